@@ -1,0 +1,1 @@
+"""The Phase 4 services. Importing this package imports none of them."""

@@ -1,0 +1,1 @@
+"""What several services need, written once. Nothing here imports a service."""

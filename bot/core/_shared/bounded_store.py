@@ -1,0 +1,324 @@
+"""A store bounded by entries and by bytes, with a time to live for each entry (pure).
+
+Eviction is S3-FIFO: J. Yang, Y. Zhang, Z. Qiu, Y. Yue, R. Vinayak, "FIFO queues are all you need
+for cache eviction", SOSP 2023. A new entry goes to a small queue (a tenth of the store) and reaches
+the main queue only if it is read again before it falls out, or if it fell out recently (the ghost
+queue remembers hashes only). A scan therefore passes through the small queue and leaves what is
+popular alone. A read only increments a number, so it costs less than LRU's reordering.
+
+Expiry needs no scan: entries are grouped by the second in which they expire.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any
+
+SMALL_SHARE = 10
+"""The small queue's target is one part in this many of the store."""
+
+MAX_FREQUENCY = 3
+"""Reads counted per entry; two bits in the paper."""
+
+NEVER = math.inf
+"""``expires_at`` of an entry without a time to live."""
+
+
+class Entry:
+    """One stored value. Owners read it; only the store changes it, but for ``frequency``.
+
+    A hot path may look an entry up in ``store.space(name)`` itself, if it then checks
+    ``now < entry.expires_at`` and increments ``frequency`` while below :data:`MAX_FREQUENCY`.
+    """
+
+    __slots__ = (
+        "expires_at",
+        "frequency",
+        "in_main",
+        "key",
+        "live",
+        "meta",
+        "size",
+        "space",
+        "thaw",
+        "value",
+    )
+
+    def __init__(self, space: str, key: Hashable) -> None:
+        self.space = space
+        self.key = key
+        self.value: Any = None
+        self.thaw: Callable[[Any], Any] | None = None
+        """Makes what a caller gets from ``value``; None when ``value`` itself may be handed out."""
+        self.meta: Any = None
+        """The owner's own notes, such as tags or tables."""
+        self.size = 0
+        self.expires_at = NEVER
+        self.frequency = 0
+        self.in_main = False
+        self.live = True
+
+
+class BoundedStore:
+    """Entries by (space, key), within ``max_entries`` and ``max_bytes`` after every call.
+
+    Get, put, remove and evict are O(1) amortized. Not for concurrent threads; no call awaits, so
+    tasks of one loop need no lock. ``on_drop`` hears of every entry that leaves (evicted, expired,
+    removed or replaced), after it has left; it must not call back into the store.
+    """
+
+    def __init__(
+        self, *, max_bytes: int, max_entries: int, on_drop: Callable[[Entry], None] | None = None
+    ) -> None:
+        if max_bytes < 1 or max_entries < 1:
+            raise ValueError(f"max_bytes = {max_bytes}, max_entries = {max_entries}: expected 1 or more")
+        self.max_bytes = max_bytes
+        self.max_entries = max_entries
+        self._on_drop = on_drop
+        # All of what follows is changed only by put, _drop, _evict_one, clear and resize.
+        self._spaces: dict[str, dict[Hashable, Entry]] = {}
+        self._count = 0
+        self._bytes = 0
+        # The queues may hold entries that are no longer live; they are skipped when met, and
+        # _compact keeps them a minority.
+        self._small: deque[Entry] = deque()
+        self._main: deque[Entry] = deque()
+        self._small_count = 0
+        self._small_bytes = 0
+        self._ghosts: OrderedDict[int, None] = OrderedDict()
+        self._expiring: dict[int, dict[Entry, None]] = {}
+        self._due: list[int] = []  # heap of the keys of _expiring
+        self.evictions = 0
+        self.expirations = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def bytes_used(self) -> int:
+        """The sum of the sizes given to :meth:`put` for what is stored now."""
+        return self._bytes
+
+    def space(self, name: str) -> dict[Hashable, Entry]:
+        """The live entries of one space, for reading; the same dict for as long as the store lives."""
+        found = self._spaces.get(name)
+        if found is None:
+            found = self._spaces[name] = {}
+        return found
+
+    def spaces(self) -> list[str]:
+        """Names of the spaces seen so far, in order of first use."""
+        return list(self._spaces)
+
+    def entries(self, space: str | None = None) -> Iterator[Entry]:
+        """What is stored, expired entries included until they are met; a copy, safe to remove from."""
+        names = list(self._spaces) if space is None else [space]
+        for name in names:
+            yield from list(self._spaces.get(name, {}).values())
+
+    def get(self, space: str, key: Hashable, now: float) -> Entry | None:
+        """The live entry of ``key``, counted as a read; None if absent or expired at ``now``."""
+        found = self._spaces.get(space)
+        entry = found.get(key) if found is not None else None
+        if entry is None:
+            return None
+        if entry.expires_at <= now:
+            self.expirations += 1
+            self._drop(entry)
+            return None
+        if entry.frequency < MAX_FREQUENCY:
+            entry.frequency += 1
+        return entry
+
+    def put(
+        self,
+        space: str,
+        key: Hashable,
+        value: Any,
+        *,
+        size: int,
+        now: float,
+        ttl: float | None = None,
+        thaw: Callable[[Any], Any] | None = None,
+        meta: Any = None,
+    ) -> Entry | None:
+        """Store ``value``, replacing what ``key`` had, and evict until both bounds hold.
+
+        ``size`` is in bytes, ``ttl`` in seconds (None: no expiry). Returns None, with nothing stored
+        and the old entry gone, when the value alone is larger than the store.
+        """
+        self.expire(now)
+        found = self.space(space)
+        old = found.get(key)
+        if old is not None:
+            self._drop(old)
+        if size > self.max_bytes or (ttl is not None and ttl <= 0):
+            return None
+        entry = Entry(space, key)
+        entry.value, entry.thaw, entry.meta, entry.size = value, thaw, meta, size
+        if old is not None:
+            # A rewritten entry keeps its standing; rewriting alone is no sign of being read.
+            entry.frequency, entry.in_main = old.frequency, old.in_main
+        elif self._ghosts.pop(hash((space, key)), 0) is None:
+            entry.in_main = True
+        while self._count >= self.max_entries or self._bytes + size > self.max_bytes:
+            self._evict_one(incoming=size)
+        if ttl is not None:
+            entry.expires_at = now + ttl
+            self._schedule(entry)
+        found[key] = entry
+        self._count += 1
+        self._bytes += size
+        if entry.in_main:
+            self._main.append(entry)
+        else:
+            self._enqueue_small(entry)
+        if old is not None:
+            self._compact()
+        return entry
+
+    def remove(self, space: str, key: Hashable) -> bool:
+        """Drop one entry; False if there was none."""
+        entry = self._spaces.get(space, {}).get(key)
+        if entry is None:
+            return False
+        self._drop(entry)
+        self._compact()
+        return True
+
+    def discard(self, entry: Entry) -> bool:
+        """Drop this very entry; False if it has already left."""
+        if not entry.live:
+            return False
+        self._drop(entry)
+        self._compact()
+        return True
+
+    def expire(self, now: float) -> int:
+        """Drop everything that expired in seconds wholly past; how many. O(1) when nothing did."""
+        due = self._due
+        dropped = 0
+        while due and due[0] < now:
+            for entry in self._expiring.pop(heapq.heappop(due), {}):
+                self._drop(entry, scheduled=False)
+                dropped += 1
+        if dropped:
+            self.expirations += dropped
+            self._compact()
+        return dropped
+
+    def clear(self, space: str | None = None) -> int:
+        """Drop everything, or one space; how many entries that was."""
+        gone = list(self.entries(space))
+        for entry in gone:
+            self._drop(entry)
+        if space is None:
+            self._ghosts.clear()
+        self._compact()
+        return len(gone)
+
+    def resize(self, *, max_bytes: int, max_entries: int) -> None:
+        """Change the bounds, evicting at once what no longer fits."""
+        self.max_bytes, self.max_entries = max_bytes, max_entries
+        while self._count > max_entries or self._bytes > max_bytes:
+            self._evict_one(incoming=0)
+
+    # How entries leave.
+
+    def _drop(self, entry: Entry, *, scheduled: bool = True) -> None:
+        entry.live = False
+        del self._spaces[entry.space][entry.key]
+        self._count -= 1
+        self._bytes -= entry.size
+        if not entry.in_main:
+            self._small_count -= 1
+            self._small_bytes -= entry.size
+        if scheduled and entry.expires_at != NEVER:
+            second = math.ceil(entry.expires_at)
+            bucket = self._expiring.get(second)
+            if bucket is not None:
+                bucket.pop(entry, None)
+        if self._on_drop is not None:
+            self._on_drop(entry)
+        entry.value = entry.thaw = entry.meta = None  # a dead entry may wait long in its queue
+
+    def _schedule(self, entry: Entry) -> None:
+        second = math.ceil(entry.expires_at)
+        bucket = self._expiring.get(second)
+        if bucket is None:
+            bucket = self._expiring[second] = {}
+            heapq.heappush(self._due, second)
+        bucket[entry] = None
+
+    def _enqueue_small(self, entry: Entry) -> None:
+        self._small.append(entry)
+        self._small_count += 1
+        self._small_bytes += entry.size
+
+    def _evict_one(self, *, incoming: int) -> None:
+        """Make one entry leave. There is at least one: an entry never exceeds the store alone."""
+        while True:
+            over_bytes = self._bytes + incoming > self.max_bytes
+            small_is_over = (
+                self._small_bytes * SMALL_SHARE >= self.max_bytes
+                if over_bytes
+                else self._small_count * SMALL_SHARE >= self.max_entries
+            )
+            from_small = self._small_count > 0 and (small_is_over or self._count == self._small_count)
+            if from_small:
+                entry = self._small.popleft()
+                if not entry.live:
+                    continue
+                if entry.frequency > 0:
+                    self._small_count -= 1
+                    self._small_bytes -= entry.size
+                    entry.frequency = 0
+                    entry.in_main = True
+                    self._main.append(entry)
+                    continue
+                self._remember(entry)
+            else:
+                entry = self._main.popleft()
+                if not entry.live:
+                    continue
+                if entry.frequency > 0:
+                    entry.frequency -= 1
+                    self._main.append(entry)
+                    continue
+            self.evictions += 1
+            self._drop(entry)
+            return
+
+    def _remember(self, entry: Entry) -> None:
+        ghosts = self._ghosts
+        ghosts[hash((entry.space, entry.key))] = None
+        # As many ghosts as the main queue has entries, as in the paper.
+        limit = max(16, self._count - self._small_count)
+        while len(ghosts) > limit:
+            ghosts.popitem(last=False)
+
+    def _compact(self) -> None:
+        """Rebuild a queue once most of it is dead, so that removals cost O(1) amortized memory."""
+        if len(self._small) > 2 * self._small_count + 64:
+            self._small = deque(entry for entry in self._small if entry.live)
+        if len(self._main) > 2 * (self._count - self._small_count) + 64:
+            self._main = deque(entry for entry in self._main if entry.live)
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError if the parts of the store disagree. For tests: O(n)."""
+        live = [entry for found in self._spaces.values() for entry in found.values()]
+        assert all(entry.live for entry in live)
+        assert len(live) == self._count <= self.max_entries
+        assert sum(entry.size for entry in live) == self._bytes <= self.max_bytes
+        small = [entry for entry in self._small if entry.live]
+        main = [entry for entry in self._main if entry.live]
+        assert sorted(map(id, small + main)) == sorted(map(id, live)), "each entry in one queue, once"
+        assert not any(entry.in_main for entry in small) and all(entry.in_main for entry in main)
+        assert len(small) == self._small_count
+        assert sum(entry.size for entry in small) == self._small_bytes
+        scheduled = [entry for bucket in self._expiring.values() for entry in bucket]
+        assert sorted(map(id, scheduled)) == sorted(id(entry) for entry in live if entry.expires_at != NEVER)
+        assert sorted(self._due) == sorted(self._expiring), "each second in the heap once"

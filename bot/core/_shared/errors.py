@@ -1,0 +1,32 @@
+"""The roots of every error the library raises, by who can act on it."""
+
+from __future__ import annotations
+
+
+class Phase4Error(Exception):
+    """Root of all errors raised by the Phase 4 services."""
+
+
+class MisuseError(Phase4Error):
+    """The caller's code is wrong: a name, an argument or an order of calls. Fix the call."""
+
+
+class InvalidArgumentError(MisuseError, ValueError):
+    """An argument or setting is outside what is allowed; the message names it, its value and the bounds."""
+
+
+class ClosedError(Phase4Error):
+    """The service or resource was closed by its owner while, or before, it was used."""
+
+
+class BackendError(Phase4Error):
+    """Something outside the process is broken: a server is away, refuses, or answers nonsense."""
+
+
+class CapacityError(Phase4Error):
+    """Everything works, but there is no room now; trying later can succeed."""
+
+
+def invalid(name: str, value: object, allowed: str) -> InvalidArgumentError:
+    """Build the error for a bad argument: ``name`` and ``value`` as given, ``allowed`` in words."""
+    return InvalidArgumentError(f"{name} = {value!r}: expected {allowed}")

@@ -1,0 +1,1 @@
+"""Items grouped by size and time, a result for each."""

@@ -1,0 +1,1 @@
+"""Two cache tiers: memory, and Redis shared by instances."""

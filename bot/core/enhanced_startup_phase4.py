@@ -1,0 +1,288 @@
+"""Where Phase 4 is put together: build, wire, start in order, stop in reverse, report.
+
+Importing this module imports no service and no driver; each is imported when its flag is set.
+The decorators ``cached``, ``optimize_query`` and ``rate_limited`` can be imported from here too.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bot.core._shared.tasks import LoopLocalLock
+from bot.core.phase4_config import ConfigError, Phase4Config, mask_secrets
+from bot.core.phase4_service import Phase4Service
+
+if TYPE_CHECKING:
+    from bot.core.query_optimizer import optimize_query
+    from bot.core.rate_limiter import rate_limited
+
+__all__ = [
+    "get_phase4_status",
+    "initialize_phase4_services",
+    "optimize_query",
+    "rate_limited",
+    "reset_phase4_services",
+    "shutdown_phase4_services",
+]
+
+logger = logging.getLogger(__name__)
+
+
+class _Wiring(NamedTuple):
+    """One service: the flag that switches it on, where its class lives, and how it is enabled."""
+
+    flag: str
+    package: str
+    class_name: str
+    enable: Callable[[Any, Phase4Config], Awaitable[Any]]
+
+    def service_class(self) -> type[Phase4Service] | None:
+        """The class, imported; None while this version does not have the service."""
+        module = importlib.import_module(f"bot.core.{self.package}")
+        return getattr(module, self.class_name, None)
+
+    def running(self) -> Phase4Service | None:
+        """The process's instance if it is enabled; imports nothing."""
+        module = sys.modules.get(f"bot.core.{self.package}")
+        found = getattr(module, self.class_name, None)
+        instance = Phase4Service._instances.get(found) if found is not None else None
+        return instance if instance is not None and instance.enabled else None
+
+
+async def _enable_query_optimizer(optimizer: Any, config: Phase4Config) -> None:
+    await optimizer.enable(
+        cache_ttl=config.QUERY_OPTIMIZER_CACHE_TTL,
+        cache_max_size_mb=config.QUERY_OPTIMIZER_CACHE_MAX_SIZE_MB,
+        cache_max_entries=config.QUERY_OPTIMIZER_CACHE_MAX_ENTRIES,
+        slow_query_threshold=config.QUERY_OPTIMIZER_SLOW_QUERY_THRESHOLD,
+        detect_n_plus_one=config.QUERY_OPTIMIZER_DETECT_N_PLUS_ONE,
+        dialect=config.QUERY_OPTIMIZER_DIALECT,
+    )
+
+
+async def _enable_rate_limiter(limiter: Any, config: Phase4Config) -> None:
+    from bot.core.rate_limiter import RateLimitConfig
+
+    await limiter.enable(
+        default_limit=RateLimitConfig(config.RATE_LIMIT_DEFAULT_RPS, config.RATE_LIMIT_BURST_SIZE),
+        tiers={
+            tier: RateLimitConfig(limit.requests_per_second, limit.burst_size)
+            for tier, limit in config.RATE_LIMITS.items()
+        },
+        backoff_base=config.RATE_LIMIT_BACKOFF_BASE,
+        backoff_max=config.RATE_LIMIT_BACKOFF_MAX,
+    )
+
+
+async def _enable_cache_manager(cache: Any, config: Phase4Config) -> None:
+    await cache.enable()
+
+
+async def _enable_connection_pool_manager(pools: Any, config: Phase4Config) -> None:
+    await pools.enable()
+
+
+async def _enable_batch_processor(processor: Any, config: Phase4Config) -> None:
+    await processor.enable()
+
+
+async def _enable_load_balancer(balancer: Any, config: Phase4Config) -> None:
+    await balancer.enable()
+
+
+# In the order of start: what others may lean on comes first. Stopped in reverse.
+_SERVICES = (
+    _Wiring(
+        "ENABLE_CONNECTION_POOLING",
+        "connection_pool_manager",
+        "ConnectionPoolManager",
+        _enable_connection_pool_manager,
+    ),
+    _Wiring("ENABLE_CACHE_MANAGER", "cache_manager", "CacheManager", _enable_cache_manager),
+    _Wiring("ENABLE_QUERY_OPTIMIZER", "query_optimizer", "QueryOptimizer", _enable_query_optimizer),
+    _Wiring("ENABLE_RATE_LIMITER", "rate_limiter", "RateLimiter", _enable_rate_limiter),
+    _Wiring("ENABLE_BATCH_PROCESSOR", "batch_processor", "BatchProcessor", _enable_batch_processor),
+    _Wiring("ENABLE_LOAD_BALANCER", "load_balancer", "LoadBalancer", _enable_load_balancer),
+)
+
+
+class _Runtime:
+    """What the start-up itself remembers. Changed only by initialize and shutdown."""
+
+    def __init__(self) -> None:
+        self.transition = LoopLocalLock()
+        self.started_at: float | None = None
+        self.process: Any = None
+
+
+_runtime = _Runtime()
+
+
+async def initialize_phase4_services(
+    config: Mapping[str, Any] | Phase4Config | None = None,
+) -> dict[str, Any]:
+    """Start every service whose ``ENABLE_*`` flag is set; stop those whose flag no longer is.
+
+    ``config`` overrides every other source of settings (see ``phase4_config``). Returns ``success``,
+    ``errors`` (each names the service or setting), ``services_initialized`` (class names) and
+    ``summary``. Never raises for a bad setting or a service that cannot start: a bad setting changes
+    nothing, and a service that cannot start stays off without stopping the others.
+    """
+    async with _runtime.transition:
+        try:
+            settings = config if isinstance(config, Phase4Config) else Phase4Config.load(config)
+        except ConfigError as error:
+            logger.error("Phase 4 not started: %s", error)
+            return _report([], [f"configuration: {error}"])
+        started: list[str] = []
+        errors: list[str] = []
+        fresh: list[Phase4Service] = []
+        try:
+            for wiring in _SERVICES:
+                running = wiring.running()
+                if not getattr(settings, wiring.flag):
+                    if running is not None:
+                        await running.disable()
+                    continue
+                try:
+                    found = wiring.service_class()
+                    if found is None:
+                        errors.append(f"{wiring.class_name}: not part of this version; unset {wiring.flag}")
+                        continue
+                    instance = found.get_instance()
+                    if running is None:
+                        fresh.append(instance)
+                    await wiring.enable(instance, settings)
+                    started.append(wiring.class_name)
+                except Exception as error:
+                    message = mask_secrets(f"{wiring.class_name}: {error or type(error).__name__}")
+                    # The traceback may quote a URL with its password, so only the message is logged.
+                    logger.error("Phase 4: %s", message)
+                    errors.append(message)
+        except BaseException:
+            # Cancelled half-way: what this call started, nobody would know to stop.
+            for instance in reversed(fresh):
+                await instance.disable()
+            raise
+        if started and _runtime.started_at is None:
+            _runtime.started_at = time.monotonic()
+        if not started:
+            _runtime.started_at = None
+        report = _report(started, errors)
+        logger.info("%s", report["summary"])
+        return report
+
+
+def _report(started: list[str], errors: list[str]) -> dict[str, Any]:
+    if started:
+        summary = f"Phase 4: {len(started)} service(s) running: {', '.join(started)}"
+    elif errors:
+        summary = "Phase 4: no service running"
+    else:
+        summary = "Phase 4 is off: no ENABLE_* flag is set"
+    if errors:
+        summary += f"; {len(errors)} error(s)"
+    return {
+        "success": not errors,
+        "errors": errors,
+        "services_initialized": started,
+        "summary": summary,
+    }
+
+
+async def get_phase4_status() -> dict[str, Any]:
+    """What runs and how it does, measured now.
+
+    ``timestamp`` (ISO 8601, UTC), ``uptime_seconds``, ``process``, and the statistics of each enabled
+    service, both at the top level and under ``services``. Cheap enough to be polled every second.
+    """
+    services: dict[str, Any] = {}
+    for wiring in _SERVICES:
+        instance = wiring.running()
+        if instance is None:
+            continue
+        try:
+            services[wiring.package] = await instance.get_statistics()
+        except Exception as error:
+            logger.exception("Phase 4: statistics of %s failed", wiring.class_name)
+            services[wiring.package] = {"enabled": True, "error": f"{type(error).__name__}: {error}"}
+    started_at = _runtime.started_at
+    return {
+        "timestamp": datetime.now(UTC).isoformat(),
+        "uptime_seconds": 0.0 if started_at is None else round(time.monotonic() - started_at, 3),
+        "process": _process_figures(),
+        **services,
+        "services": services,
+    }
+
+
+def _process_figures() -> dict[str, Any]:
+    import psutil  # here, not above: it takes 10 ms and only the status wants it
+
+    if _runtime.process is None:
+        _runtime.process = psutil.Process()
+    process = _runtime.process
+    with process.oneshot():
+        figures = {
+            "rss_mb": round(process.memory_info().rss / 1_048_576, 1),
+            # Percent of one core since the previous status; 0.0 the first time.
+            "cpu_percent": process.cpu_percent(None),
+            "threads": process.num_threads(),
+        }
+    figures["open_fds"] = process.num_fds() if hasattr(process, "num_fds") else process.num_handles()
+    return figures
+
+
+async def shutdown_phase4_services() -> bool:
+    """Stop every running service, the last started first; True if all of them stopped cleanly.
+
+    May run under another event loop than the start did, as in ``asyncio.run`` at exit.
+    """
+    clean = True
+    async with _runtime.transition:
+        for wiring in reversed(_SERVICES):
+            instance = wiring.running()
+            if instance is None:
+                continue
+            try:
+                clean = await instance.disable() and clean
+            except Exception:
+                logger.exception("Phase 4: %s did not stop cleanly", wiring.class_name)
+                clean = False
+        _runtime.started_at = None
+        _runtime.process = None
+    return clean
+
+
+async def reset_phase4_services() -> bool:
+    """Set the statistics of running services to zero and drop their caches; they stay on."""
+    clean = True
+    for wiring in _SERVICES:
+        instance = wiring.running()
+        if instance is None:
+            continue
+        try:
+            await instance.reset()
+        except Exception:
+            logger.exception("Phase 4: %s could not be reset", wiring.class_name)
+            clean = False
+    return clean
+
+
+_DECORATORS = {
+    "cached": "cache_manager",
+    "optimize_query": "query_optimizer",
+    "rate_limited": "rate_limiter",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _DECORATORS:
+        return getattr(importlib.import_module(f"bot.core.{_DECORATORS[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

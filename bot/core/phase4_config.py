@@ -1,0 +1,405 @@
+"""Every Phase 4 setting once: its type, default, bounds and meaning; and where values come from.
+
+Precedence, low to high: defaults, the bot's ``config`` module, ``config_enhancements_phase4``,
+environment variables of the same name, the dict given to ``initialize_phase4_services``.
+
+The model is a msgspec Struct: its import takes 10 ms where pydantic-settings takes 95, which is
+more than the whole start-up of the library is allowed to take.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import logging
+import math
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from types import ModuleType
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from bot.core._shared.errors import InvalidArgumentError
+
+logger = logging.getLogger(__name__)
+
+CONFIG_MODULES = ("config", "config_enhancements_phase4")
+"""Modules read for settings, the later ones winning."""
+
+ALIASES = {
+    "BATCH_TIMEOUT_SECONDS": "BATCH_TIMEOUT",
+    "LOAD_BALANCING_STRATEGY": "LOAD_BALANCER_STRATEGY",
+}
+"""Other accepted names of settings. In one source, the setting's own name wins over its alias."""
+
+FALLBACKS = {"CACHE_L2_REDIS_URL": "REDIS_URL"}
+"""Settings that, when nobody sets them, take the value of another name."""
+
+Backend = Literal["mongodb", "redis", "postgresql", "mysql", "sqlite"]
+Strategy = Literal[
+    "round_robin", "least_connections", "weighted", "weighted_round_robin", "random", "least_loaded"
+]
+
+Percent = Annotated[float, Meta(ge=0, le=100)]
+PositiveSeconds = Annotated[float, Meta(gt=0, le=31_536_000)]
+Seconds = Annotated[float, Meta(ge=0, le=31_536_000)]
+Count = Annotated[int, Meta(ge=1, le=100_000_000)]
+Port = Annotated[int, Meta(ge=1, le=65_535)]
+
+
+class ConfigError(InvalidArgumentError):
+    """A setting is unknown or outside its bounds; the message names setting, value and bounds."""
+
+
+class TierLimit(Struct, frozen=True, forbid_unknown_fields=True):
+    """One entry of ``RATE_LIMITS``."""
+
+    requests_per_second: Annotated[float, Meta(gt=0, le=1_000_000)]
+    burst_size: Annotated[int, Meta(ge=1, le=1_000_000_000)]
+
+
+class PoolSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """One entry of ``DATABASE_POOLS``."""
+
+    backend: Backend
+    url: str = ""
+    min_size: Annotated[int, Meta(ge=0, le=10_000)] | None = None
+    max_size: Annotated[int, Meta(ge=1, le=10_000)] | None = None
+    options: dict[str, Any] = {}
+
+
+class InstanceSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """One entry of ``LOAD_BALANCER_INSTANCES``."""
+
+    id: Annotated[str, Meta(min_length=1)]
+    address: Annotated[str, Meta(min_length=1)]
+    port: Port
+    weight: Annotated[float, Meta(gt=0, le=1_000_000)] = 1.0
+
+
+def _doc(description: str) -> Meta:
+    return Meta(description=description)
+
+
+class Phase4Config(Struct, frozen=True, kw_only=True):
+    """All settings, validated. Times are seconds, percentages 0-100."""
+
+    ENABLE_QUERY_OPTIMIZER: Annotated[bool, _doc("switch the query optimizer on")] = False
+    ENABLE_CACHE_MANAGER: Annotated[bool, _doc("switch the cache manager on")] = False
+    ENABLE_CONNECTION_POOLING: Annotated[bool, _doc("switch the connection pool manager on")] = False
+    ENABLE_RATE_LIMITER: Annotated[bool, _doc("switch the rate limiter on")] = False
+    ENABLE_BATCH_PROCESSOR: Annotated[bool, _doc("switch the batch processor on")] = False
+    ENABLE_LOAD_BALANCER: Annotated[bool, _doc("switch the load balancer on")] = False
+
+    QUERY_OPTIMIZER_CACHE_TTL: Annotated[PositiveSeconds, _doc("seconds a query result stays cached")] = 300.0
+    QUERY_OPTIMIZER_CACHE_MAX_SIZE_MB: Annotated[
+        float, Meta(gt=0, le=1_000_000, description="MB of memory for cached query results")
+    ] = 50.0
+    QUERY_OPTIMIZER_CACHE_MAX_ENTRIES: Annotated[Count, _doc("cached query results at most")] = 10_000
+    QUERY_OPTIMIZER_SLOW_QUERY_THRESHOLD: Annotated[
+        PositiveSeconds, _doc("seconds from which an execution counts as slow")
+    ] = 1.0
+    QUERY_OPTIMIZER_DETECT_N_PLUS_ONE: Annotated[bool, _doc("watch for the N+1 query pattern")] = True
+    QUERY_OPTIMIZER_DIALECT: Annotated[
+        Literal["", "postgres", "mysql", "sqlite"], _doc("SQL dialect of analysed queries; empty: generic")
+    ] = ""
+
+    CACHE_L1_MAX_SIZE_MB: Annotated[
+        float, Meta(gt=0, le=1_000_000, description="MB of memory for the first tier")
+    ] = 100.0
+    CACHE_L1_MAX_ENTRIES: Annotated[Count, _doc("entries in the first tier at most")] = 10_000
+    CACHE_DEFAULT_TTL: Annotated[PositiveSeconds, _doc("seconds an entry lives when no ttl is given")] = 300.0
+    CACHE_COMPRESSION_ENABLED: Annotated[bool, _doc("compress large values in Redis")] = True
+    CACHE_L2_REDIS_URL: Annotated[
+        str, _doc("Redis of the second tier; empty: first tier only; falls back to REDIS_URL")
+    ] = ""
+    ENABLE_CACHE_WARMING: Annotated[bool, _doc("refresh warmed keys in the background")] = False
+    CACHE_WARMING_INTERVAL: Annotated[
+        PositiveSeconds, _doc("seconds between refreshes of a warmed key when none is given")
+    ] = 600.0
+
+    POOL_MIN_SIZE: Annotated[int, Meta(ge=0, le=10_000, description="connections kept open")] = 5
+    POOL_MAX_SIZE: Annotated[int, Meta(ge=1, le=10_000, description="connections at most")] = 20
+    POOL_ACQUIRE_TIMEOUT: Annotated[PositiveSeconds, _doc("seconds to wait for a connection")] = 10.0
+    POOL_IDLE_TIMEOUT: Annotated[
+        PositiveSeconds, _doc("seconds after which an idle connection above the minimum is closed")
+    ] = 600.0
+    POOL_MAX_LIFETIME: Annotated[PositiveSeconds, _doc("seconds after which a connection is replaced")] = (
+        3600.0
+    )
+    DATABASE_POOLS: Annotated[
+        dict[str, PoolSettings],
+        _doc("pools created at startup: name -> {backend, url, min_size, max_size, options}"),
+    ] = field(default_factory=dict)
+
+    RATE_LIMIT_DEFAULT_RPS: Annotated[
+        float, Meta(gt=0, le=1_000_000, description="requests per second of a client")
+    ] = 10.0
+    RATE_LIMIT_BURST_SIZE: Annotated[
+        int, Meta(ge=1, le=1_000_000_000, description="requests a client may make at once")
+    ] = 50
+    RATE_LIMITS: Annotated[
+        dict[str, TierLimit], _doc("limits by tier: name -> {requests_per_second, burst_size}")
+    ] = field(default_factory=dict)
+    RATE_LIMIT_BACKOFF_BASE: Annotated[
+        PositiveSeconds, _doc("seconds a client waits after its first request made too early")
+    ] = 2.0
+    RATE_LIMIT_BACKOFF_MAX: Annotated[PositiveSeconds, _doc("seconds such a wait grows to at most")] = 3600.0
+    RATE_LIMIT_REDIS_URL: Annotated[str, _doc("Redis that shares limits between instances; empty: local")] = (
+        ""
+    )
+
+    BATCH_MAX_SIZE: Annotated[int, Meta(ge=1, le=1_000_000, description="items in a batch at most")] = 100
+    BATCH_TIMEOUT: Annotated[PositiveSeconds, _doc("seconds a batch waits for more items")] = 5.0
+    BATCH_MAX_CONCURRENT: Annotated[int, Meta(ge=1, le=10_000, description="batches handled at once")] = 10
+    BATCH_MAX_PENDING: Annotated[Count, _doc("items waiting at most")] = 10_000
+    BATCH_REDIS_URL: Annotated[str, _doc("Redis that keeps submitted items durably; empty: memory")] = ""
+
+    LOAD_BALANCER_STRATEGY: Annotated[Strategy, _doc("how an instance is chosen")] = "round_robin"
+    LOAD_BALANCER_CHECK_INTERVAL: Annotated[PositiveSeconds, _doc("seconds between health checks")] = 10.0
+    LOAD_BALANCER_FAILURE_THRESHOLD: Annotated[
+        int, Meta(ge=1, le=1000, description="failed checks in a row that take an instance out")
+    ] = 3
+    LOAD_BALANCER_RECOVERY_THRESHOLD: Annotated[
+        int, Meta(ge=1, le=1000, description="good checks in a row that bring an instance back")
+    ] = 5
+    LOAD_BALANCER_INSTANCES: Annotated[
+        list[InstanceSettings], _doc("instances added at startup: [{id, address, port, weight}]")
+    ] = field(default_factory=list)
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any], *, source: str = "config") -> Phase4Config:
+        """Defaults overridden by ``values``. Raises ConfigError for what is unknown or out of bounds."""
+        return _build([(source, dict(values), True)])
+
+    @classmethod
+    def load(
+        cls,
+        overrides: Mapping[str, Any] | None = None,
+        *,
+        modules: Iterable[str | ModuleType] = CONFIG_MODULES,
+        environ: Mapping[str, str] | None = None,
+    ) -> Phase4Config:
+        """Settings from every source, by the precedence of this module's docstring.
+
+        Raises ConfigError naming the setting, its value, where it came from and what is allowed;
+        for unknown keys of ``overrides`` it names the nearest known one.
+        """
+        sources: list[_Source] = []
+        for module in modules:
+            found = _import(module) if isinstance(module, str) else module
+            if found is not None:
+                name = found.__name__
+                sources.append((f"{name}.py", _settings_of(found), False))
+        env = os.environ if environ is None else environ
+        sources.append(("environment", _decode_environment(env), False))
+        if overrides is not None:
+            if not isinstance(overrides, Mapping):
+                raise ConfigError(f"config = {type(overrides).__name__}: expected a dict of settings")
+            sources.append(("initialize_phase4_services", dict(overrides), True))
+        return _build(sources)
+
+
+_Source = tuple[str, dict[str, Any], bool]  # name, values, whether unknown keys are errors
+
+_FIELDS: dict[str, Any] = get_type_hints(Phase4Config, include_extras=True)
+SETTING_NAMES: tuple[str, ...] = tuple(_FIELDS)
+_READABLE = {*SETTING_NAMES, *ALIASES, *FALLBACKS.values()}
+
+
+def _build(sources: list[_Source]) -> Phase4Config:
+    values: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for source, given, strict in sources:
+        canonical: dict[str, Any] = {}
+        for name, value in given.items():
+            if name not in _READABLE:
+                if strict:
+                    raise ConfigError(_unknown(name, source))
+                continue
+            target = ALIASES.get(name, name)
+            if target == name or target not in given:
+                canonical[target] = value
+        for name, value in canonical.items():
+            if name in FALLBACKS.values():
+                values[name] = value
+                origin[name] = source
+            else:
+                values[name] = _convert(name, value, source)
+                origin[name] = source
+    for name, fallback in FALLBACKS.items():
+        if not values.get(name) and values.get(fallback):
+            values[name] = _convert(name, values[fallback], f"{origin[fallback]}, {fallback}")
+    for fallback in FALLBACKS.values():
+        values.pop(fallback, None)
+    if "POOL_MIN_SIZE" not in values and "POOL_MAX_SIZE" in values:
+        # Who asks for a small pool need not know of the minimum's default.
+        values["POOL_MIN_SIZE"] = min(Phase4Config().POOL_MIN_SIZE, values["POOL_MAX_SIZE"])
+    config = Phase4Config(**values)
+    _check_together(config)
+    return config
+
+
+def _check_together(config: Phase4Config) -> None:
+    if config.POOL_MIN_SIZE > config.POOL_MAX_SIZE:
+        raise ConfigError(
+            f"POOL_MIN_SIZE = {config.POOL_MIN_SIZE}: expected at most POOL_MAX_SIZE = {config.POOL_MAX_SIZE}"
+        )
+    if config.RATE_LIMIT_BACKOFF_BASE > config.RATE_LIMIT_BACKOFF_MAX:
+        raise ConfigError(
+            f"RATE_LIMIT_BACKOFF_BASE = {config.RATE_LIMIT_BACKOFF_BASE:g}: expected at most "
+            f"RATE_LIMIT_BACKOFF_MAX = {config.RATE_LIMIT_BACKOFF_MAX:g}"
+        )
+    for name, pool in config.DATABASE_POOLS.items():
+        low = config.POOL_MIN_SIZE if pool.min_size is None else pool.min_size
+        high = config.POOL_MAX_SIZE if pool.max_size is None else pool.max_size
+        if pool.min_size is not None and low > high:
+            raise ConfigError(
+                f"DATABASE_POOLS[{name!r}].min_size = {low}: expected at most its max_size, {high}"
+            )
+    ids = [instance.id for instance in config.LOAD_BALANCER_INSTANCES]
+    for instance_id in ids:
+        if ids.count(instance_id) > 1:
+            raise ConfigError(f"LOAD_BALANCER_INSTANCES: id {instance_id!r} is given twice")
+
+
+def _convert(name: str, value: Any, source: str) -> Any:
+    hint = _FIELDS[name]
+    base = _base_type(hint)
+    if isinstance(value, bool) and base in (int, float):
+        raise ConfigError(_refusal(name, value, source))
+    if base is str and value is None:
+        value = ""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(_refusal(name, value, source))
+    if base is int and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    try:
+        return msgspec.convert(value, hint)
+    except msgspec.ValidationError as error:
+        # msgspec says where inside a nested value the fault is; the bounds are said by us.
+        inside = f" ({error})" if isinstance(value, dict | list) else ""
+        raise ConfigError(_refusal(name, value, source) + inside) from None
+
+
+def _base_type(hint: Any) -> Any:
+    while get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
+    return get_origin(hint) or hint
+
+
+def describe_allowed(name: str) -> str:
+    """What a setting accepts, in words, for error messages and the configuration reference."""
+    hint = _FIELDS[name]
+    bounds: list[str] = []
+    while get_origin(hint) is Annotated:
+        hint, *metas = get_args(hint)
+        for meta in metas:
+            for sign, bound in ((">", meta.gt), (">=", meta.ge), ("<", meta.lt), ("<=", meta.le)):
+                if bound is not None:
+                    bounds.append(f"{sign} {bound:,}".replace(",", "_"))
+    origin = get_origin(hint) or hint
+    if origin is Literal:
+        return "one of " + ", ".join(repr(choice) for choice in get_args(hint))
+    words = {
+        bool: "True or False", int: "a whole number", float: "a number", str: "a string",
+        dict: "a dict", list: "a list",
+    }[origin]  # fmt: skip
+    return " ".join([words, " and ".join(bounds)]).strip()
+
+
+def describe(name: str) -> str:
+    """The meaning of a setting in one line."""
+    hint = _FIELDS[name]
+    found = ""
+    while get_origin(hint) is Annotated:
+        hint, *metas = get_args(hint)
+        found = next((meta.description for meta in metas if meta.description), found)
+    return found
+
+
+def _refusal(name: str, value: Any, source: str) -> str:
+    shown = mask_secrets(repr(value))
+    if len(shown) > 200:
+        shown = shown[:200] + "..."
+    return f"{name} = {shown} (from {source}): expected {describe_allowed(name)}"
+
+
+def mask_secrets(text: str) -> str:
+    """``text`` with the user:password part of every URL replaced, fit for logs and status."""
+    # Greedy up to the last @: a password may hold one, and hiding too much does no harm.
+    text = re.sub(r"(?<=://)[^\s'\"]*@", "***@", text)
+    return re.sub(r"(?i)\b(password|passwd|pwd|token|secret)=[^&\s'\"]+", r"\1=***", text)
+
+
+def _unknown(name: str, source: str) -> str:
+    near = difflib.get_close_matches(str(name).upper(), _READABLE, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"{name} (from {source}): no such setting{hint}"
+
+
+def _settings_of(module: ModuleType) -> dict[str, Any]:
+    found = {name: getattr(module, name) for name in _READABLE if hasattr(module, name)}
+    if module.__name__ == CONFIG_MODULES[-1]:
+        # This module is ours alone, so a name we do not know is a slip of the pen.
+        for name in vars(module):
+            if name.isupper() and name not in _READABLE:
+                logger.warning("%s", _unknown(name, f"{module.__name__}.py"))
+    return found
+
+
+def _import(name: str) -> ModuleType | None:
+    if name in sys.modules:
+        return sys.modules[name]
+    try:
+        if importlib.util.find_spec(name) is None:
+            return None
+        return importlib.import_module(name)
+    except Exception as error:
+        raise ConfigError(f"{name}.py cannot be imported: {type(error).__name__}: {error}") from error
+
+
+_TRUE = {"1", "true", "yes", "on"}
+_FALSE = {"0", "false", "no", "off", ""}
+
+
+def _decode_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    decoded: dict[str, Any] = {}
+    for name in _READABLE:
+        text = environ.get(name)
+        if text is None:
+            continue
+        target = ALIASES.get(name, name)
+        base = str if target not in _FIELDS else _base_type(_FIELDS[target])
+        decoded[name] = _decode_text(target, text, base)
+    return decoded
+
+
+def _decode_text(name: str, text: str, base: Any) -> Any:
+    stripped = text.strip()
+    if base is bool:
+        if stripped.lower() in _TRUE:
+            return True
+        if stripped.lower() in _FALSE:
+            return False
+    elif base in (int, float):
+        try:
+            return base(stripped)
+        except ValueError:
+            pass  # refused below, with the text as it was written
+    elif base in (dict, list):
+        try:
+            return msgspec.json.decode(stripped or ("{}" if base is dict else "[]"))
+        except msgspec.DecodeError as error:
+            raise ConfigError(
+                f"{name} = {mask_secrets(text)!r:.200} (from environment): expected "
+                f"{describe_allowed(name)} as JSON ({error})"
+            ) from None
+    else:
+        return stripped
+    raise ConfigError(_refusal(name, text, "environment"))

@@ -1,0 +1,1 @@
+"""SQL analysis, result cache and statistics."""

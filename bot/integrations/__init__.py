@@ -1,0 +1,1 @@
+"""Adapters for bot frameworks, each imported only when used."""

@@ -1,0 +1,93 @@
+"""Fixtures for every test: real servers, fresh singletons, and no task left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from bot.core.phase4_service import Phase4Service
+from tests.support.clock import VirtualClock
+from tests.support.servers import MongoServer, RedisServer, running, url_from_environment
+
+
+@pytest.fixture(autouse=True)
+def fresh_instances() -> Iterator[None]:
+    """Each test has its own process-wide instances."""
+    Phase4Service.forget_instances()
+    yield
+    Phase4Service.forget_instances()
+
+
+@pytest.fixture(autouse=True)
+def no_leaked_tasks(request: pytest.FixtureRequest) -> None:
+    """An async test fails if it leaves a task running."""
+    if inspect.iscoroutinefunction(getattr(request.node, "obj", None)):
+        request.getfixturevalue("_task_guard")
+
+
+@pytest.fixture
+async def _task_guard() -> AsyncIterator[None]:
+    before = asyncio.all_tasks()
+    yield
+    for _ in range(5):  # tasks that were told to end need a turn of the loop to do so
+        left = {task for task in asyncio.all_tasks() - before if task is not asyncio.current_task()}
+        if not left:
+            return
+        await asyncio.sleep(0.01)
+    assert not left, f"tasks left running: {left}"
+
+
+@pytest.fixture
+def clock() -> VirtualClock:
+    return VirtualClock()
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """A Redis that all tests share; use keys of your own."""
+    if url := url_from_environment("REDIS"):
+        yield url
+        return
+    with running(RedisServer()) as server:
+        assert isinstance(server, RedisServer)
+        yield server.url
+
+
+@pytest.fixture
+def redis_server() -> Iterator[RedisServer]:
+    """A Redis of the test's own, to kill, freeze and start again."""
+    with running(RedisServer()) as server:
+        assert isinstance(server, RedisServer)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mongodb_url() -> Iterator[str]:
+    if url := url_from_environment("MONGODB"):
+        yield url
+        return
+    with running(MongoServer()) as server:
+        assert isinstance(server, MongoServer)
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def postgresql_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    if url := url_from_environment("POSTGRESQL"):
+        yield url
+        return
+    import pgserver
+
+    server = pgserver.get_server(tmp_path_factory.mktemp("postgresql"))
+    yield server.get_uri()
+    server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def mysql_url() -> str:
+    if url := url_from_environment("MYSQL"):
+        return url
+    pytest.skip("no MySQL server installs from PyPI: set PHASE4_TEST_MYSQL_URL to run this")

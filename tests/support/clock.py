@@ -1,0 +1,54 @@
+"""A clock that moves only when the test says so."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+
+
+class VirtualClock:
+    """Time under the test's control; sleepers wake in order as it advances."""
+
+    def __init__(self, start: float = 1_000.0, epoch: float = 1_700_000_000.0) -> None:
+        self._now = start
+        self._offset = epoch - start
+        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._order = itertools.count()
+
+    def monotonic(self) -> float:
+        return self._now
+
+    def time(self) -> float:
+        return self._now + self._offset
+
+    async def sleep(self, seconds: float) -> None:
+        if seconds <= 0:
+            await asyncio.sleep(0)
+            return
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._sleepers, (self._now + seconds, next(self._order), woken))
+        await woken
+
+    def jump(self, seconds: float) -> None:
+        """Move time without waking anybody: for code that only reads the clock."""
+        self._now += seconds
+
+    async def advance(self, seconds: float) -> None:
+        """Move time, waking each sleeper at its moment and letting it run until it waits again."""
+        end = self._now + seconds
+        await until_idle()
+        while self._sleepers and self._sleepers[0][0] <= end:
+            at, _, woken = heapq.heappop(self._sleepers)
+            self._now = max(self._now, at)
+            if not woken.done():
+                woken.set_result(None)
+            await until_idle()
+        self._now = end
+        await until_idle()
+
+
+async def until_idle(rounds: int = 20) -> None:
+    """Let every ready task run; ``rounds`` turns of the loop reach a fixed point in practice."""
+    for _ in range(rounds):
+        await asyncio.sleep(0)
