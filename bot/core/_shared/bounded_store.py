@@ -316,7 +316,8 @@ class BoundedStore:
         small = [entry for entry in self._small if entry.live]
         main = [entry for entry in self._main if entry.live]
         assert sorted(map(id, small + main)) == sorted(map(id, live)), "each entry in one queue, once"
-        assert not any(entry.in_main for entry in small) and all(entry.in_main for entry in main)
+        assert not any(entry.in_main for entry in small)
+        assert all(entry.in_main for entry in main)
         assert len(small) == self._small_count
         assert sum(entry.size for entry in small) == self._small_bytes
         scheduled = [entry for bucket in self._expiring.values() for entry in bucket]

@@ -1,0 +1,86 @@
+"""A small benchmark harness: contenders interleaved, medians and ratios, one table out.
+
+Interleaving matters: a machine that slows down for a second then slows every contender, not one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
+
+
+class Contender(NamedTuple):
+    """A name and an async function that performs the operation ``n`` times."""
+
+    name: str
+    run: Callable[[int], Awaitable[Any]]
+    n: int = 20_000
+
+
+class Result(NamedTuple):
+    name: str
+    microseconds: float
+    """Median over the repeats, per operation."""
+    spread: float
+    """Percent, from the fastest to the slowest repeat, of the median."""
+
+
+async def compare(contenders: list[Contender], *, repeats: int = 9) -> dict[str, Result]:
+    """Run each contender once to warm up, then all of them in turn ``repeats`` times."""
+    for contender in contenders:
+        await contender.run(max(1, contender.n // 10))
+    samples: dict[str, list[float]] = {contender.name: [] for contender in contenders}
+    for _ in range(repeats):
+        for contender in contenders:
+            gc.collect()
+            gc.disable()
+            start = time.perf_counter()
+            await contender.run(contender.n)
+            elapsed = time.perf_counter() - start
+            gc.enable()
+            samples[contender.name].append(elapsed / contender.n * 1e6)
+    return {
+        name: Result(
+            name, statistics.median(times), (max(times) - min(times)) / statistics.median(times) * 100
+        )
+        for name, times in samples.items()
+    }
+
+
+def table(title: str, results: dict[str, Result], *, baseline: str) -> str:
+    """A Markdown table with each contender's ratio to ``baseline``."""
+    base = results[baseline].microseconds
+    lines = [f"### {title}", "", "| | µs | ratio to " + baseline + " | spread |", "|---|---:|---:|---:|"]
+    lines += [
+        f"| {r.name} | {r.microseconds:.3f} | {r.microseconds / base:.2f} | {r.spread:.0f} % |"
+        for r in results.values()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def verdict(claim: str, measured: float, bound: float, *, at_most: bool = True) -> str:
+    """One line that says whether a figure was reached."""
+    reached = measured <= bound if at_most else measured >= bound
+    sign = "<=" if at_most else ">="
+    return f"{'reached' if reached else 'MISSED '}  {claim}: {measured:.2f} (target {sign} {bound:g})"
+
+
+def machine() -> str:
+    return f"Python {sys.version.split()[0]}, {platform.machine()}, {platform.system()} {platform.release()}"
+
+
+def rss_mb() -> float:
+    import psutil
+
+    return float(psutil.Process().memory_info().rss) / 1_048_576
+
+
+def main(bench: Callable[[], Awaitable[None]]) -> None:
+    print(f"{machine()}\n")
+    asyncio.run(bench())
