@@ -1,1 +1,15 @@
-"""Token buckets per client."""
+"""Token buckets per client: limits, tiers, backoff for who does not wait."""
+
+from bot.core.rate_limiter.decorators import rate_limited
+from bot.core.rate_limiter.errors import RateLimitExceeded, UnknownTierError
+from bot.core.rate_limiter.models import RateLimitConfig, RateLimitStatus
+from bot.core.rate_limiter.service import RateLimiter
+
+__all__ = [
+    "RateLimitConfig",
+    "RateLimitExceeded",
+    "RateLimitStatus",
+    "RateLimiter",
+    "UnknownTierError",
+    "rate_limited",
+]

@@ -1,0 +1,197 @@
+"""Token buckets of all clients under one limit (pure: told the time, reads no clock).
+
+The bucket is kept as a GCRA: one float per client, the theoretical arrival time (TAT) at which it
+is full again. Source: ITU-T I.371, annex A; B. Miller, "Rate limiting, cells, and GCRA", 2015.
+
+Memory. A bucket that is full again says nothing and is forgotten; one that is not, or that is in
+backoff (which is kept as a TAT still to come), never is, however many other clients come. There is
+no scan: clients are kept in two maps, ``fresh`` and ``aging``. Each client not seen before makes two
+of the aging ones be looked at, which are forgotten or moved to fresh; when none is left the maps
+change places. So at most about twice the live buckets, and 1,024, are held.
+"""
+
+from __future__ import annotations
+
+import math
+
+from bot.core._shared.clock import SYSTEM_CLOCK, Clock
+from bot.core.rate_limiter.models import ClientId, RateLimitConfig
+from bot.core.rate_limiter.penalty import Penalties
+
+EPSILON = 1e-9
+"""Seconds by which a check may miss and still pass: what waiting ``retry_after`` loses to rounding.
+
+More, in proportion, for buckets that take longer than a year to fill. It does not add up: the TAT
+that is kept is the exact one."""
+
+MIN_ROTATION = 1024
+"""Clients below which nothing is forgotten; it would free nothing worth the work."""
+
+
+class Buckets:
+    """One limit's buckets by client.
+
+    ``take`` neither awaits nor locks, so tasks of one loop cannot come between its read and its
+    write. ``clock`` is not read here; it goes with the statuses made of these buckets.
+    """
+
+    __slots__ = (
+        "aging", "allowed", "blocked", "clock", "config", "epsilon", "fresh", "interval", "lead",
+        "penalties", "records",
+        "tolerance",
+    )  # fmt: skip
+
+    def __init__(self, config: RateLimitConfig, penalties: Penalties, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.config = config
+        self.clock = clock
+        self.interval = 1.0 / config.requests_per_second
+        self.tolerance = config.burst_size * self.interval
+        self.lead = self.tolerance - self.interval
+        self.epsilon = max(EPSILON, 8 * math.ulp(self.tolerance))
+        self.penalties = penalties
+        self.records = penalties.records  # the same dict, one look-up nearer
+        # TAT by client. Changed only by take, adopt, refuse, reserve, refund and forget.
+        self.fresh: dict[ClientId, float] = {}
+        self.aging: dict[ClientId, float] = {}
+        self.allowed = 0
+        self.blocked = 0
+
+    def __len__(self) -> int:
+        return len(self.fresh) + len(self.aging)
+
+    def take(self, client: ClientId, now: float, tokens: int = 1) -> float:
+        """Take ``tokens`` if they are there, and return the slack in seconds.
+
+        0.0 or more: taken, and as many seconds' worth of tokens are left. Negative: nothing was
+        taken, and the same call succeeds that many seconds later. ``tokens`` is 1 to ``burst_size``.
+        """
+        tat = self.fresh.get(client)
+        if tat is None:
+            tat = self.adopt(client, now)
+        if tat < now:
+            tat = now
+        tat += tokens * self.interval
+        slack = now + self.tolerance - tat
+        if slack >= 0.0:
+            self.fresh[client] = tat
+            self.allowed += 1
+            return slack
+        return self.refuse(client, now, tokens, tat, slack)
+
+    def refuse(self, client: ClientId, now: float, tokens: int, tat: float, slack: float) -> float:
+        """The rest of ``take`` when ``slack`` is negative; ``tat`` is what taking would make it."""
+        if slack >= -self.epsilon:
+            self.fresh[client] = tat
+            self.allowed += 1
+            return 0.0
+        self.blocked += 1
+        penalties = self.penalties
+        record = self.records.get(client)
+        if record is None:
+            self.records[client] = [now - slack - self.epsilon, 0]
+            return slack
+        if now < record[0]:
+            count = record[1]
+            last = penalties.last_step
+            record[1] = count = count + 1 if count < last else last
+            backoff = penalties.steps[count]
+            wait = backoff + (tokens - 1) * self.interval
+            if wait + slack > 0.0:
+                # The bucket will hold exactly one token when the backoff ends, and none before.
+                self.fresh[client] = now + backoff + self.lead
+                slack = -wait
+        else:
+            # It waited, got a token, and ran out again: a fresh start.
+            record[1] = 0
+        record[0] = now - slack - self.epsilon
+        return slack
+
+    def peek(self, client: ClientId, now: float) -> float:
+        """The slack of a check for no tokens: seconds' worth of tokens that the client has."""
+        tat = self.fresh.get(client)
+        if tat is None:
+            tat = self.aging.get(client, now)
+        return self.tolerance - max(0.0, tat - now)
+
+    def reserve(self, client: ClientId, now: float, tokens: int, max_wait: float) -> tuple[float, float]:
+        """Take ``tokens`` ahead of time: (seconds until they are there, ticket for :meth:`refund`).
+
+        When that is more than ``max_wait`` nothing is taken. Those who reserve are served in order.
+        """
+        tat = self.fresh.get(client)
+        if tat is None:
+            tat = self.adopt(client, now)
+        tat = max(tat, now) + tokens * self.interval
+        wait = tat - self.tolerance - now
+        if wait <= self.epsilon:
+            wait = 0.0
+        elif wait > max_wait:
+            self.blocked += 1
+            return wait, math.nan
+        self.fresh[client] = tat
+        self.allowed += 1
+        return wait, tat
+
+    def refund(self, client: ClientId, ticket: float, tokens: int) -> None:
+        """Give back a reservation that was not used; a client in backoff gets nothing back.
+
+        Tokens reserved by others since then keep their times, so that much is not given back:
+        as in golang.org/x/time/rate, it would let two into one slot.
+        """
+        held = self.fresh if client in self.fresh else self.aging
+        tat = held.get(client)
+        if tat is None or self.penalties.violations(client):
+            return
+        back = tokens * self.interval - (tat - ticket)
+        if back > 0.0:
+            held[client] = tat - back
+        self.allowed -= 1
+
+    def forget(self, client: ClientId) -> bool:
+        """Give the client a full bucket and a clean slate; False if it had both."""
+        found = self.fresh.pop(client, None) is not None
+        found = self.aging.pop(client, None) is not None or found
+        self.penalties.forget(client)
+        return found
+
+    def sweep(self, now: float) -> None:
+        """Forget every full bucket at once: O(n), for limits that are hardly used any more."""
+        for held in (self.fresh, self.aging):
+            for client in [client for client, tat in held.items() if tat <= now]:
+                del held[client]
+                self.penalties.forget(client)
+
+    def adopt(self, client: ClientId, now: float) -> float:
+        """The TAT of a client that is not in ``fresh``, which it joins."""
+        tat = self.aging.pop(client, None)
+        if tat is None:
+            if not isinstance(client, int | str):
+                raise TypeError(f"client_id = {client!r}: expected an int or a str")
+            tat = now
+            self._look_at_two(now)
+        self.fresh[client] = tat
+        return tat
+
+    def _look_at_two(self, now: float) -> None:
+        aging = self.aging
+        if not aging:
+            if len(self.fresh) < MIN_ROTATION:
+                return
+            self.aging = aging = self.fresh
+            self.fresh = {}
+        for _ in range(min(2, len(aging))):
+            client, tat = aging.popitem()
+            if tat > now:
+                self.fresh[client] = tat
+            else:
+                self.penalties.forget(client)
+
+    def check_invariants(self, now: float) -> None:
+        """Raise AssertionError if the parts disagree. For tests: O(n)."""
+        assert not self.fresh.keys() & self.aging.keys(), "a client is in one map"
+        held = {**self.fresh, **self.aging}
+        records = self.records
+        assert records.keys() <= held.keys(), "who is told to wait is remembered"
+        for client, (until, violations) in records.items():
+            if violations:
+                assert until <= held[client] + 2 * self.epsilon, "no backoff outlives its bucket"

@@ -1,0 +1,28 @@
+"""Errors of the rate limiter."""
+
+from __future__ import annotations
+
+from bot.core._shared.errors import CapacityError, MisuseError
+
+
+class RateLimitExceeded(CapacityError):
+    """A limit was reached; ``retry_after`` seconds later the same call succeeds."""
+
+    def __init__(self, retry_after: float, *, limit: str = "rate limit") -> None:
+        super().__init__(f"{limit} reached: retry after {retry_after:.3f} s")
+        self.retry_after = retry_after
+        self.limit = limit
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (self.retry_after, self.limit)
+
+
+def _rebuild(retry_after: float, limit: str) -> RateLimitExceeded:
+    return RateLimitExceeded(retry_after, limit=limit)
+
+
+class UnknownTierError(MisuseError, LookupError):
+    """A tier was named that no ``RATE_LIMITS`` entry and no ``set_tier_limit`` defined."""
+
+    def __init__(self, tier: str, known: list[str]) -> None:
+        super().__init__(f"tier = {tier!r}: expected one of {sorted(known)}")

@@ -1,0 +1,157 @@
+"""What goes into the rate limiter and what comes out of it."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from bot.core._shared.errors import invalid
+
+ClientId = int | str
+
+MAX_REQUESTS_PER_SECOND = 1_000_000.0
+MAX_BURST_SIZE = 1_000_000_000
+
+
+class RateLimitConfig:
+    """One limit: ``burst_size`` requests at once, refilled at ``requests_per_second``. Immutable.
+
+    Two configs of the same values are one limit, whenever and wherever they are made: a handler may
+    build its config on each call and still share the client's tokens with the call before. Give
+    limits of equal values a ``name`` each to keep their tokens apart.
+
+    Raises ValueError naming field and value for a rate or a burst that is no positive finite number
+    (rate above 0, at most 1,000,000; burst a whole number from 1 to 1,000,000,000).
+    """
+
+    # Interned, so that identity is equality and the limiter's look-up hashes a pointer.
+    __slots__ = ("__weakref__", "burst_size", "name", "requests_per_second")
+
+    requests_per_second: float
+    burst_size: int
+    name: str
+
+    def __new__(
+        cls, requests_per_second: float = 10.0, burst_size: int = 50, name: str = ""
+    ) -> RateLimitConfig:
+        rate = _valid_rate(requests_per_second)
+        burst = _valid_burst(burst_size)
+        if not isinstance(name, str):
+            raise invalid("name", name, "a string")
+        known = _interned.get((rate, burst, name))
+        if known is not None:
+            return known
+        config = super().__new__(cls)
+        object.__setattr__(config, "requests_per_second", rate)
+        object.__setattr__(config, "burst_size", burst)
+        object.__setattr__(config, "name", name)
+        return _interned.setdefault((rate, burst, name), config)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"{name}: a RateLimitConfig cannot be changed; make another one")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"{name}: a RateLimitConfig cannot be changed")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RateLimitConfig, (self.requests_per_second, self.burst_size, self.name)
+
+    def __repr__(self) -> str:
+        name = f", name={self.name!r}" if self.name else ""
+        return (
+            f"RateLimitConfig(requests_per_second={self.requests_per_second:g}, "
+            f"burst_size={self.burst_size}{name})"
+        )
+
+
+_interned: weakref.WeakValueDictionary[tuple[float, int, str], RateLimitConfig] = (
+    weakref.WeakValueDictionary()
+)
+
+
+def _valid_rate(value: object) -> float:
+    allowed = f"a finite number > 0 and <= {MAX_REQUESTS_PER_SECOND:,.0f}"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise invalid("requests_per_second", value, allowed)
+    if not math.isfinite(value) or not 0 < value <= MAX_REQUESTS_PER_SECOND:
+        raise invalid("requests_per_second", value, allowed)
+    if value < 1e-9:
+        # One request in thirty years: below this the sums lose whole tokens to rounding.
+        raise invalid("requests_per_second", value, "at least 0.000000001")
+    return float(value)
+
+
+def _valid_burst(value: object) -> int:
+    allowed = f"a whole number from 1 to {MAX_BURST_SIZE:,}"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise invalid("burst_size", value, allowed)
+    if not math.isfinite(value) or value != int(value) or not 1 <= value <= MAX_BURST_SIZE:
+        raise invalid("burst_size", value, allowed)
+    return int(value)
+
+
+class RateLimitStatus(tuple[Any, ...]):
+    """The outcome of one check: whether it passed, and what the client may do next.
+
+    Figures are worked out when read, so that a check does not pay for those nobody asks for.
+    """
+
+    # (buckets, slack, tokens, now): slack is the seconds the check passed by, negative the seconds
+    # it missed by. A tuple, because no Python object is built faster.
+    __slots__ = ()
+
+    @property
+    def allowed(self) -> bool:
+        """Whether the request may go ahead."""
+        return bool(self[1] >= 0.0)
+
+    @property
+    def retry_after(self) -> float:
+        """Seconds after which the same request succeeds; 0.0 if it was allowed. Exact."""
+        return -self[1] if self[1] < 0.0 else 0.0
+
+    @property
+    def remaining_tokens(self) -> float:
+        """Tokens left after this check, with their fraction."""
+        buckets, slack, tokens, _ = self
+        if slack < 0.0:
+            slack += tokens * buckets.interval  # a refused check took nothing
+        return float(min(max(0.0, slack / buckets.interval), buckets.config.burst_size))
+
+    @property
+    def remaining(self) -> int:
+        """Whole requests the client could make at once now."""
+        # The tolerance of the check itself, so that 0.9999999999 of a token is not none.
+        return int(self.remaining_tokens + 1e-6)
+
+    @property
+    def limit(self) -> int:
+        """The burst size: requests the client can make at once when it has rested."""
+        return int(self[0].config.burst_size)
+
+    @property
+    def config(self) -> RateLimitConfig:
+        """The limit that was checked."""
+        found: RateLimitConfig = self[0].config
+        return found
+
+    @property
+    def reset_at(self) -> float:
+        """Unix time in seconds at which the client has all its tokens again."""
+        buckets, slack, tokens, now = self
+        if slack < 0.0:
+            slack += tokens * buckets.interval
+        clock = buckets.clock
+        full_in = now + max(0.0, buckets.tolerance - slack) - clock.monotonic()
+        return float(clock.time() + max(0.0, full_in))
+
+    def __repr__(self) -> str:
+        return (
+            f"RateLimitStatus(allowed={self.allowed}, remaining={self.remaining}, limit={self.limit}, "
+            f"retry_after={self.retry_after:.6f})"
+        )
+
+
+KeyFunction = Callable[..., ClientId]

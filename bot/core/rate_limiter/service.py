@@ -1,0 +1,343 @@
+"""The rate limiter: token buckets per client and limit, tiers, backoff for who does not wait."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from bot.core._shared.clock import SYSTEM_CLOCK, Clock
+from bot.core._shared.errors import invalid
+from bot.core.phase4_service import Phase4Service
+from bot.core.rate_limiter.bucket import Buckets
+from bot.core.rate_limiter.errors import RateLimitExceeded, UnknownTierError
+from bot.core.rate_limiter.models import ClientId, RateLimitConfig, RateLimitStatus
+from bot.core.rate_limiter.penalty import Penalties
+from bot.core.rate_limiter.stats import snapshot
+
+MANY_LIMITS = 256
+"""Distinct limits from which those with no live bucket are dropped when another one comes."""
+
+
+class RateLimiter(Phase4Service):
+    """Who may do how much, per client and limit. While off, everything is allowed.
+
+    ============= ========================= ===========================================
+    method        when there is no token    use it
+    ============= ========================= ===========================================
+    is_allowed    (False, status)           in handlers
+    check         seconds to wait           in hot or synchronous code
+    acquire       waits its turn            in workers that must not fail
+    ============= ========================= ===========================================
+
+    A check neither awaits nor locks; tasks of one loop cannot take the same token twice.
+    """
+
+    service_name: ClassVar[str] = "rate_limiter"
+
+    def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        super().__init__()
+        self._clock = clock
+        self._now = clock.monotonic
+        self._default_limit = RateLimitConfig()
+        self._backoff_base = 2.0
+        self._backoff_max = 3600.0
+        self._tier_limits: dict[str, RateLimitConfig] = {}
+        # Buckets by limit; None stands for the default one. Empty while off, so that the one look-up
+        # of a check also tells whether the limiter is on. Changed by enable, disable and _buckets.
+        self._by_config: dict[RateLimitConfig | None, Buckets] = {}
+        self._by_tier: dict[str, Buckets] = {}
+        # What statuses of a limiter that is off refer to.
+        self._off = Buckets(self._default_limit, Penalties(2.0, 3600.0), clock)
+
+    # Lifecycle.
+
+    async def enable(
+        self,
+        default_limit: RateLimitConfig | None = None,
+        tiers: Mapping[str, RateLimitConfig] | None = None,
+        *,
+        backoff_base: float | None = None,
+        backoff_max: float | None = None,
+    ) -> bool:
+        """Switch on, or reconfigure; None leaves what was set before (at first: 10 rps, burst 50).
+
+        ``tiers`` replaces all tiers. ``backoff_base`` and ``backoff_max`` are seconds. A limit whose
+        values did not change keeps its clients' buckets. Raises ValueError for values out of bounds.
+        """
+        base = self._backoff_base if backoff_base is None else _positive("backoff_base", backoff_base)
+        cap = self._backoff_max if backoff_max is None else _positive("backoff_max", backoff_max)
+        if base > cap:
+            raise invalid("backoff_base", base, f"at most backoff_max = {cap:g}")
+        if default_limit is not None and not isinstance(default_limit, RateLimitConfig):
+            raise TypeError(f"default_limit = {default_limit!r}: expected a RateLimitConfig")
+        for tier, config in (tiers or {}).items():
+            _valid_tier(tier, config)
+        async with self._transition:
+            self._backoff_base, self._backoff_max = base, cap
+            self._default_limit = default_limit or self._default_limit
+            for buckets in (*self._by_config.values(), *self._by_tier.values()):
+                buckets.penalties.configure(base, cap)
+            previous = self._by_config.get(None)
+            if previous is None or previous.config is not self._default_limit:
+                self._by_config[None] = self._new_buckets(self._default_limit)
+            if tiers is not None:
+                for tier in self._tier_limits.keys() - tiers.keys():
+                    del self._tier_limits[tier]
+                    self._by_tier.pop(tier, None)
+                self._tier_limits.update(tiers)
+            for tier, config in self._tier_limits.items():
+                known = self._by_tier.get(tier)
+                if known is None or known.config is not config:
+                    self._by_tier[tier] = self._new_buckets(config)
+            self._enabled = True
+        return True
+
+    async def disable(self) -> bool:
+        """Switch off: every check passes, every bucket is forgotten; tiers stay defined."""
+        async with self._transition:
+            self._enabled = False
+            self._by_config = {}
+            self._by_tier = {}
+        return True
+
+    def _new_buckets(self, config: RateLimitConfig) -> Buckets:
+        return Buckets(config, Penalties(self._backoff_base, self._backoff_max), self._clock)
+
+    # Checks.
+
+    async def is_allowed(
+        self,
+        client_id: ClientId,
+        config: RateLimitConfig | None = None,
+        tokens_required: int = 1,
+        tier: str | None = None,
+    ) -> tuple[bool, RateLimitStatus]:
+        """Take ``tokens_required`` tokens of the client if they are there: (allowed, status).
+
+        The limit is ``config``, or that of ``tier``, or the default one. A request made before the
+        ``retry_after`` of the one refused before it has passed lengthens the wait (see Penalties).
+        Raises ValueError for tokens below 1 or above the burst size, which could never be had, and
+        UnknownTierError for a tier that is not defined.
+        """
+        buckets = self._by_config.get(config)
+        if buckets is None or tier is not None or tokens_required != 1:
+            buckets = self._buckets(config, tier, tokens_required)
+            if buckets is None:
+                return True, self._pass(config, tier)
+        # Buckets.take, in place: the call alone would be a sixth of the check.
+        now = self._now()
+        fresh = buckets.fresh
+        tat = fresh.get(client_id)
+        if tat is None:
+            tat = buckets.adopt(client_id, now)
+            fresh = buckets.fresh
+        if tat < now:
+            tat = now
+        tat += tokens_required * buckets.interval
+        slack = now + buckets.tolerance - tat
+        if slack >= 0.0:
+            fresh[client_id] = tat
+            buckets.allowed += 1
+            return True, RateLimitStatus((buckets, slack, tokens_required, now))
+        slack = buckets.refuse(client_id, now, tokens_required, tat, slack)
+        return slack >= 0.0, RateLimitStatus((buckets, slack, tokens_required, now))
+
+    def check(
+        self, client_id: ClientId, config: RateLimitConfig | None = None, tier: str | None = None
+    ) -> float:
+        """Take one token if it is there: 0.0, or the seconds after which it will be.
+
+        The cheapest form, callable from synchronous code.
+        """
+        buckets = self._by_config.get(config)
+        if buckets is None or tier is not None:
+            buckets = self._buckets(config, tier, 1)
+            if buckets is None:
+                return 0.0
+        # Buckets.take, in place, as in is_allowed.
+        now = self._now()
+        fresh = buckets.fresh
+        tat = fresh.get(client_id)
+        if tat is None:
+            tat = buckets.adopt(client_id, now)
+            fresh = buckets.fresh
+        if tat < now:
+            tat = now
+        tat += buckets.interval
+        slack = now + buckets.tolerance - tat
+        if slack >= 0.0:
+            fresh[client_id] = tat
+            buckets.allowed += 1
+            return 0.0
+        slack = buckets.refuse(client_id, now, 1, tat, slack)
+        return 0.0 if slack >= 0.0 else -slack
+
+    async def allow_batch(
+        self,
+        client_id: ClientId,
+        batch_size: int,
+        config: RateLimitConfig | None = None,
+        tier: str | None = None,
+    ) -> tuple[bool, RateLimitStatus]:
+        """``is_allowed`` for ``batch_size`` requests at once: all of them or none."""
+        return await self.is_allowed(client_id, config, batch_size, tier)
+
+    async def acquire(
+        self,
+        client_id: ClientId,
+        config: RateLimitConfig | None = None,
+        tokens_required: int = 1,
+        tier: str | None = None,
+        timeout: float | None = None,
+    ) -> RateLimitStatus:
+        """Wait until the tokens are there and take them; first come, first served.
+
+        The tokens are taken ahead, so nobody overtakes; a wait that is cancelled gives them back.
+        If it would take longer than ``timeout`` seconds, RateLimitExceeded is raised at once and
+        nothing is taken. Waiting is what a client is told to do, so it never counts as a violation.
+        """
+        buckets = self._buckets(config, tier, tokens_required)
+        if buckets is None:
+            return self._pass(config, tier)
+        now = self._now()
+        max_wait = math.inf if timeout is None else timeout
+        wait, ticket = buckets.reserve(client_id, now, tokens_required, max_wait)
+        if wait > max_wait:
+            raise RateLimitExceeded(wait, limit=_label(buckets.config, tier))
+        if wait > 0.0:
+            try:
+                await self._clock.sleep(wait)
+            except BaseException:
+                buckets.refund(client_id, ticket, tokens_required)
+                raise
+            now = self._now()
+        return RateLimitStatus((buckets, max(0.0, buckets.peek(client_id, now)), 0, now))
+
+    # Tiers and clients.
+
+    def set_tier_limit(self, tier: str, config: RateLimitConfig) -> None:
+        """Define or change a tier. Changed values start the tier's clients with full buckets."""
+        _valid_tier(tier, config)
+        self._tier_limits[tier] = config
+        if self._enabled:
+            known = self._by_tier.get(tier)
+            if known is None or known.config is not config:
+                self._by_tier[tier] = self._new_buckets(config)
+
+    def get_tier_limit(self, tier: str) -> RateLimitConfig:
+        """The limit of a tier; raises UnknownTierError."""
+        config = self._tier_limits.get(tier)
+        if config is None:
+            raise UnknownTierError(tier, list(self._tier_limits))
+        return config
+
+    async def get_client_status(
+        self, client_id: ClientId, config: RateLimitConfig | None = None, tier: str | None = None
+    ) -> RateLimitStatus:
+        """What the client has left under a limit; takes nothing.
+
+        ``allowed`` tells whether one token is there, ``retry_after`` how long until it is.
+        """
+        buckets = self._buckets(config, tier, 1)
+        if buckets is None:
+            return self._pass(config, tier)
+        now = self._now()
+        slack = buckets.peek(client_id, now)
+        if slack < buckets.interval - buckets.epsilon:
+            return RateLimitStatus((buckets, slack - buckets.interval, 1, now))
+        return RateLimitStatus((buckets, slack, 0, now))
+
+    async def reset_client(self, client_id: ClientId) -> bool:
+        """Forgive a client under every limit: full buckets, no backoff. False if it had nothing."""
+        found = False
+        for buckets in (*self._by_config.values(), *self._by_tier.values()):
+            found = buckets.forget(client_id) or found
+        return found
+
+    # Figures.
+
+    async def get_statistics(self) -> dict[str, Any]:
+        """Counts since the start or the last reset; ``block_rate`` is percent of requests refused.
+
+        ``active_clients`` counts buckets held: those that are not full, and some that were not long ago.
+        """
+        named = [(_label(config, None), buckets) for config, buckets in self._by_config.items()]
+        named += [(_label(buckets.config, tier), buckets) for tier, buckets in self._by_tier.items()]
+        figures = snapshot(named, len(self._tier_limits))
+        figures["enabled"] = self._enabled
+        figures["degraded"] = False
+        return figures
+
+    async def reset_statistics(self) -> None:
+        """Counters to zero; no client gains or loses a token."""
+        for buckets in (*self._by_config.values(), *self._by_tier.values()):
+            buckets.allowed = buckets.blocked = 0
+
+    # Finding the buckets of a limit.
+
+    def _buckets(self, config: RateLimitConfig | None, tier: str | None, tokens: int) -> Buckets | None:
+        """The buckets to take ``tokens`` from; None while the limiter is off. Raises for misuse."""
+        if not self._enabled:
+            return None
+        if tier is not None:
+            if config is not None:
+                raise invalid("tier", tier, "no tier when a config is given")
+            limit = self.get_tier_limit(tier)
+        elif config is None:
+            limit = self._default_limit
+        elif isinstance(config, RateLimitConfig):
+            limit = config
+        else:
+            raise TypeError(f"config = {config!r}: expected a RateLimitConfig")
+        if tokens.__class__ is not int or not 1 <= tokens <= limit.burst_size:
+            raise invalid(
+                "tokens_required", tokens, f"a whole number from 1 to the burst size, {limit.burst_size}"
+            )
+        if tier is not None:
+            return self._by_tier[tier]
+        buckets = self._by_config.get(config)
+        if buckets is None:
+            if len(self._by_config) >= MANY_LIMITS:
+                self._drop_idle_limits()
+            buckets = self._by_config[config] = self._new_buckets(limit)
+        return buckets
+
+    def _drop_idle_limits(self) -> None:
+        now = self._now()
+        for config, buckets in list(self._by_config.items()):
+            if config is not None:
+                buckets.sweep(now)
+                if not len(buckets):
+                    del self._by_config[config]
+
+    def _pass(self, config: RateLimitConfig | None, tier: str | None) -> RateLimitStatus:
+        """The status of a limiter that is off: allowed, nothing taken."""
+        limit = config or self._tier_limits.get(tier or "", self._default_limit)
+        off = self._off
+        if off.config is not limit:
+            self._off = off = self._new_buckets(limit)
+        return RateLimitStatus((off, off.tolerance, 0, self._now()))
+
+
+def _label(config: RateLimitConfig | None, tier: str | None) -> str:
+    if tier is not None:
+        return f"tier {tier}"
+    if config is None:
+        return "default"
+    return config.name or f"{config.requests_per_second:g}/s burst {config.burst_size}"
+
+
+def _positive(name: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise invalid(name, value, "a finite number of seconds > 0")
+    if not math.isfinite(value) or value <= 0:
+        raise invalid(name, value, "a finite number of seconds > 0")
+    return float(value)
+
+
+def _valid_tier(tier: object, config: object) -> None:
+    if not isinstance(tier, str) or not tier:
+        raise invalid("tier", tier, "a name")
+    if not isinstance(config, RateLimitConfig):
+        raise TypeError(f"limit of tier {tier!r} = {config!r}: expected a RateLimitConfig")
