@@ -1,1 +1,109 @@
-"""placeholder"""
+"""Phase 4 settings of this bot. Every setting is listed; a commented one has the default shown.
+
+The environment variable of the same name wins over this file, and the dict given to
+``initialize_phase4_services`` over both. On is the minimal profile: optimizer and limiter.
+"""
+
+# Services
+
+# switch the query optimizer on (True or False)
+ENABLE_QUERY_OPTIMIZER = True
+# switch the cache manager on (True or False)
+# ENABLE_CACHE_MANAGER = False
+# switch the connection pool manager on (True or False)
+# ENABLE_CONNECTION_POOLING = False
+# switch the rate limiter on (True or False)
+ENABLE_RATE_LIMITER = True
+# switch the batch processor on (True or False)
+# ENABLE_BATCH_PROCESSOR = False
+# switch the load balancer on (True or False)
+# ENABLE_LOAD_BALANCER = False
+
+# Query optimizer
+
+# seconds a query result stays cached (a number > 0 and <= 31_536_000)
+# QUERY_OPTIMIZER_CACHE_TTL = 300
+# MB of memory for cached query results (a number > 0 and <= 1_000_000)
+# QUERY_OPTIMIZER_CACHE_MAX_SIZE_MB = 50
+# cached query results at most (a whole number >= 1 and <= 100_000_000)
+# QUERY_OPTIMIZER_CACHE_MAX_ENTRIES = 10000
+# seconds from which an execution counts as slow (a number > 0 and <= 31_536_000)
+# QUERY_OPTIMIZER_SLOW_QUERY_THRESHOLD = 1
+# watch for the N+1 query pattern (True or False)
+# QUERY_OPTIMIZER_DETECT_N_PLUS_ONE = True
+# SQL dialect of analysed queries; empty: generic (one of '', 'postgres', 'mysql', 'sqlite')
+# QUERY_OPTIMIZER_DIALECT = ""
+
+# Cache manager
+
+# MB of memory for the first tier (a number > 0 and <= 1_000_000)
+# CACHE_L1_MAX_SIZE_MB = 100
+# entries in the first tier at most (a whole number >= 1 and <= 100_000_000)
+# CACHE_L1_MAX_ENTRIES = 10000
+# seconds an entry lives when no ttl is given (a number > 0 and <= 31_536_000)
+# CACHE_DEFAULT_TTL = 300
+# compress large values in Redis (True or False)
+# CACHE_COMPRESSION_ENABLED = True
+# Redis of the second tier; empty: first tier only; falls back to REDIS_URL (a string)
+# CACHE_L2_REDIS_URL = ""
+# refresh warmed keys in the background (True or False)
+# ENABLE_CACHE_WARMING = False
+# seconds between refreshes of a warmed key when none is given (a number > 0 and <= 31_536_000)
+# CACHE_WARMING_INTERVAL = 600
+
+# Connection pools
+
+# connections kept open (a whole number >= 0 and <= 10_000)
+# POOL_MIN_SIZE = 5
+# connections at most (a whole number >= 1 and <= 10_000)
+# POOL_MAX_SIZE = 20
+# seconds to wait for a connection (a number > 0 and <= 31_536_000)
+# POOL_ACQUIRE_TIMEOUT = 10
+# seconds after which an idle connection above the minimum is closed (a number > 0 and <= 31_536_000)
+# POOL_IDLE_TIMEOUT = 600
+# seconds after which a connection is replaced (a number > 0 and <= 31_536_000)
+# POOL_MAX_LIFETIME = 3600
+# pools created at startup: name -> {backend, url, min_size, max_size, options} (a dict)
+# DATABASE_POOLS = {}
+
+# Rate limiter
+
+# requests per second of a client (a number > 0 and <= 1_000_000)
+# RATE_LIMIT_DEFAULT_RPS = 10
+# requests a client may make at once (a whole number >= 1 and <= 1_000_000_000)
+# RATE_LIMIT_BURST_SIZE = 50
+# limits by tier: name -> {requests_per_second, burst_size} (a dict)
+# RATE_LIMITS = {}
+# seconds a client waits after its first request made too early (a number > 0 and <= 31_536_000)
+# RATE_LIMIT_BACKOFF_BASE = 2
+# seconds such a wait grows to at most (a number > 0 and <= 31_536_000)
+# RATE_LIMIT_BACKOFF_MAX = 3600
+# Redis that shares limits between instances; empty: local (a string)
+# RATE_LIMIT_REDIS_URL = ""
+
+# Batch processor
+
+# items in a batch at most (a whole number >= 1 and <= 1_000_000)
+# BATCH_MAX_SIZE = 100
+# seconds a batch waits for more items (a number > 0 and <= 31_536_000)
+# BATCH_TIMEOUT = 5
+# batches handled at once (a whole number >= 1 and <= 10_000)
+# BATCH_MAX_CONCURRENT = 10
+# items waiting at most (a whole number >= 1 and <= 100_000_000)
+# BATCH_MAX_PENDING = 10000
+# Redis that keeps submitted items durably; empty: memory (a string)
+# BATCH_REDIS_URL = ""
+
+# Load balancer
+
+# how an instance is chosen (one of 'round_robin', 'least_connections', 'weighted',
+# 'weighted_round_robin', 'random', 'least_loaded')
+# LOAD_BALANCER_STRATEGY = "round_robin"
+# seconds between health checks (a number > 0 and <= 31_536_000)
+# LOAD_BALANCER_CHECK_INTERVAL = 10
+# failed checks in a row that take an instance out (a whole number >= 1 and <= 1_000)
+# LOAD_BALANCER_FAILURE_THRESHOLD = 3
+# good checks in a row that bring an instance back (a whole number >= 1 and <= 1_000)
+# LOAD_BALANCER_RECOVERY_THRESHOLD = 5
+# instances added at startup: [{id, address, port, weight}] (a list)
+# LOAD_BALANCER_INSTANCES = []

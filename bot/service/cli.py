@@ -1,0 +1,80 @@
+"""The command line: options, environment, exit status."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bot.service.settings import ServiceSettings
+
+DEFAULT_PORT = 8000
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what the arguments say; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(
+        level=arguments.log_level.upper(),
+        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    try:
+        port = arguments.port if arguments.port is not None else _port_from_environment()
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    settings = ServiceSettings(host=arguments.host, port=port, data_dir=Path(arguments.data_dir))
+    try:
+        from bot.service.server import serve
+    except ImportError as error:
+        print(f"{error.name} is missing: pip install 'bot-phase4[service]'", file=sys.stderr)
+        return 1
+    try:
+        return asyncio.run(serve(settings))
+    except KeyboardInterrupt:
+        # Only before the service has taken over the signal; it had nothing to drain yet.
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bot", description="The Phase 4 bot service.")
+    parser.add_argument(
+        "--host", default=os.environ.get("HOST", "127.0.0.1"), help="address to listen on (127.0.0.1)"
+    )
+    parser.add_argument(
+        "--port", type=_port, help=f"port to listen on; else the environment's PORT, else {DEFAULT_PORT}"
+    )
+    parser.add_argument(
+        "--data-dir",
+        default=os.environ.get("PHASE4_DATA_DIR", "data"),
+        help="folder of the embedded database and of uploads (./data)",
+    )
+    parser.add_argument(
+        "--log-level", default="info", choices=["debug", "info", "warning", "error"], help="(info)"
+    )
+    return parser
+
+
+def _port(text: str) -> int:
+    try:
+        port = int(text)
+    except ValueError:
+        port = -1
+    if not 0 <= port <= 65_535:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a port from 1 to 65535, or 0 for a free one")
+    return port
+
+
+def _port_from_environment() -> int:
+    text = os.environ.get("PORT", "").strip()
+    if not text:
+        return DEFAULT_PORT
+    try:
+        return _port(text)
+    except argparse.ArgumentTypeError as error:
+        raise ValueError(f"PORT = {error}") from None

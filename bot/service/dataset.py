@@ -1,0 +1,138 @@
+"""The embedded data set: users, files and downloads of a mirror bot, from a fixed seed."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import random
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+SEED = 4
+USERS = 2_000
+FILES = 12_000
+DOWNLOADS = 60_000
+EPOCH = 1_700_000_000
+"""Unix time of the oldest row, so that the data are the same on every machine and day."""
+
+VERSION = 1
+"""Kept in the database's user_version; another version is made anew."""
+
+SCHEMA = """
+CREATE TABLE users (
+    id INTEGER PRIMARY KEY,
+    username TEXT NOT NULL UNIQUE,
+    tier TEXT NOT NULL,
+    status TEXT NOT NULL,
+    joined_at INTEGER NOT NULL
+);
+CREATE TABLE files (
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    size_bytes INTEGER NOT NULL,
+    sha256 TEXT NOT NULL,
+    uploaded_by INTEGER REFERENCES users (id),
+    created_at INTEGER NOT NULL
+);
+CREATE TABLE downloads (
+    id INTEGER PRIMARY KEY,
+    user_id INTEGER NOT NULL REFERENCES users (id),
+    file_id INTEGER NOT NULL REFERENCES files (id),
+    status TEXT NOT NULL,
+    bytes_done INTEGER NOT NULL,
+    started_at INTEGER NOT NULL
+);
+"""
+INDEXES = """
+CREATE INDEX downloads_by_user ON downloads (user_id, started_at);
+CREATE INDEX downloads_by_file ON downloads (file_id);
+"""
+
+_WORDS = (
+    "aurora harbor linux mint debian ubuntu fedora session lecture archive podcast episode trailer "
+    "album live acoustic remix sample dataset backup photos wedding holiday tutorial course season "
+    "manual firmware driver patch release nightly stable beta museum concert"
+).split()
+_KINDS = {"video": ".mkv", "audio": ".flac", "archive": ".zip", "image": ".iso", "document": ".pdf"}
+_BATCH = 10_000
+
+
+def ensure(path: Path, progress: Callable[[str], None]) -> None:
+    """Create the database at ``path`` unless a complete one is there. Blocking: a second or two.
+
+    Written beside its place and moved there when whole, so an interrupted start leaves no half.
+    """
+    if path.exists() and _version(path) == VERSION:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    building = path.with_name(f"{path.name}.{os.getpid()}.building")
+    building.unlink(missing_ok=True)
+    try:
+        with sqlite3.connect(building) as connection:
+            _fill(connection, progress)
+        connection.close()
+        os.replace(building, path)
+    finally:
+        building.unlink(missing_ok=True)
+
+
+def _version(path: Path) -> int:
+    connection = sqlite3.connect(path)
+    try:
+        return int(connection.execute("PRAGMA user_version").fetchone()[0])
+    except sqlite3.DatabaseError:
+        return -1  # not a database, or a broken one: made anew
+    finally:
+        connection.close()
+
+
+def _fill(connection: sqlite3.Connection, progress: Callable[[str], None]) -> None:
+    rng = random.Random(SEED)
+    total = USERS + FILES + DOWNLOADS
+    done = 0
+    connection.executescript(SCHEMA)
+    for table, columns, rows in (
+        ("users", 5, _users(rng)),
+        ("files", 7, _files(rng)),
+        ("downloads", 6, _downloads(rng)),
+    ):
+        insert = f"INSERT INTO {table} VALUES ({', '.join('?' * columns)})"  # noqa: S608 - our own names
+        while batch := list(itertools.islice(rows, _BATCH)):
+            connection.executemany(insert, batch)
+            done += len(batch)
+            progress(f"creating the embedded data set: {done:,} of {total:,} rows")
+    connection.executescript(INDEXES)
+    connection.execute(f"PRAGMA user_version = {VERSION}")
+    connection.commit()
+    # Readers then never wait for a writer; the mode stays with the file.
+    connection.execute("PRAGMA journal_mode = WAL")
+
+
+def _users(rng: random.Random) -> Iterator[tuple[object, ...]]:
+    for user_id in range(1, USERS + 1):
+        tier = rng.choices(("free", "plus", "pro"), (85, 12, 3))[0]
+        status = "active" if rng.random() < 0.93 else "banned"
+        name = f"{rng.choice(_WORDS)}_{user_id}"
+        yield user_id, name, tier, status, EPOCH + rng.randrange(20_000_000)
+
+
+def _files(rng: random.Random) -> Iterator[tuple[object, ...]]:
+    for file_id in range(1, FILES + 1):
+        kind = rng.choice(tuple(_KINDS))
+        name = ".".join(rng.choices(_WORDS, k=3)) + f".{rng.randrange(1990, 2026)}{_KINDS[kind]}"
+        size = int(rng.lognormvariate(18, 1.8))
+        digest = hashlib.sha256(f"{SEED}:{file_id}".encode()).hexdigest()
+        yield file_id, name, kind, size, digest, rng.randrange(1, USERS + 1), EPOCH + file_id * 1_500
+
+
+def _downloads(rng: random.Random) -> Iterator[tuple[object, ...]]:
+    for download_id in range(1, DOWNLOADS + 1):
+        # A few users do most of the downloading, and a few files are most of what they take.
+        user_id = min(USERS, int(rng.paretovariate(0.6)))
+        file_id = min(FILES, int(rng.paretovariate(0.5)))
+        status = rng.choices(("done", "failed", "cancelled"), (90, 6, 4))[0]
+        size = int(rng.lognormvariate(18, 1.8)) if status == "done" else rng.randrange(1_000_000)
+        yield download_id, user_id, file_id, status, size, EPOCH + 18_000_000 + download_id * 300

@@ -1,0 +1,82 @@
+"""Around every request: an id, a log line, and errors as JSON."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from bot.service.api_errors import ApiError
+
+logger = logging.getLogger("bot.request")
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
+CACHE_STATE: web.RequestKey[str] = web.RequestKey("cache_state", str)
+
+_GOOD_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+@web.middleware
+async def around_request(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give the request an id (the caller's own if it is fit for a log), answer errors, log the outcome."""
+    given = request.headers.get("X-Request-Id", "")
+    request_id = given if _GOOD_ID.fullmatch(given) else secrets.token_hex(8)
+    request[REQUEST_ID] = request_id
+    start = time.perf_counter()
+    try:
+        response = await handler(request)
+    except ApiError as error:
+        response = _error(error.status, error.code, error.message, request_id, error.more)
+        response.headers.update(error.headers)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        code = error.reason.lower().replace(" ", "_")
+        response = _error(error.status, code, _sentence(request, error), request_id, {})
+        if allow := error.headers.get("Allow"):
+            response.headers["Allow"] = allow
+    except Exception:
+        logger.exception("%s %s failed [%s]", request.method, _shown(request), request_id)
+        response = _error(500, "internal_error", "The request failed; see the log.", request_id, {})
+    response.headers["X-Request-Id"] = request_id
+    if state := request.get(CACHE_STATE):
+        response.headers["X-Cache"] = state
+    logger.info(
+        "%s %s %d %.1f ms%s [%s]",
+        request.method,
+        _shown(request),
+        response.status,
+        (time.perf_counter() - start) * 1000,
+        f" cache={state}" if state else "",
+        request_id,
+    )
+    return response
+
+
+def _shown(request: web.Request) -> str:
+    # Escaped as it came: a decoded path could forge lines of the log.
+    return request.rel_url.raw_path_qs[:200]
+
+
+def _sentence(request: web.Request, error: web.HTTPException) -> str:
+    if isinstance(error, web.HTTPNotFound):
+        return "No such path."
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        return f"{request.method} is not allowed here; allowed: {', '.join(sorted(error.allowed_methods))}."
+    if isinstance(error, web.HTTPRequestEntityTooLarge):
+        return "The request body is too large."
+    return error.text or error.reason
+
+
+def _error(
+    status: int, code: str, message: str, request_id: str, more: dict[str, object]
+) -> web.StreamResponse:
+    return web.json_response(
+        {"error": {"code": code, "message": message, **more}, "request_id": request_id}, status=status
+    )

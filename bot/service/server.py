@@ -1,0 +1,146 @@
+"""The application and its life: start, serve, drain, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+from aiohttp import web
+
+import bot
+from bot.core.enhanced_startup_phase4 import (
+    get_phase4_status,
+    initialize_phase4_services,
+    shutdown_phase4_services,
+)
+from bot.service import dataset
+from bot.service.data_api import DataApi
+from bot.service.database import SqliteDatabase
+from bot.service.middleware import around_request
+from bot.service.settings import MAX_JSON_BYTES, ServiceSettings
+from bot.service.upload_api import UploadApi
+
+logger = logging.getLogger("bot.service")
+
+DRAIN_SECONDS = 10.0
+"""How long requests in progress may take once the service is told to stop."""
+
+
+def create_app(settings: ServiceSettings, phase4: Mapping[str, Any] | None = None) -> web.Application:
+    """The service as an aiohttp application; ``phase4`` overrides settings as in initialize."""
+    app = web.Application(middlewares=[around_request], client_max_size=MAX_JSON_BYTES)
+    database = SqliteDatabase(settings.database_path)
+    data = DataApi(database)
+    uploads = UploadApi(database, settings.upload_dir)
+
+    async def health(_: web.Request) -> web.Response:
+        return await _health(database)
+
+    app.router.add_get("/", _index)
+    app.router.add_get("/health", health)
+    app.router.add_get("/api/data", data.get)
+    app.router.add_get("/api/upload", uploads.get, allow_head=False)
+    app.router.add_post("/api/upload", uploads.post)
+
+    async def life(_: web.Application) -> AsyncIterator[None]:
+        await asyncio.to_thread(dataset.ensure, settings.database_path, _progress)
+        report = await initialize_phase4_services(phase4)
+        for error in report["errors"]:
+            logger.error("%s", error)
+        try:
+            yield
+        finally:
+            await shutdown_phase4_services()
+
+    app.cleanup_ctx.append(life)
+    return app
+
+
+async def _index(request: web.Request) -> web.Response:
+    paths = sorted({r.canonical for r in request.app.router.resources()} - {"/"})
+    return web.json_response({"service": "bot-phase4", "version": bot.__version__, "paths": paths})
+
+
+async def _health(database: SqliteDatabase) -> web.Response:
+    """200 while requests can be answered; 503 when the database cannot be reached."""
+    healthy = True
+    figures = database.figures()
+    try:
+        await database.fetch("SELECT 1 AS one")
+    except Exception as error:
+        healthy = False
+        figures["error"] = f"{type(error).__name__}: {error}"
+    body = {
+        "status": "ok" if healthy else "down",
+        "version": bot.__version__,
+        "database": figures,
+        "phase4": await get_phase4_status(),
+    }
+    return web.json_response(body, status=200 if healthy else 503)
+
+
+def _progress(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+async def serve(settings: ServiceSettings, ready: Callable[[int], None] | None = None) -> int:
+    """Serve until SIGINT or SIGTERM, then drain; returns the exit status.
+
+    ``ready`` is called with the port once requests are accepted.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(NotImplementedError):  # Windows has KeyboardInterrupt only
+            loop.add_signal_handler(number, stop.set)
+    runner = web.AppRunner(create_app(settings), access_log=None, shutdown_timeout=DRAIN_SECONDS)
+    try:
+        try:
+            listener = _listen(settings)
+        except OSError as error:
+            print(_cannot_listen(settings, error), file=sys.stderr)
+            return 1
+        with listener:
+            await runner.setup()
+            await web.SockSite(runner, listener).start()
+            port = listener.getsockname()[1]
+            status = await get_phase4_status()
+            print(
+                f"Bot service on http://{settings.host}:{port}  (Ctrl-C stops it)\n"
+                f"  Phase 4: {', '.join(status['services']) or 'off'}\n"
+                f"  try: curl -i 'http://{settings.host}:{port}/api/data?user_id=1'",
+                flush=True,
+            )
+            if ready is not None:
+                ready(port)
+            await stop.wait()
+            logger.info("Stopping: requests in progress have %g s", DRAIN_SECONDS)
+    finally:
+        await runner.cleanup()
+    print("Stopped.", flush=True)
+    return 0
+
+
+def _listen(settings: ServiceSettings):  # type: ignore[no-untyped-def]
+    import socket
+
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    # Bound before anything else is started: a taken port must not cost a data set first.
+    return socket.create_server((settings.host, settings.port), family=family, backlog=1024)
+
+
+def _cannot_listen(settings: ServiceSettings, error: OSError) -> str:
+    where = f"{settings.host}:{settings.port}"
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"Cannot start: {where} is already in use.\n"
+            f"Choose another port with --port (make run PORT=8001) or the environment's PORT, "
+            f"or stop what listens there."
+        )
+    return f"Cannot start: cannot listen on {where}: {error.strerror or error}"

@@ -1,0 +1,152 @@
+"""Where settings come from, which source wins, and how a bad one is refused."""
+
+import types
+
+import pytest
+
+from bot.core.phase4_config import ConfigError, Phase4Config, mask_secrets
+
+
+def module(name="config_enhancements_phase4", **values):
+    made = types.ModuleType(name)
+    vars(made).update(values)
+    return made
+
+
+def load(overrides=None, *, modules=(), environ=None):
+    return Phase4Config.load(overrides, modules=modules, environ=environ or {})
+
+
+def test_everything_is_off_by_default():
+    config = load()
+    flags = [name for name in Phase4Config.__struct_fields__ if name.startswith("ENABLE_")]
+    assert len(flags) == 7
+    assert not any(getattr(config, name) for name in flags)
+
+
+def test_each_source_wins_over_the_one_before():
+    old = module("config", POOL_MAX_SIZE=31, BATCH_MAX_SIZE=31, CACHE_DEFAULT_TTL=31, RATE_LIMIT_BURST_SIZE=31)
+    ours = module(BATCH_MAX_SIZE=32, CACHE_DEFAULT_TTL=32, RATE_LIMIT_BURST_SIZE=32)
+    environ = {"CACHE_DEFAULT_TTL": "33", "RATE_LIMIT_BURST_SIZE": "33"}
+    config = load({"RATE_LIMIT_BURST_SIZE": 34}, modules=(old, ours), environ=environ)
+    assert config.POOL_MAX_SIZE == 31
+    assert config.BATCH_MAX_SIZE == 32
+    assert config.CACHE_DEFAULT_TTL == 33
+    assert config.RATE_LIMIT_BURST_SIZE == 34
+
+
+@pytest.mark.parametrize(
+    ("alias", "name", "value"),
+    [
+        ("BATCH_TIMEOUT_SECONDS", "BATCH_TIMEOUT", 9.0),
+        ("LOAD_BALANCING_STRATEGY", "LOAD_BALANCER_STRATEGY", "random"),
+    ],
+)
+def test_aliases(alias, name, value):
+    assert getattr(load({alias: value}), name) == value
+    assert getattr(load(modules=[module(**{alias: value})]), name) == value
+    assert getattr(load(environ={alias: str(value)}), name) == value
+
+
+def test_the_own_name_wins_over_its_alias_in_one_source():
+    assert load({"BATCH_TIMEOUT_SECONDS": 1, "BATCH_TIMEOUT": 2}).BATCH_TIMEOUT == 2
+
+
+def test_the_cache_falls_back_to_the_bots_redis():
+    assert load(environ={"REDIS_URL": "redis://h/0"}).CACHE_L2_REDIS_URL == "redis://h/0"
+    both = {"REDIS_URL": "redis://h/0", "CACHE_L2_REDIS_URL": "redis://l2/0"}
+    assert load(both).CACHE_L2_REDIS_URL == "redis://l2/0"
+
+
+def test_the_environment_speaks_every_type():
+    config = load(
+        environ={
+            "ENABLE_RATE_LIMITER": "yes",
+            "POOL_MAX_SIZE": " 7 ",
+            "BATCH_TIMEOUT": "0.5",
+            "LOAD_BALANCER_STRATEGY": "least_loaded",
+            "RATE_LIMITS": '{"gold": {"requests_per_second": 3, "burst_size": 4}}',
+            "LOAD_BALANCER_INSTANCES": '[{"id": "a", "address": "::1", "port": 1}]',
+        }
+    )
+    assert config.ENABLE_RATE_LIMITER is True
+    assert (config.POOL_MAX_SIZE, config.BATCH_TIMEOUT) == (7, 0.5)
+    assert config.RATE_LIMITS["gold"].burst_size == 4
+    assert config.LOAD_BALANCER_INSTANCES[0].weight == 1.0
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"RATE_LIMIT_DEFAULT_RPM": 1}, ["RATE_LIMIT_DEFAULT_RPM", "did you mean RATE_LIMIT_DEFAULT_RPS?"]),
+        ({"RATE_LIMIT_DEFAULT_RPS": -1}, ["RATE_LIMIT_DEFAULT_RPS = -1", "> 0"]),
+        ({"RATE_LIMIT_DEFAULT_RPS": float("nan")}, ["RATE_LIMIT_DEFAULT_RPS = nan", "a number"]),
+        ({"RATE_LIMIT_DEFAULT_RPS": float("inf")}, ["RATE_LIMIT_DEFAULT_RPS = inf", "a number"]),
+        ({"RATE_LIMIT_BURST_SIZE": 0}, ["RATE_LIMIT_BURST_SIZE = 0", ">= 1"]),
+        ({"RATE_LIMIT_BURST_SIZE": 1.5}, ["RATE_LIMIT_BURST_SIZE = 1.5", "a whole number"]),
+        ({"POOL_MAX_SIZE": True}, ["POOL_MAX_SIZE = True", "a whole number"]),
+        ({"POOL_MIN_SIZE": 21}, ["POOL_MIN_SIZE = 21", "POOL_MAX_SIZE = 20"]),
+        ({"ENABLE_RATE_LIMITER": "maybe"}, ["ENABLE_RATE_LIMITER = 'maybe'", "True or False"]),
+        ({"LOAD_BALANCER_STRATEGY": "fastest"}, ["LOAD_BALANCER_STRATEGY = 'fastest'", "'round_robin'"]),
+        ({"CACHE_L2_REDIS_URL": 6379}, ["CACHE_L2_REDIS_URL = 6379", "a string"]),
+        ({"RATE_LIMIT_BACKOFF_BASE": 9, "RATE_LIMIT_BACKOFF_MAX": 8}, ["RATE_LIMIT_BACKOFF_BASE = 9", "= 8"]),
+        ({"RATE_LIMITS": {"gold": {"requests_per_second": 0, "burst_size": 1}}}, ["RATE_LIMITS", "> 0"]),
+        ({"RATE_LIMITS": {"gold": {"rps": 1}}}, ["RATE_LIMITS", "rps"]),
+        ({"DATABASE_POOLS": {"a": {"backend": "oracle"}}}, ["DATABASE_POOLS", "oracle"]),
+    ],
+)
+def test_a_bad_setting_is_named_with_its_value_and_what_is_allowed(values, words):
+    with pytest.raises(ConfigError) as caught:
+        load(values)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_the_source_of_a_bad_setting_is_named():
+    with pytest.raises(ConfigError, match="from environment"):
+        load(environ={"POOL_MAX_SIZE": "many"})
+    with pytest.raises(ConfigError, match=r"from config_enhancements_phase4\.py"):
+        load(modules=[module(POOL_MAX_SIZE="many")])
+
+
+def test_a_slip_of_the_pen_in_the_settings_file_is_logged(caplog):
+    load(modules=[module(CACHE_DEFAULT_TLL=3)])
+    assert "CACHE_DEFAULT_TLL" in caplog.text
+    assert "CACHE_DEFAULT_TTL" in caplog.text
+
+
+def test_a_settings_file_that_cannot_be_imported_says_why(tmp_path, monkeypatch):
+    (tmp_path / "broken_settings.py").write_text("1 / 0")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ConfigError, match=r"broken_settings\.py cannot be imported: ZeroDivisionError"):
+        load(modules=["broken_settings"])
+
+
+def test_a_small_pool_needs_no_minimum():
+    assert load({"POOL_MAX_SIZE": 3}).POOL_MIN_SIZE == 3
+
+
+def test_an_instance_id_is_given_once():
+    twice = [{"id": "a", "address": "h", "port": 1}] * 2
+    with pytest.raises(ConfigError, match="'a' is given twice"):
+        load({"LOAD_BALANCER_INSTANCES": twice})
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("redis://user:secret@host/0", "redis://***@host/0"),
+        ("redis://:s3c@r/et@host:1/0", "redis://***@host:1/0"),
+        ("postgresql://h/db?user=u&password=secret", "postgresql://h/db?user=u&password=***"),
+        ("http://plain/path", "http://plain/path"),
+    ],
+)
+def test_secrets_are_masked(text, masked):
+    assert mask_secrets(text) == masked
+    assert "secret" not in mask_secrets(text)
+
+
+def test_a_refused_url_is_shown_without_its_password():
+    with pytest.raises(ConfigError) as caught:
+        load({"DATABASE_POOLS": {"a": {"backend": "x", "url": "postgresql://u:hunter2@h/db"}}})
+    assert "hunter2" not in str(caught.value)

@@ -1,0 +1,42 @@
+"""The public API as a typed user writes it. Checked by mypy, never run."""
+
+from __future__ import annotations
+
+from typing import assert_type
+
+from bot.core.enhanced_startup_phase4 import (
+    get_phase4_status,
+    initialize_phase4_services,
+    rate_limited,
+    reset_phase4_services,
+    shutdown_phase4_services,
+)
+from bot.core.rate_limiter import RateLimitConfig, RateLimiter, RateLimitStatus
+
+
+async def startup() -> None:
+    await initialize_phase4_services({"ENABLE_RATE_LIMITER": True})
+    await get_phase4_status()
+    assert_type(await reset_phase4_services(), bool)
+    assert_type(await shutdown_phase4_services(), bool)
+
+
+async def limits(user_id: int) -> None:
+    limiter = RateLimiter.get_instance()
+    assert_type(limiter, RateLimiter)
+    upload = RateLimitConfig(requests_per_second=2.0, burst_size=5)
+    allowed, status = await limiter.is_allowed(user_id, upload)
+    assert_type(allowed, bool)
+    assert_type(status, RateLimitStatus)
+    assert_type(status.retry_after, float)
+    assert_type(limiter.check("user", upload), float)
+
+
+@rate_limited(rps=2.0, burst_size=5)
+async def handler(user_id: int, text: str) -> str:
+    return text
+
+
+async def decorated() -> None:
+    assert_type(await handler(1, "text"), str)
+    await handler(1)  # type: ignore[call-arg]
