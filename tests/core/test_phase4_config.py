@@ -25,7 +25,9 @@ def test_everything_is_off_by_default():
 
 
 def test_each_source_wins_over_the_one_before():
-    old = module("config", POOL_MAX_SIZE=31, BATCH_MAX_SIZE=31, CACHE_DEFAULT_TTL=31, RATE_LIMIT_BURST_SIZE=31)
+    old = module(
+        "config", POOL_MAX_SIZE=31, BATCH_MAX_SIZE=31, CACHE_DEFAULT_TTL=31, RATE_LIMIT_BURST_SIZE=31
+    )
     ours = module(BATCH_MAX_SIZE=32, CACHE_DEFAULT_TTL=32, RATE_LIMIT_BURST_SIZE=32)
     environ = {"CACHE_DEFAULT_TTL": "33", "RATE_LIMIT_BURST_SIZE": "33"}
     config = load({"RATE_LIMIT_BURST_SIZE": 34}, modules=(old, ours), environ=environ)

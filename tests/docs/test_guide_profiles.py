@@ -7,7 +7,11 @@ from tests.docs.guide import blocks, settings
 
 PROFILES = {
     "Minimal Configuration": {"ENABLE_QUERY_OPTIMIZER": True, "ENABLE_CACHE_MANAGER": False},
-    "Standard Configuration": {"CACHE_L1_MAX_SIZE_MB": 100, "POOL_MAX_SIZE": 20, "RATE_LIMIT_DEFAULT_RPS": 10},
+    "Standard Configuration": {
+        "CACHE_L1_MAX_SIZE_MB": 100,
+        "POOL_MAX_SIZE": 20,
+        "RATE_LIMIT_DEFAULT_RPS": 10,
+    },
     "Advanced Configuration": {"BATCH_MAX_SIZE": 150, "LOAD_BALANCER_STRATEGY": "least_connections"},
     "Optimize for Read-Heavy Workloads": {"QUERY_OPTIMIZER_CACHE_TTL": 600, "CACHE_WARMING_INTERVAL": 300},
     "Optimize for Write-Heavy Workloads": {"BATCH_TIMEOUT": 10, "BATCH_MAX_SIZE": 500},

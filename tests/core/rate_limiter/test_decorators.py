@@ -1,0 +1,155 @@
+"""``@rate_limited`` on handlers as bot frameworks call them."""
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+
+from bot.core.rate_limiter import RateLimitConfig, RateLimiter, RateLimitExceeded, rate_limited
+
+
+@pytest.fixture
+async def limiter():
+    limiter = RateLimiter.get_instance()
+    await limiter.enable()
+    yield limiter
+    await limiter.disable()
+
+
+async def outcomes(function, *calls):
+    found = []
+    for args in calls:
+        try:
+            await function(*args)
+            found.append("done")
+        except RateLimitExceeded:
+            found.append("refused")
+    return found
+
+
+async def test_the_client_is_the_user_id_argument(limiter):
+    @rate_limited(rps=0.01, burst_size=1)
+    async def handler(text, user_id=7):
+        return text
+
+    assert await outcomes(handler, ("a", 1), ("b", 1), ("c", 2), ("d",), ("e", 7)) == [
+        "done", "refused", "done", "done", "refused",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("attribute", ["from_user", "effective_user"])
+async def test_the_client_is_the_user_of_an_update(limiter, attribute):
+    @rate_limited(rps=0.01, burst_size=1)
+    async def handler(update, context):
+        return None
+
+    first, second = (SimpleNamespace(**{attribute: SimpleNamespace(id=n)}) for n in (1, 2))
+    assert await outcomes(handler, (first, None), (second, None), (first, None)) == [
+        "done", "done", "refused",
+    ]  # fmt: skip
+
+
+async def test_without_a_client_all_callers_share(limiter):
+    @rate_limited(rps=0.01, burst_size=2)
+    async def job(name):
+        return None
+
+    assert await outcomes(job, ("a",), ("b",), ("c",)) == ["done", "done", "refused"]
+
+
+async def test_a_key_names_an_argument_or_computes_the_client(limiter):
+    @rate_limited(rps=0.01, burst_size=1, key="chat")
+    async def by_name(chat):
+        return None
+
+    @rate_limited(rps=0.01, burst_size=1, key=lambda chat: chat % 2)
+    async def by_function(chat):
+        return None
+
+    calls = [(1,), (3,), (1,)]
+    assert await outcomes(by_name, *calls) == ["done", "done", "refused"]
+    assert await outcomes(by_function, *calls) == ["done", "refused", "refused"]
+
+
+async def test_functions_with_equal_limits_do_not_share(limiter):
+    @rate_limited(rps=0.01, burst_size=1)
+    async def one(user_id):
+        return None
+
+    @rate_limited(rps=0.01, burst_size=1)
+    async def two(user_id):
+        return None
+
+    assert await outcomes(one, (1,)) == await outcomes(two, (1,)) == ["done"]
+
+
+async def test_a_tier_is_shared_by_the_functions_that_name_it(limiter):
+    limiter.set_tier_limit("heavy", RateLimitConfig(0.01, 1))
+
+    @rate_limited(tier="heavy")
+    async def one(user_id):
+        return None
+
+    @rate_limited(tier="heavy")
+    async def two(user_id):
+        return None
+
+    assert await outcomes(one, (1,)) == ["done"]
+    assert await outcomes(two, (1,)) == ["refused"]
+
+
+def test_plain_functions_serve_too():
+    @rate_limited(rps=0.01, burst_size=1)
+    def handler(user_id):
+        return "done"
+
+    asyncio.run(RateLimiter.get_instance().enable())
+    assert handler(1) == "done"
+    with pytest.raises(RateLimitExceeded, match=r"handler reached: retry after 100\.000 s"):
+        handler(1)
+
+
+async def test_the_function_keeps_its_face_and_its_errors(limiter):
+    @rate_limited(rps=1)
+    async def handler(user_id: int) -> None:
+        """About it."""
+        raise KeyError(user_id)
+
+    assert (handler.__name__, handler.__doc__) == ("handler", "About it.")
+    assert asyncio.iscoroutinefunction(handler)
+    with pytest.raises(KeyError):
+        await handler(1)
+
+
+async def test_off_means_the_function_is_just_called():
+    @rate_limited(rps=0.01, burst_size=1, tier=None)
+    async def handler(user_id):
+        return user_id
+
+    assert [await handler(1) for _ in range(5)] == [1] * 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ({"rps": 0}, "requests_per_second = 0"),
+        ({"rps": float("nan")}, "requests_per_second = nan"),
+        ({"rps": 1, "burst_size": 0}, "burst_size = 0"),
+        ({"rps": 1, "tier": "a"}, "tier = 'a'"),
+        ({"rps": 1, "key": "nobody"}, "key = 'nobody'"),
+        ({"rps": 1, "key": 5}, "key = 5"),
+    ],
+)
+def test_misuse_is_refused_where_it_is_written(arguments, word):
+    with pytest.raises(ValueError, match=word):
+
+        @rate_limited(**arguments)
+        async def handler(user_id):
+            return None
+
+
+def test_the_error_survives_a_process_boundary():
+    import pickle
+
+    error = pickle.loads(pickle.dumps(RateLimitExceeded(1.5, limit="upload")))
+    assert (error.retry_after, str(error)) == (1.5, "upload reached: retry after 1.500 s")

@@ -1,0 +1,97 @@
+"""Tasks that a service owns, under one loop and under another."""
+
+import asyncio
+import threading
+
+from bot.core._shared.tasks import BackgroundTasks, LoopLocalLock, run_on_loop
+from tests.support.clock import until_idle
+
+
+async def forever(ended):
+    try:
+        await asyncio.sleep(3600)
+    finally:
+        ended.append(True)
+
+
+async def test_stop_waits_until_each_has_ended():
+    tasks, ended = BackgroundTasks(), []
+    for _ in range(3):
+        tasks.spawn(forever(ended), name="forever")
+    await until_idle()
+    assert len(tasks) == 3
+    await tasks.stop()
+    assert (len(tasks), len(ended)) == (0, 3)
+
+
+async def test_an_error_is_logged(caplog):
+    async def broken():
+        raise ValueError("the reason")
+
+    tasks = BackgroundTasks()
+    tasks.spawn(broken(), name="the-name")
+    await until_idle()
+    assert "the-name" in caplog.text
+    assert "the reason" in caplog.text
+    assert len(tasks) == 0
+
+
+def test_tasks_of_a_closed_loop_are_forgotten():
+    tasks, ended = BackgroundTasks(), []
+
+    async def start():
+        tasks.spawn(forever(ended), name="forever")
+        await until_idle()
+
+    asyncio.run(start())
+    assert ended == [True], "asyncio.run cancels what is left"
+    asyncio.run(tasks.stop())
+    assert len(tasks) == 0
+
+
+def test_tasks_of_a_running_loop_of_another_thread_are_ended_there():
+    tasks, ended = BackgroundTasks(), []
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    async def start():
+        tasks.spawn(forever(ended), name="forever")
+        await until_idle()
+
+    asyncio.run_coroutine_threadsafe(start(), loop).result()
+    asyncio.run(tasks.stop())
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+    assert ended == [True]
+
+
+def test_run_on_a_loop_that_runs_no_more_says_so():
+    loop = asyncio.new_event_loop()
+    loop.close()
+    ran = []
+
+    async def action():
+        ran.append(True)
+
+    assert asyncio.run(run_on_loop(loop, action)) is False
+    assert ran == []
+
+
+def test_a_lock_serves_loops_in_turn():
+    lock = LoopLocalLock()
+    order = []
+
+    async def use(name):
+        async with lock:
+            order.append(f"{name} in")
+            await asyncio.sleep(0)
+            order.append(f"{name} out")
+
+    async def two():
+        await asyncio.gather(use("a"), use("b"))
+
+    asyncio.run(two())
+    asyncio.run(two())
+    assert order == ["a in", "a out", "b in", "b out"] * 2
