@@ -122,10 +122,8 @@ class RateLimiter(Phase4Service):
         """
         buckets = self._by_config.get(config)
         if buckets is None or tier is not None or tokens_required != 1:
-            buckets = self._buckets(config, tier, tokens_required)
-            if buckets is None:
-                return True, self._pass(config, tier)
-        # Buckets.take, in place: the call alone would be a sixth of the check.
+            return self._take_checked(client_id, config, tokens_required, tier)
+        # Buckets.take, in place and for one token: the call alone would be a sixth of the check.
         now = self._now()
         fresh = buckets.fresh
         tat = fresh.get(client_id)
@@ -134,14 +132,25 @@ class RateLimiter(Phase4Service):
             fresh = buckets.fresh
         if tat < now:
             tat = now
-        tat += tokens_required * buckets.interval
+        tat += buckets.interval
         slack = now + buckets.tolerance - tat
         if slack >= 0.0:
             fresh[client_id] = tat
             buckets.allowed += 1
-            return True, RateLimitStatus((buckets, slack, tokens_required, now))
-        slack = buckets.refuse(client_id, now, tokens_required, tat, slack)
-        return slack >= 0.0, RateLimitStatus((buckets, slack, tokens_required, now))
+            return True, RateLimitStatus((buckets, slack, 1, now))
+        slack = buckets.refuse(client_id, now, 1, tat, slack)
+        return slack >= 0.0, RateLimitStatus((buckets, slack, 1, now))
+
+    def _take_checked(
+        self, client_id: ClientId, config: RateLimitConfig | None, tokens: int, tier: str | None
+    ) -> tuple[bool, RateLimitStatus]:
+        """is_allowed of what is not the common case: a tier, several tokens, a new limit, or off."""
+        buckets = self._buckets(config, tier, tokens)
+        if buckets is None:
+            return True, self._pass(config, tier)
+        now = self._now()
+        slack = buckets.take(client_id, now, tokens)
+        return slack >= 0.0, RateLimitStatus((buckets, slack, tokens, now))
 
     def check(
         self, client_id: ClientId, config: RateLimitConfig | None = None, tier: str | None = None
