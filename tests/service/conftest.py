@@ -1,0 +1,106 @@
+"""The service as a child process, as a user starts it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from bot.service import dataset
+from tests.support.servers import free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: Any
+    body: Any
+
+
+class Service:
+    """``python -m bot`` on a free port."""
+
+    def __init__(self, data_dir: Path, **environ: str) -> None:
+        self.port = free_port()
+        self.data_dir = data_dir
+        self.environ = {**os.environ, **environ}
+        self.process: subprocess.Popen[str] | None = None
+        self.output = ""
+
+    def start(self, *, wait: bool = True) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "bot", "--port", str(self.port), "--data-dir", str(self.data_dir)],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, env=self.environ,
+        )  # fmt: skip
+        if wait:
+            self.wait_until_up()
+
+    def wait_until_up(self, timeout: float = 30.0) -> None:
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            assert self.process is not None
+            assert self.process.poll() is None, self.process.communicate()[0]
+            with contextlib.suppress(OSError):
+                self.call("/health")
+                return
+            time.sleep(0.05)
+        raise AssertionError("the service did not come up")
+
+    def call(self, path: str, *, method: str = "GET", body: bytes | None = None, **headers: str) -> Answer:
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}{path}", method=method, data=body,
+            headers={name.replace("_", "-"): value for name, value in headers.items()},
+        )  # fmt: skip
+        try:
+            with urllib.request.urlopen(request, timeout=20) as response:
+                return Answer(response.status, response.headers, json.loads(response.read()))
+        except urllib.error.HTTPError as error:
+            with error:
+                return Answer(error.code, error.headers, json.loads(error.read()))
+
+    def stop(self, number: int = signal.SIGINT) -> int:
+        assert self.process is not None
+        self.process.send_signal(number)
+        self.output, _ = self.process.communicate(timeout=30)
+        return self.process.returncode
+
+    def close(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.communicate()
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data set, made once for all tests."""
+    directory = tmp_path_factory.mktemp("service-data")
+    dataset.ensure(directory / "phase4.db", lambda line: None)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def service(data_dir: Path) -> Iterator[Service]:
+    running = Service(data_dir)
+    running.start()
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def own_service(data_dir: Path) -> Iterator[Service]:
+    """A service of the test's own, not yet started."""
+    made = Service(data_dir)
+    yield made
+    made.close()

@@ -1,0 +1,229 @@
+"""The running service, over HTTP."""
+
+import hashlib
+import json
+import signal
+import socket
+import threading
+import time
+
+import pytest
+
+from bot.service.server import DRAIN_SECONDS
+from tests.service.conftest import Service
+
+
+def test_the_second_read_comes_from_the_cache(service):
+    before = service.call("/health").body["phase4"]["query_optimizer"]["cache_hits"]
+    first = service.call("/api/data?user_id=1")
+    second = service.call("/api/data?user_id=1")
+    assert (first.status, first.headers["X-Cache"]) == (200, "miss")
+    assert (second.status, second.headers["X-Cache"]) == (200, "hit")
+    assert first.body == second.body
+    assert first.body["user"]["id"] == 1
+    assert len(first.body["recent"]) == 10
+    assert service.call("/health").body["phase4"]["query_optimizer"]["cache_hits"] == before + 3
+
+
+def test_totals_and_search(service):
+    body = service.call("/api/data").body
+    assert {row["kind"] for row in body["by_kind"]} == {"video", "audio", "archive", "image", "document"}
+    found = service.call("/api/data?search=debian").body["files"]
+    assert 0 < len(found) <= 20
+    assert all("debian" in row["name"] for row in found)
+    assert service.call("/api/data?search=100%25_").body["files"] == [], "wildcards are taken literally"
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "word"),
+    [
+        ("/api/data?user_id=0", 400, "user_id = '0'"),
+        ("/api/data?user_id=-1", 400, "whole number"),
+        ("/api/data?user_id=1%27%20OR%201=1", 400, "whole number"),
+        ("/api/data?user_id=%C2%B2", 400, "whole number"),
+        ("/api/data?user_id=99999999999999999999999", 400, "whole number"),
+        ("/api/data?user_id=9000000000", 404, "no user 9000000000"),
+        ("/api/data?user_id=1&search=ab", 400, "not both"),
+        ("/api/data?user=1", 400, "user: unknown"),
+        ("/api/data?search=a", 400, "2 to 64"),
+        ("/api/data?search=" + "a" * 65, 400, "2 to 64"),
+        ("/nowhere", 404, "No such path"),
+    ],
+)
+def test_bad_input_is_answered_in_json_with_the_request_id(service, path, status, word):
+    answer = service.call(path)
+    assert answer.status == status
+    assert word in answer.body["error"]["message"]
+    assert answer.body["request_id"] == answer.headers["X-Request-Id"]
+
+
+def test_a_method_that_is_not_allowed_says_which_are(service):
+    answer = service.call("/api/data", method="DELETE")
+    assert (answer.status, answer.body["error"]["code"]) == (405, "method_not_allowed")
+    assert "GET" in answer.headers["Allow"]
+
+
+def test_a_request_id_fit_for_a_log_is_kept_and_another_is_not(service):
+    assert service.call("/", X_Request_Id="abc-1").headers["X-Request-Id"] == "abc-1"
+    assert service.call("/", X_Request_Id="a b; c").headers["X-Request-Id"] != "a b; c"
+
+
+def test_five_uploads_pass_and_the_sixth_is_told_when_to_come_back(service):
+    answers = [service.call("/api/upload?user_id=1001") for _ in range(7)]
+    assert [answer.status for answer in answers] == [200] * 5 + [429] * 2
+    assert answers[0].headers["X-RateLimit-Limit"] == "5"
+    assert [answer.headers["X-RateLimit-Remaining"] for answer in answers[:2]] == ["4", "3"]
+    assert answers[5].headers["Retry-After"] == "1"
+    assert 0 < answers[5].body["error"]["retry_after"] <= 0.5
+    assert int(answers[6].headers["Retry-After"]) == 2, "it came back too early"
+    assert service.call("/api/upload?user_id=1002").status == 200, "another user is not held up"
+    assert service.call("/health").body["phase4"]["rate_limiter"]["total_blocked"] >= 2
+
+
+def test_an_upload_is_stored_under_its_digest_and_found_at_once(service):
+    content = b"some bytes" * 1000
+    before = service.call("/api/data?search=my%20upload").body["files"]
+    answer = service.call("/api/upload?user_id=7&name=my%20upload.pdf", method="POST", body=content)
+    assert answer.status == 201
+    digest = hashlib.sha256(content).hexdigest()
+    assert (answer.body["size_bytes"], answer.body["sha256"]) == (10_000, digest)
+    assert (service.data_dir / "uploads" / digest).read_bytes() == content
+    after = service.call("/api/data?search=my%20upload")
+    assert len(after.body["files"]) == len(before) + 1, "the write dropped the cached search"
+    assert after.body["files"][-1]["name"] == "my upload.pdf"
+
+
+@pytest.mark.parametrize(
+    ("query", "body", "status", "word"),
+    [
+        ("name=../../etc/passwd", b"x", 400, "name: expected"),
+        ("", b"x", 400, "name: expected"),
+        ("name=a.pdf", b"", 400, "empty"),
+        ("name=a.pdf&user_id=9000000000", b"x", 404, "no user"),
+        ("name=a.pdf", b"x" * (16 * 1024 * 1024 + 1), 413, "at most"),
+    ],
+)
+def test_a_bad_upload_leaves_nothing(service, query, body, status, word, request):
+    uploads = service.data_dir / "uploads"
+    before = set(uploads.glob("*"))
+    # A client of its own: the limit is not what is tested here.
+    separator = "&" if query else ""
+    own = "" if "user_id" in query else f"{separator}user_id={abs(hash(request.node.name)) % 2000 + 1}"
+    try:
+        answer = service.call(f"/api/upload?{query}{own}", method="POST", body=body)
+    except OSError:
+        assert status == 413, "only a refused large body may be cut off while it is sent"
+    else:
+        assert answer.status == status
+        assert word in answer.body["error"]["message"]
+    assert set(uploads.glob("*")) == before
+
+
+def test_load_from_a_hundred_clients_at_once_is_answered(service):
+    failures = []
+
+    def client(number):
+        for turn in range(3):
+            answer = service.call(f"/api/data?user_id={(number * 7 + turn) % 50 + 1}")
+            if answer.status != 200:
+                failures.append(answer)
+
+    threads = [threading.Thread(target=client, args=(n,)) for n in range(100)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert service.call("/health").body["status"] == "ok"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_drains_and_exits_0(own_service, number):
+    own_service.start()
+    assert own_service.stop(number) == 0
+    assert "Stopped." in own_service.output
+    assert "Traceback" not in own_service.output
+
+
+def test_a_request_in_progress_is_finished_before_the_end(own_service):
+    own_service.start()
+    body = b"x" * 100_000
+    with socket.create_connection(("127.0.0.1", own_service.port)) as client:
+        head = f"POST /api/upload?name=slow.pdf HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+        client.sendall(head.encode() + body[:50_000])
+        time.sleep(0.3)  # the request is in the handler
+        own_service.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        client.sendall(body[50_000:])
+        client.settimeout(DRAIN_SECONDS)
+        answer = client.recv(65_536).decode()
+    assert answer.startswith("HTTP/1.1 201")
+    assert own_service.process.wait(timeout=DRAIN_SECONDS + 5) == 0
+
+
+def test_a_taken_port_is_a_clear_message(service, data_dir):
+    second = Service(data_dir)
+    second.port = service.port
+    second.start(wait=False)
+    output, _ = second.process.communicate(timeout=30)
+    assert second.process.returncode == 1
+    assert f"127.0.0.1:{service.port} is already in use" in output
+    assert "--port" in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(("port", "words"), [("70000", "expected a port"), ("many", "expected a port")])
+def test_a_bad_port_of_the_environment_is_named(data_dir, port, words):
+    import os
+    import subprocess
+    import sys
+
+    done = subprocess.run(
+        [sys.executable, "-m", "bot", "--data-dir", str(data_dir)],
+        capture_output=True, text=True, env={**os.environ, "PORT": port}, timeout=30,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert f"PORT = '{port}'" in done.stderr
+    assert words in done.stderr
+
+
+def test_with_every_flag_off_the_service_answers_the_same(service, data_dir):
+    plain = Service(data_dir, ENABLE_QUERY_OPTIMIZER="0", ENABLE_RATE_LIMITER="0")
+    plain.start()
+    try:
+        answer = plain.call("/api/data?user_id=1")
+        assert (answer.status, answer.headers["X-Cache"]) == (200, "off")
+        assert answer.body == service.call("/api/data?user_id=1").body
+        assert [plain.call("/api/upload").status for _ in range(7)] == [200] * 7
+        assert plain.call("/health").body["phase4"]["services"] == {}
+    finally:
+        plain.close()
+
+
+def test_a_service_that_cannot_start_is_logged_and_the_rest_runs(data_dir):
+    broken = Service(data_dir, RATE_LIMIT_DEFAULT_RPS="-1")
+    broken.start()
+    try:
+        assert broken.call("/api/data?user_id=1").status == 200
+        assert broken.stop() == 0
+        assert "RATE_LIMIT_DEFAULT_RPS = -1" in broken.output
+    finally:
+        broken.close()
+
+
+def test_the_log_tells_each_request_once(own_service):
+    own_service.start()
+    request_id = own_service.call("/api/data?user_id=2").headers["X-Request-Id"]
+    own_service.stop()
+    [line] = [line for line in own_service.output.splitlines() if request_id in line]
+    assert "GET /api/data?user_id=2 200" in line
+    assert "cache=miss" in line
+
+
+def test_health_counts_what_is_open(service):
+    figures = service.call("/health").body["phase4"]["process"]
+    for _ in range(20):
+        service.call("/api/data?user_id=3")
+    after = service.call("/health").body["phase4"]["process"]
+    assert after["open_fds"] <= figures["open_fds"] + 2
+    assert json.dumps(after)
