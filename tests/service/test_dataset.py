@@ -35,7 +35,10 @@ def test_it_is_the_same_each_time(tmp_path, monkeypatch):
     for name in ("one", "two"):
         dataset.ensure(tmp_path / name / "phase4.db", lambda line: None)
         contents.append(
-            [rows(tmp_path / name / "phase4.db", f"SELECT * FROM {t}") for t in ("users", "files", "downloads")]
+            [
+                rows(tmp_path / name / "phase4.db", f"SELECT * FROM {t}")
+                for t in ("users", "files", "downloads")
+            ]
         )
     assert contents[0] == contents[1]
 

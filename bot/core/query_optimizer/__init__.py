@@ -1,1 +1,7 @@
-"""SQL analysis, result cache and statistics."""
+"""Query analysis, results cached until a write, statistics."""
+
+from bot.core.query_optimizer.decorators import optimize_query
+from bot.core.query_optimizer.models import OptimizationResult, QueryType, SlowQuery
+from bot.core.query_optimizer.service import QueryOptimizer
+
+__all__ = ["OptimizationResult", "QueryOptimizer", "QueryType", "SlowQuery", "optimize_query"]

@@ -1,0 +1,84 @@
+"""What the query optimizer answers with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+
+class QueryType(Enum):
+    """What a query does; SCRIPT is several statements in one text, UNKNOWN what no parser reads."""
+
+    SELECT = "select"
+    INSERT = "insert"
+    UPDATE = "update"
+    DELETE = "delete"
+    MERGE = "merge"
+    DDL = "ddl"
+    TRANSACTION = "transaction"
+    SCRIPT = "script"
+    OTHER = "other"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What one query text means; the same for every execution of it."""
+
+    query_type: QueryType
+    fingerprint: str
+    """Sixteen hexadecimal digits, the same for queries that differ in literals and layout only."""
+    normal_form: str
+    """The text with every literal replaced: fit for logs, since it holds no user's data."""
+    reads: frozenset[str]
+    writes: frozenset[str]
+    writes_anything: bool
+    """True when what it writes is not known: then every cached result is dropped."""
+    not_cacheable: str
+    """Why its result must not be cached; empty when it may be."""
+
+    @property
+    def cacheable(self) -> bool:
+        return not self.not_cacheable
+
+    @property
+    def is_write(self) -> bool:
+        return bool(self.writes) or self.writes_anything
+
+
+@dataclass(frozen=True)
+class OptimizationResult:
+    """What is known of a query. Percentages are 0-100 and computed from evidence, 0.0 without any."""
+
+    query: str
+    query_type: QueryType
+    optimized_query: str
+    fingerprint: str
+    tables: list[str]
+    recommendations: list[str] = field(default_factory=list)
+    index_suggestions: list[str] = field(default_factory=list)
+    n_plus_one_detected: bool = False
+    cache_suggestion: str = ""
+    estimated_improvement: float = 0.0
+
+    @property
+    def estimated_improvement_percent(self) -> float:
+        return self.estimated_improvement
+
+
+@dataclass(frozen=True)
+class SlowQuery:
+    """A query shape that was slow, with measured times."""
+
+    fingerprint: str
+    query: str
+    executions: int
+    slow_executions: int
+    avg_time_ms: float
+    max_time_ms: float
+    last_seen: float
+    """Unix time in seconds."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return dict(vars(self))

@@ -1,0 +1,160 @@
+"""Cached results: bounded, private to the cache, dropped when a table they read is written."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any
+
+from cachetools import LRUCache
+
+from bot.core._shared.bounded_store import BoundedStore, Entry
+from bot.core._shared.isolation import Frozen
+
+SPACE = "results"
+MAX_TABLES = 10_000
+"""Tables whose last write is remembered; beyond that, the oldest counts as a write to all tables."""
+
+MAX_MISSES = 10_000
+
+_PLAIN = (str, int, float, bytes, bool, type(None))
+
+
+class ResultCache:
+    """Results by query and parameters.
+
+    Every write gets the next number. Who reads the database notes the number first (``begin``), and
+    a result is stored only if no table it read has been written since: a read that was under way
+    while a write happened is never cached.
+    """
+
+    def __init__(self, *, max_bytes: int, max_entries: int) -> None:
+        self.store = BoundedStore(max_bytes=max_bytes, max_entries=max_entries, on_drop=self._dropped)
+        self.live = self.store.space(SPACE)
+        # Changed only by put, _dropped and the methods that record writes.
+        self._by_table: dict[str, set[Entry]] = {}
+        self._write_number = 0
+        self._last_write: dict[str, int] = {}
+        self._last_write_to_all = 0
+
+    def begin(self) -> int:
+        """The number to hand to :meth:`put` with what is read from now on."""
+        return self._write_number
+
+    def version(self, tables: Iterable[str]) -> int:
+        """Changes whenever one of the tables is written: tells apart readers before and after."""
+        last = self._last_write
+        return max(self._last_write_to_all, max((last.get(table, 0) for table in tables), default=0))
+
+    def written_since(self, begun: int, tables: Iterable[str]) -> bool:
+        """Whether one of the tables was written after ``begin`` gave that number."""
+        if self._last_write_to_all > begun:
+            return True
+        last = self._last_write
+        return any(last.get(table, 0) > begun for table in tables)
+
+    def put(
+        self, key: Hashable, frozen: Frozen, tables: frozenset[str], *, begun: int, now: float, ttl: float
+    ) -> bool:
+        """Store a result that was read after ``begun``; False if it may be stale or is too large."""
+        if self.written_since(begun, tables):
+            return False
+        entry = self.store.put(
+            SPACE, key, frozen.value, size=frozen.size + 200, now=now, ttl=ttl, thaw=frozen.thaw, meta=tables
+        )
+        if entry is None:
+            return False
+        for table in tables:
+            self._by_table.setdefault(table, set()).add(entry)
+        return True
+
+    def _dropped(self, entry: Entry) -> None:
+        for table in entry.meta or ():
+            entries = self._by_table.get(table)
+            if entries is not None:
+                entries.discard(entry)
+                if not entries:
+                    del self._by_table[table]
+
+    def write(self, tables: Iterable[str]) -> int:
+        """Tables were, or may have been, written: drop what read them; how many results that was."""
+        self._write_number += 1
+        dropped = 0
+        for table in tables:
+            self._last_write.pop(table, None)  # so that it joins the end: the oldest leaves first
+            self._last_write[table] = self._write_number
+            for entry in list(self._by_table.get(table, ())):
+                dropped += self.store.discard(entry)
+        while len(self._last_write) > MAX_TABLES:
+            oldest = next(iter(self._last_write))
+            self._last_write_to_all = max(self._last_write_to_all, self._last_write.pop(oldest))
+        return dropped
+
+    def write_anything(self) -> int:
+        """Something unknown was written: drop everything."""
+        self._write_number += 1
+        self._last_write_to_all = self._write_number
+        self._last_write.clear()
+        return self.store.clear()
+
+    def check_invariants(self) -> None:
+        """For tests."""
+        self.store.check_invariants()
+        indexed = {entry for entries in self._by_table.values() for entry in entries}
+        assert indexed <= set(self.live.values())
+        assert all(self._by_table.values())
+
+
+class Misses:
+    """Look-ups that found nothing and whose result may be offered later, with when they began."""
+
+    def __init__(self) -> None:
+        # key -> [lowest write number, look-ups not yet answered, monotonic time of the last]
+        self._open: LRUCache[Hashable, list[Any]] = LRUCache(maxsize=MAX_MISSES)
+
+    def note(self, key: Hashable, begun: int, now: float) -> None:
+        found = self._open.get(key)
+        if found is None:
+            self._open[key] = [begun, 1, now]
+        else:
+            found[1] += 1
+            found[2] = now
+
+    def take(self, key: Hashable) -> tuple[int, float] | None:
+        """(write number, time) of the earliest open look-up of ``key``; None if there is none."""
+        found = self._open.get(key)
+        if found is None:
+            return None
+        found[1] -= 1
+        if found[1] <= 0:
+            self._open.pop(key, None)
+        return found[0], found[2]
+
+    def forget(self, key: Hashable) -> None:
+        """The next look-up of ``key`` counts anew: one that was never answered must not stay in its way."""
+        self._open.pop(key, None)
+
+    def clear(self) -> None:
+        self._open.clear()
+
+
+def key_of(query: str, params: Any) -> Hashable:
+    """The cache key of a query with parameters; raises TypeError if they are not plain data."""
+    if params is None:
+        return query
+    return query, freeze_params(params)
+
+
+def freeze_params(value: Any) -> Hashable:
+    """A hashable form in which 1, True, 1.0 and "1" all differ."""
+    if type(value) in _PLAIN:
+        return type(value), value
+    if isinstance(value, list | tuple):
+        return tuple, tuple([freeze_params(item) for item in value])
+    if isinstance(value, Mapping):
+        items = [(freeze_params(name), freeze_params(item)) for name, item in value.items()]
+        return dict, frozenset(items)
+    if isinstance(value, set | frozenset):
+        return set, frozenset([freeze_params(item) for item in value])
+    if type(value).__module__ in ("datetime", "decimal", "uuid", "fractions", "bson.objectid"):
+        return type(value), value
+    raise TypeError(f"parameter of type {type(value).__qualname__}: expected plain data")

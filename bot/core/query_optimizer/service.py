@@ -1,0 +1,406 @@
+"""The query optimizer: results cached until a write, one run for many callers, figures per shape."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Any, ClassVar
+
+from cachetools import LRUCache
+
+from bot.core._shared.bounded_store import MAX_FREQUENCY
+from bot.core._shared.clock import SYSTEM_CLOCK, Clock
+from bot.core._shared.errors import invalid
+from bot.core._shared.isolation import Frozen, freeze
+from bot.core._shared.singleflight import SingleFlight
+from bot.core.phase4_service import Phase4Service
+from bot.core.query_optimizer.models import Analysis, OptimizationResult, QueryType, SlowQuery
+from bot.core.query_optimizer.results import Misses, ResultCache, key_of
+from bot.core.query_optimizer.stats import ExecutionStatistics
+
+logger = logging.getLogger(__name__)
+
+Executor = Callable[[str, Any], Awaitable[Any]]
+
+DIALECTS = ("", "postgres", "mysql", "sqlite")
+ANALYSES_CHARACTERS = 4_000_000
+"""Characters of query texts, and 500 for each, whose analysis is remembered."""
+
+_MB = 1_048_576
+
+
+class QueryOptimizer(Phase4Service):
+    """Analyses queries and keeps their results. While off, queries are just executed.
+
+    A cached result is private to the cache: callers get a copy of what is mutable (rows as lists,
+    dicts and sets; other objects by ``copy.deepcopy``), so none can change what another gets.
+    """
+
+    service_name: ClassVar[str] = "query_optimizer"
+
+    def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        super().__init__()
+        self._clock = clock
+        self._now = clock.monotonic
+        self._ttl = 300.0
+        self._max_size_mb = 50.0
+        self._max_entries = 10_000
+        self._slow_threshold = 1.0
+        self._detect_n_plus_one = True
+        self._dialect = ""
+        self._cache = self._new_cache()
+        # The cache's live entries while on, nothing while off: one look-up tells both.
+        self._live: dict[Hashable, Any] = {}
+        self._misses = Misses()
+        self._flights: SingleFlight[Any] = SingleFlight()
+        self._analyses: LRUCache[str, Analysis] = self._new_analyses()
+        self._statistics = ExecutionStatistics()
+        self._hits = 0
+        self._missed = 0
+        self._unkept: set[str] = set()
+
+    def _new_cache(self) -> ResultCache:
+        return ResultCache(max_bytes=int(self._max_size_mb * _MB), max_entries=self._max_entries)
+
+    @staticmethod
+    def _new_analyses() -> LRUCache[str, Analysis]:
+        return LRUCache(maxsize=ANALYSES_CHARACTERS, getsizeof=lambda a: len(a.normal_form) + 500)
+
+    # Lifecycle.
+
+    async def enable(
+        self,
+        *,
+        cache_ttl: float | None = None,
+        cache_max_size_mb: float | None = None,
+        cache_max_entries: int | None = None,
+        slow_query_threshold: float | None = None,
+        detect_n_plus_one: bool | None = None,
+        dialect: str | None = None,
+    ) -> bool:
+        """Switch on, or reconfigure; None leaves what was set before.
+
+        ``cache_ttl`` (300) and ``slow_query_threshold`` (1.0) are seconds; the cache holds at most
+        ``cache_max_entries`` (10,000) results of ``cache_max_size_mb`` (50) MB together; ``dialect``
+        is "postgres", "mysql", "sqlite" or "" (any). Raises ValueError for values out of bounds.
+        """
+        ttl = self._ttl if cache_ttl is None else _positive("cache_ttl", cache_ttl)
+        size = (
+            self._max_size_mb
+            if cache_max_size_mb is None
+            else _positive("cache_max_size_mb", cache_max_size_mb)
+        )
+        entries = self._max_entries if cache_max_entries is None else cache_max_entries
+        if isinstance(entries, bool) or not isinstance(entries, int) or entries < 1:
+            raise invalid("cache_max_entries", entries, "a whole number of 1 or more")
+        slow = (
+            self._slow_threshold
+            if slow_query_threshold is None
+            else _positive("slow_query_threshold", slow_query_threshold)
+        )
+        if dialect is not None and dialect not in DIALECTS:
+            raise invalid("dialect", dialect, f"one of {DIALECTS}")
+        async with self._transition:
+            self._ttl, self._slow_threshold = ttl, slow
+            if detect_n_plus_one is not None:
+                self._detect_n_plus_one = detect_n_plus_one
+            if dialect is not None and dialect != self._dialect:
+                self._dialect = dialect
+                self._analyses = self._new_analyses()
+            if (size, entries) != (self._max_size_mb, self._max_entries):
+                self._max_size_mb, self._max_entries = size, entries
+                self._cache.store.resize(max_bytes=int(size * _MB), max_entries=entries)
+            self._live = self._cache.live
+            self._enabled = True
+        return True
+
+    async def disable(self) -> bool:
+        """Switch off and drop every cached result; runs in progress end for those who wait for them."""
+        async with self._transition:
+            self._enabled = False
+            self._cache = self._new_cache()
+            self._live = {}
+            self._misses.clear()
+            self._analyses = self._new_analyses()
+        return True
+
+    # Analysis.
+
+    async def analyze_query(self, query: str, params: Any = None) -> OptimizationResult:
+        """What the query is: type, tables, fingerprint, and whether its result may be cached.
+
+        Any text gets an answer. While the optimizer is off, the answer is UNKNOWN and the query itself.
+        """
+        _valid_query(query)
+        if not self._enabled:
+            return OptimizationResult(query, QueryType.UNKNOWN, query, fingerprint="", tables=[])
+        analysis = self._analyse(query)
+        tables = sorted(analysis.reads | analysis.writes)
+        return OptimizationResult(
+            query=query,
+            query_type=analysis.query_type,
+            optimized_query=query,
+            fingerprint=analysis.fingerprint,
+            tables=tables,
+            cache_suggestion=(
+                f"cacheable for {self._ttl:g} s, until a write to {', '.join(tables) or 'any table'}"
+                if analysis.cacheable
+                else f"not cacheable: {analysis.not_cacheable}"
+            ),
+        )
+
+    def _analyse(self, query: str) -> Analysis:
+        analysis = self._analyses.get(query)
+        if analysis is None:
+            from bot.core.query_optimizer.analyzer import analyze  # imports sqlglot, on the first query
+
+            analysis = analyze(query, self._dialect)
+            if len(query) < 50_000:
+                self._analyses[query] = analysis
+        return analysis
+
+    # Results.
+
+    async def get_cached_result(self, query: str, params: Any = None) -> Any:
+        """The cached result of the query, a private copy where it is mutable; None if there is none."""
+        try:
+            entry = self._live.get(query if params is None else key_of(query, params))
+        except TypeError:
+            return None  # parameters that cannot be told apart are never cached
+        if entry is None or entry.expires_at <= self._now():
+            self._note_miss(query, params)
+            return None
+        if entry.frequency < MAX_FREQUENCY:
+            entry.frequency += 1
+        self._hits += 1
+        thaw = entry.thaw
+        return entry.value if thaw is None else thaw(entry.value)
+
+    def _note_miss(self, query: str, params: Any) -> None:
+        if self._enabled:
+            self._missed += 1
+            self._misses.note(key_of(query, params), self._cache.begin(), self._now())
+
+    async def cache_query_result(
+        self, query: str, result: Any, ttl: float | None = None, params: Any = None
+    ) -> bool:
+        """Keep a result for ``ttl`` seconds (default: the configured one) or until a write.
+
+        False, and nothing kept, if the query's result must not be cached (a write, a locking read, a
+        function such as now()), if a table it reads was written since :meth:`get_cached_result`
+        missed it, or if the result is too large or cannot be copied.
+        """
+        _valid_query(query)
+        seconds = self._ttl if ttl is None else _positive("ttl", ttl)
+        if not self._enabled:
+            return False
+        try:
+            key = key_of(query, params)
+        except TypeError:
+            return False
+        analysis = self._analyse(query)
+        open_miss = self._misses.take(key)
+        now = self._now()
+        if open_miss is None:
+            begun = self._cache.begin()
+        else:
+            begun, missed_at = open_miss
+            # What the guide's own code measures nowhere: the time from the miss to the result.
+            self._record(analysis, (now - missed_at) * 1000, _rows(result))
+        if not analysis.cacheable:
+            return False
+        frozen = self._freeze(analysis, result)
+        if frozen is None:
+            return False
+        kept = self._cache.put(key, frozen, analysis.reads, begun=begun, now=now, ttl=seconds)
+        if not kept:
+            self._misses.forget(key)
+        return kept
+
+    def _freeze(self, analysis: Analysis, result: Any) -> Frozen | None:
+        try:
+            return freeze(result)
+        except TypeError as error:
+            if analysis.fingerprint not in self._unkept and len(self._unkept) < 1000:
+                self._unkept.add(analysis.fingerprint)
+                logger.warning("Results of %.200s are not cached: %s", analysis.normal_form, error)
+            return None
+
+    async def execute(self, query: str, params: Any, executor: Executor, ttl: float | None = None) -> Any:
+        """Answer a query from the cache, or by ``await executor(query, params)``.
+
+        Concurrent callers of the same read share one execution and get a copy each. A write drops,
+        after it has run (or failed, or was cancelled: it may have written), every result that read
+        what it wrote. What must not be cached is executed each time. Errors of the executor reach
+        the caller and are not cached. Parameters must be plain data for a result to be cached.
+        """
+        if not self._enabled:
+            return await executor(query, params)
+        _valid_query(query)
+        seconds = self._ttl if ttl is None else _positive("ttl", ttl)
+        try:
+            key = key_of(query, params)
+        except TypeError:
+            key = None
+        if key is not None:
+            entry = self._live.get(key)
+            if entry is not None and entry.expires_at > self._now():
+                if entry.frequency < MAX_FREQUENCY:
+                    entry.frequency += 1
+                self._hits += 1
+                return entry.value if entry.thaw is None else entry.thaw(entry.value)
+        analysis = self._analyse(query)
+        if analysis.is_write:
+            try:
+                return await self._timed(analysis, query, params, executor)
+            finally:
+                self._invalidate(analysis)
+        if key is None or not analysis.cacheable:
+            return await self._timed(analysis, query, params, executor)
+        return await self._load(key, analysis, query, params, executor, seconds)
+
+    async def _load(
+        self,
+        key: Hashable,
+        analysis: Analysis,
+        query: str,
+        params: Any,
+        executor: Executor,
+        ttl: float,
+    ) -> Any:
+        self._missed += 1
+        led = False
+        raw: Any = None
+
+        async def run() -> Frozen | None:
+            nonlocal led, raw
+            led = True
+            begun = self._cache.begin()
+            cache = self._cache
+            raw = await self._timed(analysis, query, params, executor)
+            frozen = self._freeze(analysis, raw)
+            if frozen is not None and self._enabled and cache is self._cache:
+                cache.put(key, frozen, analysis.reads, begun=begun, now=self._now(), ttl=ttl)
+            return frozen
+
+        # The version is part of the key: who reads after a write must not join a run from before it.
+        frozen = await self._flights.run((key, self._cache.version(analysis.reads)), run)
+        if frozen is not None:
+            return frozen.value if frozen.thaw is None else frozen.thaw(frozen.value)
+        if led:
+            return raw
+        # The leader's result cannot be copied, and an object that two callers hold is not two results.
+        return await self._timed(analysis, query, params, executor)
+
+    async def _timed(self, analysis: Analysis, query: str, params: Any, executor: Executor) -> Any:
+        start = self._now()
+        result = await executor(query, params)
+        self._record(analysis, (self._now() - start) * 1000, _rows(result))
+        return result
+
+    def _invalidate(self, analysis: Analysis) -> None:
+        if analysis.writes_anything:
+            self._cache.write_anything()
+        else:
+            self._cache.write(analysis.writes)
+
+    async def invalidate_tables(self, *tables: str) -> int:
+        """Tables were written by somebody else: drop the results that read them; how many there were.
+
+        A name may be qualified by a schema; the table's own name counts.
+        """
+        names = []
+        for table in tables:
+            if not isinstance(table, str) or not table.strip():
+                raise invalid("tables", table, "names of tables")
+            names.append(table.rpartition(".")[2].strip('"`[] ').lower())
+        return self._cache.write(names)
+
+    async def clear_cache(self) -> int:
+        """Drop every cached result; how many there were."""
+        return self._cache.write_anything()
+
+    # Figures.
+
+    async def record_execution(
+        self, query: str, execution_time_ms: float, result_count: int = 0, cache_hit: bool = False
+    ) -> None:
+        """Count an execution that was measured elsewhere; a cache hit counts as a hit only."""
+        _valid_query(query)
+        if isinstance(execution_time_ms, bool) or not isinstance(execution_time_ms, int | float):
+            raise invalid("execution_time_ms", execution_time_ms, "milliseconds, 0 or more")
+        if not math.isfinite(execution_time_ms) or execution_time_ms < 0:
+            raise invalid("execution_time_ms", execution_time_ms, "milliseconds, 0 or more")
+        if not self._enabled:
+            return
+        if cache_hit:
+            self._hits += 1
+        else:
+            self._record(self._analyse(query), execution_time_ms, result_count)
+
+    def _record(self, analysis: Analysis, milliseconds: float, rows: int) -> None:
+        slow = milliseconds >= self._slow_threshold * 1000
+        self._statistics.record(analysis, milliseconds, rows, slow, self._clock.time())
+        if slow:
+            logger.warning("Slow query, %.0f ms: %.300s", milliseconds, analysis.normal_form)
+
+    async def get_slow_queries(self, threshold: float | None = None) -> list[SlowQuery]:
+        """Query shapes that took at least ``threshold`` seconds once (default: the configured one)."""
+        seconds = self._slow_threshold if threshold is None else threshold
+        return self._statistics.slow_queries(seconds * 1000)
+
+    async def get_statistics(self) -> dict[str, Any]:
+        """Counts since the start or the last reset; rates are percent of look-ups.
+
+        ``total_executions`` and ``avg_execution_time_ms`` are of executions on the database.
+        """
+        looked_up = self._hits + self._missed
+        rate = round(self._hits / looked_up * 100, 2) if looked_up else 0.0
+        store = self._cache.store
+        return {
+            "enabled": self._enabled,
+            "total_unique_queries": len(self._statistics),
+            "total_executions": self._statistics.executions,
+            "cache_hits": self._hits,
+            "cache_misses": self._missed,
+            "hit_rate": rate,
+            "cache_hit_rate_percent": rate,
+            "avg_execution_time_ms": round(self._statistics.average_ms, 3),
+            "cached_results_count": len(store),
+            "cached_results_mb": round(store.bytes_used / _MB, 3),
+            "cache_evictions": store.evictions,
+            "slow_queries": self._statistics.slow,
+            "n_plus_one_patterns": 0,
+        }
+
+    async def reset_statistics(self) -> None:
+        """Counters and the figures per shape to zero; cached results stay."""
+        self._hits = self._missed = 0
+        self._cache.store.evictions = self._cache.store.expirations = 0
+        self._statistics.clear()
+
+    async def clear_statistics(self) -> None:
+        """The same as :meth:`reset_statistics`."""
+        await self.reset_statistics()
+
+    async def reset(self) -> None:
+        await self.reset_statistics()
+        await self.clear_cache()
+
+
+def _rows(result: Any) -> int:
+    return len(result) if isinstance(result, list | tuple) else 0
+
+
+def _valid_query(query: object) -> None:
+    if not isinstance(query, str):
+        raise TypeError(f"query = {query!r:.100}: expected a string")
+
+
+def _positive(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise invalid(name, value, "a finite number > 0")
+    if not math.isfinite(value) or value <= 0:
+        raise invalid(name, value, "a finite number > 0")
+    return float(value)

@@ -1,0 +1,108 @@
+"""What SQL texts mean: type, tables read and written, and whether a result may be kept."""
+
+import pytest
+
+from bot.core.query_optimizer.analyzer import analyze
+from bot.core.query_optimizer.models import QueryType as T
+
+
+@pytest.mark.parametrize(
+    ("query", "kind", "reads", "writes"),
+    [
+        ("SELECT * FROM users", T.SELECT, {"users"}, set()),
+        ("select a from Public.Users u join files f on f.u = u.id", T.SELECT, {"users", "files"}, set()),
+        ("WITH t AS (SELECT * FROM a) SELECT * FROM t JOIN b USING (id)", T.SELECT, {"a", "b"}, set()),
+        ("WITH a AS (SELECT 1) SELECT * FROM s.a", T.SELECT, {"a"}, set()),
+        (
+            "SELECT (SELECT max(x) FROM a) FROM b WHERE id IN (SELECT id FROM c)",
+            T.SELECT,
+            {"a", "b", "c"},
+            set(),
+        ),
+        ("SELECT * FROM a UNION SELECT * FROM b", T.SELECT, {"a", "b"}, set()),
+        ("INSERT INTO a (x) VALUES (1)", T.INSERT, set(), {"a"}),
+        ("INSERT INTO a SELECT * FROM b", T.INSERT, {"b"}, {"a"}),
+        ("REPLACE INTO a (x) VALUES (1)", T.INSERT, set(), {"a"}),
+        ("UPDATE a SET x = 1 WHERE id IN (SELECT id FROM b)", T.UPDATE, {"b"}, {"a"}),
+        ("DELETE FROM a WHERE x = 1", T.DELETE, set(), {"a"}),
+        ("MERGE INTO a USING b ON a.i = b.i WHEN MATCHED THEN UPDATE SET x = 1", T.MERGE, {"b"}, {"a"}),
+        ("TRUNCATE TABLE a", T.DDL, set(), {"a"}),
+        ("DROP TABLE a", T.DDL, set(), {"a"}),
+        ("ALTER TABLE a ADD COLUMN x INT", T.DDL, set(), {"a"}),
+        ("CREATE TABLE a (x INT)", T.DDL, set(), {"a"}),
+        ("CREATE TABLE a AS SELECT * FROM b", T.DDL, {"b"}, {"a"}),
+        ("WITH gone AS (DELETE FROM a RETURNING *) SELECT * FROM gone", T.SELECT, set(), {"a"}),
+        ("UPDATE a SET x = 1; DELETE FROM b", T.SCRIPT, set(), {"a", "b"}),
+        ("BEGIN", T.TRANSACTION, set(), set()),
+    ],
+)
+def test_types_and_tables(query, kind, reads, writes):
+    found = analyze(query, "postgres" if "RETURNING" in query or "MERGE" in query else "")
+    assert found.query_type is kind
+    assert found.reads == reads
+    assert found.writes == writes
+    assert not found.writes_anything
+    assert found.is_write is bool(writes)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT * FROM users WHERE id = ?",
+        "SELECT count(*), max(x), upper(y) FROM a GROUP BY z",
+        "SELECT json_extract(x, '$.a'), instr(y, 'b') FROM a",
+        "SELECT date(joined_at) FROM users",
+        "SELECT 1",
+        "VALUES (1)",
+    ],
+)
+def test_plain_reads_may_be_cached(query):
+    assert analyze(query, "sqlite").not_cacheable == ""
+
+
+@pytest.mark.parametrize(
+    ("query", "word"),
+    [
+        ("SELECT now()", "differs from call to call"),
+        ("SELECT * FROM a WHERE t > CURRENT_TIMESTAMP", "differs"),
+        ("SELECT * FROM a ORDER BY random()", "differs"),
+        ("SELECT * FROM a ORDER BY RAND()", "differs"),
+        ("SELECT gen_random_uuid()", "differs"),
+        ("SELECT nextval('s')", "differs"),
+        ("SELECT last_insert_rowid()", "differs"),
+        ("SELECT date('now')", "current time"),
+        ("SELECT datetime('now', '-1 day')", "current time"),
+        ("SELECT my_own(x) FROM a", "not known to depend on its arguments"),
+        ("SELECT * FROM a FOR UPDATE", "locks"),
+        ("SELECT * FROM a FOR SHARE", "locks"),
+        ("SELECT * INTO b FROM a", "writes"),
+        ("INSERT INTO a VALUES (1)", "insert is no read"),
+        ("SELECT 1; SELECT 2", "several statements"),
+        ("SELECT * FROM generate_rows(3)", "function"),
+        ("PRAGMA table_info(a)", "no read"),
+        ("SELEC * FORM a", ""),
+    ],
+)
+def test_what_must_not_be_cached_is_not(query, word):
+    found = analyze(query, "")
+    assert not found.cacheable
+    assert word in found.not_cacheable
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", ";", "   ", "SELEC * FORM", "'", '"', "SELECT '", "/* open", "\x00", "💥", "(((",
+     "SELECT " + "(" * 5000, "SELECT 1" + " + 1" * 20_000, "é" * 1_000_000,
+     "SELECT " + ", ".join(["x"] * 400_000)],
+    ids=lambda text: repr(text[:12]),
+)  # fmt: skip
+def test_any_text_gets_an_answer(text):
+    found = analyze(text, "")
+    assert len(found.fingerprint) == 16
+    assert found.query_type in T
+
+
+def test_what_cannot_be_read_is_taken_to_write_anything():
+    assert analyze("FROBNICATE THE users", "").writes_anything
+    assert analyze("COMMIT", "").writes_anything, "what a transaction wrote shows only now"
+    assert not analyze("SHOW server_version", "postgres").is_write
