@@ -22,6 +22,7 @@ from bot.core.enhanced_startup_phase4 import (
 from bot.service import dataset
 from bot.service.data_api import DataApi
 from bot.service.database import SqliteDatabase
+from bot.service.drain import Drain
 from bot.service.middleware import around_request
 from bot.service.settings import MAX_JSON_BYTES, ServiceSettings
 from bot.service.upload_api import UploadApi
@@ -32,9 +33,17 @@ DRAIN_SECONDS = 10.0
 """How long requests in progress may take once the service is told to stop."""
 
 
+DRAIN: web.AppKey[Drain] = web.AppKey("drain", Drain)
+
+
 def create_app(settings: ServiceSettings, phase4: Mapping[str, Any] | None = None) -> web.Application:
     """The service as an aiohttp application; ``phase4`` overrides settings as in initialize."""
-    app = web.Application(middlewares=[around_request], client_max_size=MAX_JSON_BYTES)
+    drain = Drain()
+    app = web.Application(
+        middlewares=[drain.middleware(), around_request],
+        client_max_size=MAX_JSON_BYTES,
+    )
+    app[DRAIN] = drain
     database = SqliteDatabase(settings.database_path)
     data = DataApi(database)
     uploads = UploadApi(database, settings.upload_dir)
@@ -99,30 +108,35 @@ async def serve(settings: ServiceSettings, ready: Callable[[int], None] | None =
     for number in (signal.SIGINT, signal.SIGTERM):
         with contextlib.suppress(NotImplementedError):  # Windows has KeyboardInterrupt only
             loop.add_signal_handler(number, stop.set)
-    runner = web.AppRunner(create_app(settings), access_log=None, shutdown_timeout=DRAIN_SECONDS)
+    app = create_app(settings)
+    # What is still there after the drain gets a second to notice that it is cut off.
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     try:
         try:
             listener = _listen(settings)
         except OSError as error:
             print(_cannot_listen(settings, error), file=sys.stderr)
             return 1
-        with listener:
-            await runner.setup()
-            await web.SockSite(runner, listener).start()
-            port = listener.getsockname()[1]
-            status = await get_phase4_status()
-            print(
-                f"Bot service on http://{settings.host}:{port}  (Ctrl-C stops it)\n"
-                f"  Phase 4: {', '.join(status['services']) or 'off'}\n"
-                f"  try: curl -i 'http://{settings.host}:{port}/api/data?user_id=1'",
-                flush=True,
-            )
-            if ready is not None:
-                ready(port)
-            await stop.wait()
-            logger.info("Stopping: requests in progress have %g s", DRAIN_SECONDS)
+        await runner.setup()
+        site = web.SockSite(runner, listener)
+        await site.start()
+        port = listener.getsockname()[1]
+        status = await get_phase4_status()
+        print(
+            f"Bot service on http://{settings.host}:{port}  (Ctrl-C stops it)\n"
+            f"  Phase 4: {', '.join(status['services']) or 'off'}\n"
+            f"  try: curl -i 'http://{settings.host}:{port}/api/data?user_id=1'",
+            flush=True,
+        )
+        if ready is not None:
+            ready(port)
+        await stop.wait()
+        logger.info("Stopping: requests in progress have %g s", DRAIN_SECONDS)
+        await site.stop()
+        if left := await app[DRAIN].wait_until_idle(DRAIN_SECONDS):
+            logger.warning("Stopping: %d request(s) cut off after %g s", left, DRAIN_SECONDS)
     finally:
-        await runner.cleanup()
+        await runner.cleanup()  # closes the listener it was given
     print("Stopped.", flush=True)
     return 0
 

@@ -110,7 +110,11 @@ def _parse(query: str, dialect: str) -> list[Any] | None:
     except (SqlglotError, RecursionError, ValueError, TypeError, AttributeError, KeyError, IndexError):
         # The last few are how the parser stumbles over text that is no SQL at all.
         return None
-    return [statement for statement in parsed if statement is not None] or None
+    statements = [statement for statement in parsed if statement is not None]
+    # The parser also takes bare expressions ("FROBNICATE ALL" is a column with an alias to it).
+    if not statements or any(_type_of(statement) is QueryType.UNKNOWN for statement in statements):
+        return None
+    return statements
 
 
 def _unreadable(query: str, fingerprint: str, normal_form: str) -> Analysis:
@@ -138,11 +142,15 @@ def _type_of(statement: Any) -> QueryType:
         (exp.Merge, QueryType.MERGE),
         ((exp.Create, exp.Drop, exp.Alter, exp.TruncateTable), QueryType.DDL),
         ((exp.Transaction, exp.Commit, exp.Rollback), QueryType.TRANSACTION),
+        (
+            (exp.Command, exp.Set, exp.Use, exp.Pragma, exp.Describe, exp.Show, exp.Analyze),
+            QueryType.OTHER,
+        ),
     )
     for classes, kind in kinds:
         if isinstance(statement, classes):
             return kind
-    return QueryType.OTHER
+    return QueryType.UNKNOWN
 
 
 def _effects(statement: Any) -> tuple[set[str], set[str], bool, str]:

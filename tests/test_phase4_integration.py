@@ -1,0 +1,134 @@
+"""The suite that the guide names: ``pytest tests/test_phase4_integration.py -v``.
+
+One class for each service, and the services together. The details are tested beside the code, in
+``tests/core``; this file shows that a bot gets what the guide promises.
+"""
+
+import asyncio
+
+import pytest
+
+from bot.core.enhanced_startup_phase4 import (
+    get_phase4_status,
+    initialize_phase4_services,
+    optimize_query,
+    rate_limited,
+    reset_phase4_services,
+    shutdown_phase4_services,
+)
+from bot.core.query_optimizer import QueryOptimizer
+from bot.core.rate_limiter import RateLimitConfig, RateLimiter, RateLimitExceeded
+
+MINIMAL = {"ENABLE_QUERY_OPTIMIZER": True, "ENABLE_RATE_LIMITER": True}
+
+
+@pytest.fixture(autouse=True)
+async def phase4():
+    report = await initialize_phase4_services(MINIMAL)
+    assert report["success"], report["errors"]
+    yield report
+    await shutdown_phase4_services()
+
+
+class TestQueryOptimizer:
+    async def test_a_result_is_kept_until_its_table_is_written(self):
+        optimizer = QueryOptimizer.get_instance()
+        await optimizer.cache_query_result("SELECT * FROM users", [1, 2])
+        assert await optimizer.get_cached_result("SELECT * FROM users") == [1, 2]
+        await optimizer.invalidate_tables("users")
+        assert await optimizer.get_cached_result("SELECT * FROM users") is None
+
+    async def test_analysis_names_type_and_tables(self):
+        found = await QueryOptimizer.get_instance().analyze_query("DELETE FROM users WHERE id = 1")
+        assert (found.query_type.value, found.tables) == ("delete", ["users"])
+
+    async def test_the_decorator_caches(self):
+        executed = []
+
+        @optimize_query
+        async def run(query):
+            executed.append(query)
+            return [query]
+
+        assert await run("SELECT 1") == await run("SELECT 1")
+        assert len(executed) == 1
+
+
+class TestRateLimiter:
+    async def test_the_burst_passes_and_no_more(self):
+        limit = RateLimitConfig(requests_per_second=0.01, burst_size=5)
+        limiter = RateLimiter.get_instance()
+        outcomes = [(await limiter.is_allowed(7, limit))[0] for _ in range(7)]
+        assert outcomes == [True] * 5 + [False] * 2
+
+    async def test_clients_are_told_apart(self):
+        limit = RateLimitConfig(0.01, 1)
+        limiter = RateLimiter.get_instance()
+        assert (await limiter.is_allowed("a", limit))[0]
+        assert (await limiter.is_allowed("b", limit))[0]
+        assert not (await limiter.is_allowed("a", limit))[0]
+
+    async def test_the_decorator_refuses(self):
+        @rate_limited(rps=0.01, burst_size=1)
+        async def handler(user_id):
+            return user_id
+
+        assert await handler(1) == 1
+        with pytest.raises(RateLimitExceeded):
+            await handler(1)
+
+
+class TestPhase4Integration:
+    async def test_the_start_reports_what_runs(self, phase4):
+        assert phase4["services_initialized"] == ["QueryOptimizer", "RateLimiter"]
+
+    async def test_status_reset_and_shutdown(self):
+        await RateLimiter.get_instance().is_allowed("u")
+        status = await get_phase4_status()
+        assert status["rate_limiter"]["total_requests"] == 1
+        assert status["services"].keys() == {"query_optimizer", "rate_limiter"}
+        assert await reset_phase4_services()
+        assert (await get_phase4_status())["rate_limiter"]["total_requests"] == 0
+        assert await shutdown_phase4_services()
+        assert (await get_phase4_status())["services"] == {}
+
+    async def test_rollback_is_a_matter_of_flags(self):
+        report = await initialize_phase4_services(dict.fromkeys(MINIMAL, False))
+        assert report["success"]
+        assert (await RateLimiter.get_instance().is_allowed("u", RateLimitConfig(0.01, 1)))[0]
+        assert (await RateLimiter.get_instance().is_allowed("u", RateLimitConfig(0.01, 1)))[0]
+        assert await QueryOptimizer.get_instance().get_cached_result("SELECT 1") is None
+
+
+class TestPhase4Performance:
+    """What performance promises can be checked without a clock: how often work is done."""
+
+    async def test_a_thousand_concurrent_reads_are_one_execution(self):
+        executed = []
+
+        async def run(query, params):
+            executed.append(params)
+            await asyncio.sleep(0.01)
+            return ["row"]
+
+        optimizer = QueryOptimizer.get_instance()
+        results = await asyncio.gather(
+            *[optimizer.execute("SELECT * FROM users WHERE id = ?", (1,), run) for _ in range(1000)]
+        )
+        assert len(executed) == 1
+        assert results == [["row"]] * 1000
+
+    async def test_an_abuser_does_not_cost_the_others_their_share(self):
+        limit = RateLimitConfig(0.01, 2)
+        limiter = RateLimiter.get_instance()
+        abuser = [(await limiter.is_allowed("abuser", limit))[0] for _ in range(1000)]
+        others = [(await limiter.is_allowed(f"user-{n}", limit))[0] for n in range(1000)]
+        assert abuser.count(True) == 2
+        assert all(others)
+
+    async def test_a_hundred_thousand_clients_do_not_pile_up(self):
+        limiter = RateLimiter.get_instance()
+        fast = RateLimitConfig(1_000_000, 1)
+        for client in range(100_000):
+            limiter.check(client, fast)
+        assert (await limiter.get_statistics())["active_clients"] < 10_000
