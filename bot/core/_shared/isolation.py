@@ -9,8 +9,6 @@ from __future__ import annotations
 import copy
 import datetime
 import decimal
-import fractions
-import pathlib
 import uuid
 from collections.abc import Callable
 from sys import getsizeof
@@ -20,7 +18,7 @@ _ATOMS: frozenset[type] = frozenset(
     {
         type(None), bool, int, float, complex, str, bytes, range, type(Ellipsis),
         datetime.datetime, datetime.date, datetime.time, datetime.timedelta, datetime.timezone,
-        decimal.Decimal, fractions.Fraction, uuid.UUID, pathlib.PurePosixPath, pathlib.PosixPath,
+        decimal.Decimal, uuid.UUID,
     }
 )  # fmt: skip
 

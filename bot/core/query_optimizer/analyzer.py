@@ -6,7 +6,7 @@ import logging
 import re
 from typing import Any
 
-from bot.core.query_optimizer.fingerprint import MAX_TEXT, shape
+from bot.core.query_optimizer.fingerprint import shape_of, tokens_of
 from bot.core.query_optimizer.models import Analysis, QueryType
 
 # Functions whose result differs from call to call, or that have an effect, by name in lower case.
@@ -62,8 +62,9 @@ _HARMLESS = frozenset(
 
 def analyze(query: str, dialect: str) -> Analysis:
     """Analyse any text; what cannot be read is UNKNOWN, never cached, and taken to write anything."""
-    fingerprint, normal_form = shape(query, dialect)
-    statements = _parse(query, dialect)
+    tokens = tokens_of(query, dialect)
+    fingerprint, normal_form = shape_of(query, tokens)
+    statements = _parse(query, tokens, dialect) if tokens else None
     if statements is None:
         return _unreadable(query, fingerprint, normal_form)
     reads: set[str] = set()
@@ -94,19 +95,20 @@ def analyze(query: str, dialect: str) -> Analysis:
     )
 
 
-def _parse(query: str, dialect: str) -> list[Any] | None:
-    import sqlglot
+def _parse(query: str, tokens: list[Any], dialect: str) -> list[Any] | None:
+    from sqlglot.dialects.dialect import Dialect
     from sqlglot.errors import ErrorLevel, SqlglotError
 
-    if len(query) > MAX_TEXT:
-        return None
-    # To sqlglot REPLACE is a statement it passes through unread; its tables are those of an INSERT.
-    query = _REPLACE.sub("INSERT INTO", query, count=1)
     log = logging.getLogger("sqlglot")
     if log.level == logging.NOTSET:
         log.setLevel(logging.ERROR)  # its warnings quote the query, and with it a user's data
+    reader = Dialect.get_or_raise(dialect or None)
+    if tokens[0].text.upper() == "REPLACE" and _REPLACE.match(query):
+        # To sqlglot REPLACE is a statement it passes through unread; its tables are those of an INSERT.
+        query = _REPLACE.sub("INSERT INTO", query, count=1)
+        tokens = reader.tokenize(query)
     try:
-        parsed = sqlglot.parse(query, read=dialect or None, error_level=ErrorLevel.RAISE)
+        parsed = reader.parser(error_level=ErrorLevel.RAISE).parse(tokens, query)
     except (SqlglotError, RecursionError, ValueError, TypeError, AttributeError, KeyError, IndexError):
         # The last few are how the parser stumbles over text that is no SQL at all.
         return None

@@ -6,6 +6,7 @@ lists of them one ``?``, keywords upper case, bare identifiers lower case.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from typing import Any
@@ -20,62 +21,88 @@ _ROWS = re.compile(r"(VALUES \( \? \))(?: , \( \? \))+")
 
 def shape(query: str, dialect: str) -> tuple[str, str]:
     """(fingerprint, normal form) of any text at all."""
-    normal = _normal_form(query, dialect) if len(query) <= MAX_TEXT else " ".join(query[:1000].split())
-    source = normal if len(query) <= MAX_TEXT else query
-    return hashlib.blake2b(source.encode("utf-8", "replace"), digest_size=8).hexdigest(), normal
+    return shape_of(query, tokens_of(query, dialect))
 
 
-def _normal_form(query: str, dialect: str) -> str:
+def tokens_of(query: str, dialect: str) -> list[Any] | None:
+    """The text's tokens; None if it is too long or sqlglot cannot split it."""
     from sqlglot import tokenize
     from sqlglot.errors import SqlglotError
 
+    if len(query) > MAX_TEXT:
+        return None
     try:
-        tokens = tokenize(query, read=dialect or None)
+        return tokenize(query, read=dialect or None)
     except (SqlglotError, ValueError, RecursionError):
-        return _by_sqlparse(query)
-    parts = _parts(tokens)
-    while parts and parts[-1] == ";":
-        parts.pop()
-    # Twice: the rows of a VALUES are equal only once their lists are.
-    return _ROWS.sub(r"\1", _LIST.sub("( ? )", " ".join(parts)))
+        return None
+
+
+def shape_of(query: str, tokens: list[Any] | None) -> tuple[str, str]:
+    """``shape`` of a text whose tokens are known."""
+    if tokens is not None:
+        parts = _parts(tokens)
+        while parts and parts[-1] == ";":
+            parts.pop()
+        normal = " ".join(parts)
+        if "( ? ," in normal:
+            # The rows of a VALUES are equal only once their lists are.
+            normal = _ROWS.sub(r"\1", _LIST.sub("( ? )", normal))
+        elif "( ? ) , ( ? )" in normal:
+            normal = _ROWS.sub(r"\1", normal)
+        source = normal
+    elif len(query) <= MAX_TEXT:
+        source = normal = _by_sqlparse(query)
+    else:
+        source, normal = query, "(a text too long to be shown without its data)"
+    return hashlib.blake2b(source.encode("utf-8", "replace"), digest_size=8).hexdigest(), normal
+
+
+@functools.cache
+def _kinds() -> tuple[frozenset[Any], frozenset[Any], Any, Any, Any, Any]:
+    """Token types by what becomes of them; looked up once, since sqlglot is imported late."""
+    from sqlglot.tokens import TokenType as T  # type: ignore[attr-defined]  # exported, not by its stub
+
+    literals = frozenset(
+        (
+            T.STRING, T.NUMBER, T.PLACEHOLDER, T.NATIONAL_STRING, T.RAW_STRING, T.HEX_STRING, T.BIT_STRING,
+            T.BYTE_STRING, T.HEREDOC_STRING, T.UNICODE_STRING,
+        )
+    )  # fmt: skip
+    return literals, frozenset((T.PARAMETER, T.COLON, T.MOD)), T.MOD, T.NUMBER, T.IDENTIFIER, T.VAR
 
 
 def _parts(tokens: list[Any]) -> list[str]:
-    from sqlglot.tokens import TokenType  # type: ignore[attr-defined]  # exported, but not by its stub
-
-    literals = {
-        TokenType.STRING, TokenType.NUMBER, TokenType.PLACEHOLDER, TokenType.NATIONAL_STRING,
-        TokenType.RAW_STRING, TokenType.HEX_STRING, TokenType.BIT_STRING, TokenType.BYTE_STRING,
-        TokenType.HEREDOC_STRING, TokenType.UNICODE_STRING,
-    }  # fmt: skip
+    literals, marks, percent, number, identifier, variable = _kinds()
     parts: list[str] = []
-    index = 0
-    while index < len(tokens):
-        token = tokens[index]
-        following = tokens[index + 1] if index + 1 < len(tokens) else None
+    skip = False
+    last = len(tokens) - 1
+    for index, token in enumerate(tokens):
+        if skip:
+            skip = False
+            continue
         kind = token.token_type
-        if kind in literals:
+        if kind is variable:
+            text = token.text
+            parts.append("?" if text[:1] == "$" else text.lower())
+        elif kind in literals:
             parts.append("?")
-        elif (
-            # $1, :name, @name and %s are parameters too, of two tokens that stand together.
-            kind in (TokenType.PARAMETER, TokenType.COLON, TokenType.MOD)
-            and following is not None
-            and following.start == token.end + 1
-            and _WORD.match(following.text or "1")
-            and (kind is not TokenType.MOD or following.text in ("s", "d"))
-        ) or (
-            kind is TokenType.PARAMETER and following is not None and following.token_type is TokenType.NUMBER
-        ):
-            parts.append("?")
-            index += 1
-        elif kind is TokenType.IDENTIFIER:
+        elif kind is identifier:
             parts.append(f'"{token.text}"')
-        elif kind is TokenType.VAR:
-            parts.append("?" if token.text[:1] == "$" else token.text.lower())
+        elif kind in marks and index < last and _is_parameter(token, tokens[index + 1], percent, number):
+            parts.append("?")
+            skip = True
         else:
             parts.append(token.text.upper())
-        index += 1
     return parts
+
+
+def _is_parameter(mark: Any, following: Any, percent: Any, number: Any) -> bool:
+    """Whether $1, :name, @name or %s, which are two tokens, stands here."""
+    if following.start != mark.end + 1:
+        return False
+    if mark.token_type is percent:
+        return following.text in ("s", "d")
+    return following.token_type is number or _WORD.match(following.text) is not None
 
 
 def _by_sqlparse(query: str) -> str:

@@ -55,7 +55,8 @@ def rate_limited(
             limiter = RateLimiter.get_instance()
             if not limiter.enabled:
                 return
-            wait = limiter.check(client_of(args, kwargs), config, tier)
+            client = client_of(args, kwargs)
+            wait = limiter.check(client, config) if tier is None else limiter.check_tier(client, tier)
             if wait > 0.0:
                 raise RateLimitExceeded(wait, limit=f"tier {tier}" if tier is not None else label)
 

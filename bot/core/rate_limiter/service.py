@@ -152,16 +152,14 @@ class RateLimiter(Phase4Service):
         slack = buckets.take(client_id, now, tokens)
         return slack >= 0.0, RateLimitStatus((buckets, slack, tokens, now))
 
-    def check(
-        self, client_id: ClientId, config: RateLimitConfig | None = None, tier: str | None = None
-    ) -> float:
+    def check(self, client_id: ClientId, config: RateLimitConfig | None = None) -> float:
         """Take one token if it is there: 0.0, or the seconds after which it will be.
 
-        The cheapest form, callable from synchronous code.
+        The cheapest form, callable from synchronous code. For a tier: :meth:`check_tier`.
         """
         buckets = self._by_config.get(config)
-        if buckets is None or tier is not None:
-            buckets = self._buckets(config, tier, 1)
+        if buckets is None:
+            buckets = self._buckets(config, None, 1)
             if buckets is None:
                 return 0.0
         # Buckets.take, in place, as in is_allowed.
@@ -181,6 +179,10 @@ class RateLimiter(Phase4Service):
             return 0.0
         slack = buckets.refuse(client_id, now, 1, tat, slack)
         return 0.0 if slack >= 0.0 else -slack
+
+    def check_tier(self, client_id: ClientId, tier: str) -> float:
+        """:meth:`check` for the limit of a tier."""
+        return self._take_checked(client_id, None, 1, tier)[1].retry_after
 
     async def allow_batch(
         self,
