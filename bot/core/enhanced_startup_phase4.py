@@ -19,10 +19,12 @@ from bot.core.phase4_config import ConfigError, Phase4Config, mask_secrets
 from bot.core.phase4_service import Phase4Service
 
 if TYPE_CHECKING:
+    from bot.core.cache_manager import cached
     from bot.core.query_optimizer import optimize_query
     from bot.core.rate_limiter import rate_limited
 
 __all__ = [
+    "cached",
     "get_phase4_status",
     "initialize_phase4_services",
     "optimize_query",
@@ -81,7 +83,15 @@ async def _enable_rate_limiter(limiter: Any, config: Phase4Config) -> None:
 
 
 async def _enable_cache_manager(cache: Any, config: Phase4Config) -> None:
-    await cache.enable()
+    await cache.enable(
+        l1_max_size_mb=config.CACHE_L1_MAX_SIZE_MB,
+        l1_max_entries=config.CACHE_L1_MAX_ENTRIES,
+        default_ttl=config.CACHE_DEFAULT_TTL,
+        compression=config.CACHE_COMPRESSION_ENABLED,
+        redis_url=config.CACHE_L2_REDIS_URL,
+        warming=config.ENABLE_CACHE_WARMING,
+        warming_interval=config.CACHE_WARMING_INTERVAL,
+    )
 
 
 async def _enable_connection_pool_manager(pools: Any, config: Phase4Config) -> None:

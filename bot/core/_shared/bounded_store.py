@@ -35,17 +35,9 @@ class Entry:
     """
 
     __slots__ = (
-        "expires_at",
-        "frequency",
-        "in_main",
-        "key",
-        "live",
-        "meta",
-        "size",
-        "space",
-        "thaw",
+        "drop_at", "expires_at", "frequency", "in_main", "key", "live", "meta", "size", "space", "thaw",
         "value",
-    )
+    )  # fmt: skip
 
     def __init__(self, space: str, key: Hashable) -> None:
         self.space = space
@@ -57,6 +49,8 @@ class Entry:
         """The owner's own notes, such as tags or tables."""
         self.size = 0
         self.expires_at = NEVER
+        self.drop_at = NEVER
+        """Until then an expired entry is kept for :meth:`BoundedStore.peek`; else the same as above."""
         self.frequency = 0
         self.in_main = False
         self.live = True
@@ -80,6 +74,7 @@ class BoundedStore:
         self._on_drop = on_drop
         # All of what follows is changed only by put, _drop, _evict_one, clear and resize.
         self._spaces: dict[str, dict[Hashable, Entry]] = {}
+        self._pinned: set[str] = set()
         self._count = 0
         self._bytes = 0
         # The queues may hold entries that are no longer live; they are skipped when met, and
@@ -93,6 +88,7 @@ class BoundedStore:
         self._due: list[int] = []  # heap of the keys of _expiring
         self.evictions = 0
         self.expirations = 0
+        self.insertions = 0
 
     def __len__(self) -> int:
         return self._count
@@ -104,14 +100,13 @@ class BoundedStore:
 
     def space(self, name: str) -> dict[Hashable, Entry]:
         """The live entries of one space, for reading; the same dict for as long as the store lives."""
-        found = self._spaces.get(name)
-        if found is None:
-            found = self._spaces[name] = {}
-        return found
+        self._pinned.add(name)
+        return self._spaces.setdefault(name, {})
 
-    def spaces(self) -> list[str]:
-        """Names of the spaces seen so far, in order of first use."""
-        return list(self._spaces)
+    @property
+    def spaces(self) -> dict[str, dict[Hashable, Entry]]:
+        """The live entries by space, for reading. A space that empties is forgotten, unless asked for."""
+        return self._spaces
 
     def entries(self, space: str | None = None) -> Iterator[Entry]:
         """What is stored, expired entries included until they are met; a copy, safe to remove from."""
@@ -126,12 +121,19 @@ class BoundedStore:
         if entry is None:
             return None
         if entry.expires_at <= now:
-            self.expirations += 1
-            self._drop(entry)
+            if entry.drop_at <= now:
+                self.expirations += 1
+                self._drop(entry)
             return None
         if entry.frequency < MAX_FREQUENCY:
             entry.frequency += 1
         return entry
+
+    def peek(self, space: str, key: Hashable, now: float) -> Entry | None:
+        """The entry of ``key`` even if expired, as long as it is kept; not counted as a read."""
+        found = self._spaces.get(space)
+        entry = found.get(key) if found is not None else None
+        return entry if entry is not None and now < entry.drop_at else None
 
     def put(
         self,
@@ -144,15 +146,16 @@ class BoundedStore:
         ttl: float | None = None,
         thaw: Callable[[Any], Any] | None = None,
         meta: Any = None,
+        keep: float = 0.0,
     ) -> Entry | None:
         """Store ``value``, replacing what ``key`` had, and evict until both bounds hold.
 
-        ``size`` is in bytes, ``ttl`` in seconds (None: no expiry). Returns None, with nothing stored
+        ``size`` is in bytes, ``ttl`` in seconds (None: no expiry), ``keep`` the seconds that it stays
+        for :meth:`peek` after it expired. Returns None, with nothing stored
         and the old entry gone, when the value alone is larger than the store.
         """
         self.expire(now)
-        found = self.space(space)
-        old = found.get(key)
+        old = self._spaces.get(space, {}).get(key)
         if old is not None:
             self._drop(old)
         if size > self.max_bytes or (ttl is not None and ttl <= 0):
@@ -168,10 +171,12 @@ class BoundedStore:
             self._evict_one(incoming=size)
         if ttl is not None:
             entry.expires_at = now + ttl
+            entry.drop_at = entry.expires_at + keep
             self._schedule(entry)
-        found[key] = entry
+        self._spaces.setdefault(space, {})[key] = entry
         self._count += 1
         self._bytes += size
+        self.insertions += 1
         if entry.in_main:
             self._main.append(entry)
         else:
@@ -230,14 +235,17 @@ class BoundedStore:
 
     def _drop(self, entry: Entry, *, scheduled: bool = True) -> None:
         entry.live = False
-        del self._spaces[entry.space][entry.key]
+        found = self._spaces[entry.space]
+        del found[entry.key]
+        if not found and entry.space not in self._pinned:
+            del self._spaces[entry.space]
         self._count -= 1
         self._bytes -= entry.size
         if not entry.in_main:
             self._small_count -= 1
             self._small_bytes -= entry.size
-        if scheduled and entry.expires_at != NEVER:
-            second = math.ceil(entry.expires_at)
+        if scheduled and entry.drop_at != NEVER:
+            second = math.ceil(entry.drop_at)
             bucket = self._expiring.get(second)
             if bucket is not None:
                 bucket.pop(entry, None)
@@ -246,7 +254,7 @@ class BoundedStore:
         entry.value = entry.thaw = entry.meta = None  # a dead entry may wait long in its queue
 
     def _schedule(self, entry: Entry) -> None:
-        second = math.ceil(entry.expires_at)
+        second = math.ceil(entry.drop_at)
         bucket = self._expiring.get(second)
         if bucket is None:
             bucket = self._expiring[second] = {}
@@ -321,5 +329,5 @@ class BoundedStore:
         assert len(small) == self._small_count
         assert sum(entry.size for entry in small) == self._small_bytes
         scheduled = [entry for bucket in self._expiring.values() for entry in bucket]
-        assert sorted(map(id, scheduled)) == sorted(id(entry) for entry in live if entry.expires_at != NEVER)
+        assert sorted(map(id, scheduled)) == sorted(id(entry) for entry in live if entry.drop_at != NEVER)
         assert sorted(self._due) == sorted(self._expiring), "each second in the heap once"

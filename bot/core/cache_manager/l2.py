@@ -1,0 +1,243 @@
+"""The second tier: Redis, shared by instances, and the channel on which they tell of changes."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from bot.core._shared.errors import BackendError
+from bot.core._shared.tasks import BackgroundTasks
+from bot.core.cache_manager import codec
+from bot.core.cache_manager.errors import CorruptPayloadError
+from bot.core.cache_manager.keys import namespace_prefix, redis_key, redis_pattern, tag_key
+from bot.core.redis_link import RedisLink, RedisUnavailableError, subscribe
+
+logger = logging.getLogger(__name__)
+
+CHANNEL = "p4c:changes"
+SCAN_COUNT = 1000
+MAX_UNSYNCED = 10_000
+"""Keys changed while Redis was away that are remembered; beyond that the whole cache is dropped there."""
+
+# Takes the members of a tag and drops them, in one step that no other client comes between.
+_DROP_TAG = """
+local members = redis.call('SMEMBERS', KEYS[1])
+local gone = 0
+for first = 1, #members, 1000 do
+  gone = gone + redis.call('UNLINK', unpack(members, first, math.min(first + 999, #members)))
+end
+redis.call('DEL', KEYS[1])
+redis.call('PUBLISH', ARGV[1], ARGV[2])
+return gone
+"""
+
+# A tag's set lives as long as the longest-lived of its members.
+_ADD_TAG = """
+redis.call('SADD', KEYS[1], ARGV[1])
+local left = redis.call('PTTL', KEYS[1])
+if left < tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+"""
+
+Change = tuple[str, str, list[str]]
+"""What happened, to which namespace (or tag), with which keys."""
+
+
+class L2:
+    """Values in Redis. Reads fail as misses; writes that fail are made good when Redis is back."""
+
+    def __init__(self, link: RedisLink, *, compress: bool) -> None:
+        self.link = link
+        self.compress = compress
+        self._id = secrets.token_bytes(8)
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._decode = msgspec.msgpack.Decoder(tuple[bytes, str, str, list[str]]).decode
+        self._drop_tag = link.script(_DROP_TAG)
+        # Keys changed here while Redis did not hear of it. Changed only by _missed and resync.
+        self._unsynced: dict[bytes, int] = {}
+        self._changes = 0
+        self._unsynced_all = False
+        self.errors = 0
+        self.undecodable = 0
+
+    # Reading.
+
+    async def get(self, namespace: str, key: str) -> codec.Payload | None:
+        """The value, or None: not there, not readable, or Redis is away."""
+        at = redis_key(namespace, key)
+        try:
+            raw = await self.link.reader.get(at)
+        except BackendError as error:
+            self._failed(error)
+            return None
+        if raw is None:
+            return None
+        if self._unsynced_all or at in self._unsynced:
+            return None  # it is older than what was set or dropped here
+        return self._read(raw)
+
+    def _read(self, raw: bytes) -> codec.Payload | None:
+        try:
+            return codec.decode(raw)
+        except CorruptPayloadError as error:
+            self.undecodable += 1
+            if self.undecodable == 1:
+                logger.warning("A value in Redis cannot be read and counts as a miss: %s", error)
+            return None
+
+    # Writing. Each change travels with the message that tells the other instances.
+
+    async def set(
+        self, namespace: str, key: str, payload: bytes, milliseconds: int, tags: Sequence[str] = ()
+    ) -> bool:
+        """Store; False if Redis did not take it."""
+        return await self.set_many(namespace, [(key, payload, milliseconds, tags)])
+
+    async def set_many(self, namespace: str, items: Sequence[tuple[str, bytes, int, Sequence[str]]]) -> bool:
+        """Store several in one round trip; False if Redis did not take them all."""
+        commands: list[tuple[Any, ...]] = []
+        for key, payload, milliseconds, tags in items:
+            at = redis_key(namespace, key)
+            commands.append(("SET", at, payload, "PX", milliseconds))
+            commands += [("EVAL", _ADD_TAG, 1, tag_key(tag), at, milliseconds) for tag in tags]
+        keys = [key for key, *_ in items]
+        commands.append(("PUBLISH", CHANNEL, self._message("drop", namespace, keys)))
+        return await self._write(commands, (redis_key(namespace, key) for key in keys))
+
+    async def delete(self, namespace: str, keys: Sequence[str]) -> int:
+        """Remove; how many there were, 0 if Redis is away."""
+        at = [redis_key(namespace, key) for key in keys]
+        commands: list[tuple[Any, ...]] = [
+            ("UNLINK", *at),
+            ("PUBLISH", CHANNEL, self._message("drop", namespace, list(keys))),
+        ]
+        try:
+            return int((await self.link.pipeline(commands))[0])
+        except BackendError as error:
+            self._failed(error)
+            self._missed(at)
+            return 0
+
+    async def _write(self, commands: list[tuple[Any, ...]], at: Iterable[bytes]) -> bool:
+        at = list(at)
+        try:
+            await self.link.pipeline(commands)
+        except BackendError as error:
+            self._failed(error)
+            self._missed(at)
+            if not isinstance(error, RedisUnavailableError):
+                # Refused, as by a full server, which still takes deletions: the old value must go.
+                await self.resync()
+            return False
+        except BaseException:
+            self._missed(at)  # cancelled half-way: it may hold the old value
+            raise
+        return True
+
+    async def drop_pattern(self, namespace: str, pattern: str, told: str) -> list[str]:
+        """Remove the keys of a namespace that match a glob: which they were. O(keys in Redis)."""
+        prefix = namespace_prefix(namespace)
+        gone: list[str] = []
+        cursor: Any = 0
+        try:
+            while True:
+                cursor, found = await self.link.execute(
+                    "SCAN", cursor, "MATCH", redis_pattern(namespace, pattern), "COUNT", SCAN_COUNT
+                )
+                if found:
+                    await self.link.execute("UNLINK", *found)
+                    gone += [key[len(prefix) :].decode("utf-8", "surrogatepass") for key in found]
+                if int(cursor) == 0:
+                    break
+            await self.link.execute("PUBLISH", CHANNEL, self._message(told, namespace, [pattern]))
+        except BackendError as error:
+            self._failed(error)
+            self._unsynced_all = True
+        return gone
+
+    async def drop_tag(self, tag: str) -> int:
+        """Remove what carries the tag; how many there were."""
+        try:
+            return int(await self._drop_tag([tag_key(tag)], [CHANNEL, self._message("tag", tag, [])]))
+        except BackendError as error:
+            self._failed(error)
+            self._unsynced_all = True
+            return 0
+
+    # Staying in step.
+
+    def _message(self, what: str, name: str, keys: list[str]) -> bytes:
+        return self._encode((self._id, what, name, keys))
+
+    def listen(
+        self,
+        tasks: BackgroundTasks,
+        on_change: Callable[[Change], None],
+        on_state: Callable[[bool], None],
+    ) -> None:
+        """Hear of other instances' changes, for ever; see ``redis_link.subscribe`` for the states."""
+
+        def heard(raw: bytes) -> None:
+            try:
+                sender, what, name, keys = self._decode(raw)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                # Not a message of ours: what it meant is unknown, so everything may have changed.
+                on_change(("all", "", []))
+                return
+            if sender != self._id:
+                on_change((what, name, keys))
+
+        tasks.spawn(subscribe(self.link, CHANNEL, heard, on_state), name="cache-changes")
+
+    def _missed(self, at: Iterable[bytes]) -> None:
+        for key in at:
+            if len(self._unsynced) >= MAX_UNSYNCED:
+                self._unsynced_all = True
+                break
+            self._changes += 1
+            self._unsynced[key] = self._changes
+
+    @property
+    def in_step(self) -> bool:
+        """Whether Redis has heard of every change made here."""
+        return not self._unsynced and not self._unsynced_all
+
+    async def resync(self) -> None:
+        """Drop in Redis what was changed here while it did not hear of it."""
+        keys, everything = dict(self._unsynced), self._unsynced_all
+        if not keys and not everything:
+            return
+        try:
+            if everything:
+                await self._drop_everything()
+            at = list(keys)
+            for start in range(0, len(at), SCAN_COUNT):
+                await self.link.execute("UNLINK", *at[start : start + SCAN_COUNT])
+            await self.link.execute("PUBLISH", CHANNEL, self._message("all", "", []))
+        except BackendError as error:
+            self._failed(error)
+            return
+        # Only now, and only what did not change again meanwhile: until then no read trusts these keys.
+        for key, change in keys.items():
+            if self._unsynced.get(key) == change:
+                del self._unsynced[key]
+        if everything:
+            self._unsynced_all = False
+
+    async def _drop_everything(self) -> None:
+        cursor: Any = 0
+        while True:
+            cursor, found = await self.link.execute("SCAN", cursor, "MATCH", "p4c:*", "COUNT", SCAN_COUNT)
+            if found:
+                await self.link.execute("UNLINK", *found)
+            if int(cursor) == 0:
+                return
+
+    def _failed(self, error: BackendError) -> None:
+        self.errors += 1
+        if not isinstance(error, RedisUnavailableError) and self.errors == 1:
+            # That Redis is away is said by the link, once; this is another matter.
+            logger.warning("Redis refused a cache operation: %s", error)

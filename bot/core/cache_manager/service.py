@@ -1,0 +1,826 @@
+"""The cache: memory first, Redis second, one load for any number of concurrent misses."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import random
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
+
+from bot.core._shared.bounded_store import MAX_FREQUENCY, Entry
+from bot.core._shared.clock import SYSTEM_CLOCK, Clock
+from bot.core._shared.errors import BackendError, invalid
+from bot.core._shared.isolation import Frozen, freeze
+from bot.core._shared.singleflight import SingleFlight
+from bot.core._shared.tasks import BackgroundTasks
+from bot.core.cache_manager import codec
+from bot.core.cache_manager.errors import LoaderTimeoutError, UnsupportedValueError
+from bot.core.cache_manager.keys import MAX_KEY, compile_glob, valid_key
+from bot.core.cache_manager.l1 import L1, Meta
+from bot.core.cache_manager.l2 import L2, Change
+from bot.core.cache_manager.models import PLAIN, LoadOptions, valid_ttl
+from bot.core.cache_manager.stats import Counters
+from bot.core.cache_manager.warming import Warmer
+from bot.core.phase4_service import Phase4Service
+from bot.core.redis_link import RedisLink
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Loader = Callable[[], Awaitable[Any]]
+
+DEFAULT_NAMESPACE = "default"
+MAX_NAMESPACES = 64
+"""Namespaces that a ``get`` without one looks into; those used later than these must be named."""
+
+_MB = 1_048_576
+_ABSENT: Any = object()
+_NOTHING: dict[Any, Any] = {}
+
+
+class CacheManager(Phase4Service):
+    """Two tiers: L1 in this process, bounded; L2 in Redis, shared by instances. Off, it holds nothing.
+
+    **What a caller gets is its own.** A mutable value is copied on the way in and for each reader, so
+    no caller can change what another gets, and L1 gives what L2 would give. Immutable values (numbers,
+    strings, bytes, dates, and tuples and frozensets of them) are handed out as they are. Objects that
+    are no plain data are copied by ``copy.deepcopy`` and stay in L1: L2 carries data only.
+
+    **Redis may go away at any time.** No call raises for it: reads are misses, L1 goes on, what was
+    changed meanwhile is dropped in Redis when it is back, and L1 is emptied then, since the changes of
+    the other instances were not heard.
+    """
+
+    service_name: ClassVar[str] = "cache_manager"
+
+    def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        super().__init__()
+        self._clock = clock
+        self._now = clock.monotonic
+        self._max_size_mb = 100.0
+        self._max_entries = 10_000
+        self._default_ttl = 300.0
+        self._compress = True
+        self._redis_url = ""
+        self._warming_on = True
+        self._warming_interval = 600.0
+        self._counters = Counters()
+        self._tasks = BackgroundTasks()
+        self._flights: SingleFlight[tuple[Any, Frozen | None]] = SingleFlight()
+        self._warmer = Warmer(self._tasks, clock)
+        self._l1 = self._new_l1()
+        self._l2: L2 | None = None
+        self._forget_recovery: Callable[[], None] = lambda: None
+        # Whether L1 may be stale: changes of other instances are not heard at the moment.
+        self._deaf = False
+        # What reads look into: L1's spaces, or nothing while off or deaf, so that one look-up tells all.
+        self._spaces: dict[str, dict[Any, Entry]] = _NOTHING
+        self._default: dict[Any, Entry] = _NOTHING
+        # Namespaces used here, in order of first use.
+        self._used: dict[str, None] = {DEFAULT_NAMESPACE: None}
+        # Reads from L2 and loads under way, by (namespace, key), with whether a change came between.
+        self._under_way: dict[tuple[str, str], list[_Read]] = {}
+        self._l1_only_types: set[str] = set()
+
+    def _new_l1(self) -> L1:
+        return L1(max_bytes=int(self._max_size_mb * _MB), max_entries=self._max_entries)
+
+    # Lifecycle.
+
+    async def enable(
+        self,
+        *,
+        l1_max_size_mb: float | None = None,
+        l1_max_entries: int | None = None,
+        default_ttl: float | None = None,
+        compression: bool | None = None,
+        redis_url: str | None = None,
+        warming: bool | None = None,
+        warming_interval: float | None = None,
+    ) -> bool:
+        """Switch on, or reconfigure; None leaves what was set before.
+
+        L1 holds at most ``l1_max_entries`` (10,000) entries of ``l1_max_size_mb`` (100) MB together.
+        ``default_ttl`` (300) and ``warming_interval`` (600) are seconds; ``redis_url`` "" is L1 only;
+        ``warming`` allows refreshes in the background (True). Raises ValueError for values out of
+        bounds, and RedisUnavailableError if the redis package is missing; that no server answers is
+        no error, since it may come later.
+        """
+        size = self._max_size_mb if l1_max_size_mb is None else l1_max_size_mb
+        if isinstance(size, bool) or not isinstance(size, int | float) or not 0 < size < math.inf:
+            raise invalid("l1_max_size_mb", size, "MB, a finite number > 0")
+        entries = self._max_entries if l1_max_entries is None else l1_max_entries
+        if isinstance(entries, bool) or not isinstance(entries, int) or entries < 1:
+            raise invalid("l1_max_entries", entries, "a whole number of 1 or more")
+        ttl = self._default_ttl if default_ttl is None else valid_ttl(default_ttl)
+        interval = self._warming_interval if warming_interval is None else valid_ttl(warming_interval)
+        url = self._redis_url if redis_url is None else redis_url
+        async with self._transition:
+            link = None
+            if url and (self._l2 is None or self._l2.link.url != url or not self._enabled):
+                link = RedisLink.shared(url)
+                try:
+                    link.client()
+                except BaseException:
+                    await link.release()
+                    raise
+            if self._l2 is not None and (link is not None or not url):
+                await self._leave_l2()
+            self._default_ttl, self._warming_interval, self._redis_url = ttl, interval, url
+            self._compress = self._compress if compression is None else compression
+            self._warming_on = self._warming_on if warming is None else warming
+            if (size, entries) != (self._max_size_mb, self._max_entries):
+                self._max_size_mb, self._max_entries = float(size), entries
+                self._l1.store.resize(max_bytes=int(size * _MB), max_entries=entries)
+            self._enabled = True
+            if link is not None:
+                self._join_l2(link)
+            elif self._l2 is not None:
+                self._l2.compress = self._compress
+            self._look_into_l1()
+            if self._l2 is not None:
+                await self._first_words()
+        return True
+
+    def _join_l2(self, link: RedisLink) -> None:
+        self._l2 = L2(link, compress=self._compress)
+        self._deaf = True  # until the subscription stands
+        self._forget_recovery = link.on_recovery(self._recovered)
+        self._l2.listen(self._tasks, self._heard, self._hearing)
+
+    async def _first_words(self) -> None:
+        """Give the subscription a moment to stand; without it L1 is not used while Redis answers."""
+        l2 = self._l2
+        if l2 is None:
+            return
+        with contextlib.suppress(BackendError):  # said by the link, once
+            await l2.link.execute("PING")
+        for _ in range(100):
+            if not self._deaf or not l2.link.available:
+                return
+            await asyncio.sleep(0.005)
+
+    async def _leave_l2(self) -> None:
+        l2, self._l2 = self._l2, None
+        self._forget_recovery()
+        self._deaf = False
+        await self._tasks.stop()
+        if l2 is not None:
+            await l2.link.release()
+
+    async def disable(self) -> bool:
+        """Switch off: every entry of L1 is dropped, tasks end, connections close. L2 keeps its values."""
+        async with self._transition:
+            self._enabled = False
+            self._warmer.forget_all()
+            await self._leave_l2()
+            await self._tasks.stop()
+            self._under_way.clear()
+            self._l1 = self._new_l1()
+            self._look_into_l1()
+        return True
+
+    def _look_into_l1(self) -> None:
+        if self._enabled and not self._deaf:
+            self._spaces = self._l1.store.spaces
+            self._default = self._l1.store.space(DEFAULT_NAMESPACE)
+        else:
+            self._spaces = self._default = _NOTHING
+
+    # Hearing of other instances' changes.
+
+    def _heard(self, change: Change) -> None:
+        what, name, keys = change
+        if what == "drop":
+            for key in keys:
+                self._changed(name, key)
+        elif what == "tag":
+            self._l1.drop_tag(name)
+            self._changed_unknown()
+        elif what == "pattern":
+            for pattern in keys:
+                self._l1.drop_pattern(name, pattern)
+            self._changed_unknown()
+        elif what == "clear":
+            self._l1.store.clear(name)
+            self._changed_unknown()
+        else:
+            self._l1.store.clear()
+            self._changed_unknown()
+
+    def _hearing(self, on: bool) -> None:
+        if on:
+            self._l1.store.clear()
+            self._changed_unknown()
+        self._deaf = not on
+        self._look_into_l1()
+
+    def _recovered(self) -> None:
+        # Changes of others may have been missed, whether or not the subscription noticed.
+        self._l1.store.clear()
+        self._changed_unknown()
+        if self._l2 is not None and not self._l2.in_step and self._enabled:
+            self._tasks.spawn(self._l2.resync(), name="cache-resync")
+
+    def _changed(self, namespace: str, key: str) -> None:
+        self._l1.store.remove(namespace, key)
+        for read in self._under_way.get((namespace, key), ()):
+            read.outdated = True
+
+    def _changed_unknown(self) -> None:
+        for reads in self._under_way.values():
+            for read in reads:
+                read.outdated = True
+
+    # Reading.
+
+    async def get(self, key: str, namespace: str | None = None, default: Any = None) -> Any:
+        """The cached value, the caller's own where it is mutable; ``default`` if there is none.
+
+        Without a ``namespace`` it looks into ``default``, then into the namespaces that this process
+        has used, in order of first use: first all of L1, then all of L2.
+        """
+        entry = (self._default if namespace is None else self._spaces.get(namespace, _NOTHING)).get(key)
+        if entry is not None and entry.expires_at > self._now():
+            if entry.frequency < MAX_FREQUENCY:
+                entry.frequency += 1
+            self._counters.l1_hits += 1
+            thaw = entry.thaw
+            return entry.value if thaw is None else thaw(entry.value)
+        found = await self._find(valid_key(key), namespace)
+        return default if found is _ABSENT else found
+
+    def get_local(self, key: str, namespace: str | None = None, default: Any = None) -> Any:
+        """:meth:`get` from L1 alone, without awaiting; a miss is not counted."""
+        entry = (self._default if namespace is None else self._spaces.get(namespace, _NOTHING)).get(key)
+        if entry is None:
+            if namespace is not None:
+                return default
+            entry = self._in_used_namespaces(key)
+        if entry is None or entry.expires_at <= self._now():
+            return default
+        if entry.frequency < MAX_FREQUENCY:
+            entry.frequency += 1
+        self._counters.l1_hits += 1
+        thaw = entry.thaw
+        return entry.value if thaw is None else thaw(entry.value)
+
+    def _in_used_namespaces(self, key: str) -> Entry | None:
+        spaces, now = self._spaces, self._now()
+        for name in self._used:
+            entry: Entry | None = spaces.get(name, _NOTHING).get(key)
+            if entry is not None and entry.expires_at > now:
+                return entry
+        return None
+
+    async def _find(self, key: str, namespace: str | None) -> Any:
+        """The value of a key that is not in its first place; _ABSENT if it is nowhere."""
+        if not self._enabled:
+            return _ABSENT
+        if namespace is None:
+            entry = self._in_used_namespaces(key)
+            if entry is not None:
+                return self._hit(entry)
+            namespaces = list(self._used)
+        else:
+            namespaces = [valid_key(namespace, "namespace")]
+        l2 = self._l2
+        if l2 is not None:
+            if not l2.link.available and (found := self._in_distrusted_l1(key, namespaces)) is not _ABSENT:
+                return found
+            self._counters.l1_misses += 1
+            if len(namespaces) == 1:
+                return await self._read_l2(l2, namespaces[0], key)
+            # Asked for together, they travel together; the first that has it wins.
+            for found in await asyncio.gather(*[self._read_l2(l2, name, key) for name in namespaces]):
+                if found is not _ABSENT:
+                    return found
+            return _ABSENT
+        self._counters.l1_misses += 1
+        return _ABSENT
+
+    def _hit(self, entry: Entry) -> Any:
+        if entry.frequency < MAX_FREQUENCY:
+            entry.frequency += 1
+        self._counters.l1_hits += 1
+        return entry.value if entry.thaw is None else entry.thaw(entry.value)
+
+    def _in_distrusted_l1(self, key: str, namespaces: Iterable[str]) -> Any:
+        """While Redis is away there is nothing better than what L1 held before."""
+        now = self._now()
+        for name in namespaces:
+            entry = self._l1.store.get(name, key, now)
+            if entry is not None:
+                return self._hit(entry)
+        return _ABSENT
+
+    async def _read_l2(self, l2: L2, namespace: str, key: str) -> Any:
+        with self._reading(namespace, key) as read:
+            payload = await l2.get(namespace, key)
+        if payload is None:
+            if not l2.link.available:
+                found = self._in_distrusted_l1(key, [namespace])
+                if found is not _ABSENT:
+                    return found
+            self._counters.l2_misses += 1
+            return _ABSENT
+        self._counters.l2_hits += 1
+        value = payload.value
+        ttl = payload.expires_at - self._clock.time()
+        if not read.outdated and ttl > 0 and self._enabled:
+            frozen = freeze(value)
+            meta = Meta((), payload.load_seconds) if payload.load_seconds else None
+            self._l1.put(namespace, key, frozen, now=self._now(), ttl=ttl, keep=0.0, meta=meta)
+            self._use(namespace)
+            return value if frozen.value is not value or frozen.thaw is None else frozen.thaw(value)
+        return value
+
+    def _reading(self, namespace: str, key: str) -> _Read:
+        return _Read(self._under_way, (namespace, key))
+
+    async def get_many(self, keys: Iterable[str], namespace: str = DEFAULT_NAMESPACE) -> dict[str, Any]:
+        """The values of those keys that are cached; what L1 lacks is read from Redis in one round trip."""
+        wanted = list(dict.fromkeys(keys))
+        found: dict[str, Any] = {}
+        missing: list[str] = []
+        for key in wanted:
+            value = self.get_local(valid_key(key), namespace, _ABSENT)
+            if value is _ABSENT:
+                missing.append(key)
+            else:
+                found[key] = value
+        if missing and self._enabled:
+            values = await asyncio.gather(*[self._find(key, namespace) for key in missing])
+            found |= {key: value for key, value in zip(missing, values, strict=True) if value is not _ABSENT}
+        return {key: found[key] for key in wanted if key in found}
+
+    # Writing.
+
+    async def set(
+        self,
+        key: str,
+        value: Any,
+        ttl: float | None = None,
+        namespace: str = DEFAULT_NAMESPACE,
+        tags: Sequence[str] = (),
+    ) -> bool:
+        """Keep ``value`` for ``ttl`` seconds (default: the configured one); True if a tier holds it.
+
+        A value larger than L1 skips L1; one that L2 cannot carry stays in L1. Raises TypeError for a
+        value that cannot be copied, such as an open file.
+        """
+        valid_key(key)
+        valid_key(namespace, "namespace")
+        tags = _valid_tags(tags)
+        seconds = self._default_ttl if ttl is None else valid_ttl(ttl)
+        if not self._enabled:
+            return False
+        return await self._store(namespace, key, value, freeze(value), seconds, tags)
+
+    async def _store(
+        self,
+        namespace: str,
+        key: str,
+        value: Any,
+        frozen: Frozen,
+        ttl: float,
+        tags: tuple[str, ...] = (),
+        *,
+        stale_ttl: float = 0.0,
+        load_seconds: float = 0.0,
+    ) -> bool:
+        self._use(namespace)
+        self._changed(namespace, key)
+        meta = Meta(tags, load_seconds) if tags or load_seconds else None
+        in_l1 = self._l1.put(namespace, key, frozen, now=self._now(), ttl=ttl, keep=stale_ttl, meta=meta)
+        l2 = self._l2
+        if l2 is None:
+            return in_l1
+        payload = self._payload(value, ttl, load_seconds)
+        if payload is None:
+            await l2.delete(namespace, [key])  # what it held before is no longer the value
+            return in_l1
+        return await l2.set(namespace, key, payload, max(1, int(ttl * 1000)), tags) or in_l1
+
+    def _payload(self, value: Any, ttl: float, load_seconds: float) -> bytes | None:
+        try:
+            return codec.encode(
+                value,
+                expires_at=self._clock.time() + ttl,
+                load_seconds=load_seconds,
+                compress=self._compress,
+            )
+        except UnsupportedValueError as error:
+            self._counters.l1_only += 1
+            kind = type(value).__qualname__
+            if kind not in self._l1_only_types and len(self._l1_only_types) < 1000:
+                self._l1_only_types.add(kind)
+                logger.warning("Values of type %s stay in L1, Redis does not carry them: %s", kind, error)
+            return None
+
+    async def set_many(
+        self,
+        items: Mapping[str, Any],
+        ttl: float | None = None,
+        namespace: str = DEFAULT_NAMESPACE,
+        tags: Sequence[str] = (),
+    ) -> int:
+        """:meth:`set` for several keys in one round trip; how many a tier holds."""
+        for key in items:
+            valid_key(key)
+        valid_key(namespace, "namespace")
+        tags = _valid_tags(tags)
+        seconds = self._default_ttl if ttl is None else valid_ttl(ttl)
+        if not self._enabled or not items:
+            return 0
+        prepared = [(key, value, freeze(value)) for key, value in items.items()]
+        self._use(namespace)
+        stored: set[str] = set()
+        sent: list[tuple[str, bytes, int, Sequence[str]]] = []
+        left_out: list[str] = []
+        meta = Meta(tags, 0.0) if tags else None
+        for key, value, frozen in prepared:
+            self._changed(namespace, key)
+            if self._l1.put(namespace, key, frozen, now=self._now(), ttl=seconds, keep=0.0, meta=meta):
+                stored.add(key)
+            if self._l2 is not None:
+                payload = self._payload(value, seconds, 0.0)
+                if payload is None:
+                    left_out.append(key)
+                else:
+                    sent.append((key, payload, max(1, int(seconds * 1000)), tags))
+        l2 = self._l2
+        if l2 is not None:
+            if sent and await l2.set_many(namespace, sent):
+                stored |= {key for key, *_ in sent}
+            if left_out:
+                await l2.delete(namespace, left_out)
+        return len(stored)
+
+    def _use(self, namespace: str) -> None:
+        if namespace not in self._used and len(self._used) < MAX_NAMESPACES:
+            self._used[namespace] = None
+
+    # Dropping.
+
+    async def delete(self, key: str, namespace: str = DEFAULT_NAMESPACE) -> bool:
+        """Drop one key in both tiers, for every instance; False if neither had it."""
+        valid_key(key)
+        valid_key(namespace, "namespace")
+        if not self._enabled:
+            return False
+        had = self._l1.store.peek(namespace, key, self._now()) is not None
+        self._changed(namespace, key)
+        return bool(self._l2 is not None and await self._l2.delete(namespace, [key])) or had
+
+    async def invalidate_pattern(self, pattern: str, namespace: str = DEFAULT_NAMESPACE) -> int:
+        """Drop the keys of one namespace that match a glob (``user:*``); how many keys that was.
+
+        Reads every key of the namespace here and scans the keys in Redis: for hot paths use tags.
+        """
+        valid_key(pattern, "pattern")
+        valid_key(namespace, "namespace")
+        compile_glob(pattern)
+        if not self._enabled:
+            return 0
+        self._changed_unknown()
+        gone = set(self._l1.drop_pattern(namespace, pattern))
+        if self._l2 is not None:
+            gone |= set(await self._l2.drop_pattern(namespace, pattern, "pattern"))
+        return len(gone)
+
+    async def invalidate_tag(self, tag: str) -> int:
+        """Drop every entry, in any namespace, that was stored with the tag; how many that was."""
+        valid_key(tag, "tag")
+        if not self._enabled:
+            return 0
+        self._changed_unknown()
+        here = len(self._l1.drop_tag(tag))
+        return max(here, await self._l2.drop_tag(tag)) if self._l2 is not None else here
+
+    async def clear(self, namespace: str | None = None) -> int:
+        """Drop a namespace, or all that this process has used, in both tiers; how many entries of L1."""
+        if namespace is not None:
+            valid_key(namespace, "namespace")
+        if not self._enabled:
+            return 0
+        self._changed_unknown()
+        names = list({**self._used, **self._l1.store.spaces}) if namespace is None else [namespace]
+        gone = self._l1.store.clear(namespace)
+        if self._l2 is not None:
+            for name in names:
+                await self._l2.drop_pattern(name, "*", "clear")
+        return gone
+
+    # Loading.
+
+    async def get_or_load(
+        self,
+        key: str,
+        loader: Loader,
+        ttl: float | None = None,
+        namespace: str = DEFAULT_NAMESPACE,
+        *,
+        tags: Sequence[str] = (),
+        options: LoadOptions = PLAIN,
+    ) -> Any:
+        """The cached value, or what ``await loader()`` returns, which is then cached for ``ttl`` seconds.
+
+        None and other falsy values are values. Any number of concurrent misses of this process run
+        one load; a caller that is cancelled leaves alone, and the loader's exception reaches every
+        waiter and is not cached. A value that was changed or dropped while it loaded is returned and
+        not cached. See :class:`LoadOptions` for stale values, timeouts and early refresh.
+        """
+        if not self._enabled:
+            return await loader()
+        entry = self._spaces.get(namespace, _NOTHING).get(key)
+        if entry is not None and entry.expires_at > self._now():
+            if options.early_refresh and self._should_refresh(entry, options):
+                self._refresh(key, loader, ttl, namespace, tags, options)
+            return self._hit(entry)
+        valid_key(key)
+        valid_key(namespace, "namespace")
+        found = await self._find(key, namespace)
+        if found is not _ABSENT:
+            return found
+        seconds = self._default_ttl if ttl is None else valid_ttl(ttl)
+        return await self._load(key, loader, seconds, namespace, _valid_tags(tags), options)
+
+    async def _load(
+        self,
+        key: str,
+        loader: Loader,
+        ttl: float,
+        namespace: str,
+        tags: tuple[str, ...],
+        options: LoadOptions,
+    ) -> Any:
+        led = False
+
+        async def run() -> tuple[Any, Frozen | None]:
+            nonlocal led
+            led = True
+            return await self._run_loader(key, loader, ttl, namespace, tags, options)
+
+        stale = self._stale(namespace, key, options)
+        flight = self._flights.run((namespace, key), run)
+        try:
+            if stale is not None and options.soft_timeout is not None:
+                value, frozen = await self._or_stale(flight, options.soft_timeout)
+            else:
+                value, frozen = await flight
+        except Exception as error:
+            if stale is None:
+                raise
+            self._counters.stale_served += 1
+            if not isinstance(error, _TooSlow):
+                self._counters.load_failures += 1
+                logger.warning("Loader of %.100r failed, a stale value is served: %r", key, error)
+            return stale.value if stale.thaw is None else stale.thaw(stale.value)
+        if frozen is not None:
+            return frozen.value if frozen.thaw is None else frozen.thaw(frozen.value)
+        # It cannot be copied: the one who loaded it has it, and the others load their own.
+        return value if led else await loader()
+
+    def _stale(self, namespace: str, key: str, options: LoadOptions) -> Frozen | None:
+        """The last good value, if it is asked for; held here, since it may be evicted meanwhile."""
+        if not options.stale_ttl:
+            return None
+        entry = self._l1.store.peek(namespace, key, self._now())
+        return None if entry is None else Frozen(entry.value, entry.thaw, entry.size)
+
+    async def _or_stale(
+        self, flight: Coroutine[Any, Any, tuple[Any, Frozen | None]], soft_timeout: float
+    ) -> tuple[Any, Frozen | None]:
+        """The flight's result if it comes in time; else _TooSlow, while the flight goes on."""
+        task = self._tasks.spawn(_quiet(flight), name="cache-load")
+        done, _ = await asyncio.wait([task], timeout=soft_timeout)
+        if not done:
+            raise _TooSlow
+        result: tuple[Any, Frozen | None]
+        result, error = task.result()
+        if error is not None:
+            raise error
+        return result
+
+    async def _run_loader(
+        self,
+        key: str,
+        loader: Loader,
+        ttl: float,
+        namespace: str,
+        tags: tuple[str, ...],
+        options: LoadOptions,
+    ) -> tuple[Any, Frozen | None]:
+        start = self._now()
+        with self._reading(namespace, key) as read:
+            self._counters.loads += 1
+            if options.hard_timeout is None:
+                value = await loader()
+            else:
+                try:
+                    async with asyncio.timeout(options.hard_timeout) as limit:
+                        value = await loader()
+                except TimeoutError as error:
+                    if not limit.expired():
+                        raise  # the loader's own
+                    raise LoaderTimeoutError(
+                        f"loader of {key[:100]!r} took longer than {options.hard_timeout:g} s"
+                    ) from error
+        try:
+            frozen = freeze(value)
+        except TypeError as error:
+            logger.warning("A loaded value is not cached: %s", error)
+            return value, None
+        if value is None and options.negative_ttl is not None:
+            ttl = options.negative_ttl
+        wanted = ttl > 0 and (options.cache_if is None or options.cache_if(value))
+        if wanted and not read.outdated and self._enabled:
+            if options.ttl_jitter:
+                ttl *= 1 - random.random() * options.ttl_jitter / 100
+            await self._store(
+                namespace, key, value, frozen, ttl, tags,
+                stale_ttl=options.stale_ttl,
+                load_seconds=self._now() - start if options.early_refresh else 0.0,
+            )  # fmt: skip
+        return value, frozen
+
+    def _should_refresh(self, entry: Entry, options: LoadOptions) -> bool:
+        meta: Meta | None = entry.meta
+        if meta is None or not meta.load_seconds:
+            return False
+        # XFetch: the slower the load and the nearer the end, the likelier.
+        ahead = meta.load_seconds * options.early_refresh * -math.log(1.0 - random.random())
+        return self._now() + ahead >= entry.expires_at
+
+    def _refresh(
+        self,
+        key: str,
+        loader: Loader,
+        ttl: float | None,
+        namespace: str,
+        tags: Sequence[str],
+        options: LoadOptions,
+    ) -> None:
+        if (namespace, key) in self._flights:
+            return
+        self._counters.early_refreshes += 1
+        seconds = self._default_ttl if ttl is None else valid_ttl(ttl)
+
+        async def refresh() -> None:
+            try:
+                await self._flights.run(
+                    (namespace, key),
+                    lambda: self._run_loader(key, loader, seconds, namespace, _valid_tags(tags), options),
+                )
+            except Exception as error:
+                self._counters.load_failures += 1
+                logger.warning("Early refresh of %.100r failed: %r", key, error)
+
+        self._tasks.spawn(refresh(), name="cache-early-refresh")
+
+    # Warming.
+
+    async def warm_cache(
+        self,
+        key: str,
+        loader_func: Loader,
+        ttl: float | None = None,
+        interval: float | None = None,
+        namespace: str = DEFAULT_NAMESPACE,
+    ) -> bool:
+        """Load a key now, and again every ``interval`` seconds until :meth:`stop_warming`.
+
+        True if the first load succeeded; a load that fails is logged and tried again at the next
+        turn. ``interval`` None takes the configured one. Instances spread their turns by up to a tenth.
+        Warming the same key again replaces its loader. With ``warming`` switched off there is the
+        first load only.
+        """
+        valid_key(key)
+        valid_key(namespace, "namespace")
+        seconds = self._default_ttl if ttl is None else valid_ttl(ttl)
+        every = self._warming_interval if interval is None else valid_ttl(interval)
+        if not self._enabled:
+            return False
+
+        async def load() -> bool:
+            try:
+                with self._reading(namespace, key) as read:
+                    value = await loader_func()
+                if not read.outdated:
+                    await self._store(namespace, key, value, freeze(value), seconds)
+            except Exception as error:
+                self._counters.load_failures += 1
+                logger.warning("Warming %.100r failed: %r", key, error)
+                return False
+            return True
+
+        loaded = await load()
+        if self._warming_on and self._enabled:
+            self._warmer.keep(namespace, key, load, every)
+        return loaded
+
+    def stop_warming(self, key: str, namespace: str = DEFAULT_NAMESPACE) -> bool:
+        """Load a warmed key no more; False if it was not warmed."""
+        return self._warmer.forget(namespace, key)
+
+    # Figures.
+
+    async def get_statistics(self) -> dict[str, Any]:
+        """Counts since the start or the last reset; rates are percent, sizes MB."""
+        counters = self._counters
+        store = self._l1.store
+        l2 = self._l2
+        hits = counters.l1_hits + counters.l2_hits
+        misses = counters.l2_misses if l2 is not None else counters.l1_misses
+        overall = _percent(hits, hits + misses)
+        return {
+            "enabled": self._enabled,
+            "l1_entries": len(store),
+            "l1_memory_mb": round(store.bytes_used / _MB, 3),
+            "l1_max_size_mb": self._max_size_mb,
+            "l1_hits": counters.l1_hits,
+            "l1_misses": counters.l1_misses,
+            "l1_hit_rate_percent": _percent(counters.l1_hits, counters.l1_hits + counters.l1_misses),
+            "l1_evictions": store.evictions,
+            "l2_enabled": l2 is not None,
+            "l2_connected": l2 is not None and l2.link.available and not self._deaf,
+            "l2_hits": counters.l2_hits,
+            "l2_misses": counters.l2_misses,
+            "l2_errors": l2.errors if l2 is not None else 0,
+            "l2_undecodable": l2.undecodable if l2 is not None else 0,
+            "l1_only_values": counters.l1_only,
+            "total_hits": hits,
+            "total_misses": misses,
+            "hit_rate": overall,
+            "overall_hit_rate_percent": overall,
+            "eviction_rate": _percent(store.evictions, store.insertions),
+            "loads": counters.loads,
+            "load_failures": counters.load_failures,
+            "stale_served": counters.stale_served,
+            "early_refreshes": counters.early_refreshes,
+            "warming_tasks": len(self._warmer),
+            "degraded": l2 is not None and (not l2.link.available or self._deaf),
+        }
+
+    async def reset_statistics(self) -> None:
+        """Counters to zero; nothing cached is dropped."""
+        self._counters = Counters()
+        store = self._l1.store
+        store.evictions = store.expirations = store.insertions = 0
+
+    async def reset(self) -> None:
+        await self.reset_statistics()
+        await self.clear()
+
+
+class _Read:
+    """A read or load under way, which a change may outdate before it is stored."""
+
+    __slots__ = ("_at", "_key", "outdated")
+
+    def __init__(self, at: dict[tuple[str, str], list[_Read]], key: tuple[str, str]) -> None:
+        self._at = at
+        self._key = key
+        self.outdated = False
+
+    def __enter__(self) -> _Read:
+        self._at.setdefault(self._key, []).append(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        reads = self._at.get(self._key)
+        if reads is not None and self in reads:
+            reads.remove(self)
+            if not reads:
+                del self._at[self._key]
+
+
+class _TooSlow(Exception):
+    """A load went past its soft timeout."""
+
+
+async def _quiet(
+    flight: Coroutine[Any, Any, tuple[Any, Frozen | None]],
+) -> tuple[Any, Exception | None]:
+    # As a value: nobody may be left to hear of the error when it comes.
+    try:
+        return await flight, None
+    except Exception as error:
+        return None, error
+
+
+def _valid_tags(tags: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(tags, str):
+        raise invalid("tags", tags, f"a sequence of strings, such as ({tags!r},)")
+    return tuple([valid_key(tag, "tag") for tag in tags]) if tags else ()
+
+
+def _percent(part: int, whole: int) -> float:
+    return round(part / whole * 100, 2) if whole else 0.0
+
+
+__all__ = ["DEFAULT_NAMESPACE", "MAX_KEY", "CacheManager"]

@@ -1,0 +1,459 @@
+"""The one door to Redis: one client per URL, its health, its scripts, its reads in batches.
+
+What fails here fails fast. After a failure the link is *open* (in the circuit breaker's sense): calls
+are refused at once, without a timeout each, and one call at a time is let through as a probe, after
+a delay that doubles from 0.2 to 5 seconds. The log says once that Redis is away and once that it is
+back. Source: M. Nygard, "Release It!", the circuit breaker pattern.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, ClassVar, TypeVar
+
+from bot.core._shared.backoff import exponential
+from bot.core._shared.clock import SYSTEM_CLOCK, Clock
+from bot.core._shared.errors import BackendError, invalid
+from bot.core._shared.tasks import run_on_loop
+from bot.core.phase4_config import mask_secrets
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+TIMEOUT = 1.0
+"""Seconds that Redis may take for one call; it answers in less than a millisecond when it is well."""
+
+PROBE_FIRST, PROBE_LONGEST = 0.2, 5.0
+MAX_KEYS = 500
+"""Keys in one MGET: more would keep other clients of the server waiting."""
+
+SILENCE = 3.0
+"""Seconds without a message after which a subscription asks whether the server is still there."""
+
+
+class RedisUnavailableError(BackendError):
+    """Redis cannot be reached, or did not answer in time."""
+
+
+class RedisRefusedError(BackendError):
+    """Redis answered with an error, such as that its memory is full."""
+
+
+class RedisLink:
+    """One Redis, for every service that uses its URL.
+
+    Calls may be cancelled at any time; the connection is then closed, not reused half-read. Works
+    under one event loop at a time; under another one it connects anew.
+    """
+
+    # Links by URL, with how many hold them. Changed only by shared and release.
+    _links: ClassVar[dict[str, tuple[RedisLink, int]]] = {}
+
+    def __init__(self, url: str, *, timeout: float = TIMEOUT, clock: Clock = SYSTEM_CLOCK) -> None:
+        if not url.startswith(("redis://", "rediss://", "unix://")):
+            raise invalid("redis url", mask_secrets(url), "redis://, rediss:// or unix:// and an address")
+        self.url = url
+        self.timeout = timeout
+        self._clock = clock
+        self._now = clock.monotonic
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._client: Any = None
+        # The breaker. Changed only by _admit, _failed and _succeeded.
+        self._open = False
+        self._failures = 0
+        self._probe_at = 0.0
+        self._probing = False
+        self._recovered: list[Callable[[], None]] = []
+        self.reader = BatchedReader(self)
+
+    @classmethod
+    def shared(cls, url: str) -> RedisLink:
+        """The process's link to ``url``; give it back with :meth:`release`."""
+        link, holders = cls._links.get(url) or (cls(url), 0)
+        cls._links[url] = (link, holders + 1)
+        return link
+
+    async def release(self) -> None:
+        """Give the link back; its connections are closed when nobody holds it any more."""
+        link, holders = RedisLink._links.get(self.url, (self, 1))
+        if link is self and holders > 1:
+            RedisLink._links[self.url] = (link, holders - 1)
+            return
+        if link is self:
+            RedisLink._links.pop(self.url, None)
+        await self.close()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        client, loop = self._client, self._loop
+        self._client = self._loop = None
+        if client is None or loop is None:
+            return
+
+        async def close() -> None:
+            await self.reader.close()
+            await client.aclose()
+
+        if not await run_on_loop(loop, close):
+            self.reader.abandon()
+            _abandon(client)
+
+    @property
+    def available(self) -> bool:
+        """Whether the last call reached Redis; True before the first."""
+        return not self._open
+
+    def on_recovery(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call ``callback`` when Redis answers again after a failure; returns what undoes this."""
+        self._recovered.append(callback)
+        return lambda: self._recovered.remove(callback) if callback in self._recovered else None
+
+    def client(self) -> Any:
+        """The redis-py client of the running loop: RESP3, bytes in and out, no retries of its own."""
+        loop = asyncio.get_running_loop()
+        if self._client is None or self._loop is not loop:
+            if self._client is not None:
+                self.reader.abandon()
+                _abandon(self._client)
+            self._client = _connect(self.url, self.timeout)
+            self._loop = loop
+        return self._client
+
+    async def run(self, operation: Callable[[Any], Awaitable[T]]) -> T:
+        """``await operation(client)``, within the timeout and the breaker.
+
+        Raises RedisUnavailableError (at once while Redis is known to be away) or RedisRefusedError.
+        """
+        from redis.exceptions import ConnectionError as RedisConnectionError
+        from redis.exceptions import RedisError
+        from redis.exceptions import TimeoutError as RedisTimeoutError
+
+        probe = self._admit()
+        try:
+            async with asyncio.timeout(self.timeout):
+                client = self.client()
+                if probe:
+                    # Idle connections from before the failure are dead, and would fail call after call.
+                    await client.connection_pool.disconnect(inuse_connections=False)
+                result = await operation(client)
+        except (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError) as error:
+            self._failed(error)
+            raise RedisUnavailableError(self._reason(error)) from error
+        except RedisError as error:
+            self._succeeded()  # it is there; it only does not want to
+            raise RedisRefusedError(mask_secrets(str(error))) from error
+        finally:
+            if probe:
+                self._probing = False
+        self._succeeded()
+        return result
+
+    async def execute(self, *command: Any) -> Any:
+        """One command; raises as :meth:`run`."""
+        return await self.run(lambda client: client.execute_command(*command))
+
+    async def pipeline(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Several commands in one round trip; a refused one raises, after the others have run."""
+
+        async def operation(client: Any) -> list[Any]:
+            async with client.pipeline(transaction=False) as pipe:
+                for command in commands:
+                    pipe.execute_command(*command)
+                found: list[Any] = await pipe.execute()
+                return found
+
+        return await self.run(operation)
+
+    def script(self, source: str) -> Script:
+        """A Lua script, sent to the server once and called by its digest."""
+        return Script(self, source)
+
+    # The breaker.
+
+    def _admit(self) -> bool:
+        """Raise while Redis is known to be away; True if this call is the probe."""
+        if not self._open:
+            return False
+        if self._probing or self._now() < self._probe_at:
+            raise RedisUnavailableError(f"Redis at {mask_secrets(self.url)} is away")
+        self._probing = True
+        return True
+
+    def _failed(self, error: BaseException) -> None:
+        self._failures += 1
+        delay = exponential(self._failures, PROBE_FIRST, PROBE_LONGEST)
+        # Jitter, so that instances do not all knock on a server that has just come back.
+        self._probe_at = self._now() + delay * random.uniform(0.75, 1.0)
+        if not self._open:
+            self._open = True
+            logger.warning("%s; going on without it", self._reason(error))
+
+    def _succeeded(self) -> None:
+        if not self._open:
+            return
+        self._open = False
+        self._failures = 0
+        logger.warning("Redis at %s is back", mask_secrets(self.url))
+        for callback in list(self._recovered):
+            callback()
+
+    def _reason(self, error: BaseException) -> str:
+        what = mask_secrets(str(error)) or f"no answer within {self.timeout:g} s"
+        return f"Redis at {mask_secrets(self.url)} is away ({type(error).__name__}: {what})"
+
+
+def _connect(url: str, timeout: float) -> Any:
+    try:
+        import redis.asyncio as redis
+        from redis.asyncio.retry import Retry
+        from redis.backoff import NoBackoff
+    except ImportError as error:
+        raise RedisUnavailableError("redis is missing: pip install 'bot-phase4[redis]'") from error
+    return redis.Redis.from_url(
+        url,
+        protocol=3,
+        socket_connect_timeout=timeout,
+        socket_timeout=timeout,
+        # Retries belong to the breaker: redis-py's own would make each caller wait for all of them.
+        retry=Retry(NoBackoff(), 0),
+        max_connections=10_000,
+    )
+
+
+def _abandon(client: Any) -> None:
+    """Close the sockets of a client whose event loop runs no more."""
+    pool = client.connection_pool
+    connections = [*getattr(pool, "_available_connections", ()), *getattr(pool, "_in_use_connections", ())]
+    for connection in connections:
+        _abandon_connection(connection)
+    pool.reset()
+
+
+def _abandon_connection(connection: Any) -> None:
+    writer = getattr(connection, "_writer", None)
+    if writer is None:
+        return
+    transport = writer.transport
+    socket = transport.get_extra_info("socket")
+    # The transport's own close would call the dead loop; the socket beneath it needs none.
+    inner = getattr(socket, "_sock", None)
+    if inner is not None:
+        inner.close()
+    connection._writer = connection._reader = None
+    for attribute in ("_sock", "_loop"):
+        if hasattr(transport, attribute):
+            setattr(transport, attribute, None)
+
+
+class Script:
+    """A Lua script of one link."""
+
+    def __init__(self, link: RedisLink, source: str) -> None:
+        self._link = link
+        self._source = source
+        self._digest = hashlib.sha1(source.encode()).hexdigest()  # noqa: S324 - Redis's own naming
+
+    async def __call__(self, keys: Sequence[Any], arguments: Sequence[Any] = ()) -> Any:
+        """Run it; raises as :meth:`RedisLink.run`."""
+        from redis.exceptions import NoScriptError
+
+        async def operation(client: Any) -> Any:
+            try:
+                return await client.execute_command("EVALSHA", self._digest, len(keys), *keys, *arguments)
+            except NoScriptError:
+                return await client.execute_command("EVAL", self._source, len(keys), *keys, *arguments)
+
+        return await self._link.run(operation)
+
+
+class BatchedReader:
+    """Reads that are asked for together travel together: one MGET, one at a time, on one connection.
+
+    While a batch is under way the next one gathers, so load makes batches larger, not more numerous.
+    A reader that is cancelled leaves the batch as it is; an error reaches each of its readers.
+    """
+
+    def __init__(self, link: RedisLink) -> None:
+        self._link = link
+        # Readers by key, in order. Changed only by get and _drain.
+        self._waiting: dict[bytes, list[asyncio.Future[bytes | None]]] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._connection: Any = None
+        self.batches = 0
+        self.keys_read = 0
+
+    def get(self, key: bytes) -> asyncio.Future[bytes | None]:
+        """A future of the value under ``key``; None if there is none. Raises as ``RedisLink.run``."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self.abandon()
+            self._loop = loop
+        future: asyncio.Future[bytes | None] = loop.create_future()
+        waiting = self._waiting.get(key)
+        if waiting is None:
+            self._waiting[key] = [future]
+            if self._task is None:
+                self._task = loop.create_task(self._drain(), name="redis-batched-reads")
+        else:
+            waiting.append(future)
+        return future
+
+    async def _drain(self) -> None:
+        try:
+            while self._waiting:
+                batch: dict[bytes, list[asyncio.Future[bytes | None]]] = {}
+                if len(self._waiting) <= MAX_KEYS:
+                    batch, self._waiting = self._waiting, {}
+                else:
+                    for key in list(self._waiting)[:MAX_KEYS]:
+                        batch[key] = self._waiting.pop(key)
+                await self._read(batch)
+        finally:
+            self._task = None
+            if self._waiting and self._loop is not None and not self._loop.is_closed():
+                self._fail(self._waiting, RedisUnavailableError("the reader was stopped"))
+                self._waiting = {}
+
+    async def _read(self, batch: dict[bytes, list[asyncio.Future[bytes | None]]]) -> None:
+        keys = list(batch)
+        try:
+            values = await self._link.run(lambda client: self._ask(client, keys))
+        except BackendError as error:
+            self._fail(batch, error)
+            return
+        except asyncio.CancelledError:
+            self._fail(batch, RedisUnavailableError("the reader was stopped"))
+            raise
+        self.batches += 1
+        self.keys_read += len(keys)
+        for waiters, value in zip(batch.values(), values, strict=True):
+            for future in waiters:
+                if not future.done():
+                    future.set_result(value)
+
+    @staticmethod
+    def _fail(batch: dict[bytes, list[asyncio.Future[bytes | None]]], error: BackendError) -> None:
+        for waiters in batch.values():
+            for future in waiters:
+                if not future.done():
+                    # One error each: a traceback grows with every task that raises the same one.
+                    future.set_exception(type(error)(*error.args))
+
+    async def _ask(self, client: Any, keys: list[bytes]) -> list[bytes | None]:
+        # A connection of its own and no client around it: half of the price of a small read.
+        if self._connection is not None:
+            from redis.exceptions import ConnectionError as RedisConnectionError
+
+            try:
+                return await self._ask_once(client, keys)
+            except RedisConnectionError:
+                # It may have died of a restart of the server long ago. A read can be asked again.
+                pass
+        return await self._ask_once(client, keys)
+
+    async def _ask_once(self, client: Any, keys: list[bytes]) -> list[bytes | None]:
+        connection = self._connection
+        if connection is None:
+            connection = self._connection = await client.connection_pool.get_connection()
+        try:
+            if len(keys) == 1:
+                await connection.send_command("GET", keys[0])
+                return [await connection.read_response()]
+            await connection.send_command("MGET", *keys)
+            values: list[bytes | None] = await connection.read_response()
+            return values
+        except BaseException:
+            # It may be in the middle of an answer: the next batch must not read the rest of it.
+            self._connection = None
+            await connection.disconnect(nowait=True)
+            await client.connection_pool.release(connection)
+            raise
+
+    async def close(self) -> None:
+        """Stop reading; who still waits gets RedisUnavailableError."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.disconnect(nowait=True)
+
+    def abandon(self) -> None:
+        """Forget everything of an event loop that runs no more."""
+        self._task = None
+        self._waiting = {}
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            _abandon_connection(connection)
+
+
+async def subscribe(
+    link: RedisLink,
+    channel: str,
+    on_message: Callable[[bytes], None],
+    on_state: Callable[[bool], None],
+) -> None:
+    """Hand every message of ``channel`` to ``on_message``, for ever; cancel to stop.
+
+    ``on_state(True)`` is called each time the subscription stands, before any message of it, and
+    ``on_state(False)`` when it is lost: messages sent in between were missed. A silent server is
+    asked every ``SILENCE`` seconds whether it is there.
+    """
+    failures = 0
+    while True:
+        stood = False
+        connection: Any = None
+        try:
+            client = link.client()
+            async with asyncio.timeout(link.timeout):
+                connection = await client.connection_pool.get_connection()
+                await connection.send_command("SUBSCRIBE", channel)
+                await connection.read_response(push_request=True)
+            stood = True
+            failures = 0
+            on_state(True)
+            await _listen(connection, link.timeout, on_message)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            # Whatever it was, the subscription is gone; the link itself reports what Redis says.
+            logger.debug("subscription to %s lost: %s", channel, error)
+        finally:
+            if connection is not None:
+                await connection.disconnect(nowait=True)
+                await link.client().connection_pool.release(connection)
+            if stood:
+                on_state(False)
+        failures += 1
+        await asyncio.sleep(exponential(failures, 0.05, 2.0) * random.uniform(0.5, 1.0))
+
+
+async def _listen(connection: Any, timeout: float, on_message: Callable[[bytes], None]) -> None:
+    asked = False
+    while True:
+        try:
+            answer = await connection.read_response(
+                timeout=timeout if asked else SILENCE, disconnect_on_error=False, push_request=True
+            )
+        except TimeoutError:
+            answer = None
+        except Exception as error:
+            if "imeout" not in type(error).__name__:
+                raise
+            answer = None
+        if answer is None:
+            if asked:
+                raise TimeoutError("no answer to PING")
+            await connection.send_command("PING")
+            asked = True
+            continue
+        asked = False
+        if isinstance(answer, list) and len(answer) == 3 and answer[0] == b"message":
+            on_message(answer[2])
