@@ -34,6 +34,14 @@ def redis_key(namespace: str, key: str) -> bytes:
     return namespace_prefix(namespace) + key.encode("utf-8", "surrogatepass")
 
 
+def parse_redis_key(at: bytes) -> tuple[str, str]:
+    """The namespace and key of what :func:`redis_key` made; raises ValueError for anything else."""
+    prefix, kind, namespace, key = at.decode("utf-8", "surrogatepass").split(":", 3)
+    if prefix != PREFIX or kind != "v":
+        raise ValueError(f"{at[:100]!r} is no key of the cache")
+    return namespace.replace("%3A", ":").replace("%25", "%"), key
+
+
 def tag_key(tag: str) -> bytes:
     """Where the members of a tag lie in Redis."""
     return f"{PREFIX}:t:{tag}".encode("utf-8", "surrogatepass")

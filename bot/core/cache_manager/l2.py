@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 from collections.abc import Callable, Iterable, Sequence
@@ -13,7 +14,7 @@ from bot.core._shared.errors import BackendError
 from bot.core._shared.tasks import BackgroundTasks
 from bot.core.cache_manager import codec
 from bot.core.cache_manager.errors import CorruptPayloadError
-from bot.core.cache_manager.keys import namespace_prefix, redis_key, redis_pattern, tag_key
+from bot.core.cache_manager.keys import namespace_prefix, parse_redis_key, redis_key, redis_pattern, tag_key
 from bot.core.redis_link import RedisLink, RedisUnavailableError, subscribe
 
 logger = logging.getLogger(__name__)
@@ -26,13 +27,11 @@ MAX_UNSYNCED = 10_000
 # Takes the members of a tag and drops them, in one step that no other client comes between.
 _DROP_TAG = """
 local members = redis.call('SMEMBERS', KEYS[1])
-local gone = 0
 for first = 1, #members, 1000 do
-  gone = gone + redis.call('UNLINK', unpack(members, first, math.min(first + 999, #members)))
+  redis.call('UNLINK', unpack(members, first, math.min(first + 999, #members)))
 end
 redis.call('DEL', KEYS[1])
-redis.call('PUBLISH', ARGV[1], ARGV[2])
-return gone
+return members
 """
 
 # A tag's set lives as long as the longest-lived of its members.
@@ -161,7 +160,20 @@ class L2:
     async def drop_tag(self, tag: str) -> int:
         """Remove what carries the tag; how many there were."""
         try:
-            return int(await self._drop_tag([tag_key(tag)], [CHANNEL, self._message("tag", tag, [])]))
+            members: list[bytes] = await self._drop_tag([tag_key(tag)])
+            # By key, not by tag: what another instance read from here came without its tags.
+            by_namespace: dict[str, list[str]] = {}
+            for at in members:
+                with contextlib.suppress(ValueError):  # not ours; another program wrote into the set
+                    namespace, key = parse_redis_key(at)
+                    by_namespace.setdefault(namespace, []).append(key)
+            commands = [
+                ("PUBLISH", CHANNEL, self._message("drop", namespace, keys[start : start + SCAN_COUNT]))
+                for namespace, keys in by_namespace.items()
+                for start in range(0, len(keys), SCAN_COUNT)
+            ]
+            await self.link.pipeline([*commands, ("PUBLISH", CHANNEL, self._message("tag", tag, []))])
+            return len(members)
         except BackendError as error:
             self._failed(error)
             self._unsynced_all = True

@@ -1,0 +1,57 @@
+"""Keys, namespaces and patterns cannot reach into one another."""
+
+import fnmatch
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bot.core.cache_manager.keys import compile_glob, namespace_prefix, parse_redis_key, redis_key, valid_key
+
+names = st.text(min_size=1, max_size=20)
+
+
+@given(names, names, names, names)
+def test_each_namespace_and_key_has_a_place_of_its_own(namespace, key, other_namespace, other_key):
+    same = redis_key(namespace, key) == redis_key(other_namespace, other_key)
+    assert same == ((namespace, key) == (other_namespace, other_key))
+    assert parse_redis_key(redis_key(namespace, key)) == (namespace, key)
+
+
+@given(names, names, names)
+def test_no_key_of_one_namespace_starts_like_another_namespace(namespace, other, key):
+    if namespace != other:
+        assert not redis_key(namespace, key).startswith(namespace_prefix(other))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matches", "misses"),
+    [
+        ("user:*", ["user:", "user:1", "user:1:x\ny"], ["users:1", "a user:1"]),
+        ("user:?", ["user:1"], ["user:", "user:12"]),
+        ("h[ae]llo", ["hello", "hallo"], ["hillo", "h[ae]llo"]),
+        ("h[^e]llo", ["hallo"], ["hello"]),
+        ("h[a-c]llo", ["hbllo"], ["hdllo"]),
+        (r"a\*b", ["a*b"], ["axb"]),
+        ("a.b+", ["a.b+"], ["axb", "a.bb"]),
+        ("[", ["["], ["x"]),
+        ("***", ["", "anything"], []),
+    ],
+)
+def test_globs_are_read_as_redis_reads_them(pattern, matches, misses):
+    found = compile_glob(pattern)
+    assert all(found.fullmatch(text) for text in matches)
+    assert not any(found.fullmatch(text) for text in misses)
+
+
+@given(st.text(alphabet="ab*?", max_size=8), st.text(alphabet="ab", max_size=8))
+def test_globs_agree_with_fnmatch(pattern, text):
+    assert bool(compile_glob(pattern).fullmatch(text)) == fnmatch.fnmatchcase(text, pattern)
+
+
+@pytest.mark.parametrize("key", ["", "x" * 1025])
+def test_a_bad_key_is_named(key):
+    with pytest.raises(ValueError, match="key = "):
+        valid_key(key)
+    with pytest.raises(TypeError, match="key = 5: expected a string"):
+        valid_key(5)

@@ -1,0 +1,364 @@
+"""Two instances over a real Redis, and what happens when it fails."""
+
+import asyncio
+import enum
+import socket
+
+import pytest
+
+from bot.core.cache_manager import CacheManager
+from bot.core.cache_manager.codec import VERSION, encode
+from bot.core.cache_manager.keys import redis_key
+from bot.core.redis_link import RedisLink
+from tests.support.servers import RedisServer, running
+
+
+async def until(condition, timeout=8.0):
+    """Wait for what another process or a reconnection brings about."""
+    async with asyncio.timeout(timeout):
+        while not await condition():
+            await asyncio.sleep(0.01)
+
+
+async def equals(call, value):
+    return await call() == value
+
+
+@pytest.fixture
+async def pair(redis_server):
+    caches = [CacheManager(), CacheManager()]
+    for cache in caches:
+        await cache.enable(redis_url=redis_server.url)
+    yield caches
+    for cache in caches:
+        cache._l1.check_invariants()
+        assert not cache._under_way
+        await cache.disable()
+    assert not RedisLink._links
+
+
+@pytest.fixture
+async def raw(redis_server):
+    link = RedisLink(redis_server.url)
+    yield link
+    await link.close()
+
+
+async def test_what_one_writes_the_other_reads_with_its_types(pair):
+    a, b = pair
+    value = {"tuple": (1, 2), 3: {4}, "none": None, "big": 2**80}
+    await a.set("k", value, namespace="users")
+    assert await b.get("k", namespace="users") == value
+    assert type((await b.get("k", namespace="users"))["tuple"]) is tuple
+    figures = await b.get_statistics()
+    assert (figures["l2_hits"], figures["l1_hits"], figures["l2_connected"]) == (1, 1, True)
+
+
+async def test_none_is_a_value_in_redis_too(pair):
+    a, b = pair
+    loads = []
+
+    async def load():
+        loads.append(1)
+
+    await a.get_or_load("k", load)
+    await b.get_or_load("k", load)
+    await b.get_or_load("k", load)
+    assert len(loads) == 1
+
+
+@pytest.mark.parametrize("change", ["set", "delete", "tag", "pattern", "clear", "set_many"])
+async def test_a_change_in_one_is_seen_by_the_other(pair, change):
+    a, b = pair
+    await a.set("k", "old", tags=["t"])
+    assert await b.get("k") == "old"
+    assert b.get_local("k") == "old"
+    if change == "set":
+        await a.set("k", "new")
+    elif change == "set_many":
+        await a.set_many({"k": "new"})
+    elif change == "delete":
+        assert await a.delete("k")
+    elif change == "tag":
+        assert await a.invalidate_tag("t") == 1
+    elif change == "pattern":
+        assert await a.invalidate_pattern("k*") == 1
+    else:
+        await a.clear()
+    expected = "new" if change.startswith("set") else None
+    await until(lambda: equals(lambda: b.get("k"), expected))
+
+
+async def test_a_read_under_way_while_another_instance_writes_is_not_kept(pair):
+    a, b = pair
+    await a.set("k", "old")
+    reading = b._reading("default", "k")
+    with reading as read:
+        await a.set("k", "new")
+
+        async def heard():
+            return read.outdated
+
+        await until(heard)
+    assert await b.get("k") == "new"
+
+
+async def test_a_get_without_namespace_reads_all_used_ones_in_one_round_trip(pair):
+    a, b = pair
+    await a.set("k", 1, namespace="third")
+    for name in ("first", "second", "third"):
+        await b.set("other", 0, namespace=name)
+    batches = b._l2.link.reader.batches
+    assert await b.get("k") == 1
+    assert b._l2.link.reader.batches == batches + 1
+
+
+async def test_concurrent_reads_travel_together(pair):
+    a, b = pair
+    await a.set_many({f"k{n}": n for n in range(1200)})
+    before = b._l2.link.reader.batches
+    values = await asyncio.gather(*[b.get(f"k{n}", namespace="default") for n in range(1200)])
+    assert values == list(range(1200))
+    assert b._l2.link.reader.batches - before == 3, "500 keys at most in one"
+
+
+async def test_a_cancelled_read_harms_no_other(pair):
+    a, b = pair
+    await a.set_many({f"k{n}": n for n in range(100)})
+    tasks = [asyncio.ensure_future(b.get(f"k{n % 100}", namespace="default")) for n in range(200)]
+    await asyncio.sleep(0)
+    for task in tasks[::2]:
+        task.cancel()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert results[1::2] == [n % 100 for n in range(1, 200, 2)]
+    assert await b.get("k0") == 0
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+async def test_what_redis_cannot_carry_stays_in_l1_and_drops_what_was_there(pair, caplog):
+    a, b = pair
+    await a.set("k", "plain")
+    for _ in range(3):
+        await a.set("k", {"colour": Colour.RED})
+    assert await a.get("k") == {"colour": Colour.RED}
+    assert await b.get("k") is None
+    assert caplog.text.count("stay in L1") == 1
+    assert (await a.get_statistics())["l1_only_values"] == 3
+
+
+@pytest.mark.parametrize("payload", [b"garbage", b"", bytes([VERSION + 1]) + b"\x00" * 20])
+async def test_foreign_bytes_under_a_key_are_a_miss(pair, raw, payload, caplog):
+    a, _ = pair
+    await raw.execute("SET", redis_key("default", "k"), payload)
+    for _ in range(3):
+        assert await a.get("k") is None
+    assert caplog.text.count("cannot be read") == 1
+
+    async def load():
+        return "loaded"
+
+    assert await a.get_or_load("k", load) == "loaded"
+
+
+async def test_a_value_of_another_type_under_a_key_is_a_miss(pair, raw):
+    a, _ = pair
+    await raw.execute("LPUSH", redis_key("default", "k"), "x")
+    assert await a.get("k") is None
+    assert await a.set("k", "fine")
+
+
+async def test_time_to_live_is_the_same_in_both_tiers(pair, raw):
+    a, b = pair
+    await a.set("k", 1, ttl=100)
+    assert 99_000 < await raw.execute("PTTL", redis_key("default", "k")) <= 100_000
+    await b.get("k")
+    entry = b._l1.store.peek("default", "k", b._now())
+    assert 99 < entry.expires_at - b._now() <= 100
+    await raw.execute("SET", redis_key("default", "late"), encode(1, expires_at=1.0))
+    assert await b.get("late") == 1
+    assert b.get_local("late") is None, "what has expired by its own account is not kept"
+
+
+async def test_redis_killed_in_the_middle_of_load_and_started_again(pair, redis_server, caplog):
+    a, b = pair
+    await a.set("kept", "in L1")
+    await b.get("kept")
+    errors, stop = [], asyncio.Event()
+
+    async def handler(cache, n):
+        async def load():
+            return n
+
+        while not stop.is_set():
+            try:
+                assert await cache.get_or_load(f"k{n}", load, ttl=0.05) == n
+                assert await cache.get("kept") in ("in L1", None)
+                await cache.set(f"s{n}", n)
+            except Exception as error:
+                errors.append(error)
+            await asyncio.sleep(0.001)
+
+    tasks = [asyncio.ensure_future(handler(cache, n)) for n in range(10) for cache in pair]
+    await asyncio.sleep(0.2)
+    redis_server.kill()
+    await asyncio.sleep(0.3)
+    figures = await a.get_statistics()
+    assert figures["degraded"] is True
+    assert figures["l2_connected"] is False
+    redis_server.start()
+
+    async def healed():
+        return not (await a.get_statistics())["degraded"] and not (await b.get_statistics())["degraded"]
+
+    await until(healed)
+    await asyncio.sleep(0.1)
+    stop.set()
+    await asyncio.gather(*tasks)
+    assert errors == []
+    assert caplog.text.count("going on without it") <= 3, "said once, not per call"
+    await a.set("after", 1)
+    await until(lambda: equals(lambda: b.get("after"), 1))
+
+
+async def test_while_redis_is_away_l1_serves_and_misses_load(pair, redis_server):
+    a, _ = pair
+    await a.set("k", "v")
+    redis_server.kill()
+    assert await a.get("k") == "v"
+    assert await a.get("absent") is None
+    assert await a.get("k") == "v"
+    assert await a.set("new", 1) is True
+    assert await a.get("new") == 1
+    assert await a.invalidate_pattern("new") == 1
+    assert await a.invalidate_tag("t") == 0
+    assert await a.delete("k") is True
+    assert await a.get("k") is None
+
+
+async def test_the_old_value_is_never_served_after_a_lost_connection(pair, redis_server, raw):
+    """What was set while Redis was frozen must not be outlived by what Redis still holds."""
+    a, b = pair
+    await a.set("k", "old", ttl=600)
+    assert await b.get("k") == "old"
+    redis_server.freeze()
+    await a.set("k", "new", ttl=600)
+    assert await a.get("k") == "new"
+    redis_server.thaw()
+
+    async def healed():
+        figures = [await cache.get_statistics() for cache in pair]
+        await a.get("probe")
+        await b.get("probe")
+        return not any(f["degraded"] for f in figures) and a._l2.in_step
+
+    await until(healed)
+    assert await a.get("k") in ("new", None)
+    await until(lambda: equals(lambda: b.get("k"), await_value(a)))
+    assert await b.get("k") != "old"
+
+
+def await_value(cache):
+    return cache.get_local("k")
+
+
+async def test_a_server_that_accepts_and_never_answers_costs_one_timeout(caplog):
+    listener = socket.create_server(("127.0.0.1", 0), backlog=100)
+    url = f"redis://127.0.0.1:{listener.getsockname()[1]}/0"
+    cache = CacheManager()
+    loop = asyncio.get_running_loop()
+    try:
+        await cache.enable(redis_url=url)
+        start = loop.time()
+
+        async def load():
+            return "loaded"
+
+        for n in range(50):
+            assert await cache.get_or_load(f"k{n}", load) == "loaded"
+        assert loop.time() - start < 5, "not a timeout for each of fifty"
+        assert (await cache.get_statistics())["degraded"]
+    finally:
+        await cache.disable()
+        listener.close()
+
+
+async def test_a_full_server_leaves_handlers_working_and_no_old_value_behind(caplog):
+    server = RedisServer(extra=("--maxmemory", "4mb", "--maxmemory-policy", "noeviction"))
+    with running(server):
+        cache = CacheManager()
+        await cache.enable(redis_url=server.url, compression=False)
+        await cache.set("k", "old")
+        for n in range(200):
+            await cache.set(f"fill {n}", "x" * 100_000)
+        assert await cache.set("k", "new") is True
+        assert await cache.get("k") == "new"
+        other = CacheManager()
+        await other.enable(redis_url=server.url)
+        assert await other.get("k") in ("new", None)
+        assert (await cache.get_statistics())["l2_errors"] > 0
+        assert caplog.text.count("Redis refused") == 1
+        await cache.disable()
+        await other.disable()
+
+
+async def test_no_server_at_start_is_no_error(caplog):
+    server = RedisServer()
+    cache = CacheManager()
+    assert await cache.enable(redis_url=server.url)
+    await cache.set("k", 1)
+    assert await cache.get("k") == 1
+    server.start()
+    try:
+
+        async def healed():
+            await cache.get("probe")
+            return not (await cache.get_statistics())["degraded"]
+
+        await until(healed)
+        assert await cache.set("k", 2)
+        other = CacheManager()
+        await other.enable(redis_url=server.url)
+        assert await other.get("k") == 2
+        await other.disable()
+    finally:
+        await cache.disable()
+        server.close()
+
+
+async def test_a_password_is_in_no_log_and_no_status(caplog):
+    cache = CacheManager()
+    await cache.enable(redis_url="redis://:hunter2@127.0.0.1:1/0")
+    await cache.get("k")
+    assert "hunter2" not in caplog.text + repr(await cache.get_statistics())
+    await cache.disable()
+
+
+def test_on_under_one_loop_and_off_under_another(redis_url):
+    cache = CacheManager()
+
+    async def use(value):
+        await cache.enable(redis_url=redis_url)
+        await cache.set("loops", value)
+        return await cache.get("loops")
+
+    assert asyncio.run(use(1)) == 1
+    assert asyncio.run(use(2)) == 2
+    assert asyncio.run(cache.disable())
+    assert not RedisLink._links
+
+
+async def test_off_leaves_no_task_and_no_connection(redis_server, raw):
+    cache = CacheManager()
+    await cache.enable(redis_url=redis_server.url)
+    await asyncio.gather(*[cache.get(f"k{n}") for n in range(20)])
+    await cache.set("k", 1)
+    assert await cache.disable()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    async def alone():
+        return len((await raw.execute("CLIENT", "LIST")).strip().splitlines()) == 1
+
+    await until(alone)

@@ -1,0 +1,100 @@
+"""Values kept apart from their callers, and measured."""
+
+import copy
+import datetime
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bot.core._shared.isolation import freeze
+
+atoms = st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=5), st.binary(max_size=5))
+hashables = st.recursive(
+    atoms, lambda inner: st.tuples(inner, inner) | st.frozensets(inner, max_size=3), max_leaves=4
+)
+values = st.recursive(
+    atoms,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.dictionaries(hashables, inner, max_size=4),
+        st.sets(hashables, max_size=4),
+        st.tuples(inner, inner),
+    ),
+    max_leaves=12,
+)
+
+
+def scribble(value):
+    """Change whatever can be changed in a value."""
+    if isinstance(value, list):
+        for item in value:
+            scribble(item)
+        value.append("changed")
+    elif isinstance(value, dict):
+        for item in value.values():
+            scribble(item)
+        value["changed"] = True
+    elif isinstance(value, set):
+        value.add("changed")
+    elif isinstance(value, tuple):
+        for item in value:
+            scribble(item)
+
+
+@given(values)
+def test_nobody_can_change_what_another_gets(value):
+    original = copy.deepcopy(value)
+    frozen = freeze(value)
+    scribble(value)
+    for _ in range(2):
+        got = frozen.value if frozen.thaw is None else frozen.thaw(frozen.value)
+        assert got == original
+        assert type(got) is type(original)
+        scribble(got)
+
+
+@pytest.mark.parametrize(
+    "value", [1, "x", b"x", None, (1, ("a", None)), frozenset({1}), datetime.date(2026, 1, 1)]
+)
+def test_what_cannot_change_is_handed_out_as_it_is(value):
+    frozen = freeze(value)
+    assert frozen.thaw is None
+    assert frozen.value is value
+
+
+def test_other_objects_are_copied_deeply():
+    class Own:
+        def __init__(self):
+            self.items = [1]
+
+    value = Own()
+    frozen = freeze({"own": value})
+    value.items.append(2)
+    assert frozen.thaw(frozen.value)["own"].items == [1]
+
+
+def test_what_refuses_to_be_copied_is_named():
+    with pytest.raises(TypeError, match="a value of type generator cannot be copied"):
+        freeze(n for n in range(3))
+
+
+def test_a_very_deep_value_is_copied_or_refused_and_crashes_nothing():
+    deep = []
+    for _ in range(300):
+        deep = [deep]
+    assert freeze(deep).thaw is not None
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(TypeError, match="cannot be copied"):
+        freeze(deep)
+    while deep:  # taken apart by hand: so deep a list is freed by recursion
+        deep = deep.pop()
+
+
+def test_size_counts_what_is_inside():
+    text = "x" * 1000
+    assert freeze(text).size == sys.getsizeof(text)
+    assert freeze([text, text]).size >= 2 * sys.getsizeof(text)
+    assert freeze({"k": {"n": text}}).size > 1000
