@@ -236,15 +236,17 @@ def _abandon(client: Any) -> None:
 
 def _abandon_connection(connection: Any) -> None:
     writer = getattr(connection, "_writer", None)
-    if writer is None:
-        return
-    transport = writer.transport
+    if writer is not None:
+        _abandon_transport(writer.transport)
+        connection._writer = connection._reader = None
+
+
+def _abandon_transport(transport: Any) -> None:
     socket = transport.get_extra_info("socket")
     # The transport's own close would call the dead loop; the socket beneath it needs none.
     inner = getattr(socket, "_sock", None)
     if inner is not None:
         inner.close()
-    connection._writer = connection._reader = None
     for attribute in ("_sock", "_loop"):
         if hasattr(transport, attribute):
             setattr(transport, attribute, None)
@@ -271,20 +273,33 @@ class Script:
         return await self._link.run(operation)
 
 
+_Batch = dict[bytes, list["asyncio.Future[bytes | None]"]]
+_NOT_YET: Any = object()
+
+
 class BatchedReader:
     """Reads that are asked for together travel together: one MGET, one at a time, on one connection.
 
-    While a batch is under way the next one gathers, so load makes batches larger, not more numerous.
-    A reader that is cancelled leaves the batch as it is; an error reaches each of its readers.
+    Reads of one tick of the event loop, and those that come while a batch is under way, make the next
+    batch: load makes batches larger, not more numerous. A reader that is cancelled leaves its batch
+    as it is; an error reaches each of its readers.
+
+    redis-py makes the connection (address, TLS, login); the bytes then go through a protocol of our
+    own and hiredis, without a task, a lock and a timeout for each read.
     """
 
     def __init__(self, link: RedisLink) -> None:
         self._link = link
-        # Readers by key, in order. Changed only by get and _drain.
-        self._waiting: dict[bytes, list[asyncio.Future[bytes | None]]] = {}
-        self._task: asyncio.Task[None] | None = None
+        # All of this belongs to one event loop. Changed only by the methods below, none of which
+        # awaits between reading and writing it.
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._connection: Any = None
+        self._waiting: _Batch = {}
+        self._scheduled = False
+        self._under_way: _Batch | None = None
+        self._is_probe = False
+        self._watchdog: asyncio.TimerHandle | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._wire: _Wire | None = None
         self.batches = 0
         self.keys_read = 0
 
@@ -298,100 +313,177 @@ class BatchedReader:
         waiting = self._waiting.get(key)
         if waiting is None:
             self._waiting[key] = [future]
-            if self._task is None:
-                self._task = loop.create_task(self._drain(), name="redis-batched-reads")
+            if not self._scheduled and self._under_way is None and self._opening is None:
+                self._scheduled = True
+                loop.call_soon(self._send)
         else:
             waiting.append(future)
         return future
 
-    async def _drain(self) -> None:
-        try:
-            while self._waiting:
-                batch: dict[bytes, list[asyncio.Future[bytes | None]]] = {}
-                if len(self._waiting) <= MAX_KEYS:
-                    batch, self._waiting = self._waiting, {}
-                else:
-                    for key in list(self._waiting)[:MAX_KEYS]:
-                        batch[key] = self._waiting.pop(key)
-                await self._read(batch)
-        finally:
-            self._task = None
-            if self._waiting and self._loop is not None and not self._loop.is_closed():
-                self._fail(self._waiting, RedisUnavailableError("the reader was stopped"))
-                self._waiting = {}
-
-    async def _read(self, batch: dict[bytes, list[asyncio.Future[bytes | None]]]) -> None:
-        keys = list(batch)
-        try:
-            values = await self._link.run(lambda client: self._ask(client, keys))
-        except BackendError as error:
-            self._fail(batch, error)
+    def _send(self) -> None:
+        """Start the next batch, if there is one to start."""
+        self._scheduled = False
+        loop = self._loop
+        if loop is None or not self._waiting or self._under_way is not None or self._opening is not None:
             return
-        except asyncio.CancelledError:
-            self._fail(batch, RedisUnavailableError("the reader was stopped"))
-            raise
-        self.batches += 1
-        self.keys_read += len(keys)
-        for waiters, value in zip(batch.values(), values, strict=True):
-            for future in waiters:
-                if not future.done():
-                    future.set_result(value)
-
-    @staticmethod
-    def _fail(batch: dict[bytes, list[asyncio.Future[bytes | None]]], error: BackendError) -> None:
-        for waiters in batch.values():
-            for future in waiters:
-                if not future.done():
-                    # One error each: a traceback grows with every task that raises the same one.
-                    future.set_exception(type(error)(*error.args))
-
-    async def _ask(self, client: Any, keys: list[bytes]) -> list[bytes | None]:
-        # A connection of its own and no client around it: half of the price of a small read.
-        if self._connection is not None:
-            from redis.exceptions import ConnectionError as RedisConnectionError
-
-            try:
-                return await self._ask_once(client, keys)
-            except RedisConnectionError:
-                # It may have died of a restart of the server long ago. A read can be asked again.
-                pass
-        return await self._ask_once(client, keys)
-
-    async def _ask_once(self, client: Any, keys: list[bytes]) -> list[bytes | None]:
-        connection = self._connection
-        if connection is None:
-            connection = self._connection = await client.connection_pool.get_connection()
+        wire = self._wire
         try:
-            if len(keys) == 1:
-                await connection.send_command("GET", keys[0])
-                return [await connection.read_response()]
-            await connection.send_command("MGET", *keys)
-            values: list[bytes | None] = await connection.read_response()
-            return values
-        except BaseException:
-            # It may be in the middle of an answer: the next batch must not read the rest of it.
-            self._connection = None
-            await connection.disconnect(nowait=True)
-            await client.connection_pool.release(connection)
+            probe = self._link._admit()
+        except RedisUnavailableError as error:
+            waiting, self._waiting = self._waiting, {}
+            _fail(waiting, error)
+            return
+        if wire is None or wire.lost:
+            self._opening = loop.create_task(self._open(probe), name="redis-reader-connect")
+            return
+        if len(self._waiting) <= MAX_KEYS:
+            batch, self._waiting = self._waiting, {}
+        else:
+            batch = {key: self._waiting.pop(key) for key in list(self._waiting)[:MAX_KEYS]}
+        self._under_way = batch
+        self._is_probe = probe
+        self._watchdog = loop.call_later(self._link.timeout, self._too_late)
+        parts = [b"*%d\r\n$4\r\nMGET\r\n" % (len(batch) + 1)]
+        parts += [b"$%d\r\n%b\r\n" % (len(key), key) for key in batch]
+        wire.transport.write(b"".join(parts))
+
+    async def _open(self, probe: bool) -> None:
+        try:
+            async with asyncio.timeout(self._link.timeout):
+                connection = self._link.client().connection_pool.make_connection()
+                await connection.connect()
+            self._wire = _Wire(connection, self._answered, self._lost)
+        except asyncio.CancelledError:
+            _fail(self._waiting, RedisUnavailableError("the reader was stopped"))
+            self._waiting = {}
             raise
+        except Exception as error:
+            # Every way in which a connection can fail to come about means the same to who reads.
+            self._link._failed(error)
+            waiting, self._waiting = self._waiting, {}
+            _fail(waiting, RedisUnavailableError(self._link._reason(error)))
+        finally:
+            # That it connects is not yet the breaker's success: that is an answer.
+            if probe:
+                self._link._probing = False
+            self._opening = None
+        self._send()
+
+    def _answered(self, answer: Any) -> None:
+        batch = self._finish()
+        if batch is None:
+            return  # a push message, or the answer to a batch that was given up
+        if isinstance(answer, list) and len(answer) == len(batch):
+            self.batches += 1
+            self.keys_read += len(batch)
+            for waiters, value in zip(batch.values(), answer, strict=True):
+                for future in waiters:
+                    if not future.done():
+                        future.set_result(value)
+        else:
+            _fail(batch, RedisRefusedError(mask_secrets(str(answer))))
+        self._link._succeeded()
+        self._send()
+
+    def _finish(self) -> _Batch | None:
+        batch, self._under_way = self._under_way, None
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+            self._watchdog = None
+        if self._is_probe:
+            self._is_probe = False
+            self._link._probing = False
+        return batch
+
+    def _too_late(self) -> None:
+        # The answer may still come: the connection is given up, or it would answer the next batch.
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.drop()
+        self._broken(TimeoutError())
+
+    def _lost(self, wire: _Wire, error: BaseException | None) -> None:
+        if wire is not self._wire:
+            return
+        self._wire = None
+        if self._under_way is None:
+            return  # it was idle; the next read finds out whether the server is there
+        self._broken(error or ConnectionResetError("connection closed by the server"))
+
+    def _broken(self, error: BaseException) -> None:
+        batch = self._finish() or {}
+        self._link._failed(error)
+        failure = RedisUnavailableError(self._link._reason(error))
+        waiting, self._waiting = self._waiting, {}
+        _fail(batch, failure)
+        _fail(waiting, failure)
 
     async def close(self) -> None:
         """Stop reading; who still waits gets RedisUnavailableError."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.disconnect(nowait=True)
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.wait([self._opening])
+        stopped = RedisUnavailableError("the reader was stopped")
+        _fail(self._finish() or {}, stopped)
+        waiting, self._waiting = self._waiting, {}
+        _fail(waiting, stopped)
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.drop()
+            await asyncio.sleep(0)  # the transport closes its socket on the next turn of the loop
 
     def abandon(self) -> None:
         """Forget everything of an event loop that runs no more."""
-        self._task = None
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            _abandon_transport(wire.transport)
+        self._loop = self._under_way = self._watchdog = self._opening = None
         self._waiting = {}
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            _abandon_connection(connection)
+        self._scheduled = self._is_probe = False
+
+
+class _Wire(asyncio.Protocol):
+    """One connection's bytes, parsed by hiredis."""
+
+    def __init__(
+        self,
+        connection: Any,
+        on_answer: Callable[[Any], None],
+        on_lost: Callable[[_Wire, BaseException | None], None],
+    ) -> None:
+        import hiredis
+
+        self._parser = hiredis.Reader(notEnoughData=_NOT_YET)
+        self._on_answer = on_answer
+        self._on_lost = on_lost
+        self.lost = False
+        # redis-py's connection object has done its part; its transport lives on. So must its streams,
+        # which close the transport when they are collected.
+        self._streams = (connection._reader, connection._writer)
+        self.transport: Any = connection._writer.transport
+        connection._writer = connection._reader = None
+        self.transport.set_protocol(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._parser.feed(data)
+        while (answer := self._parser.gets()) is not _NOT_YET:
+            self._on_answer(answer)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.lost = True
+        self._on_lost(self, exc)
+
+    def drop(self) -> None:
+        self.lost = True
+        self.transport.abort()
+
+
+def _fail(batch: _Batch, error: BackendError) -> None:
+    for waiters in batch.values():
+        for future in waiters:
+            if not future.done():
+                # One error each: a traceback grows with every task that raises the same one.
+                future.set_exception(type(error)(*error.args))
 
 
 async def subscribe(

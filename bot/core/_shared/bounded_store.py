@@ -39,17 +39,27 @@ class Entry:
         "value",
     )  # fmt: skip
 
-    def __init__(self, space: str, key: Hashable) -> None:
+    def __init__(
+        self,
+        space: str,
+        key: Hashable,
+        value: Any,
+        thaw: Callable[[Any], Any] | None,
+        meta: Any,
+        size: int,
+        expires_at: float,
+        drop_at: float,
+    ) -> None:
         self.space = space
         self.key = key
-        self.value: Any = None
-        self.thaw: Callable[[Any], Any] | None = None
+        self.value = value
+        self.thaw = thaw
         """Makes what a caller gets from ``value``; None when ``value`` itself may be handed out."""
-        self.meta: Any = None
+        self.meta = meta
         """The owner's own notes, such as tags or tables."""
-        self.size = 0
-        self.expires_at = NEVER
-        self.drop_at = NEVER
+        self.size = size
+        self.expires_at = expires_at
+        self.drop_at = drop_at
         """Until then an expired entry is kept for :meth:`BoundedStore.peek`; else the same as above."""
         self.frequency = 0
         self.in_main = False
@@ -154,33 +164,44 @@ class BoundedStore:
         for :meth:`peek` after it expired. Returns None, with nothing stored
         and the old entry gone, when the value alone is larger than the store.
         """
-        self.expire(now)
-        old = self._spaces.get(space, {}).get(key)
+        due = self._due
+        if due and due[0] < now:
+            self.expire(now)
+        found = self._spaces.get(space)
+        old = found.get(key) if found is not None else None
         if old is not None:
             self._drop(old)
         if size > self.max_bytes or (ttl is not None and ttl <= 0):
             return None
-        entry = Entry(space, key)
-        entry.value, entry.thaw, entry.meta, entry.size = value, thaw, meta, size
+        expires_at = NEVER if ttl is None else now + ttl
+        entry = Entry(space, key, value, thaw, meta, size, expires_at, expires_at + keep)
         if old is not None:
             # A rewritten entry keeps its standing; rewriting alone is no sign of being read.
             entry.frequency, entry.in_main = old.frequency, old.in_main
-        elif self._ghosts.pop(hash((space, key)), 0) is None:
+        elif self._ghosts and self._ghosts.pop(hash((space, key)), 0) is None:
             entry.in_main = True
         while self._count >= self.max_entries or self._bytes + size > self.max_bytes:
             self._evict_one(incoming=size)
         if ttl is not None:
-            entry.expires_at = now + ttl
-            entry.drop_at = entry.expires_at + keep
-            self._schedule(entry)
-        self._spaces.setdefault(space, {})[key] = entry
+            second = math.ceil(entry.drop_at)
+            bucket = self._expiring.get(second)
+            if bucket is None:
+                bucket = self._expiring[second] = {}
+                heapq.heappush(self._due, second)
+            bucket[entry] = None
+        found = self._spaces.get(space)
+        if found is None:
+            found = self._spaces[space] = {}
+        found[key] = entry
         self._count += 1
         self._bytes += size
         self.insertions += 1
         if entry.in_main:
             self._main.append(entry)
         else:
-            self._enqueue_small(entry)
+            self._small.append(entry)
+            self._small_count += 1
+            self._small_bytes += size
         if old is not None:
             self._compact()
         return entry
@@ -256,19 +277,6 @@ class BoundedStore:
         if self._on_drop is not None:
             self._on_drop(entry)
         entry.value = entry.thaw = entry.meta = None  # a dead entry may wait long in its queue
-
-    def _schedule(self, entry: Entry) -> None:
-        second = math.ceil(entry.drop_at)
-        bucket = self._expiring.get(second)
-        if bucket is None:
-            bucket = self._expiring[second] = {}
-            heapq.heappush(self._due, second)
-        bucket[entry] = None
-
-    def _enqueue_small(self, entry: Entry) -> None:
-        self._small.append(entry)
-        self._small_count += 1
-        self._small_bytes += entry.size
 
     def _evict_one(self, *, incoming: int) -> None:
         """Make one entry leave. There is at least one: an entry never exceeds the store alone."""

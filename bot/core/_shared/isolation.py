@@ -14,13 +14,15 @@ from collections.abc import Callable
 from sys import getsizeof
 from typing import Any, NamedTuple
 
-_ATOMS: frozenset[type] = frozenset(
+IMMUTABLE: frozenset[type] = frozenset(
     {
         type(None), bool, int, float, complex, str, bytes, range, type(Ellipsis),
         datetime.datetime, datetime.date, datetime.time, datetime.timedelta, datetime.timezone,
         decimal.Decimal, uuid.UUID,
     }
 )  # fmt: skip
+
+"""Types whose instances cannot change and hold nothing that can."""
 
 MAX_DEPTH = 64
 """Deeper values are copied by ``copy.deepcopy``, which says so if even it cannot."""
@@ -42,7 +44,7 @@ def freeze(value: Any) -> Frozen:
     an object refuses to be copied, as open files, sockets and generators do.
     """
     kind = type(value)
-    if kind in _ATOMS:
+    if kind in IMMUTABLE:
         return Frozen(value, None, getsizeof(value))
     size, flat, mutable, foreign = _measure(value, 0)
     if foreign:
@@ -69,7 +71,7 @@ def freeze(value: Any) -> Frozen:
 
 
 def _is_flat(row: dict[Any, Any]) -> bool:
-    return all(type(item) in _ATOMS for item in row.values())
+    return all(type(item) in IMMUTABLE for item in row.values())
 
 
 def _copy_rows(rows: list[dict[Any, Any]]) -> list[dict[Any, Any]]:
@@ -78,12 +80,12 @@ def _copy_rows(rows: list[dict[Any, Any]]) -> list[dict[Any, Any]]:
 
 def _copy_tree(value: Any) -> Any:
     kind = type(value)
-    if kind in _ATOMS:
+    if kind in IMMUTABLE:
         return value
     if kind is dict:
-        return {key: item if type(item) in _ATOMS else _copy_tree(item) for key, item in value.items()}
+        return {key: item if type(item) in IMMUTABLE else _copy_tree(item) for key, item in value.items()}
     if kind is list:
-        return [item if type(item) in _ATOMS else _copy_tree(item) for item in value]
+        return [item if type(item) in IMMUTABLE else _copy_tree(item) for item in value]
     if kind is tuple:
         return tuple([_copy_tree(item) for item in value])
     # Members of a set, and the only other kinds freeze lets through, are hashable or flat.
@@ -93,7 +95,7 @@ def _copy_tree(value: Any) -> Any:
 def _measure(value: Any, depth: int) -> tuple[int, bool, bool, bool]:
     """(bytes, holds only atoms, has anything mutable, has a type not known here)."""
     kind = type(value)
-    if kind in _ATOMS:
+    if kind in IMMUTABLE:
         return getsizeof(value), True, False, False
     if depth >= MAX_DEPTH:
         return getsizeof(value), False, True, True
@@ -115,7 +117,7 @@ def _measure(value: Any, depth: int) -> tuple[int, bool, bool, bool]:
     mutable = kind in (dict, list, set)
     foreign = False
     for part in parts:
-        if type(part) in _ATOMS:
+        if type(part) in IMMUTABLE:
             size += getsizeof(part)
             continue
         flat = False

@@ -50,7 +50,11 @@ class Payload(NamedTuple):
 
 def encode(value: Any, *, expires_at: float = 0.0, load_seconds: float = 0.0, compress: bool = True) -> bytes:
     """The payload of a value. Raises UnsupportedValueError, naming the type that cannot travel."""
-    body = _body(value)
+    return fold(encode_body(value), expires_at=expires_at, load_seconds=load_seconds, compress=compress)
+
+
+def fold(body: bytes, *, expires_at: float = 0.0, load_seconds: float = 0.0, compress: bool = True) -> bytes:
+    """The payload of a value that is already encoded."""
     flags = 0
     if compress and len(body) > COMPRESS_ABOVE:
         smaller = zlib.compress(body, 1)
@@ -59,7 +63,8 @@ def encode(value: Any, *, expires_at: float = 0.0, load_seconds: float = 0.0, co
     return _HEADER.pack(VERSION, flags, expires_at, load_seconds) + body
 
 
-def _body(value: Any) -> bytes:
+def encode_body(value: Any) -> bytes:
+    """The value's bytes, without a header. Raises UnsupportedValueError."""
     try:
         return _encode(value if _is_native(value, 0) else _wire(value, 0))
     except (UnicodeEncodeError, OverflowError, RecursionError, ValueError) as error:
@@ -135,6 +140,12 @@ def _extension(code: int, data: bytes) -> msgspec.msgpack.Ext:
 
 def decode(payload: bytes) -> Payload:
     """What :func:`encode` was given. Raises CorruptPayloadError for anything else."""
+    found = unfold(payload)
+    return Payload(decode_body(found.value), found.expires_at, found.load_seconds)
+
+
+def unfold(payload: bytes) -> Payload:
+    """The payload with its value still encoded, as bytes for :func:`decode_body`."""
     try:
         version, flags, expires_at, load_seconds = _HEADER.unpack_from(payload)
     except struct.error as error:
@@ -143,15 +154,22 @@ def decode(payload: bytes) -> Payload:
         raise CorruptPayloadError(f"version {version}, flags {flags}: written by another version")
     if not 0.0 <= expires_at < 1e12 or not 0.0 <= load_seconds < 1e9:
         raise CorruptPayloadError("a time out of bounds")
+    body = payload[_HEADER.size :]
+    if flags & _COMPRESSED:
+        inflate = zlib.decompressobj()
+        try:
+            body = inflate.decompress(body, MAX_PAYLOAD)
+        except zlib.error as error:
+            raise CorruptPayloadError(f"compressed body: {error}") from error
+        if not inflate.eof:
+            raise CorruptPayloadError(f"unfolds to more than {MAX_PAYLOAD:,} bytes, or is cut off")
+    return Payload(body, expires_at, load_seconds)
+
+
+def decode_body(body: bytes) -> Any:
+    """The value of a body. Raises CorruptPayloadError for bytes that are none."""
     try:
-        body = memoryview(payload)[_HEADER.size :]
-        if flags & _COMPRESSED:
-            inflate = zlib.decompressobj()
-            unfolded = inflate.decompress(body, MAX_PAYLOAD)
-            if not inflate.eof:
-                raise CorruptPayloadError(f"unfolds to more than {MAX_PAYLOAD:,} bytes, or is cut off")
-            return Payload(_decode(unfolded), expires_at, load_seconds)
-        return Payload(_decode(body), expires_at, load_seconds)
+        return thaw_body(body)
     except CorruptPayloadError:
         raise
     except Exception as error:
@@ -199,4 +217,6 @@ def _from_extension(code: int, data: memoryview) -> Any:
     raise CorruptPayloadError(f"unknown extension {code}")
 
 
-_decode = msgspec.msgpack.Decoder(ext_hook=_from_extension).decode
+thaw_body = msgspec.msgpack.Decoder(ext_hook=_from_extension).decode
+"""``decode_body`` without a safety net, for bodies that were decoded before."""
+_decode = thaw_body

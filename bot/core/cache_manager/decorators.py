@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
+from bot.core._shared.bounded_store import MAX_FREQUENCY
 from bot.core._shared.errors import invalid
 from bot.core.cache_manager.keys import valid_key
 from bot.core.cache_manager.models import PLAIN, LoadOptions, valid_ttl
@@ -54,16 +55,23 @@ def cached(
         prefix = key_prefix or f"{function.__module__}.{function.__qualname__}"
         key_of = _key_maker(function, valid_key(prefix, "key_prefix"), key)
 
+        plain = options is PLAIN
+
         @functools.wraps(function)
         async def caching(*args: P.args, **kwargs: P.kwargs) -> R:
             cache = CacheManager.get_instance()
             if not cache._enabled:
                 return await function(*args, **kwargs)
             at = key_of(args, kwargs)
-            if options is PLAIN:
-                found = cache.get_local(at, namespace, _ABSENT)
-                if found is not _ABSENT:
-                    return found  # type: ignore[no-any-return]
+            if plain:
+                # CacheManager.get_local, in place: a hit costs half of what it would through calls.
+                entry = cache._spaces.get(namespace, _NOTHING).get(at)
+                if entry is not None and entry.expires_at > cache._now():
+                    if entry.frequency < MAX_FREQUENCY:
+                        entry.frequency += 1
+                    cache._counters.l1_hits += 1
+                    thaw = entry.thaw
+                    return entry.value if thaw is None else thaw(entry.value)  # type: ignore[no-any-return]
             return await cache.get_or_load(  # type: ignore[no-any-return]
                 at, lambda: function(*args, **kwargs), ttl, namespace, tags=tags, options=options
             )
@@ -78,7 +86,7 @@ def cached(
     return decorate
 
 
-_ABSENT: Any = object()
+_NOTHING: dict[Any, Any] = {}
 
 
 def _key_maker(
@@ -95,12 +103,14 @@ def _key_maker(
         len(parameters) == 1 and len(plain) == 1 and plain[0].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
     )
 
+    start = f"{prefix}:"
+
     def key_of(args: Any, kwargs: Any) -> str:
-        if single and len(args) == 1 and not kwargs:
+        if single and not kwargs and len(args) == 1:
             value = args[0]
             kind = type(value)
             if kind is int:
-                return f"{prefix}:{value}"
+                return start + str(value)
             if kind is str and len(value) < LONGEST_READABLE // 2:
                 return f"{prefix}:{_text(value)}"
         bound = signature.bind(*args, **kwargs)

@@ -65,7 +65,7 @@ class L2:
     # Reading.
 
     async def get(self, namespace: str, key: str) -> codec.Payload | None:
-        """The value, or None: not there, not readable, or Redis is away."""
+        """The value, still encoded, or None: not there, not readable, or Redis is away."""
         at = redis_key(namespace, key)
         try:
             raw = await self.link.reader.get(at)
@@ -76,16 +76,17 @@ class L2:
             return None
         if self._unsynced_all or at in self._unsynced:
             return None  # it is older than what was set or dropped here
-        return self._read(raw)
-
-    def _read(self, raw: bytes) -> codec.Payload | None:
         try:
-            return codec.decode(raw)
+            return codec.unfold(raw)
         except CorruptPayloadError as error:
-            self.undecodable += 1
-            if self.undecodable == 1:
-                logger.warning("A value in Redis cannot be read and counts as a miss: %s", error)
+            self.unreadable(error)
             return None
+
+    def unreadable(self, error: CorruptPayloadError) -> None:
+        """Count bytes that are no value; the first are logged."""
+        self.undecodable += 1
+        if self.undecodable == 1:
+            logger.warning("A value in Redis cannot be read and counts as a miss: %s", error)
 
     # Writing. Each change travels with the message that tells the other instances.
 
@@ -134,6 +135,8 @@ class L2:
         except BaseException:
             self._missed(at)  # cancelled half-way: it may hold the old value
             raise
+        for key in at if self._unsynced else ():
+            self._unsynced.pop(key, None)  # it has heard of this one now
         return True
 
     async def drop_pattern(self, namespace: str, pattern: str, told: str) -> list[str]:
@@ -227,7 +230,9 @@ class L2:
                 await self._drop_everything()
             at = list(keys)
             for start in range(0, len(at), SCAN_COUNT):
-                await self.link.execute("UNLINK", *at[start : start + SCAN_COUNT])
+                part = [key for key in at[start : start + SCAN_COUNT] if key in self._unsynced]
+                if part:
+                    await self.link.execute("UNLINK", *part)
             await self.link.execute("PUBLISH", CHANNEL, self._message("all", "", []))
         except BackendError as error:
             self._failed(error)

@@ -8,16 +8,17 @@ import logging
 import math
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from sys import getsizeof
 from typing import Any, ClassVar, TypeVar
 
 from bot.core._shared.bounded_store import MAX_FREQUENCY, Entry
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.errors import BackendError, invalid
-from bot.core._shared.isolation import Frozen, freeze
+from bot.core._shared.isolation import IMMUTABLE, Frozen, freeze
 from bot.core._shared.singleflight import SingleFlight
 from bot.core._shared.tasks import BackgroundTasks
 from bot.core.cache_manager import codec
-from bot.core.cache_manager.errors import LoaderTimeoutError, UnsupportedValueError
+from bot.core.cache_manager.errors import CorruptPayloadError, LoaderTimeoutError, UnsupportedValueError
 from bot.core.cache_manager.keys import MAX_KEY, compile_glob, valid_key
 from bot.core.cache_manager.l1 import L1, Meta
 from bot.core.cache_manager.l2 import L2, Change
@@ -320,6 +321,13 @@ class CacheManager(Phase4Service):
     async def _read_l2(self, l2: L2, namespace: str, key: str) -> Any:
         with self._reading(namespace, key) as read:
             payload = await l2.get(namespace, key)
+        value: Any = None
+        if payload is not None:
+            try:
+                value = codec.decode_body(payload.value)
+            except CorruptPayloadError as error:
+                l2.unreadable(error)
+                payload = None
         if payload is None:
             if not l2.link.available:
                 found = self._in_distrusted_l1(key, [namespace])
@@ -328,14 +336,13 @@ class CacheManager(Phase4Service):
             self._counters.l2_misses += 1
             return _ABSENT
         self._counters.l2_hits += 1
-        value = payload.value
         ttl = payload.expires_at - self._clock.time()
         if not read.outdated and ttl > 0 and self._enabled:
-            frozen = freeze(value)
             meta = Meta((), payload.load_seconds) if payload.load_seconds else None
+            frozen = _keep(value, payload.value)
             self._l1.put(namespace, key, frozen, now=self._now(), ttl=ttl, keep=0.0, meta=meta)
-            self._use(namespace)
-            return value if frozen.value is not value or frozen.thaw is None else frozen.thaw(value)
+            if namespace not in self._used:
+                self._use(namespace)
         return value
 
     def _reading(self, namespace: str, key: str) -> _Read:
@@ -378,41 +385,46 @@ class CacheManager(Phase4Service):
         seconds = self._default_ttl if ttl is None else valid_ttl(ttl)
         if not self._enabled:
             return False
-        return await self._store(namespace, key, value, freeze(value), seconds, tags)
+        return await self._store(namespace, key, value, None, seconds, tags)
 
     async def _store(
         self,
         namespace: str,
         key: str,
         value: Any,
-        frozen: Frozen,
+        frozen: Frozen | None,
         ttl: float,
         tags: tuple[str, ...] = (),
         *,
         stale_ttl: float = 0.0,
         load_seconds: float = 0.0,
     ) -> bool:
-        self._use(namespace)
+        l2 = self._l2
+        body = None if l2 is None else self._body(value)
+        if frozen is None:
+            frozen = freeze(value) if body is None else _keep(value, body)
+        if namespace not in self._used:
+            self._use(namespace)
         self._changed(namespace, key)
         meta = Meta(tags, load_seconds) if tags or load_seconds else None
         in_l1 = self._l1.put(namespace, key, frozen, now=self._now(), ttl=ttl, keep=stale_ttl, meta=meta)
-        l2 = self._l2
         if l2 is None:
             return in_l1
-        payload = self._payload(value, ttl, load_seconds)
-        if payload is None:
-            await l2.delete(namespace, [key])  # what it held before is no longer the value
-            return in_l1
-        return await l2.set(namespace, key, payload, max(1, int(ttl * 1000)), tags) or in_l1
+        with self._reading(namespace, key) as write:
+            if body is None:
+                await l2.delete(namespace, [key])  # what it held before is no longer the value
+                return in_l1
+            payload = self._payload(body, ttl, load_seconds)
+            in_l2 = await l2.set(namespace, key, payload, max(1, int(ttl * 1000)), tags)
+        if write.outdated:
+            # Two writers at once: which of them came last is for Redis to say, not for L1.
+            self._l1.store.remove(namespace, key)
+        return in_l2 or in_l1
 
-    def _payload(self, value: Any, ttl: float, load_seconds: float) -> bytes | None:
+    def _body(self, value: Any) -> bytes | None:
+        """The value encoded for L2; None if it cannot travel, which is counted, and logged once a type."""
         try:
-            return codec.encode(
-                value,
-                expires_at=self._clock.time() + ttl,
-                load_seconds=load_seconds,
-                compress=self._compress,
-            )
+            return codec.encode_body(value)
         except UnsupportedValueError as error:
             self._counters.l1_only += 1
             kind = type(value).__qualname__
@@ -420,6 +432,10 @@ class CacheManager(Phase4Service):
                 self._l1_only_types.add(kind)
                 logger.warning("Values of type %s stay in L1, Redis does not carry them: %s", kind, error)
             return None
+
+    def _payload(self, body: bytes, ttl: float, load_seconds: float) -> bytes:
+        expires_at = self._clock.time() + ttl
+        return codec.fold(body, expires_at=expires_at, load_seconds=load_seconds, compress=self._compress)
 
     async def set_many(
         self,
@@ -436,23 +452,25 @@ class CacheManager(Phase4Service):
         seconds = self._default_ttl if ttl is None else valid_ttl(ttl)
         if not self._enabled or not items:
             return 0
-        prepared = [(key, value, freeze(value)) for key, value in items.items()]
+        l2 = self._l2
+        prepared: list[tuple[str, bytes | None, Frozen]] = []
+        for key, value in items.items():
+            body = None if l2 is None else self._body(value)
+            prepared.append((key, body, freeze(value) if body is None else _keep(value, body)))
         self._use(namespace)
         stored: set[str] = set()
         sent: list[tuple[str, bytes, int, Sequence[str]]] = []
         left_out: list[str] = []
         meta = Meta(tags, 0.0) if tags else None
-        for key, value, frozen in prepared:
+        for key, body, frozen in prepared:
             self._changed(namespace, key)
             if self._l1.put(namespace, key, frozen, now=self._now(), ttl=seconds, keep=0.0, meta=meta):
                 stored.add(key)
-            if self._l2 is not None:
-                payload = self._payload(value, seconds, 0.0)
-                if payload is None:
-                    left_out.append(key)
-                else:
-                    sent.append((key, payload, max(1, int(seconds * 1000)), tags))
-        l2 = self._l2
+            if body is not None:
+                payload = self._payload(body, seconds, 0.0)
+                sent.append((key, payload, max(1, int(seconds * 1000)), tags))
+            else:
+                left_out.append(key)
         if l2 is not None:
             if sent and await l2.set_many(namespace, sent):
                 stored |= {key for key, *_ in sent}
@@ -775,6 +793,19 @@ class CacheManager(Phase4Service):
     async def reset(self) -> None:
         await self.reset_statistics()
         await self.clear()
+
+
+def _keep(value: Any, body: bytes) -> Frozen:
+    """A value whose encoded form is at hand, for L1: the bytes, which no caller can change.
+
+    Decoding them anew costs less than copying, and their size is exact without walking the value.
+    """
+    if type(value) in IMMUTABLE:
+        return Frozen(value, None, getsizeof(value))
+    return Frozen(body, codec.thaw_body, len(body) + _BYTES_HEADER)
+
+
+_BYTES_HEADER = getsizeof(b"")
 
 
 class _Read:

@@ -1,0 +1,499 @@
+"""The cache: L1 and L2 against peers, hit ratios on traces, memory accounted against memory used."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+from benchmarks.harness import Contender, compare, main, rss_mb, table, verdict
+from bot.core._shared.bounded_store import BoundedStore
+from bot.core.cache_manager import CacheManager, cached
+
+SMALL = {"id": 7, "name": "ann", "tier": "free", "active": True, "score": 1.5}
+
+
+def repeat(call: Callable[..., Awaitable[Any]], *args: Any) -> Callable[[int], Awaitable[None]]:
+    async def run(n: int) -> None:
+        for _ in range(n):
+            await call(*args)
+
+    return run
+
+
+async def l1() -> None:
+    import aiocache
+    import async_lru
+    import cachebox
+    import cachetools
+    import theine
+    from cashews import Cache
+
+    ours = CacheManager.get_instance()
+    await ours.enable()
+    await ours.set("text", "a value")
+    await ours.set("dict", SMALL)
+    plain = {"text": "a value"}
+    cashews = Cache()
+    cashews.setup("mem://")
+    await cashews.set("text", "a value", expire=600)
+    await cashews.set("dict", SMALL, expire=600)
+    aio = aiocache.SimpleMemoryCache()
+    await aio.set("text", "a value", ttl=600)
+    await aio.set("dict", SMALL, ttl=600)
+    ttl_cache = cachetools.TTLCache(1000, 600)
+    ttl_cache["text"] = "a value"
+    box = cachebox.TTLCache(1000, 600)
+    box["text"] = "a value"
+    tiny = theine.Cache(1000)
+    tiny.set("text", "a value")
+
+    async def lookup(key: str) -> Any:
+        return plain.get(key)
+
+    async def by_cachetools(key: str) -> Any:
+        return ttl_cache.get(key)
+
+    async def by_cachebox(key: str) -> Any:
+        return box.get(key)
+
+    async def by_theine(key: str) -> Any:
+        return tiny.get(key)
+
+    async def local(n: int) -> None:
+        get_local = ours.get_local
+        for _ in range(n):
+            get_local("text")
+
+    results = await compare(
+        [
+            Contender("floor: a coroutine with a dict look-up", repeat(lookup, "text")),
+            Contender("get, immutable value", repeat(ours.get, "text")),
+            Contender("get_local, immutable value", local),
+            Contender("get, small dict, a copy each", repeat(ours.get, "dict")),
+            Contender("cachetools TTLCache in a coroutine", repeat(by_cachetools, "text")),
+            Contender("cachebox TTLCache in a coroutine", repeat(by_cachebox, "text")),
+            Contender("theine in a coroutine", repeat(by_theine, "text")),
+            Contender("cashews get", repeat(cashews.get, "text"), 5_000),
+            Contender("cashews get, small dict, the live object", repeat(cashews.get, "dict"), 5_000),
+            Contender("aiocache get", repeat(aio.get, "text"), 3_000),
+        ]
+    )
+    floor = "floor: a coroutine with a dict look-up"
+    print(table("L1, a hit", results, baseline=floor))
+    us = {name: result.microseconds for name, result in results.items()}
+    text = us["get, immutable value"]
+    print(verdict("immutable hit, times the floor", text / us[floor], 2.6))
+    print(verdict("cashews / ours, immutable", us["cashews get"] / text, 7, at_most=False))
+    print(verdict("aiocache / ours, immutable", us["aiocache get"] / text, 25, at_most=False))
+    live = us["cashews get, small dict, the live object"] / us["get, small dict, a copy each"]
+    print(verdict("cashews / ours, small dict", live, 5, at_most=False))
+    print(verdict("get_local, µs", us["get_local, immutable value"], 0.35), "\n")
+
+    @cached(key_prefix="bench", ttl=600)
+    async def with_ours(n: int) -> str:
+        return "a value"
+
+    @cashews(ttl=600, key="bench:{n}")
+    async def with_cashews(n: int) -> str:
+        return "a value"
+
+    @aiocache.cached(ttl=600)
+    async def with_aiocache(n: int) -> str:
+        return "a value"
+
+    @async_lru.alru_cache(maxsize=1000, ttl=600)
+    async def with_async_lru(n: int) -> str:
+        return "a value"
+
+    results = await compare(
+        [
+            Contender("@cached", repeat(with_ours, 7)),
+            Contender("async-lru", repeat(with_async_lru, 7)),
+            Contender("cashews", repeat(with_cashews, 7), 2_000),
+            Contender("aiocache", repeat(with_aiocache, 7), 2_000),
+        ]
+    )
+    print(table("A hit through the decorator", results, baseline="@cached"))
+    us = {name: result.microseconds for name, result in results.items()}
+    print(verdict("cashews / ours", us["cashews"] / us["@cached"], 15, at_most=False))
+    print(verdict("aiocache / ours", us["aiocache"] / us["@cached"], 8, at_most=False))
+    print(verdict("ours / async-lru", us["@cached"] / us["async-lru"], 1), "\n")
+
+    async def set_ours(n: int) -> None:
+        for index in range(n):
+            await ours.set(f"k{index % 1000}", SMALL)
+
+    async def set_cashews(n: int) -> None:
+        for index in range(n):
+            await cashews.set(f"k{index % 1000}", SMALL, expire=600)
+
+    async def set_aiocache(n: int) -> None:
+        for index in range(n):
+            await aio.set(f"k{index % 1000}", SMALL, ttl=600)
+
+    results = await compare(
+        [
+            Contender("set, small dict", set_ours, 5_000),
+            Contender("cashews set", set_cashews, 2_000),
+            Contender("aiocache set", set_aiocache, 2_000),
+        ]
+    )
+    print(table("L1, a set", results, baseline="set, small dict"))
+    await ours.disable()
+    await cashews.close()
+
+
+# L2.
+
+
+@contextlib.contextmanager
+def redis_server() -> Iterator[str]:
+    if url := os.environ.get("PHASE4_BENCH_REDIS_URL"):
+        yield url
+        return
+    from tests.support.servers import RedisServer
+
+    server = RedisServer()
+    server.start()
+    try:
+        yield server.url
+    finally:
+        server.close()
+
+
+async def l2(url: str) -> None:
+    import aiocache
+    import coredis
+    import redis.asyncio as redis
+    from cashews import Cache
+
+    ours = CacheManager()
+    # One entry: every read goes to Redis.
+    await ours.enable(redis_url=url, l1_max_entries=1)
+    keys = [f"k{n}" for n in range(1000)]
+    await ours.set_many(dict.fromkeys(keys, SMALL), ttl=3600)
+    raw = redis.Redis.from_url(url, protocol=3, max_connections=2000)
+    payload = await raw.get("p4c:v:default:k1")
+    for key in keys:
+        await raw.set(key, payload)
+    cashews = Cache()
+    cashews.setup(url, client_side=False)
+    for key in keys:
+        await cashews.set(f"c{key}", SMALL, expire=3600)
+    host, port = url.split("//")[1].split("/")[0].split(":")
+    aio = aiocache.Cache(
+        aiocache.Cache.REDIS,
+        endpoint=host,
+        port=int(port),
+        serializer=aiocache.serializers.PickleSerializer(),
+    )
+    for key in keys:
+        await aio.set(f"a{key}", SMALL)
+
+    async def read_ours(key: str) -> Any:
+        return await ours.get(key, namespace="default")
+
+    async def read_cashews(key: str) -> Any:
+        return await cashews.get(f"c{key}")
+
+    async def read_aiocache(key: str) -> Any:
+        return await aio.get(f"a{key}")
+
+    pool = coredis.ConnectionPool.from_url(url, max_connections=1100, decode_responses=False)
+    async with coredis.Redis(connection_pool=pool) as core:
+        readers: dict[str, Callable[[str], Awaitable[Any]]] = {
+            "ours": read_ours,
+            "redis-py, raw bytes": raw.get,
+            "coredis, raw bytes": core.get,
+            "cashews": read_cashews,
+            "aiocache": read_aiocache,
+        }
+        for tasks in (1, 100, 1000):
+            contenders = []
+            for name, reader in readers.items():
+                if name == "aiocache" and tasks > 100:
+                    continue  # it raises when there are more tasks than connections
+                contenders.append(
+                    Contender(name, _together(reader, keys, tasks), 1000 if tasks == 1 else 2000)
+                )
+            results = await compare(contenders, repeats=7)
+            title = "one after another" if tasks == 1 else f"{tasks} tasks that arrive together"
+            print(table(f"L2, {title}", results, baseline="redis-py, raw bytes"))
+            ratio = results["redis-py, raw bytes"].microseconds / results["ours"].microseconds
+            if tasks == 1:
+                print(verdict("throughput, times redis-py's", ratio, 0.9, at_most=False), "\n")
+            elif tasks == 100:
+                print(verdict("throughput, times redis-py's", ratio, 8, at_most=False), "\n")
+        await _spread(readers, keys)
+    await ours.disable()
+    await raw.aclose()
+    await cashews.close()
+    await aio.close()
+
+
+def _together(reader: Callable[[str], Awaitable[Any]], keys: list[str], tasks: int) -> Any:
+    async def run(n: int) -> None:
+        if tasks == 1:
+            for index in range(n):
+                await reader(keys[index % len(keys)])
+            return
+
+        async def one(start: int, count: int) -> None:
+            for index in range(count):
+                await reader(keys[(start + index) % len(keys)])
+
+        each = max(1, n // tasks)
+        await asyncio.gather(*[one(task * 7, each) for task in range(tasks)])
+
+    return run
+
+
+async def _spread(readers: dict[str, Callable[[str], Awaitable[Any]]], keys: list[str]) -> None:
+    """Reads that arrive at random, 100 under way on average for the slower: the other half of the truth."""
+    print("### L2, reads that arrive at random\n\n| | p50 ms | p99 ms |\n|---|---:|---:|")
+    found: dict[str, tuple[float, float]] = {}
+    for name in ("redis-py, raw bytes", "ours"):
+        reader = readers[name]
+        runs = [await _arrivals(reader, keys, rate=6_000, count=6_000) for _ in range(3)]
+        found[name] = (
+            statistics.median(run[0] for run in runs),
+            statistics.median(run[1] for run in runs),
+        )
+        print(f"| {name} | {found[name][0]:.2f} | {found[name][1]:.2f} |")
+    print()
+    for index, which in enumerate(("p50", "p99")):
+        ratio = found["redis-py, raw bytes"][index] / found["ours"][index]
+        print(verdict(f"{which}, times lower than redis-py's", ratio, 2, at_most=False))
+    print()
+
+
+async def _arrivals(
+    reader: Callable[[str], Awaitable[Any]], keys: list[str], *, rate: float, count: int
+) -> tuple[float, float]:
+    rng = random.Random(4)
+    times: list[float] = []
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def one(key: str) -> None:
+        start = time.perf_counter()
+        await reader(key)
+        times.append((time.perf_counter() - start) * 1000)
+
+    due = time.perf_counter()
+    for index in range(count):
+        due += rng.expovariate(rate)
+        while time.perf_counter() < due:
+            await asyncio.sleep(0)
+        task = asyncio.ensure_future(one(keys[index % len(keys)]))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+    while tasks:
+        await asyncio.sleep(0.001)
+    times.sort()
+    return times[len(times) // 2], times[int(len(times) * 0.99)]
+
+
+# Hit ratios.
+
+
+def zipf(n: int, keys: int, skew: float, rng: random.Random) -> list[int]:
+    weights = [1 / (rank**skew) for rank in range(1, keys + 1)]
+    return rng.choices(range(keys), weights, k=n)
+
+
+def traces(rng: random.Random, n: int = 100_000, keys: int = 20_000) -> dict[str, list[int]]:
+    with_scans: list[int] = []
+    for index, key in enumerate(zipf(n, keys, 1.0, rng)):
+        with_scans.append(key)
+        if index % 10_000 == 0:
+            with_scans += range(10**6 + index, 10**6 + index + 2_000)
+    drifting: list[int] = []
+    for part in range(10):
+        drifting += [key + part * 200 for key in zipf(n // 10, keys, 1.0, rng)]
+    return {
+        "zipf 0.9": zipf(n, keys, 0.9, rng),
+        "zipf 1.1": zipf(n, keys, 1.1, rng),
+        "zipf 1.0 with scans": with_scans,
+        "zipf 1.0, drifting": drifting,
+        "a loop larger than the cache": [index % 3_000 for index in range(n)],
+    }
+
+
+def hits_ours(trace: list[int], size: int) -> float:
+    store = BoundedStore(max_bytes=10**12, max_entries=size)
+    hits = 0
+    for key in trace:
+        if store.get("s", key, 0.0) is not None:
+            hits += 1
+        else:
+            store.put("s", key, None, size=1, now=0.0)
+    return hits / len(trace) * 100
+
+
+def hits_lru(trace: list[int], size: int) -> float:
+    lru: OrderedDict[int, None] = OrderedDict()
+    hits = 0
+    for key in trace:
+        if key in lru:
+            hits += 1
+            lru.move_to_end(key)
+        else:
+            lru[key] = None
+            if len(lru) > size:
+                lru.popitem(last=False)
+    return hits / len(trace) * 100
+
+
+def hits_sieve(trace: list[int], size: int) -> float:
+    """SIEVE (Zhang et al., NSDI 2024): a queue, a visited bit each, a hand that goes from old to new."""
+    visited: dict[int, bool] = {}
+    newer: dict[int, int | None] = {}
+    older: dict[int, int | None] = {}
+    oldest: int | None = None
+    newest: int | None = None
+    hand: int | None = None
+    hits = 0
+    for key in trace:
+        if key in visited:
+            hits += 1
+            visited[key] = True
+            continue
+        if len(visited) >= size:
+            at = hand if hand is not None else oldest
+            assert at is not None
+            while visited[at]:
+                visited[at] = False
+                following = newer[at]
+                at = following if following is not None else oldest
+                assert at is not None
+            before, after = older.pop(at), newer.pop(at)
+            if before is None:
+                oldest = after
+            else:
+                newer[before] = after
+            if after is None:
+                newest = before
+            else:
+                older[after] = before
+            hand = after
+            del visited[at]
+        visited[key] = False
+        older[key], newer[key] = newest, None
+        if newest is not None:
+            newer[newest] = key
+        else:
+            oldest = key
+        newest = key
+    return hits / len(trace) * 100
+
+
+def hits_theine(trace: list[int], size: int) -> float:
+    import theine
+
+    cache = theine.Cache(size)
+    hits = 0
+    for key in trace:
+        _, ok = cache.get(str(key))
+        if ok:
+            hits += 1
+        else:
+            cache.set(str(key), True)
+    return hits / len(trace) * 100
+
+
+def ratios() -> None:
+    policies = {
+        "S3-FIFO (ours)": hits_ours,
+        "LRU": hits_lru,
+        "SIEVE": hits_sieve,
+        "theine (W-TinyLFU)": hits_theine,
+    }
+    names = list(traces(random.Random(0), n=100))
+    for size in (200, 2_000):
+        print(f"### Hit ratio in percent, {size:,} entries, means of 3 seeds\n")
+        print("| | " + " | ".join(names) + " |\n|---|" + "---:|" * len(names))
+        sums = {name: dict.fromkeys(names, 0.0) for name in policies}
+        for seed in range(3):
+            for trace_name, trace in traces(random.Random(seed)).items():
+                for name, policy in policies.items():
+                    sums[name][trace_name] += policy(trace, size) / 3
+        for name in policies:
+            print(f"| {name} | " + " | ".join(f"{sums[name][t]:.1f}" for t in names) + " |")
+        print()
+
+
+# Memory.
+
+
+async def _fill() -> float:
+    """A million sets of mixed sizes into 50 MB: by how many MB the process grew."""
+    cache = CacheManager()
+    await cache.enable(l1_max_size_mb=50, l1_max_entries=10_000_000)
+    rng = random.Random(4)
+    before = rss_mb()
+    for index in range(1_000_000):
+        kind = index % 4
+        value: Any = (
+            index
+            if kind == 0
+            else "x" * rng.randrange(10, 2_000)
+            if kind == 1
+            else {"id": index, "name": f"user {index}", "tags": ["a", "b"]}
+            if kind == 2
+            else [rng.random() for _ in range(rng.randrange(1, 20))]
+        )
+        await cache.set(f"key:{rng.randrange(400_000)}", value, ttl=rng.choice((60, 600, 3600)))
+    figures = await cache.get_statistics()
+    print(f"accounted {figures['l1_memory_mb']:.1f} MB in {figures['l1_entries']:,} entries", file=sys.stderr)
+    return rss_mb() - before
+
+
+def memory() -> None:
+    print("### Memory: a million sets of mixed sizes, CACHE_L1_MAX_SIZE_MB = 50\n", flush=True)
+    grown = float(subprocess.check_output([sys.executable, "-m", "benchmarks.cache", "--fill"], text=True))
+    print(verdict("process growth, times 50 MB", grown / 50, 1.5), "\n")
+
+
+async def propagation(url: str) -> None:
+    a, b = CacheManager(), CacheManager()
+    await a.enable(redis_url=url)
+    await b.enable(redis_url=url)
+    times = []
+    for value in range(200):
+        await b.get("k", namespace="n")
+        await a.set("k", value, namespace="n")
+        start = time.perf_counter()
+        while await b.get("k", namespace="n") != value:
+            await asyncio.sleep(0)
+        times.append((time.perf_counter() - start) * 1000)
+    print(
+        verdict("ms until another instance serves a new value, median of 200", statistics.median(times), 50),
+        "\n",
+    )
+    await a.disable()
+    await b.disable()
+
+
+async def bench() -> None:
+    await l1()
+    with redis_server() as url:
+        await propagation(url)
+        await l2(url)
+    memory()
+    ratios()
+
+
+if __name__ == "__main__":
+    if "--fill" in sys.argv:
+        print(asyncio.run(_fill()))
+    else:
+        main(bench)
