@@ -70,8 +70,8 @@ class BoundedStore:
     """Entries by (space, key), within ``max_entries`` and ``max_bytes`` after every call.
 
     Get, put, remove and evict are O(1) amortized. Not for concurrent threads; no call awaits, so
-    tasks of one loop need no lock. ``on_drop`` hears of every entry that leaves (evicted, expired,
-    removed or replaced), after it has left; it must not call back into the store.
+    tasks of one loop need no lock. ``on_drop`` hears of every entry with ``meta`` that leaves
+    (evicted, expired, removed or replaced), after it has left; it must not call back into the store.
     """
 
     def __init__(
@@ -274,7 +274,7 @@ class BoundedStore:
                     del self._expiring[second]
                     if len(self._due) > 2 * len(self._expiring) + 64:
                         self._due = sorted(self._expiring)
-        if self._on_drop is not None:
+        if entry.meta is not None and self._on_drop is not None:
             self._on_drop(entry)
         entry.value = entry.thaw = entry.meta = None  # a dead entry may wait long in its queue
 

@@ -28,7 +28,8 @@ MAX_PAYLOAD = 64 * 1024 * 1024
 MAX_DEPTH = 64
 
 # Version, flags, wall time in seconds at which the value expires (0: never), seconds it took to load.
-_HEADER = struct.Struct(">BBdf")
+_HEADER = struct.Struct(">BBdf")  # 14 bytes
+_unpack = _HEADER.unpack_from
 _COMPRESSED = 1
 # A stored None, told apart from nothing stored, needs no flag: nothing stored is no payload.
 
@@ -140,22 +141,22 @@ def _extension(code: int, data: bytes) -> msgspec.msgpack.Ext:
 
 def decode(payload: bytes) -> Payload:
     """What :func:`encode` was given. Raises CorruptPayloadError for anything else."""
-    found = unfold(payload)
-    return Payload(decode_body(found.value), found.expires_at, found.load_seconds)
+    body, expires_at, load_seconds = unfold(payload)
+    return Payload(decode_body(body), expires_at, load_seconds)
 
 
-def unfold(payload: bytes) -> Payload:
-    """The payload with its value still encoded, as bytes for :func:`decode_body`."""
+def unfold(payload: bytes) -> tuple[bytes, float, float]:
+    """The parts of a :class:`Payload`, its value still as bytes for :func:`decode_body`."""
     try:
-        version, flags, expires_at, load_seconds = _HEADER.unpack_from(payload)
+        version, flags, expires_at, load_seconds = _unpack(payload)
     except struct.error as error:
         raise CorruptPayloadError(f"{len(payload)} bytes are no payload") from error
     if version != VERSION or flags & ~_COMPRESSED:
         raise CorruptPayloadError(f"version {version}, flags {flags}: written by another version")
     if not 0.0 <= expires_at < 1e12 or not 0.0 <= load_seconds < 1e9:
         raise CorruptPayloadError("a time out of bounds")
-    body = payload[_HEADER.size :]
-    if flags & _COMPRESSED:
+    body = payload[14:]
+    if flags:
         inflate = zlib.decompressobj()
         try:
             body = inflate.decompress(body, MAX_PAYLOAD)
@@ -163,7 +164,7 @@ def unfold(payload: bytes) -> Payload:
             raise CorruptPayloadError(f"compressed body: {error}") from error
         if not inflate.eof:
             raise CorruptPayloadError(f"unfolds to more than {MAX_PAYLOAD:,} bytes, or is cut off")
-    return Payload(body, expires_at, load_seconds)
+    return body, expires_at, load_seconds
 
 
 def decode_body(body: bytes) -> Any:

@@ -35,20 +35,14 @@ class L1:
         *,
         now: float,
         ttl: float,
-        keep: float,
-        meta: Meta | None,
+        keep: float = 0.0,
+        meta: Meta | None = None,
     ) -> bool:
         """Store; False if the value alone is larger than the tier."""
+        value, thaw, size = frozen
+        size += len(key) + ENTRY_OVERHEAD
         entry = self.store.put(
-            namespace,
-            key,
-            frozen.value,
-            size=frozen.size + len(key) + ENTRY_OVERHEAD,
-            now=now,
-            ttl=ttl,
-            keep=keep,
-            thaw=frozen.thaw,
-            meta=meta,
+            namespace, key, value, size=size, now=now, ttl=ttl, thaw=thaw, meta=meta, keep=keep
         )
         if entry is None:
             return False

@@ -12,7 +12,6 @@ import msgspec
 
 from bot.core._shared.errors import BackendError
 from bot.core._shared.tasks import BackgroundTasks
-from bot.core.cache_manager import codec
 from bot.core.cache_manager.errors import CorruptPayloadError
 from bot.core.cache_manager.keys import namespace_prefix, parse_redis_key, redis_key, redis_pattern, tag_key
 from bot.core.redis_link import RedisLink, RedisUnavailableError, subscribe
@@ -60,27 +59,22 @@ class L2:
         self._changes = 0
         self._unsynced_all = False
         self.errors = 0
+        self._refusal_said = False
         self.undecodable = 0
 
     # Reading.
 
-    async def get(self, namespace: str, key: str) -> codec.Payload | None:
-        """The value, still encoded, or None: not there, not readable, or Redis is away."""
-        at = redis_key(namespace, key)
-        try:
-            raw = await self.link.reader.get(at)
-        except BackendError as error:
-            self._failed(error)
-            return None
-        if raw is None:
-            return None
-        if self._unsynced_all or at in self._unsynced:
-            return None  # it is older than what was set or dropped here
-        try:
-            return codec.unfold(raw)
-        except CorruptPayloadError as error:
-            self.unreadable(error)
-            return None
+    def outdated(self, at: bytes) -> bool:
+        """Whether what Redis holds under a key is older than what was set or dropped here."""
+        return self._unsynced_all or at in self._unsynced
+
+    def failed(self, error: BackendError) -> None:
+        """Count a failure; the first that is no outage is logged."""
+        self.errors += 1
+        if not isinstance(error, RedisUnavailableError) and not self._refusal_said:
+            # That Redis is away is said by the link, once; this is another matter.
+            self._refusal_said = True
+            logger.warning("Redis refused a cache operation: %s", error)
 
     def unreadable(self, error: CorruptPayloadError) -> None:
         """Count bytes that are no value; the first are logged."""
@@ -117,7 +111,7 @@ class L2:
         try:
             return int((await self.link.pipeline(commands))[0])
         except BackendError as error:
-            self._failed(error)
+            self.failed(error)
             self._missed(at)
             return 0
 
@@ -126,7 +120,7 @@ class L2:
         try:
             await self.link.pipeline(commands)
         except BackendError as error:
-            self._failed(error)
+            self.failed(error)
             self._missed(at)
             if not isinstance(error, RedisUnavailableError):
                 # Refused, as by a full server, which still takes deletions: the old value must go.
@@ -156,7 +150,7 @@ class L2:
                     break
             await self.link.execute("PUBLISH", CHANNEL, self._message(told, namespace, [pattern]))
         except BackendError as error:
-            self._failed(error)
+            self.failed(error)
             self._unsynced_all = True
         return gone
 
@@ -178,7 +172,7 @@ class L2:
             await self.link.pipeline([*commands, ("PUBLISH", CHANNEL, self._message("tag", tag, []))])
             return len(members)
         except BackendError as error:
-            self._failed(error)
+            self.failed(error)
             self._unsynced_all = True
             return 0
 
@@ -235,7 +229,7 @@ class L2:
                     await self.link.execute("UNLINK", *part)
             await self.link.execute("PUBLISH", CHANNEL, self._message("all", "", []))
         except BackendError as error:
-            self._failed(error)
+            self.failed(error)
             return
         # Only now, and only what did not change again meanwhile: until then no read trusts these keys.
         for key, change in keys.items():
@@ -252,9 +246,3 @@ class L2:
                 await self.link.execute("UNLINK", *found)
             if int(cursor) == 0:
                 return
-
-    def _failed(self, error: BackendError) -> None:
-        self.errors += 1
-        if not isinstance(error, RedisUnavailableError) and self.errors == 1:
-            # That Redis is away is said by the link, once; this is another matter.
-            logger.warning("Redis refused a cache operation: %s", error)

@@ -7,7 +7,9 @@ import contextlib
 import logging
 import math
 import random
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from itertools import islice
 from sys import getsizeof
 from typing import Any, ClassVar, TypeVar
 
@@ -19,7 +21,7 @@ from bot.core._shared.singleflight import SingleFlight
 from bot.core._shared.tasks import BackgroundTasks
 from bot.core.cache_manager import codec
 from bot.core.cache_manager.errors import CorruptPayloadError, LoaderTimeoutError, UnsupportedValueError
-from bot.core.cache_manager.keys import MAX_KEY, compile_glob, valid_key
+from bot.core.cache_manager.keys import MAX_KEY, compile_glob, redis_key, valid_key
 from bot.core.cache_manager.l1 import L1, Meta
 from bot.core.cache_manager.l2 import L2, Change
 from bot.core.cache_manager.models import PLAIN, LoadOptions, valid_ttl
@@ -36,6 +38,9 @@ Loader = Callable[[], Awaitable[Any]]
 DEFAULT_NAMESPACE = "default"
 MAX_NAMESPACES = 64
 """Namespaces that a ``get`` without one looks into; those used later than these must be named."""
+
+MAX_RECENT = 4096
+"""Changes remembered by what they changed; a read that more of them came between is not kept in L1."""
 
 _MB = 1_048_576
 _ABSENT: Any = object()
@@ -82,8 +87,10 @@ class CacheManager(Phase4Service):
         self._default: dict[Any, Entry] = _NOTHING
         # Namespaces used here, in order of first use.
         self._used: dict[str, None] = {DEFAULT_NAMESPACE: None}
-        # Reads from L2 and loads under way, by (namespace, key), with whether a change came between.
-        self._under_way: dict[tuple[str, str], list[_Read]] = {}
+        # Every change, counted, and the last ones by what they changed: a read or load notes the count
+        # when it starts and asks at its end whether its key was among what came since.
+        self._changes = 0
+        self._recent: deque[tuple[str, str] | None] = deque(maxlen=MAX_RECENT)
         self._l1_only_types: set[str] = set()
 
     def _new_l1(self) -> L1:
@@ -179,7 +186,6 @@ class CacheManager(Phase4Service):
             self._warmer.forget_all()
             await self._leave_l2()
             await self._tasks.stop()
-            self._under_way.clear()
             self._l1 = self._new_l1()
             self._look_into_l1()
         return True
@@ -228,13 +234,22 @@ class CacheManager(Phase4Service):
 
     def _changed(self, namespace: str, key: str) -> None:
         self._l1.store.remove(namespace, key)
-        for read in self._under_way.get((namespace, key), ()):
-            read.outdated = True
+        self._changes += 1
+        self._recent.append((namespace, key))
 
     def _changed_unknown(self) -> None:
-        for reads in self._under_way.values():
-            for read in reads:
-                read.outdated = True
+        self._changes += 1
+        self._recent.append(None)
+
+    def _changed_since(self, begun: int, namespace: str, key: str) -> bool:
+        """Whether the key was, or may have been, changed since the count was ``begun``."""
+        since = self._changes - begun
+        if since == 0:
+            return False
+        if since > len(self._recent):
+            return True
+        last = islice(reversed(self._recent), since)
+        return any(change is None or change == (namespace, key) for change in last)
 
     # Reading.
 
@@ -251,7 +266,15 @@ class CacheManager(Phase4Service):
             self._counters.l1_hits += 1
             thaw = entry.thaw
             return entry.value if thaw is None else thaw(entry.value)
-        found = await self._find(valid_key(key), namespace)
+        l2 = self._l2
+        if namespace is not None and l2 is not None and l2.link.available:
+            # _find's commonest case, in place: under load each coroutine in between counts.
+            if namespace not in self._used:
+                valid_key(namespace, "namespace")
+            self._counters.l1_misses += 1
+            found = await self._read_l2(l2, namespace, valid_key(key))
+        else:
+            found = await self._find(valid_key(key), namespace)
         return default if found is _ABSENT else found
 
     def get_local(self, key: str, namespace: str | None = None, default: Any = None) -> Any:
@@ -319,34 +342,30 @@ class CacheManager(Phase4Service):
         return _ABSENT
 
     async def _read_l2(self, l2: L2, namespace: str, key: str) -> Any:
-        with self._reading(namespace, key) as read:
-            payload = await l2.get(namespace, key)
-        value: Any = None
-        if payload is not None:
-            try:
-                value = codec.decode_body(payload.value)
-            except CorruptPayloadError as error:
-                l2.unreadable(error)
-                payload = None
-        if payload is None:
-            if not l2.link.available:
-                found = self._in_distrusted_l1(key, [namespace])
-                if found is not _ABSENT:
-                    return found
-            self._counters.l2_misses += 1
-            return _ABSENT
-        self._counters.l2_hits += 1
-        ttl = payload.expires_at - self._clock.time()
-        if not read.outdated and ttl > 0 and self._enabled:
-            meta = Meta((), payload.load_seconds) if payload.load_seconds else None
-            frozen = _keep(value, payload.value)
-            self._l1.put(namespace, key, frozen, now=self._now(), ttl=ttl, keep=0.0, meta=meta)
-            if namespace not in self._used:
-                self._use(namespace)
-        return value
-
-    def _reading(self, namespace: str, key: str) -> _Read:
-        return _Read(self._under_way, (namespace, key))
+        begun = self._changes
+        at = redis_key(namespace, key)
+        try:
+            raw = await l2.link.reader.get(at)
+            if raw is not None and not l2.outdated(at):
+                body, expires_at, load_seconds = codec.unfold(raw)
+                value = codec.decode_body(body)
+                self._counters.l2_hits += 1
+                ttl = expires_at - self._clock.time()
+                if ttl > 0 and self._enabled and not self._changed_since(begun, namespace, key):
+                    meta = Meta((), load_seconds) if load_seconds else None
+                    self._l1.put(namespace, key, _keep(value, body), now=self._now(), ttl=ttl, meta=meta)
+                    if namespace not in self._used:
+                        self._use(namespace)
+                return value
+        except CorruptPayloadError as error:
+            l2.unreadable(error)
+        except BackendError as error:
+            l2.failed(error)
+            found = self._in_distrusted_l1(key, [namespace])
+            if found is not _ABSENT:
+                return found
+        self._counters.l2_misses += 1
+        return _ABSENT
 
     async def get_many(self, keys: Iterable[str], namespace: str = DEFAULT_NAMESPACE) -> dict[str, Any]:
         """The values of those keys that are cached; what L1 lacks is read from Redis in one round trip."""
@@ -410,13 +429,13 @@ class CacheManager(Phase4Service):
         in_l1 = self._l1.put(namespace, key, frozen, now=self._now(), ttl=ttl, keep=stale_ttl, meta=meta)
         if l2 is None:
             return in_l1
-        with self._reading(namespace, key) as write:
-            if body is None:
-                await l2.delete(namespace, [key])  # what it held before is no longer the value
-                return in_l1
-            payload = self._payload(body, ttl, load_seconds)
-            in_l2 = await l2.set(namespace, key, payload, max(1, int(ttl * 1000)), tags)
-        if write.outdated:
+        begun = self._changes
+        if body is None:
+            await l2.delete(namespace, [key])  # what it held before is no longer the value
+            return in_l1
+        payload = self._payload(body, ttl, load_seconds)
+        in_l2 = await l2.set(namespace, key, payload, max(1, int(ttl * 1000)), tags)
+        if self._changed_since(begun, namespace, key):
             # Two writers at once: which of them came last is for Redis to say, not for L1.
             self._l1.store.remove(namespace, key)
         return in_l2 or in_l1
@@ -634,20 +653,20 @@ class CacheManager(Phase4Service):
         options: LoadOptions,
     ) -> tuple[Any, Frozen | None]:
         start = self._now()
-        with self._reading(namespace, key) as read:
-            self._counters.loads += 1
-            if options.hard_timeout is None:
-                value = await loader()
-            else:
-                try:
-                    async with asyncio.timeout(options.hard_timeout) as limit:
-                        value = await loader()
-                except TimeoutError as error:
-                    if not limit.expired():
-                        raise  # the loader's own
-                    raise LoaderTimeoutError(
-                        f"loader of {key[:100]!r} took longer than {options.hard_timeout:g} s"
-                    ) from error
+        begun = self._changes
+        self._counters.loads += 1
+        if options.hard_timeout is None:
+            value = await loader()
+        else:
+            try:
+                async with asyncio.timeout(options.hard_timeout) as limit:
+                    value = await loader()
+            except TimeoutError as error:
+                if not limit.expired():
+                    raise  # the loader's own
+                raise LoaderTimeoutError(
+                    f"loader of {key[:100]!r} took longer than {options.hard_timeout:g} s"
+                ) from error
         try:
             frozen = freeze(value)
         except TypeError as error:
@@ -656,7 +675,7 @@ class CacheManager(Phase4Service):
         if value is None and options.negative_ttl is not None:
             ttl = options.negative_ttl
         wanted = ttl > 0 and (options.cache_if is None or options.cache_if(value))
-        if wanted and not read.outdated and self._enabled:
+        if wanted and self._enabled and not self._changed_since(begun, namespace, key):
             if options.ttl_jitter:
                 ttl *= 1 - random.random() * options.ttl_jitter / 100
             await self._store(
@@ -726,9 +745,9 @@ class CacheManager(Phase4Service):
 
         async def load() -> bool:
             try:
-                with self._reading(namespace, key) as read:
-                    value = await loader_func()
-                if not read.outdated:
+                begun = self._changes
+                value = await loader_func()
+                if not self._changed_since(begun, namespace, key):
                     await self._store(namespace, key, value, freeze(value), seconds)
             except Exception as error:
                 self._counters.load_failures += 1
@@ -806,28 +825,6 @@ def _keep(value: Any, body: bytes) -> Frozen:
 
 
 _BYTES_HEADER = getsizeof(b"")
-
-
-class _Read:
-    """A read or load under way, which a change may outdate before it is stored."""
-
-    __slots__ = ("_at", "_key", "outdated")
-
-    def __init__(self, at: dict[tuple[str, str], list[_Read]], key: tuple[str, str]) -> None:
-        self._at = at
-        self._key = key
-        self.outdated = False
-
-    def __enter__(self) -> _Read:
-        self._at.setdefault(self._key, []).append(self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        reads = self._at.get(self._key)
-        if reads is not None and self in reads:
-            reads.remove(self)
-            if not reads:
-                del self._at[self._key]
 
 
 class _TooSlow(Exception):

@@ -32,7 +32,6 @@ async def pair(redis_server):
     yield caches
     for cache in caches:
         cache._l1.check_invariants()
-        assert not cache._under_way
         await cache.disable()
     assert not RedisLink._links
 
@@ -89,17 +88,26 @@ async def test_a_change_in_one_is_seen_by_the_other(pair, change):
     await until(lambda: equals(lambda: b.get("k"), expected))
 
 
-async def test_a_read_under_way_while_another_instance_writes_is_not_kept(pair):
+async def test_a_value_loaded_while_another_instance_writes_is_not_kept(pair):
     a, b = pair
-    await a.set("k", "old")
-    reading = b._reading("default", "k")
-    with reading as read:
-        await a.set("k", "new")
+    loading, go_on = asyncio.Event(), asyncio.Event()
 
-        async def heard():
-            return read.outdated
+    async def load():
+        loading.set()
+        await go_on.wait()
+        return "read before the write"
 
-        await until(heard)
+    task = asyncio.ensure_future(b.get_or_load("k", load))
+    await loading.wait()
+    changes = b._changes
+    await a.set("k", "new")
+
+    async def heard():
+        return b._changes > changes
+
+    await until(heard)
+    go_on.set()
+    assert await task == "read before the write"
     assert await b.get("k") == "new"
 
 
