@@ -66,6 +66,15 @@ async def _enable_query_optimizer(optimizer: Any, config: Phase4Config) -> None:
         detect_n_plus_one=config.QUERY_OPTIMIZER_DETECT_N_PLUS_ONE,
         dialect=config.QUERY_OPTIMIZER_DIALECT,
     )
+    if config.ENABLE_CACHE_MANAGER and config.CACHE_L2_REDIS_URL:
+        # The cache's instances hear of each other; so a write here drops results over there too.
+        from bot.core.cache_manager import CacheManager
+
+        cache = CacheManager.get_instance()
+        optimizer.after_write(lambda tables: cache.tell(_TABLES_WRITTEN, tables))
+        cache.listen(_TABLES_WRITTEN, optimizer.written_elsewhere)
+    else:
+        optimizer.after_write(None)
 
 
 async def _enable_rate_limiter(limiter: Any, config: Phase4Config) -> None:
@@ -120,6 +129,9 @@ _SERVICES = (
     _Wiring("ENABLE_BATCH_PROCESSOR", "batch_processor", "BatchProcessor", _enable_batch_processor),
     _Wiring("ENABLE_LOAD_BALANCER", "load_balancer", "LoadBalancer", _enable_load_balancer),
 )
+
+
+_TABLES_WRITTEN = "query_optimizer.tables_written"
 
 
 class _Runtime:

@@ -1,18 +1,23 @@
-"""``GET /api/data``: what a bot's commands read, through the query optimizer."""
+"""``GET /api/data``: what a bot's commands read, through the cache and the query optimizer."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from aiohttp import web
 
+from bot.core.cache_manager import CacheManager
 from bot.core.query_optimizer import QueryOptimizer
 from bot.service.api_errors import ApiError, bad_request
 from bot.service.database import Database, Row
 from bot.service.middleware import CACHE_STATE
 
 MAX_SEARCH_LENGTH = 64
+ANSWERS = "api"
+ANSWER_TTL = 60.0
+FILES_TAG = "files"
+"""On every cached answer: each of them reads the table of files, or may come to."""
 
 USER = "SELECT id, username, tier, status, joined_at FROM users WHERE id = ?"
 USER_TOTALS = """
@@ -52,18 +57,30 @@ class DataApi:
             raise bad_request("Give user_id or search, not both.")
         reads = _Reads(self._database)
         if "user_id" in request.query:
-            body = await self._user(reads, parse_user_id(request.query["user_id"]))
+            user_id = parse_user_id(request.query["user_id"])
+            body = await self._cached(f"user:{user_id}", lambda: self._user(reads, user_id))
+            if body is None:
+                raise ApiError(404, "no_such_user", f"There is no user {user_id}.")
         elif "search" in request.query:
-            body = await self._search(reads, request.query["search"])
+            text = _search_text(request.query["search"])
+            body = await self._cached(f"search:{text}", lambda: self._search(reads, text))
         else:
-            body = {"by_kind": await reads.fetch(OVERVIEW, ("done",))}
+            body = await self._cached("overview", lambda: self._overview(reads))
         request[CACHE_STATE] = reads.state()
         return web.json_response(body)
 
-    async def _user(self, reads: _Reads, user_id: int) -> dict[str, Any]:
+    async def _cached(self, key: str, load: Callable[[], Awaitable[Any]]) -> Any:
+        """Whole answers, kept for all instances until a file is added; without the cache, just loaded."""
+        cache = CacheManager.get_instance()
+        return await cache.get_or_load(key, load, ANSWER_TTL, ANSWERS, tags=(FILES_TAG,))
+
+    async def _overview(self, reads: _Reads) -> dict[str, Any]:
+        return {"by_kind": await reads.fetch(OVERVIEW, ("done",))}
+
+    async def _user(self, reads: _Reads, user_id: int) -> dict[str, Any] | None:
         rows = await reads.fetch(USER, (user_id,))
         if not rows:
-            raise ApiError(404, "no_such_user", f"There is no user {user_id}.")
+            return None
         return {
             "user": rows[0],
             "totals": await reads.fetch(USER_TOTALS, (user_id,)),
@@ -71,9 +88,6 @@ class DataApi:
         }
 
     async def _search(self, reads: _Reads, text: str) -> dict[str, Any]:
-        text = text.strip()
-        if not 2 <= len(text) <= MAX_SEARCH_LENGTH:
-            raise bad_request(f"search: expected 2 to {MAX_SEARCH_LENGTH} characters, not {len(text)}.")
         escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
         return {"search": text, "files": await reads.fetch(SEARCH, (f"%{escaped}%",))}
 
@@ -95,9 +109,16 @@ class _Reads:
         return await self._database.fetch(query, params)
 
     def state(self) -> str:
-        if not self._optimizer.enabled:
+        if not self._optimizer.enabled and not CacheManager.get_instance().enabled:
             return "off"
         return "miss" if self._reached_database else "hit"
+
+
+def _search_text(text: str) -> str:
+    text = text.strip()
+    if not 2 <= len(text) <= MAX_SEARCH_LENGTH:
+        raise bad_request(f"search: expected 2 to {MAX_SEARCH_LENGTH} characters, not {len(text)}.")
+    return text
 
 
 def parse_user_id(text: str) -> int:

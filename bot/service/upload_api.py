@@ -13,10 +13,11 @@ from pathlib import Path
 
 from aiohttp import web
 
+from bot.core.cache_manager import CacheManager
 from bot.core.query_optimizer import QueryOptimizer
 from bot.core.rate_limiter import RateLimitConfig, RateLimiter
 from bot.service.api_errors import ApiError, bad_request
-from bot.service.data_api import parse_user_id
+from bot.service.data_api import FILES_TAG, parse_user_id
 from bot.service.database import Database
 from bot.service.settings import MAX_UPLOAD_BYTES
 
@@ -67,6 +68,7 @@ class UploadApi:
         file_id = await QueryOptimizer.get_instance().execute(
             ADD_FILE, (name, kind, size, digest, user_id, int(time.time())), add
         )
+        await CacheManager.get_instance().invalidate_tag(FILES_TAG)
         return web.json_response(
             {"file_id": file_id, "name": name, "kind": kind, "size_bytes": size, "sha256": digest},
             status=201,

@@ -227,3 +227,43 @@ def test_health_counts_what_is_open(service):
     after = service.call("/health").body["phase4"]["process"]
     assert after["open_fds"] <= figures["open_fds"] + 2
     assert json.dumps(after)
+
+
+def test_two_processes_share_answers_and_hear_of_each_others_writes(data_dir, redis_url):
+    both = {"ENABLE_CACHE_MANAGER": "1", "CACHE_L2_REDIS_URL": redis_url}
+    first, second = Service(data_dir, **both), Service(data_dir, **both)
+    try:
+        first.start()
+        second.start()
+        name = f"shared {time.time_ns()}"
+        path = f"/api/data?search={name.replace(' ', '%20')}"
+        assert first.call(path).headers["X-Cache"] == "miss"
+        assert second.call(path).headers["X-Cache"] == "hit", "from Redis, where the first put it"
+        assert second.call(path).body["files"] == []
+        upload = f"/api/upload?user_id=9&name={name.replace(' ', '%20')}.pdf"
+        assert first.call(upload, method="POST", body=b"content").status == 201
+        deadline = time.monotonic() + 5
+        while not second.call(path).body["files"]:
+            assert time.monotonic() < deadline, "the second process still serves the old answer"
+        assert first.call(path).body == second.call(path).body
+        status = second.call("/health").body["phase4"]["cache_manager"]
+        assert status["l2_connected"] is True
+        assert status["l2_hits"] >= 1
+    finally:
+        first.close()
+        second.close()
+
+
+def test_redis_that_goes_away_is_a_slower_answer_and_no_error(data_dir, redis_server):
+    running = Service(data_dir, ENABLE_CACHE_MANAGER="1", CACHE_L2_REDIS_URL=redis_server.url)
+    try:
+        running.start()
+        assert running.call("/api/data?user_id=4").status == 200
+        redis_server.kill()
+        for user in range(5, 15):
+            assert running.call(f"/api/data?user_id={user}").status == 200
+        assert running.call("/health").body["phase4"]["cache_manager"]["degraded"] is True
+        assert running.stop() == 0
+        assert running.output.count("going on without it") == 1
+    finally:
+        running.close()

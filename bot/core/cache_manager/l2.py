@@ -201,6 +201,15 @@ class L2:
 
         tasks.spawn(subscribe(self.link, CHANNEL, heard, on_state), name="cache-changes")
 
+    async def tell(self, topic: str, items: list[str]) -> bool:
+        """Send the other instances a message of another service's; False if Redis is away."""
+        try:
+            await self.link.execute("PUBLISH", CHANNEL, self._message("tell", topic, items))
+        except BackendError as error:
+            self.failed(error)
+            return False
+        return True
+
     def _missed(self, at: Iterable[bytes]) -> None:
         for key in at:
             if len(self._unsynced) >= MAX_UNSYNCED:

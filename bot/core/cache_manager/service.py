@@ -92,6 +92,8 @@ class CacheManager(Phase4Service):
         self._changes = 0
         self._recent: deque[tuple[str, str] | None] = deque(maxlen=MAX_RECENT)
         self._l1_only_types: set[str] = set()
+        # Who hears the messages of a topic from other instances. Changed only by listen.
+        self._listeners: dict[str, Callable[[list[str] | None], None]] = {}
 
     def _new_l1(self) -> L1:
         return L1(max_bytes=int(self._max_size_mb * _MB), max_entries=self._max_entries)
@@ -214,6 +216,10 @@ class CacheManager(Phase4Service):
         elif what == "clear":
             self._l1.store.clear(name)
             self._changed_unknown()
+        elif what == "tell":
+            listener = self._listeners.get(name)
+            if listener is not None:
+                listener(keys)
         else:
             self._l1.store.clear()
             self._changed_unknown()
@@ -222,13 +228,19 @@ class CacheManager(Phase4Service):
         if on:
             self._l1.store.clear()
             self._changed_unknown()
+            self._missed_messages()
         self._deaf = not on
         self._look_into_l1()
+
+    def _missed_messages(self) -> None:
+        for listener in self._listeners.values():
+            listener(None)
 
     def _recovered(self) -> None:
         # Changes of others may have been missed, whether or not the subscription noticed.
         self._l1.store.clear()
         self._changed_unknown()
+        self._missed_messages()
         if self._l2 is not None and not self._l2.in_step and self._enabled:
             self._tasks.spawn(self._l2.resync(), name="cache-resync")
 
@@ -763,6 +775,24 @@ class CacheManager(Phase4Service):
     def stop_warming(self, key: str, namespace: str = DEFAULT_NAMESPACE) -> bool:
         """Load a warmed key no more; False if it was not warmed."""
         return self._warmer.forget(namespace, key)
+
+    # For other services, which the start-up joins to this one.
+
+    def listen(self, topic: str, listener: Callable[[list[str] | None], None] | None) -> None:
+        """Hear what other instances :meth:`tell` about ``topic``; None stops it.
+
+        ``listener`` gets the items, or None when messages may have been missed.
+        """
+        if listener is None:
+            self._listeners.pop(topic, None)
+        else:
+            self._listeners[topic] = listener
+
+    def tell(self, topic: str, items: list[str]) -> asyncio.Task[Any] | None:
+        """Send the other instances a message, in a task of its own; None if there is nobody to tell."""
+        if self._l2 is None or not self._enabled:
+            return None
+        return self._tasks.spawn(self._l2.tell(topic, items), name="cache-tell")
 
     # Figures.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable, Hashable
@@ -22,6 +23,9 @@ from bot.core.query_optimizer.stats import ExecutionStatistics
 logger = logging.getLogger(__name__)
 
 Executor = Callable[[str, Any], Awaitable[Any]]
+
+AfterWrite = Callable[[list[str]], Awaitable[Any] | None]
+EVERY_TABLE = "*"
 
 DIALECTS = ("", "postgres", "mysql", "sqlite")
 ANALYSES_CHARACTERS = 4_000_000
@@ -59,6 +63,7 @@ class QueryOptimizer(Phase4Service):
         self._hits = 0
         self._missed = 0
         self._unkept: set[str] = set()
+        self._after_write: AfterWrite | None = None
 
     def _new_cache(self) -> ResultCache:
         return ResultCache(max_bytes=int(self._max_size_mb * _MB), max_entries=self._max_entries)
@@ -253,9 +258,15 @@ class QueryOptimizer(Phase4Service):
         analysis = self._analyse(query)
         if analysis.is_write:
             try:
-                return await self._timed(analysis, query, params, executor)
-            finally:
+                result = await self._timed(analysis, query, params, executor)
+            except BaseException:
                 self._invalidate(analysis)
+                raise
+            told = self._invalidate(analysis)
+            if told is not None:
+                # Before the writer goes on: what it does next may make other instances read.
+                await asyncio.shield(told)
+            return result
         if key is None or not analysis.cacheable:
             return await self._timed(analysis, query, params, executor)
         return await self._load(key, analysis, query, params, executor, seconds)
@@ -299,11 +310,28 @@ class QueryOptimizer(Phase4Service):
         self._record(analysis, (self._now() - start) * 1000, _rows(result))
         return result
 
-    def _invalidate(self, analysis: Analysis) -> None:
+    def _invalidate(self, analysis: Analysis) -> Awaitable[Any] | None:
         if analysis.writes_anything:
             self._cache.write_anything()
         else:
             self._cache.write(analysis.writes)
+        if self._after_write is None:
+            return None
+        return self._after_write([EVERY_TABLE] if analysis.writes_anything else sorted(analysis.writes))
+
+    def after_write(self, hook: AfterWrite | None) -> None:
+        """Call ``hook`` with the tables of each write ("*" for all), to tell other instances.
+
+        What it returns is awaited before the writer goes on. None takes the hook away.
+        """
+        self._after_write = hook
+
+    def written_elsewhere(self, tables: list[str] | None) -> None:
+        """Another instance wrote these tables; None or "*": any of them."""
+        if tables is None or EVERY_TABLE in tables:
+            self._cache.write_anything()
+        else:
+            self._cache.write(tables)
 
     async def invalidate_tables(self, *tables: str) -> int:
         """Tables were written by somebody else: drop the results that read them; how many there were.
