@@ -273,7 +273,9 @@ class Script:
         return await self._link.run(operation)
 
 
-_Batch = dict[bytes, list["asyncio.Future[bytes | None]"]]
+_Reader = asyncio.Future[bytes | None]
+# Who waits for a key: nearly always one, so that one needs no list.
+_Batch = dict[bytes, _Reader | list[_Reader]]
 _NOT_YET: Any = object()
 
 
@@ -310,14 +312,15 @@ class BatchedReader:
             self.abandon()
             self._loop = loop
         future: asyncio.Future[bytes | None] = loop.create_future()
-        waiting = self._waiting.get(key)
-        if waiting is None:
-            self._waiting[key] = [future]
+        waiting = self._waiting.setdefault(key, future)
+        if waiting is future:
             if not self._scheduled and self._under_way is None and self._opening is None:
                 self._scheduled = True
                 loop.call_soon(self._send)
-        else:
+        elif isinstance(waiting, list):
             waiting.append(future)
+        else:
+            self._waiting[key] = [waiting, future]
         return future
 
     def _send(self) -> None:
@@ -343,9 +346,7 @@ class BatchedReader:
         self._under_way = batch
         self._is_probe = probe
         self._watchdog = loop.call_later(self._link.timeout, self._too_late)
-        parts = [b"*%d\r\n$4\r\nMGET\r\n" % (len(batch) + 1)]
-        parts += [b"$%d\r\n%b\r\n" % (len(key), key) for key in batch]
-        wire.transport.write(b"".join(parts))
+        wire.transport.write(wire.pack(("MGET", *batch)))
 
     async def _open(self, probe: bool) -> None:
         try:
@@ -376,8 +377,12 @@ class BatchedReader:
         if isinstance(answer, list) and len(answer) == len(batch):
             self.batches += 1
             self.keys_read += len(batch)
-            for waiters, value in zip(batch.values(), answer, strict=True):
-                for future in waiters:
+            for waiter, value in zip(batch.values(), answer, strict=True):
+                if waiter.__class__ is not list:
+                    if not waiter.done():  # type: ignore[union-attr]  # no list, by the line above
+                        waiter.set_result(value)  # type: ignore[union-attr]
+                    continue
+                for future in waiter:
                     if not future.done():
                         future.set_result(value)
         else:
@@ -454,6 +459,7 @@ class _Wire(asyncio.Protocol):
         import hiredis
 
         self._parser = hiredis.Reader(notEnoughData=_NOT_YET)
+        self.pack: Callable[[tuple[Any, ...]], bytes] = hiredis.pack_command
         self._on_answer = on_answer
         self._on_lost = on_lost
         self.lost = False
@@ -479,8 +485,8 @@ class _Wire(asyncio.Protocol):
 
 
 def _fail(batch: _Batch, error: BackendError) -> None:
-    for waiters in batch.values():
-        for future in waiters:
+    for waiter in batch.values():
+        for future in waiter if isinstance(waiter, list) else (waiter,):
             if not future.done():
                 # One error each: a traceback grows with every task that raises the same one.
                 future.set_exception(type(error)(*error.args))

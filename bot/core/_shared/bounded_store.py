@@ -94,6 +94,10 @@ class BoundedStore:
         self._small_count = 0
         self._small_bytes = 0
         self._ghosts: OrderedDict[int, None] = OrderedDict()
+        # Hashes of keys that were not admitted: two sets of at most as many as there are entries, the
+        # older one forgotten when the newer is full. Changed only by admits.
+        self._door: set[int] = set()
+        self._old_door: set[int] = set()
         self._expiring: dict[int, dict[Entry, None]] = {}
         self._due: list[int] = []  # heap of the keys of _expiring, and of some that are there no more
         self.evictions = 0
@@ -102,6 +106,24 @@ class BoundedStore:
 
     def __len__(self) -> int:
         return self._count
+
+    def admits(self, space: str, key: Hashable) -> bool:
+        """Whether something that can be had again from elsewhere should be stored here.
+
+        Always while there is room. In a full store only what is asked for a second time may push
+        something out: a doorkeeper (G. Einziger, R. Friedman, B. Manes, "TinyLFU", 2017). It works by
+        hashes, so a key may be mistaken for another; what is wanted once costs half.
+        """
+        if self._count < self.max_entries and self._bytes * 64 < self.max_bytes * 63:
+            return True
+        key_hash = hash((space, key))
+        door = self._door
+        if key_hash in door or key_hash in self._old_door or key_hash in self._ghosts:
+            return True
+        door.add(key_hash)
+        if len(door) >= self._count and len(door) >= 64:
+            self._old_door, self._door = door, set()
+        return False
 
     @property
     def bytes_used(self) -> int:

@@ -56,6 +56,8 @@ class L2:
         self._drop_tag = link.script(_DROP_TAG)
         # Keys changed here while Redis did not hear of it. Changed only by _missed and resync.
         self._unsynced: dict[bytes, int] = {}
+        self.in_step = True
+        """Whether Redis has heard of every change made here."""
         self._changes = 0
         self._unsynced_all = False
         self.errors = 0
@@ -129,8 +131,8 @@ class L2:
         except BaseException:
             self._missed(at)  # cancelled half-way: it may hold the old value
             raise
-        for key in at if self._unsynced else ():
-            self._unsynced.pop(key, None)  # it has heard of this one now
+        if not self.in_step:
+            self._heard_of(at)
         return True
 
     async def drop_pattern(self, namespace: str, pattern: str, told: str) -> list[str]:
@@ -152,6 +154,7 @@ class L2:
         except BackendError as error:
             self.failed(error)
             self._unsynced_all = True
+            self.in_step = False
         return gone
 
     async def drop_tag(self, tag: str) -> int:
@@ -174,6 +177,7 @@ class L2:
         except BackendError as error:
             self.failed(error)
             self._unsynced_all = True
+            self.in_step = False
             return 0
 
     # Staying in step.
@@ -211,6 +215,7 @@ class L2:
         return True
 
     def _missed(self, at: Iterable[bytes]) -> None:
+        self.in_step = False
         for key in at:
             if len(self._unsynced) >= MAX_UNSYNCED:
                 self._unsynced_all = True
@@ -218,10 +223,10 @@ class L2:
             self._changes += 1
             self._unsynced[key] = self._changes
 
-    @property
-    def in_step(self) -> bool:
-        """Whether Redis has heard of every change made here."""
-        return not self._unsynced and not self._unsynced_all
+    def _heard_of(self, keys: Iterable[bytes]) -> None:
+        for key in keys:
+            self._unsynced.pop(key, None)
+        self.in_step = not self._unsynced and not self._unsynced_all
 
     async def resync(self) -> None:
         """Drop in Redis what was changed here while it did not hear of it."""
@@ -241,11 +246,9 @@ class L2:
             self.failed(error)
             return
         # Only now, and only what did not change again meanwhile: until then no read trusts these keys.
-        for key, change in keys.items():
-            if self._unsynced.get(key) == change:
-                del self._unsynced[key]
         if everything:
             self._unsynced_all = False
+        self._heard_of([key for key, change in keys.items() if self._unsynced.get(key) == change])
 
     async def _drop_everything(self) -> None:
         cursor: Any = 0

@@ -283,8 +283,10 @@ class CacheManager(Phase4Service):
             # _find's commonest case, in place: under load each coroutine in between counts.
             if namespace not in self._used:
                 valid_key(namespace, "namespace")
+            if key.__class__ is not str:
+                valid_key(key)
             self._counters.l1_misses += 1
-            found = await self._read_l2(l2, namespace, valid_key(key))
+            found = await self._read_l2(l2, namespace, key)
         else:
             found = await self._find(valid_key(key), namespace)
         return default if found is _ABSENT else found
@@ -358,24 +360,28 @@ class CacheManager(Phase4Service):
         at = redis_key(namespace, key)
         try:
             raw = await l2.link.reader.get(at)
-            if raw is not None and not l2.outdated(at):
-                body, expires_at, load_seconds = codec.unfold(raw)
-                value = codec.decode_body(body)
-                self._counters.l2_hits += 1
-                ttl = expires_at - self._clock.time()
-                if ttl > 0 and self._enabled and not self._changed_since(begun, namespace, key):
-                    meta = Meta((), load_seconds) if load_seconds else None
-                    self._l1.put(namespace, key, _keep(value, body), now=self._now(), ttl=ttl, meta=meta)
-                    if namespace not in self._used:
-                        self._use(namespace)
-                return value
-        except CorruptPayloadError as error:
-            l2.unreadable(error)
         except BackendError as error:
             l2.failed(error)
             found = self._in_distrusted_l1(key, [namespace])
             if found is not _ABSENT:
                 return found
+            raw = None
+        if raw is not None and (l2.in_step or not l2.outdated(at)):
+            try:
+                body, expires_at, load_seconds = codec.unfold(raw)
+                value = codec.decode_body(body)
+            except CorruptPayloadError as error:
+                l2.unreadable(error)
+            else:
+                self._counters.l2_hits += 1
+                if self._l1.store.admits(namespace, key):
+                    ttl = expires_at - self._clock.time()
+                    if ttl > 0 and self._enabled and not self._changed_since(begun, namespace, key):
+                        meta = Meta((), load_seconds) if load_seconds else None
+                        self._l1.put(namespace, key, _keep(value, body), now=self._now(), ttl=ttl, meta=meta)
+                        if namespace not in self._used:
+                            self._use(namespace)
+                return value
         self._counters.l2_misses += 1
         return _ABSENT
 
