@@ -40,6 +40,8 @@ ENABLE_RATE_LIMITER = True
 # CACHE_L1_MAX_SIZE_MB = 100
 # entries in the first tier at most (a whole number >= 1 and <= 100_000_000)
 # CACHE_L1_MAX_ENTRIES = 10000
+# how the first tier chooses what leaves when it is full (one of 's3fifo', 'lru')
+# CACHE_EVICTION_POLICY = "s3fifo"
 # seconds an entry lives when no ttl is given (a number > 0 and <= 31_536_000)
 # CACHE_DEFAULT_TTL = 300
 # compress large values in Redis (True or False)

@@ -8,7 +8,9 @@ import asyncio
 
 import pytest
 
+from bot.core.cache_manager import CacheManager
 from bot.core.enhanced_startup_phase4 import (
+    cached,
     get_phase4_status,
     initialize_phase4_services,
     optimize_query,
@@ -19,12 +21,12 @@ from bot.core.enhanced_startup_phase4 import (
 from bot.core.query_optimizer import QueryOptimizer
 from bot.core.rate_limiter import RateLimitConfig, RateLimiter, RateLimitExceeded
 
-MINIMAL = {"ENABLE_QUERY_OPTIMIZER": True, "ENABLE_RATE_LIMITER": True}
+FLAGS = {"ENABLE_QUERY_OPTIMIZER": True, "ENABLE_RATE_LIMITER": True, "ENABLE_CACHE_MANAGER": True}
 
 
 @pytest.fixture(autouse=True)
 async def phase4():
-    report = await initialize_phase4_services(MINIMAL)
+    report = await initialize_phase4_services({**FLAGS, "CACHE_L2_REDIS_URL": ""})
     assert report["success"], report["errors"]
     yield report
     await shutdown_phase4_services()
@@ -54,6 +56,41 @@ class TestQueryOptimizer:
         assert len(executed) == 1
 
 
+class TestCacheManager:
+    async def test_set_get_and_the_namespaces_of_the_guide(self):
+        cache = CacheManager.get_instance()
+        await cache.set("user:1", {"name": "ann"}, ttl=3600, namespace="users")
+        assert await cache.get("user:1") == {"name": "ann"}
+        assert await cache.get("user:1", namespace="files") is None
+
+    async def test_invalidation_by_pattern_and_by_tag(self):
+        cache = CacheManager.get_instance()
+        await cache.set("user:1", 1, tags=["users"])
+        await cache.set("user:2", 2)
+        assert await cache.invalidate_tag("users") == 1
+        assert await cache.invalidate_pattern("user:*") == 1
+        assert await cache.get_many(["user:1", "user:2"]) == {}
+
+    async def test_the_decorator_caches_none_too(self):
+        calls = []
+
+        @cached(key_prefix="user", ttl=60, namespace="users")
+        async def get_user(user_id):
+            calls.append(user_id)
+
+        assert [await get_user(1), await get_user(user_id=1)] == [None, None]
+        assert calls == [1]
+
+    async def test_two_instances_share_through_redis(self, redis_url):
+        here, there = CacheManager(), CacheManager()
+        for instance in (here, there):
+            await instance.enable(redis_url=redis_url)
+        await here.set("shared", (1, 2), namespace="suite")
+        assert await there.get("shared", namespace="suite") == (1, 2)
+        for instance in (here, there):
+            await instance.disable()
+
+
 class TestRateLimiter:
     async def test_the_burst_passes_and_no_more(self):
         limit = RateLimitConfig(requests_per_second=0.01, burst_size=5)
@@ -80,20 +117,20 @@ class TestRateLimiter:
 
 class TestPhase4Integration:
     async def test_the_start_reports_what_runs(self, phase4):
-        assert phase4["services_initialized"] == ["QueryOptimizer", "RateLimiter"]
+        assert phase4["services_initialized"] == ["CacheManager", "QueryOptimizer", "RateLimiter"]
 
     async def test_status_reset_and_shutdown(self):
         await RateLimiter.get_instance().is_allowed("u")
         status = await get_phase4_status()
         assert status["rate_limiter"]["total_requests"] == 1
-        assert status["services"].keys() == {"query_optimizer", "rate_limiter"}
+        assert status["services"].keys() == {"cache_manager", "query_optimizer", "rate_limiter"}
         assert await reset_phase4_services()
         assert (await get_phase4_status())["rate_limiter"]["total_requests"] == 0
         assert await shutdown_phase4_services()
         assert (await get_phase4_status())["services"] == {}
 
     async def test_rollback_is_a_matter_of_flags(self):
-        report = await initialize_phase4_services(dict.fromkeys(MINIMAL, False))
+        report = await initialize_phase4_services(dict.fromkeys(FLAGS, False))
         assert report["success"]
         assert (await RateLimiter.get_instance().is_allowed("u", RateLimitConfig(0.01, 1)))[0]
         assert (await RateLimiter.get_instance().is_allowed("u", RateLimitConfig(0.01, 1)))[0]
@@ -102,6 +139,19 @@ class TestPhase4Integration:
 
 class TestPhase4Performance:
     """What performance promises can be checked without a clock: how often work is done."""
+
+    async def test_a_thousand_concurrent_misses_are_one_load(self):
+        loads = []
+
+        async def load():
+            loads.append(1)
+            await asyncio.sleep(0.01)
+            return {"rows": [1, 2]}
+
+        cache = CacheManager.get_instance()
+        results = await asyncio.gather(*[cache.get_or_load("k", load) for _ in range(1000)])
+        assert len(loads) == 1
+        assert results == [{"rows": [1, 2]}] * 1000
 
     async def test_a_thousand_concurrent_reads_are_one_execution(self):
         executed = []

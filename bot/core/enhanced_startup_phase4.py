@@ -95,6 +95,7 @@ async def _enable_cache_manager(cache: Any, config: Phase4Config) -> None:
     await cache.enable(
         l1_max_size_mb=config.CACHE_L1_MAX_SIZE_MB,
         l1_max_entries=config.CACHE_L1_MAX_ENTRIES,
+        eviction=config.CACHE_EVICTION_POLICY,
         default_ttl=config.CACHE_DEFAULT_TTL,
         compression=config.CACHE_COMPRESSION_ENABLED,
         redis_url=config.CACHE_L2_REDIS_URL,

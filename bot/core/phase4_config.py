@@ -113,6 +113,9 @@ class Phase4Config(Struct, frozen=True, kw_only=True):
         float, Meta(gt=0, le=1_000_000, description="MB of memory for the first tier")
     ] = 100.0
     CACHE_L1_MAX_ENTRIES: Annotated[Count, _doc("entries in the first tier at most")] = 10_000
+    CACHE_EVICTION_POLICY: Annotated[
+        Literal["s3fifo", "lru"], _doc("how the first tier chooses what leaves when it is full")
+    ] = "s3fifo"
     CACHE_DEFAULT_TTL: Annotated[PositiveSeconds, _doc("seconds an entry lives when no ttl is given")] = 300.0
     CACHE_COMPRESSION_ENABLED: Annotated[bool, _doc("compress large values in Redis")] = True
     CACHE_L2_REDIS_URL: Annotated[

@@ -11,9 +11,11 @@ spaces = st.sampled_from(["a", "b"])
 
 
 class Store(RuleBasedStateMachine):
+    lru = False
+
     def __init__(self):
         super().__init__()
-        self.store = BoundedStore(max_bytes=200, max_entries=15)
+        self.store = BoundedStore(max_bytes=200, max_entries=15, lru=self.lru)
         self.model = {}
         self.now = 0.0
         self.serial = 0
@@ -72,3 +74,11 @@ class Store(RuleBasedStateMachine):
 
 TestStore = Store.TestCase
 TestStore.settings = settings(max_examples=80, stateful_step_count=60, deadline=None)
+
+
+class LruStore(Store):
+    lru = True
+
+
+TestLruStore = LruStore.TestCase
+TestLruStore.settings = TestStore.settings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import assert_type
 
+from bot.core.cache_manager import CacheManager, cached
 from bot.core.enhanced_startup_phase4 import (
     get_phase4_status,
     initialize_phase4_services,
@@ -35,6 +36,19 @@ async def limits(user_id: int) -> None:
 @rate_limited(rps=2.0, burst_size=5)
 async def handler(user_id: int, text: str) -> str:
     return text
+
+
+@cached(key_prefix="user", ttl=60)
+async def get_user(user_id: int) -> dict[str, int]:
+    return {"id": user_id}
+
+
+async def cache(user_id: int) -> None:
+    manager = CacheManager.get_instance()
+    assert_type(await manager.set("k", 1, tags=("t",)), bool)
+    assert_type(await manager.invalidate_tag("t"), int)
+    assert_type(await get_user(user_id), dict[str, int])
+    await get_user("1")  # type: ignore[arg-type]
 
 
 async def decorated() -> None:

@@ -4,7 +4,8 @@ Eviction is S3-FIFO: J. Yang, Y. Zhang, Z. Qiu, Y. Yue, R. Vinayak, "FIFO queues
 for cache eviction", SOSP 2023. A new entry goes to a small queue (a tenth of the store) and reaches
 the main queue only if it is read again before it falls out, or if it fell out recently (the ghost
 queue remembers hashes only). A scan therefore passes through the small queue and leaves what is
-popular alone. A read only increments a number, so it costs less than LRU's reordering.
+popular alone. A read only increments a number, so it costs less than LRU's reordering. LRU is there
+as an option.
 
 Expiry needs no scan: entries are grouped by the second in which they expire.
 """
@@ -75,7 +76,12 @@ class BoundedStore:
     """
 
     def __init__(
-        self, *, max_bytes: int, max_entries: int, on_drop: Callable[[Entry], None] | None = None
+        self,
+        *,
+        max_bytes: int,
+        max_entries: int,
+        on_drop: Callable[[Entry], None] | None = None,
+        lru: bool = False,
     ) -> None:
         if max_bytes < 1 or max_entries < 1:
             raise ValueError(f"max_bytes = {max_bytes}, max_entries = {max_entries}: expected 1 or more")
@@ -93,6 +99,8 @@ class BoundedStore:
         self._main: deque[Entry] = deque()
         self._small_count = 0
         self._small_bytes = 0
+        # Instead of the queues, if least recently used is asked for: the next to leave comes first.
+        self._lru: OrderedDict[Entry, None] | None = OrderedDict() if lru else None
         self._ghosts: OrderedDict[int, None] = OrderedDict()
         # Hashes of keys that were not admitted: two sets of at most as many as there are entries, the
         # older one forgotten when the newer is full. Changed only by admits.
@@ -157,7 +165,9 @@ class BoundedStore:
                 self.expirations += 1
                 self._drop(entry)
             return None
-        if entry.frequency < MAX_FREQUENCY:
+        if self._lru is not None:
+            self._lru.move_to_end(entry)
+        elif entry.frequency < MAX_FREQUENCY:
             entry.frequency += 1
         return entry
 
@@ -218,7 +228,10 @@ class BoundedStore:
         self._count += 1
         self._bytes += size
         self.insertions += 1
-        if entry.in_main:
+        if self._lru is not None:
+            entry.in_main = True
+            self._lru[entry] = None
+        elif entry.in_main:
             self._main.append(entry)
         else:
             self._small.append(entry)
@@ -284,7 +297,9 @@ class BoundedStore:
             del self._spaces[entry.space]
         self._count -= 1
         self._bytes -= entry.size
-        if not entry.in_main:
+        if self._lru is not None:
+            self._lru.pop(entry, None)
+        elif not entry.in_main:
             self._small_count -= 1
             self._small_bytes -= entry.size
         if scheduled and entry.drop_at != NEVER:
@@ -302,6 +317,10 @@ class BoundedStore:
 
     def _evict_one(self, *, incoming: int) -> None:
         """Make one entry leave. There is at least one: an entry never exceeds the store alone."""
+        if self._lru is not None:
+            self.evictions += 1
+            self._drop(next(iter(self._lru)))
+            return
         while True:
             over_bytes = self._bytes + incoming > self.max_bytes
             small_is_over = (
@@ -355,6 +374,13 @@ class BoundedStore:
         assert all(entry.live for entry in live)
         assert len(live) == self._count <= self.max_entries
         assert sum(entry.size for entry in live) == self._bytes <= self.max_bytes
+        scheduled = [entry for bucket in self._expiring.values() for entry in bucket]
+        assert sorted(map(id, scheduled)) == sorted(id(entry) for entry in live if entry.drop_at != NEVER)
+        assert set(self._due) >= self._expiring.keys(), "each second is in the heap"
+        assert len(self._due) <= 2 * len(self._expiring) + 65
+        if self._lru is not None:
+            assert set(self._lru) == set(live)
+            return
         small = [entry for entry in self._small if entry.live]
         main = [entry for entry in self._main if entry.live]
         assert sorted(map(id, small + main)) == sorted(map(id, live)), "each entry in one queue, once"
@@ -362,7 +388,3 @@ class BoundedStore:
         assert all(entry.in_main for entry in main)
         assert len(small) == self._small_count
         assert sum(entry.size for entry in small) == self._small_bytes
-        scheduled = [entry for bucket in self._expiring.values() for entry in bucket]
-        assert sorted(map(id, scheduled)) == sorted(id(entry) for entry in live if entry.drop_at != NEVER)
-        assert set(self._due) >= self._expiring.keys(), "each second is in the heap"
-        assert len(self._due) <= 2 * len(self._expiring) + 65

@@ -22,8 +22,10 @@ class Meta(NamedTuple):
 class L1:
     """Entries by namespace and key, and by tag. Not for concurrent threads; nothing here awaits."""
 
-    def __init__(self, *, max_bytes: int, max_entries: int) -> None:
-        self.store = BoundedStore(max_bytes=max_bytes, max_entries=max_entries, on_drop=self._dropped)
+    def __init__(self, *, max_bytes: int, max_entries: int, lru: bool = False) -> None:
+        self.store = BoundedStore(
+            max_bytes=max_bytes, max_entries=max_entries, on_drop=self._dropped, lru=lru
+        )
         # Changed only by put and _dropped.
         self._by_tag: dict[str, set[Entry]] = {}
 

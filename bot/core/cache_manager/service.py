@@ -68,6 +68,7 @@ class CacheManager(Phase4Service):
         self._now = clock.monotonic
         self._max_size_mb = 100.0
         self._max_entries = 10_000
+        self._lru = False
         self._default_ttl = 300.0
         self._compress = True
         self._redis_url = ""
@@ -96,7 +97,7 @@ class CacheManager(Phase4Service):
         self._listeners: dict[str, Callable[[list[str] | None], None]] = {}
 
     def _new_l1(self) -> L1:
-        return L1(max_bytes=int(self._max_size_mb * _MB), max_entries=self._max_entries)
+        return L1(max_bytes=int(self._max_size_mb * _MB), max_entries=self._max_entries, lru=self._lru)
 
     # Lifecycle.
 
@@ -105,6 +106,7 @@ class CacheManager(Phase4Service):
         *,
         l1_max_size_mb: float | None = None,
         l1_max_entries: int | None = None,
+        eviction: str | None = None,
         default_ttl: float | None = None,
         compression: bool | None = None,
         redis_url: str | None = None,
@@ -113,7 +115,8 @@ class CacheManager(Phase4Service):
     ) -> bool:
         """Switch on, or reconfigure; None leaves what was set before.
 
-        L1 holds at most ``l1_max_entries`` (10,000) entries of ``l1_max_size_mb`` (100) MB together.
+        L1 holds at most ``l1_max_entries`` (10,000) entries of ``l1_max_size_mb`` (100) MB together;
+        ``eviction`` is "s3fifo" or "lru", whose reads cost more; changing it empties L1.
         ``default_ttl`` (300) and ``warming_interval`` (600) are seconds; ``redis_url`` "" is L1 only;
         ``warming`` allows refreshes in the background (True). Raises ValueError for values out of
         bounds, and RedisUnavailableError if the redis package is missing; that no server answers is
@@ -125,6 +128,8 @@ class CacheManager(Phase4Service):
         entries = self._max_entries if l1_max_entries is None else l1_max_entries
         if isinstance(entries, bool) or not isinstance(entries, int) or entries < 1:
             raise invalid("l1_max_entries", entries, "a whole number of 1 or more")
+        if eviction not in (None, "s3fifo", "lru"):
+            raise invalid("eviction", eviction, "'s3fifo' or 'lru'")
         ttl = self._default_ttl if default_ttl is None else valid_ttl(default_ttl)
         interval = self._warming_interval if warming_interval is None else valid_ttl(warming_interval)
         url = self._redis_url if redis_url is None else redis_url
@@ -145,6 +150,9 @@ class CacheManager(Phase4Service):
             if (size, entries) != (self._max_size_mb, self._max_entries):
                 self._max_size_mb, self._max_entries = float(size), entries
                 self._l1.store.resize(max_bytes=int(size * _MB), max_entries=entries)
+            if eviction is not None and (eviction == "lru") != self._lru:
+                self._lru = eviction == "lru"
+                self._l1 = self._new_l1()
             self._enabled = True
             if link is not None:
                 self._join_l2(link)
@@ -193,7 +201,8 @@ class CacheManager(Phase4Service):
         return True
 
     def _look_into_l1(self) -> None:
-        if self._enabled and not self._deaf:
+        # LRU must hear of each read, so its reads take the longer way through the store.
+        if self._enabled and not self._deaf and not self._lru:
             self._spaces = self._l1.store.spaces
             self._default = self._l1.store.space(DEFAULT_NAMESPACE)
         else:
@@ -279,7 +288,7 @@ class CacheManager(Phase4Service):
             thaw = entry.thaw
             return entry.value if thaw is None else thaw(entry.value)
         l2 = self._l2
-        if namespace is not None and l2 is not None and l2.link.available:
+        if namespace is not None and l2 is not None and l2.link.available and not self._lru:
             # _find's commonest case, in place: under load each coroutine in between counts.
             if namespace not in self._used:
                 valid_key(namespace, "namespace")
@@ -295,6 +304,9 @@ class CacheManager(Phase4Service):
         """:meth:`get` from L1 alone, without awaiting; a miss is not counted."""
         entry = (self._default if namespace is None else self._spaces.get(namespace, _NOTHING)).get(key)
         if entry is None:
+            if self._lru and self._enabled and not self._deaf:
+                found = self._in_l1(key, self._used if namespace is None else (namespace,))
+                return default if found is _ABSENT else found
             if namespace is not None:
                 return default
             entry = self._in_used_namespaces(key)
@@ -325,9 +337,13 @@ class CacheManager(Phase4Service):
             namespaces = list(self._used)
         else:
             namespaces = [valid_key(namespace, "namespace")]
+        if self._lru and not self._deaf:
+            found = self._in_l1(key, namespaces)
+            if found is not _ABSENT:
+                return found
         l2 = self._l2
         if l2 is not None:
-            if not l2.link.available and (found := self._in_distrusted_l1(key, namespaces)) is not _ABSENT:
+            if not l2.link.available and (found := self._in_l1(key, namespaces)) is not _ABSENT:
                 return found
             self._counters.l1_misses += 1
             if len(namespaces) == 1:
@@ -346,8 +362,8 @@ class CacheManager(Phase4Service):
         self._counters.l1_hits += 1
         return entry.value if entry.thaw is None else entry.thaw(entry.value)
 
-    def _in_distrusted_l1(self, key: str, namespaces: Iterable[str]) -> Any:
-        """While Redis is away there is nothing better than what L1 held before."""
+    def _in_l1(self, key: str, namespaces: Iterable[str]) -> Any:
+        """The value by way of the store: for LRU, and while L1 is distrusted but Redis is away."""
         now = self._now()
         for name in namespaces:
             entry = self._l1.store.get(name, key, now)
@@ -362,7 +378,7 @@ class CacheManager(Phase4Service):
             raw = await l2.link.reader.get(at)
         except BackendError as error:
             l2.failed(error)
-            found = self._in_distrusted_l1(key, [namespace])
+            found = self._in_l1(key, [namespace])
             if found is not _ABSENT:
                 return found
             raw = None

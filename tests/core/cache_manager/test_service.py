@@ -426,3 +426,18 @@ async def test_a_million_strangers_do_not_make_namespaces_pile_up(cache):
         await cache.set("k", n, namespace=f"stranger {n}")
     assert len(cache._l1.store.spaces) <= 101
     assert len(cache._used) <= 64
+
+
+async def test_lru_is_an_option(cache):
+    await cache.enable(eviction="lru", l1_max_entries=3)
+    for key in "abc":
+        await cache.set(key, key)
+    assert await cache.get("a") == "a"
+    assert cache.get_local("b", "default") == "b"
+    await cache.set("d", "d")
+    assert await cache.get_many("abcd") == {"a": "a", "b": "b", "d": "d"}
+    loader = Loader("loaded")
+    assert [await cache.get_or_load("x", loader) for _ in range(3)] == ["loaded"] * 3
+    assert loader.runs == 1
+    with pytest.raises(ValueError, match="eviction = 'fifo'"):
+        await cache.enable(eviction="fifo")

@@ -135,3 +135,24 @@ def test_an_entry_without_a_time_to_live_stays():
     put(store, "k")
     assert store.expire(math.inf) == 0
     assert store.get("s", "k", 1e18) is not None
+
+
+def test_lru_drops_what_was_read_longest_ago():
+    store = BoundedStore(max_bytes=100, max_entries=3, lru=True)
+    for key in "abc":
+        put(store, key)
+    store.get("s", "a", 0.0)
+    put(store, "d")
+    assert [entry.key for entry in store.entries()] == ["a", "c", "d"]
+
+
+def test_a_full_store_admits_what_is_asked_for_twice():
+    store = BoundedStore(max_bytes=10**6, max_entries=100)
+    assert all(store.admits("s", key) for key in range(50)), "there is room"
+    for key in range(100):
+        put(store, key)
+    assert not store.admits("s", "once")
+    assert store.admits("s", "once")
+    for key in range(10_000):
+        store.admits("s", f"stranger {key}")
+    assert len(store._door) + len(store._old_door) <= 200

@@ -1,0 +1,109 @@
+"""The cache against a plain dict, on a virtual clock: it may forget, and it never serves what is not so."""
+
+import asyncio
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from bot.core.cache_manager import CacheManager
+from bot.core.cache_manager.keys import compile_glob
+from tests.support.clock import VirtualClock
+
+keys = st.sampled_from(["a:1", "a:2", "b:1", "b:2", "c"])
+spaces = st.sampled_from(["default", "users", "files"])
+values = st.one_of(
+    st.none(), st.integers(), st.lists(st.integers(), max_size=3), st.dictionaries(st.text(), st.none())
+)
+tags = st.frozensets(st.sampled_from("xyz"), max_size=2)
+ttls = st.floats(0.5, 20)
+
+
+class Cache(RuleBasedStateMachine):
+    eviction = "s3fifo"
+
+    def __init__(self):
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.clock = VirtualClock()
+        self.cache = CacheManager(clock=self.clock)
+        self.run(self.cache.enable(eviction=self.eviction))
+        self.model = {}  # (space, key) -> value, expires at, tags
+
+    def run(self, coroutine):
+        return self.loop.run_until_complete(coroutine)
+
+    def expected(self, space, key):
+        value, expires_at, _ = self.model.get((space, key), ("absent", 0.0, ()))
+        return value if self.clock.monotonic() < expires_at else "absent"
+
+    @rule(space=spaces, key=keys, value=values, ttl=ttls, tags=tags)
+    def set(self, space, key, value, ttl, tags):
+        assert self.run(self.cache.set(key, value, ttl, space, tuple(tags)))
+        self.model[space, key] = (value, self.clock.monotonic() + ttl, tags)
+
+    @rule(space=spaces, key=keys)
+    def get(self, space, key):
+        assert self.run(self.cache.get(key, space, "absent")) == self.expected(space, key)
+
+    @rule(space=spaces, wanted=st.lists(keys))
+    def get_many(self, space, wanted):
+        found = self.run(self.cache.get_many(wanted, space))
+        assert {key: found.get(key, "absent") for key in wanted} == {
+            k: self.expected(space, k) for k in wanted
+        }
+
+    @rule(space=spaces, key=keys, value=values, ttl=ttls)
+    def load(self, space, key, value, ttl):
+        async def loader():
+            return value
+
+        before = self.expected(space, key)
+        got = self.run(self.cache.get_or_load(key, loader, ttl, space))
+        assert got == (value if before == "absent" else before)
+        if before == "absent":
+            self.model[space, key] = (value, self.clock.monotonic() + ttl, ())
+
+    @rule(space=spaces, key=keys)
+    def delete(self, space, key):
+        had = self.expected(space, key) != "absent"
+        assert self.run(self.cache.delete(key, space)) == had
+        self.model.pop((space, key), None)
+
+    @rule(tag=st.sampled_from("xyz"))
+    def invalidate_tag(self, tag):
+        self.run(self.cache.invalidate_tag(tag))
+        self.model = {at: entry for at, entry in self.model.items() if tag not in entry[2]}
+
+    @rule(space=spaces, pattern=st.sampled_from(["a:*", "*:1", "?", "[bc]*", "none"]))
+    def invalidate_pattern(self, space, pattern):
+        self.run(self.cache.invalidate_pattern(pattern, space))
+        matches = compile_glob(pattern).fullmatch
+        self.model = {at: e for at, e in self.model.items() if at[0] != space or not matches(at[1])}
+
+    @rule(space=st.none() | spaces)
+    def clear(self, space):
+        self.run(self.cache.clear(space))
+        self.model = {at: entry for at, entry in self.model.items() if space not in (None, at[0])}
+
+    @rule(seconds=st.floats(0, 10))
+    def wait(self, seconds):
+        self.clock.jump(seconds)
+
+    @invariant()
+    def parts_agree(self):
+        self.cache._l1.check_invariants()
+
+    def teardown(self):
+        self.run(self.cache.disable())
+        self.loop.close()
+
+
+class LruCache(Cache):
+    eviction = "lru"
+
+
+TestCache = Cache.TestCase
+TestCache.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestLruCache = LruCache.TestCase
+TestLruCache.settings = TestCache.settings
