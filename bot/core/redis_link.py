@@ -9,10 +9,11 @@ back. Source: M. Nygard, "Release It!", the circuit breaker pattern.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from bot.core._shared.backoff import exponential
@@ -55,9 +56,12 @@ class RedisLink:
     _links: ClassVar[dict[str, tuple[RedisLink, int]]] = {}
 
     def __init__(self, url: str, *, timeout: float = TIMEOUT, clock: Clock = SYSTEM_CLOCK) -> None:
-        if not url.startswith(("redis://", "rediss://", "unix://")):
-            raise invalid("redis url", mask_secrets(url), "redis://, rediss:// or unix:// and an address")
+        schemes = ("redis://", "rediss://", "unix://", "redis+cluster://", "rediss+cluster://")
+        if not url.startswith(schemes):
+            raise invalid("redis url", mask_secrets(url), f"an address after one of {', '.join(schemes)}")
         self.url = url
+        self.cluster = "+cluster://" in url[:20]
+        """Whether the URL names one node of a Redis cluster."""
         self.timeout = timeout
         self._clock = clock
         self._now = clock.monotonic
@@ -69,7 +73,9 @@ class RedisLink:
         self._probe_at = 0.0
         self._probing = False
         self._recovered: list[Callable[[], None]] = []
-        self.reader = BatchedReader(self)
+        self.reader: BatchedReader | ClusterReader = (
+            ClusterReader(self) if self.cluster else BatchedReader(self, self._new_connection)
+        )
 
     @classmethod
     def shared(cls, url: str) -> RedisLink:
@@ -120,9 +126,25 @@ class RedisLink:
             if self._client is not None:
                 self.reader.abandon()
                 _abandon(self._client)
-            self._client = _connect(self.url, self.timeout)
+            connect = _connect_cluster if self.cluster else _connect
+            self._client = connect(self.url, self.timeout)
             self._loop = loop
         return self._client
+
+    def _new_connection(self) -> Any:
+        """A connection that nobody else uses, to any node, not yet open."""
+        client = self.client()
+        if self.cluster:
+            return _connection_to(client.get_random_node())
+        return client.connection_pool.make_connection()
+
+    async def open_connection(self) -> Any:
+        """A connection of the caller's own, to any node; raises redis-py's errors."""
+        if self.cluster:
+            await self.client().initialize()
+        connection = self._new_connection()
+        await connection.connect()
+        return connection
 
     async def run(self, operation: Callable[[Any], Awaitable[T]]) -> T:
         """``await operation(client)``, within the timeout and the breaker.
@@ -137,7 +159,7 @@ class RedisLink:
         try:
             async with asyncio.timeout(self.timeout):
                 client = self.client()
-                if probe:
+                if probe and not self.cluster:
                     # Idle connections from before the failure are dead, and would fail call after call.
                     await client.connection_pool.disconnect(inuse_connections=False)
                 result = await operation(client)
@@ -158,7 +180,12 @@ class RedisLink:
         return await self.run(lambda client: client.execute_command(*command))
 
     async def pipeline(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Several commands in one round trip; a refused one raises, after the others have run."""
+        """Several commands in one round trip; a refused one raises, after the others have run.
+
+        In a cluster that is one to each node; what names no key comes last.
+        """
+        if self.cluster:
+            return await self.run(lambda client: _by_node(client, commands))
 
         async def operation(client: Any) -> list[Any]:
             async with client.pipeline(transaction=False) as pipe:
@@ -168,6 +195,44 @@ class RedisLink:
                 return found
 
         return await self.run(operation)
+
+    async def unlink(self, keys: Sequence[bytes]) -> int:
+        """Remove keys, wherever in a cluster they lie; how many there were."""
+        if not keys:
+            return 0
+        if not self.cluster:
+            return int(await self.execute("UNLINK", *keys))
+        return sum(await self.pipeline([("UNLINK", key) for key in keys]))
+
+    async def scan(self, pattern: bytes, count: int = 1000) -> AsyncIterator[list[bytes]]:
+        """The keys that match a pattern, some at a time, of every node; raises as :meth:`run`."""
+        nodes: list[Any] = [None]
+        if self.cluster:
+
+            async def primaries(client: Any) -> list[Any]:
+                await client.initialize()
+                return list(client.get_primaries())
+
+            nodes = await self.run(primaries)
+        for node in nodes:
+            target = {} if node is None else {"target_nodes": node}
+            cursor = 0
+            while True:
+
+                def step(
+                    client: Any, cursor: int = cursor, target: dict[str, Any] = target
+                ) -> Awaitable[Any]:
+                    return client.execute_command(  # type: ignore[no-any-return]
+                        "SCAN", cursor, "MATCH", pattern, "COUNT", count, **target
+                    )
+
+                after, found = await self.run(step)
+                if found:
+                    yield found
+                # A cluster's client answers with the cursor of each node.
+                cursor = int(next(iter(after.values())) if isinstance(after, dict) else after)
+                if cursor == 0:
+                    break
 
     def script(self, source: str) -> Script:
         """A Lua script, sent to the server once and called by its digest."""
@@ -225,8 +290,51 @@ def _connect(url: str, timeout: float) -> Any:
     )
 
 
+def _connect_cluster(url: str, timeout: float) -> Any:
+    try:
+        from redis.asyncio.cluster import RedisCluster
+        from redis.asyncio.retry import Retry
+        from redis.backoff import NoBackoff
+    except ImportError as error:
+        raise RedisUnavailableError("redis is missing: pip install 'bot-phase4[redis]'") from error
+    return RedisCluster.from_url(
+        url.replace("+cluster://", "://", 1),
+        protocol=3,
+        socket_connect_timeout=timeout,
+        socket_timeout=timeout,
+        # One more try, with a new map of the slots: what it takes when a node has gone.
+        retry=Retry(NoBackoff(), 1),
+        max_connections=1_000,
+    )
+
+
+def _connection_to(node: Any) -> Any:
+    return node.connection_class(**node.connection_kwargs)
+
+
+async def _by_node(client: Any, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """Commands with keys in one round trip to each node, then those without."""
+    keyed = [command for command in commands if command[0] != "PUBLISH"]
+    answers: list[Any] = []
+    if keyed:
+        async with client.pipeline() as pipe:
+            for command in keyed:
+                pipe.execute_command(*command)
+            answers = await pipe.execute()
+    found = iter(answers)
+    return [
+        await client.execute_command(*command) if command[0] == "PUBLISH" else next(found)
+        for command in commands
+    ]
+
+
 def _abandon(client: Any) -> None:
     """Close the sockets of a client whose event loop runs no more."""
+    if not hasattr(client, "connection_pool"):
+        for node in client.get_nodes():
+            for connection in node._connections:
+                _abandon_connection(connection)
+        return
     pool = client.connection_pool
     connections = [*getattr(pool, "_available_connections", ()), *getattr(pool, "_in_use_connections", ())]
     for connection in connections:
@@ -290,8 +398,14 @@ class BatchedReader:
     own and hiredis, without a task, a lock and a timeout for each read.
     """
 
-    def __init__(self, link: RedisLink) -> None:
+    def __init__(
+        self, link: RedisLink, new_connection: Callable[[], Any], *, pipelined: bool = False
+    ) -> None:
         self._link = link
+        self._new_connection = new_connection
+        # In a cluster the keys of one MGET must share a slot: there a batch is as many GETs at once.
+        self._pipelined = pipelined
+        self._answers: list[Any] = []
         # All of this belongs to one event loop. Changed only by the methods below, none of which
         # awaits between reading and writing it.
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -346,12 +460,16 @@ class BatchedReader:
         self._under_way = batch
         self._is_probe = probe
         self._watchdog = loop.call_later(self._link.timeout, self._too_late)
-        wire.transport.write(wire.pack(("MGET", *batch)))
+        if self._pipelined:
+            self._answers = []
+            wire.transport.write(b"".join([wire.pack(("GET", key)) for key in batch]))
+        else:
+            wire.transport.write(wire.pack(("MGET", *batch)))
 
     async def _open(self, probe: bool) -> None:
         try:
             async with asyncio.timeout(self._link.timeout):
-                connection = self._link.client().connection_pool.make_connection()
+                connection = self._new_connection()
                 await connection.connect()
             self._wire = _Wire(connection, self._answered, self._lost)
         except asyncio.CancelledError:
@@ -371,6 +489,11 @@ class BatchedReader:
         self._send()
 
     def _answered(self, answer: Any) -> None:
+        if self._pipelined and self._under_way is not None:
+            self._answers.append(answer)
+            if len(self._answers) < len(self._under_way):
+                return
+            answer, self._answers = self._answers, []
         batch = self._finish()
         if batch is None:
             return  # a push message, or the answer to a batch that was given up
@@ -378,6 +501,9 @@ class BatchedReader:
             self.batches += 1
             self.keys_read += len(batch)
             for waiter, value in zip(batch.values(), answer, strict=True):
+                if isinstance(value, Exception):
+                    _fail_one(waiter, RedisRefusedError(mask_secrets(str(value))))
+                    continue
                 if waiter.__class__ is not list:
                     if not waiter.done():  # type: ignore[union-attr]  # no list, by the line above
                         waiter.set_result(value)  # type: ignore[union-attr]
@@ -486,10 +612,79 @@ class _Wire(asyncio.Protocol):
 
 def _fail(batch: _Batch, error: BackendError) -> None:
     for waiter in batch.values():
-        for future in waiter if isinstance(waiter, list) else (waiter,):
-            if not future.done():
-                # One error each: a traceback grows with every task that raises the same one.
-                future.set_exception(type(error)(*error.args))
+        _fail_one(waiter, error)
+
+
+def _fail_one(waiter: _Reader | list[_Reader], error: BackendError) -> None:
+    for future in waiter if isinstance(waiter, list) else (waiter,):
+        if not future.done():
+            # One error each: a traceback grows with every task that raises the same one.
+            future.set_exception(type(error)(*error.args))
+
+
+class ClusterReader:
+    """A :class:`BatchedReader` for each node of a cluster: reads travel together by hash slot.
+
+    A key whose slot has moved is refused once, and the map of the slots read anew.
+    """
+
+    def __init__(self, link: RedisLink) -> None:
+        self._link = link
+        self._by_node: dict[str, BatchedReader] = {}
+        self._mapping: asyncio.Task[None] | None = None
+
+    def get(self, key: bytes) -> asyncio.Future[bytes | None]:
+        """As :meth:`BatchedReader.get`."""
+        loop = asyncio.get_running_loop()
+        client = self._link.client()
+        try:
+            # Raises, or has no node, before the first contact and after the map was dropped.
+            node = client.get_node_from_key(key)
+        except Exception:
+            node = None
+        if node is None:
+            return loop.create_task(self._get_slowly(key))
+        reader = self._by_node.get(node.name)
+        if reader is None:
+            reader = self._by_node[node.name] = BatchedReader(
+                self._link, lambda: _connection_to(node), pipelined=True
+            )
+        found = reader.get(key)
+        found.add_done_callback(self._look_for_moves)
+        return found
+
+    async def _get_slowly(self, key: bytes) -> bytes | None:
+        # redis-py's own way, which reads the map of the slots and follows redirections.
+        found: bytes | None = await self._link.execute("GET", key)
+        return found
+
+    def _look_for_moves(self, future: asyncio.Future[bytes | None]) -> None:
+        if future.cancelled() or future.exception() is None:
+            return
+        if self._mapping is None or self._mapping.done():
+            self._mapping = future.get_loop().create_task(self._map_anew(), name="redis-cluster-map")
+
+    async def _map_anew(self) -> None:
+        with contextlib.suppress(BackendError):
+            await self._link.run(lambda client: client.nodes_manager.initialize())
+
+    @property
+    def batches(self) -> int:
+        return sum(reader.batches for reader in self._by_node.values())
+
+    async def close(self) -> None:
+        if self._mapping is not None and not self._mapping.done():
+            self._mapping.cancel()
+            await asyncio.wait([self._mapping])
+        readers, self._by_node = self._by_node, {}
+        for reader in readers.values():
+            await reader.close()
+
+    def abandon(self) -> None:
+        readers, self._by_node = self._by_node, {}
+        self._mapping = None
+        for reader in readers.values():
+            reader.abandon()
 
 
 async def subscribe(
@@ -509,9 +704,8 @@ async def subscribe(
         stood = False
         connection: Any = None
         try:
-            client = link.client()
             async with asyncio.timeout(link.timeout):
-                connection = await client.connection_pool.get_connection()
+                connection = await link.open_connection()
                 await connection.send_command("SUBSCRIBE", channel)
                 await connection.read_response(push_request=True)
             stood = True
@@ -526,7 +720,6 @@ async def subscribe(
         finally:
             if connection is not None:
                 await connection.disconnect(nowait=True)
-                await link.client().connection_pool.release(connection)
             if stood:
                 on_state(False)
         failures += 1

@@ -122,3 +122,43 @@ def running(server: ChildServer) -> Iterator[ChildServer]:
 
 def url_from_environment(kind: str) -> str | None:
     return os.environ.get(f"PHASE4_TEST_{kind}_URL") or None
+
+
+class RedisCluster:
+    """Three Redis servers that form a cluster, each with a third of the hash slots."""
+
+    def __init__(self) -> None:
+        self.nodes: list[RedisServer] = []
+
+    @property
+    def url(self) -> str:
+        return f"redis+cluster://127.0.0.1:{self.nodes[0].port}"
+
+    def start(self) -> None:
+        import redis
+
+        # The cluster's own port is the server's plus 10,000, and must exist and be free too.
+        while len(self.nodes) < 3:
+            port = free_port()
+            if port < 55_000:
+                self.nodes.append(RedisServer(port, extra=("--cluster-enabled", "yes")))
+        for node in self.nodes:
+            node.start()
+        clients = [redis.Redis(port=node.port) for node in self.nodes]
+        bounds = [0, 5461, 10923, 16384]
+        for index, client in enumerate(clients):
+            client.execute_command("CLUSTER", "ADDSLOTSRANGE", bounds[index], bounds[index + 1] - 1)
+            client.execute_command("CLUSTER", "MEET", "127.0.0.1", self.nodes[0].port)
+        deadline = time.monotonic() + 20
+        for client in clients:
+            while b"cluster_state:ok" not in client.execute_command("CLUSTER", "INFO") or (
+                b"cluster_known_nodes:3" not in client.execute_command("CLUSTER", "INFO")
+            ):
+                if time.monotonic() > deadline:
+                    raise RuntimeError("the cluster did not form")
+                time.sleep(0.05)
+            client.close()
+
+    def close(self) -> None:
+        for node in self.nodes:
+            node.close()

@@ -23,12 +23,9 @@ SCAN_COUNT = 1000
 MAX_UNSYNCED = 10_000
 """Keys changed while Redis was away that are remembered; beyond that the whole cache is dropped there."""
 
-# Takes the members of a tag and drops them, in one step that no other client comes between.
-_DROP_TAG = """
+# Takes the members of a tag away, in one step that no other client comes between.
+_TAKE_TAG = """
 local members = redis.call('SMEMBERS', KEYS[1])
-for first = 1, #members, 1000 do
-  redis.call('UNLINK', unpack(members, first, math.min(first + 999, #members)))
-end
 redis.call('DEL', KEYS[1])
 return members
 """
@@ -53,7 +50,7 @@ class L2:
         self._id = secrets.token_bytes(8)
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(tuple[bytes, str, str, list[str]]).decode
-        self._drop_tag = link.script(_DROP_TAG)
+        self._take_tag = link.script(_TAKE_TAG)
         # Keys changed here while Redis did not hear of it. Changed only by _missed and resync.
         self._unsynced: dict[bytes, int] = {}
         self.in_step = True
@@ -106,12 +103,10 @@ class L2:
     async def delete(self, namespace: str, keys: Sequence[str]) -> int:
         """Remove; how many there were, 0 if Redis is away."""
         at = [redis_key(namespace, key) for key in keys]
-        commands: list[tuple[Any, ...]] = [
-            ("UNLINK", *at),
-            ("PUBLISH", CHANNEL, self._message("drop", namespace, list(keys))),
-        ]
+        commands: list[tuple[Any, ...]] = [("UNLINK", key) for key in at]
+        commands.append(("PUBLISH", CHANNEL, self._message("drop", namespace, list(keys))))
         try:
-            return int((await self.link.pipeline(commands))[0])
+            return sum((await self.link.pipeline(commands))[:-1])
         except BackendError as error:
             self.failed(error)
             self._missed(at)
@@ -139,17 +134,10 @@ class L2:
         """Remove the keys of a namespace that match a glob: which they were. O(keys in Redis)."""
         prefix = namespace_prefix(namespace)
         gone: list[str] = []
-        cursor: Any = 0
         try:
-            while True:
-                cursor, found = await self.link.execute(
-                    "SCAN", cursor, "MATCH", redis_pattern(namespace, pattern), "COUNT", SCAN_COUNT
-                )
-                if found:
-                    await self.link.execute("UNLINK", *found)
-                    gone += [key[len(prefix) :].decode("utf-8", "surrogatepass") for key in found]
-                if int(cursor) == 0:
-                    break
+            async for found in self.link.scan(redis_pattern(namespace, pattern), SCAN_COUNT):
+                await self.link.unlink(found)
+                gone += [key[len(prefix) :].decode("utf-8", "surrogatepass") for key in found]
             await self.link.execute("PUBLISH", CHANNEL, self._message(told, namespace, [pattern]))
         except BackendError as error:
             self.failed(error)
@@ -160,7 +148,10 @@ class L2:
     async def drop_tag(self, tag: str) -> int:
         """Remove what carries the tag; how many there were."""
         try:
-            members: list[bytes] = await self._drop_tag([tag_key(tag)])
+            members: list[bytes] = await self._take_tag([tag_key(tag)])
+            gone = 0
+            for start in range(0, len(members), SCAN_COUNT):
+                gone += await self.link.unlink(members[start : start + SCAN_COUNT])
             # By key, not by tag: what another instance read from here came without its tags.
             by_namespace: dict[str, list[str]] = {}
             for at in members:
@@ -173,7 +164,7 @@ class L2:
                 for start in range(0, len(keys), SCAN_COUNT)
             ]
             await self.link.pipeline([*commands, ("PUBLISH", CHANNEL, self._message("tag", tag, []))])
-            return len(members)
+            return gone
         except BackendError as error:
             self.failed(error)
             self._unsynced_all = True
@@ -239,8 +230,7 @@ class L2:
             at = list(keys)
             for start in range(0, len(at), SCAN_COUNT):
                 part = [key for key in at[start : start + SCAN_COUNT] if key in self._unsynced]
-                if part:
-                    await self.link.execute("UNLINK", *part)
+                await self.link.unlink(part)
             await self.link.execute("PUBLISH", CHANNEL, self._message("all", "", []))
         except BackendError as error:
             self.failed(error)
@@ -251,10 +241,5 @@ class L2:
         self._heard_of([key for key, change in keys.items() if self._unsynced.get(key) == change])
 
     async def _drop_everything(self) -> None:
-        cursor: Any = 0
-        while True:
-            cursor, found = await self.link.execute("SCAN", cursor, "MATCH", "p4c:*", "COUNT", SCAN_COUNT)
-            if found:
-                await self.link.execute("UNLINK", *found)
-            if int(cursor) == 0:
-                return
+        async for found in self.link.scan(b"p4c:*", SCAN_COUNT):
+            await self.link.unlink(found)

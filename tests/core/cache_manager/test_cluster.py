@@ -1,0 +1,80 @@
+"""Two instances over a real Redis cluster of three nodes."""
+
+import asyncio
+
+import pytest
+
+from bot.core.cache_manager import CacheManager
+from bot.core.redis_link import RedisLink
+from tests.core.cache_manager.test_two_tiers import equals, until
+from tests.support.servers import RedisCluster
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    servers = RedisCluster()
+    try:
+        servers.start()
+        yield servers
+    finally:
+        servers.close()
+
+
+@pytest.fixture
+async def pair(cluster):
+    caches = [CacheManager(), CacheManager()]
+    for cache in caches:
+        await cache.enable(redis_url=cluster.url)
+    yield caches
+    await caches[0].clear()
+    for cache in caches:
+        await cache.disable()
+    assert not RedisLink._links
+
+
+async def test_keys_of_all_slots_are_shared_and_read_together(pair):
+    a, b = pair
+    items = {f"k{n}": [n] for n in range(300)}
+    assert await a.set_many(items, tags=["t"]) == 300
+    values = await asyncio.gather(*[b.get(key, namespace="default") for key in items])
+    assert values == list(items.values())
+    assert b._l2.link.reader.batches <= 6, "a batch or two for each node"
+    assert (await b.get_statistics())["l2_errors"] == 0
+
+
+@pytest.mark.parametrize("change", ["set", "delete", "tag", "pattern", "clear"])
+async def test_a_change_in_one_is_seen_by_the_other(pair, change):
+    a, b = pair
+    keys = [f"k{n}" for n in range(20)]
+    await a.set_many(dict.fromkeys(keys, "old"), tags=["t"])
+    assert await b.get_many(keys) == dict.fromkeys(keys, "old")
+    if change == "set":
+        await a.set_many(dict.fromkeys(keys, "new"))
+    elif change == "delete":
+        for key in keys:
+            assert await a.delete(key)
+    elif change == "tag":
+        assert await a.invalidate_tag("t") == 20
+    elif change == "pattern":
+        assert await a.invalidate_pattern("k*") == 20
+    else:
+        await a.clear()
+    expected = dict.fromkeys(keys, "new") if change == "set" else {}
+    await until(lambda: equals(lambda: b.get_many(keys), expected))
+
+
+async def test_a_node_that_is_killed_is_misses_and_no_error(pair, cluster):
+    a, b = pair
+    keys = [f"k{n}" for n in range(60)]
+    await a.set_many(dict.fromkeys(keys, 1))
+    cluster.nodes[2].kill()
+    try:
+
+        async def load():
+            return 1
+
+        for _ in range(3):
+            assert await asyncio.gather(*[b.get_or_load(key, load) for key in keys]) == [1] * 60
+            assert await a.set("after", 1)
+    finally:
+        cluster.nodes[2].start()
