@@ -68,7 +68,8 @@ class RedisLink:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client: Any = None
         # The breaker. Changed only by _admit, _failed and _succeeded.
-        self._open = False
+        self.available = True
+        """Whether the last call reached Redis; True before the first."""
         self._failures = 0
         self._probe_at = 0.0
         self._probing = False
@@ -108,11 +109,6 @@ class RedisLink:
         if not await run_on_loop(loop, close):
             self.reader.abandon()
             _abandon(client)
-
-    @property
-    def available(self) -> bool:
-        """Whether the last call reached Redis; True before the first."""
-        return not self._open
 
     def on_recovery(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call ``callback`` when Redis answers again after a failure; returns what undoes this."""
@@ -242,7 +238,7 @@ class RedisLink:
 
     def _admit(self) -> bool:
         """Raise while Redis is known to be away; True if this call is the probe."""
-        if not self._open:
+        if self.available:
             return False
         if self._probing or self._now() < self._probe_at:
             raise RedisUnavailableError(f"Redis at {mask_secrets(self.url)} is away")
@@ -254,14 +250,14 @@ class RedisLink:
         delay = exponential(self._failures, PROBE_FIRST, PROBE_LONGEST)
         # Jitter, so that instances do not all knock on a server that has just come back.
         self._probe_at = self._now() + delay * random.uniform(0.75, 1.0)
-        if not self._open:
-            self._open = True
+        if self.available:
+            self.available = False
             logger.warning("%s; going on without it", self._reason(error))
 
     def _succeeded(self) -> None:
-        if not self._open:
+        if self.available:
             return
-        self._open = False
+        self.available = True
         self._failures = 0
         logger.warning("Redis at %s is back", mask_secrets(self.url))
         for callback in list(self._recovered):

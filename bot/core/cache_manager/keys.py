@@ -31,7 +31,10 @@ def namespace_prefix(namespace: str) -> bytes:
 
 def redis_key(namespace: str, key: str) -> bytes:
     """Where a value lies in Redis."""
-    return namespace_prefix(namespace) + key.encode("utf-8", "surrogatepass")
+    try:
+        return namespace_prefix(namespace) + key.encode()
+    except UnicodeEncodeError:
+        return namespace_prefix(namespace) + key.encode("utf-8", "surrogatepass")
 
 
 def parse_redis_key(at: bytes) -> tuple[str, str]:

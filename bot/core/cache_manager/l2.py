@@ -12,7 +12,6 @@ import msgspec
 
 from bot.core._shared.errors import BackendError
 from bot.core._shared.tasks import BackgroundTasks
-from bot.core.cache_manager.errors import CorruptPayloadError
 from bot.core.cache_manager.keys import namespace_prefix, parse_redis_key, redis_key, redis_pattern, tag_key
 from bot.core.redis_link import RedisLink, RedisUnavailableError, subscribe
 
@@ -75,7 +74,7 @@ class L2:
             self._refusal_said = True
             logger.warning("Redis refused a cache operation: %s", error)
 
-    def unreadable(self, error: CorruptPayloadError) -> None:
+    def unreadable(self, error: Exception) -> None:
         """Count bytes that are no value; the first are logged."""
         self.undecodable += 1
         if self.undecodable == 1:
