@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8000
 
-.PHONY: run test lint bench clean
+.PHONY: run test test-servers bench clean
 
 run: $(VENV)/.service
 	exec $(BIN)/python -m bot --port $(PORT)
@@ -13,6 +13,10 @@ test: $(VENV)/.dev
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m mypy
 	$(BIN)/python -m pytest
+
+# The backend tests against servers that PHASE4_TEST_REDIS_URL and its like name.
+test-servers: $(VENV)/.dev
+	PHASE4_TEST_REDIS_URL='$(PHASE4_TEST_REDIS_URL)' $(BIN)/python -m pytest tests/core/cache_manager tests/docs tests/service tests/test_phase4_integration.py
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks

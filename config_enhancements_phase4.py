@@ -46,7 +46,7 @@ ENABLE_RATE_LIMITER = True
 # CACHE_DEFAULT_TTL = 300
 # compress large values in Redis (True or False)
 # CACHE_COMPRESSION_ENABLED = True
-# Redis of the second tier; empty: first tier only; falls back to REDIS_URL (a string)
+# Redis of the second tier, also redis+cluster://; empty: first tier only (a string)
 # CACHE_L2_REDIS_URL = ""
 # refresh warmed keys in the background (True or False)
 # ENABLE_CACHE_WARMING = False

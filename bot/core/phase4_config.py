@@ -119,7 +119,8 @@ class Phase4Config(Struct, frozen=True, kw_only=True):
     CACHE_DEFAULT_TTL: Annotated[PositiveSeconds, _doc("seconds an entry lives when no ttl is given")] = 300.0
     CACHE_COMPRESSION_ENABLED: Annotated[bool, _doc("compress large values in Redis")] = True
     CACHE_L2_REDIS_URL: Annotated[
-        str, _doc("Redis of the second tier; empty: first tier only; falls back to REDIS_URL")
+        str,
+        _doc("Redis of the second tier, also redis+cluster://; empty: first tier only"),
     ] = ""
     ENABLE_CACHE_WARMING: Annotated[bool, _doc("refresh warmed keys in the background")] = False
     CACHE_WARMING_INTERVAL: Annotated[

@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import logging
 import random
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, ClassVar, TypeVar
 
@@ -32,6 +33,9 @@ TIMEOUT = 1.0
 PROBE_FIRST, PROBE_LONGEST = 0.2, 5.0
 MAX_KEYS = 500
 """Keys in one MGET: more would keep other clients of the server waiting."""
+
+LARGE_BATCH = 48
+"""Keys from which a batch is sent while another one is under way."""
 
 SILENCE = 3.0
 """Seconds without a message after which a subscription asks whether the server is still there."""
@@ -384,11 +388,12 @@ _NOT_YET: Any = object()
 
 
 class BatchedReader:
-    """Reads that are asked for together travel together: one MGET, one at a time, on one connection.
+    """Reads that are asked for together travel together: one MGET for all, on one connection.
 
     Reads of one tick of the event loop, and those that come while a batch is under way, make the next
-    batch: load makes batches larger, not more numerous. A reader that is cancelled leaves its batch
-    as it is; an error reaches each of its readers.
+    batch: load makes batches larger, not more numerous. A second one is sent before the first is
+    answered only when it is large, so that the server works while this process does. A reader that
+    is cancelled leaves its batch as it is; an error reaches each of its readers.
 
     redis-py makes the connection (address, TLS, login); the bytes then go through a protocol of our
     own and hiredis, without a task, a lock and a timeout for each read.
@@ -407,9 +412,8 @@ class BatchedReader:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: _Batch = {}
         self._scheduled = False
-        self._under_way: _Batch | None = None
-        self._is_probe = False
-        self._watchdog: asyncio.TimerHandle | None = None
+        # Sent and not yet answered, in order, each with its timer and whether it is the breaker's probe.
+        self._under_way: deque[tuple[_Batch, asyncio.TimerHandle, bool]] = deque()
         self._opening: asyncio.Task[None] | None = None
         self._wire: _Wire | None = None
         self.batches = 0
@@ -424,9 +428,11 @@ class BatchedReader:
         future: asyncio.Future[bytes | None] = loop.create_future()
         waiting = self._waiting.setdefault(key, future)
         if waiting is future:
-            if not self._scheduled and self._under_way is None and self._opening is None:
+            if not self._scheduled and not self._under_way and self._opening is None:
                 self._scheduled = True
                 loop.call_soon(self._send)
+            if len(self._waiting) == LARGE_BATCH:
+                self._send()
         elif isinstance(waiting, list):
             waiting.append(future)
         else:
@@ -437,7 +443,9 @@ class BatchedReader:
         """Start the next batch, if there is one to start."""
         self._scheduled = False
         loop = self._loop
-        if loop is None or not self._waiting or self._under_way is not None or self._opening is not None:
+        if loop is None or not self._waiting or self._opening is not None:
+            return
+        if self._under_way and (len(self._under_way) > 1 or len(self._waiting) < LARGE_BATCH):
             return
         wire = self._wire
         try:
@@ -453,11 +461,8 @@ class BatchedReader:
             batch, self._waiting = self._waiting, {}
         else:
             batch = {key: self._waiting.pop(key) for key in list(self._waiting)[:MAX_KEYS]}
-        self._under_way = batch
-        self._is_probe = probe
-        self._watchdog = loop.call_later(self._link.timeout, self._too_late)
+        self._under_way.append((batch, loop.call_later(self._link.timeout, self._too_late), probe))
         if self._pipelined:
-            self._answers = []
             wire.transport.write(b"".join([wire.pack(("GET", key)) for key in batch]))
         else:
             wire.transport.write(wire.pack(("MGET", *batch)))
@@ -485,40 +490,38 @@ class BatchedReader:
         self._send()
 
     def _answered(self, answer: Any) -> None:
-        if self._pipelined and self._under_way is not None:
+        if not self._under_way:
+            return  # a push message, or the answer to a batch that was given up
+        if self._pipelined:
             self._answers.append(answer)
-            if len(self._answers) < len(self._under_way):
+            if len(self._answers) < len(self._under_way[0][0]):
                 return
             answer, self._answers = self._answers, []
         batch = self._finish()
-        if batch is None:
-            return  # a push message, or the answer to a batch that was given up
         if isinstance(answer, list) and len(answer) == len(batch):
             self.batches += 1
             self.keys_read += len(batch)
+            refusals = self._pipelined and any(isinstance(value, Exception) for value in answer)
             for waiter, value in zip(batch.values(), answer, strict=True):
-                if isinstance(value, Exception):
+                if refusals and isinstance(value, Exception):
                     _fail_one(waiter, RedisRefusedError(mask_secrets(str(value))))
-                    continue
-                if waiter.__class__ is not list:
+                elif waiter.__class__ is not list:
                     if not waiter.done():  # type: ignore[union-attr]  # no list, by the line above
                         waiter.set_result(value)  # type: ignore[union-attr]
-                    continue
-                for future in waiter:
-                    if not future.done():
-                        future.set_result(value)
+                else:
+                    for future in waiter:
+                        if not future.done():
+                            future.set_result(value)
         else:
             _fail(batch, RedisRefusedError(mask_secrets(str(answer))))
         self._link._succeeded()
         self._send()
 
-    def _finish(self) -> _Batch | None:
-        batch, self._under_way = self._under_way, None
-        if self._watchdog is not None:
-            self._watchdog.cancel()
-            self._watchdog = None
-        if self._is_probe:
-            self._is_probe = False
+    def _finish(self) -> _Batch:
+        """The oldest batch under way is so no more."""
+        batch, timer, probe = self._under_way.popleft()
+        timer.cancel()
+        if probe:
             self._link._probing = False
         return batch
 
@@ -533,27 +536,27 @@ class BatchedReader:
         if wire is not self._wire:
             return
         self._wire = None
-        if self._under_way is None:
+        if not self._under_way:
             return  # it was idle; the next read finds out whether the server is there
         self._broken(error or ConnectionResetError("connection closed by the server"))
 
     def _broken(self, error: BaseException) -> None:
-        batch = self._finish() or {}
         self._link._failed(error)
-        failure = RedisUnavailableError(self._link._reason(error))
+        self._fail_all(RedisUnavailableError(self._link._reason(error)))
+
+    def _fail_all(self, error: BackendError) -> None:
+        self._answers = []
+        while self._under_way:
+            _fail(self._finish(), error)
         waiting, self._waiting = self._waiting, {}
-        _fail(batch, failure)
-        _fail(waiting, failure)
+        _fail(waiting, error)
 
     async def close(self) -> None:
         """Stop reading; who still waits gets RedisUnavailableError."""
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.wait([self._opening])
-        stopped = RedisUnavailableError("the reader was stopped")
-        _fail(self._finish() or {}, stopped)
-        waiting, self._waiting = self._waiting, {}
-        _fail(waiting, stopped)
+        self._fail_all(RedisUnavailableError("the reader was stopped"))
         wire, self._wire = self._wire, None
         if wire is not None:
             wire.drop()
@@ -564,9 +567,13 @@ class BatchedReader:
         wire, self._wire = self._wire, None
         if wire is not None:
             _abandon_transport(wire.transport)
-        self._loop = self._under_way = self._watchdog = self._opening = None
+        if any(probe for _, _, probe in self._under_way):
+            self._link._probing = False
+        self._loop = self._opening = None
+        self._under_way = deque()
+        self._answers = []
         self._waiting = {}
-        self._scheduled = self._is_probe = False
+        self._scheduled = False
 
 
 class _Wire(asyncio.Protocol):
