@@ -6,7 +6,7 @@ import logging
 import re
 from typing import Any
 
-from bot.core.query_optimizer.fingerprint import shape_of, tokens_of
+from bot.core.query_optimizer.fingerprint import is_too_deep, shape_of, tokens_of
 from bot.core.query_optimizer.models import Analysis, QueryType
 
 # Functions whose result differs from call to call, or that have an effect, by name in lower case.
@@ -64,7 +64,7 @@ def analyze(query: str, dialect: str) -> Analysis:
     """Analyse any text; what cannot be read is UNKNOWN, never cached, and taken to write anything."""
     tokens = tokens_of(query, dialect)
     fingerprint, normal_form = shape_of(query, tokens)
-    statements = _parse(query, tokens, dialect) if tokens else None
+    statements = _parse(query, tokens, dialect) if tokens and not is_too_deep(tokens) else None
     if statements is None:
         return _unreadable(query, fingerprint, normal_form)
     reads: set[str] = set()

@@ -57,6 +57,42 @@ def shape_of(query: str, tokens: list[Any] | None) -> tuple[str, str]:
     return hashlib.blake2b(source.encode("utf-8", "replace"), digest_size=8).hexdigest(), normal
 
 
+MAX_NESTING = 100
+"""Levels above which a text is not parsed: the parser recurses in C, where too deep is a crash."""
+
+_OPENS = frozenset(("(", "[", "{", "CASE"))
+_CLOSES = frozenset((")", "]", "}", "END"))
+_TYPES = frozenset(("ARRAY", "STRUCT", "MAP", "LIST", "NESTED", "ROW", "OBJECT", "TUPLE"))
+_WATCHED = _OPENS | _CLOSES | frozenset(("JOIN", "ON", "USING", "<", "IF"))
+
+
+def is_too_deep(tokens: list[Any]) -> bool:
+    """Whether a parser that recurses may run out of stack on these tokens. Counts, parses nothing."""
+    depth = joins = conditions = types = run = 0
+    last = ""
+    for token in tokens:
+        text = token.text.upper()
+        # The same word again and again nests in ways that no list of brackets foresees.
+        run = run + 1 if text == last and text not in _CLOSES else 0
+        if text in _WATCHED:
+            if text in _OPENS:
+                depth += 1
+            elif text in _CLOSES:
+                depth = max(0, depth - 1)
+            elif text == "JOIN":
+                joins += 1
+            elif text == "IF":
+                conditions += 1
+            elif text == "<":
+                types += last in _TYPES
+            else:
+                joins = max(0, joins - 1)  # ON or USING ends what JOIN began
+        if max(depth, joins, conditions, types, run) > MAX_NESTING:
+            return True
+        last = text
+    return False
+
+
 @functools.cache
 def _kinds() -> tuple[frozenset[Any], frozenset[Any], Any, Any, Any, Any]:
     """Token types by what becomes of them; looked up once, since sqlglot is imported late."""

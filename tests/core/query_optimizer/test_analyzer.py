@@ -93,7 +93,8 @@ def test_what_must_not_be_cached_is_not(query, word):
     "text",
     ["", ";", "   ", "SELEC * FORM", "'", '"', "SELECT '", "/* open", "\x00", "💥", "(((",
      "SELECT " + "(" * 5000, "SELECT 1" + " + 1" * 20_000, "é" * 1_000_000,
-     "SELECT " + ", ".join(["x"] * 400_000)],
+     "SELECT " + ", ".join(["x"] * 400_000), "a JOIN " * 20_000, "CASE WHEN " * 15_000, "ARRAY<" * 30_000,
+     "FROM " * 30_000, "IF " * 50_000, "SELECT " + "f(" * 50_000, "x IN (SELECT " * 10_000],
     ids=lambda text: repr(text[:12]),
 )  # fmt: skip
 def test_any_text_gets_an_answer(text):
@@ -106,3 +107,12 @@ def test_what_cannot_be_read_is_taken_to_write_anything():
     assert analyze("FROBNICATE THE users", "").writes_anything
     assert analyze("COMMIT", "").writes_anything, "what a transaction wrote shows only now"
     assert not analyze("SHOW server_version", "postgres").is_write
+
+
+def test_what_people_write_is_not_too_deep():
+    values = ", ".join(f"({n}, -{n}, 'x')" for n in range(2_000))
+    assert analyze(f"INSERT INTO a VALUES {values}", "").writes == {"a"}
+    nested = "SELECT * FROM (" * 40 + "SELECT 1 FROM a" + ") AS t" * 40
+    assert analyze(nested, "").reads == {"a"}
+    joins = " ".join(f"JOIN t{n} ON t{n}.id = a.id" for n in range(200))
+    assert len(analyze(f"SELECT * FROM a {joins}", "").reads) == 201
