@@ -14,9 +14,10 @@ test: $(VENV)/.dev
 	$(BIN)/python -m mypy
 	$(BIN)/python -m pytest
 
-# The backend tests against servers that PHASE4_TEST_REDIS_URL and its like name.
+# The backend tests against the servers that PHASE4_TEST_REDIS_URL, ..._POSTGRESQL_URL, ..._MYSQL_URL and
+# ..._MONGODB_URL name; make hands what stands on its command line on to the tests.
 test-servers: $(VENV)/.dev
-	PHASE4_TEST_REDIS_URL='$(PHASE4_TEST_REDIS_URL)' $(BIN)/python -m pytest tests/core/cache_manager tests/docs tests/service tests/test_phase4_integration.py
+	$(BIN)/python -m pytest tests/core/cache_manager tests/core/connection_pool_manager tests/docs tests/service tests/test_phase4_integration.py
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks

@@ -65,6 +65,19 @@ ENABLE_RATE_LIMITER = True
 # POOL_IDLE_TIMEOUT = 600
 # seconds after which a connection is replaced (a number > 0 and <= 31_536_000)
 # POOL_MAX_LIFETIME = 3600
+# seconds to open a connection at most (a number > 0 and <= 31_536_000)
+# POOL_CONNECT_TIMEOUT = 10
+# seconds of quiet after which an idle connection is pinged (a number > 0 and <= 31_536_000)
+# POOL_KEEPALIVE_INTERVAL = 120
+# seconds after which a connection on loan is reported as leaked; 0: never (a number >= 0 and <=
+# 31_536_000)
+# POOL_LEAK_THRESHOLD = 60
+# MongoDB of pools that name no url (a string)
+# MONGODB_URL = ""
+# postgresql://, mysql:// or sqlite:// database of pools that name no url (a string)
+# DATABASE_URL = ""
+# Redis of pools that name no url, and of the cache's second tier (a string)
+# REDIS_URL = ""
 # pools created at startup: name -> {backend, url, min_size, max_size, options} (a dict)
 # DATABASE_POOLS = {}
 

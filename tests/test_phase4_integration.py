@@ -9,6 +9,7 @@ import asyncio
 import pytest
 
 from bot.core.cache_manager import CacheManager
+from bot.core.connection_pool_manager import ConnectionPoolManager, PoolTimeoutError
 from bot.core.enhanced_startup_phase4 import (
     cached,
     get_phase4_status,
@@ -89,6 +90,23 @@ class TestCacheManager:
         assert await there.get("shared", namespace="suite") == (1, 2)
         for instance in (here, there):
             await instance.disable()
+
+
+class TestConnectionPoolManager:
+    async def test_a_pool_over_an_embedded_database(self, tmp_path):
+        pools = ConnectionPoolManager.get_instance()
+        await pools.create_pool("db", "sqlite", min_size=1, max_size=2, url=f"sqlite:///{tmp_path}/a.db")
+        async with pools.connection("db") as conn:
+            assert await (await conn.execute("SELECT 1")).fetchall() == [(1,)]
+        status = await get_phase4_status()
+        assert status["connection_pool_manager"]["db"]["active_connections"] == 0
+
+    async def test_exhaustion_says_what_to_do(self, tmp_path):
+        pools = ConnectionPoolManager.get_instance()
+        await pools.create_pool("db", "sqlite", min_size=1, max_size=1, url=f"sqlite:///{tmp_path}/a.db")
+        async with pools.connection("db"):
+            with pytest.raises(PoolTimeoutError, match=r"active 1, idle 0, max 1.*POOL_MAX_SIZE"):
+                await pools.acquire_connection("db", timeout=0.02)
 
 
 class TestRateLimiter:

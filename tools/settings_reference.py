@@ -18,7 +18,7 @@ GROUPS = (
     ("Cache manager", ("CACHE_", "ENABLE_CACHE_WARMING")),
     ("Services", ("ENABLE_",)),
     ("Query optimizer", ("QUERY_",)),
-    ("Connection pools", ("POOL_", "DATABASE_", "MONGODB_")),
+    ("Connection pools", ("POOL_", "DATABASE_", "MONGODB_", "REDIS_")),
     ("Rate limiter", ("RATE_",)),
     ("Batch processor", ("BATCH_",)),
     ("Load balancer", ("LOAD_",)),

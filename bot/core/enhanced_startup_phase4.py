@@ -105,7 +105,20 @@ async def _enable_cache_manager(cache: Any, config: Phase4Config) -> None:
 
 
 async def _enable_connection_pool_manager(pools: Any, config: Phase4Config) -> None:
-    await pools.enable()
+    from bot.core.connection_pool_manager.service import urls_of
+
+    await pools.enable(
+        min_size=config.POOL_MIN_SIZE,
+        max_size=config.POOL_MAX_SIZE,
+        acquire_timeout=config.POOL_ACQUIRE_TIMEOUT,
+        connect_timeout=config.POOL_CONNECT_TIMEOUT,
+        idle_timeout=config.POOL_IDLE_TIMEOUT,
+        max_lifetime=config.POOL_MAX_LIFETIME,
+        keepalive_interval=config.POOL_KEEPALIVE_INTERVAL,
+        leak_threshold=config.POOL_LEAK_THRESHOLD,
+        pools=config.DATABASE_POOLS,
+        urls=urls_of(config),
+    )
 
 
 async def _enable_batch_processor(processor: Any, config: Phase4Config) -> None:
@@ -173,6 +186,7 @@ async def initialize_phase4_services(
                     if running is not None:
                         await running.disable()
                     continue
+                found = None
                 try:
                     found = wiring.service_class()
                     if found is None:
@@ -188,6 +202,8 @@ async def initialize_phase4_services(
                     # The traceback may quote a URL with its password, so only the message is logged.
                     logger.error("Phase 4: %s", message)
                     errors.append(message)
+                    if found is not None and found.get_instance().enabled:
+                        started.append(wiring.class_name)  # in part, such as all pools but one
         except BaseException:
             # Cancelled half-way: what this call started, nobody would know to stop.
             for instance in reversed(fresh):

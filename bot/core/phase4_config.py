@@ -136,6 +136,18 @@ class Phase4Config(Struct, frozen=True, kw_only=True):
     POOL_MAX_LIFETIME: Annotated[PositiveSeconds, _doc("seconds after which a connection is replaced")] = (
         3600.0
     )
+    POOL_CONNECT_TIMEOUT: Annotated[PositiveSeconds, _doc("seconds to open a connection at most")] = 10.0
+    POOL_KEEPALIVE_INTERVAL: Annotated[
+        PositiveSeconds, _doc("seconds of quiet after which an idle connection is pinged")
+    ] = 120.0
+    POOL_LEAK_THRESHOLD: Annotated[
+        Seconds, _doc("seconds after which a connection on loan is reported as leaked; 0: never")
+    ] = 60.0
+    MONGODB_URL: Annotated[str, _doc("MongoDB of pools that name no url")] = ""
+    DATABASE_URL: Annotated[
+        str, _doc("postgresql://, mysql:// or sqlite:// database of pools that name no url")
+    ] = ""
+    REDIS_URL: Annotated[str, _doc("Redis of pools that name no url, and of the cache's second tier")] = ""
     DATABASE_POOLS: Annotated[
         dict[str, PoolSettings],
         _doc("pools created at startup: name -> {backend, url, min_size, max_size, options}"),
@@ -230,17 +242,11 @@ def _build(sources: list[_Source]) -> Phase4Config:
             if target == name or target not in given:
                 canonical[target] = value
         for name, value in canonical.items():
-            if name in FALLBACKS.values():
-                values[name] = value
-                origin[name] = source
-            else:
-                values[name] = _convert(name, value, source)
-                origin[name] = source
+            values[name] = _convert(name, value, source)
+            origin[name] = source
     for name, fallback in FALLBACKS.items():
         if not values.get(name) and values.get(fallback):
             values[name] = _convert(name, values[fallback], f"{origin[fallback]}, {fallback}")
-    for fallback in FALLBACKS.values():
-        values.pop(fallback, None)
     if "POOL_MIN_SIZE" not in values and "POOL_MAX_SIZE" in values:
         # Who asks for a small pool need not know of the minimum's default.
         values["POOL_MIN_SIZE"] = min(Phase4Config().POOL_MIN_SIZE, values["POOL_MAX_SIZE"])

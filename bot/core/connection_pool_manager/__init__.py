@@ -1,1 +1,28 @@
-"""Connection pools over real databases."""
+"""Connection pools over real databases. Importing this imports no driver."""
+
+from bot.core.connection_pool_manager.errors import (
+    LeaseError,
+    MissingDriverError,
+    PoolClosedError,
+    PoolConnectError,
+    PoolSetupError,
+    PoolTimeoutError,
+    UnknownPoolError,
+)
+from bot.core.connection_pool_manager.lease import PooledConnection
+from bot.core.connection_pool_manager.models import PoolHealth, PoolOptions
+from bot.core.connection_pool_manager.service import ConnectionPoolManager
+
+__all__ = [
+    "ConnectionPoolManager",
+    "LeaseError",
+    "MissingDriverError",
+    "PoolClosedError",
+    "PoolConnectError",
+    "PoolHealth",
+    "PoolOptions",
+    "PoolSetupError",
+    "PoolTimeoutError",
+    "PooledConnection",
+    "UnknownPoolError",
+]

@@ -1,0 +1,145 @@
+"""What the pool asks of a driver."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+from bot.core._shared.errors import invalid
+from bot.core.connection_pool_manager.errors import MissingDriverError
+from bot.core.connection_pool_manager.models import PoolSpec
+from bot.core.connection_pool_manager.pool import Verdict
+from bot.core.phase4_config import mask_secrets
+
+
+class Driver(ABC):
+    """Opens, judges, resets and closes the connections of one pool.
+
+    ``verdict`` and ``is_open`` run on every release and acquire: no I/O, no await, no exception.
+    """
+
+    backend: ClassVar[str]
+    schemes: ClassVar[tuple[str, ...]]
+    package: ClassVar[str]
+    """The module to import."""
+    extra: ClassVar[str]
+    """What to install for it."""
+
+    def __init__(self, spec: PoolSpec) -> None:
+        self.spec = spec
+        self.url = spec.url
+        self.reset_mode = spec.options.reset
+        self.options: dict[str, Any] = dict(spec.driver_options)
+
+    async def start(self) -> None:  # noqa: B027  # most drivers share nothing
+        """Make what all connections share."""
+
+    @abstractmethod
+    async def connect(self) -> Any:
+        """Open a connection. Cancelled or failed, it leaves nothing open."""
+
+    @abstractmethod
+    def is_open(self, raw: Any) -> bool:
+        """Whether it is open as far as this side knows."""
+
+    @abstractmethod
+    def verdict(self, raw: Any) -> Verdict:
+        """What it needs before the next lease."""
+
+    @abstractmethod
+    async def ping(self, raw: Any) -> None:
+        """One round trip; raises if the server does not answer."""
+
+    @abstractmethod
+    async def reset(self, raw: Any) -> None:
+        """Bring it back to the state it was opened in; raises if it cannot."""
+
+    @abstractmethod
+    async def close(self, raw: Any) -> None:
+        """Close it politely."""
+
+    @abstractmethod
+    def terminate(self, raw: Any) -> None:
+        """Close it at once, even if its event loop is closed."""
+
+    async def stop(self) -> None:  # noqa: B027
+        """Give back what :meth:`start` made."""
+
+    def abandon(self) -> None:  # noqa: B027
+        """Like :meth:`stop`, when the event loop is gone."""
+
+
+def import_driver(package: str, extra: str, backend: str) -> Any:
+    """Import a driver's package, or raise MissingDriverError saying what to install."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        if error.name is not None and error.name.split(".")[0] != package.split(".")[0]:
+            raise  # the package is there, and broken in itself
+        raise MissingDriverError(
+            f"backend {backend!r} needs the package {package.split('.')[0]!r}, which is not installed: "
+            f"pip install '{extra}'"
+        ) from error
+
+
+def check_scheme(url: str, backend: str, schemes: tuple[str, ...]) -> None:
+    """Raise InvalidArgumentError unless ``url`` is one of this backend's."""
+    scheme = url.split("://", 1)[0].lower() if "://" in url else ""
+    if scheme.split("+")[0] not in schemes:
+        allowed = " or ".join(f"{name}://..." for name in schemes)
+        raise invalid("url", safe_url(url), f"{allowed} for backend {backend!r}")
+
+
+def safe_url(url: str) -> str:
+    """``url`` without user and password, fit for logs."""
+    return mask_secrets(url)
+
+
+def secrets_of(url: str, options: Mapping[str, Any]) -> list[str]:
+    """The passwords in a url and in driver options, to be masked in what a driver says."""
+    found: list[str] = []
+    with contextlib.suppress(ValueError):
+        password = urlsplit(url).password
+        if password:
+            from urllib.parse import unquote
+
+            found += [password, unquote(password)]
+    for name, value in options.items():
+        if isinstance(value, str) and value and re.search(r"(?i)pass|secret|token|key", name):
+            found.append(value)
+    return found
+
+
+def hard_close(transport: Any) -> None:
+    """Close a transport's socket without its event loop, which may be closed."""
+    if transport is None:
+        return
+    with contextlib.suppress(Exception):
+        loop = getattr(transport, "_loop", None)
+        if loop is None or not loop.is_closed():
+            transport.abort()
+            return
+    with contextlib.suppress(Exception):
+        inner = getattr(transport, "_ssl_protocol", None)
+        if inner is not None:
+            transport = inner._transport
+        sock = transport._sock
+        # Its finalizer would complain that nobody closed it.
+        transport._sock = None
+        sock.close()
+
+
+async def shielded(work: Any) -> Any:
+    """Await ``work`` to its end even if this task is cancelled; the cancellation then goes on."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise

@@ -1,0 +1,181 @@
+"""MySQL and MariaDB by asyncmy.
+
+A connection notes what runs on it (see ``session_state``) and the server reports open transactions after
+every command. A lease that only left a transaction open costs a ROLLBACK; one that may have changed its
+session costs COM_RESET_CONNECTION, which drops temporary tables, variables, locks and prepared statements
+in one round trip. Stored functions and triggers could change the session unseen: while the server holds
+any outside its own schemas, every lease is reset.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from bot.core._shared.errors import invalid
+from bot.core.connection_pool_manager.drivers import session_state
+from bot.core.connection_pool_manager.drivers.base import Driver, hard_close, import_driver, safe_url
+from bot.core.connection_pool_manager.pool import Verdict
+
+_classify = session_state.Classifier(session_state.classify_mysql)
+
+_COM_INIT_DB, _COM_QUERY, _COM_PING, _COM_STMT_PREPARE = 0x02, 0x03, 0x0E, 0x16
+_COM_RESET_CONNECTION = 0x1F
+
+_SUSPECT_ROUTINES = """
+SELECT EXISTS (SELECT 1 FROM information_schema.routines
+               WHERE routine_schema NOT IN ('mysql', 'sys', 'information_schema', 'performance_schema'))
+    OR EXISTS (SELECT 1 FROM information_schema.triggers
+               WHERE trigger_schema NOT IN ('mysql', 'sys', 'information_schema', 'performance_schema'))
+"""
+
+
+@functools.cache
+def _connection_class() -> Any:
+    base = import_driver("asyncmy.connection", "asyncmy", "mysql").Connection
+
+    class TrackedConnection(base):  # type: ignore[misc,valid-type]
+        """asyncmy's connection, noting whether its session may differ from a new one's."""
+
+        phase4_taint = 0
+        phase4_driver: Any = None
+
+        def _phase4_note(self, command: int, sql: Any) -> None:
+            if command == _COM_PING:
+                return
+            found = session_state.DISCARD
+            if command in (_COM_QUERY, _COM_STMT_PREPARE):
+                text = sql.decode("utf-8", "replace") if isinstance(sql, bytes | bytearray) else str(sql)
+                found = _classify(text)
+                if command == _COM_STMT_PREPARE:
+                    found = max(found, session_state.RESET)
+            if found & session_state.ROUTINES and self.phase4_driver is not None:
+                self.phase4_driver.always_reset = True
+            self.phase4_taint = max(self.phase4_taint, found & 3)
+
+        async def _execute_command(self, command: int, sql: Any) -> Any:
+            self._phase4_note(command, sql)
+            return await super()._execute_command(command, sql)
+
+        async def query(self, sql: Any, unbuffered: bool = False) -> Any:
+            try:
+                return await super().query(sql, unbuffered)
+            except asyncio.CancelledError:
+                # Its answer would be read as the next one's.
+                self.phase4_taint = session_state.DISCARD
+                raise
+
+    return TrackedConnection
+
+
+class MysqlDriver(Driver):
+    backend = "mysql"
+    schemes = ("mysql", "mariadb")
+    package = "asyncmy"
+    extra = "asyncmy"
+
+    def __init__(self, spec: Any) -> None:
+        super().__init__(spec)
+        self.always_reset = self.reset_mode == "always"
+
+    async def start(self) -> None:
+        import_driver(self.package, self.extra, self.backend)
+        try:
+            parts = urlsplit(self.url)
+            port = parts.port
+        except ValueError:
+            raise invalid("url", safe_url(self.url), "mysql://user:password@host:port/database") from None
+        query: dict[str, Any] = dict(parse_qsl(parts.query))
+        settings: dict[str, Any] = {
+            "host": parts.hostname or "127.0.0.1",
+            "port": port or 3306,
+            "user": unquote(parts.username or "root"),
+            "password": unquote(parts.password or ""),
+            "charset": "utf8mb4",
+        }
+        if database := unquote(parts.path.strip("/")):
+            settings["database"] = database
+        if "charset" in query:
+            settings["charset"] = query.pop("charset")
+        if "unix_socket" in query:
+            settings["unix_socket"] = query.pop("unix_socket")
+        if query:
+            raise invalid(
+                "url", safe_url(self.url), "no query but charset and unix_socket; use driver options"
+            )
+        settings["connect_timeout"] = self.spec.options.connect_timeout
+        self.settings = {**settings, **self.options}
+
+    async def connect(self) -> Any:
+        raw = _connection_class()(**self.settings)
+        try:
+            await raw.connect()
+            if self.reset_mode == "smart":
+                async with raw.cursor() as cursor:
+                    await cursor.execute(_SUSPECT_ROUTINES)
+                    self.always_reset = bool((await cursor.fetchone())[0])
+                if raw.get_transaction_status():
+                    await raw.rollback()
+        except BaseException:
+            self.terminate(raw)
+            raise
+        raw.phase4_taint = 0
+        raw.phase4_driver = self
+        return raw
+
+    def is_open(self, raw: Any) -> bool:
+        return bool(raw.connected) and not raw._stream_broken
+
+    def verdict(self, raw: Any) -> Verdict:
+        if not self.is_open(raw) or raw.phase4_taint == session_state.DISCARD:
+            return Verdict.DISCARD
+        result = raw._result
+        if result is not None and (result.unbuffered_active or result.has_next):
+            return Verdict.DISCARD
+        if raw.phase4_taint and self.reset_mode != "never":
+            return Verdict.RESET
+        if raw.get_transaction_status() or self.always_reset:
+            return Verdict.RESET
+        return Verdict.CLEAN
+
+    async def ping(self, raw: Any) -> None:
+        await raw.ping(reconnect=False)
+
+    async def reset(self, raw: Any) -> None:
+        if raw.phase4_taint or self.always_reset:
+            await raw._execute_command(_COM_RESET_CONNECTION, b"")
+            await raw._read_ok_packet()
+            raw._result = None
+            raw._stmt_cache.clear()
+            # The reset goes back to the server's defaults, not to what this connection was opened with.
+            await raw.set_charset(self.settings["charset"])
+            for statement in self._initial_statements():
+                async with raw.cursor() as cursor:
+                    await cursor.execute(statement)
+            wanted = bool(self.settings.get("autocommit", False))
+            if raw.get_autocommit() != wanted:
+                await raw.autocommit(wanted)
+        if raw.get_transaction_status():
+            await raw.rollback()
+        raw.phase4_taint = 0
+
+    def _initial_statements(self) -> list[str]:
+        found = []
+        if mode := self.settings.get("sql_mode"):
+            found.append(f"SET sql_mode = '{mode}'")
+        if command := self.settings.get("init_command"):
+            found.append(str(command))
+        return found
+
+    async def close(self, raw: Any) -> None:
+        await raw.ensure_closed()
+
+    def terminate(self, raw: Any) -> None:
+        transport = raw._transport
+        hard_close(transport)
+        with contextlib.suppress(Exception):
+            raw._transport = None
+            raw._connected = False

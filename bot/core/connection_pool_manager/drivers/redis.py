@@ -1,0 +1,214 @@
+"""Redis by redis-py: each lease is a client over one connection of its own.
+
+A connection on which a command changed its state (SELECT, CLIENT, WATCH, SUBSCRIBE and the like) is
+reset by connecting anew, which is exact. A command that was interrupted makes redis-py disconnect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections import deque
+from typing import Any
+
+from bot.core.connection_pool_manager.drivers.base import Driver, hard_close, import_driver
+from bot.core.connection_pool_manager.pool import Verdict
+
+# SCRIPT and FUNCTION change the server, not the connection.
+_HARMFUL = frozenset(
+    {
+        "SELECT", "AUTH", "HELLO", "CLIENT", "MULTI", "EXEC", "DISCARD", "WATCH", "SUBSCRIBE", "PSUBSCRIBE",
+        "SSUBSCRIBE", "UNSUBSCRIBE", "PUNSUBSCRIBE", "SUNSUBSCRIBE", "MONITOR", "READONLY", "READWRITE",
+        "ASKING", "RESET", "QUIT", "SYNC", "PSYNC", "REPLCONF",
+    }
+)  # fmt: skip
+
+
+def _is_harmful(command: Any) -> bool:
+    text = bytes(command).decode("latin-1") if isinstance(command, bytes | bytearray) else str(command)
+    return text.split(" ", 1)[0].upper() in _HARMFUL
+
+
+@functools.cache
+def _tracked(base: Any) -> Any:
+    known: dict[Any, bool] = {}
+
+    class TrackedConnection(base):  # type: ignore[misc]
+        """redis-py's connection, noting whether its state may differ from a new one's."""
+
+        phase4_taint = False
+
+        def _phase4_note(self, command: Any) -> None:
+            harmful = known.get(command)
+            if harmful is None:
+                harmful = _is_harmful(command)
+                if len(known) < 1024:
+                    known[command] = harmful
+            if harmful:
+                self.phase4_taint = True
+
+        def pack_command(self, *args: Any) -> Any:
+            self._phase4_note(args[0])
+            return super().pack_command(*args)
+
+        def pack_commands(self, commands: Any) -> Any:
+            commands = list(commands)
+            inner = commands
+            if len(commands) > 1 and commands[0][0] == "MULTI" and commands[-1][0] == "EXEC":
+                inner = commands[1:-1]  # opened and closed in one go
+            before = self.phase4_taint
+            for command in inner:
+                self._phase4_note(command[0])
+            # The base class packs each by pack_command, which would count MULTI and EXEC.
+            tainted = self.phase4_taint
+            packed = super().pack_commands(commands)
+            self.phase4_taint = before or tainted
+            return packed
+
+    return TrackedConnection
+
+
+@functools.cache
+def _pool_class() -> Any:
+    from redis.asyncio.connection import ConnectionPool
+
+    class OneConnectionPool(ConnectionPool):
+        """What redis-py calls a pool, holding the one connection of a lease.
+
+        Tasks that share a lease take turns. A pubsub or a watching pipeline keeps the connection until
+        it is closed.
+        """
+
+        def phase4_setup(self, connection: Any, timeout: float) -> None:
+            self.phase4_connection = connection
+            self.phase4_held = False
+            self.phase4_queue: deque[asyncio.Future[None]] = deque()
+            self.phase4_timeout = timeout
+
+        async def get_connection(self, *_: Any, **__: Any) -> Any:
+            if self.phase4_held:
+                await self._phase4_turn()
+            self.phase4_held = True
+            connection = self.phase4_connection
+            if not connection.is_connected:
+                try:
+                    await connection.connect()
+                except BaseException:
+                    self._phase4_free()
+                    raise
+            return connection
+
+        async def _phase4_turn(self) -> None:
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self.phase4_queue.append(turn)
+            try:
+                async with asyncio.timeout(self.phase4_timeout):
+                    await turn
+            except TimeoutError:
+                self._phase4_leave(turn)
+                from redis.exceptions import ConnectionError as RedisConnectionError
+
+                raise RedisConnectionError(
+                    "this lease's one connection is in use, by a pubsub, a watching pipeline or another "
+                    "task; close that first, or acquire a second lease"
+                ) from None
+            except BaseException:
+                self._phase4_leave(turn)
+                raise
+
+        def _phase4_leave(self, turn: asyncio.Future[None]) -> None:
+            if turn.done() and not turn.cancelled():
+                self._phase4_free()  # it was our turn already
+            elif turn in self.phase4_queue:
+                self.phase4_queue.remove(turn)
+
+        async def release(self, connection: Any) -> None:
+            self._phase4_free()
+
+        def _phase4_free(self) -> None:
+            self.phase4_held = False
+            while self.phase4_queue:
+                turn = self.phase4_queue.popleft()
+                if not turn.done():
+                    self.phase4_held = True  # handed over: nobody may slip in between
+                    turn.set_result(None)
+                    return
+
+        async def disconnect(self, *_: Any, **__: Any) -> None:
+            await self.phase4_connection.disconnect()
+
+    return OneConnectionPool
+
+
+class RedisDriver(Driver):
+    backend = "redis"
+    schemes = ("redis", "rediss", "unix", "valkey", "valkeys")
+    package = "redis"
+    extra = "redis[hiredis]"
+
+    async def start(self) -> None:
+        import_driver(self.package, self.extra, self.backend)
+        from redis.asyncio.connection import Connection, parse_url
+        from redis.asyncio.retry import Retry
+        from redis.backoff import NoBackoff
+
+        given: dict[str, Any] = dict(parse_url(self.url.replace("valkey", "redis", 1)))
+        self.connection_class = _tracked(given.pop("connection_class", Connection))
+        # Retrying is the caller's business: a command that failed half-way may have been done.
+        self.connect_options = {
+            "retry": Retry(NoBackoff(), 0),
+            "socket_connect_timeout": self.spec.options.connect_timeout,
+            **given,
+            **self.options,
+        }
+
+    async def connect(self) -> Any:
+        from redis.asyncio import Redis
+
+        connections = _pool_class()(
+            connection_class=self.connection_class, max_connections=1, **self.connect_options
+        )
+        connection = connections.make_connection()
+        connections.phase4_setup(connection, self.spec.options.acquire_timeout)
+        try:
+            await connection.connect()
+        except BaseException:
+            self._drop(connection)
+            raise
+        connection.phase4_taint = False
+        return Redis(connection_pool=connections)
+
+    def is_open(self, raw: Any) -> bool:
+        connection = raw.connection_pool.phase4_connection
+        reader, writer = connection._reader, connection._writer
+        return reader is not None and writer is not None and not (reader.at_eof() or writer.is_closing())
+
+    def verdict(self, raw: Any) -> Verdict:
+        connections = raw.connection_pool
+        if connections.phase4_held or not self.is_open(raw):
+            return Verdict.DISCARD
+        if connections.phase4_connection.phase4_taint:
+            return Verdict.CLEAN if self.reset_mode == "never" else Verdict.RESET
+        return Verdict.RESET if self.reset_mode == "always" else Verdict.CLEAN
+
+    async def ping(self, raw: Any) -> None:
+        await raw.ping()
+
+    async def reset(self, raw: Any) -> None:
+        connection = raw.connection_pool.phase4_connection
+        await connection.disconnect()
+        await connection.connect()
+        connection.phase4_taint = False
+
+    async def close(self, raw: Any) -> None:
+        await raw.connection_pool.phase4_connection.disconnect()
+
+    def terminate(self, raw: Any) -> None:
+        self._drop(raw.connection_pool.phase4_connection)
+
+    @staticmethod
+    def _drop(connection: Any) -> None:
+        writer = connection._writer
+        connection._reader = connection._writer = None
+        if writer is not None:
+            hard_close(writer.transport)

@@ -1,0 +1,125 @@
+"""Which statements may leave something behind in a session (pure).
+
+A connection that only ran statements known to leave nothing need not be reset when its lease ends, and
+a reset costs a round trip. The rule is a list of what is known to be harmless; everything else counts
+as harmful. A wrong guess on that side costs one reset, on the other it would leak one user's state to
+the next, so comments, quoting tricks and unknown keywords all end on the harmful side.
+
+What text cannot show (functions, triggers) is asked of the server's catalog by the drivers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+CLEAN = 0
+RESET = 1
+"""The driver's reset undoes it."""
+DISCARD = 2
+"""Only a new connection undoes it."""
+ROUTINES = 4
+"""Flag: it may have created a function or trigger, which later statements may run."""
+
+_LEADING_COMMENTS = re.compile(r"^(?:\s+|--[^\n]*(?:\n|$)|/\*(?![!M+]).*?\*/)*", re.DOTALL)
+_STATEMENT_STARTS = re.compile(r"(?:^|;)[\s(;]*([a-zA-Z]+|\S|$)")
+
+_COMMON = {
+    "select", "insert", "update", "delete", "with", "values", "table", "explain", "begin", "start",
+    "commit", "rollback", "end", "savepoint", "release", "create", "alter", "drop", "truncate",
+    "analyze", "",
+}  # fmt: skip
+
+_POSTGRESQL_STARTS = _COMMON | {
+    "merge", "abort", "copy", "vacuum", "comment", "grant", "revoke", "reindex", "refresh", "notify",
+    "lock", "show", "checkpoint", "cluster",
+}  # fmt: skip
+# Anywhere in the text, literals and comments included. query_to_xml and ts_stat run SQL they are given.
+_POSTGRESQL_HARMFUL = re.compile(
+    r"(?i)set_config|advisory|\btemp|pg_temp|\blisten|setseed|dblink|_to_xml|ts_stat|ts_rewrite"
+    r"|\binto\s+unlogged|u&\"|\bcursor\b"
+)
+_POSTGRESQL_DISCARD = re.compile(r"(?i)\b(?:prepare|load|execute)\b")
+_POSTGRESQL_ROUTINES = re.compile(
+    r"(?i)\b(?:create|alter)\b.*\b(?:function|procedure|extension|language|routine)\b", re.DOTALL
+)
+
+_MYSQL_STARTS = _COMMON | {"replace", "show", "describe", "desc", "optimize", "check"}
+_MYSQL_LITERALS = re.compile(r"'(?:[^'\\]|\\.|'')*'|\"(?:[^\"\\]|\\.|\"\")*\"", re.DOTALL)
+_MYSQL_HARMFUL = re.compile(
+    r"(?i)@|/\*[!M]|get_lock|temporary|last_insert_id\s*\(\s*[^\s)]|sql_calc_found|\bprepare\b"
+)
+_MYSQL_DISCARD = re.compile(
+    r"(?i)(?:^|;)\s*(?:use\b|set\s+(?:(?:session|@@session\.|@@)\s*)?(?:names|char|autocommit))"
+)
+_MYSQL_ROUTINES = re.compile(
+    r"(?i)\b(?:create|alter)\b.*\b(?:function|procedure|trigger|event|package)\b", re.DOTALL
+)
+
+_SQLITE_STARTS = _COMMON | {"replace", "reindex", "vacuum"}
+_SQLITE_HARMFUL = re.compile(r"(?i)\btemp|load_extension")
+_SQLITE_READING_PRAGMA = re.compile(
+    r"(?i)^\s*pragma\s+(?:(?:table_info|table_xinfo|table_list|index_list|index_info|index_xinfo"
+    r"|foreign_key_list|foreign_key_check|quick_check|integrity_check)\s*(?:\(\s*['\"\w]*\s*\))?"
+    r"|(?:user_version|journal_mode|page_count|page_size|freelist_count|database_list|data_version"
+    r"|compile_options|foreign_keys))\s*;?\s*$"
+)
+
+
+def _starts_known(text: str, known: set[str]) -> bool:
+    return all(word.lower() in known for word in _STATEMENT_STARTS.findall(text))
+
+
+def classify_postgresql(text: str) -> int:
+    """``CLEAN``, ``RESET`` or ``DISCARD``, plus ``ROUTINES``, for a text of one or more statements."""
+    text = text[_LEADING_COMMENTS.match(text).end() :]  # type: ignore[union-attr]  # it matches nothing, too
+    found = CLEAN
+    if not _starts_known(text, _POSTGRESQL_STARTS) or _POSTGRESQL_HARMFUL.search(text):
+        found = RESET
+    if _POSTGRESQL_DISCARD.search(text) and not _starts_known(text, _POSTGRESQL_STARTS):
+        found = DISCARD
+    if _POSTGRESQL_ROUTINES.search(text):
+        found |= ROUTINES
+    return found
+
+
+def classify_mysql(text: str) -> int:
+    """As :func:`classify_postgresql`, for MySQL and MariaDB."""
+    text = _MYSQL_LITERALS.sub("''", text[_LEADING_COMMENTS.match(text).end() :])  # type: ignore[union-attr]
+    found = CLEAN
+    if not _starts_known(text, _MYSQL_STARTS) or _MYSQL_HARMFUL.search(text):
+        found = RESET
+    if _MYSQL_DISCARD.search(text):
+        found = DISCARD
+    if _MYSQL_ROUTINES.search(text):
+        found |= ROUTINES
+    return found
+
+
+def classify_sqlite(text: str) -> int:
+    """As :func:`classify_postgresql`, for SQLite, where a new connection is the only reset there is."""
+    if _SQLITE_READING_PRAGMA.match(text):
+        return CLEAN
+    text = text[_LEADING_COMMENTS.match(text).end() :]  # type: ignore[union-attr]
+    known = _starts_known(text, _SQLITE_STARTS)
+    return CLEAN if known and not _SQLITE_HARMFUL.search(text) else DISCARD
+
+
+class Classifier:
+    """A classifier that remembers the texts it saw last: programs repeat themselves."""
+
+    _MOST, _LONGEST = 4096, 2048
+
+    def __init__(self, classify: Callable[[str], int]) -> None:
+        self._classify = classify
+        self.known: dict[str, int] = {}
+
+    def __call__(self, text: str) -> int:
+        found = self.known.get(text)
+        if found is None:
+            found = self._classify(text)
+            if len(text) <= self._LONGEST:
+                if len(self.known) >= self._MOST:
+                    self.known.clear()
+                self.known[text] = found
+        return found

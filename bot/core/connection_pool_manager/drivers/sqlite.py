@@ -1,0 +1,186 @@
+"""SQLite by aiosqlite: one connection, and one thread, for each lease.
+
+A database in memory (``sqlite://`` or ``sqlite:///:memory:``) is shared by the connections of its pool and
+lives as long as the pool does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import sqlite3
+import uuid
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from bot.core._shared.errors import invalid
+from bot.core.connection_pool_manager.drivers import session_state
+from bot.core.connection_pool_manager.drivers.base import Driver, import_driver, safe_url
+from bot.core.connection_pool_manager.pool import Verdict
+
+_classify = session_state.Classifier(session_state.classify_sqlite)
+
+# Calls into the connection that leave nothing but what its statements do.
+_HARMLESS = frozenset(
+    {
+        "execute", "executemany", "executescript", "_execute_insert", "_execute_fetchall", "cursor",
+        "commit", "rollback", "close", "fetchone", "fetchmany", "fetchall", "backup", "iterdump", "interrupt",
+    }
+)  # fmt: skip
+
+_PRAGMAS = {"journal_mode": "WAL", "synchronous": "NORMAL", "foreign_keys": "ON"}
+"""What each connection is opened with; ``pragmas={...}`` adds and overrides."""
+
+
+@functools.cache
+def _connection_class() -> Any:
+    aiosqlite = import_driver("aiosqlite", "aiosqlite", "sqlite")
+
+    class TrackedConnection(aiosqlite.Connection):  # type: ignore[misc,name-defined]
+        """aiosqlite's connection, noting whether it may differ from a new one."""
+
+        phase4_taint = 0
+        phase4_expected: tuple[Any, ...] = ()
+
+        async def _execute(self, fn: Any, *args: Any, **kwargs: Any) -> Any:
+            text = args[0] if args else None
+            if getattr(fn, "__name__", "") not in _HARMLESS:
+                self.phase4_taint = session_state.DISCARD
+            elif isinstance(text, str) and (found := _classify(text)):
+                self.phase4_taint = max(self.phase4_taint, found)
+            try:
+                return await super()._execute(fn, *args, **kwargs)
+            except asyncio.CancelledError:
+                # The thread is still at it: what it leaves is not known before it is done.
+                self.phase4_taint = max(self.phase4_taint, session_state.RESET)
+                raise
+
+    return TrackedConnection
+
+
+class SqliteDriver(Driver):
+    backend = "sqlite"
+    schemes = ("sqlite",)
+    package = "aiosqlite"
+    extra = "aiosqlite"
+
+    async def start(self) -> None:
+        import_driver(self.package, self.extra, self.backend)
+        self.pragmas = {**_PRAGMAS, **self.options.pop("pragmas", {})}
+        for name, value in self.pragmas.items():
+            if not name.isidentifier() or not str(value).lstrip("-").replace("_", "").isalnum():
+                raise invalid("pragmas", self.pragmas, "names and plain values, as {'busy_timeout': 5000}")
+        self.anchor: sqlite3.Connection | None = None
+        path, query = self._path()
+        options = {**query, **self.options}
+        if path == ":memory:":
+            # Separate connections to :memory: would be separate databases; this file system keeps one
+            # in memory, with proper locks (shared cache has table locks that do not wait).
+            path = f"file:/phase4-{uuid.uuid4().hex}?vfs=memdb"
+            options["uri"] = True
+            self.pragmas.pop("journal_mode", None)
+            self.anchor = sqlite3.connect(path, uri=True, check_same_thread=False)
+        elif not options.get("uri") and not _in_a_directory(path):
+            raise invalid("url", self.url, "a file in a directory that exists")
+        self.path, self.connect_options = path, options
+
+    def _path(self) -> tuple[str, dict[str, Any]]:
+        parts = urlsplit(self.url)
+        if parts.netloc:
+            raise invalid(
+                "url", safe_url(self.url), "sqlite:///relative.db, sqlite:////absolute.db or sqlite://"
+            )
+        query = {name: float(value) if name == "timeout" else value for name, value in parse_qsl(parts.query)}
+        return unquote(parts.path[1:]) or ":memory:", query
+
+    async def connect(self) -> Any:
+        options = dict(self.connect_options)
+        path = self.path if options.get("uri") else _expanded(self.path)
+
+        def connector() -> sqlite3.Connection:
+            opened = sqlite3.connect(path, **options)
+            try:
+                for name, value in self.pragmas.items():
+                    opened.execute(f"PRAGMA {name} = {value}")
+                opened.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()  # is it a database at all?
+            except BaseException:
+                opened.close()
+                raise
+            return cast(sqlite3.Connection, opened)
+
+        raw = _connection_class()(connector, 64)
+        raw._thread.daemon = True  # a thread that an abandoned connection left must not keep the process
+        await raw
+        inner = raw._conn
+        raw.phase4_expected = (inner.row_factory, inner.text_factory, inner.isolation_level)
+        return raw
+
+    def is_open(self, raw: Any) -> bool:
+        return raw._connection is not None and raw._running
+
+    def verdict(self, raw: Any) -> Verdict:
+        inner = raw._connection
+        if inner is None or not raw._running or raw.phase4_taint == session_state.DISCARD:
+            return Verdict.DISCARD
+        if (inner.row_factory, inner.text_factory, inner.isolation_level) != raw.phase4_expected:
+            return Verdict.DISCARD
+        if raw.phase4_taint or inner.in_transaction or self.reset_mode == "always":
+            return Verdict.RESET
+        return Verdict.CLEAN
+
+    async def ping(self, raw: Any) -> None:
+        await raw._execute(raw._conn.execute, "SELECT 1")
+
+    async def reset(self, raw: Any) -> None:
+        # A cancelled statement may still be running; the rollback queues behind it.
+        raw._conn.interrupt()
+        with contextlib.suppress(sqlite3.OperationalError):
+            await raw._execute(raw._conn.rollback)
+        if raw._conn.in_transaction:
+            raise sqlite3.OperationalError("a transaction is open after its rollback")
+        raw.phase4_taint = 0
+
+    async def close(self, raw: Any) -> None:
+        with contextlib.suppress(Exception):
+            raw._conn.interrupt()
+        await raw.close()
+
+    def terminate(self, raw: Any) -> None:
+        inner = raw._connection
+        if inner is None:
+            return
+        with contextlib.suppress(Exception):
+            inner.interrupt()
+
+        def close_and_stop() -> Any:
+            inner.close()
+            return _stop_sentinel()
+
+        # As aiosqlite's stop(), without a future: the loop that would receive it may be closed.
+        raw._running = False
+        raw._connection = None
+        raw._tx.put_nowait((None, close_and_stop))
+
+    async def stop(self) -> None:
+        self.abandon()
+
+    def abandon(self) -> None:
+        anchor, self.anchor = getattr(self, "anchor", None), None
+        if anchor is not None:
+            anchor.close()
+
+
+def _expanded(path: str) -> str:
+    return str(Path(path).expanduser())
+
+
+def _in_a_directory(path: str) -> bool:
+    return Path(path).expanduser().parent.is_dir()
+
+
+def _stop_sentinel() -> Any:
+    from aiosqlite import core
+
+    return core._STOP_RUNNING_SENTINEL

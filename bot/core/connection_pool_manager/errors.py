@@ -1,0 +1,36 @@
+"""What can go wrong with a pool, by who can act on it."""
+
+from __future__ import annotations
+
+from bot.core._shared.errors import BackendError, CapacityError, ClosedError, MisuseError
+
+
+class PoolTimeoutError(CapacityError, TimeoutError):
+    """No connection came free in time; the message holds the pool's figures.
+
+    ``__cause__`` is the last error of connecting, when that is why there was none.
+    """
+
+
+class PoolConnectError(BackendError):
+    """A connection could not be opened: the server is away, refuses, or does not answer in time."""
+
+
+class PoolSetupError(BackendError):
+    """Pools of ``DATABASE_POOLS`` could not be created; the message names each with its reason."""
+
+
+class PoolClosedError(ClosedError):
+    """The pool was closed before, or while, a connection was asked of it."""
+
+
+class UnknownPoolError(MisuseError, LookupError):
+    """There is no pool of that name; the message lists those there are."""
+
+
+class LeaseError(MisuseError):
+    """A lease was used or released after its release, or given to a pool it is not from."""
+
+
+class MissingDriverError(MisuseError, ImportError):
+    """The package that talks to this backend is not installed; the message says what to install."""

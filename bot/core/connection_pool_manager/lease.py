@@ -1,0 +1,143 @@
+"""What a caller holds while it has a connection."""
+
+from __future__ import annotations
+
+import sys
+from types import CodeType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+from bot.core.connection_pool_manager.errors import LeaseError
+
+if TYPE_CHECKING:
+    from bot.core.connection_pool_manager.pool import Slot
+    from bot.core.connection_pool_manager.runner import PoolRunner
+
+_HERE = __file__.rsplit("/", 1)[0].rsplit("\\", 1)[0]
+
+Site = tuple[tuple[CodeType, int], ...]
+
+
+def caller_site(depth: int) -> Site:
+    """Where the code that acquires stands: code objects and offsets, made readable only when asked.
+
+    A traceback would cost more than the whole acquire. Frames are not kept: they would keep locals alive.
+    """
+    frame = sys._getframe(depth)
+    found = []
+    for _ in range(5):
+        found.append((frame.f_code, frame.f_lasti))
+        back = frame.f_back
+        if back is None:
+            break
+        frame = back
+    return tuple(found)
+
+
+def describe_site(site: Any) -> str:
+    """``file:line in function``, innermost first, without the frames of this package and of asyncio."""
+    shown = []
+    for code, offset in site or ():
+        if code.co_filename.startswith(_HERE) or "/asyncio/" in code.co_filename:
+            continue
+        line = code.co_firstlineno
+        for start, end, number in code.co_lines():
+            if start <= offset < end:
+                line = number or line
+        shown.append(f"{code.co_filename}:{line} in {code.co_name}")
+    return " < ".join(shown) or "an unknown place"
+
+
+class PooledConnection:
+    """A connection on loan: every attribute that is not the lease's own is the driver's.
+
+    For one task at a time. After its release any use raises LeaseError. A lease that is dropped without
+    release is found by the garbage collector: its connection is closed and replaced, and a leak reported.
+    """
+
+    __slots__ = ("__weakref__", "_runner", "_slot")
+
+    _slot: Slot | None
+    _runner: PoolRunner
+
+    def __init__(self, slot: Slot, runner: PoolRunner) -> None:
+        set_own(self, "_slot", slot)
+        set_own(self, "_runner", runner)
+
+    @property
+    def connection_id(self) -> str:
+        """Pool name and the connection's number in it; the same for every lease of that connection."""
+        return f"{self._runner.name}-{_slot_of(self).number}"
+
+    @property
+    def backend(self) -> str:
+        return self._runner.spec.backend
+
+    @property
+    def raw_connection(self) -> Any:
+        """The driver's own object. Who has it may do anything, so the connection is reset after."""
+        slot = _slot_of(self)
+        slot.touched = True
+        return slot.raw
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether it is leased and open, as far as this side knows; no round trip."""
+        slot = self._slot
+        return slot is not None and self._runner.driver.is_open(slot.raw)
+
+    @property
+    def use_count(self) -> int:
+        """How often this connection was leased, this time included."""
+        return _slot_of(self).use_count
+
+    @property
+    def is_released(self) -> bool:
+        return self._slot is None
+
+    def __getattr__(self, name: str) -> Any:
+        slot = self._slot
+        if slot is None:
+            raise LeaseError(f"{_named(self)}: {name!r} used after the connection was released")
+        return getattr(slot.raw, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        slot = _slot_of(self)
+        slot.touched = True
+        setattr(slot.raw, name, value)
+
+    def __getitem__(self, key: Any) -> Any:
+        return _slot_of(self).raw[key]
+
+    async def __aenter__(self) -> PooledConnection:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._slot is not None:
+            self._runner.release(self)
+
+    def __repr__(self) -> str:
+        slot = self._slot
+        if slot is None:
+            return f"<PooledConnection {_named(self)}, released>"
+        return f"<PooledConnection {self.connection_id} ({self.backend})>"
+
+    def __del__(self) -> None:
+        if self._slot is not None:
+            self._runner.lost(self._slot)
+
+
+set_own = object.__setattr__
+"""Sets the lease's own attributes; plain assignment goes to the driver's object."""
+
+
+def _slot_of(lease: PooledConnection) -> Slot:
+    slot = lease._slot
+    if slot is None:
+        raise LeaseError(f"{_named(lease)}: used after it was released")
+    return slot
+
+
+def _named(lease: PooledConnection) -> str:
+    return f"connection of pool {lease._runner.name!r}"

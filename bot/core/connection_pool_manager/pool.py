@@ -1,0 +1,419 @@
+"""Which connection goes to whom, and what is to be done about the others (pure).
+
+A pool decides; it does no I/O, reads no clock and knows no event loop. Each call returns the actions
+that follow from it, and their outcome is reported back: ``opened``, ``checked``, ``was_reset``, ``closed``.
+
+What it holds to, after every call:
+- connections opening, idle, leased, or being checked, reset or closed are together at most ``max_size``;
+  one that is being closed counts until it is closed, so that the server never sees more.
+- a connection is in exactly one of these states; it is leased to one holder.
+- waiters are served in the order they came; nobody who comes later takes a connection past them.
+- a server that refuses is tried by one attempt at a time, with growing delays, however many wait.
+
+Source of the rules: HikariCP (maximum lifetime with jitter, idle shrink, alive bypass window), and
+httpcore's pool for the shape.
+"""
+
+from __future__ import annotations
+
+import random
+from bisect import insort
+from collections import OrderedDict
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+from bot.core._shared.backoff import full_jitter
+from bot.core.connection_pool_manager.models import PoolOptions
+from bot.core.connection_pool_manager.stats import Counters
+
+OPEN_LIMIT = 8
+"""Connections opened at once: a burst must not become a storm of handshakes."""
+RETRY_BASE, RETRY_CAP = 0.05, 2.0
+LIFETIME_JITTER = 0.1
+"""Lifetimes are shortened by up to this share, so that connections opened together do not die together."""
+
+
+class Verdict(IntEnum):
+    """What a connection needs when its lease ends."""
+
+    CLEAN = 0
+    RESET = 1
+    DISCARD = 2
+
+
+class Slot:
+    """One connection. Changed only by the pool, but for ``raw``, ``site`` and ``touched``."""
+
+    __slots__ = (
+        "expires_at",
+        "idle_since",
+        "leased_at",
+        "number",
+        "opened_at",
+        "proved_at",
+        "raw",
+        "reported",
+        "site",
+        "touched",
+        "use_count",
+    )
+
+    def __init__(self, raw: Any, number: int) -> None:
+        self.raw = raw
+        self.number = number
+        self.opened_at = 0.0
+        self.expires_at = 0.0
+        self.idle_since = 0.0
+        self.proved_at = 0.0
+        """When it was last known to work: used, opened or pinged."""
+        self.leased_at = 0.0
+        self.use_count = 0
+        self.reported = False
+        self.site: Any = None
+        """Where the current lease was acquired."""
+        self.touched = False
+        """The holder reached past the lease, so nothing is known of what it did."""
+
+
+class Waiter:
+    """One who waits for a connection. ``future`` belongs to the runner."""
+
+    __slots__ = ("future", "since", "slot", "timer")
+
+    def __init__(self, since: float) -> None:
+        self.since = since
+        self.slot: Slot | None = None
+        self.future: Any = None
+        self.timer: Any = None
+
+
+class Open(NamedTuple):
+    """Open a connection after ``delay`` seconds; then call ``opened`` or ``open_failed``."""
+
+    delay: float
+
+
+class Close(NamedTuple):
+    """Close it; then call ``closed``."""
+
+    slot: Slot
+    reason: str
+
+
+class Check(NamedTuple):
+    """Ping it; then call ``checked``."""
+
+    slot: Slot
+
+
+class Reset(NamedTuple):
+    """Undo what its lease may have left; then call ``was_reset``."""
+
+    slot: Slot
+
+
+class Grant(NamedTuple):
+    """Wake this waiter: the connection is leased to it."""
+
+    waiter: Waiter
+    slot: Slot
+
+
+class Refuse(NamedTuple):
+    """Wake this waiter: the pool is closed."""
+
+    waiter: Waiter
+
+
+class Leak(NamedTuple):
+    """Report that this lease is held suspiciously long."""
+
+    slot: Slot
+    held: float
+
+
+Action = Open | Close | Check | Reset | Grant | Refuse | Leak
+
+
+def _idle_since(slot: Slot) -> float:
+    return slot.idle_since
+
+
+class Pool:
+    """The connections of one pool and those who wait for them. Not for concurrent threads; no call awaits."""
+
+    def __init__(
+        self,
+        options: PoolOptions,
+        *,
+        is_open: Callable[[Any], bool] = lambda raw: True,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.options = options
+        self._is_open = is_open  # asked of a connection before it goes out; must not block or raise
+        self.counters = Counters()
+        self._rng = rng or random.Random()
+        self._validate_after = options.validate_after
+        # A connection is in exactly one of these, or among `opening`.
+        self.idle: list[Slot] = []  # by idle_since: the last one was used last and goes out first
+        self.leased: set[Slot] = set()
+        self.proving: set[Slot] = set()  # being checked or reset: soon idle
+        self.closing: set[Slot] = set()
+        self.opening = 0
+        self.waiters: OrderedDict[Waiter, None] = OrderedDict()
+        self.is_closed = False
+        self.failures = 0  # of opening, in a row
+        self.last_error: BaseException | None = None
+
+    @property
+    def total(self) -> int:
+        """Connections that exist or are about to."""
+        return len(self.idle) + len(self.leased) + len(self.proving) + len(self.closing) + self.opening
+
+    # Acquiring.
+
+    def take(self, now: float) -> Slot | None:
+        """Lease the connection used last, if it can go out as it is; None: :meth:`request` one."""
+        idle = self.idle
+        if idle and not self.waiters:
+            slot = idle[-1]
+            if (
+                now < slot.expires_at
+                and now - slot.proved_at < self._validate_after
+                and self._is_open(slot.raw)
+            ):
+                idle.pop()
+                slot.leased_at = now
+                slot.use_count += 1
+                leased = self.leased
+                leased.add(slot)
+                counters = self.counters
+                counters.acquired += 1
+                if len(leased) > counters.peak_active:
+                    counters.peak_active = len(leased)
+                return slot
+        return None
+
+    def request(self, waiter: Waiter, now: float) -> list[Action]:
+        """Queue ``waiter``, behind everybody who is queued already."""
+        if self.is_closed:
+            return [Refuse(waiter)]
+        self.waiters[waiter] = None
+        return self._serve(now)
+
+    def withdraw(self, waiter: Waiter, now: float, *, failed: bool = False) -> list[Action]:
+        """Undo a request, whether or not it has been granted meanwhile."""
+        if failed:
+            self.counters.failed += 1
+        slot = waiter.slot
+        if slot is not None:
+            waiter.slot = None
+            return self.release(slot, now, Verdict.CLEAN)
+        self.waiters.pop(waiter, None)
+        return []
+
+    # Giving back.
+
+    def put(self, slot: Slot, now: float) -> bool:
+        """The short way of a clean release; False, with nothing done: use :meth:`release`."""
+        if self.waiters or now >= slot.expires_at or self.is_closed:
+            return False
+        self.leased.remove(slot)
+        slot.idle_since = slot.proved_at = now
+        slot.reported = False
+        self.idle.append(slot)
+        self.counters.released += 1
+        return True
+
+    def release(self, slot: Slot, now: float, verdict: Verdict) -> list[Action]:
+        """End the lease of ``slot``. KeyError if it is not leased."""
+        self.leased.remove(slot)
+        self.counters.released += 1
+        slot.idle_since = slot.proved_at = now
+        slot.site = None
+        slot.reported = slot.touched = False
+        actions: list[Action] = []
+        if self.is_closed:
+            self._retire(slot, "pool closed", actions)
+        elif verdict is Verdict.DISCARD:
+            self._retire(slot, "broken", actions)
+        elif now >= slot.expires_at:
+            self._retire(slot, "lifetime", actions)
+        elif verdict is Verdict.RESET:
+            self.proving.add(slot)
+            self.counters.resets += 1
+            actions.append(Reset(slot))
+        else:
+            self.idle.append(slot)
+        return actions + self._serve(now)
+
+    # Outcomes of actions.
+
+    def opened(self, slot: Slot, now: float) -> list[Action]:
+        """A connection was opened."""
+        self.opening -= 1
+        self.failures = 0
+        self.last_error = None
+        self.counters.opened += 1
+        slot.opened_at = slot.idle_since = slot.proved_at = now
+        slot.expires_at = now + self.options.max_lifetime * (1 - self._rng.uniform(0, LIFETIME_JITTER))
+        actions: list[Action] = []
+        if self.is_closed:
+            self._retire(slot, "pool closed", actions)
+        else:
+            self._shelve(slot)
+        return actions + self._serve(now)
+
+    def open_failed(self, error: BaseException | None, now: float) -> list[Action]:
+        """A connection could not be opened; None: the attempt was given up."""
+        self.opening -= 1
+        if error is not None:
+            self.failures += 1
+            self.last_error = error
+            self.counters.open_failures += 1
+        return self._serve(now)
+
+    def checked(self, slot: Slot, ok: bool, now: float) -> list[Action]:
+        """A ping came back, or did not."""
+        self.counters.checks += 1
+        return self._proved(slot, ok, now)
+
+    def was_reset(self, slot: Slot, ok: bool, now: float) -> list[Action]:
+        """A reset worked, or did not."""
+        return self._proved(slot, ok, now)
+
+    def _proved(self, slot: Slot, ok: bool, now: float) -> list[Action]:
+        self.proving.remove(slot)
+        actions: list[Action] = []
+        if self.is_closed or not ok:
+            self._retire(slot, "pool closed" if self.is_closed else "broken", actions)
+        else:
+            slot.proved_at = now
+            self._shelve(slot)
+        return actions + self._serve(now)
+
+    def closed(self, slot: Slot, now: float) -> list[Action]:
+        """A connection is closed: there is room for another."""
+        self.closing.remove(slot)
+        self.counters.closed += 1
+        return self._serve(now)
+
+    # Housekeeping.
+
+    def tick(self, now: float) -> list[Action]:
+        """What time alone brings: lifetimes, idle shrink, keepalive, leaks, refill."""
+        actions: list[Action] = []
+        options = self.options
+        if self.is_closed:
+            return actions
+        spare = self.total - len(self.closing) - options.min_size
+        for slot in list(self.idle):
+            if now >= slot.expires_at:
+                self.idle.remove(slot)
+                self._retire(slot, "lifetime", actions)
+                spare -= 1
+            elif not self._is_open(slot.raw):
+                self.idle.remove(slot)
+                self._retire(slot, "broken", actions)
+                spare -= 1
+            elif spare > 0 and now - slot.idle_since >= options.idle_timeout:
+                self.idle.remove(slot)
+                self._retire(slot, "idle", actions)
+                spare -= 1
+            elif now - slot.proved_at >= options.keepalive_interval:
+                self.idle.remove(slot)
+                self.proving.add(slot)
+                actions.append(Check(slot))
+        if options.leak_threshold:
+            for slot in self.leased:
+                held = now - slot.leased_at
+                if held >= options.leak_threshold and not slot.reported:
+                    slot.reported = True
+                    self.counters.leaked += 1
+                    actions.append(Leak(slot, held))
+        return actions + self._serve(now)
+
+    def close(self, now: float) -> list[Action]:
+        """Refuse waiters and close what is idle; what is leased is closed when it comes back."""
+        self.is_closed = True
+        actions: list[Action] = [Refuse(waiter) for waiter in self.waiters]
+        self.waiters.clear()
+        for slot in self.idle:
+            self._retire(slot, "pool closed", actions)
+        self.idle.clear()
+        return actions
+
+    # The one place that decides who gets what.
+
+    def _serve(self, now: float) -> list[Action]:
+        actions: list[Action] = []
+        if self.is_closed:
+            return actions
+        idle, waiters = self.idle, self.waiters
+        while waiters and idle:
+            slot = idle[-1]
+            if now >= slot.expires_at:
+                idle.pop()
+                self._retire(slot, "lifetime", actions)
+            elif not self._is_open(slot.raw):
+                idle.pop()
+                self._retire(slot, "broken", actions)
+            elif now - slot.proved_at < self._validate_after:
+                idle.pop()
+                self._grant(slot, now, actions)
+            elif len(self.proving) < len(waiters):
+                idle.pop()
+                self.proving.add(slot)
+                actions.append(Check(slot))
+            else:
+                break
+        existing = len(idle) + len(self.leased) + len(self.proving)
+        wanted = max(len(waiters) - len(self.proving), self.options.min_size - existing) - self.opening
+        room = self.options.max_size - self.total
+        allowed = (1 if self.failures else OPEN_LIMIT) - self.opening
+        for _ in range(min(wanted, room, allowed)):
+            self.opening += 1
+            delay = full_jitter(self.failures, RETRY_BASE, RETRY_CAP, self._rng) if self.failures else 0.0
+            actions.append(Open(delay))
+        return actions
+
+    def _grant(self, slot: Slot, now: float, actions: list[Action]) -> None:
+        waiter, _ = self.waiters.popitem(last=False)
+        waiter.slot = slot
+        slot.leased_at = now
+        slot.use_count += 1
+        self.leased.add(slot)
+        counters = self.counters
+        counters.acquired += 1
+        counters.peak_active = max(counters.peak_active, len(self.leased))
+        counters.waits.record(max(0.0, now - waiter.since))
+        actions.append(Grant(waiter, slot))
+
+    def _shelve(self, slot: Slot) -> None:
+        if not self.idle or self.idle[-1].idle_since <= slot.idle_since:
+            self.idle.append(slot)
+        else:
+            insort(self.idle, slot, key=_idle_since)
+
+    def _retire(self, slot: Slot, reason: str, actions: list[Action]) -> None:
+        self.closing.add(slot)
+        actions.append(Close(slot, reason))
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError if the parts of the pool disagree. For tests."""
+        groups = [set(self.idle), self.leased, self.proving, self.closing]
+        assert len(self.idle) == len(groups[0]), "an idle connection is listed once"
+        assert len(set().union(*groups)) == sum(map(len, groups)), "a connection is in one state"
+        assert 0 <= self.opening <= OPEN_LIMIT
+        assert self.total <= self.options.max_size
+        stamps = [slot.idle_since for slot in self.idle]
+        assert stamps == sorted(stamps)
+        assert all(waiter.slot is None for waiter in self.waiters)
+        if self.is_closed:
+            assert not self.waiters
+            assert not self.idle
+        elif self.waiters:
+            coming = self.opening + len(self.proving) + len(self.closing)
+            assert coming or len(self.leased) == self.options.max_size, "somebody waits for nothing"
+        assert self.counters.acquired == self.counters.released + len(self.leased)

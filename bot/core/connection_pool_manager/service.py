@@ -1,0 +1,416 @@
+"""The connection pool manager: pools by name."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from asyncio import get_running_loop
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, ClassVar
+
+import msgspec
+
+from bot.core._shared.clock import SYSTEM_CLOCK, Clock
+from bot.core._shared.errors import MisuseError, invalid
+from bot.core._shared.tasks import LoopLocalLock, run_on_loop
+from bot.core.connection_pool_manager.drivers import driver_class
+from bot.core.connection_pool_manager.drivers.base import check_scheme
+from bot.core.connection_pool_manager.errors import LeaseError, PoolSetupError, UnknownPoolError
+from bot.core.connection_pool_manager.lease import PooledConnection
+from bot.core.connection_pool_manager.models import (
+    BACKENDS,
+    OPTION_NAMES,
+    PoolHealth,
+    PoolOptions,
+    PoolSpec,
+    positive_seconds,
+)
+from bot.core.connection_pool_manager.runner import PoolRunner
+from bot.core.phase4_config import Phase4Config, PoolSettings
+from bot.core.phase4_service import Phase4Service
+
+logger = logging.getLogger(__name__)
+
+LOCAL_DEFAULTS = {
+    "mongodb": "mongodb://127.0.0.1:27017/test",
+    "redis": "redis://127.0.0.1:6379/0",
+    "postgresql": "postgresql://postgres@127.0.0.1:5432/postgres",
+    "mysql": "mysql://root@127.0.0.1:3306/",
+}
+"""Where a backend usually listens; used when no url is given or configured."""
+
+DRAIN_SECONDS = 5.0
+
+
+class ConnectionPoolManager(Phase4Service):
+    """Pools of database connections by name.
+
+    A connection is leased to one holder at a time; waiters are served in order; a cancelled waiter
+    takes nothing with it. ``create_pool`` switches a manager that is off on; ``disable`` closes every
+    pool. May be disabled, or used anew, under another event loop than the pools were made on.
+    """
+
+    service_name: ClassVar[str] = "connection_pool_manager"
+
+    def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        super().__init__()
+        self._clock = clock
+        # Changed under _changing only, but for reads.
+        self._pools: dict[str, PoolRunner] = {}
+        self._changing = LoopLocalLock()
+        self._defaults: PoolOptions | None = None  # None: from the configuration
+        self._configured: dict[str, PoolSettings] | None = None
+        self._made_from_settings: set[str] = set()
+        self._urls: dict[str, str] = {}
+
+    # On and off.
+
+    async def enable(
+        self,
+        *,
+        min_size: int | None = None,
+        max_size: int | None = None,
+        acquire_timeout: float | None = None,
+        connect_timeout: float | None = None,
+        idle_timeout: float | None = None,
+        max_lifetime: float | None = None,
+        keepalive_interval: float | None = None,
+        leak_threshold: float | None = None,
+        pools: Mapping[str, PoolSettings] | None = None,
+        urls: Mapping[str, str] | None = None,
+    ) -> bool:
+        """Switch on. The figures are defaults for pools created from now on; times are seconds.
+
+        ``pools`` (the setting ``DATABASE_POOLS``) are created at once; one that was made so before and
+        is gone from it, or changed, is closed. ``urls`` gives a backend's url for pools that name none.
+        Raises InvalidArgumentError, and PoolSetupError naming every pool that failed; the others run.
+        """
+        given = {
+            name: value
+            for name, value in {
+                "min_size": min_size,
+                "max_size": max_size,
+                "acquire_timeout": acquire_timeout,
+                "connect_timeout": connect_timeout,
+                "idle_timeout": idle_timeout,
+                "max_lifetime": max_lifetime,
+                "keepalive_interval": keepalive_interval,
+                "leak_threshold": leak_threshold,
+            }.items()
+            if value is not None
+        }
+        async with self._transition:
+            if given:
+                base = self._defaults or PoolOptions()
+                if "max_size" in given and "min_size" not in given:
+                    given["min_size"] = min(base.min_size, given["max_size"])
+                self._defaults = msgspec.structs.replace(base, **given).validate()
+            if urls is not None:
+                self._urls = {backend: url for backend, url in urls.items() if url}
+            self._enabled = True
+            if pools is None:
+                return True
+            self._configured = dict(pools)
+            return await self._create_configured()
+
+    async def _create_configured(self) -> bool:
+        configured = self._configured or {}
+        for name in list(self._made_from_settings - set(configured)):
+            self._made_from_settings.discard(name)
+            await self._drop(name)
+        failures = []
+        for name, settings in configured.items():
+            try:
+                spec = self._spec(name, settings.backend, None, None, None, {})
+                running = self._pools.get(name)
+                if running is not None and running.spec != spec and name in self._made_from_settings:
+                    await self._drop(name)
+                await self._create(spec)
+                self._made_from_settings.add(name)
+            except Exception as error:
+                logger.error("Pool %r not created: %s", name, error)
+                failures.append(f"pool {name!r}: {error}")
+        if failures:
+            raise PoolSetupError("; ".join(failures))
+        return True
+
+    async def disable(self, *, drain_timeout: float = DRAIN_SECONDS) -> bool:
+        """Close every pool, waiting ``drain_timeout`` seconds for leases; True if all came back."""
+        async with self._transition:
+            self._enabled = False
+            clean = True
+            async with self._changing:
+                runners = list(self._pools.values())
+                self._pools.clear()
+                self._made_from_settings.clear()
+                for runner in runners:
+                    clean = await self._stop(runner, drain_timeout) and clean
+            return clean
+
+    async def _stop(self, runner: PoolRunner, drain: float) -> bool:
+        clean = True
+
+        async def stop() -> None:
+            nonlocal clean
+            clean = await runner.stop(drain=drain)
+
+        assert runner.loop is not None
+        if not await run_on_loop(runner.loop, stop):
+            runner.abandon()
+        return clean
+
+    # Pools.
+
+    async def create_pool(
+        self,
+        name: str,
+        backend: str,
+        min_size: int | None = None,
+        max_size: int | None = None,
+        url: str | None = None,
+        **driver_options: Any,
+    ) -> bool:
+        """Create a pool and open its first ``min_size`` connections; True once it works.
+
+        ``backend`` is mongodb, redis, postgresql, mysql or sqlite. Without ``url``: the one of the entry
+        ``name`` of ``DATABASE_POOLS``, else of ``MONGODB_URL``, ``REDIS_URL`` or ``DATABASE_URL``, else the
+        backend's usual local address (sqlite has none). ``driver_options`` may hold the fields of
+        ``PoolOptions`` (seconds); the rest goes to the driver (mongodb: also ``collection``, ``database``,
+        ``driver``). The same pool again: nothing happens. Switches the manager on if it is off.
+
+        Raises InvalidArgumentError, MissingDriverError, PoolConnectError; MisuseError if a different pool
+        has that name. Nothing is left of a pool that could not be created.
+        """
+        if not isinstance(name, str) or not name:
+            raise invalid("name", name, "a non-empty string")
+        if backend not in BACKENDS:
+            raise invalid("backend", backend, "one of " + ", ".join(map(repr, BACKENDS)))
+        await self._create(self._spec(name, backend, min_size, max_size, url, driver_options))
+        self._enabled = True
+        return True
+
+    def _spec(
+        self,
+        name: str,
+        backend: str,
+        min_size: int | None,
+        max_size: int | None,
+        url: str | None,
+        given: Mapping[str, Any],
+    ) -> PoolSpec:
+        config = None
+        if self._configured is None or self._defaults is None:
+            config = Phase4Config.load()
+        configured = self._configured if self._configured is not None else config.DATABASE_POOLS  # type: ignore[union-attr]
+        entry = configured.get(name)
+        if entry is not None and entry.backend != backend:
+            entry = None
+        options: dict[str, Any] = {**(entry.options if entry is not None else {}), **given}
+        if url is None:
+            url = (entry.url if entry is not None else "") or self._url_for(backend, config)
+        if not isinstance(url, str):
+            raise invalid("url", url, "a string")
+        schemes = driver_class(backend).schemes
+        check_scheme(url, backend, schemes)
+        defaults = self._defaults or _defaults_of(config or Phase4Config())
+        fields = {key: options.pop(key) for key in list(options) if key in OPTION_NAMES}
+        if entry is not None:
+            min_size = entry.min_size if min_size is None else min_size
+            max_size = entry.max_size if max_size is None else max_size
+        if max_size is not None:
+            fields["max_size"] = max_size
+        if min_size is not None:
+            fields["min_size"] = min_size
+        elif isinstance(max_size, int):
+            fields["min_size"] = min(defaults.min_size, max_size)  # who asks for few need not know of it
+        return PoolSpec(name, backend, url, msgspec.structs.replace(defaults, **fields).validate(), options)
+
+    def _url_for(self, backend: str, config: Phase4Config | None) -> str:
+        url = self._urls.get(backend)
+        if not url and config is not None:
+            url = urls_of(config).get(backend)
+        url = url or LOCAL_DEFAULTS.get(backend)
+        if not url:
+            raise invalid("url", None, "a url such as sqlite:///bot.db, or DATABASE_URL set to one")
+        return url
+
+    async def _create(self, spec: PoolSpec) -> None:
+        async with self._changing:
+            running = self._pools.get(spec.name)
+            if running is not None and not _is_orphan(running):
+                if running.spec == spec:
+                    return
+                raise MisuseError(
+                    f"name = {spec.name!r}: a pool of that name has other settings; close_pool it first"
+                )
+            if running is not None:
+                running.abandon()
+                del self._pools[spec.name]
+            runner = PoolRunner(spec, driver_class(spec.backend)(spec), clock=self._clock)
+            await runner.start()
+            self._pools[spec.name] = runner
+
+    async def close_pool(self, name: str, *, drain_timeout: float = DRAIN_SECONDS) -> bool:
+        """Close a pool, waiting up to ``drain_timeout`` seconds for its leases; True if all came back.
+
+        False also when there is no such pool.
+        """
+        return await self._drop(name, drain_timeout)
+
+    async def _drop(self, name: str, drain: float = DRAIN_SECONDS) -> bool:
+        async with self._changing:
+            runner = self._pools.pop(name, None)
+            return runner is not None and await self._stop(runner, drain)
+
+    # Connections.
+
+    async def acquire_connection(self, name: str, timeout: float | None = None) -> PooledConnection:
+        """Lease a connection of pool ``name``, waiting up to ``timeout`` seconds (None: the pool's own).
+
+        Give it back by :meth:`release_connection`. Raises PoolTimeoutError with the pool's figures,
+        UnknownPoolError, PoolClosedError; never returns None.
+        """
+        runner = self._pools.get(name)
+        if runner is not None and runner.loop is get_running_loop():
+            lease = runner.acquire_nowait()
+            if lease is not None:
+                return lease
+        return await self._acquire_waiting(name, timeout)
+
+    async def _acquire_waiting(self, name: str, timeout: float | None) -> PooledConnection:
+        if timeout is not None:
+            positive_seconds("timeout", timeout)
+        runner = await self._runner_here(name)
+        return await runner.acquire(timeout)
+
+    async def _runner_here(self, name: str) -> PoolRunner:
+        runner = self._find(name)
+        if runner.loop is get_running_loop():
+            return runner
+        if not _is_orphan(runner):
+            raise MisuseError(f"pool {name!r} belongs to another running event loop; make one pool for each")
+        # Its event loop ended without closing it, as between two asyncio.run: begin anew on this one.
+        async with self._changing:
+            runner = self._find(name)
+            if runner.loop is not get_running_loop():
+                runner.abandon()
+                fresh = PoolRunner(
+                    runner.spec, driver_class(runner.spec.backend)(runner.spec), clock=self._clock
+                )
+                fresh.pool.counters = runner.pool.counters
+                await fresh.start()
+                self._pools[name] = runner = fresh
+        return runner
+
+    def _find(self, name: str) -> PoolRunner:
+        runner = self._pools.get(name)
+        if runner is None:
+            known = ", ".join(repr(known) for known in self._pools) or "none"
+            raise UnknownPoolError(f"name = {name!r}: expected the name of a pool; there are: {known}")
+        return runner
+
+    async def release_connection(self, name: str, conn: PooledConnection, is_healthy: bool = True) -> None:
+        """Give a lease back; ``is_healthy=False`` has its connection closed and replaced.
+
+        Does not wait, so it cannot be interrupted. Raises LeaseError if ``conn`` is not a lease of that
+        pool or was released already.
+        """
+        if type(conn) is not PooledConnection:
+            raise LeaseError(f"conn = {type(conn).__name__}: expected what acquire_connection returned")
+        runner = conn._runner
+        if runner.name != name:
+            raise LeaseError(f"name = {name!r}: expected {runner.name!r}, the pool this connection is from")
+        _release(conn, is_healthy)
+
+    def connection(self, name: str, timeout: float | None = None) -> LeaseContext:
+        """``async with manager.connection(name) as conn``: acquire, and release at the end of the block."""
+        return LeaseContext(self, name, timeout)
+
+    # Telling.
+
+    async def get_statistics(self) -> dict[str, Any]:
+        """Pool name -> figures; see ``docs/connection_pool_manager.md``."""
+        return {name: runner.statistics() for name, runner in self._pools.items()}
+
+    async def get_all_statistics(self) -> dict[str, Any]:
+        """The same as :meth:`get_statistics`."""
+        return await self.get_statistics()
+
+    async def reset_statistics(self) -> None:
+        """Set every pool's counters to zero."""
+        for runner in self._pools.values():
+            runner.reset_statistics()
+
+    async def health_check_all(self) -> dict[str, PoolHealth]:
+        """Ping one connection of each pool, all pools at once; each answer is true when healthy."""
+        names = list(self._pools)
+        return dict(zip(names, await asyncio.gather(*map(self._check, names)), strict=True))
+
+    async def _check(self, name: str) -> PoolHealth:
+        try:
+            return await (await self._runner_here(name)).check_health()
+        except Exception as error:
+            return PoolHealth(False, 0.0, str(error))
+
+
+class LeaseContext:
+    """Holds one lease for the length of an ``async with`` block."""
+
+    __slots__ = ("_lease", "_manager", "_name", "_timeout")
+
+    def __init__(self, manager: ConnectionPoolManager, name: str, timeout: float | None) -> None:
+        self._manager = manager
+        self._name = name
+        self._timeout = timeout
+        self._lease: PooledConnection | None = None
+
+    async def __aenter__(self) -> PooledConnection:
+        if self._lease is not None:
+            raise LeaseError("this context is in use already; call connection() for each block")
+        self._lease = await self._manager.acquire_connection(self._name, self._timeout)
+        return self._lease
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        lease, self._lease = self._lease, None
+        if lease is not None and not lease.is_released:  # the block may have released it
+            _release(lease, True)
+
+
+def _release(lease: PooledConnection, healthy: bool) -> None:
+    runner = lease._runner
+    loop = runner.loop
+    if loop is get_running_loop() or loop is None or loop.is_closed() or not loop.is_running():
+        runner.release_here(lease, healthy)
+    else:
+        loop.call_soon_threadsafe(runner.release, lease, healthy)
+
+
+def _is_orphan(runner: PoolRunner) -> bool:
+    loop = runner.loop
+    return loop is None or loop.is_closed() or not loop.is_running()
+
+
+def _defaults_of(config: Phase4Config) -> PoolOptions:
+    return PoolOptions(
+        min_size=config.POOL_MIN_SIZE,
+        max_size=config.POOL_MAX_SIZE,
+        acquire_timeout=config.POOL_ACQUIRE_TIMEOUT,
+        connect_timeout=config.POOL_CONNECT_TIMEOUT,
+        idle_timeout=config.POOL_IDLE_TIMEOUT,
+        max_lifetime=config.POOL_MAX_LIFETIME,
+        keepalive_interval=config.POOL_KEEPALIVE_INTERVAL,
+        leak_threshold=config.POOL_LEAK_THRESHOLD,
+    )
+
+
+def urls_of(config: Phase4Config) -> dict[str, str]:
+    """Backend -> the url its setting gives; ``DATABASE_URL`` serves the backend of its scheme."""
+    found = {"mongodb": config.MONGODB_URL, "redis": config.REDIS_URL}
+    for backend in ("mongodb", "redis", "postgresql", "mysql", "sqlite"):
+        scheme = config.DATABASE_URL.split("://", 1)[0].split("+")[0].lower()
+        if scheme in driver_class(backend).schemes and not found.get(backend):
+            found[backend] = config.DATABASE_URL
+    return {backend: url for backend, url in found.items() if url}
