@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Self, cast
 
+from bot.core._shared.histogram import HistogramSnapshot
 from bot.core._shared.tasks import LoopLocalLock
 
 
@@ -64,6 +65,10 @@ class Phase4Service(ABC):
     @abstractmethod
     async def reset_statistics(self) -> None:
         """Set every counter to zero. Nothing else changes."""
+
+    def histograms(self) -> list[HistogramSnapshot]:
+        """Waits and durations measured since the start, for a metrics reader; none by default."""
+        return []
 
     async def reset(self) -> None:
         """Set counters to zero and drop what is cached; the service stays on."""
