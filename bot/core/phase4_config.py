@@ -17,7 +17,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from types import ModuleType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -200,8 +200,11 @@ class Phase4Config(Struct, frozen=True, kw_only=True):
         *,
         modules: Iterable[str | ModuleType] = CONFIG_MODULES,
         environ: Mapping[str, str] | None = None,
+        only: Collection[str] = (),
     ) -> Phase4Config:
         """Settings from every source, by the precedence of this module's docstring.
+
+        ``only`` names the settings to look at, for who needs those although others may be wrong.
 
         Raises ConfigError naming the setting, its value, where it came from and what is allowed;
         for unknown keys of ``overrides`` it names the nearest known one.
@@ -213,11 +216,18 @@ class Phase4Config(Struct, frozen=True, kw_only=True):
                 name = found.__name__
                 sources.append((f"{name}.py", _settings_of(found), False))
         env = os.environ if environ is None else environ
+        if only:
+            env = {name: env[name] for name in only if name in env}
         sources.append(("environment", _decode_environment(env), False))
         if overrides is not None:
             if not isinstance(overrides, Mapping):
                 raise ConfigError(f"config = {type(overrides).__name__}: expected a dict of settings")
             sources.append(("initialize_phase4_services", dict(overrides), True))
+        if only:
+            sources = [
+                (source, {name: given[name] for name in only if name in given}, strict)
+                for source, given, strict in sources
+            ]
         return _build(sources)
 
 

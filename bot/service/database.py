@@ -1,71 +1,174 @@
-"""The service's door to its database: rows as dicts, one connection for each piece of work."""
+"""The service's door to its database: rows as dicts, one connection for each piece of work.
+
+Where the connection comes from is decided once, at the start: from a pool when pools are on, else it is
+opened for each call, which is what a bot without pools does.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from urllib.parse import unquote, urlsplit
 
-import aiosqlite
+from bot.core._shared.errors import CapacityError, ClosedError
+from bot.core.phase4_config import mask_secrets
+from bot.service.settings import CannotStartError
 
-BUSY_TIMEOUT = 5.0
-"""Seconds a writer waits for another before SQLite gives up."""
+if TYPE_CHECKING:
+    from bot.core.connection_pool_manager import ConnectionPoolManager
+
+logger = logging.getLogger("bot.service.database")
+
+POOL_NAME = "service"
+"""The pool's name: an entry of ``DATABASE_POOLS`` of that name sets its sizes and options."""
 
 Row = dict[str, Any]
+Progress = Callable[[str], None]
+
+
+class DatabaseUnavailableError(Exception):
+    """No connection can be had, or it broke; trying later can succeed. Answered with 503."""
+
+
+class ConstraintError(Exception):
+    """The database refused a row: a duplicate key, an unknown reference, a missing value."""
 
 
 class Database(Protocol):
-    """What the handlers need of a database."""
+    """What the handlers need of a database. ``?`` stands for a parameter on every backend.
+
+    Each raises DatabaseUnavailableError when there is no connection; the writes also ConstraintError.
+    """
 
     async def fetch(self, query: str, params: Sequence[Any] = ()) -> list[Row]:
-        """The rows of a query; ``?`` stands for a parameter."""
+        """The rows of a query."""
         ...
 
     async def write(self, query: str, params: Sequence[Any] = ()) -> int:
         """Run one statement in a transaction of its own; the id of the row it made, or 0."""
         ...
 
+    async def write_many(self, query: str, rows: Sequence[Sequence[Any]]) -> int:
+        """Run one statement for each of ``rows``, all in one transaction: all are written or none.
 
-class SqliteDatabase:
-    """An SQLite file, with a connection opened for each call.
+        Returns how many there were.
+        """
+        ...
 
-    That is what a bot without pools does; with pools the connection comes from there instead.
-    """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.opened = 0
-        self.open_now = 0
-        self.open_peak = 0
+class ServiceDatabase(ABC):
+    """A database of the service, with a connection of a pool or a new one for each call."""
+
+    backend: ClassVar[str]
+
+    def __init__(self) -> None:
+        # Changed by use_pool and _connection only.
+        self._pools: ConnectionPoolManager | None = None
+        self._opened = 0
+        self._open_now = 0
+        self._open_peak = 0
+        self._unavailable = False  # an outage is logged when it begins and when it ends
+
+    @abstractmethod
+    async def prepare(self, progress: Progress) -> None:
+        """Create the data set unless it is there. Raises CannotStartError."""
+
+    @abstractmethod
+    def _open(self) -> AbstractAsyncContextManager[Any]:
+        """A new connection, closed at the end."""
+
+    @abstractmethod
+    def _pool_arguments(self) -> dict[str, Any]:
+        """For ``create_pool``: the url, and what the connections need."""
+
+    @abstractmethod
+    def _is_outage(self, error: Exception) -> bool:
+        """Whether ``error`` says that there is no database to talk to."""
+
+    @abstractmethod
+    async def fetch(self, query: str, params: Sequence[Any] = ()) -> list[Row]: ...
+
+    @abstractmethod
+    async def write(self, query: str, params: Sequence[Any] = ()) -> int: ...
+
+    @abstractmethod
+    async def write_many(self, query: str, rows: Sequence[Sequence[Any]]) -> int: ...
+
+    async def use_pool(self, manager: ConnectionPoolManager) -> None:
+        """Take connections from a pool of ``manager`` from now on, for as long as it is enabled."""
+        await manager.create_pool(POOL_NAME, self.backend, **self._pool_arguments())
+        self._pools = manager
 
     @contextlib.asynccontextmanager
-    async def _connection(self) -> AsyncIterator[aiosqlite.Connection]:
-        async with aiosqlite.connect(self._path, timeout=BUSY_TIMEOUT) as connection:
-            self.opened += 1
-            self.open_now += 1
-            self.open_peak = max(self.open_peak, self.open_now)
-            try:
-                yield connection
-            finally:
-                self.open_now -= 1
+    async def _connection(self) -> AsyncIterator[Any]:
+        try:
+            if self._pools is not None and self._pools.enabled:
+                async with self._pools.connection(POOL_NAME) as connection:
+                    yield connection
+            else:
+                async with self._open() as connection:
+                    self._opened += 1
+                    self._open_now += 1
+                    self._open_peak = max(self._open_peak, self._open_now)
+                    try:
+                        yield connection
+                    finally:
+                        self._open_now -= 1
+        except Exception as error:
+            if not (isinstance(error, CapacityError | ClosedError | OSError) or self._is_outage(error)):
+                raise
+            said = mask_secrets(f"{type(error).__name__}: {error}")
+            if not self._unavailable:
+                self._unavailable = True
+                logger.error("The database cannot be used: %s", said)
+            raise DatabaseUnavailableError(said) from error
+        if self._unavailable:
+            self._unavailable = False
+            logger.info("The database can be used again")
 
-    async def fetch(self, query: str, params: Sequence[Any] = ()) -> list[Row]:
-        async with self._connection() as connection, connection.execute(query, params) as cursor:
-            names = [column[0] for column in cursor.description or ()]
-            return [dict(zip(names, row, strict=True)) for row in await cursor.fetchall()]
-
-    async def write(self, query: str, params: Sequence[Any] = ()) -> int:
-        async with self._connection() as connection:
-            cursor = await connection.execute(query, params)
-            await connection.commit()
-            return cursor.lastrowid or 0
-
-    def figures(self) -> dict[str, Any]:
-        """For ``/health``."""
+    async def figures(self) -> dict[str, Any]:
+        """For ``/health``: connections opened since the start, open now, and at most at once."""
+        if self._pools is not None and self._pools.enabled:
+            pool = (await self._pools.get_statistics())[POOL_NAME]
+            opened, now, peak = (
+                pool["connections_opened"],
+                pool["total_connections"],
+                pool["peak_connections"],
+            )
+        else:
+            opened, now, peak = self._opened, self._open_now, self._open_peak
         return {
-            "backend": "sqlite",
-            "connections_opened": self.opened,
-            "connections_open": self.open_now,
-            "connections_peak": self.open_peak,
+            "backend": self.backend,
+            "pool": POOL_NAME if self._pools is not None and self._pools.enabled else None,
+            "connections_opened": opened,
+            "connections_open": now,
+            "connections_peak": peak,
         }
+
+
+def open_database(url: str, path: Path) -> ServiceDatabase:
+    """The database that ``DATABASE_URL`` names, or the file at ``path``. Connects to nothing yet.
+
+    Raises CannotStartError for a url the service cannot run on.
+    """
+    from bot.service.sqlite_database import SqliteDatabase
+
+    scheme = url.split("://", 1)[0].split("+")[0].lower()
+    if not url:
+        return SqliteDatabase(path)
+    if scheme in ("postgresql", "postgres"):
+        from bot.service.postgresql_database import PostgresqlDatabase
+
+        return PostgresqlDatabase(url)
+    if scheme == "sqlite" and (file := urlsplit(url).path[1:]):
+        return SqliteDatabase(Path(unquote(file)), replace=False)
+    raise CannotStartError(
+        f"DATABASE_URL = {mask_secrets(url)!r}: the service runs on postgresql://user:password@host/database "
+        "or sqlite:///file.db; leave it empty for the embedded database. (Pools of your own take mysql:// "
+        "too: name them in DATABASE_POOLS.)"
+    )

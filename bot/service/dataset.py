@@ -60,13 +60,20 @@ _KINDS = {"video": ".mkv", "audio": ".flac", "archive": ".zip", "image": ".iso",
 _BATCH = 10_000
 
 
-def ensure(path: Path, progress: Callable[[str], None]) -> None:
+class ForeignDatabaseError(Exception):
+    """There is something at the path that is not this data set."""
+
+
+def ensure(path: Path, progress: Callable[[str], None], *, replace: bool = True) -> None:
     """Create the database at ``path`` unless a complete one is there. Blocking: a second or two.
 
-    Written beside its place and moved there when whole, so an interrupted start leaves no half.
+    Written beside its place and moved there when whole, so an interrupted start leaves no half. What is
+    there and is not this data set is replaced, or raises ForeignDatabaseError if ``replace`` is False.
     """
     if path.exists() and _version(path) == VERSION:
         return
+    if path.exists() and not replace and path.stat().st_size:
+        raise ForeignDatabaseError("it is there, and is not the service's; name a file that is not there yet")
     path.parent.mkdir(parents=True, exist_ok=True)
     building = path.with_name(f"{path.name}.{os.getpid()}.building")
     building.unlink(missing_ok=True)
@@ -94,14 +101,10 @@ def _fill(connection: sqlite3.Connection, progress: Callable[[str], None]) -> No
     total = USERS + FILES + DOWNLOADS
     done = 0
     connection.executescript(SCHEMA)
-    for table, columns, rows in (
-        ("users", 5, _users(rng)),
-        ("files", 7, _files(rng)),
-        ("downloads", 6, _downloads(rng)),
-    ):
-        insert = f"INSERT INTO {table} VALUES ({', '.join('?' * columns)})"  # noqa: S608 - our own names
+    for table, rows in tables(rng):
         while batch := list(itertools.islice(rows, _BATCH)):
-            connection.executemany(insert, batch)
+            marks = ", ".join("?" * len(batch[0]))
+            connection.executemany(f"INSERT INTO {table} VALUES ({marks})", batch)  # noqa: S608 - our own names
             done += len(batch)
             progress(f"creating the embedded data set: {done:,} of {total:,} rows")
     connection.executescript(INDEXES)
@@ -109,6 +112,13 @@ def _fill(connection: sqlite3.Connection, progress: Callable[[str], None]) -> No
     connection.commit()
     # Readers then never wait for a writer; the mode stays with the file.
     connection.execute("PRAGMA journal_mode = WAL")
+
+
+def tables(rng: random.Random) -> Iterator[tuple[str, Iterator[tuple[object, ...]]]]:
+    """Each table's name and rows, in an order in which their references hold."""
+    yield "users", _users(rng)
+    yield "files", _files(rng)
+    yield "downloads", _downloads(rng)
 
 
 def _users(rng: random.Random) -> Iterator[tuple[object, ...]]:

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from bot.service.api_errors import ApiError
+from bot.service.database import DatabaseUnavailableError
 
 logger = logging.getLogger("bot.request")
 
@@ -34,6 +35,12 @@ async def around_request(request: web.Request, handler: Handler) -> web.StreamRe
     except ApiError as error:
         response = _error(error.status, error.code, error.message, request_id, error.more)
         response.headers.update(error.headers)
+    except DatabaseUnavailableError:
+        # Logged by the database, once for an outage.
+        response = _error(
+            503, "database_unavailable", "The database cannot be reached; try again soon.", request_id, {}
+        )
+        response.headers["Retry-After"] = "1"
     except web.HTTPException as error:
         if error.status < 400:
             raise

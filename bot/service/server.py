@@ -19,12 +19,12 @@ from bot.core.enhanced_startup_phase4 import (
     initialize_phase4_services,
     shutdown_phase4_services,
 )
-from bot.service import dataset
+from bot.core.phase4_config import mask_secrets
 from bot.service.data_api import DataApi
-from bot.service.database import SqliteDatabase
+from bot.service.database import ServiceDatabase, open_database
 from bot.service.drain import Drain
 from bot.service.middleware import around_request
-from bot.service.settings import MAX_JSON_BYTES, ServiceSettings
+from bot.service.settings import MAX_JSON_BYTES, CannotStartError, ServiceSettings, Urls
 from bot.service.upload_api import UploadApi
 
 logger = logging.getLogger("bot.service")
@@ -37,14 +37,18 @@ DRAIN: web.AppKey[Drain] = web.AppKey("drain", Drain)
 
 
 def create_app(settings: ServiceSettings, phase4: Mapping[str, Any] | None = None) -> web.Application:
-    """The service as an aiohttp application; ``phase4`` overrides settings as in initialize."""
+    """The service as an aiohttp application; ``phase4`` overrides settings as in initialize.
+
+    Raises CannotStartError, here or when it starts.
+    """
     drain = Drain()
     app = web.Application(
         middlewares=[drain.middleware(), around_request],
         client_max_size=MAX_JSON_BYTES,
     )
     app[DRAIN] = drain
-    database = SqliteDatabase(settings.database_path)
+    urls = Urls.load(phase4)
+    database = open_database(urls.database, settings.database_path)
     data = DataApi(database)
     uploads = UploadApi(database, settings.upload_dir)
 
@@ -58,10 +62,12 @@ def create_app(settings: ServiceSettings, phase4: Mapping[str, Any] | None = Non
     app.router.add_post("/api/upload", uploads.post)
 
     async def life(_: web.Application) -> AsyncIterator[None]:
-        await asyncio.to_thread(dataset.ensure, settings.database_path, _progress)
+        await database.prepare(_progress)
         report = await initialize_phase4_services(phase4)
         for error in report["errors"]:
             logger.error("%s", error)
+        if "ConnectionPoolManager" in report["services_initialized"]:
+            await _use_pools(database)
         try:
             yield
         finally:
@@ -71,24 +77,33 @@ def create_app(settings: ServiceSettings, phase4: Mapping[str, Any] | None = Non
     return app
 
 
+async def _use_pools(database: ServiceDatabase) -> None:
+    from bot.core.connection_pool_manager import ConnectionPoolManager
+
+    try:
+        await database.use_pool(ConnectionPoolManager.get_instance())
+    except Exception as error:
+        logger.error("No pool, a connection for each request: %s", mask_secrets(str(error)))
+
+
 async def _index(request: web.Request) -> web.Response:
     paths = sorted({r.canonical for r in request.app.router.resources()} - {"/"})
     return web.json_response({"service": "bot-phase4", "version": bot.__version__, "paths": paths})
 
 
-async def _health(database: SqliteDatabase) -> web.Response:
+async def _health(database: ServiceDatabase) -> web.Response:
     """200 while requests can be answered; 503 when the database cannot be reached."""
     healthy = True
-    figures = database.figures()
+    failure = {}
     try:
         await database.fetch("SELECT 1 AS one")
     except Exception as error:
         healthy = False
-        figures["error"] = f"{type(error).__name__}: {error}"
+        failure["error"] = mask_secrets(f"{type(error).__name__}: {error}")
     body = {
         "status": "ok" if healthy else "down",
         "version": bot.__version__,
-        "database": figures,
+        "database": {**await database.figures(), **failure},
         "phase4": await get_phase4_status(),
     }
     return web.json_response(body, status=200 if healthy else 503)
@@ -108,7 +123,11 @@ async def serve(settings: ServiceSettings, ready: Callable[[int], None] | None =
     for number in (signal.SIGINT, signal.SIGTERM):
         with contextlib.suppress(NotImplementedError):  # Windows has KeyboardInterrupt only
             loop.add_signal_handler(number, stop.set)
-    app = create_app(settings)
+    try:
+        app = create_app(settings)
+    except CannotStartError as error:
+        print(f"Cannot start: {error}", file=sys.stderr)
+        return 1
     # What is still there after the drain gets a second to notice that it is cut off.
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     try:
@@ -117,7 +136,12 @@ async def serve(settings: ServiceSettings, ready: Callable[[int], None] | None =
         except OSError as error:
             print(_cannot_listen(settings, error), file=sys.stderr)
             return 1
-        await runner.setup()
+        try:
+            await runner.setup()
+        except CannotStartError as error:
+            listener.close()
+            print(f"Cannot start: {error}", file=sys.stderr)
+            return 1
         site = web.SockSite(runner, listener)
         await site.start()
         port = listener.getsockname()[1]

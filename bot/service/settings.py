@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
+
+from bot.core.phase4_config import ConfigError, Phase4Config
+
+
+class CannotStartError(Exception):
+    """The service cannot start as it is configured; the message is for the person who started it."""
+
 
 MAX_UPLOAD_BYTES = 16 * 1024 * 1024
 MAX_JSON_BYTES = 1024 * 1024
@@ -24,3 +33,19 @@ class ServiceSettings:
     @property
     def upload_dir(self) -> Path:
         return self.data_dir / "uploads"
+
+
+class Urls(NamedTuple):
+    """Where the service's data live; empty: the embedded database, no MongoDB."""
+
+    database: str
+    mongodb: str
+
+    @classmethod
+    def load(cls, phase4: Mapping[str, Any] | None) -> Urls:
+        """From the same sources as every setting. A fault in another setting does not matter here."""
+        try:
+            config = Phase4Config.load(phase4, only=("DATABASE_URL", "MONGODB_URL"))
+        except ConfigError as error:
+            raise CannotStartError(str(error)) from error
+        return cls(config.DATABASE_URL, config.MONGODB_URL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -11,13 +12,17 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
+import asyncpg
 import pytest
 
 from bot.service import dataset
+from bot.service.postgresql_database import PostgresqlDatabase
 from tests.support.servers import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,6 +93,46 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("service-data")
     dataset.ensure(directory / "phase4.db", lambda line: None)
     return directory
+
+
+def _run_apart(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a coroutine to its end, also where an event loop is running."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(lambda: asyncio.run(work())).result()
+
+
+@pytest.fixture(scope="session")
+def empty_postgresql(postgresql_url: str) -> Iterator[Callable[[], str]]:
+    """Makes the urls of new, empty PostgreSQL databases."""
+    made: list[str] = []
+
+    def run(statement: str) -> None:
+        async def once() -> None:
+            connection = await asyncpg.connect(postgresql_url)
+            try:
+                await connection.execute(statement)
+            finally:
+                await connection.close()
+
+        _run_apart(once)
+
+    def make() -> str:
+        name = f"phase4_service_{os.getpid()}_{len(made)}"
+        run(f"CREATE DATABASE {name}")
+        made.append(name)
+        return urlsplit(postgresql_url)._replace(path=f"/{name}").geturl()
+
+    yield make
+    for name in made:
+        run(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def service_postgresql_url(empty_postgresql: Callable[[], str]) -> str:
+    """A PostgreSQL database that holds the data set."""
+    url = empty_postgresql()
+    _run_apart(lambda: PostgresqlDatabase(url).prepare(lambda line: None))
+    return url
 
 
 @pytest.fixture(scope="module")

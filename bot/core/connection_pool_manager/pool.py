@@ -374,6 +374,7 @@ class Pool:
         allowed = (1 if self.failures else OPEN_LIMIT) - self.opening
         for _ in range(min(wanted, room, allowed)):
             self.opening += 1
+            self.counters.peak_connections = max(self.counters.peak_connections, self.total)
             delay = full_jitter(self.failures, RETRY_BASE, RETRY_CAP, self._rng) if self.failures else 0.0
             actions.append(Open(delay))
         return actions

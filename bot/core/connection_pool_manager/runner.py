@@ -488,6 +488,7 @@ class PoolRunner:
             "max_size": pool.options.max_size,
             "utilization_percent": round(active / pool.options.max_size * 100, 1),
             "peak_active": counters.peak_active,
+            "peak_connections": max(counters.peak_connections, pool.total - pool.opening),
             "total_acquired": counters.acquired,
             "total_released": counters.released,
             "failed_acquisitions": counters.failed,

@@ -19,4 +19,5 @@ class Counters:
         self.checks = 0
         self.leaked = 0
         self.peak_active = 0
+        self.peak_connections = 0
         self.waits = Histogram()
