@@ -1,7 +1,15 @@
 """Query analysis, results cached until a write, statistics."""
 
 from bot.core.query_optimizer.decorators import optimize_query
-from bot.core.query_optimizer.models import OptimizationResult, QueryType, SlowQuery
+from bot.core.query_optimizer.models import Finding, IndexSuggestion, OptimizationResult, QueryType, SlowQuery
 from bot.core.query_optimizer.service import QueryOptimizer
 
-__all__ = ["OptimizationResult", "QueryOptimizer", "QueryType", "SlowQuery", "optimize_query"]
+__all__ = [
+    "Finding",
+    "IndexSuggestion",
+    "OptimizationResult",
+    "QueryOptimizer",
+    "QueryType",
+    "SlowQuery",
+    "optimize_query",
+]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
+from dataclasses import dataclass
 from typing import Any
 
+from bot.core.query_optimizer.census import Census
 from bot.core.query_optimizer.fingerprint import is_too_deep, shape_of, tokens_of
 from bot.core.query_optimizer.models import Analysis, QueryType
+from bot.core.query_optimizer.parameters import Parameters
 
 # Functions whose result differs from call to call, or that have an effect, by name in lower case.
 # sqlglot knows some of them as types of their own, whose names are the same without underscores.
@@ -62,21 +66,44 @@ _HARMLESS = frozenset(
 
 def analyze(query: str, dialect: str) -> Analysis:
     """Analyse any text; what cannot be read is UNKNOWN, never cached, and taken to write anything."""
+    return read(query, dialect).analysis
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A text, read once: what it means, and its statements for whoever wants to know more."""
+
+    query: str
+    dialect: str
+    analysis: Analysis
+    censuses: list[Census]
+    """One for each statement; none if the text cannot be parsed."""
+    tokens: list[Any]
+    parameters: Parameters
+
+
+def read(query: str, dialect: str) -> Reading:
+    """Tokenize, parse and walk a text once, and say what it means."""
     tokens = tokens_of(query, dialect)
     fingerprint, normal_form = shape_of(query, tokens)
-    statements = _parse(query, tokens, dialect) if tokens and not is_too_deep(tokens) else None
+    parameters = Parameters()
+    statements = None
+    if tokens and not is_too_deep(tokens):
+        statements = _parse(query, tokens, dialect, parameters)
     if statements is None:
-        return _unreadable(query, fingerprint, normal_form)
+        return Reading(query, dialect, _unreadable(query, fingerprint, normal_form), [], [], parameters)
+    censuses = [Census(statement) for statement in statements]
     reads: set[str] = set()
     writes: set[str] = set()
     anything = False
     reasons: list[str] = []
-    for statement in statements:
-        found_reads, found_writes, found_anything, reason = _effects(statement)
+    for census in censuses:
+        found_reads, found_writes, found_anything, reason = _effects(census)
         reads |= found_reads
         writes |= found_writes
         anything = anything or found_anything
-        reasons += [reason] if reason else []
+        if reason:
+            reasons.append(reason)
     kind = _type_of(statements[0]) if len(statements) == 1 else QueryType.SCRIPT
     if len(statements) != 1:
         reasons.insert(0, "several statements in one text")
@@ -84,7 +111,7 @@ def analyze(query: str, dialect: str) -> Analysis:
         reasons.insert(0, f"{kind.value} is no read")
     elif writes or anything:
         reasons.insert(0, "it writes")
-    return Analysis(
+    analysis = Analysis(
         query_type=kind,
         fingerprint=fingerprint,
         normal_form=normal_form,
@@ -93,21 +120,22 @@ def analyze(query: str, dialect: str) -> Analysis:
         writes_anything=anything,
         not_cacheable=reasons[0] if reasons else "",
     )
+    return Reading(query, dialect, analysis, censuses, tokens or [], parameters)
 
 
-def _parse(query: str, tokens: list[Any], dialect: str) -> list[Any] | None:
-    from sqlglot.dialects.dialect import Dialect
+def _parse(query: str, tokens: list[Any], dialect: str, parameters: Parameters) -> list[Any] | None:
     from sqlglot.errors import ErrorLevel, SqlglotError
 
-    log = logging.getLogger("sqlglot")
-    if log.level == logging.NOTSET:
-        log.setLevel(logging.ERROR)  # its warnings quote the query, and with it a user's data
-    reader = Dialect.get_or_raise(dialect or None)
+    reader = _dialect(dialect)
     if tokens[0].text.upper() == "REPLACE" and _REPLACE.match(query):
         # To sqlglot REPLACE is a statement it passes through unread; its tables are those of an INSERT.
         query = _REPLACE.sub("INSERT INTO", query, count=1)
         tokens = reader.tokenize(query)
     try:
+        if "%" in query or "?" in query:
+            plain = parameters.name_all(query, tokens)
+            if plain != query:
+                query, tokens = plain, reader.tokenize(plain)
         parsed = reader.parser(error_level=ErrorLevel.RAISE).parse(tokens, query)
     except (SqlglotError, RecursionError, ValueError, TypeError, AttributeError, KeyError, IndexError):
         # The last few are how the parser stumbles over text that is no SQL at all.
@@ -117,6 +145,16 @@ def _parse(query: str, tokens: list[Any], dialect: str) -> list[Any] | None:
     if not statements or any(_type_of(statement) is QueryType.UNKNOWN for statement in statements):
         return None
     return statements
+
+
+@functools.cache
+def _dialect(name: str) -> Any:
+    from sqlglot.dialects.dialect import Dialect
+
+    log = logging.getLogger("sqlglot")
+    if log.level == logging.NOTSET:
+        log.setLevel(logging.ERROR)  # its warnings quote the query, and with it a user's data
+    return Dialect.get_or_raise(name or None)
 
 
 def _unreadable(query: str, fingerprint: str, normal_form: str) -> Analysis:
@@ -134,6 +172,11 @@ def _unreadable(query: str, fingerprint: str, normal_form: str) -> Analysis:
 
 
 def _type_of(statement: Any) -> QueryType:
+    return _type_of_class(statement.__class__)
+
+
+@functools.cache
+def _type_of_class(kind: type) -> QueryType:
     from sqlglot import exp
 
     kinds: tuple[tuple[Any, QueryType], ...] = (
@@ -149,74 +192,120 @@ def _type_of(statement: Any) -> QueryType:
             QueryType.OTHER,
         ),
     )
-    for classes, kind in kinds:
-        if isinstance(statement, classes):
-            return kind
+    for classes, found in kinds:
+        if issubclass(kind, classes):
+            return found
     return QueryType.UNKNOWN
 
 
-def _effects(statement: Any) -> tuple[set[str], set[str], bool, str]:
-    """(tables read, tables written, whether it may write anything, why it must not be cached)."""
+@functools.cache
+def _effect_classes() -> tuple[Any, ...]:
     from sqlglot import exp
 
+    removal = (exp.TruncateTable, exp.Drop)
+    change = (exp.Insert, exp.Update, exp.Delete, exp.Merge, exp.Create, exp.Alter)
+    other = (exp.Into, exp.Lock, exp.Commit, exp.Command, exp.Pragma)
+    return exp.Table, exp.CTE, removal, change, other, frozenset((*removal, *change, *other))
+
+
+def _effects(census: Census) -> tuple[set[str], set[str], bool, str]:
+    """(tables read, tables written, whether it may write anything, why it must not be cached)."""
+    table_class, cte_class, removal, change, other, rare = _effect_classes()
     reads: set[str] = set()
     writes: set[str] = set()
     anything = False
     reason = ""
-    with_names = {cte.alias.lower() for cte in statement.find_all(exp.CTE)}
     targets: set[int] = set()
-    for node in statement.walk():
-        if isinstance(node.parent, exp.When):
-            continue  # the INSERT or UPDATE of a MERGE writes the table that the MERGE names
-        if isinstance(node, exp.TruncateTable | exp.Drop):
-            dropped = list(node.find_all(exp.Table))
+    if census.has(rare):
+        for node in census.all(*removal):
+            dropped = list(node.find_all(table_class))
             anything = anything or not dropped
             targets |= {id(table) for table in dropped}
             writes |= {table.name.lower() for table in dropped}
-        elif isinstance(node, exp.Insert | exp.Update | exp.Delete | exp.Merge | exp.Create | exp.Alter):
-            target = node.this.find(exp.Table) if isinstance(node.this, exp.Expr) else None
+        for node in census.all(*change):
+            if _is_action_of_merge(node):
+                continue  # it writes the table that the MERGE names
+            target = node.this.find(table_class) if hasattr(node.this, "find") else None
             if target is None:
                 anything = True
             else:
                 targets.add(id(target))
                 writes.add(target.name.lower())
-        elif isinstance(node, exp.Into):
+        found_writes, found_anything, reason = _rare_effects(census, other)
+        writes |= found_writes
+        anything = anything or found_anything
+    with_names = {cte.alias.lower() for cte in census.all(cte_class)}
+    for table in census.all(table_class):
+        if id(table) in targets:
+            continue
+        name = table.name.lower()
+        if not name:
+            reason = reason or "it reads from a function"
+        elif name not in with_names or table.args.get("db") is not None:
+            reads.add(name)
+    for function in census.functions():
+        reason = reason or _why_not(function)
+    return reads, writes, anything, reason
+
+
+def _is_action_of_merge(node: Any) -> bool:
+    from sqlglot import exp
+
+    return isinstance(node.parent, exp.When)
+
+
+def _rare_effects(census: Census, classes: tuple[type, ...]) -> tuple[set[str], bool, str]:
+    """(tables written, whether it may write anything, why it must not be cached)"""
+    from sqlglot import exp
+
+    writes: set[str] = set()
+    anything = False
+    reason = ""
+    for node in census.all(*classes):
+        if isinstance(node, exp.Into):
             writes |= {table.name.lower() for table in node.find_all(exp.Table)} or {""}
         elif isinstance(node, exp.Lock):
             reason = reason or "it locks what it reads"
-        elif isinstance(node, exp.Func):
-            reason = reason or _why_not(node)
         elif isinstance(node, exp.Commit):
             anything = True
         elif isinstance(node, exp.Command):
             word = str(node.this).lower()
             anything = anything or word not in _HARMLESS
             reason = reason or f"{word} is no read"
-        elif isinstance(node, exp.Pragma):
+        else:
             anything = anything or "=" in node.sql()
             reason = reason or "pragma is no read"
-        elif isinstance(node, exp.Table) and id(node) not in targets:
-            name = node.name.lower()
-            if name and not (name in with_names and not node.db):
-                reads.add(name)
-            elif not name:
-                reason = reason or "it reads from a function"
-    return reads - {""}, writes, anything, reason
+    return writes, anything, reason
+
+
+def is_pure(function: Any) -> bool:
+    """Whether a call depends on its arguments alone, as far as is known."""
+    return not _why_not(function)
 
 
 def _why_not(function: Any) -> str:
-    from sqlglot import exp
-
-    if isinstance(function, exp.Anonymous):
+    reason, asks_time = _why_not_class(function.__class__)
+    if reason:
+        return reason
+    if asks_time:
+        text = function.sql().lower()
+        return "it asks for the current time" if "'now'" in text or "()" in text else ""
+    if asks_time is None:
         name = str(function.name).lower()
         if name.replace("_", "") in _VOLATILE:
             return f"{name}() differs from call to call"
         return "" if name in _PURE else f"{name}() is not known to depend on its arguments only"
-    names = [type(function).__name__.lower(), *(n.lower().replace("_", "") for n in function.sql_names())]
-    if any(name in _VOLATILE for name in names):
-        return f"{function.sql_name().lower()}() differs from call to call"
-    if names[0] in ("date", "datetime", "time", "strftime", "julianday", "tstodate", "timetostr"):
-        text = function.sql().lower()
-        if "'now'" in text or "()" in text:
-            return "it asks for the current time"
     return ""
+
+
+@functools.cache
+def _why_not_class(kind: Any) -> tuple[str, bool | None]:
+    """(why no call of it may be cached, whether its arguments may ask for the time; None: by its name)"""
+    from sqlglot import exp
+
+    if issubclass(kind, exp.Anonymous):
+        return "", None
+    names = [kind.__name__.lower(), *(name.lower().replace("_", "") for name in kind.sql_names())]
+    if any(name in _VOLATILE for name in names):
+        return f"{kind.sql_names()[0].lower()}() differs from call to call", False
+    return "", names[0] in ("date", "datetime", "time", "strftime", "julianday", "tstodate", "timetostr")

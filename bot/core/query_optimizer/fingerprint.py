@@ -68,6 +68,8 @@ _WATCHED = _OPENS | _CLOSES | frozenset(("JOIN", "ON", "USING", "<", "IF"))
 
 def is_too_deep(tokens: list[Any]) -> bool:
     """Whether a parser that recurses may run out of stack on these tokens. Counts, parses nothing."""
+    if len(tokens) <= MAX_NESTING:
+        return False
     depth = joins = conditions = types = run = 0
     last = ""
     for token in tokens:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, Literal
+
+Severity = Literal["info", "warning", "error"]
+SEVERITIES: tuple[Severity, ...] = ("info", "warning", "error")
+"""From what one may want to know, to what is almost surely a mistake."""
 
 
 class QueryType(Enum):
@@ -48,6 +52,40 @@ class Analysis:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """One piece of advice about a query; ``docs/query_rules.md`` explains each code."""
+
+    code: str
+    """Stable: ``Q003`` means the same in every version."""
+    name: str
+    severity: Severity
+    message: str
+    """What is wrong, in one sentence that names the columns or tables."""
+    fix: str
+    """What to do about it."""
+    line: int = 1
+    """Where in the query's text it begins, from 1."""
+
+    def __str__(self) -> str:
+        return f"{self.code} {self.message} {self.fix}"
+
+
+@dataclass(frozen=True)
+class IndexSuggestion:
+    """An index that would serve a query. Its columns are in the order that an index needs."""
+
+    table: str
+    columns: tuple[str, ...]
+    """Those compared for equality first, then the one compared by range or those sorted by."""
+    ddl: str
+    """The statement that creates it."""
+    reason: str
+
+    def __str__(self) -> str:
+        return self.ddl
+
+
+@dataclass(frozen=True)
 class OptimizationResult:
     """What is known of a query. Percentages are 0-100 and computed from evidence, 0.0 without any."""
 
@@ -57,10 +95,18 @@ class OptimizationResult:
     fingerprint: str
     tables: list[str]
     recommendations: list[str] = field(default_factory=list)
-    index_suggestions: list[str] = field(default_factory=list)
+    """A sentence and a fix each, after a stable code: the findings as text, rewrites among them."""
+    index_suggestions: list[IndexSuggestion] = field(default_factory=list)
     n_plus_one_detected: bool = False
     cache_suggestion: str = ""
     estimated_improvement: float = 0.0
+    """Percent of the time spent on this query that caching or an index would save; see ``evidence``."""
+    findings: list[Finding] = field(default_factory=list)
+    columns: dict[str, list[str]] = field(default_factory=dict)
+    """Columns by clause ("select", "where", "join", "group_by", "having", "order_by", "set"), as
+    ``table.column`` where the query tells the table."""
+    evidence: list[str] = field(default_factory=list)
+    """What ``estimated_improvement`` was computed from, a sentence each; empty without evidence."""
 
     @property
     def estimated_improvement_percent(self) -> float:

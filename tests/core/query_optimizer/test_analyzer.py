@@ -116,3 +116,19 @@ def test_what_people_write_is_not_too_deep():
     assert analyze(nested, "").reads == {"a"}
     joins = " ".join(f"JOIN t{n} ON t{n}.id = a.id" for n in range(200))
     assert len(analyze(f"SELECT * FROM a {joins}", "").reads) == 201
+
+
+@pytest.mark.parametrize("dialect", ["", "postgres", "mysql", "sqlite"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT a FROM t WHERE b = %s AND c LIKE '%s'",
+        "SELECT a FROM t WHERE b = %(name)s",
+        "SELECT a FROM t WHERE b = ?1 AND c = ?2",
+        "SELECT a FROM t WHERE b = :name AND c = ?",
+        "SELECT a % s FROM t WHERE b = $1",
+    ],
+)
+def test_parameters_as_any_driver_writes_them(query, dialect):
+    found = analyze(query, dialect)
+    assert (found.query_type, found.reads, found.not_cacheable) == (T.SELECT, {"t"}, "")

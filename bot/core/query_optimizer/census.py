@@ -1,0 +1,67 @@
+"""Every node of a statement, found in one walk and sorted by class.
+
+Rules, effects and index suggestions look at what was found and never walk on their own, so that the
+cost of an analysis does not grow with the number of rules.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from typing import Any
+
+
+class Census:
+    """A statement's nodes by their exact class, each list from the outside in, left to right."""
+
+    __slots__ = ("by_class", "statement")
+
+    def __init__(self, statement: Any) -> None:
+        self.statement = statement
+        self.by_class: dict[type, list[Any]] = {}
+        expression, leaves = _classes()
+        by_class = self.by_class
+        queue = [statement]
+        for node in queue:  # grows while it is read
+            kind = node.__class__
+            found = by_class.get(kind)
+            if found is None:
+                by_class[kind] = [node]
+            else:
+                found.append(node)
+            if kind in leaves:
+                continue
+            for value in node.args.values():
+                if value.__class__ is list:
+                    queue += [item for item in value if isinstance(item, expression)]
+                elif isinstance(value, expression):
+                    queue.append(value)
+
+    def all(self, *classes: type) -> list[Any]:
+        """The nodes of exactly these classes."""
+        by_class = self.by_class
+        if len(classes) == 1:
+            return by_class.get(classes[0], [])
+        return [node for kind in classes for node in by_class.get(kind, ())]
+
+    def has(self, classes: Iterable[type]) -> bool:
+        return not self.by_class.keys().isdisjoint(classes)
+
+    def functions(self) -> list[Any]:
+        """Every call of a function, known to sqlglot by a class of its own or not."""
+        return [node for kind, nodes in self.by_class.items() if _is_function(kind) for node in nodes]
+
+
+@functools.cache
+def _classes() -> tuple[type, frozenset[type]]:
+    from sqlglot import exp
+
+    # What stands below these says nothing that they do not say themselves.
+    return exp.Expr, frozenset((exp.Column, exp.Literal, exp.Identifier, exp.Boolean, exp.Null, exp.DataType))
+
+
+@functools.cache
+def _is_function(kind: type) -> bool:
+    from sqlglot import exp
+
+    return issubclass(kind, exp.Func) and not issubclass(kind, exp.Connector)
