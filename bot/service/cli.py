@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bot.service import check, status
 from bot.service.settings import ServiceSettings
 
 DEFAULT_PORT = 8000
@@ -18,6 +19,9 @@ DEFAULT_PORT = 8000
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what the arguments say; returns the exit status."""
     arguments = _parser().parse_args(argv)
+    if arguments.command is not None:
+        exit_status: int = arguments.run(arguments)
+        return exit_status
     logging.basicConfig(
         level=arguments.log_level.upper(),
         format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
@@ -42,7 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bot", description="The Phase 4 bot service.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bot", description="The Phase 4 bot service: serves, unless a command is given."
+    )
     parser.add_argument(
         "--host", default=os.environ.get("HOST", "127.0.0.1"), help="address to listen on (127.0.0.1)"
     )
@@ -57,6 +63,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--log-level", default="info", choices=["debug", "info", "warning", "error"], help="(info)"
     )
+    commands = parser.add_subparsers(dest="command", title="commands", metavar="")
+    for name, module, about in (
+        ("check", check, "verify settings, machine and servers before a deployment"),
+        ("status", status, "show a running service's figures"),
+    ):
+        command = commands.add_parser(name, help=about)
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
     return parser
 
 

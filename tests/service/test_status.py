@@ -1,0 +1,172 @@
+"""``python -m bot status``: what an operator reads at night."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bot.service.status import _health_url, as_table
+from tests.support.servers import free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "bot", "status", *arguments],
+        cwd=ROOT, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+
+
+def test_a_running_service_as_a_table(service):
+    service.call("/api/data?user_id=3")
+    service.call("/api/data?user_id=3")
+    shown = run(f"http://127.0.0.1:{service.port}")
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.startswith("service ok, version ")
+    for word in ("query optimizer", "cache hit rate", "rate limiter", "blocked", "target > 70 %"):
+        assert word in shown.stdout
+
+
+def test_json_is_what_health_says(service):
+    shown = json.loads(run(f"127.0.0.1:{service.port}/health", "--format", "json").stdout)
+    assert shown["status"] == "ok"
+    assert "query_optimizer" in shown["phase4"]
+
+
+def test_watch_looks_again_until_it_is_told_to_stop(service):
+    url = f"http://127.0.0.1:{service.port}"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bot", "status", url, "--watch", "--interval", "0.1"],
+        cwd=ROOT, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    seen = 0
+    assert process.stdout is not None
+    deadline = time.monotonic() + 30
+    while seen < 3 and time.monotonic() < deadline:
+        seen += process.stdout.readline().startswith("service ok")
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=30)
+    assert seen == 3
+    assert process.returncode == 0
+    assert "\x1b" not in rest, "no escape codes where there is no terminal"
+
+
+def test_a_service_that_is_away_is_a_sentence_and_a_failure():
+    port = free_port()
+    shown = run(f"http://127.0.0.1:{port}")
+    assert shown.returncode == 1
+    assert shown.stdout == f"http://127.0.0.1:{port}/health cannot be reached: Connection refused\n"
+
+
+@pytest.mark.parametrize("url", ["ftp://h", "http://", "file:///etc/passwd"])
+def test_a_url_that_is_none_is_refused(url):
+    shown = run(url)
+    assert shown.returncode == 2
+    assert "expected http://host:port" in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "url"),
+    [
+        ("localhost:8000", "http://localhost:8000/health"),
+        ("https://bot.example/phase4/", "https://bot.example/phase4/health"),
+        ("http://h/health", "http://h/health"),
+    ],
+)
+def test_where_health_is(given, url):
+    assert _health_url(given) == url
+
+
+def health(**services):
+    return {
+        "status": "ok",
+        "version": "1",
+        "database": {"backend": "sqlite"},
+        "phase4": {"timestamp": "2026-02-01T10:00:00+00:00", "uptime_seconds": 3700, "services": services},
+    }
+
+
+def line(table: str, name: str) -> str:
+    [found] = [line for line in table.splitlines() if line.strip().startswith(name)]
+    return " ".join(found.split())
+
+
+def test_every_target_of_the_guides_dashboard_is_in_or_out():
+    good = as_table(
+        health(
+            query_optimizer={
+                "cache_hits": 80,
+                "cache_misses": 20,
+                "cache_hit_rate_percent": 80.0,
+                "slow_queries": [1, 2],
+            },
+            cache_manager={
+                "total_hits": 8,
+                "total_misses": 2,
+                "overall_hit_rate_percent": 80.0,
+                "eviction_rate": 3.0,
+            },
+            connection_pool_manager={
+                "db": {"active_connections": 6, "max_size": 10, "utilization_percent": 60.0}
+            },
+            rate_limiter={"total_requests": 100, "block_rate_percent": 1.0},
+            load_balancer={
+                "healthy_instances": 2,
+                "total_instances": 2,
+                "total_requests": 9,
+                "distribution_variance": 1.0,
+                "success_rate_percent": 100.0,
+                "instances": {"a": {"state": "healthy"}},
+            },
+        )
+    )
+    assert "OUT" not in good
+    assert line(good, "up") == "up 1 h 1 min"
+    assert line(good, "slow queries") == "slow queries 2"
+    bad = as_table(
+        health(
+            query_optimizer={"cache_hits": 2, "cache_misses": 8, "cache_hit_rate_percent": 20.0},
+            cache_manager={
+                "total_hits": 8,
+                "total_misses": 2,
+                "overall_hit_rate_percent": 10.0,
+                "eviction_rate": 30.0,
+            },
+            connection_pool_manager={
+                "db": {"active_connections": 10, "max_size": 10, "utilization_percent": 100.0, "leaked": 1}
+            },
+            rate_limiter={"total_requests": 100, "block_rate_percent": 50.0},
+            load_balancer={
+                "healthy_instances": 1,
+                "total_instances": 2,
+                "total_requests": 9,
+                "distribution_variance": 55.0,
+                "success_rate_percent": 50.0,
+            },
+        )
+    )
+    for name in (
+        "cache hit rate", "hit rate", "eviction rate", "db: in use", "db: failed", "blocked",
+        "instances healthy", "distribution variance", "success",
+    ):  # fmt: skip
+        assert line(bad, name).endswith("OUT"), name
+
+
+def test_of_nothing_there_is_no_verdict():
+    table = as_table(
+        health(query_optimizer={"cache_hits": 0, "cache_misses": 0, "cache_hit_rate_percent": 0.0})
+    )
+    assert line(table, "cache hit rate") == "cache hit rate - target > 70 %"
+
+
+def test_off_and_broken_and_unknown_services_are_shown():
+    assert "Phase 4 is off" in as_table(health())
+    table = as_table(health(rate_limiter={"enabled": True, "error": "ValueError: x"}, another={"size": 3}))
+    assert "ValueError: x" in table
+    assert line(table, "size") == "size 3"
