@@ -15,6 +15,7 @@ from bot.service.check import rules
 from bot.service.check.command import _free_in_container, check
 from bot.service.check.findings import State, as_json, as_table, fail, failed, ok, warn
 from bot.service.check.servers import Server, judge, reach, reach_instance, servers
+from bot.service.database import POOL_NAME
 from tests.support.servers import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -155,6 +156,14 @@ def test_the_lower_bounds_are_those_of_the_project():
     assert {name: bounds[name] for name in rules.PACKAGES} == dict(rules.PACKAGES)
 
 
+def test_the_pool_of_the_service_counts():
+    assert rules.SERVICE_POOL == POOL_NAME
+    settings = config(ENABLE_CONNECTION_POOLING=True, DATABASE_URL="postgresql://h/d", POOL_MAX_SIZE=33)
+    [pool] = rules.pools(settings, {"postgresql": "postgresql://h/d"})
+    assert (pool.backend, pool.max_size) == ("postgresql", 33)
+    assert rules.pools(config(), {}) == []
+
+
 def test_an_old_python_fails():
     assert rules.python_version((3, 10, 9)).state is State.FAIL
     assert rules.python_version((3, 11, 0)).state is State.OK
@@ -180,7 +189,7 @@ def test_each_server_is_named_once_with_every_setting_that_names_it():
     assert found["redis://h/0"].needed
     assert found["redis://h/1"].settings == ("RATE_LIMIT_REDIS_URL",)
     assert found["postgresql://h/bot"].backend == "postgresql"
-    assert found["postgresql://h/bot"].pooled >= 14, "both instances open a pool of 7"
+    assert found["postgresql://h/bot"].pooled == 2 * (7 + 20), "each instance: a pool of 7 and the service's"
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,10 @@ FLAGS = tuple(name for name in Phase4Config.__struct_fields__ if name.startswith
 SERVICE_FLAGS = tuple(name for name in FLAGS if name != "ENABLE_CACHE_WARMING")
 
 
+SERVICE_POOL = "service"
+"""The pool that ``python -m bot`` makes for its own database; a test holds it against that one's name."""
+
+
 class Pool(Struct, frozen=True):
     """One pool that the settings make."""
 
@@ -65,7 +69,7 @@ def pools(config: Phase4Config, urls: Mapping[str, str]) -> list[Pool]:
     """The pools made at start; ``urls`` gives the url of a backend whose pool names none."""
     if not config.ENABLE_CONNECTION_POOLING:
         return []
-    return [
+    found = [
         Pool(
             name,
             pool.backend,
@@ -74,6 +78,11 @@ def pools(config: Phase4Config, urls: Mapping[str, str]) -> list[Pool]:
         )
         for name, pool in config.DATABASE_POOLS.items()
     ]
+    if SERVICE_POOL not in config.DATABASE_POOLS:
+        # The service's own database: DATABASE_URL's, or the embedded one.
+        backend = next((name for name, url in urls.items() if url == config.DATABASE_URL), "sqlite")
+        found.append(Pool(SERVICE_POOL, backend, config.DATABASE_URL, config.POOL_MAX_SIZE))
+    return found
 
 
 def backends_in_use(config: Phase4Config, urls: Mapping[str, str]) -> set[str]:
