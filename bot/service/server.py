@@ -20,9 +20,11 @@ from bot.core.enhanced_startup_phase4 import (
     shutdown_phase4_services,
 )
 from bot.core.phase4_config import mask_secrets
+from bot.service.activity_api import ActivityApi
 from bot.service.data_api import DataApi
 from bot.service.database import ServiceDatabase, open_database
 from bot.service.drain import Drain
+from bot.service.journal import Journal
 from bot.service.middleware import around_request
 from bot.service.settings import MAX_JSON_BYTES, CannotStartError, ServiceSettings, Urls
 from bot.service.upload_api import UploadApi
@@ -49,15 +51,17 @@ def create_app(settings: ServiceSettings, phase4: Mapping[str, Any] | None = Non
     app[DRAIN] = drain
     urls = Urls.load(phase4)
     database = open_database(urls.database, settings.database_path)
+    journal = Journal(urls.mongodb) if urls.mongodb else None
     data = DataApi(database)
-    uploads = UploadApi(database, settings.upload_dir)
+    uploads = UploadApi(database, settings.upload_dir, journal)
 
     async def health(_: web.Request) -> web.Response:
-        return await _health(database)
+        return await _health(database, journal)
 
     app.router.add_get("/", _index)
     app.router.add_get("/health", health)
     app.router.add_get("/api/data", data.get)
+    app.router.add_get("/api/activity", ActivityApi(journal).get)
     app.router.add_get("/api/upload", uploads.get, allow_head=False)
     app.router.add_post("/api/upload", uploads.post)
 
@@ -66,24 +70,32 @@ def create_app(settings: ServiceSettings, phase4: Mapping[str, Any] | None = Non
         report = await initialize_phase4_services(phase4)
         for error in report["errors"]:
             logger.error("%s", error)
-        if "ConnectionPoolManager" in report["services_initialized"]:
-            await _use_pools(database)
+        pooled = "ConnectionPoolManager" in report["services_initialized"]
         try:
+            await _connect(database, journal, pooled)
             yield
         finally:
+            if journal is not None:
+                await journal.stop()
             await shutdown_phase4_services()
 
     app.cleanup_ctx.append(life)
     return app
 
 
-async def _use_pools(database: ServiceDatabase) -> None:
-    from bot.core.connection_pool_manager import ConnectionPoolManager
+async def _connect(database: ServiceDatabase, journal: Journal | None, pooled: bool) -> None:
+    """Have the database and the journal take their connections from pools, if there are pools."""
+    pools = None
+    if pooled:
+        from bot.core.connection_pool_manager import ConnectionPoolManager
 
-    try:
-        await database.use_pool(ConnectionPoolManager.get_instance())
-    except Exception as error:
-        logger.error("No pool, a connection for each request: %s", mask_secrets(str(error)))
+        pools = ConnectionPoolManager.get_instance()
+        try:
+            await database.use_pool(pools)
+        except Exception as error:
+            logger.error("No pool, a connection for each request: %s", mask_secrets(str(error)))
+    if journal is not None:
+        await journal.start(pools)
 
 
 async def _index(request: web.Request) -> web.Response:
@@ -91,8 +103,9 @@ async def _index(request: web.Request) -> web.Response:
     return web.json_response({"service": "bot-phase4", "version": bot.__version__, "paths": paths})
 
 
-async def _health(database: ServiceDatabase) -> web.Response:
+async def _health(database: ServiceDatabase, journal: Journal | None) -> web.Response:
     """200 while requests can be answered; 503 when the database cannot be reached."""
+    kept = {} if journal is None else {"journal": journal.figures()}
     healthy = True
     failure = {}
     try:
@@ -104,6 +117,7 @@ async def _health(database: ServiceDatabase) -> web.Response:
         "status": "ok" if healthy else "down",
         "version": bot.__version__,
         "database": {**await database.figures(), **failure},
+        **kept,
         "phase4": await get_phase4_status(),
     }
     return web.json_response(body, status=200 if healthy else 503)

@@ -19,6 +19,7 @@ from bot.core.rate_limiter import RateLimitConfig, RateLimiter
 from bot.service.api_errors import ApiError, bad_request
 from bot.service.data_api import FILES_TAG, parse_user_id
 from bot.service.database import Database
+from bot.service.journal import Journal
 from bot.service.settings import MAX_UPLOAD_BYTES
 
 UPLOAD_LIMIT = RateLimitConfig(requests_per_second=2.0, burst_size=5, name="upload")
@@ -36,9 +37,10 @@ _KINDS = {
 class UploadApi:
     """GET asks whether an upload would be taken now; POST uploads. Both count against the limit."""
 
-    def __init__(self, database: Database, directory: Path) -> None:
+    def __init__(self, database: Database, directory: Path, journal: Journal | None = None) -> None:
         self._database = database
         self._directory = directory
+        self._journal = journal
 
     async def get(self, request: web.Request) -> web.Response:
         headers = await self._limit(request)
@@ -69,6 +71,8 @@ class UploadApi:
             ADD_FILE, (name, kind, size, digest, user_id, int(time.time())), add
         )
         await CacheManager.get_instance().invalidate_tag(FILES_TAG)
+        if self._journal is not None:
+            self._journal.note("upload", user_id, file_id=file_id, name=name, size_bytes=size)
         return web.json_response(
             {"file_id": file_id, "name": name, "kind": kind, "size_bytes": size, "sha256": digest},
             status=201,
