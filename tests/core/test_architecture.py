@@ -1,0 +1,100 @@
+"""The rules of the house that an import can break."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CORE = Path(__file__).resolve().parents[2] / "bot" / "core"
+MODULES = sorted(CORE.rglob("*.py"))
+SERVICES = sorted(
+    path.name for path in CORE.iterdir() if (path / "__init__.py").exists() and not path.name.startswith("_")
+)
+SHARED = {"_shared", "redis_link", "phase4_config", "phase4_service"}
+"""What a service may lean on beside itself."""
+NOT_PURE = {"asyncio", "selectors", "socket", "subprocess", "threading", "time"}
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(CORE).as_posix()
+
+
+def imported(path: Path) -> set[str]:
+    """Every module that the file imports, wherever in it, in full."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def is_pure(path: Path) -> bool:
+    """A pure module says so in its docstring's first line."""
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return "(pure" in docstring.split("\n", 1)[0]
+
+
+PURE = [path for path in MODULES if is_pure(path)]
+
+
+def test_the_structures_that_decide_are_pure() -> None:
+    names = {name_of(path) for path in PURE}
+    assert names >= {
+        "_shared/bounded_store.py",
+        "_shared/histogram.py",
+        "connection_pool_manager/pool.py",
+        "rate_limiter/bucket.py",
+        "rate_limiter/penalty.py",
+    }
+
+
+@pytest.mark.parametrize("path", PURE, ids=name_of)
+def test_a_pure_module_knows_no_clock_and_no_event_loop(path: Path) -> None:
+    roots = {module.split(".")[0] for module in imported(path)}
+    assert not roots & NOT_PURE
+
+
+@pytest.mark.parametrize("path", PURE, ids=name_of)
+def test_a_pure_module_leans_on_pure_modules_only(path: Path) -> None:
+    impure = {f"bot.core.{name_of(other)[:-3].replace('/', '.')}" for other in MODULES} - {
+        f"bot.core.{name_of(other)[:-3].replace('/', '.')}" for other in PURE
+    }
+    # Types, errors and the clock's protocol carry no behaviour of an event loop.
+    allowed = {"bot.core._shared.errors", "bot.core._shared.clock"}
+    leans_on = {module for module in imported(path) & impure if not module.endswith((".models", ".errors"))}
+    assert not leans_on - allowed
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_imports_no_other_service(service: str) -> None:
+    for path in (CORE / service).rglob("*.py"):
+        for module in imported(path):
+            if module.startswith("bot.core."):
+                part = module.split(".")[2]
+                assert part == service or part in SHARED, f"{name_of(path)} imports {module}"
+
+
+@pytest.mark.parametrize("path", sorted((CORE / "_shared").glob("*.py")), ids=name_of)
+def test_what_is_shared_leans_on_nothing_above_it(path: Path) -> None:
+    for module in imported(path):
+        assert not module.startswith("bot.") or module.startswith("bot.core._shared")
+
+
+def test_the_start_up_module_imports_no_service_and_no_driver() -> None:
+    script = (
+        "import sys; before = set(sys.modules); import bot.core.enhanced_startup_phase4; "
+        "print(' '.join(sorted(set(sys.modules) - before)))"
+    )
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = set(answer.stdout.split())
+    assert not {name for name in loaded if name.removeprefix("bot.core.").split(".")[0] in SERVICES}
+    drivers = (
+        "redis motor pymongo asyncpg asyncmy aiosqlite aiohttp sqlglot sqlparse graphql psutil cachetools"
+    )
+    assert not loaded & set(drivers.split())
