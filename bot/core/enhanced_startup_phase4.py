@@ -6,6 +6,7 @@ The decorators ``cached``, ``optimize_query`` and ``rate_limited`` can be import
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import logging
 import sys
@@ -19,6 +20,7 @@ from bot.core.phase4_config import ConfigError, Phase4Config, mask_secrets
 from bot.core.phase4_service import Phase4Service
 
 if TYPE_CHECKING:
+    from bot.core._shared.histogram import HistogramSnapshot
     from bot.core.cache_manager import cached
     from bot.core.query_optimizer import optimize_query
     from bot.core.rate_limiter import rate_limited
@@ -155,6 +157,7 @@ class _Runtime:
         self.transition = LoopLocalLock()
         self.started_at: float | None = None
         self.process: Any = None
+        self.loop: asyncio.AbstractEventLoop | None = None
 
 
 _runtime = _Runtime()
@@ -171,6 +174,7 @@ async def initialize_phase4_services(
     nothing, and a service that cannot start stays off without stopping the others.
     """
     async with _runtime.transition:
+        _runtime.loop = asyncio.get_running_loop()
         try:
             settings = config if isinstance(config, Phase4Config) else Phase4Config.load(config)
         except ConfigError as error:
@@ -241,13 +245,18 @@ async def get_phase4_status() -> dict[str, Any]:
     ``timestamp`` (ISO 8601, UTC), ``uptime_seconds``, ``process``, and the statistics of each enabled
     service, both at the top level and under ``services``. Cheap enough to be polled every second.
     """
+    return phase4_status()
+
+
+def phase4_status() -> dict[str, Any]:
+    """:func:`get_phase4_status` for code that cannot await, on the thread that uses the services."""
     services: dict[str, Any] = {}
     for wiring in _SERVICES:
         instance = wiring.running()
         if instance is None:
             continue
         try:
-            services[wiring.package] = await instance.get_statistics()
+            services[wiring.package] = instance.statistics()
         except Exception as error:
             logger.exception("Phase 4: statistics of %s failed", wiring.class_name)
             services[wiring.package] = {"enabled": True, "error": f"{type(error).__name__}: {error}"}
@@ -259,6 +268,21 @@ async def get_phase4_status() -> dict[str, Any]:
         **services,
         "services": services,
     }
+
+
+def phase4_histograms() -> list[HistogramSnapshot]:
+    """Waits and durations of the running services, for a metrics reader."""
+    found: list[HistogramSnapshot] = []
+    for wiring in _SERVICES:
+        instance = wiring.running()
+        if instance is not None:
+            found += instance.histograms()
+    return found
+
+
+def phase4_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop that :func:`initialize_phase4_services` last ran on; None before it has."""
+    return _runtime.loop
 
 
 def _process_figures() -> dict[str, Any]:
@@ -296,6 +320,7 @@ async def shutdown_phase4_services() -> bool:
                 clean = False
         _runtime.started_at = None
         _runtime.process = None
+        _runtime.loop = None
     return clean
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Self, cast
 
+from bot.core._shared.errors import MisuseError
 from bot.core._shared.histogram import HistogramSnapshot
 from bot.core._shared.tasks import LoopLocalLock
 
@@ -60,7 +61,20 @@ class Phase4Service(ABC):
 
     @abstractmethod
     async def get_statistics(self) -> dict[str, Any]:
-        """Figures measured since the start or the last reset, ready for JSON."""
+        """Figures measured since the start or the last reset, ready for JSON.
+
+        Reads what is at hand and waits for nothing: :meth:`statistics` relies on it.
+        """
+
+    def statistics(self) -> dict[str, Any]:
+        """:meth:`get_statistics` for code that cannot await, on the thread that uses the service."""
+        reading = self.get_statistics()
+        try:
+            reading.send(None)
+        except StopIteration as done:
+            return cast(dict[str, Any], done.value)
+        reading.close()
+        raise MisuseError(f"{type(self).__name__}.get_statistics() waits for something; it must not")
 
     @abstractmethod
     async def reset_statistics(self) -> None:

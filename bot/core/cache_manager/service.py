@@ -836,6 +836,7 @@ class CacheManager(Phase4Service):
             "l1_misses": l1_misses,
             "l1_hit_rate_percent": _percent(counters.l1_hits, counters.l1_hits + l1_misses),
             "l1_evictions": store.evictions,
+            "l1_insertions": store.insertions,
             "l2_enabled": l2 is not None,
             "l2_connected": l2 is not None and l2.link.available and not self._deaf,
             "l2_hits": counters.l2_hits,

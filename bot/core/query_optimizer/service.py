@@ -395,6 +395,7 @@ class QueryOptimizer(Phase4Service):
             "hit_rate": rate,
             "cache_hit_rate_percent": rate,
             "avg_execution_time_ms": round(self._statistics.average_ms, 3),
+            "total_execution_time_ms": round(self._statistics.total_ms, 3),
             "cached_results_count": len(store),
             "cached_results_mb": round(store.bytes_used / _MB, 3),
             "cache_evictions": store.evictions,
