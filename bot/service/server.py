@@ -25,6 +25,8 @@ from bot.service.data_api import DataApi
 from bot.service.database import ServiceDatabase, open_database
 from bot.service.drain import Drain
 from bot.service.journal import Journal
+from bot.service.loop_lag import LoopLag
+from bot.service.metrics_api import MetricsApi
 from bot.service.middleware import around_request
 from bot.service.settings import MAX_JSON_BYTES, CannotStartError, ServiceSettings, Urls
 from bot.service.upload_api import UploadApi
@@ -54,12 +56,14 @@ def create_app(settings: ServiceSettings, phase4: Mapping[str, Any] | None = Non
     journal = Journal(urls.mongodb) if urls.mongodb else None
     data = DataApi(database)
     uploads = UploadApi(database, settings.upload_dir, journal)
+    lag = LoopLag()
 
     async def health(_: web.Request) -> web.Response:
         return await _health(database, journal)
 
     app.router.add_get("/", _index)
     app.router.add_get("/health", health)
+    app.router.add_get("/metrics", MetricsApi(lag).get)
     app.router.add_get("/api/data", data.get)
     app.router.add_get("/api/activity", ActivityApi(journal).get)
     app.router.add_get("/api/upload", uploads.get, allow_head=False)
@@ -71,10 +75,12 @@ def create_app(settings: ServiceSettings, phase4: Mapping[str, Any] | None = Non
         for error in report["errors"]:
             logger.error("%s", error)
         pooled = "ConnectionPoolManager" in report["services_initialized"]
+        lag.start()
         try:
             await _connect(database, journal, pooled)
             yield
         finally:
+            await lag.stop()
             if journal is not None:
                 await journal.stop()
             await shutdown_phase4_services()

@@ -1,0 +1,29 @@
+"""``GET /metrics``: the services, the process and the event loop, for a Prometheus server."""
+
+from __future__ import annotations
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.exposition import choose_encoder
+
+from bot.core.metrics import Phase4Collector
+from bot.service.loop_lag import LoopLag
+
+
+class MetricsApi:
+    """A registry of the service's own, so that two services in one process do not collide."""
+
+    def __init__(self, lag: LoopLag) -> None:
+        self._registry = CollectorRegistry(auto_describe=True)
+        self._registry.register(Phase4Collector(more_histograms=lag.histograms))
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+        GCCollector(registry=self._registry)
+
+    async def get(self, request: web.Request) -> web.Response:
+        """The text format, or OpenMetrics if that is asked for; ``?name[]=`` picks metrics."""
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        registry = self._registry
+        if names := request.query.getall("name[]", []):
+            registry = registry.restricted_registry(names)  # type: ignore[assignment]
+        return web.Response(body=encode(registry), headers={"Content-Type": content_type})
