@@ -33,6 +33,16 @@ ENABLE_RATE_LIMITER = True
 # QUERY_OPTIMIZER_DETECT_N_PLUS_ONE = True
 # SQL dialect of analysed queries; empty: generic (one of '', 'postgres', 'mysql', 'sqlite')
 # QUERY_OPTIMIZER_DIALECT = ""
+# different values of one query in a request that are an N+1 pattern (a whole number >= 2 and <= 10_000)
+# QUERY_OPTIMIZER_N_PLUS_ONE_THRESHOLD = 10
+# seconds within which they must have run (a number > 0 and <= 31_536_000)
+# QUERY_OPTIMIZER_N_PLUS_ONE_WINDOW = 2
+# views: name -> tables whose writes change it (a dict)
+# QUERY_OPTIMIZER_VIEWS = {}
+# table -> tables that a write to it changes too, by trigger, foreign key or partition (a dict)
+# QUERY_OPTIMIZER_CASCADES = {}
+# the database's own functions that change nothing and depend on their arguments alone (a list)
+# QUERY_OPTIMIZER_PURE_FUNCTIONS = []
 
 # Cache manager
 

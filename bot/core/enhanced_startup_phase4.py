@@ -66,6 +66,11 @@ async def _enable_query_optimizer(optimizer: Any, config: Phase4Config) -> None:
         cache_max_entries=config.QUERY_OPTIMIZER_CACHE_MAX_ENTRIES,
         slow_query_threshold=config.QUERY_OPTIMIZER_SLOW_QUERY_THRESHOLD,
         detect_n_plus_one=config.QUERY_OPTIMIZER_DETECT_N_PLUS_ONE,
+        n_plus_one_threshold=config.QUERY_OPTIMIZER_N_PLUS_ONE_THRESHOLD,
+        n_plus_one_window=config.QUERY_OPTIMIZER_N_PLUS_ONE_WINDOW,
+        views=config.QUERY_OPTIMIZER_VIEWS,
+        cascades=config.QUERY_OPTIMIZER_CASCADES,
+        pure_functions=config.QUERY_OPTIMIZER_PURE_FUNCTIONS,
         dialect=config.QUERY_OPTIMIZER_DIALECT,
     )
     if config.ENABLE_CACHE_MANAGER and config.CACHE_L2_REDIS_URL:

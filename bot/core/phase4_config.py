@@ -109,6 +109,27 @@ class Phase4Config(Struct, frozen=True, kw_only=True):
         Literal["", "postgres", "mysql", "sqlite"], _doc("SQL dialect of analysed queries; empty: generic")
     ] = ""
 
+    QUERY_OPTIMIZER_N_PLUS_ONE_THRESHOLD: Annotated[
+        int,
+        Meta(
+            ge=2, le=10_000, description="different values of one query in a request that are an N+1 pattern"
+        ),
+    ] = 10
+    QUERY_OPTIMIZER_N_PLUS_ONE_WINDOW: Annotated[
+        PositiveSeconds, _doc("seconds within which they must have run")
+    ] = 2.0
+    QUERY_OPTIMIZER_VIEWS: Annotated[
+        dict[str, list[str]], _doc("views: name -> tables whose writes change it")
+    ] = field(default_factory=dict)
+    QUERY_OPTIMIZER_CASCADES: Annotated[
+        dict[str, list[str]],
+        _doc("table -> tables that a write to it changes too, by trigger, foreign key or partition"),
+    ] = field(default_factory=dict)
+    QUERY_OPTIMIZER_PURE_FUNCTIONS: Annotated[
+        list[str],
+        _doc("the database's own functions that change nothing and depend on their arguments alone"),
+    ] = field(default_factory=list)
+
     CACHE_L1_MAX_SIZE_MB: Annotated[
         float, Meta(gt=0, le=1_000_000, description="MB of memory for the first tier")
     ] = 100.0

@@ -2,11 +2,13 @@
 
 from bot.core.query_optimizer.decorators import optimize_query
 from bot.core.query_optimizer.models import Finding, IndexSuggestion, OptimizationResult, QueryType, SlowQuery
+from bot.core.query_optimizer.n_plus_one import NPlusOnePattern
 from bot.core.query_optimizer.service import QueryOptimizer
 
 __all__ = [
     "Finding",
     "IndexSuggestion",
+    "NPlusOnePattern",
     "OptimizationResult",
     "QueryOptimizer",
     "QueryType",

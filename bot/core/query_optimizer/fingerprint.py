@@ -134,6 +134,21 @@ def _parts(tokens: list[Any]) -> list[str]:
     return parts
 
 
+def marked(query: str, tokens: list[Any]) -> list[str]:
+    """What the text has where its shape has a ``?``, in order: literals and parameters as written."""
+    literals, marks, percent, number, _, variable = _kinds()
+    found: list[str] = []
+    for index, token in enumerate(tokens):
+        kind = token.token_type
+        if kind in literals or (kind is variable and token.text[:1] == "$"):
+            found.append(token.text)
+        elif kind in marks and index + 1 < len(tokens):
+            following = tokens[index + 1]
+            if _is_parameter(token, following, percent, number):
+                found.append(query[token.start : following.end + 1])
+    return found
+
+
 def _is_parameter(mark: Any, following: Any, percent: Any, number: Any) -> bool:
     """Whether $1, :name, @name or %s, which are two tokens, stands here."""
     if following.start != mark.end + 1:

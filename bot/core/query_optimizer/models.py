@@ -41,6 +41,10 @@ class Analysis:
     """True when what it writes is not known: then every cached result is dropped."""
     not_cacheable: str
     """Why its result must not be cached; empty when it may be."""
+    transaction: str = ""
+    """What it does to the transaction: "begin", "commit", "rollback" or nothing."""
+    views: tuple[tuple[str, frozenset[str]], ...] = ()
+    """Views that it defines, and what they read."""
 
     @property
     def cacheable(self) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from cachetools import LRUCache
@@ -16,9 +17,17 @@ from bot.core._shared.errors import invalid
 from bot.core._shared.isolation import Frozen, freeze
 from bot.core._shared.singleflight import SingleFlight
 from bot.core.phase4_service import Phase4Service
-from bot.core.query_optimizer.models import Analysis, OptimizationResult, QueryType, SlowQuery
+from bot.core.query_optimizer.models import Analysis, Finding, OptimizationResult, QueryType, SlowQuery
+from bot.core.query_optimizer.n_plus_one import (
+    Detector,
+    NPlusOnePattern,
+    Request,
+    call_site,
+)
 from bot.core.query_optimizer.results import Misses, ResultCache, key_of
-from bot.core.query_optimizer.stats import ExecutionStatistics
+from bot.core.query_optimizer.stats import MAX_SHOWN, ExecutionStatistics
+from bot.core.query_optimizer.tables import Relations, names_given, read_marks, write_marks
+from bot.core.query_optimizer.transactions import Transaction, Transactions, TransactionScope
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +60,12 @@ class QueryOptimizer(Phase4Service):
         self._max_size_mb = 50.0
         self._max_entries = 10_000
         self._slow_threshold = 1.0
-        self._detect_n_plus_one = True
+        self._detector = Detector()
+        self._detecting = True
+        self._relations = Relations()
+        self._pure: frozenset[str] = frozenset()
+        self._transactions = Transactions()
+        self._in_transaction = self._transactions.running
         self._dialect = ""
         self._cache = self._new_cache()
         # The cache's live entries while on, nothing while off: one look-up tells both.
@@ -83,12 +97,21 @@ class QueryOptimizer(Phase4Service):
         slow_query_threshold: float | None = None,
         detect_n_plus_one: bool | None = None,
         dialect: str | None = None,
+        n_plus_one_threshold: int | None = None,
+        n_plus_one_window: float | None = None,
+        views: Mapping[str, Collection[str]] | None = None,
+        cascades: Mapping[str, Collection[str]] | None = None,
+        pure_functions: Collection[str] | None = None,
     ) -> bool:
         """Switch on, or reconfigure; None leaves what was set before.
 
         ``cache_ttl`` (300) and ``slow_query_threshold`` (1.0) are seconds; the cache holds at most
         ``cache_max_entries`` (10,000) results of ``cache_max_size_mb`` (50) MB together; ``dialect``
-        is "postgres", "mysql", "sqlite" or "" (any). Raises ValueError for values out of bounds.
+        is "postgres", "mysql", "sqlite" or "" (any). ``n_plus_one_threshold`` (10) is how many different
+        values of one query within ``n_plus_one_window`` (2.0) seconds of one request are an N+1 pattern.
+        ``views`` and ``cascades`` are what :meth:`declare_view` and :meth:`declare_cascade` take, by
+        name; ``pure_functions`` names functions of the database's own that change nothing and depend on
+        their arguments alone. Raises ValueError for values out of bounds.
         """
         ttl = self._ttl if cache_ttl is None else _positive("cache_ttl", cache_ttl)
         size = (
@@ -106,13 +129,33 @@ class QueryOptimizer(Phase4Service):
         )
         if dialect is not None and dialect not in DIALECTS:
             raise invalid("dialect", dialect, f"one of {DIALECTS}")
+        if n_plus_one_threshold is not None and (
+            isinstance(n_plus_one_threshold, bool)
+            or not isinstance(n_plus_one_threshold, int)
+            or not 2 <= n_plus_one_threshold <= 10_000
+        ):
+            raise invalid("n_plus_one_threshold", n_plus_one_threshold, "a whole number from 2 to 10,000")
+        window = None if n_plus_one_window is None else _positive("n_plus_one_window", n_plus_one_window)
+        speaks = self._dialect if dialect is None else dialect
+        behind = _relations("views", views, speaks)
+        along = _relations("cascades", cascades, speaks)
+        pure = self._pure if pure_functions is None else _functions(pure_functions)
         async with self._transition:
             self._ttl, self._slow_threshold = ttl, slow
+            if n_plus_one_threshold is not None:
+                self._detector.threshold = n_plus_one_threshold
+            if window is not None:
+                self._detector.window = window
             if detect_n_plus_one is not None:
-                self._detect_n_plus_one = detect_n_plus_one
-            if dialect is not None and dialect != self._dialect:
-                self._dialect = dialect
+                self._detecting = detect_n_plus_one
+            if (speaks, pure) != (self._dialect, self._pure):
+                self._dialect, self._pure = speaks, pure
                 self._analyses = self._new_analyses()
+                self._cache.write_anything()  # cached by another reading of the same texts
+            for name, tables in behind:
+                self._relate(self._relations.view, name, tables)
+            for name, tables in along:
+                self._relate(self._relations.cascade, name, tables)
             if (size, entries) != (self._max_size_mb, self._max_entries):
                 self._max_size_mb, self._max_entries = size, entries
                 self._cache.store.resize(max_bytes=int(size * _MB), max_entries=entries)
@@ -129,6 +172,64 @@ class QueryOptimizer(Phase4Service):
             self._misses.clear()
             self._analyses = self._new_analyses()
         return True
+
+    # What the text of a query cannot tell.
+
+    async def declare_view(self, name: str, *tables: str) -> None:
+        """``name`` is a view over ``tables``: a write to one of them drops the results that read it.
+
+        A view whose CREATE passes through the optimizer is known without this. Raises ValueError for
+        what is no table's name.
+        """
+        names, others = self._named("name", (name,)), self._named("tables", tables)
+        for each in names:
+            self._relate(self._relations.view, each, others)
+
+    async def declare_cascade(self, table: str, *tables: str) -> None:
+        """A write to ``table`` changes ``tables`` too: by a trigger, a foreign key, or a partition."""
+        names, others = self._named("table", (table,)), self._named("tables", tables)
+        for each in names:
+            self._relate(self._relations.cascade, each, others)
+
+    def _relate(
+        self, relate: Callable[[str, Collection[str]], None], name: str, tables: Collection[str]
+    ) -> None:
+        relate(name, tables)
+        # What is cached already was filed without it.
+        self._cache.write(write_marks([name]))
+
+    def _named(self, argument: str, names: Collection[str]) -> list[str]:
+        return _names(argument, names, self._dialect)
+
+    def request(self) -> Request:
+        """``with optimizer.request():`` makes what runs inside one request for the N+1 detection.
+
+        Needed where one task handles many requests, as the workers of some bot frameworks do; a task
+        that handles one request is one without it.
+        """
+        return self._detector.request()
+
+    def transaction(self) -> TransactionScope:
+        """``async with optimizer.transaction(), connection.transaction():`` for transactions of the driver.
+
+        What is written inside shows to others only when the driver commits, so it is dropped from the
+        cache again at the end; reads inside are not cached, and those of tables written inside are not
+        answered from the cache. For BEGIN and COMMIT that pass through :meth:`execute` as text it is not
+        needed.
+        """
+        return TransactionScope(self._transactions, self._ended)
+
+    def _ended(self, transaction: Transaction) -> Awaitable[Any] | None:
+        if transaction.anything:
+            self._cache.write_anything()
+        elif transaction.written:
+            self._cache.write(write_marks(transaction.written))
+        else:
+            return None
+        if self._after_write is None:
+            return None
+        told = self._after_write([EVERY_TABLE] if transaction.anything else sorted(transaction.written))
+        return None if told is None else asyncio.shield(told)
 
     # Analysis.
 
@@ -148,6 +249,9 @@ class QueryOptimizer(Phase4Service):
             optimized_query=query,
             fingerprint=analysis.fingerprint,
             tables=tables,
+            findings=(findings := self._n_plus_one_of(analysis)),
+            recommendations=[str(finding) for finding in findings],
+            n_plus_one_detected=bool(findings),
             cache_suggestion=(
                 f"cacheable for {self._ttl:g} s, until a write to {', '.join(tables) or 'any table'}"
                 if analysis.cacheable
@@ -155,12 +259,20 @@ class QueryOptimizer(Phase4Service):
             ),
         )
 
+    def _n_plus_one_of(self, analysis: Analysis) -> list[Finding]:
+        """Q900, if this query's shape was seen to run once per value within a request."""
+        pattern = self._detector.patterns.get(analysis.fingerprint)
+        if pattern is None:
+            return []
+        message, _, fix = pattern.sentence().partition(" Use one query: ")
+        return [Finding("Q900", "n_plus_one", "warning", message, f"Use one query: {fix}")]
+
     def _analyse(self, query: str) -> Analysis:
         analysis = self._analyses.get(query)
         if analysis is None:
             from bot.core.query_optimizer.analyzer import analyze  # imports sqlglot, on the first query
 
-            analysis = analyze(query, self._dialect)
+            analysis = analyze(query, self._dialect, self._pure)
             if len(query) < 50_000:
                 self._analyses[query] = analysis
         return analysis
@@ -173,7 +285,11 @@ class QueryOptimizer(Phase4Service):
             entry = self._live.get(query if params is None else key_of(query, params))
         except TypeError:
             return None  # parameters that cannot be told apart are never cached
-        if entry is None or entry.expires_at <= self._now():
+        if (
+            entry is None
+            or entry.expires_at <= self._now()
+            or (self._in_transaction[0] and self._hidden(query))
+        ):
             self._note_miss(query, params)
             return None
         if entry.frequency < MAX_FREQUENCY:
@@ -181,6 +297,14 @@ class QueryOptimizer(Phase4Service):
         self._hits += 1
         thaw = entry.thaw
         return entry.value if thaw is None else thaw(entry.value)
+
+    def _hidden(self, query: str) -> bool:
+        """Whether this context is in a transaction that wrote what the query reads."""
+        transaction = self._transactions.current()
+        return transaction is not None and transaction.hides(self._reads(self._analyse(query)))
+
+    def _reads(self, analysis: Analysis) -> frozenset[str]:
+        return self._relations.read_by(analysis.reads)
 
     def _note_miss(self, query: str, params: Any) -> None:
         if self._enabled:
@@ -213,12 +337,14 @@ class QueryOptimizer(Phase4Service):
             begun, missed_at = open_miss
             # What the guide's own code measures nowhere: the time from the miss to the result.
             self._record(analysis, (now - missed_at) * 1000, _rows(result))
-        if not analysis.cacheable:
+        self._watch(analysis, key, query, params, now, None)
+        if not analysis.cacheable or self._transactions.current() is not None:
             return False
         frozen = self._freeze(analysis, result)
         if frozen is None:
             return False
-        kept = self._cache.put(key, frozen, analysis.reads, begun=begun, now=now, ttl=seconds)
+        marks = read_marks(self._reads(analysis))
+        kept = self._cache.put(key, frozen, marks, begun=begun, now=now, ttl=seconds)
         if not kept:
             self._misses.forget(key)
         return kept
@@ -250,26 +376,86 @@ class QueryOptimizer(Phase4Service):
             key = None
         if key is not None:
             entry = self._live.get(key)
-            if entry is not None and entry.expires_at > self._now():
+            if (
+                entry is not None
+                and entry.expires_at > self._now()
+                and not (self._in_transaction[0] and self._hidden(query))
+            ):
                 if entry.frequency < MAX_FREQUENCY:
                     entry.frequency += 1
                 self._hits += 1
                 return entry.value if entry.thaw is None else entry.thaw(entry.value)
         analysis = self._analyse(query)
+        self._watch(analysis, key, query, params, self._now(), executor)
         if analysis.is_write:
-            try:
-                result = await self._timed(analysis, query, params, executor)
-            except BaseException:
-                self._invalidate(analysis)
-                raise
-            told = self._invalidate(analysis)
-            if told is not None:
-                # Before the writer goes on: what it does next may make other instances read.
-                await asyncio.shield(told)
-            return result
-        if key is None or not analysis.cacheable:
+            return await self._write(analysis, query, params, executor)
+        if analysis.transaction:
+            return await self._transact(analysis, query, params, executor)
+        if key is None or not analysis.cacheable or self._transactions.current() is not None:
             return await self._timed(analysis, query, params, executor)
         return await self._load(key, analysis, query, params, executor, seconds)
+
+    async def _write(self, analysis: Analysis, query: str, params: Any, executor: Executor) -> Any:
+        if analysis.transaction == "begin":
+            self._transactions.begin()  # a script that begins, and writes, and leaves it open
+        try:
+            result = await self._timed(analysis, query, params, executor)
+        except BaseException:
+            self._invalidate(analysis)
+            raise
+        told = self._invalidate(analysis)
+        if told is not None:
+            # Before the writer goes on: what it does next may make other instances read.
+            await asyncio.shield(told)
+        if analysis.transaction:
+            told = self._change_transaction(analysis)
+            if told is not None:
+                await told
+        return result
+
+    async def _transact(self, analysis: Analysis, query: str, params: Any, executor: Executor) -> Any:
+        try:
+            result = await self._timed(analysis, query, params, executor)
+        except BaseException:
+            if analysis.transaction != "begin":
+                self._change_transaction(analysis)
+            raise
+        told = self._change_transaction(analysis)
+        if told is not None:
+            await told
+        return result
+
+    def _change_transaction(self, analysis: Analysis) -> Awaitable[Any] | None:
+        if analysis.transaction == "begin":
+            self._transactions.begin()
+            return None
+        ended = self._transactions.end()
+        if ended is None and analysis.transaction == "commit":
+            # It began where this context cannot see it, so what it wrote is not known.
+            ended = Transaction([0])
+            ended.anything = True
+        return None if ended is None else self._ended(ended)
+
+    def _watch(
+        self, analysis: Analysis, key: Hashable, query: str, params: Any, now: float, executor: Any
+    ) -> None:
+        """Count one execution for the N+1 detection."""
+        if not self._detecting or key is None or analysis.transaction:
+            return
+        detector = self._detector
+        tally = detector.note(analysis.fingerprint, hash(key), (query, params), now)
+        if tally is None:
+            return
+        site = call_site(executor)
+        pattern, new = detector.found(
+            tally, analysis.fingerprint, analysis.normal_form[:MAX_SHOWN], site, self._clock.time()
+        )
+        if new:
+            from bot.core.query_optimizer.batching import batched
+
+            pattern.suggestion = batched(analysis.normal_form, tally.sample, (query, params), self._dialect)
+            logger.warning("%s -- %.300s", pattern.sentence(), pattern.query)
+        tally.sample = None
 
     async def _load(
         self,
@@ -292,11 +478,14 @@ class QueryOptimizer(Phase4Service):
             raw = await self._timed(analysis, query, params, executor)
             frozen = self._freeze(analysis, raw)
             if frozen is not None and self._enabled and cache is self._cache:
-                cache.put(key, frozen, analysis.reads, begun=begun, now=self._now(), ttl=ttl)
+                # Asked for again: a view may have been declared meanwhile.
+                marks = read_marks(self._reads(analysis))
+                cache.put(key, frozen, marks, begun=begun, now=self._now(), ttl=ttl)
             return frozen
 
         # The version is part of the key: who reads after a write must not join a run from before it.
-        frozen = await self._flights.run((key, self._cache.version(analysis.reads)), run)
+        version = self._cache.version(read_marks(self._reads(analysis)))
+        frozen = await self._flights.run((key, version), run)
         if frozen is not None:
             return frozen.value if frozen.thaw is None else frozen.thaw(frozen.value)
         if led:
@@ -311,13 +500,20 @@ class QueryOptimizer(Phase4Service):
         return result
 
     def _invalidate(self, analysis: Analysis) -> Awaitable[Any] | None:
-        if analysis.writes_anything:
+        for view, tables in analysis.views:
+            self._relations.view(view, tables)
+        written = self._relations.written_by(analysis.writes)
+        anything = analysis.writes_anything or self._relations.overflow
+        transaction = self._transactions.current()
+        if transaction is not None:
+            transaction.write(written, anything)
+        if anything:
             self._cache.write_anything()
         else:
-            self._cache.write(analysis.writes)
+            self._cache.write(write_marks(written))
         if self._after_write is None:
             return None
-        return self._after_write([EVERY_TABLE] if analysis.writes_anything else sorted(analysis.writes))
+        return self._after_write([EVERY_TABLE] if anything else sorted(written))
 
     def after_write(self, hook: AfterWrite | None) -> None:
         """Call ``hook`` with the tables of each write ("*" for all), to tell other instances.
@@ -331,19 +527,15 @@ class QueryOptimizer(Phase4Service):
         if tables is None or EVERY_TABLE in tables:
             self._cache.write_anything()
         else:
-            self._cache.write(tables)
+            self._cache.write(write_marks(self._relations.written_by(frozenset(tables))))
 
     async def invalidate_tables(self, *tables: str) -> int:
         """Tables were written by somebody else: drop the results that read them; how many there were.
 
-        A name may be qualified by a schema; the table's own name counts.
+        A name is as in SQL: ``users`` is that of any schema, ``shop.users`` that of one, ``"Users"`` exact.
         """
-        names = []
-        for table in tables:
-            if not isinstance(table, str) or not table.strip():
-                raise invalid("tables", table, "names of tables")
-            names.append(table.rpartition(".")[2].strip('"`[] ').lower())
-        return self._cache.write(names)
+        names = frozenset(self._named("tables", tables))
+        return self._cache.write(write_marks(self._relations.written_by(names)))
 
     async def clear_cache(self) -> int:
         """Drop every cached result; how many there were."""
@@ -364,8 +556,10 @@ class QueryOptimizer(Phase4Service):
             return
         if cache_hit:
             self._hits += 1
-        else:
-            self._record(self._analyse(query), execution_time_ms, result_count)
+            return
+        analysis = self._analyse(query)
+        self._record(analysis, execution_time_ms, result_count)
+        self._watch(analysis, query, query, None, self._now(), None)
 
     def _record(self, analysis: Analysis, milliseconds: float, rows: int) -> None:
         slow = milliseconds >= self._slow_threshold * 1000
@@ -400,7 +594,7 @@ class QueryOptimizer(Phase4Service):
             "cached_results_mb": round(store.bytes_used / _MB, 3),
             "cache_evictions": store.evictions,
             "slow_queries": self._statistics.slow,
-            "n_plus_one_patterns": 0,
+            "n_plus_one_patterns": self._detector.total,
         }
 
     async def reset_statistics(self) -> None:
@@ -408,6 +602,12 @@ class QueryOptimizer(Phase4Service):
         self._hits = self._missed = 0
         self._cache.store.evictions = self._cache.store.expirations = 0
         self._statistics.clear()
+        self._detector.clear()
+
+    async def get_n_plus_one_patterns(self) -> list[NPlusOnePattern]:
+        """N+1 patterns found since the start or the last reset, the one with most repetitions first."""
+        found = [replace(p, call_sites=list(p.call_sites)) for p in self._detector.patterns.values()]
+        return sorted(found, key=lambda pattern: pattern.count, reverse=True)
 
     async def clear_statistics(self) -> None:
         """The same as :meth:`reset_statistics`."""
@@ -433,3 +633,31 @@ def _positive(name: str, value: object) -> float:
     if not math.isfinite(value) or value <= 0:
         raise invalid(name, value, "a finite number > 0")
     return float(value)
+
+
+def _names(argument: str, names: Collection[str], dialect: str) -> list[str]:
+    found: list[str] = []
+    for name in names:
+        try:
+            found += names_given(name, dialect)
+        except (ValueError, TypeError):
+            raise invalid(argument, name, "names of tables") from None
+    return found
+
+
+def _relations(
+    argument: str, given: Mapping[str, Collection[str]] | None, dialect: str
+) -> list[tuple[str, list[str]]]:
+    found = []
+    for name, tables in (given or {}).items():
+        if isinstance(tables, str):
+            raise invalid(f"{argument}[{name!r}]", tables, "a list of tables")
+        others = _names(f"{argument}[{name!r}]", tables, dialect)
+        found += [(each, others) for each in _names(argument, [name], dialect)]
+    return found
+
+
+def _functions(names: Collection[str]) -> frozenset[str]:
+    if isinstance(names, str) or not all(isinstance(name, str) and name.strip() for name in names):
+        raise invalid("pure_functions", names, "names of functions")
+    return frozenset(name.strip().lower() for name in names)

@@ -1,0 +1,102 @@
+"""Transactions that are open, by task context: what they wrote shows to others only when they end."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Any
+
+from bot.core.query_optimizer.tables import read_marks, write_marks
+
+
+class Transaction:
+    """One open transaction: what was written in it. Ends by ``end``, or with the context that held it."""
+
+    __slots__ = ("_marks", "_open", "_running", "anything", "written")
+
+    def __init__(self, running: list[int]) -> None:
+        self.written: set[str] = set()
+        """Names of tables, and of what changes along with them."""
+        self.anything = False
+        self._marks: set[str] = set()
+        self._running = running
+        self._open = True
+        running[0] += 1
+
+    def write(self, tables: frozenset[str], anything: bool) -> None:
+        self.anything = self.anything or anything
+        if not tables <= self.written:
+            self.written |= tables
+            self._marks |= write_marks(tables)
+
+    def hides(self, tables: frozenset[str]) -> bool:
+        """Whether a cached result that read these tables may differ from what the transaction sees."""
+        return self.anything or not self._marks.isdisjoint(read_marks(tables))
+
+    def end(self) -> None:
+        if self._open:
+            self._open = False
+            self._running[0] -= 1
+
+    def __del__(self) -> None:
+        self.end()  # its task ended without a COMMIT
+
+
+class Transactions:
+    """The transactions of one optimizer. ``running[0]`` is how many are open, for a hot path to see."""
+
+    def __init__(self) -> None:
+        self.running = [0]
+        # A context keeps its variables alive; one per optimizer is right because optimizers are few.
+        self._current: ContextVar[Transaction | None] = ContextVar("transaction", default=None)
+
+    def current(self) -> Transaction | None:
+        """The one open in this context."""
+        return self._current.get() if self.running[0] else None
+
+    def begin(self) -> Transaction:
+        """Open one in this context, or go on with the one that is."""
+        found = self.current()
+        if found is None:
+            found = Transaction(self.running)
+            self._current.set(found)
+        return found
+
+    def end(self) -> Transaction | None:
+        """Close the one of this context; None if there is none."""
+        found = self.current()
+        if found is not None:
+            found.end()
+            self._current.set(None)
+        return found
+
+
+class TransactionScope:
+    """``async with optimizer.transaction():`` around a transaction that the driver manages.
+
+    Leave the driver's own block first: ``async with optimizer.transaction(), connection.transaction():``.
+    """
+
+    __slots__ = ("_ended", "_outermost", "_transactions")
+
+    def __init__(
+        self, transactions: Transactions, ended: Callable[[Transaction], Awaitable[Any] | None]
+    ) -> None:
+        self._transactions = transactions
+        self._ended = ended
+        self._outermost = False
+
+    async def __aenter__(self) -> None:
+        self._outermost = self._transactions.current() is None
+        self._transactions.begin()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._outermost:
+            return
+        found = self._transactions.end()
+        told = self._ended(found) if found is not None else None
+        if told is not None:
+            await told

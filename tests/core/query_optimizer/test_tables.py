@@ -1,0 +1,195 @@
+"""What each statement reads and writes, and which names mean one table."""
+
+import pytest
+
+from bot.core.query_optimizer.analyzer import analyze
+from bot.core.query_optimizer.tables import (
+    MAX_RELATIONS,
+    Relations,
+    names_given,
+    read_marks,
+    write_marks,
+)
+
+PG, MY, LITE = "postgres", "mysql", "sqlite"
+
+
+def names(text):
+    return set(text.split())
+
+
+@pytest.mark.parametrize(
+    ("dialect", "query", "reads", "writes"),
+    [
+        # Names of a WITH hide tables where they are in reach, and nowhere else.
+        (PG, "WITH t AS (SELECT * FROM t) SELECT * FROM t", "t", ""),
+        (PG, "WITH RECURSIVE t AS (SELECT 1 UNION SELECT * FROM t) SELECT * FROM t", "", ""),
+        (PG, "SELECT * FROM t JOIN (WITH t AS (SELECT 1) SELECT * FROM t) x ON true", "t", ""),
+        (PG, "WITH a AS (SELECT 1), b AS (SELECT * FROM a) SELECT * FROM b, c", "c", ""),
+        (PG, "WITH b AS (SELECT * FROM a), a AS (SELECT 1) SELECT * FROM b", "a", ""),
+        (PG, "WITH a AS (SELECT 1) SELECT * FROM s.a", "s.a", ""),
+        (PG, 'WITH "A" AS (SELECT 1) SELECT * FROM a, "A"', "a", ""),
+        (PG, "SELECT (WITH q AS (SELECT * FROM z) SELECT count(*) FROM q) FROM y", "y z", ""),
+        # Writes inside a WITH.
+        (PG, "WITH gone AS (DELETE FROM a RETURNING *) SELECT * FROM gone", "", "a"),
+        (PG, "WITH n AS (INSERT INTO a SELECT * FROM b RETURNING *) UPDATE c SET x = n.x FROM n", "b", "a c"),
+        (PG, "WITH gone AS (DELETE FROM a RETURNING *) INSERT INTO b SELECT * FROM gone", "", "a b"),
+        # Every kind of write.
+        ("", "INSERT INTO a SELECT * FROM b JOIN c USING (id)", "b c", "a"),
+        (PG, "INSERT INTO a VALUES (1) ON CONFLICT (x) DO UPDATE SET y = (SELECT y FROM z)", "z", "a"),
+        (MY, "INSERT INTO a VALUES (1) ON DUPLICATE KEY UPDATE x = 2", "", "a"),
+        (LITE, "INSERT OR REPLACE INTO a VALUES (1)", "", "a"),
+        (LITE, "REPLACE INTO a SELECT * FROM b", "b", "a"),
+        (MY, "REPLACE a VALUES (1)", "", "a"),
+        (LITE, "INSERT INTO a WITH t AS (SELECT * FROM b) SELECT * FROM t", "b", "a"),
+        (PG, "UPDATE a AS q SET x = 1 FROM b WHERE b.i = q.i", "b", "a"),
+        (PG, "UPDATE a SET x = (SELECT max(x) FROM a)", "a", "a"),
+        (PG, "DELETE FROM a USING b WHERE a.i = b.i", "b", "a"),
+        (MY, "UPDATE a JOIN b ON a.i = b.i SET b.x = 1", "a b", "a b"),
+        (MY, "DELETE x FROM a x JOIN b y ON x.i = y.i", "a b", "a b"),
+        (MY, "DELETE FROM a, b USING a JOIN b", "a b", "a b"),
+        (PG, "MERGE INTO a USING b ON a.i = b.i WHEN MATCHED THEN DELETE "
+             "WHEN NOT MATCHED THEN INSERT (i) VALUES (b.i)", "b", "a"),
+        (PG, "MERGE INTO a USING (SELECT * FROM b) s ON a.i = s.i WHEN MATCHED THEN DELETE", "b", "a"),
+        (PG, "SELECT * INTO b FROM a", "a", "b"),
+        (MY, "SELECT x INTO @v FROM a", "a", ""),
+        (PG, "COPY a (x) FROM STDIN", "", "a"),
+        (PG, "COPY a TO STDOUT", "a", ""),
+        (PG, "COPY (SELECT * FROM a) TO STDOUT", "a", ""),
+        (PG, "TRUNCATE a, s.b", "", "a s.b"),
+        (PG, "TABLE a", "a", ""),
+        # Definitions.
+        ("", "CREATE TABLE a AS SELECT * FROM b", "b", "a"),
+        (PG, "CREATE VIEW v AS SELECT * FROM t", "t", "v"),
+        ("", "DROP TABLE IF EXISTS a", "", "a"),
+        ("", "DROP VIEW v", "", "v"),
+        (LITE, "DROP INDEX i", "", ""),
+        ("", "ALTER TABLE a RENAME TO b", "", "a b"),
+        ("", "ALTER TABLE a DROP COLUMN x", "", "a"),
+        (PG, "CREATE INDEX i ON a (x)", "", "a"),
+        # Scripts.
+        ("", "INSERT INTO a VALUES (1); DELETE FROM b; SELECT * FROM c", "c", "a b"),
+        # Explained is not executed.
+        (MY, "EXPLAIN DELETE FROM a", "", ""),
+        (MY, "EXPLAIN ANALYZE DELETE FROM a", "", "a"),
+        # Case and quotes.
+        (PG, 'SELECT * FROM Users, "Users", S."T"', "users Users s.T", ""),
+        (LITE, 'SELECT * FROM Users, "USERS"', "users", ""),
+        (MY, "SELECT * FROM Users, `db`.`Users`", "users db.users", ""),
+        (PG, "SELECT * FROM " + "a" * 70, "a" * 63, ""),
+    ],
+)  # fmt: skip
+def test_reads_and_writes(dialect, query, reads, writes):
+    found = analyze(query, dialect)
+    assert set(found.reads) == names(reads)
+    assert set(found.writes) == names(writes)
+    assert not found.writes_anything
+
+
+@pytest.mark.parametrize(
+    ("dialect", "query"),
+    [
+        ("", "FROBNICATE ALL"), ("", "UPDATE a SET x = ; broken"), (PG, "DO $$ BEGIN DELETE FROM a; END $$"),
+        (MY, "CALL tidy_up()"), (PG, "EXECUTE prepared(1)"), (PG, "TRUNCATE a CASCADE"),
+        (PG, "DROP TABLE a CASCADE"), (PG, "DROP SCHEMA s CASCADE"), (PG, "ALTER TABLE a SET SCHEMA s"),
+        (MY, "RENAME TABLE a TO b"), (PG, "REFRESH MATERIALIZED VIEW v"), (PG, "SET search_path = other"),
+        (MY, "USE other"), (LITE, "ATTACH DATABASE 'x' AS y"), (LITE, "PRAGMA case_sensitive_like(1)"),
+        (PG, "EXPLAIN ANALYZE DELETE FROM a"), (PG, "EXPLAIN (ANALYZE, BUFFERS) DELETE FROM a"),
+        (PG, "SELECT add_user('x')"), (PG, "SELECT * FROM add_user('x')"), (PG, "SELECT mine.lower('x')"),
+        (PG, "SELECT dblink('c', 'DELETE FROM a')"), (MY, "LOAD DATA INFILE 'x' INTO TABLE a"),
+        (MY, "SELECT 1 /*! INTO OUTFILE 'x' */"), ("", "INSERT /*! INTO */ a VALUES (1)"),
+        (LITE, "CREATE TRIGGER t AFTER INSERT ON a BEGIN DELETE FROM b; END"),
+        (PG, "CREATE FUNCTION f() RETURNS int AS $$ select 1 $$ LANGUAGE sql"),
+        (PG, "SHOW x; )("), (PG, "DELETE FROM a WHERE CURRENT OF c"), ("", "x" * 300_000),
+        (LITE, "WITH t AS (SELECT 1) REPLACE INTO a SELECT * FROM t"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_understood_may_write_anything(dialect, query):
+    assert analyze(query, dialect).writes_anything
+
+
+@pytest.mark.parametrize(
+    ("dialect", "query"),
+    [
+        (PG, "SELECT lower(x), pg_catalog.lower(x), jsonb_path_query(x, '$') FROM a"), (PG, "SELECT now()"),
+        (PG, "SET statement_timeout = 5000"), (LITE, "PRAGMA journal_mode = WAL"), (PG, "ANALYZE a"),
+        (LITE, "PRAGMA table_info(a)"), (LITE, "EXPLAIN QUERY PLAN SELECT 1"), (PG, "EXPLAIN DELETE FROM a"),
+        (LITE, "VACUUM"), (PG, "LOCK TABLE a"), (PG, "SAVEPOINT s"), (PG, "ROLLBACK TO s"), (PG, "NOTIFY c"),
+        (LITE, "SELECT my_own(x) FROM a"), (PG, "SELECT * FROM generate_series(1, 3)"), (MY, "SHOW TABLES"),
+        (PG, "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE"),
+    ],
+)  # fmt: skip
+def test_what_changes_nothing_drops_nothing(dialect, query):
+    assert not analyze(query, dialect).is_write
+
+
+def test_a_function_declared_pure_neither_writes_nor_keeps_a_result_out():
+    query = "SELECT tax(price) FROM a"
+    assert analyze(query, PG).writes_anything
+    found = analyze(query, PG, frozenset({"tax"}))
+    assert (found.is_write, found.cacheable) == (False, True)
+
+
+@pytest.mark.parametrize("table", ["pg_stat_activity", "information_schema.tables", "sqlite_master"])
+def test_catalogs_change_without_a_write(table):
+    assert "catalog" in analyze(f"SELECT * FROM {table}", "").not_cacheable
+
+
+@pytest.mark.parametrize(
+    ("query", "ends"),
+    [
+        ("BEGIN", "begin"), ("START TRANSACTION", "begin"), ("COMMIT", "commit"), ("END", "commit"),
+        ("ROLLBACK", "rollback"), ("ROLLBACK TO s", ""), ("SELECT 1", ""),
+        ("BEGIN; UPDATE a SET x = 1; COMMIT", ""), ("BEGIN; UPDATE a SET x = 1", "begin"),
+        ("UPDATE a SET x = 1; COMMIT", "commit"),
+    ],
+)  # fmt: skip
+def test_what_happens_to_the_transaction(query, ends):
+    assert analyze(query, PG).transaction == ends
+
+
+@pytest.mark.parametrize(
+    ("read", "written", "one"),
+    [
+        ("t", "t", True), ("s.t", "s.t", True), ("s.t", "t", True), ("t", "s.t", True), ("a.t", "b.t", False),
+        ("t", "u", False), ("s.t", "t.s", False), ("c.s.t", "s.t", True), ("s.t", "c.s.t", True),
+        ("c.s.t", "t", True), ("t", "c.s.t", True), ("c.s.t", "d.s.t", False), ("s", "s.t", False),
+        ('"a\\.b"', "b", False), ("x.b", '"a\\.b"', False),
+    ],
+)  # fmt: skip
+def test_which_names_may_mean_one_table(read, written, one):
+    assert bool(read_marks(frozenset((read,))) & write_marks([written])) is one
+
+
+def test_names_as_people_write_them():
+    assert names_given("users", PG) == ["users"]
+    assert names_given("Users", PG) == ["users", "Users"], "meant either way"
+    assert names_given('public."Users"', PG) == ["public.Users"]
+    assert names_given("`db`.`T`", MY) == ["db.t"]
+    assert names_given("[dbo].[T]", "") == ["dbo.t"]
+    assert names_given('"a.b".c', "") == ['"a\\.b".c']
+    for bad in ("", " ", "a..b", "a.", '"open', "a b."):
+        with pytest.raises(ValueError):
+            names_given(bad, PG)
+
+
+def test_views_of_views_and_what_changes_along():
+    relations = Relations()
+    relations.view("active", ["users"])
+    relations.view("busy", ["active", "files"])
+    relations.cascade("users", ["log"])
+    assert relations.read_by(frozenset({"busy"})) == {"busy", "active", "files", "users"}
+    assert relations.written_by(frozenset({"s.users"})) == {"s.users", "log"}
+    assert relations.written_by(frozenset({"busy"})) >= {"users", "files", "log"}, "a view can be written"
+    relations.view("users", ["busy"])  # a circle ends
+    assert relations.read_by(frozenset({"users"})) == {"users", "busy", "active", "files"}
+
+
+def test_relations_beyond_the_bound_make_every_write_count_for_all():
+    relations = Relations()
+    for n in range(MAX_RELATIONS):
+        relations.view(f"v{n}", ["t"])
+    assert not relations.overflow
+    relations.view("one_more", ["t"])
+    assert relations.overflow
+    assert len(relations) == MAX_RELATIONS
