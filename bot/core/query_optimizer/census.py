@@ -1,4 +1,4 @@
-"""Every node of a statement, found in one walk and sorted by class.
+"""Every node of a statement, found in one walk and sorted by class (pure).
 
 Rules, effects and index suggestions look at what was found and never walk on their own, so that the
 cost of an analysis does not grow with the number of rules.

@@ -1,4 +1,4 @@
-"""The shape of a query: its text without literals, comments and layout.
+"""The shape of a query: its text without literals, comments and layout (pure).
 
 After pt-fingerprint (Percona Toolkit) and pg_stat_statements: literals and parameters become ``?``,
 lists of them one ``?``, keywords upper case, bare identifiers lower case.

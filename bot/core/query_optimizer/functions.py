@@ -1,4 +1,4 @@
-"""What a call of a function may do to a result: differ from call to call, or write."""
+"""What a call of a function may do to a result: differ from call to call, or write (pure)."""
 
 from __future__ import annotations
 
