@@ -122,7 +122,14 @@ def _figures(values: list[float]) -> dict[str, float]:
 
 
 async def load(
-    host: str, port: int, clients: int, seconds: float, warmup: float, seed: int, misses: bool, mix: dict[str, int]
+    host: str,
+    port: int,
+    clients: int,
+    seconds: float,
+    warmup: float,
+    seed: int,
+    misses: bool,
+    mix: dict[str, int],
 ) -> dict[str, Any]:
     """Put ``clients`` closed loops on the service; what was seen after the warm-up."""
     loop = asyncio.get_running_loop()
@@ -178,9 +185,15 @@ def main() -> int:
     given = parser.parse_args()
     report = asyncio.run(
         load(
-            given.host, given.port, given.clients, given.seconds, given.warmup, given.seed,
-            given.misses, json.loads(given.mix),
-        )  # fmt: skip
+            given.host,
+            given.port,
+            given.clients,
+            given.seconds,
+            given.warmup,
+            given.seed,
+            given.misses,
+            json.loads(given.mix),
+        )
     )
     json.dump(report, sys.stdout)
     return 0

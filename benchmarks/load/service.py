@@ -41,7 +41,11 @@ class Service:
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("ENABLE_", "POOL_", "CACHE_", "DATABASE_"))}
+        clean = {
+            k: v
+            for k, v in os.environ.items()
+            if not k.startswith(("ENABLE_", "POOL_", "CACHE_", "DATABASE_"))
+        }
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [
@@ -88,7 +92,9 @@ class Service:
                 command += [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
         shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         if shown.returncode:
-            raise RuntimeError(f"the load generator failed: {shown.stderr[-2000:]}\n{self.log.read_text()[-2000:]}")
+            raise RuntimeError(
+                f"the load generator failed: {shown.stderr[-2000:]}\n{self.log.read_text()[-2000:]}"
+            )
         report: dict[str, Any] = json.loads(shown.stdout)
         return report
 

@@ -73,9 +73,7 @@ def requests(seed: int, *, misses: bool = False, mix: dict[str, int] | None = No
 
 
 def _miss(kind: str, rng: random.Random, number: int) -> Request:
-    if kind == "user":
-        return Request(kind, _get(f"/api/data?user_id={number % USERS + 1}&fresh={number}"))
-    if kind == "search":
+    if kind in ("user", "search", "overview"):
         return Request(kind, _get(f"/api/data?search={number:x}"))
     return _write(kind, rng)
 
@@ -90,7 +88,8 @@ def _write(kind: str, rng: random.Random) -> Request:
         body = rng.randbytes(FILE_BYTES)
         return Request(kind, _post(f"/api/upload?user_id={user}&name={quote(name)}", body))
     items = [
-        {"url": f"https://mirror.example/{rng.getrandbits(48):x}", "user_id": user} for _ in range(BATCH_ITEMS)
+        {"url": f"https://mirror.example/{rng.getrandbits(48):x}", "user_id": user}
+        for _ in range(BATCH_ITEMS)
     ]
     return Request(kind, _post("/api/batch", json.dumps({"items": items}).encode(), "application/json"))
 

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
 from bot.core.cache_manager import CacheManager
 from bot.core.query_optimizer import QueryOptimizer
 from bot.service.api_errors import ApiError, bad_request
 from bot.service.database import Database, Row
-from bot.service.middleware import CACHE_STATE
+from bot.service.middleware import CACHE_STATE, DATA_SECONDS
 
-MAX_SEARCH_LENGTH = 64
+MIN_SEARCH_LENGTH, MAX_SEARCH_LENGTH = 2, 64
+_LETTERS = 3
 ANSWERS = "api"
 ANSWER_TTL = 60.0
-FILES_TAG = "files"
-"""On every cached answer: each of them reads the table of files, or may come to."""
+
+_ENCODER = msgspec.json.Encoder()
 
 USER = "SELECT id, username, tier, status, joined_at FROM users WHERE id = ?"
 USER_TOTALS = """
@@ -42,6 +45,22 @@ GROUP BY f.id, f.name, f.kind, f.size_bytes ORDER BY downloads DESC, f.id LIMIT 
 """
 
 
+def search_tag(text: str) -> str:
+    """The tag of a cached search: only files whose name holds these letters can change its answer."""
+    return f"search:{text.casefold()[:_LETTERS]}"
+
+
+def tags_of_name(name: str) -> list[str]:
+    """The tags of every search that a file of this name can change. Others keep their cached answers."""
+    folded = name.casefold()
+    found = {
+        folded[start : start + length]
+        for length in range(MIN_SEARCH_LENGTH, _LETTERS + 1)
+        for start in range(len(folded) - length + 1)
+    }
+    return [f"search:{letters}" for letters in sorted(found)]
+
+
 class DataApi:
     """Reads, each query through :meth:`QueryOptimizer.execute`; ``X-Cache`` tells what served them."""
 
@@ -56,23 +75,36 @@ class DataApi:
         if "user_id" in request.query and "search" in request.query:
             raise bad_request("Give user_id or search, not both.")
         reads = _Reads(self._database)
+        start = time.perf_counter()
         if "user_id" in request.query:
             user_id = parse_user_id(request.query["user_id"])
-            body = await self._cached(f"user:{user_id}", lambda: self._user(reads, user_id))
+            body = await self._cached(f"user:{user_id}", (), lambda: self._user(reads, user_id))
             if body is None:
                 raise ApiError(404, "no_such_user", f"There is no user {user_id}.")
         elif "search" in request.query:
             text = _search_text(request.query["search"])
-            body = await self._cached(f"search:{text}", lambda: self._search(reads, text))
+            body = await self._cached(
+                f"search:{text}", (search_tag(text),), lambda: self._search(reads, text)
+            )
         else:
-            body = await self._cached("overview", lambda: self._overview(reads))
+            body = await self._cached("overview", (), lambda: self._overview(reads))
         request[CACHE_STATE] = reads.state()
-        return web.json_response(body)
+        request[DATA_SECONDS] = time.perf_counter() - start
+        return web.Response(body=body, content_type="application/json", charset="utf-8")
 
-    async def _cached(self, key: str, load: Callable[[], Awaitable[Any]]) -> Any:
-        """Whole answers, kept for all instances until a file is added; without the cache, just loaded."""
+    async def _cached(
+        self, key: str, tags: Sequence[str], load: Callable[[], Awaitable[Any]]
+    ) -> bytes | None:
+        """Whole answers, encoded, kept for all instances until a write drops them; else just loaded."""
+
+        async def encoded() -> bytes | None:
+            async with self._database.one_connection():
+                answer = await load()
+            return None if answer is None else _ENCODER.encode(answer)
+
         cache = CacheManager.get_instance()
-        return await cache.get_or_load(key, load, ANSWER_TTL, ANSWERS, tags=(FILES_TAG,))
+        found: bytes | None = await cache.get_or_load(key, encoded, ANSWER_TTL, ANSWERS, tags=tags)
+        return found
 
     async def _overview(self, reads: _Reads) -> dict[str, Any]:
         return {"by_kind": await reads.fetch(OVERVIEW, ("done",))}
@@ -116,8 +148,10 @@ class _Reads:
 
 def _search_text(text: str) -> str:
     text = text.strip()
-    if not 2 <= len(text) <= MAX_SEARCH_LENGTH:
-        raise bad_request(f"search: expected 2 to {MAX_SEARCH_LENGTH} characters, not {len(text)}.")
+    if not MIN_SEARCH_LENGTH <= len(text) <= MAX_SEARCH_LENGTH:
+        raise bad_request(
+            f"search: expected {MIN_SEARCH_LENGTH} to {MAX_SEARCH_LENGTH} characters, not {len(text)}."
+        )
     return text
 
 

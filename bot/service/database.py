@@ -6,11 +6,13 @@ opened for each call, which is what a bot without pools does.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from urllib.parse import unquote, urlsplit
@@ -45,6 +47,10 @@ class Database(Protocol):
     Each raises DatabaseUnavailableError when there is no connection; the writes also ConstraintError.
     """
 
+    def one_connection(self) -> AbstractAsyncContextManager[None]:
+        """A block whose calls share a connection, where each would else open one."""
+        ...
+
     async def fetch(self, query: str, params: Sequence[Any] = ()) -> list[Row]:
         """The rows of a query."""
         ...
@@ -59,6 +65,21 @@ class Database(Protocol):
         Returns how many there were.
         """
         ...
+
+
+class _Shared:
+    """The connection that the calls of one task share within a block."""
+
+    def __init__(
+        self, database: ServiceDatabase, stack: contextlib.AsyncExitStack, task: asyncio.Task[Any] | None
+    ) -> None:
+        self.database = database
+        self.stack = stack
+        self.task = task
+        self.connection: Any = None
+
+
+_SHARED: ContextVar[_Shared | None] = ContextVar("_SHARED", default=None)
 
 
 class ServiceDatabase(ABC):
@@ -105,20 +126,53 @@ class ServiceDatabase(ABC):
         self._pools = manager
 
     @contextlib.asynccontextmanager
+    async def one_connection(self) -> AsyncIterator[None]:
+        """Within the block, calls of this task that open connections share one, opened by the first.
+
+        With a pool nothing changes: giving a connection back between two calls costs nothing there.
+        """
+        if self._pools is not None and self._pools.enabled:
+            yield
+            return
+        async with contextlib.AsyncExitStack() as stack:
+            token = _SHARED.set(_Shared(self, stack, asyncio.current_task()))
+            try:
+                yield
+            finally:
+                _SHARED.reset(token)
+
+    @contextlib.asynccontextmanager
+    async def _opened_here(self) -> AsyncIterator[Any]:
+        async with self._open() as connection:
+            self._opened += 1
+            self._open_now += 1
+            self._open_peak = max(self._open_peak, self._open_now)
+            try:
+                yield connection
+            finally:
+                self._open_now -= 1
+
+    @contextlib.asynccontextmanager
+    async def _own_connection(self) -> AsyncIterator[Any]:
+        shared = _SHARED.get()
+        # Tasks inherit the block of who started them, and may run longer than it.
+        if shared is None or shared.database is not self or shared.task is not asyncio.current_task():
+            async with self._opened_here() as connection:
+                yield connection
+            return
+        if shared.connection is None:
+            shared.connection = await shared.stack.enter_async_context(self._opened_here())
+        yield shared.connection
+
+    @contextlib.asynccontextmanager
     async def _connection(self) -> AsyncIterator[Any]:
         try:
             if self._pools is not None and self._pools.enabled:
                 async with self._pools.connection(POOL_NAME) as connection:
                     yield connection
             else:
-                async with self._open() as connection:
-                    self._opened += 1
-                    self._open_now += 1
-                    self._open_peak = max(self._open_peak, self._open_now)
-                    try:
-                        yield connection
-                    finally:
-                        self._open_now -= 1
+                async with self._own_connection() as connection:
+                    yield connection
         except Exception as error:
             if not (isinstance(error, CapacityError | ClosedError | OSError) or self._is_outage(error)):
                 raise

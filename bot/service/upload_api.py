@@ -17,7 +17,7 @@ from bot.core.cache_manager import CacheManager
 from bot.core.query_optimizer import QueryOptimizer
 from bot.core.rate_limiter import RateLimitConfig, RateLimiter
 from bot.service.api_errors import ApiError, bad_request
-from bot.service.data_api import FILES_TAG, parse_user_id
+from bot.service.data_api import parse_user_id, tags_of_name
 from bot.service.database import Database
 from bot.service.journal import Journal
 from bot.service.settings import MAX_UPLOAD_BYTES
@@ -70,7 +70,7 @@ class UploadApi:
         file_id = await QueryOptimizer.get_instance().execute(
             ADD_FILE, (name, kind, size, digest, user_id, int(time.time())), add
         )
-        await CacheManager.get_instance().invalidate_tag(FILES_TAG)
+        await CacheManager.get_instance().invalidate_tags(tags_of_name(name))
         if self._journal is not None:
             self._journal.note("upload", user_id, file_id=file_id, name=name, size_bytes=size)
         return web.json_response(

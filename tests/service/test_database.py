@@ -46,6 +46,22 @@ async def test_rows_come_as_dicts_of_plain_values(database):
     assert await database.fetch("SELECT id FROM users WHERE id = ?", (-1,)) == []
 
 
+async def test_calls_of_one_block_share_the_connection_they_open(database):
+    before = (await database.figures())["connections_opened"]
+    async with database.one_connection():
+        for _ in range(3):
+            await database.fetch("SELECT 1 AS one")
+        # A task that was started within it may outlive it, so it has a connection of its own.
+        await asyncio.ensure_future(database.fetch("SELECT 1 AS one"))
+    figures = await database.figures()
+    if figures["pool"] is None:
+        assert figures["connections_opened"] == before + 2
+        assert figures["connections_open"] == 0
+        await database.fetch("SELECT 1 AS one")
+        assert (await database.figures())["connections_opened"] == before + 3, "the block has ended"
+    assert await database.fetch("SELECT 2 AS two") == [{"two": 2}]
+
+
 async def test_a_write_tells_the_id_of_its_row(database):
     first = await database.write(ADD, file_of("written"))
     second = await database.write(ADD, file_of("written"))

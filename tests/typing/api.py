@@ -47,6 +47,7 @@ async def cache(user_id: int) -> None:
     manager = CacheManager.get_instance()
     assert_type(await manager.set("k", 1, tags=("t",)), bool)
     assert_type(await manager.invalidate_tag("t"), int)
+    assert_type(await manager.invalidate_tags(["t", "u"]), int)
     assert_type(await get_user(user_id), dict[str, int])
     await get_user("1")  # type: ignore[arg-type]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import secrets
@@ -22,10 +23,13 @@ SCAN_COUNT = 1000
 MAX_UNSYNCED = 10_000
 """Keys changed while Redis was away that are remembered; beyond that the whole cache is dropped there."""
 
-# Takes the members of a tag away, in one step that no other client comes between.
-_TAKE_TAG = """
-local members = redis.call('SMEMBERS', KEYS[1])
-redis.call('DEL', KEYS[1])
+# Takes the members of tags away, in one step that no other client comes between.
+_TAKE_TAGS = """
+local members = {}
+for _, tag in ipairs(KEYS) do
+  for _, member in ipairs(redis.call('SMEMBERS', tag)) do members[#members + 1] = member end
+  redis.call('DEL', tag)
+end
 return members
 """
 
@@ -49,7 +53,7 @@ class L2:
         self._id = secrets.token_bytes(8)
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(tuple[bytes, str, str, list[str]]).decode
-        self._take_tag = link.script(_TAKE_TAG)
+        self._take_tags = link.script(_TAKE_TAGS)
         # Keys changed here while Redis did not hear of it. Changed only by _missed and resync.
         self._unsynced: dict[bytes, int] = {}
         self.in_step = True
@@ -144,31 +148,35 @@ class L2:
             self.in_step = False
         return gone
 
-    async def drop_tag(self, tag: str) -> int:
-        """Remove what carries the tag; how many there were."""
+    async def drop_tags(self, tags: Sequence[str]) -> tuple[int, list[tuple[str, str]]]:
+        """Remove what carries any of the tags: how many there were, and (namespace, key) of each."""
+        by_namespace: dict[str, list[str]] = {}
+        gone = 0
         try:
-            members: list[bytes] = await self._take_tag([tag_key(tag)])
-            gone = 0
+            at = [tag_key(tag) for tag in tags]
+            # The keys of one script lie on one node; in a cluster those of two tags need not.
+            calls = [[key] for key in at] if self.link.cluster else [at]
+            taken = await asyncio.gather(*[self._take_tags(keys) for keys in calls])
+            members = list(dict.fromkeys(member for found in taken for member in found))
             for start in range(0, len(members), SCAN_COUNT):
                 gone += await self.link.unlink(members[start : start + SCAN_COUNT])
             # By key, not by tag: what another instance read from here came without its tags.
-            by_namespace: dict[str, list[str]] = {}
-            for at in members:
+            for at_member in members:
                 with contextlib.suppress(ValueError):  # not ours; another program wrote into the set
-                    namespace, key = parse_redis_key(at)
+                    namespace, key = parse_redis_key(at_member)
                     by_namespace.setdefault(namespace, []).append(key)
             commands = [
                 ("PUBLISH", CHANNEL, self._message("drop", namespace, keys[start : start + SCAN_COUNT]))
                 for namespace, keys in by_namespace.items()
                 for start in range(0, len(keys), SCAN_COUNT)
             ]
-            await self.link.pipeline([*commands, ("PUBLISH", CHANNEL, self._message("tag", tag, []))])
-            return gone
+            commands += [("PUBLISH", CHANNEL, self._message("tag", tag, [])) for tag in tags]
+            await self.link.pipeline(commands)
         except BackendError as error:
             self.failed(error)
             self._unsynced_all = True
             self.in_step = False
-            return 0
+        return gone, [(namespace, key) for namespace, keys in by_namespace.items() for key in keys]
 
     # Staying in step.
 

@@ -91,7 +91,7 @@ class CacheManager(Phase4Service):
         # Every change, counted, and the last ones by what they changed: a read or load notes the count
         # when it starts and asks at its end whether its key was among what came since.
         self._changes = 0
-        self._recent: deque[tuple[str, str] | None] = deque(maxlen=MAX_RECENT)
+        self._recent: deque[tuple[str, str] | frozenset[str] | None] = deque(maxlen=MAX_RECENT)
         self._l1_only_types: set[str] = set()
         # Who hears the messages of a topic from other instances. Changed only by listen.
         self._listeners: dict[str, Callable[[list[str] | None], None]] = {}
@@ -217,7 +217,7 @@ class CacheManager(Phase4Service):
                 self._changed(name, key)
         elif what == "tag":
             self._l1.drop_tag(name)
-            self._changed_unknown()
+            self._changed_tags((name,))
         elif what == "pattern":
             for pattern in keys:
                 self._l1.drop_pattern(name, pattern)
@@ -262,15 +262,29 @@ class CacheManager(Phase4Service):
         self._changes += 1
         self._recent.append(None)
 
-    def _changed_since(self, begun: int, namespace: str, key: str) -> bool:
-        """Whether the key was, or may have been, changed since the count was ``begun``."""
+    def _changed_tags(self, tags: Sequence[str]) -> None:
+        self._changes += 1
+        self._recent.append(frozenset(tags))
+
+    def _changed_since(self, begun: int, namespace: str, key: str, tags: Sequence[str] | None = None) -> bool:
+        """Whether the key was, or may have been, changed since the count was ``begun``.
+
+        ``tags`` are those of the value in question; None: unknown, so a drop of any tag may have meant it.
+        """
         since = self._changes - begun
         if since == 0:
             return False
         if since > len(self._recent):
             return True
         last = islice(reversed(self._recent), since)
-        return any(change is None or change == (namespace, key) for change in last)
+        at = (namespace, key)
+        for change in last:
+            if isinstance(change, frozenset):
+                if tags is None or not change.isdisjoint(tags):
+                    return True
+            elif change is None or change == at:
+                return True
+        return False
 
     # Reading.
 
@@ -468,7 +482,7 @@ class CacheManager(Phase4Service):
             return in_l1
         payload = self._payload(body, ttl, load_seconds)
         in_l2 = await l2.set(namespace, key, payload, max(1, int(ttl * 1000)), tags)
-        if self._changed_since(begun, namespace, key):
+        if self._changed_since(begun, namespace, key, tags):
             # Two writers at once: which of them came last is for Redis to say, not for L1.
             self._l1.store.remove(namespace, key)
         return in_l2 or in_l1
@@ -564,12 +578,24 @@ class CacheManager(Phase4Service):
 
     async def invalidate_tag(self, tag: str) -> int:
         """Drop every entry, in any namespace, that was stored with the tag; how many that was."""
-        valid_key(tag, "tag")
-        if not self._enabled:
+        return await self.invalidate_tags((tag,))
+
+    async def invalidate_tags(self, tags: Sequence[str]) -> int:
+        """Drop every entry, in any namespace, that was stored with any of the tags; how many that was.
+
+        With Redis all of them cost what one does (in a cluster: one script for each).
+        """
+        tags = _valid_tags(tags)
+        if not self._enabled or not tags:
             return 0
-        self._changed_unknown()
-        here = len(self._l1.drop_tag(tag))
-        return max(here, await self._l2.drop_tag(tag)) if self._l2 is not None else here
+        self._changed_tags(tags)
+        here = sum(len(self._l1.drop_tag(tag)) for tag in tags)
+        if self._l2 is None:
+            return here
+        gone, keys = await self._l2.drop_tags(tags)
+        for namespace, key in keys:
+            self._changed(namespace, key)  # what L1 has from L2 came without its tags
+        return max(here, gone)
 
     async def clear(self, namespace: str | None = None) -> int:
         """Drop a namespace, or all that this process has used, in both tiers; how many entries of L1."""
@@ -708,7 +734,7 @@ class CacheManager(Phase4Service):
         if value is None and options.negative_ttl is not None:
             ttl = options.negative_ttl
         wanted = ttl > 0 and (options.cache_if is None or options.cache_if(value))
-        if wanted and self._enabled and not self._changed_since(begun, namespace, key):
+        if wanted and self._enabled and not self._changed_since(begun, namespace, key, tags):
             if options.ttl_jitter:
                 ttl *= 1 - random.random() * options.ttl_jitter / 100
             await self._store(
@@ -780,7 +806,7 @@ class CacheManager(Phase4Service):
             try:
                 begun = self._changes
                 value = await loader_func()
-                if not self._changed_since(begun, namespace, key):
+                if not self._changed_since(begun, namespace, key, ()):
                     await self._store(namespace, key, value, freeze(value), seconds)
             except Exception as error:
                 self._counters.load_failures += 1

@@ -171,7 +171,7 @@ async def test_an_error_reaches_every_waiter_and_is_not_cached(cache):
 async def test_a_value_that_was_changed_while_it_loaded_is_not_cached(cache, change):
     loader = Loader("old")
     loader.gate.clear()
-    task = asyncio.ensure_future(cache.get_or_load("k", loader))
+    task = asyncio.ensure_future(cache.get_or_load("k", loader, tags=("any",)))
     await until_idle()
     if change == "set":
         await cache.set("k", "new")
@@ -186,6 +186,27 @@ async def test_a_value_that_was_changed_while_it_loaded_is_not_cached(cache, cha
     loader.gate.set()
     assert await task == "old"
     assert await cache.get("k") == ("new" if change == "set" else None)
+
+
+async def test_dropping_a_tag_that_a_load_does_not_carry_leaves_its_value_cached(cache):
+    loader = Loader("value")
+    loader.gate.clear()
+    task = asyncio.ensure_future(cache.get_or_load("k", loader, tags=("mine",)))
+    await until_idle()
+    await cache.invalidate_tags(["another", "and another"])
+    loader.gate.set()
+    assert await task == "value"
+    assert await cache.get("k") == "value"
+
+
+async def test_several_tags_at_once(cache):
+    for key, tags in (("a", ["x"]), ("b", ["y", "x"]), ("c", ["y"]), ("d", ["z"])):
+        await cache.set(key, 1, tags=tags)
+    assert await cache.invalidate_tags(["x", "y"]) == 3
+    assert await cache.get_many(["a", "b", "c", "d"]) == {"d": 1}
+    assert await cache.invalidate_tags([]) == 0
+    with pytest.raises(ValueError, match="a sequence of strings"):
+        await cache.invalidate_tags("xy")
 
 
 async def test_a_stale_value_is_served_when_the_loader_fails(cache, clock, caplog):

@@ -88,6 +88,17 @@ async def test_a_change_in_one_is_seen_by_the_other(pair, change):
     await until(lambda: equals(lambda: b.get("k"), expected))
 
 
+async def test_tags_drop_what_this_instance_read_from_redis_too(pair):
+    a, b = pair
+    await b.set("one", 1, tags=["t"])
+    await b.set("two", 2, tags=["u", "t"])
+    await b.set("other", 3, tags=["v"])
+    assert await a.get_many(["one", "two", "other"]) == {"one": 1, "two": 2, "other": 3}
+    assert await a.invalidate_tags(["t", "u"]) == 2
+    assert await a.get_many(["one", "two", "other"]) == {"other": 3}
+    await until(lambda: equals(lambda: b.get_many(["one", "two", "other"]), {"other": 3}))
+
+
 async def test_a_value_loaded_while_another_instance_writes_is_not_kept(pair):
     a, b = pair
     loading, go_on = asyncio.Event(), asyncio.Event()
