@@ -143,6 +143,7 @@ _FAMILIES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "phase4_rate_limit_requests": ("counter", "Requests by limit and outcome", ("tier", "outcome")),
     "phase4_rate_limit_active_clients": ("gauge", "Clients whose bucket is not full", ("tier",)),
     "phase4_batch_pending_items": ("gauge", "Items that wait or are being handled", ()),
+    "phase4_batch_max_pending_items": ("gauge", "Items that may be pending; beyond, they are refused", ()),
     "phase4_batch_pending_batches": ("gauge", "Batches that wait or are being handled", ()),
     "phase4_batch_batches": ("counter", "Batches by outcome", ("outcome",)),
     "phase4_batch_items": ("counter", "Items by outcome", ("outcome",)),
@@ -153,6 +154,7 @@ _FAMILIES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "phase4_load_balancer_instances": ("gauge", "Instances known", ()),
     "phase4_load_balancer_healthy_instances": ("gauge", "Instances that get requests", ()),
     "phase4_load_balancer_requests": ("counter", "Requests routed by outcome", ("outcome",)),
+    "phase4_load_balancer_retries": ("counter", "Requests sent again to another instance", ()),
     "phase4_load_balancer_average_response_seconds": ("gauge", "Response time on average", ()),
     "phase4_load_balancer_distribution_variance_percent": (
         "gauge",
@@ -165,6 +167,8 @@ _FAMILIES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "phase4_load_balancer_instance_requests": ("counter", "Requests by instance", ("bot_instance",)),
     "phase4_load_balancer_instance_failures": ("counter", "Failed requests by instance", ("bot_instance",)),
 }
+
+_RENAMED = {"instance": "bot_instance"}
 
 _MB = 1_048_576.0
 
@@ -201,11 +205,15 @@ _FIGURES: dict[str, tuple[_Figure, ...]] = {
     ),
     "batch_processor": (
         _Figure("pending_items", "phase4_batch_pending_items"),
+        _Figure("max_pending", "phase4_batch_max_pending_items"),
         _Figure("pending_batches", "phase4_batch_pending_batches"),
         _Figure("completed_batches", "phase4_batch_batches", ("completed",)),
         _Figure("failed_batches", "phase4_batch_batches", ("failed",)),
         _Figure("total_items_processed", "phase4_batch_items", ("processed",)),
         _Figure("failed_items", "phase4_batch_items", ("failed",)),
+        _Figure("cancelled_items", "phase4_batch_items", ("cancelled",)),
+        _Figure("dead_lettered_items", "phase4_batch_items", ("dead_lettered",)),
+        _Figure("refused_items", "phase4_batch_items", ("refused",)),
         _Figure("retries", "phase4_batch_retries"),
         _Figure("dead_letters", "phase4_batch_dead_letters"),
         _Figure("avg_batch_size", "phase4_batch_average_size"),
@@ -217,6 +225,8 @@ _FIGURES: dict[str, tuple[_Figure, ...]] = {
         _Figure("successful_requests", "phase4_load_balancer_requests", ("succeeded",)),
         _Figure("failed_requests", "phase4_load_balancer_requests", ("failed",)),
         _Figure("average_response_time_ms", "phase4_load_balancer_average_response_seconds", scale=0.001),
+        _Figure("rejected_requests", "phase4_load_balancer_requests", ("rejected",)),
+        _Figure("retries", "phase4_load_balancer_retries"),
         _Figure("distribution_variance", "phase4_load_balancer_distribution_variance_percent"),
     ),
 }
@@ -399,12 +409,14 @@ class _Families:
     def add_histogram(self, snapshot: HistogramSnapshot) -> None:
         """Add a histogram; those of one name share a family and the names of its labels."""
         name = f"phase4_{snapshot.name}"
-        names = sorted(snapshot.labels)
+        # See phase4_load_balancer_instance_healthy for why "instance" is renamed.
+        given = {_RENAMED.get(label, label): value for label, value in snapshot.labels.items()}
+        names = sorted(given)
         family = self._built.get(name)
         if family is None:
             family = HistogramMetricFamily(name, snapshot.description, labels=names)
             self._built[name] = family
-        labels = tuple(str(snapshot.labels[label]) for label in names)
+        labels = tuple(str(given[label]) for label in names)
         key = (name, *labels)
         # Bucket by bucket, since each is a counter; what a reset took away stays in all of them.
         below = 0.0
