@@ -104,13 +104,13 @@ def _summary(kind: QueryType, fingerprint: str, normal_form: str, found: list[Ef
 def _parse(query: str, tokens: list[Any], dialect: str, parameters: Parameters) -> list[Any] | None:
     from sqlglot.errors import ErrorLevel, SqlglotError
 
-    reader = _dialect(dialect)
+    reader = dialect_of(dialect)
     if tokens[0].text.upper() == "REPLACE" and _REPLACE.match(query):
         # To sqlglot REPLACE is a statement it passes through unread; its tables are those of an INSERT.
         query = _REPLACE.sub("INSERT INTO ", query, count=1)
         tokens = reader.tokenize(query)
     try:
-        if "%" in query or "?" in query:
+        if "%" in query or "?" in query or "$" in query:
             plain = parameters.name_all(query, tokens)
             if plain != query:
                 query, tokens = plain, reader.tokenize(plain)
@@ -126,7 +126,8 @@ def _parse(query: str, tokens: list[Any], dialect: str, parameters: Parameters) 
 
 
 @functools.cache
-def _dialect(name: str) -> Any:
+def dialect_of(name: str) -> Any:
+    """sqlglot's reader and writer of a dialect; "" is its own, which takes a little of all."""
     from sqlglot.dialects.dialect import Dialect
 
     log = logging.getLogger("sqlglot")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal
@@ -115,6 +116,51 @@ class OptimizationResult:
     @property
     def estimated_improvement_percent(self) -> float:
         return self.estimated_improvement
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What a text means and what to do about it; the same for every execution of it."""
+
+    query: str
+    analysis: Analysis
+    optimized_query: str
+    findings: tuple[Finding, ...] = ()
+    recommendations: tuple[str, ...] = ()
+    """The findings as text."""
+    index_suggestions: tuple[IndexSuggestion, ...] = ()
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def characters(self) -> int:
+        """About what it takes, for the bound on what is remembered."""
+        return len(self.query) * 2 + sum(map(len, self.recommendations)) * 2 + 1000
+
+    def result(self, ttl: float, observed: Sequence[Finding] = ()) -> OptimizationResult:
+        """The same as users see it, its lists their own.
+
+        ``ttl`` is of a cached result, in seconds; ``observed`` is what only its executions could show (an
+        N+1 pattern).
+        """
+        analysis = self.analysis
+        tables = sorted(analysis.reads | analysis.writes)
+        if analysis.not_cacheable:
+            suggestion = f"not cacheable: {analysis.not_cacheable}"
+        else:
+            suggestion = f"cacheable for {ttl:g} s, until a write to {', '.join(tables) or 'any table'}"
+        return OptimizationResult(
+            query=self.query,
+            query_type=analysis.query_type,
+            optimized_query=self.optimized_query,
+            fingerprint=analysis.fingerprint,
+            tables=tables,
+            recommendations=[*self.recommendations, *map(str, observed)],
+            index_suggestions=list(self.index_suggestions),
+            cache_suggestion=suggestion,
+            n_plus_one_detected=bool(observed),
+            findings=[*self.findings, *observed],
+            columns={clause: list(names) for clause, names in self.columns.items()},
+        )
 
 
 @dataclass(frozen=True)

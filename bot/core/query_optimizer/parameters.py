@@ -1,7 +1,7 @@
 """Parameters as drivers write them, named so that sqlglot reads them in every dialect.
 
 ``%s`` and ``%(name)s`` (psycopg, aiomysql, asyncmy) are a division's remainder to sqlglot, and SQLite's
-``?1`` is nothing at all; ``?``, ``$1`` and ``:name`` it knows.
+``?1`` is nothing at all; ``$1`` is a column to all but PostgreSQL. ``?`` and ``:name`` it knows.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ _STEM = "phase4_parameter_"
 _NAMED = re.compile(rf":{_STEM}(\d+)\b|%\({_STEM}(\d+)\)s")
 _REMAINDER = re.compile(r"%(?:\((\w+)\))?[sd]\b")
 _NUMBERED = re.compile(r"\?\d+")
+_DOLLAR = re.compile(r"\$\d+\b")
+_MARKS = frozenset("%?$")
+_PLAIN = re.compile(r"\?\d*")
 
 
 class Parameters:
@@ -23,15 +26,22 @@ class Parameters:
     def __init__(self) -> None:
         self.written: list[str] = []
 
-    def name_all(self, query: str, tokens: list[Any]) -> str:
-        """``query`` with each such parameter named; strings and comments are left alone."""
+    def name_all(self, query: str, tokens: list[Any], *, every: bool = False) -> str:
+        """``query`` with each such parameter named; strings and comments are left alone.
+
+        ``every`` names ``?`` too.
+        """
         pieces: list[str] = []
         done = 0
         for token in tokens:
             start = token.start
-            if start < done or token.text not in ("%", "?"):
+            mark = token.text[:1]
+            if start < done or mark not in _MARKS:
                 continue
-            match = (_REMAINDER if token.text == "%" else _NUMBERED).match(query, start)
+            if mark == "?":
+                match = (_PLAIN if every else _NUMBERED).match(query, start)
+            else:
+                match = (_REMAINDER if mark == "%" else _DOLLAR).match(query, start)
             if match is None:
                 continue
             pieces += [query[done:start], f":{_STEM}{len(self.written)}"]

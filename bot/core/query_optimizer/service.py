@@ -17,7 +17,14 @@ from bot.core._shared.errors import invalid
 from bot.core._shared.isolation import Frozen, freeze
 from bot.core._shared.singleflight import SingleFlight
 from bot.core.phase4_service import Phase4Service
-from bot.core.query_optimizer.models import Analysis, Finding, OptimizationResult, QueryType, SlowQuery
+from bot.core.query_optimizer.models import (
+    Advice,
+    Analysis,
+    Finding,
+    OptimizationResult,
+    QueryType,
+    SlowQuery,
+)
 from bot.core.query_optimizer.n_plus_one import (
     Detector,
     NPlusOnePattern,
@@ -73,6 +80,7 @@ class QueryOptimizer(Phase4Service):
         self._misses = Misses()
         self._flights: SingleFlight[Any] = SingleFlight()
         self._analyses: LRUCache[str, Analysis] = self._new_analyses()
+        self._advices: LRUCache[str, Advice] = self._new_advices()
         self._statistics = ExecutionStatistics()
         self._hits = 0
         self._missed = 0
@@ -85,6 +93,10 @@ class QueryOptimizer(Phase4Service):
     @staticmethod
     def _new_analyses() -> LRUCache[str, Analysis]:
         return LRUCache(maxsize=ANALYSES_CHARACTERS, getsizeof=lambda a: len(a.normal_form) + 500)
+
+    @staticmethod
+    def _new_advices() -> LRUCache[str, Advice]:
+        return LRUCache(maxsize=ANALYSES_CHARACTERS, getsizeof=lambda a: a.characters + 500)
 
     # Lifecycle.
 
@@ -151,6 +163,7 @@ class QueryOptimizer(Phase4Service):
             if (speaks, pure) != (self._dialect, self._pure):
                 self._dialect, self._pure = speaks, pure
                 self._analyses = self._new_analyses()
+                self._advices = self._new_advices()
                 self._cache.write_anything()  # cached by another reading of the same texts
             for name, tables in behind:
                 self._relate(self._relations.view, name, tables)
@@ -171,6 +184,7 @@ class QueryOptimizer(Phase4Service):
             self._live = {}
             self._misses.clear()
             self._analyses = self._new_analyses()
+            self._advices = self._new_advices()
         return True
 
     # What the text of a query cannot tell.
@@ -234,30 +248,26 @@ class QueryOptimizer(Phase4Service):
     # Analysis.
 
     async def analyze_query(self, query: str, params: Any = None) -> OptimizationResult:
-        """What the query is: type, tables, fingerprint, and whether its result may be cached.
+        """What the query is and what to do about it: findings, index suggestions, a better form.
 
         Any text gets an answer. While the optimizer is off, the answer is UNKNOWN and the query itself.
         """
         _valid_query(query)
         if not self._enabled:
             return OptimizationResult(query, QueryType.UNKNOWN, query, fingerprint="", tables=[])
-        analysis = self._analyse(query)
-        tables = sorted(analysis.reads | analysis.writes)
-        return OptimizationResult(
-            query=query,
-            query_type=analysis.query_type,
-            optimized_query=query,
-            fingerprint=analysis.fingerprint,
-            tables=tables,
-            findings=(findings := self._n_plus_one_of(analysis)),
-            recommendations=[str(finding) for finding in findings],
-            n_plus_one_detected=bool(findings),
-            cache_suggestion=(
-                f"cacheable for {self._ttl:g} s, until a write to {', '.join(tables) or 'any table'}"
-                if analysis.cacheable
-                else f"not cacheable: {analysis.not_cacheable}"
-            ),
-        )
+        advice = self._advise(query)
+        return advice.result(self._ttl, self._n_plus_one_of(advice.analysis))
+
+    def _advise(self, query: str) -> Advice:
+        advice = self._advices.get(query)
+        if advice is None:
+            from bot.core.query_optimizer.advice import advise  # imports sqlglot, on the first query
+            from bot.core.query_optimizer.analyzer import read
+
+            advice = advise(read(query, self._dialect, self._pure))
+            if len(query) < 50_000:
+                self._advices[query] = advice
+        return advice
 
     def _n_plus_one_of(self, analysis: Analysis) -> list[Finding]:
         """Q900, if this query's shape was seen to run once per value within a request."""

@@ -1,0 +1,56 @@
+"""Everything that can be said of a text without executing it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from bot.core.query_optimizer.analyzer import Reading
+from bot.core.query_optimizer.indexes import suggestions_for
+from bot.core.query_optimizer.models import Advice, Finding, IndexSuggestion
+from bot.core.query_optimizer.rewrites import REWRITES, rewrite
+from bot.core.query_optimizer.rules import Facts, findings_of
+from bot.core.query_optimizer.schema import Schema
+from bot.core.query_optimizer.scopes import columns_by_clause
+
+logger = logging.getLogger(__name__)
+
+
+def advise(reading: Reading, schema: Schema | None = None) -> Advice:
+    """Rules, rewrites and index suggestions for a text that was read. Never raises."""
+    try:
+        return _advise(reading, schema)
+    except (RecursionError, AttributeError, TypeError, KeyError, ValueError, IndexError) as error:
+        # A tree of a form that no rule foresaw: no advice is better than no answer.
+        logger.debug("no advice on %.200s: %r", reading.analysis.normal_form, error)
+        return Advice(reading.query, reading.analysis, reading.query)
+
+
+def _advise(reading: Reading, schema: Schema | None) -> Advice:
+    findings: list[Finding] = []
+    suggestions: dict[str, IndexSuggestion] = {}
+    columns: dict[str, dict[str, None]] = {}
+    for census in reading.censuses:
+        facts = Facts(reading, census, schema)
+        findings += findings_of(facts)
+        for suggestion in suggestions_for(facts):
+            suggestions.setdefault(suggestion.ddl, suggestion)
+        for clause, names in columns_by_clause(census, facts.scopes).items():
+            columns.setdefault(clause, {}).update(dict.fromkeys(names))
+    optimized, done = rewrite(reading, {finding.code for finding in findings})
+    if done:
+        findings = [
+            replace(finding, fix=f"{finding.fix} (Done in optimized_query: {REWRITES[finding.code]}.)")
+            if finding.code in done
+            else finding
+            for finding in findings
+        ]
+    return Advice(
+        query=reading.query,
+        analysis=reading.analysis,
+        optimized_query=optimized,
+        findings=tuple(findings),
+        recommendations=tuple(map(str, findings)),
+        index_suggestions=tuple(suggestions.values()),
+        columns={clause: tuple(names) for clause, names in columns.items()},
+    )

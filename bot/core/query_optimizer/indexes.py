@@ -1,0 +1,221 @@
+"""Indexes that would serve a query, from its conditions alone.
+
+A B-tree serves columns compared for equality in any order, after them one compared by range, or those
+the result is sorted by: so equality, then range, then sort, the last two together only where they are
+the same column. (Winand, "SQL Performance Explained", chapters 2 and 6.)
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from sqlglot import exp
+
+from bot.core.query_optimizer.models import IndexSuggestion
+from bot.core.query_optimizer.rules import Facts
+from bot.core.query_optimizer.scopes import COMPARISONS, Scope, Source, bare, is_constant, operands
+
+_SIMPLE = re.compile(r"[a-z_][a-z0-9_]*\Z")
+_MAX_NAME = 63
+"""Of PostgreSQL; MySQL takes 64."""
+
+_MAX_COLUMNS = 4
+
+
+class _Wanted:
+    """What a query asks of one table."""
+
+    __slots__ = ("equal", "joined", "ranged", "sorted")
+
+    def __init__(self) -> None:
+        self.equal: dict[str, str] = {}  # column in lower case -> as it is written
+        self.joined: dict[str, str] = {}
+        self.ranged: dict[str, str] = {}
+        self.sorted: dict[str, tuple[str, bool]] = {}  # with whether it descends
+
+
+def suggestions_for(facts: Facts) -> list[IndexSuggestion]:
+    """At most one index for each table of each SELECT, UPDATE or DELETE; none that is known to exist."""
+    found: dict[tuple[str, tuple[str, ...]], IndexSuggestion] = {}
+    for scope in facts.scopes:
+        for source, wanted in _wanted_in(scope):
+            suggestion = _suggestion(source, wanted, facts)
+            if suggestion is not None:
+                found.setdefault((suggestion.table, suggestion.columns), suggestion)
+    # One that begins another of the same table is served by that.
+    return [
+        suggestion
+        for (table, columns), suggestion in found.items()
+        if not any(
+            other != columns and of == table and other[: len(columns)] == columns for of, other in found
+        )
+    ]
+
+
+def _wanted_in(scope: Scope) -> list[tuple[Source, _Wanted]]:
+    wanted = {id(source): (source, _Wanted()) for source in scope.sources.values() if source.is_base}
+    if not wanted:
+        return []
+    conditions = scope.conditions()
+    if len(conditions) == 1 and conditions[0].__class__ is exp.Or:
+        return _wanted_by_or(scope, conditions[0])
+    for condition in conditions:
+        _note(condition, scope, wanted)
+    for join in scope.joins:
+        on = join.args.get("on")
+        if on is not None:
+            for condition in operands(on, exp.And):
+                _note(condition, scope, wanted)
+    _note_order(scope, wanted)
+    return list(wanted.values())
+
+
+def _wanted_by_or(scope: Scope, condition: Any) -> list[tuple[Source, _Wanted]]:
+    """An OR of conditions on several columns wants an index for each."""
+    found = []
+    for side in operands(condition, exp.Or):
+        of_side = {id(source): (source, _Wanted()) for source in scope.sources.values() if source.is_base}
+        for part in operands(side, exp.And):
+            _note(part, scope, of_side)
+        fitting = [pair for pair in of_side.values() if pair[1].equal or pair[1].ranged]
+        if not fitting:
+            return []  # this side reads the whole table, so the others' indexes help nobody
+        found += fitting
+    return found
+
+
+def _note(condition: Any, scope: Scope, wanted: dict[int, tuple[Source, _Wanted]]) -> None:
+    kind = condition.__class__
+    if kind in COMPARISONS:
+        one, other = bare(condition.this), bare(condition.args["expression"])
+        if one.__class__ is exp.Column and other.__class__ is exp.Column:
+            if kind is exp.EQ:
+                _note_join(one, other, scope, wanted)
+            return
+        if one.__class__ is not exp.Column:
+            one, other = other, one
+        if one.__class__ is not exp.Column or not (is_constant(other) or _is_query(other)):
+            return
+        column, is_equality = one, kind is exp.EQ
+    elif kind is exp.In:
+        if condition.args.get("query") is None and not all(map(is_constant, condition.expressions)):
+            return
+        column, is_equality = bare(condition.this), True
+    elif kind is exp.Is and not condition.args.get("negate"):
+        column, is_equality = bare(condition.this), condition.args["expression"].__class__ is exp.Null
+        if not is_equality:
+            return
+    elif kind is exp.Between:
+        column, is_equality = bare(condition.this), False
+    elif kind is exp.Like:
+        pattern = condition.args["expression"]
+        if (
+            condition.args.get("negate")
+            or pattern.__class__ is not exp.Literal
+            or not pattern.is_string
+            or pattern.this[:1] in ("%", "_", "")
+        ):
+            return
+        column, is_equality = bare(condition.this), False
+    else:
+        return
+    if column.__class__ is not exp.Column:
+        return
+    source = scope.source_of(column)
+    pair = wanted.get(id(source))
+    if pair is not None:
+        (pair[1].equal if is_equality else pair[1].ranged).setdefault(column.name.lower(), column.name)
+
+
+def _is_query(node: Any) -> bool:
+    return node.__class__ is exp.Subquery
+
+
+def _note_join(one: Any, other: Any, scope: Scope, wanted: dict[int, tuple[Source, _Wanted]]) -> None:
+    """Of two tables related by equality, the one that stands later is looked up in for each row."""
+    first, second = scope.source_of(one), scope.source_of(other)
+    if first is None or second is None or first is second:
+        return
+    here = list(scope.sources.values())
+    if first not in here or second not in here:
+        # One is a column of the query around: to this query it is a value.
+        column, source = (one, first) if first in here else (other, second)
+        pair = wanted.get(id(source))
+        if pair is not None:
+            pair[1].equal.setdefault(column.name.lower(), column.name)
+        return
+    column, source = (other, second) if here.index(second) > here.index(first) else (one, first)
+    pair = wanted.get(id(source))
+    if pair is not None:
+        pair[1].joined.setdefault(column.name.lower(), column.name)
+
+
+def _note_order(scope: Scope, wanted: dict[int, tuple[Source, _Wanted]]) -> None:
+    args = scope.node.args
+    order = args.get("order")
+    if order is None or args.get("group") or args.get("distinct") or scope.node.__class__ is not exp.Select:
+        return
+    aliases = {item.alias.lower() for item in scope.node.expressions if item.__class__ is exp.Alias}
+    found: dict[str, tuple[str, bool]] = {}
+    source = None
+    for ordered in order.expressions:
+        column = ordered.this
+        if column.__class__ is not exp.Column or (not column.table and column.name.lower() in aliases):
+            return
+        of = scope.source_of(column)
+        if of is None or (source is not None and of is not source):
+            return
+        source = of
+        found.setdefault(column.name.lower(), (column.name, bool(ordered.args.get("desc"))))
+    pair = wanted.get(id(source))
+    # An index gives the order of the table that is read first.
+    if pair is None or source is not next(iter(scope.sources.values())):
+        return
+    if pair[1].equal or pair[1].ranged or args.get("limit"):
+        pair[1].sorted = found
+
+
+def _suggestion(source: Source, wanted: _Wanted, facts: Facts) -> IndexSuggestion | None:
+    equal = {**wanted.equal, **wanted.joined}
+    columns = list(equal.values())
+    ranged = [name for column, name in wanted.ranged.items() if column not in equal]
+    sorted_by = {c: s for c, s in wanted.sorted.items() if c not in equal}
+    first_sorted = next(iter(sorted_by), None)
+    roles = [f"= on {', '.join(columns)}"] if columns else []
+    directions: dict[str, bool] = {}
+    if ranged and first_sorted not in (None, *(name.lower() for name in ranged)):
+        # Either the range or the order: rows that are not read need no sorting.
+        sorted_by = {}
+    if ranged:
+        best = next((name for name in ranged if name.lower() == first_sorted), ranged[0])
+        columns.append(best)
+        roles.append(f"range on {best}")
+    if sorted_by:
+        columns += [name for name, _ in sorted_by.values() if name not in columns]
+        roles.append("ORDER BY " + ", ".join(name for name, _ in sorted_by.values()))
+        if len({descends for _, descends in sorted_by.values()}) > 1:
+            directions = dict(sorted_by.values())
+    columns = columns[:_MAX_COLUMNS]
+    if not columns or columns[0].lower() == "id" or "id" in (name.lower() for name in equal.values()):
+        return None  # by convention the primary key, which leaves one row
+    if facts.schema is not None and facts.schema.serves(source.name, tuple(columns), min(len(equal), 4)):
+        return None
+    name = "_".join(["idx", source.name, *columns]).lower()
+    name = re.sub(r"\W+", "_", name)[:_MAX_NAME]
+    listed = ", ".join(
+        _quoted(column, facts.dialect) + (" DESC" if directions.get(column) else "") for column in columns
+    )
+    table = ".".join(_quoted(part, facts.dialect) for part in source.qualified.split("."))
+    return IndexSuggestion(
+        table=source.qualified,
+        columns=tuple(columns),
+        ddl=f"CREATE INDEX {name} ON {table} ({listed})",
+        reason=f"{source.name}: {'; '.join(roles)}",
+    )
+
+
+def _quoted(name: str, dialect: str) -> str:
+    if _SIMPLE.match(name) or (name.isidentifier() and name.isascii() and dialect != "postgres"):
+        return name
+    return f"`{name}`" if dialect == "mysql" else '"' + name.replace('"', '""') + '"'

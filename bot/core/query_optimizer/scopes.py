@@ -1,0 +1,247 @@
+"""Which table a column belongs to, and in which clause it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from sqlglot import exp
+
+from bot.core.query_optimizer.census import Census
+
+COMPARISONS = (exp.EQ, exp.GT, exp.GTE, exp.LT, exp.LTE)
+SETS = (exp.Union, exp.Intersect, exp.Except)
+_SCOPES = frozenset((exp.Select, exp.Update, exp.Delete, *SETS))
+_TRANSPARENT = frozenset((exp.And, exp.Or, exp.Not, exp.Paren))
+_FILTERS = frozenset((exp.Where, exp.Join, exp.Having))
+
+_CLAUSES = {
+    "expressions": "select", "where": "where", "joins": "join", "group": "group_by", "having": "having",
+    "order": "order_by", "distinct": "select", "using": "join", "from_": "join",
+}  # fmt: skip
+
+SYSTEM_SCHEMAS = frozenset(("information_schema", "pg_catalog", "mysql", "performance_schema", "sys"))
+
+
+class Source:
+    """One table, subquery or function in the FROM of a scope."""
+
+    __slots__ = ("alias", "is_base", "join", "name", "node")
+
+    def __init__(self, node: Any, join: Any, with_names: frozenset[str]) -> None:
+        self.node = node
+        self.join = join
+        """The Join that brings it in; None for the first one."""
+        is_table = node.__class__ is exp.Table and node.this.__class__ is exp.Identifier
+        self.name: str = node.name if is_table else ""
+        alias = node.args.get("alias")
+        self.alias: str = (alias.name if alias is not None else "") or self.name
+        db = node.args.get("db") if is_table else None
+        in_catalog = db is not None and db.name.lower() in SYSTEM_SCHEMAS
+        self.is_base = (
+            is_table
+            and not in_catalog
+            and (db is not None or self.name.lower() not in with_names)
+            and not self.name.lower().startswith(("pg_", "sqlite_"))
+        )
+
+    @property
+    def qualified(self) -> str:
+        """The table's name, with its schema where the query gives one."""
+        db = self.node.args.get("db")
+        return f"{db.name}.{self.name}" if db is not None else self.name
+
+
+class Scope:
+    """A SELECT, UPDATE or DELETE with what it reads from."""
+
+    __slots__ = ("joins", "node", "parent", "sources")
+
+    def __init__(self, node: Any, with_names: frozenset[str]) -> None:
+        self.node = node
+        self.parent: Scope | None = None
+        self.joins: list[Any] = []
+        self.sources: dict[str, Source] = {}
+        args = node.args
+        first: list[Any] = []
+        if node.__class__ in (exp.Update, exp.Delete):
+            first.append(args.get("this"))
+        clause = args.get("from_")
+        if clause is not None:
+            first.append(clause.this)
+        first += args.get("using") or ()
+        for table in first:
+            self._add(table, None, with_names)
+        for join in args.get("joins") or ():
+            self.joins.append(join)
+            self._add(join.this, join, with_names)
+        for lateral in args.get("laterals") or ():
+            self._add(lateral, lateral, with_names)
+
+    def _add(self, table: Any, join: Any, with_names: frozenset[str]) -> None:
+        if table is None:
+            return
+        if table.__class__ is exp.Paren:
+            table = table.this
+        source = Source(table, join, with_names)
+        self.sources[source.alias.lower() or f"#{len(self.sources)}"] = source
+        for nested in table.args.get("joins") or ():
+            self.joins.append(nested)
+            self._add(nested.this, nested, with_names)
+
+    def source_of(self, column: Any) -> Source | None:
+        """What a column comes from; None where the query does not tell."""
+        qualifier = column.args.get("table")
+        if qualifier is None:
+            if len(self.sources) == 1:
+                return next(iter(self.sources.values()))
+            return None
+        name = qualifier.name.lower()
+        scope: Scope | None = self
+        while scope is not None:
+            found = scope.sources.get(name)
+            if found is not None:
+                return found
+            scope = scope.parent
+        return None
+
+    def conditions(self) -> list[Any]:
+        """The conditions of WHERE that must all hold."""
+        where = self.node.args.get("where")
+        return [] if where is None else list(operands(where.this, exp.And))
+
+
+class Scopes:
+    """The scopes of one statement."""
+
+    __slots__ = ("by_node", "with_names")
+
+    def __init__(self, census: Census) -> None:
+        self.with_names = frozenset(cte.alias.lower() for cte in census.all(exp.CTE))
+        self.by_node = {
+            id(node): Scope(node, self.with_names)
+            for node in census.all(exp.Select, exp.Update, exp.Delete)
+        }  # fmt: skip
+        if len(self.by_node) > 1:
+            for scope in self.by_node.values():
+                scope.parent = self.around(scope.node)
+
+    def around(self, node: Any) -> Scope | None:
+        """The innermost scope that ``node`` stands in, not counting itself."""
+        node = node.parent
+        while node is not None:
+            found = self.by_node.get(id(node))
+            if found is not None:
+                return found
+            node = node.parent
+        return None
+
+    def __iter__(self) -> Iterator[Scope]:
+        return iter(self.by_node.values())
+
+
+def place_of(column: Any) -> tuple[str, Any]:
+    """(clause, SELECT, UPDATE, DELETE or set operation) that a column stands in."""
+    node = column
+    parent = node.parent
+    while parent is not None:
+        if parent.__class__ in _SCOPES:
+            clause = _CLAUSES.get(node.arg_key or "", "")
+            if clause == "select" and parent.__class__ is exp.Update:
+                clause = "set"
+            return clause, parent
+        node = parent
+        parent = node.parent
+    return "", None
+
+
+def columns_by_clause(census: Census, scopes: Scopes) -> dict[str, list[str]]:
+    """``{"where": ["users.id", ...], ...}``: each column once, in the order of the text's levels."""
+    found: dict[str, dict[str, None]] = {}
+    for column in census.all(exp.Column):
+        clause, node = place_of(column)
+        if not clause or column.this.__class__ is exp.Star:
+            continue
+        scope = scopes.by_node.get(id(node))
+        source = scope.source_of(column) if scope is not None else None
+        name = f"{source.name}.{column.name}" if source is not None and source.name else written(column)
+        found.setdefault(clause, {})[name] = None
+    return {clause: list(names) for clause, names in found.items()}
+
+
+def operands(condition: Any, connector: Any) -> Iterator[Any]:
+    """What an AND, or an OR, connects, left to right, through parentheses."""
+    stack: list[Any] = [condition]
+    while stack:
+        node: Any = stack.pop()
+        while node.__class__ is exp.Paren:
+            node = node.this
+        if node.__class__ is connector:
+            stack += (node.args["expression"], node.this)
+        else:
+            yield node
+
+
+def in_filter(node: Any) -> bool:
+    """Whether a condition decides by itself, or through AND, OR and NOT, which rows count."""
+    parent = node.parent
+    while parent is not None and parent.__class__ in _TRANSPARENT:
+        parent = parent.parent
+    return parent is not None and parent.__class__ in _FILTERS
+
+
+def bare(node: Any) -> Any:
+    """What stands in parentheses."""
+    while node.__class__ is exp.Paren:
+        node = node.this
+    return node
+
+
+def written(column: Any) -> str:
+    """A column as it is written: ``u.id`` or ``id``."""
+    qualifier = column.args.get("table")
+    return f"{qualifier.name}.{column.name}" if qualifier is not None else str(column.name)
+
+
+def key_of(column: Any) -> tuple[str, str]:
+    """Equal for two columns that are written the same, whatever the case of what is not quoted."""
+    qualifier = column.args.get("table")
+    return (name_key(qualifier) if qualifier is not None else "", name_key(column.this))
+
+
+def name_key(identifier: Any) -> str:
+    return str(identifier.name if identifier.args.get("quoted") else identifier.name.lower())
+
+
+def is_constant(node: Any) -> bool:
+    """Whether it holds no column and no query: a literal, a parameter, or computed from such."""
+    return node.find(exp.Column, exp.Select) is None
+
+
+def is_plain_constant(node: Any) -> bool:
+    """A literal or a parameter."""
+    if node.__class__ is exp.Neg:
+        node = node.this
+    return node.__class__ in (exp.Literal, exp.Placeholder, exp.Parameter, exp.Boolean)
+
+
+def select_in(node: Any) -> Any:
+    """The SELECT or set operation inside a subquery's parentheses."""
+    while node is not None and node.__class__ in (exp.Subquery, exp.Paren):
+        node = node.this
+    return node
+
+
+def is_limited(node: Any) -> bool:
+    return node.args.get("limit") is not None or node.args.get("offset") is not None
+
+
+def line_of(node: Any) -> int:
+    """The line of the text at which a node begins, as far as its names and literals tell."""
+    best = 0
+    for part in node.walk():
+        line = part.meta.get("line") if part._meta else None
+        if line and (best == 0 or line < best):
+            best = line
+            break
+    return best or 1
