@@ -124,11 +124,48 @@ ENABLE_RATE_LIMITER = True
 # how an instance is chosen (one of 'round_robin', 'least_connections', 'weighted',
 # 'weighted_round_robin', 'random', 'least_loaded')
 # LOAD_BALANCER_STRATEGY = "round_robin"
-# seconds between health checks (a number > 0 and <= 31_536_000)
+# seconds between health checks; 0: none (a number >= 0 and <= 31_536_000)
 # LOAD_BALANCER_CHECK_INTERVAL = 10
+# seconds a health check may take (a number > 0 and <= 31_536_000)
+# LOAD_BALANCER_CHECK_TIMEOUT = 2
+# path that answers a health check with 2xx, such as /health; empty: a TCP connect (a string)
+# LOAD_BALANCER_CHECK_PATH = ""
 # failed checks in a row that take an instance out (a whole number >= 1 and <= 1_000)
 # LOAD_BALANCER_FAILURE_THRESHOLD = 3
 # good checks in a row that bring an instance back (a whole number >= 1 and <= 1_000)
 # LOAD_BALANCER_RECOVERY_THRESHOLD = 5
-# instances added at startup: [{id, address, port, weight}] (a list)
+# seconds one instance may take to answer a request (a number > 0 and <= 31_536_000)
+# LOAD_BALANCER_REQUEST_TIMEOUT = 30
+# seconds a request may take in all, failovers included (a number > 0 and <= 31_536_000)
+# LOAD_BALANCER_TOTAL_TIMEOUT = 60
+# requests in progress at one instance at most; 0: no limit (a whole number >= 0 and <= 1_000_000)
+# LOAD_BALANCER_MAX_CONCURRENT = 0
+# failovers allowed, in percent of the requests of the last 10 to 20 seconds (a number >= 0 and <= 100)
+# LOAD_BALANCER_RETRY_BUDGET_PERCENT = 20
+# failovers per second allowed besides that share (a number >= 0 and <= 1_000_000)
+# LOAD_BALANCER_RETRY_BUDGET_MIN_PER_SECOND = 10
+# failed requests in a row that eject an instance (a whole number >= 1 and <= 100_000)
+# LOAD_BALANCER_OUTLIER_FAILURES = 5
+# percent of failed requests that ejects an instance, if at least twice the others' (a number > 0 and <=
+# 100)
+# LOAD_BALANCER_OUTLIER_FAILURE_PERCENT = 30
+# requests an instance must have had for that percentage (a whole number >= 1 and <= 1_000_000)
+# LOAD_BALANCER_OUTLIER_MIN_REQUESTS = 20
+# seconds of requests that the percentage is taken from, once to twice (a number > 0 and <= 31_536_000)
+# LOAD_BALANCER_OUTLIER_WINDOW = 10
+# seconds of the first ejection; each further one is twice as long (a number > 0 and <= 31_536_000)
+# LOAD_BALANCER_EJECTION_TIME = 30
+# seconds of an ejection at most (a number > 0 and <= 31_536_000)
+# LOAD_BALANCER_EJECTION_MAX_TIME = 300
+# percent of the instances ejected at a time at most; one may always be, never all (a number >= 0 and <=
+# 100)
+# LOAD_BALANCER_MAX_EJECTED_PERCENT = 50
+# percent of healthy instances below which requests go to all of them (a number >= 0 and <= 100)
+# LOAD_BALANCER_PANIC_PERCENT = 30
+# seconds in which an instance that is back gets to its full share; 0: at once (a number >= 0 and <=
+# 31_536_000)
+# LOAD_BALANCER_SLOW_START = 10
+# send an idempotent request to a second instance when it takes longer than 95 % do (True or False)
+# LOAD_BALANCER_HEDGING = False
+# instances added at startup: [{id, address, port, weight, scheme}] (a list)
 # LOAD_BALANCER_INSTANCES = []

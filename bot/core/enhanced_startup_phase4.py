@@ -133,7 +133,11 @@ async def _enable_batch_processor(processor: Any, config: Phase4Config) -> None:
 
 
 async def _enable_load_balancer(balancer: Any, config: Phase4Config) -> None:
-    await balancer.enable()
+    from bot.core.load_balancer.models import figures_of
+
+    await balancer.enable(
+        config.LOAD_BALANCER_STRATEGY, instances=config.LOAD_BALANCER_INSTANCES, **figures_of(config)
+    )
 
 
 # In the order of start: what others may lean on comes first. Stopped in reverse.

@@ -80,6 +80,7 @@ class InstanceSettings(Struct, frozen=True, forbid_unknown_fields=True):
     address: Annotated[str, Meta(min_length=1)]
     port: Port
     weight: Annotated[float, Meta(gt=0, le=1_000_000)] = 1.0
+    scheme: Literal["http", "https"] = "http"
 
 
 def _doc(description: str) -> Meta:
@@ -198,15 +199,69 @@ class Phase4Config(Struct, frozen=True, kw_only=True):
     BATCH_REDIS_URL: Annotated[str, _doc("Redis that keeps submitted items durably; empty: memory")] = ""
 
     LOAD_BALANCER_STRATEGY: Annotated[Strategy, _doc("how an instance is chosen")] = "round_robin"
-    LOAD_BALANCER_CHECK_INTERVAL: Annotated[PositiveSeconds, _doc("seconds between health checks")] = 10.0
+    LOAD_BALANCER_CHECK_INTERVAL: Annotated[Seconds, _doc("seconds between health checks; 0: none")] = 10.0
+    LOAD_BALANCER_CHECK_TIMEOUT: Annotated[PositiveSeconds, _doc("seconds a health check may take")] = 2.0
+    LOAD_BALANCER_CHECK_PATH: Annotated[
+        str, _doc("path that answers a health check with 2xx, such as /health; empty: a TCP connect")
+    ] = ""
     LOAD_BALANCER_FAILURE_THRESHOLD: Annotated[
         int, Meta(ge=1, le=1000, description="failed checks in a row that take an instance out")
     ] = 3
     LOAD_BALANCER_RECOVERY_THRESHOLD: Annotated[
         int, Meta(ge=1, le=1000, description="good checks in a row that bring an instance back")
     ] = 5
+    LOAD_BALANCER_REQUEST_TIMEOUT: Annotated[
+        PositiveSeconds, _doc("seconds one instance may take to answer a request")
+    ] = 30.0
+    LOAD_BALANCER_TOTAL_TIMEOUT: Annotated[
+        PositiveSeconds, _doc("seconds a request may take in all, failovers included")
+    ] = 60.0
+    LOAD_BALANCER_MAX_CONCURRENT: Annotated[
+        int, Meta(ge=0, le=1_000_000, description="requests in progress at one instance at most; 0: no limit")
+    ] = 0
+    LOAD_BALANCER_RETRY_BUDGET_PERCENT: Annotated[
+        Percent, _doc("failovers allowed, in percent of the requests of the last 10 to 20 seconds")
+    ] = 20.0
+    LOAD_BALANCER_RETRY_BUDGET_MIN_PER_SECOND: Annotated[
+        float, Meta(ge=0, le=1_000_000, description="failovers per second allowed besides that share")
+    ] = 10.0
+    LOAD_BALANCER_OUTLIER_FAILURES: Annotated[
+        int, Meta(ge=1, le=100_000, description="failed requests in a row that eject an instance")
+    ] = 5
+    LOAD_BALANCER_OUTLIER_FAILURE_PERCENT: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=100,
+            description="percent of failed requests that ejects an instance, if at least twice the others'",
+        ),
+    ] = 30.0
+    LOAD_BALANCER_OUTLIER_MIN_REQUESTS: Annotated[
+        int, Meta(ge=1, le=1_000_000, description="requests an instance must have had for that percentage")
+    ] = 20
+    LOAD_BALANCER_OUTLIER_WINDOW: Annotated[
+        PositiveSeconds, _doc("seconds of requests that the percentage is taken from, once to twice")
+    ] = 10.0
+    LOAD_BALANCER_EJECTION_TIME: Annotated[
+        PositiveSeconds, _doc("seconds of the first ejection; each further one is twice as long")
+    ] = 30.0
+    LOAD_BALANCER_EJECTION_MAX_TIME: Annotated[PositiveSeconds, _doc("seconds of an ejection at most")] = (
+        300.0
+    )
+    LOAD_BALANCER_MAX_EJECTED_PERCENT: Annotated[
+        Percent, _doc("percent of the instances ejected at a time at most; one may always be, never all")
+    ] = 50.0
+    LOAD_BALANCER_PANIC_PERCENT: Annotated[
+        Percent, _doc("percent of healthy instances below which requests go to all of them")
+    ] = 30.0
+    LOAD_BALANCER_SLOW_START: Annotated[
+        Seconds, _doc("seconds in which an instance that is back gets to its full share; 0: at once")
+    ] = 10.0
+    LOAD_BALANCER_HEDGING: Annotated[
+        bool, _doc("send an idempotent request to a second instance when it takes longer than 95 % do")
+    ] = False
     LOAD_BALANCER_INSTANCES: Annotated[
-        list[InstanceSettings], _doc("instances added at startup: [{id, address, port, weight}]")
+        list[InstanceSettings], _doc("instances added at startup: [{id, address, port, weight, scheme}]")
     ] = field(default_factory=list)
 
     @classmethod
@@ -303,6 +358,16 @@ def _check_together(config: Phase4Config) -> None:
             raise ConfigError(
                 f"DATABASE_POOLS[{name!r}].min_size = {low}: expected at most its max_size, {high}"
             )
+    if config.LOAD_BALANCER_EJECTION_TIME > config.LOAD_BALANCER_EJECTION_MAX_TIME:
+        raise ConfigError(
+            f"LOAD_BALANCER_EJECTION_TIME = {config.LOAD_BALANCER_EJECTION_TIME:g}: expected at most "
+            f"LOAD_BALANCER_EJECTION_MAX_TIME = {config.LOAD_BALANCER_EJECTION_MAX_TIME:g}"
+        )
+    if not re.fullmatch(r"(/[!-~]*)?", config.LOAD_BALANCER_CHECK_PATH):
+        raise ConfigError(
+            f"LOAD_BALANCER_CHECK_PATH = {config.LOAD_BALANCER_CHECK_PATH!r:.100}: "
+            f"expected a path that begins with / and has no spaces, or an empty string"
+        )
     ids = [instance.id for instance in config.LOAD_BALANCER_INSTANCES]
     for instance_id in ids:
         if ids.count(instance_id) > 1:

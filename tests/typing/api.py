@@ -12,6 +12,7 @@ from bot.core.enhanced_startup_phase4 import (
     reset_phase4_services,
     shutdown_phase4_services,
 )
+from bot.core.load_balancer import Instance, LoadBalancer, LoadBalancingStrategy, RouteResult
 from bot.core.rate_limiter import RateLimitConfig, RateLimiter, RateLimitStatus
 
 
@@ -55,3 +56,22 @@ async def cache(user_id: int) -> None:
 async def decorated() -> None:
     assert_type(await handler(1, "text"), str)
     await handler(1)  # type: ignore[call-arg]
+
+
+async def forward(instance: Instance, data: dict[str, int]) -> str:
+    return instance.get_url()
+
+
+async def balancing() -> None:
+    balancer = LoadBalancer.get_instance()
+    balancer.request_handler = forward
+    assert_type(await balancer.enable(LoadBalancingStrategy.LEAST_CONNECTIONS, check_interval=5), bool)
+    await balancer.enable("least_loaded", hedging=True)
+    await balancer.enable(lambda instances: instances[0])
+    await balancer.enable(chek_interval=5)  # type: ignore[call-arg]
+    assert_type(await balancer.add_instance("bot-1", "10.0.0.1", 8001, weight=1.0), bool)
+    assert_type(await balancer.route_request({"n": 1}, session_id="s"), RouteResult)
+    success, _result, instance_id = await balancer.route_request({"n": 1}, idempotent=False)
+    assert_type(success, bool)
+    assert_type(instance_id, str | None)
+    assert_type(await balancer.select_instance(), Instance | None)

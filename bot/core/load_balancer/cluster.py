@@ -1,0 +1,380 @@
+"""Who is there, who gets requests, and what their outcomes change (pure)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Collection
+
+from bot.core._shared.backoff import exponential
+from bot.core.load_balancer.connections import LeastBusy
+from bot.core.load_balancer.instances import Instance
+from bot.core.load_balancer.models import (
+    InstanceEvent,
+    InstanceState,
+    LoadBalancingStrategy,
+    Options,
+    StrategyFunction,
+)
+from bot.core.load_balancer.outliers import Outliers
+from bot.core.load_balancer.sticky import Rendezvous, slot_of
+from bot.core.load_balancer.strategies import FAILURE_COST, UNKNOWN_COST, Pick, chooser, observe
+
+HEALTHY, SLOW_START, HALF_OPEN, EJECTED, UNHEALTHY, DRAINING = InstanceState
+
+TRIALS = 3
+"""Good requests in a row after which a half-open instance is back."""
+SLOW_START_SHARE = 0.1
+"""Share of its requests that an instance gets when its slow start begins."""
+
+_SAMPLE = 16
+
+
+class Cluster:
+    """The instances by id, and every decision about them. Reads no clock but through ``now``.
+
+    Not thread-safe; nothing in it awaits, so tasks of one loop see it whole. The owner takes
+    ``events`` after every call that may change a state.
+    """
+
+    def __init__(
+        self,
+        strategy: LoadBalancingStrategy | StrategyFunction,
+        options: Options,
+        now: Callable[[], float],
+        wall: Callable[[], float],
+        rng: random.Random | None = None,
+    ) -> None:
+        self._now = now
+        self._wall = wall
+        self._rng = rng or random.Random()
+        self.members: dict[str, Instance] = {}
+        self.events: list[InstanceEvent] = []
+        self.panic = False
+        self._strategy_failed = False  # a callable strategy did something wrong, and that was told
+        # Made by _rebuild, whenever the set of available instances changes.
+        self._candidates: list[Instance] = []
+        self._settled: list[Instance] = []  # candidates that are not in slow start
+        self.trials: list[Instance] = []  # half-open
+        self._busy: LeastBusy | None = None
+        self._sticky = Rendezvous([])
+        self._choose: Pick | None = None
+        self.pick: Callable[[], Instance | None] = lambda: None
+        """The next instance by the strategy; None if there is none, or each is at its limit."""
+        self.configure(strategy, options)
+
+    def configure(self, strategy: LoadBalancingStrategy | StrategyFunction, options: Options) -> None:
+        """Set or change strategy and figures; instances keep their states and counters."""
+        self.strategy = strategy
+        self.options = options
+        self._limit = options.max_concurrent
+        self._strategy_failed = False
+        self._outliers = Outliers(options)
+        for instance in self.members.values():
+            self._outliers.forget(instance)
+        self._rebuild()
+
+    # Coming and going.
+
+    def add(self, instance: Instance) -> Instance:
+        """Take an instance in; one with the same id and address keeps its place and state.
+
+        Returns the instance that is in the cluster now.
+        """
+        known = self.members.get(instance.id)
+        if known is not None and known.get_url() == instance.get_url():
+            known.weight = instance.weight
+            if known.state is DRAINING:
+                self._set_state(known, HEALTHY, "added again")
+            else:
+                self._rebuild()
+            return known
+        if known is not None:
+            self._drop(known, "replaced")
+        now = self._now()
+        sampled = [other.cost for other in self.members.values() if other.cost]
+        instance.cost = sum(sampled) / len(sampled) if sampled else UNKNOWN_COST
+        instance.sampled_at = instance.in_window = now
+        self.members[instance.id] = instance
+        self._tell(instance.id, "", HEALTHY.value, f"added at {instance.get_url()}")
+        self._rebuild()
+        return instance
+
+    def remove(self, instance_id: str, *, drain: bool) -> Instance | None:
+        """Send an instance nothing more; gone at once if idle or not ``drain``, else when idle."""
+        instance = self.members.get(instance_id)
+        if instance is None:
+            return None
+        if drain and instance.in_flight:
+            if instance.state is not DRAINING:
+                self._set_state(instance, DRAINING, f"{instance.in_flight} request(s) in progress")
+        else:
+            self._drop(instance, "removed")
+        return instance
+
+    def _drop(self, instance: Instance, reason: str) -> None:
+        del self.members[instance.id]
+        instance.present = False
+        self._tell(instance.id, instance.state.value, "", reason)
+        self._rebuild()
+
+    # Choosing.
+
+    def select(
+        self, session_id: str | int | None = None, tried: Collection[Instance] = ()
+    ) -> Instance | None:
+        """An available instance that is not in ``tried``; None if there is none.
+
+        With a session, the instance it belongs to, else the one it would belong to without that.
+        """
+        if not self._candidates:
+            return None
+        if session_id is None:
+            # A retry takes nobody's turn: else of two the one that fails would always be asked first.
+            instance = self._untried(tried) if tried else self.pick()
+        else:
+            slot = slot_of(session_id)
+            instance = self._sticky[slot]
+            if not tried and not self._limit:
+                return instance
+            if instance in tried or self._is_full(instance):
+                full = {member for member in self._candidates if self._is_full(member)}
+                return self._sticky.next_owner(slot, {*full, *tried})
+        return instance
+
+    def select_trial(self) -> Instance | None:
+        """A half-open instance if it is to be tried now: one request at a time, a fair share at most."""
+        share = 1.0 / (len(self._candidates) + 1)
+        for instance in self.trials:
+            if instance.in_flight == 0 and self._rng.random() < share:
+                return instance
+        return None
+
+    def _pick_carefully(self) -> Instance | None:
+        """The pick while somebody is in slow start, or instances have a limit."""
+        assert self._choose is not None
+        instance = self._choose()
+        if instance.state is SLOW_START and self._settled:
+            now = self._now()
+            self.settle(now)
+            if instance.state is SLOW_START and self._rng.random() > self._ramp(instance, now):
+                first, second = self._rng.choices(self._settled, k=2)
+                instance = first if first.in_flight <= second.in_flight else second
+        if self._is_full(instance):
+            assert self._busy is not None
+            instance = self._busy.pick()
+            if self._is_full(instance):
+                return self._least_busy_of([m for m in self._candidates if not self._is_full(m)])
+        return instance
+
+    def _untried(self, tried: Collection[Instance]) -> Instance | None:
+        """The least busy of those not tried, or of some of them where there are many."""
+        candidates = self._candidates
+        if len(candidates) > _SAMPLE:
+            some = self._rng.sample(candidates, _SAMPLE)
+            found = self._least_busy_of([m for m in some if m not in tried and not self._is_full(m)])
+            if found is not None:
+                return found
+        return self._least_busy_of([m for m in candidates if m not in tried and not self._is_full(m)])
+
+    def _least_busy_of(self, members: list[Instance]) -> Instance | None:
+        self._rng.shuffle(members)
+        if self.strategy is LoadBalancingStrategy.LEAST_LOADED:
+            return min(members, key=lambda m: m.cost * (m.in_flight + 1) / m.weight, default=None)
+        return min(members, key=lambda m: m.in_flight / m.weight, default=None)
+
+    def _ramp(self, instance: Instance, now: float) -> float:
+        passed = (now - instance.warm_from) / self.options.slow_start
+        return SLOW_START_SHARE + (1.0 - SLOW_START_SHARE) * passed
+
+    def _is_full(self, instance: Instance) -> bool:
+        return 0 < self._limit <= instance.in_flight
+
+    def settle(self, now: float) -> None:
+        """End the slow start of those whose time is over."""
+        for instance in self.members.values():
+            if instance.state is SLOW_START and now - instance.warm_from >= self.options.slow_start:
+                self._set_state(instance, HEALTHY, "slow start is over")
+
+    # Requests.
+
+    def acquire(self, instance: Instance) -> None:
+        """A request to the instance begins; :meth:`release` must follow."""
+        instance.in_flight += 1
+        instance.picked += 1
+        if self._busy is not None:
+            self._busy.moved(instance)
+
+    def release(self, instance: Instance) -> None:
+        """A request to it has ended, however it ended."""
+        instance.in_flight -= 1
+        if self._busy is not None:
+            self._busy.moved(instance)
+        if instance.state is DRAINING and instance.in_flight == 0 and instance.present:
+            self._drop(instance, "drained")
+
+    def abandoned(self, instance: Instance, seconds: float, now: float) -> None:
+        """The caller gave up on a request: it would have taken ``seconds`` at least."""
+        if seconds > instance.cost:
+            observe(instance, seconds, now)
+
+    def succeeded(self, instance: Instance, seconds: float, now: float, *, trial: bool) -> None:
+        """A request was answered after ``seconds``."""
+        instance.succeeded += 1
+        instance.response_seconds.record(seconds)
+        observe(instance, seconds, now)
+        self._outliers.succeeded(instance, now)
+        if trial and instance.state is HALF_OPEN:
+            instance.trials += 1
+            if instance.trials >= TRIALS:
+                self._back(instance, f"{TRIALS} trial requests succeeded")
+
+    def failed(self, instance: Instance, error: str, seconds: float, now: float, *, trial: bool) -> None:
+        """A request failed after ``seconds``, by no fault of its own."""
+        instance.failed += 1
+        instance.last_error = error
+        instance.response_seconds.record(seconds)
+        observe(instance, max(seconds, FAILURE_COST, instance.cost), now)
+        reason = self._outliers.failed(instance, now)
+        if not instance.present:
+            return
+        if instance.state is HALF_OPEN:
+            if trial:
+                self._eject(instance, f"a trial request failed: {error}", now)
+        elif reason and instance.is_healthy and self._may_eject():
+            self._eject(instance, f"{reason}, the last: {error}", now)
+
+    def _may_eject(self) -> bool:
+        """Whether one more may be out by ejection: never all, and no more than a share."""
+        present = available = out = 0
+        for instance in self.members.values():
+            present += instance.state is not DRAINING
+            available += instance.is_healthy
+            out += instance.state is EJECTED or instance.state is HALF_OPEN
+        allowed = max(1, int(present * self.options.max_ejected_percent / 100.0))
+        return available > 1 and out < allowed
+
+    def _eject(self, instance: Instance, reason: str, now: float) -> None:
+        options = self.options
+        if now - instance.ejected_until > options.ejection_max_time:
+            instance.ejections = 0  # long ago: forgiven
+        instance.ejections += 1
+        seconds = exponential(instance.ejections, options.ejection_time, options.ejection_max_time)
+        instance.ejected_until = now + seconds
+        self._outliers.forget(instance)
+        self._set_state(instance, EJECTED, f"{reason}; out for {seconds:g} s")
+
+    def reopen(self, instance: Instance, fault: str, now: float) -> None:
+        """The ejection is over: half-open if its check was good, out again for ``fault`` otherwise."""
+        if not instance.present or instance.state is not EJECTED or now < instance.ejected_until:
+            return
+        if fault:
+            self._eject(instance, f"still failing: {fault}", now)
+        else:
+            instance.trials = 0
+            self._set_state(instance, HALF_OPEN, "ejection is over")
+
+    # Active checks.
+
+    def checked(self, instance: Instance, fault: str, now: float) -> None:
+        """A health check ended, well if ``fault`` is empty."""
+        if not instance.present:
+            return
+        if not fault:
+            instance.failed_checks = 0
+            instance.good_checks += 1
+            if instance.state is UNHEALTHY and instance.good_checks >= self.options.recovery_threshold:
+                self._back(instance, f"{instance.good_checks} good health check(s) in a row")
+            return
+        instance.good_checks = 0
+        instance.failed_checks += 1
+        instance.last_error = f"health check: {fault}"
+        if instance.failed_checks >= self.options.failure_threshold and instance.state not in (
+            UNHEALTHY,
+            DRAINING,
+        ):
+            count = instance.failed_checks
+            self._set_state(
+                instance, UNHEALTHY, f"{count} failed health check(s) in a row, the last: {fault}"
+            )
+
+    def start_anew(self) -> None:
+        """Forget how instances stood: after a time in which nobody watched them."""
+        for instance in self.members.values():
+            instance.failed_checks = instance.good_checks = instance.ejections = 0
+            instance.ejected_until = 0.0
+            self._outliers.forget(instance)
+            if instance.state is not DRAINING and instance.state is not HEALTHY:
+                self._set_state(instance, HEALTHY, "load balancer enabled")
+
+    # States.
+
+    def _back(self, instance: Instance, reason: str) -> None:
+        now = self._now()
+        instance.warm_from = now
+        instance.consecutive_failures = 0
+        # As good as the others until it shows otherwise; slow start keeps it from being flooded.
+        peers = [other.cost for other in self.members.values() if other.is_healthy]
+        instance.cost = sum(peers) / len(peers) if peers else UNKNOWN_COST
+        instance.sampled_at = now
+        self._set_state(instance, SLOW_START if self.options.slow_start else HEALTHY, reason)
+
+    def _set_state(self, instance: Instance, state: InstanceState, reason: str) -> None:
+        old, instance.state = instance.state, state
+        instance.history.append(
+            {"at": round(self._wall(), 3), "from": old.value, "to": state.value, "reason": reason[:300]}
+        )
+        self._tell(instance.id, old.value, state.value, reason)
+        self._rebuild()
+
+    def _tell(self, instance_id: str | None, old: str, new: str, reason: str) -> None:
+        self.events.append(InstanceEvent(instance_id, old, new, reason[:300], self._wall()))
+
+    def _rebuild(self) -> None:
+        """Work out who gets requests, and a chooser for them. O(n), at a change of state only."""
+        present = [i for i in self.members.values() if i.state is not DRAINING]
+        good = [i for i in present if i.is_healthy]
+        # Too few left: they would drown, and so much bad news at once is more likely wrong.
+        panic = bool(present) and (not good or 100.0 * len(good) < self.options.panic_percent * len(present))
+        if panic != self.panic:
+            self.panic = panic
+            standing = f"{len(good)} of {len(present)} instances are healthy"
+            old, new = ("normal", "panic") if panic else ("panic", "normal")
+            self._tell(None, old, new, f"{standing}: requests go to {'all' if panic else 'those'}")
+        self._candidates = present if panic else good
+        warming = not panic and any(i.state is SLOW_START for i in good)
+        self._settled = [i for i in good if i.state is HEALTHY] if warming else []
+        self.trials = [] if panic else [i for i in present if i.state is HALF_OPEN]
+        limited = self._limit > 0
+        least = self.strategy is LoadBalancingStrategy.LEAST_CONNECTIONS
+        self._busy = LeastBusy(self._candidates) if limited or least else None
+        self._sticky = Rendezvous(self._candidates)
+        for instance in present:
+            instance.picked_before = instance.picked
+        if not self._candidates:
+            self._choose = None
+            self.pick = lambda: None
+            return
+        self._choose = chooser(
+            self.strategy, self._candidates, self._busy, self._now, self._rng, self._strategy_fault
+        )
+        self.pick = self._pick_carefully if limited or warming else self._choose
+
+    def _strategy_fault(self, fault: str) -> None:
+        if not self._strategy_failed:
+            self._strategy_failed = True
+            self._tell(None, "strategy function", "round robin", f"the function {fault}")
+
+    def check_invariants(self) -> None:
+        """Who gets requests is exactly who may."""
+        present = {i for i in self.members.values() if i.state is not DRAINING}
+        good = {i for i in present if i.is_healthy}
+        assert all(i.present and i.in_flight >= 0 for i in self.members.values())
+        assert set(self._candidates) == (present if self.panic else good)
+        assert bool(self._candidates) == bool(present)
+        if good and self.options.panic_percent == 0:
+            assert not self.panic
+        out = sum(i.state in (EJECTED, HALF_OPEN) for i in present)
+        assert out < max(len(present), 1) or self.panic
+        if self._busy is not None:
+            self._busy.check_invariants()
+            assert all(i in self._busy for i in self._candidates)

@@ -1,0 +1,143 @@
+"""Active health checks: probes that find out whether an instance can be reached."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+
+from bot.core._shared.clock import Clock
+from bot.core._shared.tasks import BackgroundTasks
+from bot.core.load_balancer.cluster import Cluster
+from bot.core.load_balancer.instances import Instance
+from bot.core.load_balancer.models import HealthCheck, InstanceState
+from bot.core.phase4_config import mask_secrets
+
+
+class HealthChecks:
+    """Probes every instance at intervals, an ejected one when its time is over, one at fault at once.
+
+    Without an interval nothing is probed, and what an ejection ends with is a trial request. Runs on
+    the event loop under which it was started; the owner starts it anew under another.
+    """
+
+    def __init__(
+        self, cluster: Cluster, clock: Clock, check: HealthCheck | None, deliver: Callable[[], None]
+    ) -> None:
+        self._cluster = cluster
+        self._clock = clock
+        self._check = check
+        self._deliver = deliver
+        self._tasks = BackgroundTasks()
+        # By instance, so that one which leaves takes its tasks along. Changed by watch, ejected, forget.
+        self._watching: dict[str, asyncio.Task[None]] = {}
+        self._reopening: dict[str, asyncio.Task[None]] = {}
+        self._probing: set[Instance] = set()
+
+    def watch(self, instance: Instance) -> None:
+        """Begin to probe an instance at intervals."""
+        if self._cluster.options.check_interval and instance.id not in self._watching:
+            self._watching[instance.id] = self._tasks.spawn(
+                self._watch(instance), name=f"load balancer: checks of {instance.id}"
+            )
+
+    def soon(self, instance: Instance) -> None:
+        """Probe an instance now: a request did not reach it."""
+        if self._cluster.options.check_interval and instance not in self._probing:
+            self._probing.add(instance)
+            self._tasks.spawn(self._probe_once(instance), name=f"load balancer: check of {instance.id}")
+
+    def ejected(self, instance: Instance) -> None:
+        """Have an ejected instance back when its time is over."""
+        running = self._reopening.get(instance.id)
+        if running is asyncio.current_task():
+            return  # it goes on waiting by itself
+        if running is not None:
+            running.cancel()
+        self._reopening[instance.id] = self._tasks.spawn(
+            self._reopen(instance), name=f"load balancer: ejection of {instance.id}"
+        )
+
+    def forget(self, instance_id: str) -> None:
+        """Stop probing an instance that left."""
+        for tasks in (self._watching, self._reopening):
+            if (task := tasks.pop(instance_id, None)) is not None:
+                task.cancel()
+
+    async def stop(self) -> None:
+        """End every probe."""
+        self._watching.clear()
+        self._reopening.clear()
+        await self._tasks.stop()
+
+    async def _watch(self, instance: Instance) -> None:
+        interval = self._cluster.options.check_interval
+        # The first one early, and not all at the same moment.
+        await self._clock.sleep(random.uniform(0.0, min(interval, 1.0)))
+        while instance.present:
+            if instance not in self._probing:
+                self._probing.add(instance)
+                await self._probe_once(instance)
+            await self._clock.sleep(interval * random.uniform(0.9, 1.1))
+
+    async def _probe_once(self, instance: Instance) -> None:
+        try:
+            fault = await self.probe(instance)
+        finally:
+            self._probing.discard(instance)
+        self._cluster.checked(instance, fault, self._clock.monotonic())
+        self._deliver()
+
+    async def _reopen(self, instance: Instance) -> None:
+        while instance.present and instance.state is InstanceState.EJECTED:
+            await self._clock.sleep(max(0.0, instance.ejected_until - self._clock.monotonic()))
+            fault = await self.probe(instance) if self._cluster.options.check_interval else ""
+            now = self._clock.monotonic()
+            if self._cluster.options.check_interval:
+                self._cluster.checked(instance, fault, now)
+            self._cluster.reopen(instance, fault, now)
+            self._deliver()
+
+    async def probe(self, instance: Instance) -> str:
+        """What is wrong with the instance, or ``""``."""
+        options = self._cluster.options
+        try:
+            async with asyncio.timeout(options.check_timeout):
+                if self._check is not None:
+                    return "" if await self._check(instance) else "the check returned a false value"
+                if options.check_path:
+                    return await _get(instance, options.check_path)
+                _, writer = await asyncio.open_connection(instance.host, instance.port)
+                writer.close()
+                return ""
+        except TimeoutError:
+            return f"no answer within {options.check_timeout:g} s"
+        except Exception as error:
+            return described(error)
+
+
+async def _get(instance: Instance, path: str) -> str:
+    """GET a path; anything but a status of 2xx is a fault.
+
+    By hand, for the status line is all that is wanted: checks need no HTTP client installed then.
+    """
+    secure = instance.get_url().startswith("https:")
+    reader, writer = await asyncio.open_connection(instance.host, instance.port, ssl=secure or None)
+    try:
+        host = instance.get_url().split("://", 1)[1]
+        writer.write(
+            f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: bot-phase4\r\n"
+            f"Accept: */*\r\nConnection: close\r\n\r\n".encode("ascii")
+        )
+        words = (await reader.readline()).split(None, 2)
+        if len(words) < 2 or not words[0].startswith(b"HTTP/"):
+            return "no HTTP answer"
+        return "" if words[1].startswith(b"2") else f"HTTP {words[1][:3].decode('ascii', 'replace')}"
+    finally:
+        writer.transport.abort()
+
+
+def described(error: BaseException) -> str:
+    """An error in one line, fit for logs and status."""
+    text = mask_secrets(str(error)).replace("\n", " ")[:200]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,137 @@
+"""One instance: where it is, how it stands, what it has done (pure)."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import deque
+from hashlib import blake2b
+from typing import Any
+
+from bot.core._shared.errors import invalid
+from bot.core._shared.histogram import Histogram
+from bot.core.load_balancer.models import InstanceState
+
+HISTORY = 20
+"""Changes of state an instance remembers."""
+
+_GOOD_HOST = re.compile(r"[A-Za-z0-9._:%-]{1,253}")
+
+
+class Instance:
+    """A peer that requests are sent to. Handlers read it; only the balancer changes it."""
+
+    __slots__ = (
+        "_url",
+        "consecutive_failures",
+        "cost",
+        "ejected_until",
+        "ejections",
+        "failed",
+        "failed_checks",
+        "good_checks",
+        "history",
+        "host",
+        "id",
+        "in_flight",
+        "in_window",
+        "index_next",
+        "index_previous",
+        "last_error",
+        "picked",
+        "picked_before",
+        "port",
+        "present",
+        "response_seconds",
+        "sampled_at",
+        "seed",
+        "state",
+        "succeeded",
+        "trials",
+        "warm_from",
+        "weight",
+        "window",
+    )  # fmt: skip
+
+    def __init__(self, id: str, host: str, port: int, weight: float = 1.0, scheme: str = "http") -> None:
+        self.id = id
+        self.host = host
+        self.port = port
+        self.weight = weight
+        self._url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+        # 64 bits that are the same in every process, for the rendezvous hash.
+        self.seed = int.from_bytes(blake2b(id.encode(), digest_size=8).digest(), "big")
+
+        # Everything below is changed by Cluster (and by the classes that it owns) only.
+        self.state = InstanceState.HEALTHY
+        self.present = True
+        self.in_flight = 0
+        self.warm_from = 0.0  # when its slow start began
+        self.trials = 0  # good requests since it is half-open
+        self.history: deque[dict[str, Any]] = deque(maxlen=HISTORY)
+        # Active checks, in a row.
+        self.failed_checks = 0
+        self.good_checks = 0
+        # Passive detection: see outliers.py.
+        self.consecutive_failures = 0
+        self.window = [0, 0, 0, 0]  # succeeded, failed; the same of the window before
+        self.in_window = 0.0
+        self.ejections = 0
+        self.ejected_until = 0.0
+        # Load as LEAST_LOADED sees it: see strategies.py.
+        self.cost = 0.0
+        self.sampled_at = 0.0
+        # Its neighbours among equally busy instances: see connections.py.
+        self.index_next: Instance = self
+        self.index_previous: Instance = self
+        # Counters.
+        self.picked = 0
+        self.picked_before = 0  # when the set of available instances last changed
+        self.succeeded = 0
+        self.failed = 0
+        self.last_error = ""
+        self.response_seconds = Histogram()
+
+    def get_url(self) -> str:
+        """``http://host:port``, without a slash at the end."""
+        return self._url
+
+    @property
+    def url(self) -> str:
+        """The same as :meth:`get_url`."""
+        return self._url
+
+    @property
+    def address(self) -> str:
+        """The same as ``host``, as the setting ``LOAD_BALANCER_INSTANCES`` has it."""
+        return self.host
+
+    @property
+    def active_connections(self) -> int:
+        """Requests that it is answering now."""
+        return self.in_flight
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether it gets requests as others do."""
+        return self.state is InstanceState.HEALTHY or self.state is InstanceState.SLOW_START
+
+    def __repr__(self) -> str:
+        return f"<Instance {self.id} {self._url} {self.state.value} in_flight={self.in_flight}>"
+
+
+def make_instance(id: object, host: object, port: object, weight: object, scheme: object) -> Instance:
+    """An instance of checked arguments; raises InvalidArgumentError naming the one at fault."""
+    if not isinstance(id, str) or not 1 <= len(id) <= 200 or not id.isprintable():
+        raise invalid("id", id, "a name of 1 to 200 printable characters")
+    if not isinstance(host, str) or not _GOOD_HOST.fullmatch(host):
+        raise invalid("host", host, "a host name or an IP address, without scheme or path")
+    if isinstance(port, bool) or not isinstance(port, int) or not 1 <= port <= 65_535:
+        raise invalid("port", port, "a whole number from 1 to 65535")
+    if isinstance(weight, bool) or not isinstance(weight, int | float):
+        raise invalid("weight", weight, "a number > 0 and <= 1_000_000")
+    if not math.isfinite(weight) or not 0 < weight <= 1_000_000:
+        raise invalid("weight", weight, "a number > 0 and <= 1_000_000")
+    if scheme not in ("http", "https"):
+        raise invalid("scheme", scheme, "'http' or 'https'")
+    return Instance(id, host, port, float(weight), str(scheme))

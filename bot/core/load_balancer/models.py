@@ -1,0 +1,172 @@
+"""What goes into the load balancer and what comes out of it."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+
+from msgspec import Struct
+
+from bot.core._shared.errors import invalid
+from bot.core.phase4_config import Phase4Config
+
+if TYPE_CHECKING:
+    from bot.core.load_balancer.instances import Instance
+
+PREFIX = "LOAD_BALANCER_"
+
+
+class LoadBalancingStrategy(enum.Enum):
+    """How an instance is chosen; ``docs/load_balancer.md`` compares them."""
+
+    ROUND_ROBIN = "round_robin"
+    LEAST_CONNECTIONS = "least_connections"
+    WEIGHTED = "weighted"
+    WEIGHTED_ROUND_ROBIN = "weighted"  # noqa: PIE796  # another name of the same
+    RANDOM = "random"
+    LEAST_LOADED = "least_loaded"
+
+    @classmethod
+    def _missing_(cls, value: object) -> LoadBalancingStrategy | None:
+        if not isinstance(value, str):
+            return None
+        name = value.strip().lower()
+        name = "weighted" if name == "weighted_round_robin" else name
+        return next((member for member in cls if member.value == name), None)
+
+
+class InstanceState(enum.Enum):
+    """Where an instance stands. Requests go to the first two; a trial now and then to HALF_OPEN."""
+
+    HEALTHY = "healthy"
+    SLOW_START = "slow_start"
+    """Back, with a share of requests that grows to its full one."""
+    HALF_OPEN = "half_open"
+    """Its ejection is over: it gets single requests until it has proved itself."""
+    EJECTED = "ejected"
+    """Requests to it failed: it gets none for a while."""
+    UNHEALTHY = "unhealthy"
+    """Health checks failed: it gets none until they succeed again."""
+    DRAINING = "draining"
+    """Being removed: it finishes what it has."""
+
+
+class Attempt(NamedTuple):
+    """One try of a request that did not succeed."""
+
+    instance_id: str
+    error: str
+    seconds: float
+
+
+class RouteResult(NamedTuple):
+    """The outcome of ``route_request``: ``success, result, instance_id = ...``."""
+
+    success: bool
+    result: Any
+    """What the handler returned; without success, the exception that tells why."""
+    instance_id: str | None
+    """Who answered; without success, who was tried last, if anybody."""
+
+
+class InstanceEvent(NamedTuple):
+    """A change of state of an instance, or of the whole (``instance_id`` None: panic begins or ends)."""
+
+    instance_id: str | None
+    old: str
+    new: str
+    reason: str
+    at: float
+    """Unix time in seconds."""
+
+
+RequestHandler = Callable[["Instance", Any], Awaitable[Any]]
+HealthCheck = Callable[["Instance"], Awaitable[object]]
+StrategyFunction = Callable[[Sequence["Instance"]], "Instance"]
+EventCallback = Callable[[InstanceEvent], object]
+
+
+class Figures(TypedDict, total=False):
+    """Keyword arguments of ``LoadBalancer.enable``: the settings ``LOAD_BALANCER_*``, in lower case."""
+
+    check_interval: float
+    check_timeout: float
+    check_path: str
+    failure_threshold: int
+    recovery_threshold: int
+    request_timeout: float
+    total_timeout: float
+    max_concurrent: int
+    retry_budget_percent: float
+    retry_budget_min_per_second: float
+    outlier_failures: int
+    outlier_failure_percent: float
+    outlier_min_requests: int
+    outlier_window: float
+    ejection_time: float
+    ejection_max_time: float
+    max_ejected_percent: float
+    panic_percent: float
+    slow_start: float
+    hedging: bool
+
+
+class Options(Struct, frozen=True):
+    """:class:`Figures` with every value present. Bounds and defaults are those of ``Phase4Config``."""
+
+    check_interval: float
+    check_timeout: float
+    check_path: str
+    failure_threshold: int
+    recovery_threshold: int
+    request_timeout: float
+    total_timeout: float
+    max_concurrent: int
+    retry_budget_percent: float
+    retry_budget_min_per_second: float
+    outlier_failures: int
+    outlier_failure_percent: float
+    outlier_min_requests: int
+    outlier_window: float
+    ejection_time: float
+    ejection_max_time: float
+    max_ejected_percent: float
+    panic_percent: float
+    slow_start: float
+    hedging: bool
+
+
+def figures_of(config: Phase4Config) -> Figures:
+    """The balancer's figures in a configuration."""
+    found: Figures = {}
+    for name in Options.__struct_fields__:
+        found[name] = getattr(config, PREFIX + name.upper())  # type: ignore[literal-required]
+    return found
+
+
+def options_from(base: Options | None, given: Figures) -> Options:
+    """``base`` (None: the defaults) with what is ``given``; raises for unknown names and bad values."""
+    for name in given:
+        if name not in Options.__struct_fields__:
+            raise TypeError(f"{name}: no such argument; there are {', '.join(Options.__struct_fields__)}")
+    values: dict[str, Any] = {}
+    if base is not None:
+        values = {PREFIX + name.upper(): getattr(base, name) for name in Options.__struct_fields__}
+    values.update({PREFIX + name.upper(): value for name, value in given.items()})
+    return Options(**figures_of(Phase4Config.from_mapping(values, source="enable")))
+
+
+def strategy_of(value: object) -> LoadBalancingStrategy | StrategyFunction:
+    """A member, its name or a callable, checked."""
+    if isinstance(value, LoadBalancingStrategy):
+        return value
+    if isinstance(value, str):
+        try:
+            return LoadBalancingStrategy(value)
+        except ValueError:
+            pass
+    elif callable(value):
+        return value
+    names = ", ".join(repr(member.value) for member in LoadBalancingStrategy)
+    raise invalid("strategy", value, f"one of {names}, or a callable that picks from a list of instances")

@@ -1,0 +1,336 @@
+"""The balancer as a bot holds it: on and off, instances, events, figures, event loops."""
+
+import asyncio
+import logging
+from collections import Counter
+
+import pytest
+
+from bot.core.enhanced_startup_phase4 import initialize_phase4_services, shutdown_phase4_services
+from bot.core.load_balancer import InstanceState, LoadBalancer, LoadBalancingStrategy
+from bot.core.load_balancer.router import REQUEST_FAULTS
+from tests.support.clock import VirtualClock, until_idle
+
+
+async def echo(instance, data):
+    return data
+
+
+async def balancer(*names, **figures):
+    made = LoadBalancer()
+    await made.enable(request_handler=echo, **{"check_interval": 0, "slow_start": 0, **figures})
+    for index, name in enumerate(names):
+        await made.add_instance(name, "127.0.0.1", 8001 + index)
+    return made
+
+
+async def test_enable_is_idempotent_and_keeps_what_is_not_given():
+    lb = await balancer("a", request_timeout=7)
+    assert await lb.enable(LoadBalancingStrategy.LEAST_LOADED)
+    assert lb._cluster.options.request_timeout == 7
+    assert (await lb.get_statistics())["strategy"] == "least_loaded"
+    assert await lb.disable()
+    assert await lb.disable()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"strategy": "fastest"}, "strategy = 'fastest'"),
+        ({"check_interval": -1}, "LOAD_BALANCER_CHECK_INTERVAL = -1 (from enable)"),
+        ({"panic_percent": 101}, "LOAD_BALANCER_PANIC_PERCENT = 101 (from enable)"),
+        ({"max_concurrent": 1.5}, "LOAD_BALANCER_MAX_CONCURRENT = 1.5"),
+        ({"ejection_time": 301}, "LOAD_BALANCER_EJECTION_TIME = 301"),
+        ({"check_path": "health"}, "LOAD_BALANCER_CHECK_PATH = 'health'"),
+        ({"check_path": "/a b\r\nX: y"}, "LOAD_BALANCER_CHECK_PATH"),
+        ({"request_handler": 3}, "request_handler = 3"),
+        ({"health_check": "yes"}, "health_check = 'yes'"),
+    ],
+)
+async def test_a_bad_argument_changes_nothing(arguments, words):
+    lb = LoadBalancer()
+    with pytest.raises(ValueError) as caught:
+        await lb.enable(**arguments)
+    assert words in str(caught.value)
+    assert not lb.enabled
+    with pytest.raises(TypeError, match="no such argument; there are check_interval"):
+        await lb.enable(chek_interval=1)
+
+
+async def test_select_instance_in_both_forms():
+    lb = await balancer("a", "b")
+    assert (await lb.select_instance()) is not lb.select_nowait()
+    assert len({(await lb.select_instance("session")).id for _ in range(10)}) == 1
+    assert await LoadBalancer().select_instance() is None
+
+
+async def test_requests_in_progress_are_finished_when_an_instance_is_removed():
+    lb = await balancer("a", "b")
+    release = asyncio.Event()
+
+    async def slow(instance, data):
+        await release.wait()
+        return instance.id
+
+    lb.request_handler = slow
+    running = [asyncio.ensure_future(lb.route_request(n)) for n in range(4)]
+    await asyncio.sleep(0)
+    removing = asyncio.ensure_future(lb.remove_instance("a"))
+    await until_idle()
+    assert not removing.done()
+    assert lb.get_instance_by_id("a").state is InstanceState.DRAINING
+    assert lb.select_nowait().id == lb.select_nowait().id == "b"
+    release.set()
+    assert await removing is True
+    assert Counter([(await task).result for task in running]) == {"a": 2, "b": 2}
+    assert [instance.id for instance in lb.instances] == ["b"]
+
+
+async def test_a_removal_that_takes_too_long_is_done_without_waiting():
+    lb = await balancer("a", "b")
+    release = asyncio.Event()
+
+    async def slow(instance, data):
+        await release.wait()
+        return instance.id
+
+    lb.request_handler = slow
+    running = [asyncio.ensure_future(lb.route_request(n)) for n in range(2)]
+    await asyncio.sleep(0)
+    assert await lb.remove_instance("a", timeout=0.01) is False
+    assert lb.get_instance_by_id("a") is None
+    release.set()
+    assert {(await task).result for task in running} == {"a", "b"}, "they end by themselves"
+    assert await lb.remove_instance("a") is False, "there is none"
+    assert await lb.remove_instance("b", drain=False) is True
+
+
+async def test_disable_waits_for_requests_in_progress_but_not_for_ever():
+    lb = await balancer("a")
+    release = asyncio.Event()
+
+    async def slow(instance, data):
+        await release.wait()
+
+    lb.request_handler = slow
+    request = asyncio.ensure_future(lb.route_request(1))
+    await asyncio.sleep(0)
+    assert await lb.disable(drain_timeout=0.01) is False
+    await lb.enable()
+    stopping = asyncio.ensure_future(lb.disable())
+    await until_idle()
+    assert not stopping.done()
+    release.set()
+    assert await stopping is True
+    assert (await request).success
+
+
+async def test_events_reach_callbacks_and_the_log(caplog):
+    lb = await balancer("a", "b", outlier_failures=2)
+    seen = []
+    unsubscribe = lb.on_event(seen.append)
+    lb.on_event(lambda event: 1 / 0)
+
+    async def fail(instance, data):
+        if instance.id == "a":
+            raise RuntimeError("broken")
+        return data
+
+    lb.request_handler = fail
+    with caplog.at_level(logging.INFO):
+        for _ in range(8):
+            assert (await lb.route_request(1)).success
+        await lb.remove_instance("a")
+    assert [(event.instance_id, event.old, event.new) for event in seen] == [
+        ("a", "healthy", "ejected"),
+        ("a", "ejected", ""),
+    ]
+    assert seen[0].reason == "2 failures in a row, the last: RuntimeError: broken; out for 30 s"
+    lines = [r.getMessage() for r in caplog.records if "instance a: healthy -> ejected" in r.getMessage()]
+    assert len(lines) == 1, "said once, not for each request"
+    assert "event callback failed: ZeroDivisionError" in caplog.text
+    unsubscribe()
+    await lb.add_instance("c", "127.0.0.1", 1)
+    assert len(seen) == 2
+    await lb.disable()
+
+
+async def test_figures():
+    lb = await balancer("a", "b", "c")
+    for _ in range(300):
+        await lb.route_request(1)
+    figures = await lb.get_statistics()
+    assert {
+        "strategy", "total_instances", "healthy_instances", "total_requests", "successful_requests",
+        "failed_requests", "success_rate_percent", "average_response_time_ms", "distribution_variance",
+        "instances",
+    } <= figures.keys()  # fmt: skip
+    assert (figures["strategy"], figures["total_instances"], figures["healthy_instances"]) == (
+        "round_robin",
+        3,
+        3,
+    )
+    assert (figures["total_requests"], figures["success_rate_percent"]) == (300, 100.0)
+    assert figures["distribution_variance"] == 0.0
+    assert figures["average_response_time_ms"] > 0
+    assert figures["instances"]["a"]["total_requests"] == 100
+    assert figures["instances"]["a"]["state"] == "healthy"
+    snapshots = lb.histograms()
+    assert [s.labels for s in snapshots] == [{"instance": "a"}, {"instance": "b"}, {"instance": "c"}]
+    assert {(s.name, s.count) for s in snapshots} == {("load_balancer_response_seconds", 100)}
+    await lb.reset_statistics()
+    figures = await lb.get_statistics()
+    assert (figures["total_requests"], figures["instances"]["a"]["total_requests"]) == (0, 0)
+
+
+async def test_a_variance_is_measured_since_the_set_last_changed():
+    lb = await balancer("a", "b")
+    for _ in range(100):
+        await lb.route_request(1)
+    await lb.add_instance("c", "127.0.0.1", 1)
+    for _ in range(90):
+        await lb.route_request(1)
+    assert (await lb.get_statistics())["distribution_variance"] == 0.0
+
+
+async def test_settings_at_startup(caplog):
+    settings = {
+        "ENABLE_QUERY_OPTIMIZER": False,
+        "ENABLE_RATE_LIMITER": False,
+        "ENABLE_LOAD_BALANCER": True,
+        "LOAD_BALANCER_STRATEGY": "weighted",
+        "LOAD_BALANCER_CHECK_INTERVAL": 0,
+        "LOAD_BALANCER_INSTANCES": [
+            {"id": "bot-1", "address": "127.0.0.1", "port": 8001, "weight": 3},
+            {"id": "bot-2", "address": "127.0.0.1", "port": 8002},
+        ],
+    }
+    report = await initialize_phase4_services(settings)
+    assert report["services_initialized"] == ["LoadBalancer"]
+    lb = LoadBalancer.get_instance()
+    lb.request_handler = echo
+    assert Counter([(await lb.route_request(n)).instance_id for n in range(40)]) == {"bot-1": 30, "bot-2": 10}
+    await lb.add_instance("by-hand", "127.0.0.1", 8003)
+    settings["LOAD_BALANCER_INSTANCES"].pop(0)
+    await initialize_phase4_services(settings)
+    assert [instance.id for instance in lb.instances] == ["bot-2", "by-hand"]
+    assert await shutdown_phase4_services()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_a_bad_instance_of_the_settings_is_an_error():
+    report = await initialize_phase4_services(
+        {
+            "ENABLE_LOAD_BALANCER": True,
+            "LOAD_BALANCER_INSTANCES": [{"id": "a", "address": "http://h", "port": 1}],
+        }
+    )
+    assert any("LoadBalancer: host = 'http://h'" in error for error in report["errors"])
+    await shutdown_phase4_services()
+
+
+def test_enabled_under_one_loop_used_under_another_and_disabled_under_a_third():
+    lb = LoadBalancer()
+    checked = []
+
+    async def check(instance):
+        checked.append((instance.id, asyncio.get_running_loop()))
+        return True
+
+    async def first():
+        await lb.enable(request_handler=echo, health_check=check, check_interval=0.01)
+        await lb.add_instance("a", "127.0.0.1", 1)
+
+    async def second():
+        checked.clear()
+        assert (await lb.route_request(1)).success
+        await asyncio.sleep(0.1)
+        assert checked[0][1] is asyncio.get_running_loop()
+
+    asyncio.run(first())
+    asyncio.run(second())
+    assert asyncio.run(lb.disable())
+    assert asyncio.run(lb.route_request(1)).success is False
+
+
+class TestChecksOverTime:
+    @pytest.fixture
+    async def watched(self):
+        self.answers = {"a": True, "b": True}
+        self.asked = Counter()
+
+        async def check(instance):
+            self.asked[instance.id] += 1
+            answer = self.answers[instance.id]
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        self.clock = VirtualClock()
+        lb = LoadBalancer(clock=self.clock)
+        await lb.enable(
+            request_handler=echo, health_check=check, check_interval=10, failure_threshold=3,
+            recovery_threshold=5, slow_start=10,
+        )  # fmt: skip
+        await lb.add_instance("a", "127.0.0.1", 1)
+        await lb.add_instance("b", "127.0.0.1", 2)
+        yield lb
+        await lb.disable()
+
+    async def test_down_and_up_again(self, watched):
+        self.answers["a"] = ConnectionRefusedError("nobody there")
+        await self.clock.advance(40)
+        a = watched.get_instance_by_id("a")
+        assert a.state is InstanceState.UNHEALTHY
+        assert {(await watched.route_request(1)).instance_id for _ in range(9)} == {"b"}
+        assert "ConnectionRefusedError: nobody there" in a.last_error
+        self.answers["a"] = True
+        await self.clock.advance(60)
+        assert a.state is InstanceState.SLOW_START
+        await self.clock.advance(11)
+        figures = await watched.get_statistics()
+        assert figures["instances"]["a"]["state"] == "healthy"
+
+    async def test_an_ejected_one_is_probed_before_it_gets_a_request(self, watched):
+        a = watched.get_instance_by_id("a")
+        for _ in range(5):
+            watched._cluster.failed(a, "x", 0.1, self.clock.monotonic(), trial=False)
+        watched._deliver()
+        self.answers["a"] = False
+        await self.clock.advance(31)
+        assert a.state is InstanceState.EJECTED or a.state is InstanceState.UNHEALTHY
+        assert {(await watched.route_request(1)).instance_id for _ in range(30)} == {"b"}
+        self.answers["a"] = True
+        await self.clock.advance(70)
+        assert a.state in (InstanceState.HALF_OPEN, InstanceState.SLOW_START)
+
+    async def test_one_that_was_not_reached_is_probed_at_once(self, watched):
+        await self.clock.advance(1)
+        before = self.asked["a"]
+        self.answers["a"] = False
+
+        async def refuse(instance, data):
+            if instance.id == "a":
+                raise ConnectionRefusedError
+            return data
+
+        watched.request_handler = refuse
+        for _ in range(8):
+            assert (await watched.route_request(1)).success
+            await until_idle()
+        assert self.asked["a"] >= before + 3
+        assert watched.get_instance_by_id("a").state is InstanceState.UNHEALTHY
+
+    async def test_a_removed_one_is_probed_no_more(self, watched):
+        await watched.remove_instance("a")
+        await self.clock.advance(100)
+        assert self.asked["a"] == 0
+        assert self.asked["b"] > 5
+
+
+def test_what_is_the_requests_own_fault_is_documented():
+    from pathlib import Path
+
+    page = (Path(__file__).resolve().parents[3] / "docs" / "load_balancer.md").read_text()
+    for kind in REQUEST_FAULTS:
+        assert f"`{kind.__name__}`" in page
