@@ -114,8 +114,28 @@ ENABLE_RATE_LIMITER = True
 # BATCH_TIMEOUT = 5
 # batches handled at once (a whole number >= 1 and <= 10_000)
 # BATCH_MAX_CONCURRENT = 10
-# items waiting at most (a whole number >= 1 and <= 100_000_000)
+# items that have not ended at most (a whole number >= 1 and <= 100_000_000)
 # BATCH_MAX_PENDING = 10000
+# seconds a handler may take for a batch; 0: any time (a number >= 0 and <= 31_536_000)
+# BATCH_HANDLER_TIMEOUT = 0
+# times a batch is tried again whose handler failed (a whole number >= 0 and <= 1_000)
+# BATCH_MAX_RETRIES = 3
+# seconds at most before the first retry, doubled for each one after (a number > 0 and <= 31_536_000)
+# BATCH_RETRY_BASE = 0.5
+# seconds before a retry at most (a number > 0 and <= 31_536_000)
+# BATCH_RETRY_MAX = 30
+# halve a batch that has no tries left until only what makes it fail is given up (True or False)
+# BATCH_ISOLATE_FAILURES = False
+# search for the batch size at which an item takes the handler the least time (True or False)
+# BATCH_ADAPTIVE = False
+# seconds a stop waits for items to be handled (a number >= 0 and <= 31_536_000)
+# BATCH_DRAIN_TIMEOUT = 10
+# seconds an item's result is kept for who asks (a number > 0 and <= 31_536_000)
+# BATCH_RESULT_TTL = 300
+# results kept in memory at most (a whole number >= 1 and <= 100_000_000)
+# BATCH_MAX_RESULTS = 10000
+# items given up that are kept at most (a whole number >= 1 and <= 100_000_000)
+# BATCH_MAX_DEAD_LETTERS = 10000
 # Redis that keeps submitted items durably; empty: memory (a string)
 # BATCH_REDIS_URL = ""
 

@@ -8,6 +8,7 @@ import asyncio
 
 import pytest
 
+from bot.core.batch_processor import BatchProcessor, DeadLetteredError
 from bot.core.cache_manager import CacheManager
 from bot.core.connection_pool_manager import ConnectionPoolManager, PoolTimeoutError
 from bot.core.enhanced_startup_phase4 import (
@@ -131,6 +132,54 @@ class TestRateLimiter:
         assert await handler(1) == 1
         with pytest.raises(RateLimitExceeded):
             await handler(1)
+
+
+class TestBatchProcessor:
+    async def test_each_item_gets_its_own_result(self):
+        async def handler(items):
+            return {item.item_id: item.data * 2 for item in items if item.data != 3}
+
+        processor = BatchProcessor.get_instance()
+        await processor.enable(handler, max_batch_size=5)
+        answers = await asyncio.gather(
+            *[processor.submit_and_wait(n) for n in range(5)], return_exceptions=True
+        )
+        assert answers[:3] == [0, 2, 4]
+        assert isinstance(answers[3], LookupError), "left out of the handler's answer"
+        status = await get_phase4_status()
+        assert status["batch_processor"]["total_items_processed"] == 4
+        assert status["batch_processor"]["failed_items"] == 1
+
+    async def test_what_is_given_up_is_kept_and_can_be_replayed(self):
+        down = [True]
+
+        async def handler(items):
+            if down:
+                raise OSError("the database is away")
+            return [item.data for item in items]
+
+        processor = BatchProcessor.get_instance()
+        await processor.enable(handler, max_batch_size=1, max_retries=1, retry_base=0.001)
+        _, item_id, _ = await processor.submit_item("a")
+        with pytest.raises(DeadLetteredError, match="the database is away"):
+            await processor.get_result(item_id, timeout=5)
+        down.clear()
+        assert await processor.replay() == 1
+        assert await processor.get_result(item_id, timeout=5) == "a"
+
+    async def test_the_stop_handles_what_is_pending(self):
+        handled = []
+
+        async def handler(items):
+            handled.extend(item.data for item in items)
+            return handled[-len(items) :]
+
+        await BatchProcessor.get_instance().enable(handler, batch_timeout=60)
+        for number in range(7):
+            await BatchProcessor.get_instance().submit_item(number)
+        assert await shutdown_phase4_services()
+        assert handled == list(range(7))
+        assert (await BatchProcessor.get_instance().submit_item(8)).reason == "the batch processor is off"
 
 
 class TestPhase4Integration:

@@ -129,7 +129,22 @@ async def _enable_connection_pool_manager(pools: Any, config: Phase4Config) -> N
 
 
 async def _enable_batch_processor(processor: Any, config: Phase4Config) -> None:
-    await processor.enable()
+    await processor.enable(
+        max_batch_size=config.BATCH_MAX_SIZE,
+        batch_timeout=config.BATCH_TIMEOUT,
+        max_concurrent=config.BATCH_MAX_CONCURRENT,
+        max_pending=config.BATCH_MAX_PENDING,
+        handler_timeout=config.BATCH_HANDLER_TIMEOUT,
+        max_retries=config.BATCH_MAX_RETRIES,
+        retry_base=config.BATCH_RETRY_BASE,
+        retry_max=config.BATCH_RETRY_MAX,
+        isolate=config.BATCH_ISOLATE_FAILURES,
+        adaptive=config.BATCH_ADAPTIVE,
+        drain_timeout=config.BATCH_DRAIN_TIMEOUT,
+        result_ttl=config.BATCH_RESULT_TTL,
+        max_results=config.BATCH_MAX_RESULTS,
+        max_dead_letters=config.BATCH_MAX_DEAD_LETTERS,
+    )
 
 
 async def _enable_load_balancer(balancer: Any, config: Phase4Config) -> None:

@@ -195,7 +195,29 @@ class Phase4Config(Struct, frozen=True, kw_only=True):
     BATCH_MAX_SIZE: Annotated[int, Meta(ge=1, le=1_000_000, description="items in a batch at most")] = 100
     BATCH_TIMEOUT: Annotated[PositiveSeconds, _doc("seconds a batch waits for more items")] = 5.0
     BATCH_MAX_CONCURRENT: Annotated[int, Meta(ge=1, le=10_000, description="batches handled at once")] = 10
-    BATCH_MAX_PENDING: Annotated[Count, _doc("items waiting at most")] = 10_000
+    BATCH_MAX_PENDING: Annotated[Count, _doc("items that have not ended at most")] = 10_000
+    BATCH_HANDLER_TIMEOUT: Annotated[Seconds, _doc("seconds a handler may take for a batch; 0: any time")] = (
+        0.0
+    )
+    BATCH_MAX_RETRIES: Annotated[
+        int, Meta(ge=0, le=1000, description="times a batch is tried again whose handler failed")
+    ] = 3
+    BATCH_RETRY_BASE: Annotated[
+        PositiveSeconds, _doc("seconds at most before the first retry, doubled for each one after")
+    ] = 0.5
+    BATCH_RETRY_MAX: Annotated[PositiveSeconds, _doc("seconds before a retry at most")] = 30.0
+    BATCH_ISOLATE_FAILURES: Annotated[
+        bool, _doc("halve a batch that has no tries left until only what makes it fail is given up")
+    ] = False
+    BATCH_ADAPTIVE: Annotated[
+        bool, _doc("search for the batch size at which an item takes the handler the least time")
+    ] = False
+    BATCH_DRAIN_TIMEOUT: Annotated[Seconds, _doc("seconds a stop waits for items to be handled")] = 10.0
+    BATCH_RESULT_TTL: Annotated[PositiveSeconds, _doc("seconds an item's result is kept for who asks")] = (
+        300.0
+    )
+    BATCH_MAX_RESULTS: Annotated[Count, _doc("results kept in memory at most")] = 10_000
+    BATCH_MAX_DEAD_LETTERS: Annotated[Count, _doc("items given up that are kept at most")] = 10_000
     BATCH_REDIS_URL: Annotated[str, _doc("Redis that keeps submitted items durably; empty: memory")] = ""
 
     LOAD_BALANCER_STRATEGY: Annotated[Strategy, _doc("how an instance is chosen")] = "round_robin"

@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from typing import assert_type
 
+from bot.core.batch_processor import (
+    BatchItem,
+    BatchProcessor,
+    BatchStatus,
+    DeadLetter,
+    ItemStatus,
+    Submission,
+)
 from bot.core.cache_manager import CacheManager, cached
 from bot.core.enhanced_startup_phase4 import (
     get_phase4_status,
@@ -51,6 +59,28 @@ async def cache(user_id: int) -> None:
     assert_type(await manager.invalidate_tags(["t", "u"]), int)
     assert_type(await get_user(user_id), dict[str, int])
     await get_user("1")  # type: ignore[arg-type]
+
+
+async def handle(items: list[BatchItem]) -> dict[str, object]:
+    return {item.item_id: item.data for item in items}
+
+
+async def batches() -> None:
+    processor = BatchProcessor.get_instance()
+    await processor.enable(handle, max_batch_size=10, handler_timeout=60.0)
+    success, item_id, batch_id = await processor.submit_item({"file": 1}, priority=5)
+    assert_type(success, bool)
+    assert_type(item_id, str)
+    assert_type(await processor.submit_item(1, key="k"), Submission)
+    assert_type(await processor.submit_many([1, 2]), list[Submission])
+    assert_type(await processor.get_batch_status(batch_id), BatchStatus | None)
+    assert_type(await processor.get_item_status(item_id), ItemStatus | None)
+    assert_type(await processor.dead_letters(), list[DeadLetter])
+    assert_type(await processor.replay(), int)
+    assert_type(await processor.flush(), bool)
+    await processor.submit(1)
+    await processor.submit_and_wait(1, timeout=2.0)
+    await processor.submit(1, "high")  # type: ignore[arg-type]
 
 
 async def decorated() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
@@ -52,6 +52,26 @@ class Histogram:
         index = 0 if seconds <= _SMALLEST else int(math.log2(seconds / _SMALLEST) * _PER_DOUBLING) + 1
         self.counts[min(index, _BUCKETS - 1)] += 1
 
+    def record_run(self, durations: Sequence[float]) -> None:
+        """Count several, the longest first, as the waits of a batch are: cheap where they are close."""
+        first, last = durations[0], durations[-1]
+        index = _index(first)
+        if _index(last) == index and first >= last:
+            self.recorded += len(durations)
+            self.total += sum(durations)
+            self.longest = max(self.longest, first)
+            self.counts[index] += len(durations)
+            return
+        low, high = 0.0, -1.0  # what falls between is in the bucket of the one before
+        for seconds in durations:
+            if not low < seconds <= high:
+                index = _index(seconds)
+                low, high = _SMALLEST * 2.0 ** ((index - 1) / _PER_DOUBLING) if index else -1.0, seconds
+            self.counts[index] += 1
+        self.recorded += len(durations)
+        self.total += sum(durations)
+        self.longest = max(self.longest, *durations)
+
     def quantile(self, share: float, zeros: int = 0) -> float:
         """Seconds that a ``share`` (0-1) of all durations stayed within; ``zeros`` more of them were zero."""
         rank = share * (self.recorded + zeros)
@@ -84,3 +104,9 @@ class Histogram:
         return HistogramSnapshot(
             name, description, dict(labels or {}), tuple(buckets), self.recorded + zeros, self.total
         )
+
+
+def _index(seconds: float) -> int:
+    if seconds <= _SMALLEST:
+        return 0
+    return min(int(math.log2(seconds / _SMALLEST) * _PER_DOUBLING) + 1, _BUCKETS - 1)

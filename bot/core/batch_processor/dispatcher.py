@@ -1,0 +1,740 @@
+"""Forms batches of pending items, runs the handler over them, and settles each item once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import math
+import secrets
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from bot.core._shared.clock import Clock
+from bot.core._shared.tasks import BackgroundTasks
+from bot.core.batch_processor.dead_letters import DeadLetters
+from bot.core.batch_processor.errors import (
+    BatchClosedError,
+    DeadLetteredError,
+    HandlerAnswerError,
+    HandlerCancelledError,
+    HandlerTimeoutError,
+    ItemFailedError,
+    MissingResultError,
+)
+from bot.core.batch_processor.models import (
+    BatchItem,
+    BatchState,
+    BatchStatus,
+    DeadLetter,
+    Handler,
+    ItemStatus,
+)
+from bot.core.batch_processor.queue import PendingQueue
+from bot.core.batch_processor.results import Kept, Outcome
+from bot.core.batch_processor.retry import BatchSizer, RetryPolicy
+from bot.core.batch_processor.stats import Counters
+
+logger = logging.getLogger(__name__)
+
+FINISHED_BATCHES = 1_000
+"""Batches whose status is kept after their end."""
+
+GRACE = 5.0
+"""Seconds that a cancelled handler has to end."""
+
+REVIVAL = 0.05
+"""Seconds after which work goes on whose task was cancelled by somebody else."""
+
+
+class Batch:
+    """Items that go to the handler together, from being formed to the last one's end."""
+
+    __slots__ = ("attempts", "error", "formed_at", "items", "number", "oldest", "state", "task")
+
+    def __init__(self, number: int, items: list[BatchItem], formed_at: float) -> None:
+        self.number = number
+        self.items = items
+        self.formed_at = formed_at
+        self.oldest = items[0].submitted_at
+        if items[0].priority != items[-1].priority:
+            self.oldest = min([item.submitted_at for item in items])
+        self.attempts = 0
+        self.state: BatchState = "pending"
+        self.error = ""
+        self.task: asyncio.Task[None] | None = None
+
+
+Commit = Callable[[Batch, Sequence[Any], bool], Awaitable[None]]
+"""Makes the outcomes of a batch durable: (batch, a value or exception per item, whether it is given up)."""
+
+
+class Dispatcher:
+    """The queue, the batches and the handler of one processor.
+
+    Nothing here awaits between reading state and writing it, but for the handler and, in durable
+    mode, the commit. A batch whose task is cancelled from outside, at any point, is run again.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.now = clock.monotonic
+        self.prefix = secrets.token_hex(4)
+        """Begins every id, so that ids of two instances are never the same."""
+        # Settings; the service sets them.
+        self.handler: Handler | None = None
+        self.max_batch_size = 100
+        self.batch_timeout = 5.0
+        self.max_concurrent = 10
+        self.max_pending = 10_000
+        self.handler_timeout = 0.0
+        self.retry = RetryPolicy()
+        self.isolate = False
+        self.sizer: BatchSizer | None = None
+        self.commit: Commit | None = None
+        self.accepting = False
+        self.stopped = False
+        # State. An item is in the queue, or in one batch; a batch is running, ready or resting.
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.runs: Callable[[], bool] = bool
+        """Whether that event loop runs; bound here for the sake of ``submit``."""
+        self.queue = PendingQueue()
+        self.running: set[Batch] = set()
+        self.ready: deque[Batch] = deque()
+        self.resting: dict[Batch, asyncio.Task[None]] = {}
+        self.size = self.max_batch_size
+        """Items that make a batch full now."""
+        self.open = 0
+        """How long the queue's normal part may be for ``submit`` to add to it and do nothing else."""
+        self.sequence = 0
+        """The number of the last item that was given an id."""
+        self.left = 0
+        """Items that have left the queue since the start or the last reset."""
+        self.in_flight = 0
+        """Items in batches that have not ended."""
+        self.formed = 0
+        self.tracked: dict[str, BatchItem] = {}
+        self.results: Kept[Outcome] = Kept(10_000, 300.0)
+        self.finished: Kept[BatchStatus] = Kept(FINISHED_BATCHES, math.inf)
+        self.dead_letters = DeadLetters(10_000)
+        self.counters = Counters(self.now())
+        self._tasks = BackgroundTasks()
+        self._watching = False
+        self._flushed_until = -math.inf
+        self._flushes: list[tuple[float, asyncio.Future[None]]] = []
+        self._room: deque[asyncio.Future[None]] = deque()
+        self._warned_unknown = False
+        self._suffixes: list[str] = []
+        self.waiters: dict[str, asyncio.Future[Any]] = {}
+        """Of those who wait in get_result, by item id."""
+
+    # Taking items in.
+
+    def submit(self, data: Any, priority: int = 0) -> asyncio.Future[Any]:
+        """Take an item in; the caller has checked that there is room and that it is wanted."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.admit(BatchItem(data, future, self.now(), "", priority))
+        return future
+
+    def admit(self, item: BatchItem) -> None:
+        """Take in an item that is made already."""
+        if not self.runs():
+            self.adopt(asyncio.get_running_loop())
+        if item.tracked:
+            self.tracked[item.item_id] = item
+        self.queue.push(item)
+        if item.priority:
+            self.refresh()
+        if len(self.queue) >= self.size:
+            if len(self.running) < self.max_concurrent:
+                self.pump()
+        elif not self._watching:
+            self._watch()
+
+    def refresh(self) -> None:
+        """Work out anew how far items can be added without a look at anything else."""
+        others = self.queue.others
+        if not self.accepting:
+            self.open = 0
+            return
+        self.open = self.max_pending - self.in_flight - others
+        if self.handler is not None and len(self.running) < self.max_concurrent:
+            self.open = min(self.open, self.size - 1 - others)
+
+    def new_id(self) -> str:
+        """An id that no other item has."""
+        self.sequence += 1
+        return f"{self.prefix}-{self.sequence}"
+
+    def due_batch(self, priority: int) -> str:
+        """The id of the batch that an item of this priority would be in if it came now."""
+        return self.batch_id(self.formed + self.queue.ahead(priority) // self.size + 1)
+
+    def batch_id(self, number: int) -> str:
+        return f"{self.prefix}-b{number}"
+
+    @property
+    def unfinished(self) -> int:
+        """Items taken in that have not ended."""
+        return len(self.queue) + self.in_flight
+
+    @property
+    def full(self) -> bool:
+        """Whether no item may be taken in now."""
+        return self.unfinished >= self.max_pending
+
+    @property
+    def waited_for(self) -> bool:
+        """Whether somebody waits for room, whom nobody may overtake."""
+        return bool(self._room)
+
+    async def room(self) -> None:
+        """Wait until an item may be taken in; first come, first served."""
+        if not self.full and not self._room:
+            return
+        place = self._room.append
+        while True:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            place(waiter)
+            try:
+                await waiter
+            except asyncio.CancelledError:
+                if waiter in self._room:
+                    self._room.remove(waiter)
+                elif not waiter.cancelled():
+                    self._make_room()  # it was given a place that it does not take
+                raise
+            if not self.full:
+                return
+            place = self._room.appendleft  # somebody was quicker; it keeps its turn
+
+    def _make_room(self) -> None:
+        free = self.max_pending - self.unfinished
+        while self._room and free > 0:
+            waiter = self._room.popleft()
+            if not waiter.done():
+                free -= 1
+                _set_result(waiter, None)
+
+    def readmit(self, letter: DeadLetter) -> None:
+        """Take in a dead letter again, under its id; its result is kept."""
+        item = BatchItem(letter.data, None, self.now(), letter.item_id, letter.priority, tracked=True)
+        self.results.drop(item.item_id)
+        self.counters.replayed += 1
+        if self.counters.dead:
+            self.counters.dead -= 1
+        else:
+            self.left += 1  # it died before the last reset
+        self.left -= 1  # it is back
+        self.admit(item)
+
+    @property
+    def submitted(self) -> int:
+        """Items taken in since the start or the last reset, those pending at the reset among them."""
+        return self.left + len(self.queue)
+
+    def reset_counters(self) -> None:
+        self.left = self.in_flight
+        self.counters = Counters(self.now())
+
+    # When batches start.
+
+    def pump(self) -> None:
+        """Start every batch that is due while handlers may run."""
+        if self.handler is None or self.stopped:
+            return
+        while len(self.running) < self.max_concurrent:
+            if self.ready:
+                self._start(self.ready.popleft())
+            elif len(self.queue) and (len(self.queue) >= self.size or self.queue.oldest() <= self._due()):
+                batch = self._form()
+                if batch is not None:
+                    self._start(batch)
+            else:
+                break
+        if len(self.queue) and not self._watching and len(self.running) < self.max_concurrent:
+            self._watch()
+        self.refresh()
+
+    def _due(self) -> float:
+        """Items submitted at this time or before are due whatever their number."""
+        return max(self._flushed_until, self.now() - self.batch_timeout)
+
+    def reconfigured(self) -> None:
+        """Settings have changed: what is due now may be something else."""
+        self.pump()
+        if len(self.queue):
+            self._watch()  # the one that watches already may sleep too long
+        self._make_room()
+
+    def _watch(self) -> None:
+        """See to it that the items pending now start in time."""
+        if self.handler is None or self.loop is None or self.stopped:
+            return
+        self._watching = True
+        self._tasks.spawn(self._wait_until_due(), name="batch-age")
+
+    async def _wait_until_due(self) -> None:
+        try:
+            while (
+                len(self.queue)
+                and (left := self.queue.oldest() + self.batch_timeout - self.now()) > 0.0
+                and self.queue.oldest() > self._flushed_until
+            ):
+                await self._clock.sleep(left)
+        except asyncio.CancelledError:
+            self._watching = False
+            self._revive()
+            raise
+        self._watching = False
+        self.pump()
+
+    def _revive(self) -> None:
+        """Go on soon. Not at once: this may be an event loop on its way out, that cancels all it has."""
+        if self.loop is not None and not self.loop.is_closed():
+            self.loop.call_later(REVIVAL, self.pump)
+
+    def _form(self) -> Batch | None:
+        now = self.now()
+        items = self._take(self.size)
+        if not items:
+            return None
+        self.in_flight += len(items)
+        self.counters.waits.record_run([now - item.submitted_at for item in items])
+        self.formed += 1
+        batch = Batch(self.formed, items, now)
+        suffixes = self._suffixes
+        while len(suffixes) < len(items):
+            suffixes.append(f"-{len(suffixes) + 1}")
+        base = self.batch_id(batch.number)
+        for item, suffix in zip(items, suffixes, strict=False):
+            if not item.item_id:
+                # A sum of two strings, because formatting a number for each would be a tenth of it all.
+                item.item_id = base + suffix
+        return batch
+
+    def _take(self, limit: int) -> list[BatchItem]:
+        """The next items of the queue; those that were cancelled end here."""
+        withdrawn = self.queue.withdrawn
+        items = self.queue.take(limit)
+        withdrawn = self.queue.withdrawn - withdrawn
+        self.left += len(items) + withdrawn
+        if withdrawn:
+            self.counters.failed += withdrawn
+            self.counters.cancelled += withdrawn
+            self._ended(0)
+        return items
+
+    def _start(self, batch: Batch) -> None:
+        assert self.loop is not None
+        batch.state = "running"
+        self.running.add(batch)
+        task = batch.task = self.loop.create_task(self._run(batch), name="batch")
+        task.add_done_callback(lambda task: self._left(batch, task))
+
+    def _left(self, batch: Batch, task: asyncio.Task[None]) -> None:
+        """The task of a batch has ended, whether it ever began or not."""
+        if batch.task is not task:
+            return  # it was taken from this task
+        self.running.discard(batch)
+        if batch.state == "running":
+            # Cancelled by somebody else: what it did is not known, and it is done again.
+            if not task.cancelled() and (error := task.exception()) is not None:
+                logger.error("A batch ended with an error, and is run again", exc_info=error)
+            batch.state = "pending"
+            self.ready.appendleft(batch)
+            self._revive()
+            return
+        self.pump()
+
+    # One batch.
+
+    async def _run(self, batch: Batch) -> None:
+        begun = self.now()
+        error: BaseException | None = None
+        values: Sequence[Any] = ()
+        try:
+            answer = await self._handle(batch)
+            values = self._judge(batch.items, answer)
+        except asyncio.CancelledError as cancelled:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            error = HandlerCancelledError("the handler was cancelled")
+            error.__cause__ = cancelled
+        except Exception as failure:
+            error = failure
+        if batch.task is not asyncio.current_task():
+            return  # it would not end when told to, and the batch was taken from it
+        seconds = self.now() - begun
+        batch.attempts += 1
+        self.counters.handling.record(seconds)
+        if error is None:
+            if self.sizer is not None:
+                self.sizer.observe(len(batch.items), seconds)
+                self.size = min(self.sizer.size, self.max_batch_size)
+            if self.commit is not None:
+                await self.commit(batch, values, False)
+            self._settle(batch, values)
+            return
+        batch.error = describe(error)
+        for item in batch.items:
+            item.attempts += 1
+        retryable = not isinstance(error, HandlerAnswerError)
+        delay = self.retry.delay(batch.attempts) if retryable else None
+        if delay is not None:
+            self.counters.retries += 1
+            logger.warning(
+                "Batch of %d item(s) failed, try %d of %d in %.2f s: %s",
+                len(batch.items), batch.attempts + 1, self.retry.max_retries + 1, delay, batch.error,
+            )  # fmt: skip
+            self._rest(batch, delay)
+        elif self.isolate and retryable and len(batch.items) > 1:
+            self._split(batch)
+        else:
+            await self._give_up(batch, error)
+
+    async def _handle(self, batch: Batch) -> Any:
+        handler = self.handler
+        assert handler is not None
+        # A list of its own: what the handler does to it must not change who gets which result.
+        if not self.handler_timeout:
+            answer: Any = handler(list(batch.items))
+            return await answer if inspect.isawaitable(answer) else answer
+        try:
+            async with asyncio.timeout(self.handler_timeout) as deadline:
+                answer = handler(list(batch.items))
+                return await answer if inspect.isawaitable(answer) else answer
+        except TimeoutError as error:
+            if not deadline.expired():
+                raise  # its own
+            raise HandlerTimeoutError(f"the handler took longer than {self.handler_timeout:g} s") from error
+
+    def _judge(self, items: list[BatchItem], answer: Any) -> Sequence[Any]:
+        """A value for each item; an exception where the item failed."""
+        if isinstance(answer, Mapping):
+            values = [
+                answer[item.item_id]
+                if item.item_id in answer
+                else MissingResultError(f"the handler's answer holds nothing for item {item.item_id}")
+                for item in items
+            ]
+            if len(answer) != len(items) and not self._warned_unknown:
+                ids = {item.item_id for item in items}
+                if any(key not in ids for key in answer):
+                    self._warned_unknown = True
+                    logger.warning("The batch handler answers for ids that are not those of its items")
+            return values
+        if isinstance(answer, Sequence) and not isinstance(answer, str | bytes | bytearray):
+            if len(answer) == len(items):
+                return answer
+            raise HandlerAnswerError(
+                f"the handler answered {len(answer)} result(s) for {len(items)} item(s): a list must hold "
+                "one for each, in order"
+            )
+        raise HandlerAnswerError(
+            f"the handler answered {type(answer).__name__}: expected a dict by item_id, or a list in order"
+        )
+
+    def _rest(self, batch: Batch, delay: float) -> None:
+        batch.state = "retrying"
+        self.resting[batch] = self._tasks.spawn(self._wake_after(batch, delay), name="batch-retry")
+
+    async def _wake_after(self, batch: Batch, delay: float) -> None:
+        try:
+            await self._clock.sleep(delay)
+        except asyncio.CancelledError:
+            self._wake(batch)
+            self._revive()
+            raise
+        self._wake(batch)
+        self.pump()
+
+    def _wake(self, batch: Batch) -> None:
+        if self.resting.pop(batch, None) is not None:
+            batch.state = "pending"
+            self.ready.append(batch)
+
+    def _split(self, batch: Batch) -> None:
+        """Try its halves once each, so that one item does not take the others with it."""
+        half = len(batch.items) // 2
+        rest = Batch(self.formed + 1, batch.items[half:], batch.formed_at)
+        self.formed += 1
+        batch.items = batch.items[:half]
+        for part in (batch, rest):
+            part.attempts = self.retry.max_retries
+            part.error = batch.error
+            self._rest(part, 0.0)
+
+    async def _give_up(self, batch: Batch, error: BaseException) -> None:
+        logger.error("Batch of %d item(s) given up: %s", len(batch.items), batch.error, exc_info=error)
+        values = [self._verdict(item, batch.error, error) for item in batch.items]
+        if self.commit is not None:
+            await self.commit(batch, values, True)
+        self._settle(batch, values, dead=True)
+
+    def _verdict(self, item: BatchItem, reason: str, cause: BaseException | None) -> DeadLetteredError:
+        verdict = DeadLetteredError(item.item_id, item.attempts, reason)
+        verdict.__cause__ = cause
+        return verdict
+
+    # The end of items.
+
+    def _settle(self, batch: Batch, values: Sequence[Any], *, dead: bool = False) -> None:
+        """Each item ends here, or in _form when its submitter has cancelled it."""
+        items = batch.items
+        failed = 0
+        for item, value in zip(items, values, strict=True):
+            future = item.future
+            if future is None or isinstance(value, BaseException):
+                if isinstance(value, BaseException):
+                    failed += 1
+                    self._fail(item, value, dead)
+                else:
+                    self._keep(item, Outcome(value, None))
+                continue
+            try:  # noqa: SIM105 - costs nothing here, which suppress() does not
+                future.set_result(value)
+            except (asyncio.InvalidStateError, RuntimeError):
+                pass  # cancelled meanwhile; or its event loop is closed, and nobody waits there any more
+        now = self.now()
+        count = len(items)
+        counters = self.counters
+        counters.done += count - failed
+        counters.batches += 1
+        counters.batched_items += count
+        if dead:
+            counters.dead += failed
+            counters.failed_batches += 1
+        else:
+            counters.failed += failed
+            counters.throughput.add(count - failed, now)
+        batch.state = "failed" if dead else "completed"
+        status = BatchStatus(
+            self.batch_id(batch.number),
+            batch.state,
+            count,
+            count - failed,
+            failed,
+            batch.attempts,
+            batch.error,
+        )
+        self.finished.put(status.batch_id, status, now)
+        self._ended(count)
+
+    def _fail(self, item: BatchItem, error: BaseException, dead: bool) -> None:
+        if dead:
+            self._bury(item, error)
+        if item.tracked:
+            self._keep(item, Outcome(None, error, dead))
+        if item.future is not None and not item.future.done():
+            _set_exception(item.future, presentable(error))
+
+    def _bury(self, item: BatchItem, error: BaseException) -> None:
+        if self.commit is not None:
+            return  # it lies in Redis
+        reason = error.reason if isinstance(error, DeadLetteredError) else describe(error)
+        letter = DeadLetter(item.item_id, item.data, item.priority, item.attempts, reason, self._clock.time())
+        if self.dead_letters.add(letter) is not None and self.dead_letters.dropped == 1:
+            logger.error("More than %d dead letters: the oldest are dropped", self.dead_letters.limit)
+
+    def _keep(self, item: BatchItem, outcome: Outcome) -> None:
+        if self.tracked.pop(item.item_id, None) is not None:
+            self.results.put(item.item_id, outcome, self.now())
+        waiter = self.waiters.pop(item.item_id, None)
+        if waiter is not None and not waiter.done():
+            if outcome.error is None:
+                _set_result(waiter, outcome.result)
+            else:
+                _set_exception(waiter, presentable(outcome.error))
+
+    def _ended(self, count: int) -> None:
+        self.in_flight -= count
+        if self._room:
+            self._make_room()
+        if self._flushes:
+            self._end_flushes()
+
+    # Flush, drain, change of event loop.
+
+    def flush(self) -> asyncio.Future[None]:
+        """Make all that is pending due; the future is done when it has ended, retries included."""
+        now = self.now()
+        self._flushed_until = now
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._flushes.append((now, waiter))
+        self.pump()
+        self._end_flushes()
+        return waiter
+
+    def _end_flushes(self) -> None:
+        oldest = self.oldest_unfinished()
+        for entry in list(self._flushes):
+            at, waiter = entry
+            if oldest > at or waiter.done():
+                self._flushes.remove(entry)
+                if not waiter.done():
+                    _set_result(waiter, None)
+
+    def oldest_unfinished(self) -> float:
+        """When the oldest item that has not ended was submitted; infinity if all have."""
+        if not self.unfinished:
+            return math.inf
+        batches = (*self.running, *self.ready, *self.resting)
+        live = (batch.oldest for batch in batches if batch.state in ("pending", "running", "retrying"))
+        return min(min(live, default=math.inf), self.queue.oldest())
+
+    def adopt(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Work under this event loop from now on; what was under way on a closed one is to be done again."""
+        previous = self.loop
+        self.loop = loop
+        self.runs = loop.is_running
+        if previous is not None and not previous.is_running():
+            # Who waited there for room or for a flush waits no more.
+            self._room.clear()
+            self._flushes.clear()
+            self._take_over()
+
+    def _take_over(self) -> None:
+        self._watching = False
+        for batch in list(self.resting):
+            self._wake(batch)
+        for batch in list(self.running):
+            self.running.discard(batch)
+            batch.task = None
+            if batch.state == "running":
+                batch.state = "pending"
+                self.ready.append(batch)
+
+    async def stop(self) -> bool:
+        """End every task; what has not ended by then is ready to be run again. False if one would not."""
+        self.accepting = False
+        self.stopped = True
+        while self._room:
+            waiter = self._room.popleft()
+            if not waiter.done():
+                _set_exception(waiter, BatchClosedError("the batch processor was switched off"))
+        mine = [
+            batch.task
+            for batch in self.running
+            if batch.task is not None
+            and batch.task is not asyncio.current_task()
+            and batch.task.get_loop() is asyncio.get_running_loop()
+        ]
+        stuck: set[asyncio.Task[None]] = set()
+        try:
+            for task in mine:
+                task.cancel()
+            if mine:
+                _, stuck = await asyncio.wait(mine, timeout=GRACE)
+            await self._tasks.stop()
+        finally:
+            self._take_over()
+        if stuck:
+            logger.error("%d batch handler(s) go on %g s after they were cancelled", len(stuck), GRACE)
+        return not stuck
+
+    def remaining(self) -> list[BatchItem]:
+        """Take out every item that has not ended, without ending it. After :meth:`stop`."""
+        found = [item for batch in self.ready for item in batch.items]
+        self.ready.clear()
+        queued = self._take(len(self.queue))
+        for item in queued:
+            item.item_id = item.item_id or self.new_id()
+        self.in_flight += len(queued)
+        return found + queued
+
+    def forget(self, items: Sequence[BatchItem], error: BaseException) -> None:
+        """Let go of items that another instance will see to; who waits for them here gets the error."""
+        for item in items:
+            self.tracked.pop(item.item_id, None)
+            if item.future is not None and not item.future.done():
+                _set_exception(item.future, type(error)(*error.args))
+        self.left -= len(items)
+        self._ended(len(items))
+
+    def bury_all(self, items: Sequence[BatchItem], reason: str) -> None:
+        """End items as dead letters without a handler; who waits for one gets BatchClosedError."""
+        for item in items:
+            self._fail(item, BatchClosedError(reason), dead=True)
+        self.counters.dead += len(items)
+        self._ended(len(items))
+
+    # What can be asked.
+
+    def status_of_batch(self, batch_id: str) -> BatchStatus | None:
+        kept = self.finished.get(batch_id, self.now())
+        if kept is not None:
+            return kept
+        prefix, _, digits = batch_id.rpartition("-b")
+        if prefix != self.prefix or not (digits.isascii() and digits.isdigit()):
+            return None
+        number = int(digits[:20])
+        for batch in (*self.running, *self.ready, *self.resting):
+            if batch.number == number:
+                return BatchStatus(
+                    batch_id, batch.state, len(batch.items), attempts=batch.attempts, error=batch.error
+                )
+        left = len(self.queue) - (number - self.formed - 1) * self.size
+        if number <= self.formed or left <= 0:
+            return None
+        return BatchStatus(batch_id, "pending", min(left, self.size))
+
+    def status_of_item(self, item_id: str) -> ItemStatus | None:
+        if item_id in self.tracked:
+            return ItemStatus(item_id, "pending")
+        outcome = self.results.get(item_id, self.now())
+        if outcome is not None:
+            if outcome.error is None:
+                return ItemStatus(item_id, "done", outcome.result)
+            return ItemStatus(
+                item_id, "dead_lettered" if outcome.dead else "failed", error=describe(outcome.error)
+            )
+        letter = self.dead_letters.get(item_id)
+        return None if letter is None else ItemStatus(item_id, "dead_lettered", error=letter.error)
+
+    @property
+    def pending_batches(self) -> int:
+        """Batches formed and not ended, and those that the queue would make."""
+        live = sum(batch.state in ("pending", "running", "retrying") for batch in self.running)
+        return live + len(self.ready) + len(self.resting) + -(-len(self.queue) // self.size)
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError if the parts disagree. For tests: O(n)."""
+        self.queue.check_invariants()
+        live = [batch for batch in self.running if batch.state == "running"]
+        batches = [*live, *self.ready, *self.resting]
+        assert len(batches) == len(set(batches)), "a batch is in one place"
+        held = [item for batch in batches for item in batch.items]
+        assert len(held) == len(set(map(id, held))), "an item is in one batch"
+        assert self.in_flight == len(held), "what is in no batch is in the queue, or has ended"
+        counters = self.counters
+        ended = counters.done + counters.failed + counters.dead
+        assert self.left == ended + self.in_flight, "the ledger balances"
+        assert len(self.tracked) <= self.unfinished
+
+
+def presentable(error: BaseException) -> Exception:
+    """The error, or what stands for one that a future cannot hold or that would end who awaits it."""
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    wrapped = ItemFailedError(describe(error))
+    wrapped.__cause__ = error
+    return wrapped
+
+
+def describe(error: BaseException) -> str:
+    """Type and message of an error, bounded."""
+    return f"{type(error).__name__}: {error}"[:1000]
+
+
+def _set_result(future: asyncio.Future[Any], value: Any) -> None:
+    with contextlib.suppress(RuntimeError):  # its event loop is closed, and nobody waits there any more
+        future.set_result(value)
+
+
+def _set_exception(future: asyncio.Future[Any], error: BaseException) -> None:
+    with contextlib.suppress(RuntimeError):  # as above
+        future.set_exception(error)

@@ -1,0 +1,57 @@
+"""What can go wrong with items and batches, by who can act on it."""
+
+from __future__ import annotations
+
+from bot.core._shared.errors import BackendError, CapacityError, ClosedError, MisuseError, Phase4Error
+
+
+class BatchQueueFullError(CapacityError):
+    """As many items are pending as are allowed; the message holds the figures."""
+
+
+class BatchClosedError(ClosedError):
+    """The batch processor is off, or was switched off before the item was handled."""
+
+
+class MissingResultError(Phase4Error, LookupError):
+    """The handler's answer holds nothing for this item, so the item failed."""
+
+
+class ItemFailedError(Phase4Error):
+    """The handler said that this item failed; raised where its own exception cannot be."""
+
+
+class DeadLetteredError(BackendError):
+    """The handler failed with every try; the item is among the dead letters.
+
+    ``__cause__`` is the handler's last error, where this process saw it.
+    """
+
+    def __init__(self, item_id: str, attempts: int, reason: str) -> None:
+        super().__init__(f"item {item_id} given up after {attempts} attempt(s): {reason}")
+        self.item_id = item_id
+        self.attempts = attempts
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return DeadLetteredError, (self.item_id, self.attempts, self.reason)
+
+
+class HandlerTimeoutError(BackendError, TimeoutError):
+    """The handler took longer than its timeout, and was cancelled."""
+
+
+class HandlerCancelledError(BackendError):
+    """The handler ended as cancelled though nobody cancelled its batch."""
+
+
+class HandlerAnswerError(MisuseError, TypeError):
+    """The handler answered something other than a dict by item id, or a list with a result per item."""
+
+
+class UnknownItemError(MisuseError, LookupError):
+    """No item of that id is pending, and no result of it is kept (any more)."""
+
+
+class ResultTimeoutError(CapacityError, TimeoutError):
+    """The item was not done in time; it goes on."""

@@ -1,0 +1,114 @@
+"""What goes into the batch processor and what comes out of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from msgspec import Struct
+
+BatchState = Literal["pending", "running", "retrying", "completed", "failed"]
+ItemState = Literal["pending", "done", "failed", "dead_lettered"]
+
+
+class BatchItem(Struct, eq=False):
+    """One item as the handler sees it. Compared by identity."""
+
+    data: Any
+    """What was submitted, the very object (in durable mode: an equal one)."""
+    future: asyncio.Future[Any] | None = None
+    """Its submitter's; the processor's own business."""
+    submitted_at: float = 0.0
+    """On the processor's monotonic clock, in seconds; in durable mode, when this process read it."""
+    item_id: str = ""
+    """Also its idempotency key: the submitter's own, or one that no other item has."""
+    priority: int = 0
+    attempts: int = 0
+    """Times that this process gave it to the handler before."""
+    deliveries: int = 1
+    """Durable mode: times that it was given to an instance; above 1 its effects may exist already."""
+    tracked: bool = False
+    """Whether its result is kept for ``get_result``."""
+    entry: bytes = b""
+    """Durable mode: its id in the stream."""
+
+    def __repr__(self) -> str:
+        return f"BatchItem(item_id={self.item_id!r}, data={self.data!r}, priority={self.priority})"
+
+
+Answer = Mapping[str, Any] | Sequence[Any]
+Handler = Callable[[list[BatchItem]], Awaitable[Answer]]
+
+
+class Submission(tuple[bool, str, str]):
+    """The answer to ``submit_item``: ``(success, item_id, batch_id)``, and why not.
+
+    ``batch_id`` names the batch that the item is due in; one of higher priority that comes later may
+    take its place. Both ids are empty if the item was not taken, and ``reason`` then says why.
+    """
+
+    reason: str = ""
+    retry_after: float = 0.0
+    """Seconds after which trying again makes sense; 0.0 when it was taken, or never will be."""
+
+    @property
+    def success(self) -> bool:
+        """Whether the item was taken."""
+        return self[0]
+
+    @property
+    def item_id(self) -> str:
+        """The item's id, for ``get_result``."""
+        return self[1]
+
+    @property
+    def batch_id(self) -> str:
+        """The batch it is due in, for ``get_batch_status``; empty in durable mode."""
+        return self[2]
+
+    @classmethod
+    def refused(cls, reason: str, retry_after: float = 0.0) -> Submission:
+        made = cls((False, "", ""))
+        made.reason = reason
+        made.retry_after = retry_after
+        return made
+
+
+class BatchStatus(Struct, frozen=True):
+    """One batch: how far it is, and what became of its items."""
+
+    batch_id: str
+    state: BatchState
+    """pending: not formed yet, ``items`` is what it would hold now; failed: given up, items dead-lettered."""
+    items: int
+    done: int = 0
+    failed: int = 0
+    """Items that the handler failed one by one; all of them if the batch was given up."""
+    attempts: int = 0
+    error: str = ""
+    """The last error of the whole batch."""
+
+
+class ItemStatus(Struct, frozen=True):
+    """One item: its state, and its result or error."""
+
+    item_id: str
+    state: ItemState
+    result: Any = None
+    error: str = ""
+
+
+class DeadLetter(Struct, frozen=True):
+    """An item that was given up, with what it takes to understand and to replay it."""
+
+    item_id: str
+    data: Any
+    priority: int
+    attempts: int
+    error: str
+    """Type and message of the last error."""
+    died_at: float
+    """Unix time in seconds."""
+    entry: str = ""
+    """Durable mode: its id in the stream of dead letters."""

@@ -1,0 +1,124 @@
+"""Items that wait to be put into a batch, by priority (pure)."""
+
+from __future__ import annotations
+
+import math
+from bisect import insort
+from collections import deque
+
+from bot.core.batch_processor.models import BatchItem
+
+
+class PendingQueue:
+    """First come, first served within a priority; a higher priority first.
+
+    What its submitter has cancelled is left out when it would be taken. One deque for each priority
+    in use: push and take are O(1), and so is the oldest while few priorities are in use.
+    """
+
+    __slots__ = ("_levels", "_order", "_others", "normal", "withdrawn")
+
+    def __init__(self) -> None:
+        self.withdrawn = 0
+        """Items left out so far."""
+        # Changed by push, take and discard; the processor's submit appends to ``normal`` itself.
+        self.normal: deque[BatchItem] = deque()
+        """Those of priority 0."""
+        # The other priorities, none empty; _order holds them negated and sorted.
+        self._levels: dict[int, deque[BatchItem]] = {}
+        self._order: list[int] = []
+        self._others = 0
+
+    def __len__(self) -> int:
+        """Items held, those that were cancelled and not yet left out among them."""
+        return len(self.normal) + self._others
+
+    @property
+    def others(self) -> int:
+        """Those of another priority than 0."""
+        return self._others
+
+    def push(self, item: BatchItem) -> None:
+        """Add an item behind those of its priority."""
+        priority = item.priority
+        if not priority:
+            self.normal.append(item)
+            return
+        level = self._levels.get(priority)
+        if level is None:
+            level = self._levels[priority] = deque()
+            insort(self._order, -priority)
+        level.append(item)
+        self._others += 1
+
+    def ahead(self, priority: int) -> int:
+        """How many would be taken before an item of this priority that comes now."""
+        if not self._others:
+            return len(self.normal) if priority <= 0 else 0
+        others = sum(len(level) for held, level in self._levels.items() if held >= priority)
+        return others + (len(self.normal) if priority <= 0 else 0)
+
+    def take(self, limit: int) -> list[BatchItem]:
+        """Remove and return the next items, at most ``limit``."""
+        normal = self.normal
+        if not self._others and len(normal) <= limit:
+            everything = list(normal)
+            normal.clear()
+            return self._wanted(everything)
+        taken: list[BatchItem] = []
+        for level in self._in_order():
+            while level and len(taken) < limit:
+                wanted = limit - len(taken)
+                if len(level) <= wanted:
+                    some = list(level)
+                    level.clear()
+                else:
+                    pop = level.popleft
+                    some = [pop() for _ in range(wanted)]
+                if level is not normal:
+                    self._others -= len(some)
+                taken += self._wanted(some)
+            if len(taken) >= limit:
+                break
+        for priority in [priority for priority, level in self._levels.items() if not level]:
+            del self._levels[priority]
+            self._order.remove(-priority)
+        return taken
+
+    def _in_order(self) -> list[deque[BatchItem]]:
+        if not self._others:
+            return [self.normal]
+        levels = [self._levels[-negated] for negated in self._order]
+        urgent = sum(negated < 0 for negated in self._order)
+        return [*levels[:urgent], self.normal, *levels[urgent:]]
+
+    def _wanted(self, items: list[BatchItem]) -> list[BatchItem]:
+        kept = [item for item in items if (future := item.future) is None or not future.done()]
+        self.withdrawn += len(items) - len(kept)
+        return kept
+
+    def oldest(self) -> float:
+        """When the oldest item was submitted; infinity if there is none."""
+        first = self.normal[0].submitted_at if self.normal else math.inf
+        if not self._others:
+            return first
+        return min(first, min(level[0].submitted_at for level in self._levels.values()))
+
+    def discard(self, entries: set[bytes]) -> list[BatchItem]:
+        """Remove the items read from these entries of a stream, and return them: O(n)."""
+        held = self.take(len(self))
+        for item in held:
+            if item.entry not in entries:
+                self.push(item)
+        return [item for item in held if item.entry in entries]
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError if the parts disagree. For tests: O(n)."""
+        assert self._others == sum(len(level) for level in self._levels.values())
+        assert self._order == sorted(-priority for priority in self._levels)
+        assert 0 not in self._levels
+        assert all(self._levels.values()), "no priority is kept for nobody"
+        for priority, level in [(0, self.normal), *self._levels.items()]:
+            assert all(item.priority == priority for item in level)
+            times = [item.submitted_at for item in level]
+            assert times == sorted(times), "the first of a priority is its oldest"

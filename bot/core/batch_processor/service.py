@@ -1,0 +1,499 @@
+"""The batch processor: items in, batches to a handler, each item's own result out."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+from asyncio import Future
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
+from bot.core._shared.clock import SYSTEM_CLOCK, Clock
+from bot.core._shared.errors import invalid
+from bot.core._shared.histogram import HistogramSnapshot
+from bot.core._shared.tasks import run_on_loop
+from bot.core.batch_processor.dispatcher import Dispatcher, presentable
+from bot.core.batch_processor.errors import (
+    BatchClosedError,
+    BatchQueueFullError,
+    ResultTimeoutError,
+    UnknownItemError,
+)
+from bot.core.batch_processor.models import (
+    BatchItem,
+    BatchStatus,
+    DeadLetter,
+    Handler,
+    ItemStatus,
+    Submission,
+)
+from bot.core.batch_processor.retry import BatchSizer, RetryPolicy
+from bot.core.phase4_service import Phase4Service
+
+MAX_PRIORITY = 1_000
+MAX_KEY_LENGTH = 200
+_OFF = "the batch processor is off"
+_UNBOUNDED = 31_536_000.0
+
+
+class BatchProcessor(Phase4Service):
+    """Gathers items into batches for one handler, and gives each item its own result.
+
+    ================= ================================ =========================================
+    method            when there is no room            use it
+    ================= ================================ =========================================
+    submit            raises BatchQueueFullError       where each result is awaited, many at once
+    submit_and_wait   waits for room                   where the caller needs the result
+    submit_item       (False, "", ""), with a reason   where the result is asked for later, or never
+    submit_many       the same, for each item          many of those
+    ================= ================================ =========================================
+
+    An item that was taken ends in exactly one way: done, failed, or among the dead letters. What a
+    submitter cancels before its batch was formed is not handled, and counts as failed.
+    """
+
+    service_name: ClassVar[str] = "batch_processor"
+
+    def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        super().__init__()
+        self._clock = clock
+        self._dispatcher = Dispatcher(clock)
+        self._now = clock.monotonic
+        self._waiting = self._dispatcher.queue.normal
+        self._drain_timeout = 10.0
+        self._duplicates = 0
+
+    # Lifecycle.
+
+    @property
+    def process_handler(self) -> Handler | None:
+        """What handles batches: ``async (items) -> {item_id: result}``, or a list in the same order.
+
+        An exception as a value fails that item alone, and so does leaving it out of the dict. A
+        handler that raises fails the batch, which is tried again, then given up.
+        """
+        return self._dispatcher.handler
+
+    @process_handler.setter
+    def process_handler(self, handler: Handler) -> None:
+        self._dispatcher.handler = _valid_handler(handler)
+        if self._enabled and self._dispatcher.loop is not None and self._dispatcher.loop.is_running():
+            self._dispatcher.pump()
+
+    async def enable(
+        self,
+        process_handler: Handler | None = None,
+        max_batch_size: int | None = None,
+        batch_timeout: float | None = None,
+        max_concurrent: int | None = None,
+        max_pending: int | None = None,
+        *,
+        handler_timeout: float | None = None,
+        max_retries: int | None = None,
+        retry_base: float | None = None,
+        retry_max: float | None = None,
+        isolate: bool | None = None,
+        adaptive: bool | None = None,
+        drain_timeout: float | None = None,
+        result_ttl: float | None = None,
+        max_results: int | None = None,
+        max_dead_letters: int | None = None,
+    ) -> bool:
+        """Switch on, or reconfigure; None leaves what was set before. Times are seconds.
+
+        At first: batches of ``max_batch_size`` 100 items, started when full or ``batch_timeout`` 5
+        after their first item; ``max_concurrent`` 10 handlers at once; ``max_pending`` 10,000 items
+        that have not ended. ``handler_timeout`` 0: none. A failed batch is tried again
+        ``max_retries`` 3 times, after a random delay of at most ``retry_base`` 0.5, doubled for each
+        try, at most ``retry_max`` 30. With ``isolate`` a batch out of tries is halved again and
+        again, each half tried once, so that only the items that make the handler fail are given up.
+        ``adaptive`` searches for the batch size at which an item takes the handler the least time.
+        ``drain_timeout`` 10: how long ``disable`` waits. Results are kept for ``result_ttl`` 300 and
+        ``max_results`` 10,000, dead letters up to ``max_dead_letters`` 10,000.
+
+        Without a handler items wait until there is one. Raises ValueError for values out of bounds.
+        """
+        d = self._dispatcher
+        handler = d.handler if process_handler is None else _valid_handler(process_handler)
+        size = _count("max_batch_size", max_batch_size, d.max_batch_size, 1, 1_000_000)
+        timeout = _seconds("batch_timeout", batch_timeout, d.batch_timeout)
+        concurrent = _count("max_concurrent", max_concurrent, d.max_concurrent, 1, 10_000)
+        pending = _count("max_pending", max_pending, d.max_pending, 1, 100_000_000)
+        limit = _seconds("handler_timeout", handler_timeout, d.handler_timeout, zero=True)
+        policy = RetryPolicy(
+            _count("max_retries", max_retries, d.retry.max_retries, 0, 1_000),
+            _seconds("retry_base", retry_base, d.retry.base),
+            _seconds("retry_max", retry_max, d.retry.cap),
+        )
+        drain = _seconds("drain_timeout", drain_timeout, self._drain_timeout, zero=True)
+        ttl = _seconds("result_ttl", result_ttl, d.results.ttl)
+        results = _count("max_results", max_results, d.results.limit, 1, 100_000_000)
+        letters = _count("max_dead_letters", max_dead_letters, d.dead_letters.limit, 1, 100_000_000)
+        async with self._transition:
+            d.handler = handler
+            d.batch_timeout, d.handler_timeout = timeout, limit
+            d.max_concurrent, d.max_pending = concurrent, pending
+            d.retry = policy
+            d.isolate = d.isolate if isolate is None else isolate
+            d.results.limit, d.results.ttl = results, ttl
+            d.dead_letters.limit = letters
+            wanted = d.sizer is not None if adaptive is None else adaptive
+            if not wanted:
+                d.sizer = None
+            elif d.sizer is None or d.max_batch_size != size:
+                d.sizer = BatchSizer(size)
+            d.max_batch_size = size
+            d.size = size if d.sizer is None else min(d.sizer.size, size)
+            self._drain_timeout = drain
+            loop = asyncio.get_running_loop()
+            if d.loop is None or not d.loop.is_running():
+                d.adopt(loop)
+            d.accepting = True
+            d.stopped = False
+            self._enabled = True
+            d.reconfigured()
+        return True
+
+    async def disable(self) -> bool:
+        """Take in nothing more, handle what is pending within the drain time, then switch off.
+
+        What has not ended by then goes to the dead letters, and who waits for it gets
+        BatchClosedError. False if a handler went on after it was cancelled.
+        """
+        async with self._transition:
+            if not self._enabled:
+                return True
+            d = self._dispatcher
+            d.accepting = False
+            d.refresh()
+            clean = True
+
+            async def end() -> None:
+                nonlocal clean
+                clean = await self._drain_and_stop()
+
+            loop = d.loop
+            if loop is None or not await run_on_loop(loop, end):
+                d.adopt(asyncio.get_running_loop())
+                await end()
+            self._enabled = False
+        return clean
+
+    async def _drain_and_stop(self) -> bool:
+        d = self._dispatcher
+        try:
+            if d.unfinished and d.handler is not None:
+                flushed = d.flush()
+                # The time of the test's clock, if it is one: a drain waits as everything here does.
+                clock = asyncio.ensure_future(self._clock.sleep(self._drain_timeout))
+                try:
+                    await asyncio.wait((flushed, clock), return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    clock.cancel()
+                    flushed.cancel()
+        finally:
+            clean = await d.stop()
+            left = d.remaining()
+            if left:
+                d.bury_all(left, "the batch processor was switched off before the item was handled")
+        return clean
+
+    # Submitting.
+
+    def submit(self, data: Any, priority: int = 0) -> asyncio.Future[Any]:
+        """Add an item and return the future of its result: the cheapest form, and not a coroutine.
+
+        The future raises what made the item fail, or DeadLetteredError if its batch was given up.
+        Cancelling it withdraws an item that is in no batch yet. Its result is kept by the future
+        alone; to ask by id, or not at all, use :meth:`submit_item`. Higher priorities go first.
+
+        Raises BatchQueueFullError or, while the processor is off, BatchClosedError.
+        """
+        d = self._dispatcher
+        if 0 < len(self._waiting) < d.open and priority == 0 and d.runs():
+            # Others wait already, and with this one the batch is not full: nothing else is to be done.
+            future: asyncio.Future[Any] = Future(loop=d.loop)
+            self._waiting.append(BatchItem(data, future, self._now()))
+            return future
+        if not d.accepting or d.unfinished >= d.max_pending:
+            self._refuse()
+        if priority != 0:
+            _valid_priority(priority)
+        return d.submit(data, priority)
+
+    async def submit_and_wait(self, data: Any, priority: int = 0, timeout: float | None = None) -> Any:
+        """Add an item, waiting for room if there is none, and return its result or raise its error.
+
+        After ``timeout`` seconds in all: ResultTimeoutError; an item in no batch yet is withdrawn then,
+        as it is when the caller is cancelled. While the processor is off: BatchClosedError.
+        """
+        if timeout is not None:
+            timeout = _seconds("timeout", timeout, 0.0, zero=True)
+            try:
+                async with asyncio.timeout(timeout) as deadline:
+                    return await self.submit_and_wait(data, priority)
+            except TimeoutError as error:
+                if not deadline.expired():
+                    raise
+                raise ResultTimeoutError(f"no result within {timeout:g} s") from error
+        d = self._dispatcher
+        if not d.accepting:
+            raise BatchClosedError(_OFF)
+        if d.waited_for or d.full:
+            await d.room()
+        return await self.submit(data, priority)
+
+    async def submit_item(self, data: Any, priority: int = 0, key: str | None = None) -> Submission:
+        """Add an item: ``(success, item_id, batch_id)``; at once, whether there is room or not.
+
+        Its result is kept for :meth:`get_result`. ``key`` is an idempotency key (1 to 200
+        characters), and becomes the item's id: while an item of that key is pending, or its result is
+        kept, another one adds nothing, and is answered as the first was. ``success`` is False, with a
+        ``reason``, when as many items are pending as are allowed and while the processor is off.
+        """
+        return self._submit_item(data, priority, key)
+
+    async def submit_many(
+        self, data: Iterable[Any], priority: int = 0, *, all_or_none: bool = False
+    ) -> list[Submission]:
+        """:meth:`submit_item` for each, in order. ``all_or_none``: take none if not all have room."""
+        wanted = list(data)
+        _valid_priority(priority)
+        d = self._dispatcher
+        if all_or_none and d.accepting and d.unfinished + len(wanted) > d.max_pending:
+            refused = self._full(len(wanted))
+            return [refused] * len(wanted)
+        return [self._submit_item(one, priority, None) for one in wanted]
+
+    def _submit_item(self, data: Any, priority: int, key: str | None) -> Submission:
+        d = self._dispatcher
+        if priority != 0:
+            _valid_priority(priority)
+        if key is not None:
+            _valid_key(key)
+        if not d.accepting:
+            return Submission.refused(_OFF)
+        if key is not None and d.status_of_item(key) is not None:
+            self._duplicates += 1
+            return Submission((True, key, ""))
+        if d.full:
+            return self._full(1)
+        item_id = d.new_id() if key is None else key
+        batch_id = d.due_batch(priority)
+        d.admit(BatchItem(data, None, d.now(), item_id, priority, tracked=True))
+        return Submission((True, item_id, batch_id))
+
+    def _full(self, wanted: int) -> Submission:
+        d = self._dispatcher
+        d.counters.refused += wanted
+        # A batch's time is what it takes until there is room again.
+        retry_after = d.counters.handling.mean() or d.batch_timeout
+        return Submission.refused(
+            f"the batch processor is full: {d.unfinished} items pending, max_pending = {d.max_pending}",
+            retry_after,
+        )
+
+    def _refuse(self) -> None:
+        if not self._dispatcher.accepting:
+            raise BatchClosedError(_OFF)
+        raise BatchQueueFullError(self._full(1).reason)
+
+    # Results.
+
+    async def get_result(self, item_id: str, timeout: float | None = None) -> Any:
+        """The result of an item of :meth:`submit_item`, waiting for it if need be; raises its error.
+
+        Results are kept for a bounded time and in bounded number (``result_ttl``, ``max_results``); of
+        an id that is not known (any more), UnknownItemError. After ``timeout`` seconds:
+        ResultTimeoutError, and the item goes on.
+        """
+        d = self._dispatcher
+        if item_id not in d.tracked:
+            outcome = d.results.get(item_id, d.now())
+            if outcome is None:
+                raise UnknownItemError(
+                    f"item_id = {item_id!r}: no such item is pending, and no result of it is kept"
+                )
+            if outcome.error is not None:
+                raise presentable(outcome.error)
+            return outcome.result
+        loop = asyncio.get_running_loop()
+        waiter = d.waiters.get(item_id)
+        if waiter is None or waiter.get_loop() is not loop:
+            waiter = d.waiters[item_id] = loop.create_future()
+            waiter.add_done_callback(_seen)
+        try:
+            async with asyncio.timeout(timeout) as deadline:
+                # Shielded: others may wait for it too, and the item is not withdrawn.
+                return await asyncio.shield(waiter)
+        except TimeoutError as error:
+            if not deadline.expired():
+                raise
+            raise ResultTimeoutError(f"item {item_id} has no result within {timeout:g} s") from error
+
+    async def get_item_status(self, item_id: str) -> ItemStatus | None:
+        """How far an item of :meth:`submit_item` is, without waiting; None if it is not known (any more)."""
+        return self._dispatcher.status_of_item(item_id)
+
+    async def get_batch_status(self, batch_id: str) -> BatchStatus | None:
+        """How far a batch is; None if it is not known. The last 1,000 that ended are."""
+        return self._dispatcher.status_of_batch(batch_id)
+
+    async def flush(self, timeout: float | None = None) -> bool:
+        """Start what is pending without waiting for full batches, and wait until it has ended.
+
+        False if that took longer than ``timeout`` seconds (it goes on), or if there is no handler.
+        """
+        d = self._dispatcher
+        if not d.unfinished:
+            return True
+        if d.handler is None or not self._enabled:
+            return False
+        if d.loop is not asyncio.get_running_loop():
+            d.adopt(asyncio.get_running_loop())
+        flushed = d.flush()
+        try:
+            async with asyncio.timeout(timeout) as deadline:
+                await flushed
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            return False
+        return True
+
+    # Dead letters.
+
+    async def dead_letters(self, limit: int | None = None) -> list[DeadLetter]:
+        """The items that were given up, the oldest first, at most ``limit``."""
+        return self._dispatcher.dead_letters.all()[:limit]
+
+    async def replay(self, item_ids: Sequence[str] | None = None) -> int:
+        """Submit dead letters again, all or those of ``item_ids``, under their ids; how many were.
+
+        Those for which there is no room stay where they are.
+        """
+        d = self._dispatcher
+        if not d.accepting:
+            return 0
+        letters = d.dead_letters.take(item_ids, max(0, d.max_pending - d.unfinished))
+        for letter in letters:
+            d.readmit(letter)
+        return len(letters)
+
+    async def discard_dead_letters(self, item_ids: Sequence[str] | None = None) -> int:
+        """Forget dead letters, all or those of ``item_ids``; how many there were. They stay counted."""
+        return len(self._dispatcher.dead_letters.take(item_ids))
+
+    # Figures.
+
+    async def get_statistics(self) -> dict[str, Any]:
+        """Counts since the start or the last reset.
+
+        ``submitted_items`` is always ``total_items_processed`` (done) + ``failed_items`` (those cancelled
+        among them) + ``dead_lettered_items`` + ``pending_items``.
+        """
+        d = self._dispatcher
+        counters = d.counters
+        now = d.now()
+        waits, handling = counters.waits, counters.handling
+        oldest = d.oldest_unfinished()
+        return {
+            "enabled": self._enabled,
+            "durable": False,
+            "degraded": False,
+            "handler": d.handler is not None,
+            "submitted_items": d.submitted,
+            "pending_items": d.unfinished,
+            "total_items_processed": counters.done,
+            "failed_items": counters.failed,
+            "cancelled_items": counters.cancelled,
+            "dead_lettered_items": counters.dead,
+            "replayed_items": counters.replayed,
+            "refused_items": counters.refused,
+            "duplicate_items": self._duplicates,
+            "pending_batches": d.pending_batches,
+            "running_batches": len(d.running),
+            "retrying_batches": len(d.resting),
+            "completed_batches": counters.batches - counters.failed_batches,
+            "failed_batches": counters.failed_batches,
+            "retries": counters.retries,
+            "avg_batch_size": round(counters.batched_items / counters.batches, 2)
+            if counters.batches
+            else 0.0,
+            "batch_size": d.size,
+            "throughput_items_per_sec": round(counters.throughput.rate(now), 1),
+            "oldest_pending_seconds": 0.0 if oldest == math.inf else round(max(0.0, now - oldest), 3),
+            "wait_ms_p50": round(waits.quantile(0.5) * 1000, 3),
+            "wait_ms_p99": round(waits.quantile(0.99) * 1000, 3),
+            "handler_ms_p50": round(handling.quantile(0.5) * 1000, 3),
+            "handler_ms_p99": round(handling.quantile(0.99) * 1000, 3),
+            "dead_letters": len(d.dead_letters),
+            "results_kept": len(d.results),
+        }
+
+    async def reset_statistics(self) -> None:
+        """Counters to zero; items that are pending count as submitted now."""
+        self._dispatcher.reset_counters()
+        self._duplicates = 0
+
+    def histograms(self) -> list[HistogramSnapshot]:
+        """How long items waited for their batch, and how long the handler took."""
+        counters = self._dispatcher.counters
+        return [
+            counters.waits.snapshot(
+                "batch_wait_seconds", "Seconds from an item's submission to its batch being formed"
+            ),
+            counters.handling.snapshot("batch_handler_seconds", "Seconds that one run of the handler took"),
+        ]
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError if the parts disagree. For tests."""
+        self._dispatcher.check_invariants()
+
+
+def _seen(future: asyncio.Future[Any]) -> None:
+    """Its error is kept for who asks again; nobody need have waited."""
+    if not future.cancelled():
+        future.exception()
+
+
+def _valid_handler(handler: object) -> Handler:
+    if not callable(handler):
+        raise invalid("process_handler", handler, "an async function of a list of items")
+    try:
+        inspect.signature(handler).bind([])
+    except ValueError:
+        pass  # a callable without a signature to be read
+    except TypeError as error:
+        raise invalid("process_handler", handler, f"a function of one list of items ({error})") from None
+    return handler
+
+
+def _valid_priority(priority: object) -> None:
+    if priority.__class__ is not int or not -MAX_PRIORITY <= priority <= MAX_PRIORITY:
+        raise invalid("priority", priority, f"a whole number from -{MAX_PRIORITY} to {MAX_PRIORITY}")
+
+
+def _valid_key(key: object) -> None:
+    if not isinstance(key, str) or not 1 <= len(key) <= MAX_KEY_LENGTH:
+        raise invalid("key", key, f"a string of 1 to {MAX_KEY_LENGTH} characters")
+
+
+def _count(name: str, value: object, current: int, low: int, high: int) -> int:
+    if value is None:
+        return current
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise invalid(name, value, f"a whole number from {low:,} to {high:,}")
+    return value
+
+
+def _seconds(name: str, value: object, current: float, *, zero: bool = False) -> float:
+    if value is None:
+        return current
+    allowed = f"a number of seconds {'>= 0' if zero else '> 0'} and <= {_UNBOUNDED:,.0f}"
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise invalid(name, value, allowed)
+    if value > _UNBOUNDED or value < 0 or (value == 0 and not zero):
+        raise invalid(name, value, allowed)
+    return float(value)
