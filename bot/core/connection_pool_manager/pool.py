@@ -16,6 +16,7 @@ httpcore's pool for the shape.
 
 from __future__ import annotations
 
+import math
 import random
 from bisect import insort
 from collections import OrderedDict
@@ -30,6 +31,8 @@ from bot.core.connection_pool_manager.stats import Counters
 OPEN_LIMIT = 8
 """Connections opened at once: a burst must not become a storm of handshakes."""
 RETRY_BASE, RETRY_CAP = 0.05, 2.0
+KEEPALIVE_SHARE = 4
+"""At one tick at most this part of the idle connections (one in four) is pinged, or nobody could have one."""
 LIFETIME_JITTER = 0.1
 """Lifetimes are shortened by up to this share, so that connections opened together do not die together."""
 
@@ -40,6 +43,13 @@ class Verdict(IntEnum):
     CLEAN = 0
     RESET = 1
     DISCARD = 2
+    """Only a new connection will do."""
+    BROKEN = 3
+    """It works no more: not even a goodbye can be sent."""
+
+
+BROKEN, LIFETIME, IDLE, DISCARDED, POOL_CLOSED = "broken", "lifetime", "idle", "discarded", "pool closed"
+"""Why a connection is closed."""
 
 
 class Slot:
@@ -77,15 +87,15 @@ class Slot:
 
 
 class Waiter:
-    """One who waits for a connection. ``future`` belongs to the runner."""
+    """One who waits for a connection, until ``deadline`` at most. ``future`` belongs to the runner."""
 
-    __slots__ = ("future", "since", "slot", "timer")
+    __slots__ = ("deadline", "future", "since", "slot")
 
-    def __init__(self, since: float) -> None:
+    def __init__(self, since: float, deadline: float = math.inf) -> None:
         self.since = since
+        self.deadline = deadline
         self.slot: Slot | None = None
         self.future: Any = None
-        self.timer: Any = None
 
 
 class Open(NamedTuple):
@@ -95,7 +105,7 @@ class Open(NamedTuple):
 
 
 class Close(NamedTuple):
-    """Close it; then call ``closed``."""
+    """Close it, without ceremony if the reason is BROKEN; then call ``closed``."""
 
     slot: Slot
     reason: str
@@ -133,7 +143,14 @@ class Leak(NamedTuple):
     held: float
 
 
-Action = Open | Close | Check | Reset | Grant | Refuse | Leak
+class Returned(NamedTuple):
+    """Report that a lease reported as a leak was none: it came back."""
+
+    slot: Slot
+    held: float
+
+
+Action = Open | Close | Check | Reset | Grant | Refuse | Leak | Returned
 
 
 def _idle_since(slot: Slot) -> float:
@@ -180,7 +197,7 @@ class Pool:
             slot = idle[-1]
             if (
                 now < slot.expires_at
-                and now - slot.proved_at < self._validate_after
+                and now - slot.proved_at <= self._validate_after
                 and self._is_open(slot.raw)
             ):
                 idle.pop()
@@ -200,12 +217,16 @@ class Pool:
         if self.is_closed:
             return [Refuse(waiter)]
         self.waiters[waiter] = None
+        if len(self.leased) == self.options.max_size:
+            return []  # the short way: nothing to be done but wait
         return self._serve(now)
 
-    def withdraw(self, waiter: Waiter, now: float, *, failed: bool = False) -> list[Action]:
-        """Undo a request, whether or not it has been granted meanwhile."""
-        if failed:
-            self.counters.failed += 1
+    def withdraw(self, waiter: Waiter, now: float, *, cancelled: bool = False) -> list[Action]:
+        """Undo a request, whether or not it has been granted meanwhile; not ``cancelled``: it timed out."""
+        if cancelled:
+            self.counters.cancelled += 1
+        else:
+            self.counters.timed_out += 1
         slot = waiter.slot
         if slot is not None:
             waiter.slot = None
@@ -217,29 +238,48 @@ class Pool:
 
     def put(self, slot: Slot, now: float) -> bool:
         """The short way of a clean release; False, with nothing done: use :meth:`release`."""
-        if self.waiters or now >= slot.expires_at or self.is_closed:
+        if self.waiters or now >= slot.expires_at or slot.reported or self.is_closed:
             return False
         self.leased.remove(slot)
         slot.idle_since = slot.proved_at = now
-        slot.reported = False
         self.idle.append(slot)
         self.counters.released += 1
         return True
+
+    def hand_over(self, slot: Slot, now: float) -> Waiter | None:
+        """The short way of a clean release while somebody waits: lease it to the first who does.
+
+        None, with nothing done: use :meth:`release`.
+        """
+        if not self.waiters or now >= slot.expires_at or slot.reported:
+            return None
+        waiter, _ = self.waiters.popitem(last=False)
+        waiter.slot = slot
+        slot.leased_at = slot.proved_at = now
+        slot.use_count += 1
+        counters = self.counters
+        counters.released += 1
+        counters.acquired += 1
+        counters.waits.record(max(0.0, now - waiter.since))
+        return waiter
 
     def release(self, slot: Slot, now: float, verdict: Verdict) -> list[Action]:
         """End the lease of ``slot``. KeyError if it is not leased."""
         self.leased.remove(slot)
         self.counters.released += 1
         slot.idle_since = slot.proved_at = now
-        slot.site = None
-        slot.reported = slot.touched = False
         actions: list[Action] = []
+        if slot.reported:
+            actions.append(Returned(slot, now - slot.leased_at))
+        slot.reported = slot.touched = False
         if self.is_closed:
-            self._retire(slot, "pool closed", actions)
+            self._retire(slot, POOL_CLOSED, actions)
+        elif verdict is Verdict.BROKEN:
+            self._retire(slot, BROKEN, actions)
         elif verdict is Verdict.DISCARD:
-            self._retire(slot, "broken", actions)
+            self._retire(slot, DISCARDED, actions)
         elif now >= slot.expires_at:
-            self._retire(slot, "lifetime", actions)
+            self._retire(slot, LIFETIME, actions)
         elif verdict is Verdict.RESET:
             self.proving.add(slot)
             self.counters.resets += 1
@@ -247,6 +287,10 @@ class Pool:
         else:
             self.idle.append(slot)
         return actions + self._serve(now)
+
+    def overdue(self, now: float) -> list[Waiter]:
+        """Who has waited as long as they may; :meth:`withdraw` them."""
+        return [waiter for waiter in self.waiters if waiter.deadline <= now]
 
     # Outcomes of actions.
 
@@ -260,7 +304,7 @@ class Pool:
         slot.expires_at = now + self.options.max_lifetime * (1 - self._rng.uniform(0, LIFETIME_JITTER))
         actions: list[Action] = []
         if self.is_closed:
-            self._retire(slot, "pool closed", actions)
+            self._retire(slot, POOL_CLOSED, actions)
         else:
             self._shelve(slot)
         return actions + self._serve(now)
@@ -277,7 +321,14 @@ class Pool:
     def checked(self, slot: Slot, ok: bool, now: float) -> list[Action]:
         """A ping came back, or did not."""
         self.counters.checks += 1
-        return self._proved(slot, ok, now)
+        actions: list[Action] = []
+        if not ok:
+            # What has been quiet for as long as this one is most likely dead too (a server that was
+            # restarted, a firewall that forgot). To find out one by one would take a timeout each.
+            for other in [other for other in self.idle if other.proved_at <= slot.proved_at]:
+                self.idle.remove(other)
+                self._retire(other, BROKEN, actions)
+        return actions + self._proved(slot, ok, now)
 
     def was_reset(self, slot: Slot, ok: bool, now: float) -> list[Action]:
         """A reset worked, or did not."""
@@ -287,7 +338,7 @@ class Pool:
         self.proving.remove(slot)
         actions: list[Action] = []
         if self.is_closed or not ok:
-            self._retire(slot, "pool closed" if self.is_closed else "broken", actions)
+            self._retire(slot, POOL_CLOSED if self.is_closed else BROKEN, actions)
         else:
             slot.proved_at = now
             self._shelve(slot)
@@ -308,20 +359,22 @@ class Pool:
         if self.is_closed:
             return actions
         spare = self.total - len(self.closing) - options.min_size
+        pings = max(1, len(self.idle) // KEEPALIVE_SHARE)
         for slot in list(self.idle):
             if now >= slot.expires_at:
                 self.idle.remove(slot)
-                self._retire(slot, "lifetime", actions)
+                self._retire(slot, LIFETIME, actions)
                 spare -= 1
             elif not self._is_open(slot.raw):
                 self.idle.remove(slot)
-                self._retire(slot, "broken", actions)
+                self._retire(slot, BROKEN, actions)
                 spare -= 1
             elif spare > 0 and now - slot.idle_since >= options.idle_timeout:
                 self.idle.remove(slot)
-                self._retire(slot, "idle", actions)
+                self._retire(slot, IDLE, actions)
                 spare -= 1
-            elif now - slot.proved_at >= options.keepalive_interval:
+            elif pings and now - slot.proved_at >= options.keepalive_interval:
+                pings -= 1
                 self.idle.remove(slot)
                 self.proving.add(slot)
                 actions.append(Check(slot))
@@ -340,7 +393,7 @@ class Pool:
         actions: list[Action] = [Refuse(waiter) for waiter in self.waiters]
         self.waiters.clear()
         for slot in self.idle:
-            self._retire(slot, "pool closed", actions)
+            self._retire(slot, POOL_CLOSED, actions)
         self.idle.clear()
         return actions
 
@@ -355,11 +408,11 @@ class Pool:
             slot = idle[-1]
             if now >= slot.expires_at:
                 idle.pop()
-                self._retire(slot, "lifetime", actions)
+                self._retire(slot, LIFETIME, actions)
             elif not self._is_open(slot.raw):
                 idle.pop()
-                self._retire(slot, "broken", actions)
-            elif now - slot.proved_at < self._validate_after:
+                self._retire(slot, BROKEN, actions)
+            elif now - slot.proved_at <= self._validate_after:
                 idle.pop()
                 self._grant(slot, now, actions)
             elif len(self.proving) < len(waiters):

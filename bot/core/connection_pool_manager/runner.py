@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.errors import MisuseError
+from bot.core._shared.histogram import HistogramSnapshot
 from bot.core._shared.tasks import BackgroundTasks
 from bot.core.connection_pool_manager.drivers.base import Driver, safe_url, secrets_of
 from bot.core.connection_pool_manager.errors import (
@@ -22,6 +24,7 @@ from bot.core.connection_pool_manager.errors import (
 from bot.core.connection_pool_manager.lease import PooledConnection, caller_site, describe_site, set_own
 from bot.core.connection_pool_manager.models import PoolHealth, PoolSpec
 from bot.core.connection_pool_manager.pool import (
+    BROKEN,
     Action,
     Check,
     Close,
@@ -31,10 +34,12 @@ from bot.core.connection_pool_manager.pool import (
     Pool,
     Refuse,
     Reset,
+    Returned,
     Slot,
     Verdict,
     Waiter,
 )
+from bot.core.connection_pool_manager.stats import Counters
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +72,10 @@ class PoolRunner:
         self._number = 0
         self._outage = False  # an outage is logged when it begins and when it ends
         self._drained: asyncio.Event | None = None
+        self._verdict_failed = False
+        self._alarm: Callable[[], Any] | None = None
+        self._alarm_at = math.inf
+        self._settled: asyncio.Future[None] | None = None  # start waits for the first connections
         self._reports: list[float] = []
         self._unreported = 0
 
@@ -98,16 +107,14 @@ class PoolRunner:
 
     async def _filled(self) -> None:
         """Wait until min_size connections are there, or one could not be opened: then it is tried on."""
-        pool = self.pool
+        if not self.pool.opening:
+            return
+        assert self.loop is not None
+        self._settled = self.loop.create_future()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.spec.options.connect_timeout):
-                while pool.opening and not pool.failures:
-                    await asyncio.wait(self._openers(), return_when=asyncio.FIRST_COMPLETED)
-                    await asyncio.sleep(0)
-
-    def _openers(self) -> list[asyncio.Task[Any]]:
-        name = self._task_name("open")
-        return [task for task in self._tasks._tasks if task.get_name() == name]
+                await self._settled
+        self._settled = None
 
     async def stop(self, *, drain: float) -> bool:
         """Refuse waiters, wait ``drain`` seconds for leases, close everything; False if leases were out."""
@@ -126,6 +133,7 @@ class PoolRunner:
                         "Pool %r closed with connection %d on loan since %.1f s, acquired at %s",
                         self.name, slot.number, self._now() - slot.leased_at, describe_site(slot.site),
                     )  # fmt: skip
+            self._cancel_alarm()
             await self._tasks.stop()
         finally:
             # Also when cancelled: sockets must not outlive the pool.
@@ -169,48 +177,68 @@ class PoolRunner:
 
         Raises PoolTimeoutError with the pool's figures, and PoolClosedError.
         """
-        lease = self.acquire_nowait()
-        if lease is not None:
-            return lease
-        if self.pool.is_closed:
+        return self.acquire_nowait() or await self.wait(timeout)
+
+    async def wait(self, timeout: float | None) -> PooledConnection:
+        """As :meth:`acquire`, when :meth:`acquire_nowait` had nothing to give."""
+        pool = self.pool
+        if pool.is_closed or self.loop is None:
             raise self._closed_error()
-        seconds = self.spec.options.acquire_timeout if timeout is None else timeout
-        site = caller_site(1) if self._traces else None
-        waiter = Waiter(self._now())
-        waiter.future = asyncio.get_running_loop().create_future()
-        cancel_timer = self._later(seconds, lambda: self._expire(waiter, seconds))
+        now = self._now()
+        waiter = Waiter(now, now + (self.spec.options.acquire_timeout if timeout is None else timeout))
+        waiter.future = self.loop.create_future()
+        if waiter.deadline < self._alarm_at:
+            self._set_alarm(waiter.deadline)
+        site = caller_site(2) if self._traces else None
         try:
-            self._do(self.pool.request(waiter, self._now()))
+            self._do(pool.request(waiter, now))
             await waiter.future
-            slot = waiter.slot
-            assert slot is not None
-            slot.site = site
-            return PooledConnection(slot, self)
         except BaseException as error:
             # A waiter that timed out or was refused has left the queue already.
-            self._do(
-                self.pool.withdraw(waiter, self._now(), failed=isinstance(error, asyncio.CancelledError))
-            )
+            if isinstance(error, asyncio.CancelledError):
+                self._do(pool.withdraw(waiter, self._now(), cancelled=True))
             raise
-        finally:
-            cancel_timer()
+        slot = waiter.slot
+        assert slot is not None
+        slot.site = site
+        lease = _new_lease(PooledConnection)
+        set_own(lease, "_slot", slot)
+        set_own(lease, "_runner", self)
+        return lease
 
-    def _expire(self, waiter: Waiter, seconds: float) -> None:
-        if waiter.future.done():
-            return
-        error = self._timeout_error(seconds)
-        self._do(self.pool.withdraw(waiter, self._now(), failed=True))
-        waiter.future.set_exception(error)
+    # One timer for all who wait, set to the first deadline: one for each would cost more than the rest of
+    # a wait, and nearly all are served in time.
 
-    def _later(self, seconds: float, callback: Callable[[], None]) -> Callable[[], Any]:
+    def _set_alarm(self, at: float) -> None:
+        self._cancel_alarm()
+        self._alarm_at = at
+        seconds = max(0.0, at - self._now())
         if self.clock is SYSTEM_CLOCK:
-            return asyncio.get_running_loop().call_later(seconds, callback).cancel
+            assert self.loop is not None
+            self._alarm = self.loop.call_later(seconds, self._expire).cancel
+        else:
+            self._alarm = self._tasks.spawn(self._expire_after(seconds), name=self._task_name("timer")).cancel
 
-        async def sleep() -> None:
-            await self.clock.sleep(seconds)
-            callback()
+    def _cancel_alarm(self) -> None:
+        cancel, self._alarm, self._alarm_at = self._alarm, None, math.inf
+        if cancel is not None:
+            cancel()
 
-        return self._tasks.spawn(sleep(), name=self._task_name("timer")).cancel
+    async def _expire_after(self, seconds: float) -> None:
+        await self.clock.sleep(seconds)
+        self._expire()
+
+    def _expire(self) -> None:
+        self._alarm, self._alarm_at = None, math.inf
+        now = self._now()
+        for waiter in self.pool.overdue(now):
+            if not waiter.future.done():
+                error = self._timeout_error(now - waiter.since)
+                self._do(self.pool.withdraw(waiter, now))
+                waiter.future.set_exception(error)
+        waiting = [waiter.deadline for waiter in self.pool.waiters if not waiter.future.done()]
+        if waiting:
+            self._set_alarm(min(waiting))
 
     # Giving back.
 
@@ -220,15 +248,35 @@ class PoolRunner:
         if slot is None:
             raise LeaseError(f"connection of pool {self.name!r}: released twice")
         set_own(lease, "_slot", None)
-        verdict = self._verdict(slot.raw)
-        if verdict is _CLEAN and healthy and not slot.touched and self.pool.put(slot, self._now()):
-            return
+        try:
+            verdict = self._verdict(slot.raw)
+        except Exception as error:
+            # A driver's package that changed must cost a connection, not the caller's answer.
+            verdict = Verdict.BROKEN
+            self._report_verdict(error)
+        if verdict is _CLEAN and healthy and not slot.touched:
+            pool = self.pool
+            if not pool.waiters:
+                if pool.put(slot, self._now()):
+                    return
+            elif waiter := pool.hand_over(slot, self._now()):
+                if not waiter.future.done():  # else cancelled in this very tick: its withdraw hands it on
+                    waiter.future.set_result(None)
+                return
         if not healthy:
-            verdict = Verdict.DISCARD
+            verdict = Verdict.BROKEN
         elif slot.touched and verdict is _CLEAN and self.spec.options.reset != "never":
             verdict = Verdict.RESET
         if slot in self.pool.leased:  # else the pool was closed over its head
             self._do(self.pool.release(slot, self._now(), verdict))
+
+    def _report_verdict(self, error: Exception) -> None:
+        if not self._verdict_failed:
+            self._verdict_failed = True
+            logger.error(
+                "Pool %r: the state of a connection cannot be told; every lease has its connection replaced",
+                self.name, exc_info=error,
+            )  # fmt: skip
 
     def release_here(self, lease: PooledConnection, healthy: bool) -> None:
         """As :meth:`release`, also when the pool's event loop is gone: then the connection is dropped."""
@@ -261,12 +309,12 @@ class PoolRunner:
             "Pool %r: connection %d was dropped without being released, acquired at %s; it is replaced",
             self.name, slot.number, describe_site(slot.site),
         )  # fmt: skip
-        self._do(self.pool.release(slot, self._now(), Verdict.DISCARD))
+        self._do(self.pool.release(slot, self._now(), Verdict.BROKEN))
 
     # Doing.
 
     def _do(self, actions: list[Action]) -> None:
-        if not actions and not self.pool.is_closed:
+        if not actions and not self.pool.is_closed and self._settled is None:
             return
         for action in actions:
             if isinstance(action, Grant):
@@ -277,7 +325,7 @@ class PoolRunner:
             elif isinstance(action, Open):
                 self._spawn("open", self._open(action.delay))
             elif isinstance(action, Close):
-                self._spawn("close", self._close(action.slot))
+                self._spawn("close", self._close(action.slot, action.reason))
             elif isinstance(action, Check):
                 self._spawn("check", self._prove(action.slot, self.driver.ping, self.pool.checked))
             elif isinstance(action, Reset):
@@ -285,9 +333,18 @@ class PoolRunner:
             elif isinstance(action, Refuse):
                 if not action.waiter.future.done():
                     action.waiter.future.set_exception(self._closed_error())
-            else:
+            elif isinstance(action, Leak):
                 self._leak(action)
+            else:
+                assert isinstance(action, Returned)
+                logger.info(
+                    "Pool %r: connection %d, reported as on loan for long, came back after %.1f s",
+                    self.name, action.slot.number, action.held,
+                )  # fmt: skip
         pool = self.pool
+        settled = self._settled
+        if settled is not None and not settled.done() and (not pool.opening or pool.failures):
+            settled.set_result(None)
         if (
             pool.is_closed
             and self._drained is not None
@@ -358,10 +415,12 @@ class PoolRunner:
             text = text.replace(secret, "***")
         return safe_url(text)
 
-    async def _close(self, slot: Slot) -> None:
+    async def _close(self, slot: Slot, reason: str) -> None:
+        logger.debug("Pool %r: connection %d is closed: %s", self.name, slot.number, reason)
         try:
-            async with asyncio.timeout(CLOSE_TIMEOUT):
-                await self.driver.close(slot.raw)
+            if reason != BROKEN:
+                async with asyncio.timeout(CLOSE_TIMEOUT):
+                    await self.driver.close(slot.raw)
         except Exception:
             logger.debug("Pool %r: connection %d not closed politely", self.name, slot.number)
         finally:
@@ -384,7 +443,7 @@ class PoolRunner:
     ) -> None:
         ok = False
         try:
-            async with asyncio.timeout(self.spec.options.connect_timeout):
+            async with asyncio.timeout(self.spec.options.validation_timeout):
                 await work(slot.raw)
             ok = True
         except Exception as error:
@@ -433,7 +492,7 @@ class PoolRunner:
             try:
                 slot = lease._slot
                 assert slot is not None
-                async with asyncio.timeout(min(5.0, self.spec.options.connect_timeout)):
+                async with asyncio.timeout(self.spec.options.validation_timeout):
                     await self.driver.ping(slot.raw)
                 healthy = True
             finally:
@@ -459,8 +518,12 @@ class PoolRunner:
                 f"acquired at {describe_site(oldest.site)})"
             )
         cause = pool.last_error
+        if pool.opening:
+            text += f", opening {pool.opening}"
         if cause is not None:
             text += f". The server cannot be reached: {cause}"
+        elif pool.opening and len(pool.leased) < pool.options.max_size:
+            text += ". The server has not answered the attempts to connect yet"
         else:
             text += ". Raise POOL_MAX_SIZE or POOL_ACQUIRE_TIMEOUT, or release connections sooner"
         error = PoolTimeoutError(text)
@@ -491,7 +554,8 @@ class PoolRunner:
             "peak_connections": max(counters.peak_connections, pool.total - pool.opening),
             "total_acquired": counters.acquired,
             "total_released": counters.released,
-            "failed_acquisitions": counters.failed,
+            "failed_acquisitions": counters.timed_out,
+            "cancelled_acquisitions": counters.cancelled,
             "avg_wait_time_ms": round(waits.total / counters.acquired * 1000, 3)
             if counters.acquired
             else 0.0,
@@ -510,8 +574,19 @@ class PoolRunner:
             "last_error": None if pool.last_error is None else self.masked(pool.last_error),
         }
 
+    def histogram(self) -> HistogramSnapshot:
+        """How long callers waited for a connection."""
+        counters = self.pool.counters
+        return counters.waits.snapshot(
+            "pool_wait_seconds",
+            "Seconds that callers waited for a connection of the pool.",
+            {"pool": self.name, "backend": self.spec.backend},
+            zeros=max(0, counters.acquired - counters.waits.recorded),
+        )
+
     def reset_statistics(self) -> None:
         """Set the counters to zero; what is out on loan stays counted as acquired."""
         leased = len(self.pool.leased)
-        self.pool.counters.__init__()  # type: ignore[misc]
-        self.pool.counters.acquired = self.pool.counters.peak_active = leased
+        counters = self.pool.counters = Counters()
+        counters.acquired = counters.peak_active = leased
+        counters.peak_connections = self.pool.total

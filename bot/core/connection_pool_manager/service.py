@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from asyncio import get_running_loop
+from collections import defaultdict
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, ClassVar
@@ -13,6 +14,7 @@ import msgspec
 
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.errors import MisuseError, invalid
+from bot.core._shared.histogram import HistogramSnapshot
 from bot.core._shared.tasks import LoopLocalLock, run_on_loop
 from bot.core.connection_pool_manager.drivers import driver_class
 from bot.core.connection_pool_manager.drivers.base import check_scheme
@@ -56,9 +58,9 @@ class ConnectionPoolManager(Phase4Service):
     def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
         super().__init__()
         self._clock = clock
-        # Changed under _changing only, but for reads.
+        # An entry is changed under the lock of its name only, but for reads.
         self._pools: dict[str, PoolRunner] = {}
-        self._changing = LoopLocalLock()
+        self._changing: defaultdict[str, LoopLocalLock] = defaultdict(LoopLocalLock)
         self._defaults: PoolOptions | None = None  # None: from the configuration
         self._configured: dict[str, PoolSettings] | None = None
         self._made_from_settings: set[str] = set()
@@ -116,37 +118,37 @@ class ConnectionPoolManager(Phase4Service):
 
     async def _create_configured(self) -> bool:
         configured = self._configured or {}
-        for name in list(self._made_from_settings - set(configured)):
-            self._made_from_settings.discard(name)
-            await self._drop(name)
-        failures = []
-        for name, settings in configured.items():
-            try:
-                spec = self._spec(name, settings.backend, None, None, None, {})
-                running = self._pools.get(name)
-                if running is not None and running.spec != spec and name in self._made_from_settings:
-                    await self._drop(name)
-                await self._create(spec)
-                self._made_from_settings.add(name)
-            except Exception as error:
-                logger.error("Pool %r not created: %s", name, error)
-                failures.append(f"pool {name!r}: {error}")
-        if failures:
+        gone = list(self._made_from_settings - set(configured))
+        self._made_from_settings.difference_update(gone)
+        await asyncio.gather(*[self._drop(name) for name in gone])
+        # All at once: servers that do not answer cost one timeout, not one each.
+        told = await asyncio.gather(*[self._configure(name, pool) for name, pool in configured.items()])
+        if failures := [failure for failure in told if failure is not None]:
             raise PoolSetupError("; ".join(failures))
         return True
+
+    async def _configure(self, name: str, settings: PoolSettings) -> str | None:
+        """Make the pool of an entry of the settings; what went wrong, or None."""
+        try:
+            spec = self._spec(name, settings.backend, None, None, None, {})
+            running = self._pools.get(name)
+            if running is not None and running.spec != spec and name in self._made_from_settings:
+                await self._drop(name)
+            await self._create(spec)
+        except Exception as error:
+            logger.error("Pool %r not created: %s", name, error)
+            return f"pool {name!r}: {error}"
+        self._made_from_settings.add(name)
+        return None
 
     async def disable(self, *, drain_timeout: float = DRAIN_SECONDS) -> bool:
         """Close every pool, waiting ``drain_timeout`` seconds for leases; True if all came back."""
         async with self._transition:
             self._enabled = False
-            clean = True
-            async with self._changing:
-                runners = list(self._pools.values())
-                self._pools.clear()
-                self._made_from_settings.clear()
-                for runner in runners:
-                    clean = await self._stop(runner, drain_timeout) and clean
-            return clean
+            self._made_from_settings.clear()
+            # A pool that is being created is waited for, so that it is closed too.
+            names = list(self._changing)
+            return all(await asyncio.gather(*[self._drop_if_there(name, drain_timeout) for name in names]))
 
     async def _stop(self, runner: PoolRunner, drain: float) -> bool:
         clean = True
@@ -236,7 +238,7 @@ class ConnectionPoolManager(Phase4Service):
         return url
 
     async def _create(self, spec: PoolSpec) -> None:
-        async with self._changing:
+        async with self._changing[spec.name]:
             running = self._pools.get(spec.name)
             if running is not None and not _is_orphan(running):
                 if running.spec == spec:
@@ -259,9 +261,16 @@ class ConnectionPoolManager(Phase4Service):
         return await self._drop(name, drain_timeout)
 
     async def _drop(self, name: str, drain: float = DRAIN_SECONDS) -> bool:
-        async with self._changing:
+        if name not in self._changing:
+            return False
+        async with self._changing[name]:
             runner = self._pools.pop(name, None)
             return runner is not None and await self._stop(runner, drain)
+
+    async def _drop_if_there(self, name: str, drain: float) -> bool:
+        async with self._changing[name]:
+            runner = self._pools.pop(name, None)
+            return runner is None or await self._stop(runner, drain)
 
     # Connections.
 
@@ -276,6 +285,9 @@ class ConnectionPoolManager(Phase4Service):
             lease = runner.acquire_nowait()
             if lease is not None:
                 return lease
+            if timeout is not None:
+                positive_seconds("timeout", timeout)
+            return await runner.wait(timeout)
         return await self._acquire_waiting(name, timeout)
 
     async def _acquire_waiting(self, name: str, timeout: float | None) -> PooledConnection:
@@ -291,7 +303,7 @@ class ConnectionPoolManager(Phase4Service):
         if not _is_orphan(runner):
             raise MisuseError(f"pool {name!r} belongs to another running event loop; make one pool for each")
         # Its event loop ended without closing it, as between two asyncio.run: begin anew on this one.
-        async with self._changing:
+        async with self._changing[name]:
             runner = self._find(name)
             if runner.loop is not get_running_loop():
                 runner.abandon()
@@ -307,7 +319,8 @@ class ConnectionPoolManager(Phase4Service):
         runner = self._pools.get(name)
         if runner is None:
             known = ", ".join(repr(known) for known in self._pools) or "none"
-            raise UnknownPoolError(f"name = {name!r}: expected the name of a pool; there are: {known}")
+            off = "" if self._enabled else "; connection pooling is off"
+            raise UnknownPoolError(f"name = {name!r}: expected the name of a pool; there are: {known}{off}")
         return runner
 
     async def release_connection(self, name: str, conn: PooledConnection, is_healthy: bool = True) -> None:
@@ -341,6 +354,10 @@ class ConnectionPoolManager(Phase4Service):
         """Set every pool's counters to zero."""
         for runner in self._pools.values():
             runner.reset_statistics()
+
+    def histograms(self) -> list[HistogramSnapshot]:
+        """How long callers waited for a connection, for each pool."""
+        return [runner.histogram() for runner in self._pools.values()]
 
     async def health_check_all(self) -> dict[str, PoolHealth]:
         """Ping one connection of each pool, all pools at once; each answer is true when healthy."""
@@ -382,7 +399,9 @@ class LeaseContext:
 def _release(lease: PooledConnection, healthy: bool) -> None:
     runner = lease._runner
     loop = runner.loop
-    if loop is get_running_loop() or loop is None or loop.is_closed() or not loop.is_running():
+    if loop is get_running_loop():
+        runner.release(lease, healthy)
+    elif loop is None or loop.is_closed() or not loop.is_running():
         runner.release_here(lease, healthy)
     else:
         loop.call_soon_threadsafe(runner.release, lease, healthy)

@@ -11,7 +11,8 @@ class Counters:
     def __init__(self) -> None:
         self.acquired = 0
         self.released = 0
-        self.failed = 0
+        self.timed_out = 0
+        self.cancelled = 0
         self.opened = 0
         self.open_failures = 0
         self.closed = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import logging
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ from bot.core.connection_pool_manager.errors import MissingDriverError
 from bot.core.connection_pool_manager.models import PoolSpec
 from bot.core.connection_pool_manager.pool import Verdict
 from bot.core.phase4_config import mask_secrets
+
+logger = logging.getLogger(__name__)
 
 
 class Driver(ABC):
@@ -36,6 +39,30 @@ class Driver(ABC):
         self.url = spec.url
         self.reset_mode = spec.options.reset
         self.options: dict[str, Any] = dict(spec.driver_options)
+        self.is_blind = False
+        """The tracker does not see what runs, so that nothing is known of a connection after its lease."""
+        self._tracker_checked = False
+
+    def seen(self, raw: Any) -> int:
+        """How much the tracker saw run on ``raw``."""
+        return int(raw.phase4_seen)
+
+    async def check_tracker(self, raw: Any) -> None:
+        """Find out, at the first connection, whether the tracker sees what runs.
+
+        Where the tracker hangs on a private method of the package, a later version may call another one.
+        """
+        if self._tracker_checked:
+            return
+        before = self.seen(raw)
+        await self.ping(raw)
+        self._tracker_checked = True
+        if self.seen(raw) == before:
+            self.is_blind = True
+            logger.warning(
+                "Pool %r: this version of %s does not tell what runs on a connection: each lease has its own",
+                self.spec.name, self.package,
+            )  # fmt: skip
 
     async def start(self) -> None:  # noqa: B027  # most drivers share nothing
         """Make what all connections share."""

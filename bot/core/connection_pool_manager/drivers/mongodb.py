@@ -12,6 +12,7 @@ collections of the database.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from typing import Any
 
@@ -51,6 +52,8 @@ class MongodbDriver(Driver):
     schemes = ("mongodb",)
     package = "motor"
     extra = "motor"
+    is_reached = False
+    """The last attempt to connect worked."""
 
     async def start(self) -> None:
         kind = self.options.pop("driver", "motor")
@@ -80,11 +83,41 @@ class MongodbDriver(Driver):
             self.database = self.client[database]
         self.collection = self.database[collection]
         self.is_motor = kind == "motor"
+        self.seeds = self._seeds()
+
+    def _seeds(self) -> list[tuple[str, int | None]]:
+        """The addresses of the url; none where only the driver can find them."""
+        if "+" in self.url.split("://", 1)[0] or "proxyhost" in self.url.lower():
+            return []
+        from pymongo import uri_parser
+
+        return list(uri_parser.parse_uri(self.url)["nodelist"])
 
     async def connect(self) -> Any:
         handle = MongoHandle(self.client, self.database, self.collection)
+        if not self.is_reached:
+            await self._knock()
+        self.is_reached = False
         await self.ping(handle)
+        self.is_reached = True
         return handle
+
+    async def _knock(self) -> None:
+        """Raise OSError at once if every address refuses; the driver would go on trying until its timeout."""
+        refusal: OSError | None = None
+        for host, port in self.seeds:
+            try:
+                if port is None:
+                    _, writer = await asyncio.open_unix_connection(host)
+                else:
+                    _, writer = await asyncio.open_connection(host, port)
+            except OSError as error:
+                refusal = error
+            else:
+                writer.transport.abort()
+                return
+        if refusal is not None:
+            raise refusal
 
     def is_open(self, raw: Any) -> bool:
         return bool(raw.is_usable)

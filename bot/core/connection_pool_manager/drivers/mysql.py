@@ -41,9 +41,12 @@ def _connection_class() -> Any:
         """asyncmy's connection, noting whether its session may differ from a new one's."""
 
         phase4_taint = 0
+        phase4_seen = 0
+        phase4_busy = 0
         phase4_driver: Any = None
 
         def _phase4_note(self, command: int, sql: Any) -> None:
+            self.phase4_seen += 1
             if command == _COM_PING:
                 return
             found = session_state.DISCARD
@@ -61,12 +64,15 @@ def _connection_class() -> Any:
             return await super()._execute_command(command, sql)
 
         async def query(self, sql: Any, unbuffered: bool = False) -> Any:
+            self.phase4_busy += 1
             try:
                 return await super().query(sql, unbuffered)
             except asyncio.CancelledError:
                 # Its answer would be read as the next one's.
                 self.phase4_taint = session_state.DISCARD
                 raise
+            finally:
+                self.phase4_busy -= 1
 
     return TrackedConnection
 
@@ -113,6 +119,7 @@ class MysqlDriver(Driver):
         raw = _connection_class()(**self.settings)
         try:
             await raw.connect()
+            await self.check_tracker(raw)
             if self.reset_mode == "smart":
                 async with raw.cursor() as cursor:
                     await cursor.execute(_SUSPECT_ROUTINES)
@@ -130,11 +137,13 @@ class MysqlDriver(Driver):
         return bool(raw.connected) and not raw._stream_broken
 
     def verdict(self, raw: Any) -> Verdict:
-        if not self.is_open(raw) or raw.phase4_taint == session_state.DISCARD:
+        if not self.is_open(raw) or raw.phase4_busy:
+            return Verdict.BROKEN
+        if self.is_blind or raw.phase4_taint == session_state.DISCARD:
             return Verdict.DISCARD
         result = raw._result
         if result is not None and (result.unbuffered_active or result.has_next):
-            return Verdict.DISCARD
+            return Verdict.BROKEN
         if raw.phase4_taint and self.reset_mode != "never":
             return Verdict.RESET
         if raw.get_transaction_status() or self.always_reset:

@@ -8,6 +8,7 @@ database holds any that might, and if so every lease is reset.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from typing import Any
 
@@ -42,57 +43,92 @@ _RESET = (
 )
 
 
+# What each public method of a connection may leave behind. One that is not listed here, of a later
+# version of asyncpg, counts as one that only a new connection undoes.
+_TAKES_SQL = ("execute", "executemany", "fetch", "fetchval", "fetchrow", "fetchmany", "copy_from_query")
+_CLEAN = {
+    "transaction", "is_in_transaction", "is_closed", "close", "terminate", "reset", "get_reset_query",
+    "get_server_pid", "get_server_version", "get_settings", "reload_schema_state", "remove_listener",
+    "remove_log_listener", "remove_termination_listener", "remove_query_logger",
+}  # fmt: skip
+_CLEAN_AND_SLOW = ("copy_from_table", "copy_to_table", "copy_records_to_table")
+# An object that may still be at work when its lease ends; the reset finds out.
+_RESETS = ("add_listener", "add_log_listener")
+
+
 @functools.cache
 def _connection_class() -> Any:
     asyncpg: Any = import_driver("asyncpg", "asyncpg", "postgresql")
 
     class TrackedConnection(asyncpg.Connection):  # type: ignore[misc]
-        """asyncpg's connection, noting whether its session may differ from a new one's."""
+        """asyncpg's connection, noting whether its session may differ from a new one's.
+
+        Every public method is replaced, and nothing private: a statement cannot pass unseen in another
+        version of asyncpg.
+        """
 
         phase4_taint = 0
+        phase4_busy = 0
+        """Calls under way: a lease that ends in the middle of one gives back no usable connection."""
         phase4_driver: Any = None
 
-        def _phase4_note(self, text: Any) -> None:
+        def phase4_note(self, text: Any) -> None:
             found = _classify(text) if isinstance(text, str) else session_state.DISCARD
             if found:
                 if found & session_state.ROUTINES and self.phase4_driver is not None:
                     self.phase4_driver.always_reset = True
                 self.phase4_taint = max(self.phase4_taint, found & 3)
 
-        # Every statement passes one of these four, whichever public method it came by. They are plain
-        # functions returning the coroutine of the original: a coroutine around it would cost more.
+        def get_reset_query(self) -> str:
+            # SESSION AUTHORIZATION first: the role that was set may not be allowed the rest.
+            return _RESET
 
-        def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
-            self._phase4_note(query)
-            return super().execute(query, *args, **kwargs)
+        def cursor(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+            self.phase4_note(query)
+            self.phase4_taint = max(self.phase4_taint, session_state.RESET)
+            return super().cursor(query, *args, **kwargs)
 
-        def _get_statement(self, query: Any, *args: Any, **kwargs: Any) -> Any:
-            self._phase4_note(query)
-            return super()._get_statement(query, *args, **kwargs)
+        async def prepare(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+            self.phase4_note(query)
+            self.phase4_taint = max(self.phase4_taint, session_state.RESET)
+            return await super().prepare(query, *args, **kwargs)
 
-        def _copy_out(self, copy_stmt: Any, *args: Any, **kwargs: Any) -> Any:
-            self._phase4_note(copy_stmt)
-            return super()._copy_out(copy_stmt, *args, **kwargs)
+    def tracked(name: str, takes_sql: bool) -> None:
+        original = getattr(asyncpg.Connection, name)
 
-        def _copy_in(self, copy_stmt: Any, *args: Any, **kwargs: Any) -> Any:
-            self._phase4_note(copy_stmt)
-            return super()._copy_in(copy_stmt, *args, **kwargs)
+        @functools.wraps(original)
+        async def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+            if takes_sql:
+                self.phase4_note(args[0] if args else kwargs.get("query", kwargs.get("command")))
+            self.phase4_busy += 1
+            try:
+                return await original(self, *args, **kwargs)
+            except (asyncio.CancelledError, TimeoutError):
+                # The server is told to stop it, which takes a moment; a reset waits for that.
+                self.phase4_taint = max(self.phase4_taint, session_state.RESET)
+                raise
+            finally:
+                self.phase4_busy -= 1
+
+        setattr(TrackedConnection, name, call)
 
     def tainting(name: str, level: int) -> None:
         original = getattr(asyncpg.Connection, name)
 
         @functools.wraps(original)
-        def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        def call(self: Any, *args: Any, **kwargs: Any) -> Any:
             self.phase4_taint = max(self.phase4_taint, level)
             return original(self, *args, **kwargs)
 
-        setattr(TrackedConnection, name, wrapper)
+        setattr(TrackedConnection, name, call)
 
-    # State of the client's side, which no reset query reaches.
-    for name in ("add_listener", "add_log_listener", "add_query_logger", "add_termination_listener"):
-        tainting(name, session_state.RESET)
-    for name in ("set_type_codec", "reset_type_codec", "set_builtin_type_codec"):
-        tainting(name, session_state.DISCARD)
+    for name in dir(asyncpg.Connection):
+        if name.startswith("_") or name in _CLEAN or name in ("cursor", "prepare"):
+            continue
+        if name in _TAKES_SQL or name in _CLEAN_AND_SLOW:
+            tracked(name, name in _TAKES_SQL)
+        elif callable(getattr(asyncpg.Connection, name)):
+            tainting(name, session_state.RESET if name in _RESETS else session_state.DISCARD)
     return TrackedConnection
 
 
@@ -130,17 +166,15 @@ class PostgresqlDriver(Driver):
         return not raw.is_closed()
 
     def verdict(self, raw: Any) -> Verdict:
-        protocol = raw._protocol
-        if protocol is None or not protocol.is_connected():
-            return Verdict.DISCARD
-        # Statements, cursors and transactions of the lease that ends must not work on in the next.
-        raw._pool_release_ctr += 1
+        if raw.is_closed() or raw.phase4_busy:
+            return Verdict.BROKEN
+        _end_lease(raw)
         if raw.phase4_taint:
             if raw.phase4_taint == session_state.DISCARD:
                 return Verdict.DISCARD
             if self.reset_mode != "never":
                 return Verdict.RESET
-        if protocol.is_in_transaction() or raw._top_xact is not None or protocol._is_cancelling():
+        if raw.is_in_transaction() or _has_transaction(raw):
             return Verdict.RESET
         return Verdict.RESET if self.always_reset else Verdict.CLEAN
 
@@ -148,16 +182,11 @@ class PostgresqlDriver(Driver):
         await raw.fetchval("SELECT 1")
 
     async def reset(self, raw: Any) -> None:
-        if raw._protocol._is_cancelling():
-            await raw._protocol._wait_for_cancellation(self.spec.options.connect_timeout)
-        raw._listeners.clear()
-        raw._log_listeners.clear()
-        raw._query_loggers.clear()
-        raw._termination_listeners.clear()
-        raw._top_xact = None
-        # One round trip for all of it. SET SESSION AUTHORIZATION is first: the role may not be allowed more.
-        rollback = "ROLLBACK; " if raw.is_in_transaction() else ""
-        await raw.execute(rollback + (_RESET if self.reset_mode != "never" else "SELECT 1"))
+        _forget_transaction(raw)
+        if raw.is_in_transaction():
+            await raw.execute("ROLLBACK")
+        if self.reset_mode != "never":
+            await raw.reset()
         raw.phase4_taint = 0
 
     async def close(self, raw: Any) -> None:
@@ -165,3 +194,21 @@ class PostgresqlDriver(Driver):
 
     def terminate(self, raw: Any) -> None:
         hard_close(getattr(raw, "_transport", None))
+
+
+# What asyncpg's own pool does by its private parts. An asyncpg without them raises AttributeError here, and
+# the connection is then replaced after each lease: slow, and correct.
+
+
+def _end_lease(raw: Any) -> None:
+    """Have statements, cursors and transactions of the lease that ends refuse to work on in the next."""
+    raw._pool_release_ctr += 1
+
+
+def _has_transaction(raw: Any) -> bool:
+    """Whether the client believes that a transaction is open, whatever the server says."""
+    return raw._top_xact is not None
+
+
+def _forget_transaction(raw: Any) -> None:
+    raw._top_xact = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import re
 from collections import deque
 from typing import Any
 
@@ -37,8 +38,10 @@ def _tracked(base: Any) -> Any:
         """redis-py's connection, noting whether its state may differ from a new one's."""
 
         phase4_taint = False
+        phase4_seen = 0
 
         def _phase4_note(self, command: Any) -> None:
+            self.phase4_seen += 1
             harmful = known.get(command)
             if harmful is None:
                 harmful = _is_harmful(command)
@@ -152,7 +155,7 @@ class RedisDriver(Driver):
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
 
-        given: dict[str, Any] = dict(parse_url(self.url.replace("valkey", "redis", 1)))
+        given: dict[str, Any] = dict(parse_url(re.sub(r"^valkey", "redis", self.url)))
         self.connection_class = _tracked(given.pop("connection_class", Connection))
         # Retrying is the caller's business: a command that failed half-way may have been done.
         self.connect_options = {
@@ -176,16 +179,29 @@ class RedisDriver(Driver):
             self._drop(connection)
             raise
         connection.phase4_taint = False
-        return Redis(connection_pool=connections)
+        client = Redis(connection_pool=connections)
+        try:
+            await self.check_tracker(client)
+        except BaseException:
+            self._drop(connection)
+            raise
+        return client
+
+    def seen(self, raw: Any) -> int:
+        return int(raw.connection_pool.phase4_connection.phase4_seen)
 
     def is_open(self, raw: Any) -> bool:
         connection = raw.connection_pool.phase4_connection
+        if not connection.is_connected:
+            return False
         reader, writer = connection._reader, connection._writer
         return reader is not None and writer is not None and not (reader.at_eof() or writer.is_closing())
 
     def verdict(self, raw: Any) -> Verdict:
         connections = raw.connection_pool
         if connections.phase4_held or not self.is_open(raw):
+            return Verdict.BROKEN
+        if self.is_blind:
             return Verdict.DISCARD
         if connections.phase4_connection.phase4_taint:
             return Verdict.CLEAN if self.reset_mode == "never" else Verdict.RESET

@@ -42,20 +42,26 @@ def _connection_class() -> Any:
         """aiosqlite's connection, noting whether it may differ from a new one."""
 
         phase4_taint = 0
+        phase4_seen = 0
+        phase4_busy = 0
         phase4_expected: tuple[Any, ...] = ()
 
         async def _execute(self, fn: Any, *args: Any, **kwargs: Any) -> Any:
+            self.phase4_seen += 1
             text = args[0] if args else None
             if getattr(fn, "__name__", "") not in _HARMLESS:
                 self.phase4_taint = session_state.DISCARD
             elif isinstance(text, str) and (found := _classify(text)):
                 self.phase4_taint = max(self.phase4_taint, found)
+            self.phase4_busy += 1
             try:
                 return await super()._execute(fn, *args, **kwargs)
             except asyncio.CancelledError:
                 # The thread is still at it: what it leaves is not known before it is done.
                 self.phase4_taint = max(self.phase4_taint, session_state.RESET)
                 raise
+            finally:
+                self.phase4_busy -= 1
 
     return TrackedConnection
 
@@ -115,6 +121,11 @@ class SqliteDriver(Driver):
         await raw
         inner = raw._conn
         raw.phase4_expected = (inner.row_factory, inner.text_factory, inner.isolation_level)
+        try:
+            await self.check_tracker(raw)
+        except BaseException:
+            self.terminate(raw)
+            raise
         return raw
 
     def is_open(self, raw: Any) -> bool:
@@ -122,29 +133,32 @@ class SqliteDriver(Driver):
 
     def verdict(self, raw: Any) -> Verdict:
         inner = raw._connection
-        if inner is None or not raw._running or raw.phase4_taint == session_state.DISCARD:
+        if inner is None or not raw._running:
+            return Verdict.BROKEN
+        if self.is_blind or raw.phase4_taint == session_state.DISCARD:
             return Verdict.DISCARD
         if (inner.row_factory, inner.text_factory, inner.isolation_level) != raw.phase4_expected:
             return Verdict.DISCARD
-        if raw.phase4_taint or inner.in_transaction or self.reset_mode == "always":
+        if raw.phase4_taint or raw.phase4_busy or inner.in_transaction or self.reset_mode == "always":
             return Verdict.RESET
         return Verdict.CLEAN
 
     async def ping(self, raw: Any) -> None:
-        await raw._execute(raw._conn.execute, "SELECT 1")
+        async with raw.execute("SELECT 1") as cursor:
+            await cursor.fetchone()
 
     async def reset(self, raw: Any) -> None:
         # A cancelled statement may still be running; the rollback queues behind it.
-        raw._conn.interrupt()
+        await raw.interrupt()
         with contextlib.suppress(sqlite3.OperationalError):
-            await raw._execute(raw._conn.rollback)
-        if raw._conn.in_transaction:
+            await raw.rollback()
+        if raw.in_transaction:
             raise sqlite3.OperationalError("a transaction is open after its rollback")
         raw.phase4_taint = 0
 
     async def close(self, raw: Any) -> None:
         with contextlib.suppress(Exception):
-            raw._conn.interrupt()
+            await raw.interrupt()
         await raw.close()
 
     def terminate(self, raw: Any) -> None:
