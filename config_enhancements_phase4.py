@@ -43,6 +43,11 @@ ENABLE_RATE_LIMITER = True
 # QUERY_OPTIMIZER_CASCADES = {}
 # the database's own functions that change nothing and depend on their arguments alone (a list)
 # QUERY_OPTIMIZER_PURE_FUNCTIONS = []
+# fields from the root of a GraphQL operation at most (a whole number >= 1 and <= 1_000)
+# QUERY_OPTIMIZER_GRAPHQL_MAX_DEPTH = 50
+# fields that a GraphQL operation may ask for, lists by their page size (a whole number >= 1 and <=
+# 100_000_000)
+# QUERY_OPTIMIZER_GRAPHQL_MAX_COMPLEXITY = 10000
 
 # Cache manager
 

@@ -71,6 +71,8 @@ async def _enable_query_optimizer(optimizer: Any, config: Phase4Config) -> None:
         views=config.QUERY_OPTIMIZER_VIEWS,
         cascades=config.QUERY_OPTIMIZER_CASCADES,
         pure_functions=config.QUERY_OPTIMIZER_PURE_FUNCTIONS,
+        graphql_max_depth=config.QUERY_OPTIMIZER_GRAPHQL_MAX_DEPTH,
+        graphql_max_complexity=config.QUERY_OPTIMIZER_GRAPHQL_MAX_COMPLEXITY,
         dialect=config.QUERY_OPTIMIZER_DIALECT,
     )
     if config.ENABLE_CACHE_MANAGER and config.CACHE_L2_REDIS_URL:

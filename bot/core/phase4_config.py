@@ -131,6 +131,13 @@ class Phase4Config(Struct, frozen=True, kw_only=True):
         _doc("the database's own functions that change nothing and depend on their arguments alone"),
     ] = field(default_factory=list)
 
+    QUERY_OPTIMIZER_GRAPHQL_MAX_DEPTH: Annotated[
+        int, Meta(ge=1, le=1000, description="fields from the root of a GraphQL operation at most")
+    ] = 50
+    QUERY_OPTIMIZER_GRAPHQL_MAX_COMPLEXITY: Annotated[
+        Count, _doc("fields that a GraphQL operation may ask for, lists by their page size")
+    ] = 10_000
+
     CACHE_L1_MAX_SIZE_MB: Annotated[
         float, Meta(gt=0, le=1_000_000, description="MB of memory for the first tier")
     ] = 100.0

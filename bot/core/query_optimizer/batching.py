@@ -20,7 +20,7 @@ def batched(normal_form: str, first: Sample, second: Sample, dialect: str) -> st
     equality.
     """
     word = normal_form.partition(" ")[0].upper()
-    if normal_form.startswith("{") or word in ("QUERY", "MUTATION"):
+    if normal_form.startswith(("{", "query(", "query (", "mutation(", "mutation ")):
         return "one that takes a list, or one field per value under an alias: { a: f(id: 1) b: f(id: 2) }"
     if word in ("INSERT", "REPLACE"):
         return "one INSERT of all rows, VALUES (...), (...), or the driver's executemany"

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from bot.core.query_optimizer.graphql import GraphQLReading
 
 Severity = Literal["info", "warning", "error"]
 SEVERITIES: tuple[Severity, ...] = ("info", "warning", "error")
@@ -23,6 +26,13 @@ class QueryType(Enum):
     DDL = "ddl"
     TRANSACTION = "transaction"
     SCRIPT = "script"
+    QUERY = "query"
+    """Of GraphQL, as are the next two."""
+    MUTATION = "mutation"
+    SUBSCRIPTION = "subscription"
+    FIND = "find"
+    """Of MongoDB, as is the next; its writes are INSERT, UPDATE and DELETE."""
+    AGGREGATE = "aggregate"
     OTHER = "other"
     UNKNOWN = "unknown"
 
@@ -46,6 +56,10 @@ class Analysis:
     """What it does to the transaction: "begin", "commit", "rollback" or nothing."""
     views: tuple[tuple[str, frozenset[str]], ...] = ()
     """Views that it defines, and what they read."""
+    graphql: GraphQLReading | None = None
+    """What else is known of a GraphQL text; None for all other texts."""
+    operations: Mapping[str, Analysis] = field(default_factory=dict)
+    """Of a GraphQL text with several operations: each by its name."""
 
     @property
     def cacheable(self) -> bool:
@@ -113,6 +127,11 @@ class OptimizationResult:
     evidence: list[str] = field(default_factory=list)
     """What ``estimated_improvement`` was computed from, a sentence each; empty without evidence."""
 
+    depth: int = 0
+    """Of a GraphQL operation: fields from the root to the deepest one."""
+    complexity: int = 0
+    """Of a GraphQL operation: what it may cost, in fields; lists count by their page size."""
+
     @property
     def estimated_improvement_percent(self) -> float:
         return self.estimated_improvement
@@ -144,8 +163,12 @@ class Advice:
         """
         analysis = self.analysis
         tables = sorted(analysis.reads | analysis.writes)
+        if analysis.graphql is not None:
+            tables = list(analysis.graphql.root_fields)
         if analysis.not_cacheable:
             suggestion = f"not cacheable: {analysis.not_cacheable}"
+        elif analysis.graphql is not None:
+            suggestion = f"cacheable for {ttl:g} s, until a mutation"
         else:
             suggestion = f"cacheable for {ttl:g} s, until a write to {', '.join(tables) or 'any table'}"
         return OptimizationResult(
@@ -160,6 +183,8 @@ class Advice:
             n_plus_one_detected=bool(observed),
             findings=[*self.findings, *observed],
             columns={clause: list(names) for clause, names in self.columns.items()},
+            depth=analysis.graphql.depth if analysis.graphql is not None else 0,
+            complexity=analysis.graphql.complexity if analysis.graphql is not None else 0,
         )
 
 

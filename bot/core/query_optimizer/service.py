@@ -17,6 +17,15 @@ from bot.core._shared.errors import invalid
 from bot.core._shared.isolation import Frozen, freeze
 from bot.core._shared.singleflight import SingleFlight
 from bot.core.phase4_service import Phase4Service
+from bot.core.query_optimizer.errors import QueryTooComplexError
+from bot.core.query_optimizer.graphql import (
+    MISSING,
+    advise_graphql,
+    analyze_graphql,
+    excess,
+    is_graphql,
+    operation_name_of,
+)
 from bot.core.query_optimizer.models import (
     Advice,
     Analysis,
@@ -71,6 +80,8 @@ class QueryOptimizer(Phase4Service):
         self._detecting = True
         self._relations = Relations()
         self._pure: frozenset[str] = frozenset()
+        self._max_depth = 50
+        self._max_complexity = 10_000
         self._transactions = Transactions()
         self._in_transaction = self._transactions.running
         self._dialect = ""
@@ -114,6 +125,8 @@ class QueryOptimizer(Phase4Service):
         views: Mapping[str, Collection[str]] | None = None,
         cascades: Mapping[str, Collection[str]] | None = None,
         pure_functions: Collection[str] | None = None,
+        graphql_max_depth: int | None = None,
+        graphql_max_complexity: int | None = None,
     ) -> bool:
         """Switch on, or reconfigure; None leaves what was set before.
 
@@ -123,7 +136,9 @@ class QueryOptimizer(Phase4Service):
         values of one query within ``n_plus_one_window`` (2.0) seconds of one request are an N+1 pattern.
         ``views`` and ``cascades`` are what :meth:`declare_view` and :meth:`declare_cascade` take, by
         name; ``pure_functions`` names functions of the database's own that change nothing and depend on
-        their arguments alone. Raises ValueError for values out of bounds.
+        their arguments alone. GraphQL operations deeper than ``graphql_max_depth`` (50) fields or of a
+        complexity over ``graphql_max_complexity`` (10,000) are not executed. Raises ValueError for values
+        out of bounds.
         """
         ttl = self._ttl if cache_ttl is None else _positive("cache_ttl", cache_ttl)
         size = (
@@ -151,9 +166,17 @@ class QueryOptimizer(Phase4Service):
         speaks = self._dialect if dialect is None else dialect
         behind = _relations("views", views, speaks)
         along = _relations("cascades", cascades, speaks)
+        max_depth = self._max_depth if graphql_max_depth is None else graphql_max_depth
+        max_complexity = self._max_complexity if graphql_max_complexity is None else graphql_max_complexity
+        for name, limit in (("graphql_max_depth", max_depth), ("graphql_max_complexity", max_complexity)):
+            if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+                raise invalid(name, limit, "a whole number of 1 or more")
         pure = self._pure if pure_functions is None else _functions(pure_functions)
         async with self._transition:
             self._ttl, self._slow_threshold = ttl, slow
+            if (max_depth, max_complexity) != (self._max_depth, self._max_complexity):
+                self._max_depth, self._max_complexity = max_depth, max_complexity
+                self._advices = self._new_advices()
             if n_plus_one_threshold is not None:
                 self._detector.threshold = n_plus_one_threshold
             if window is not None:
@@ -255,12 +278,16 @@ class QueryOptimizer(Phase4Service):
         _valid_query(query)
         if not self._enabled:
             return OptimizationResult(query, QueryType.UNKNOWN, query, fingerprint="", tables=[])
-        advice = self._advise(query)
+        advice = self._advise(query, params)
         return advice.result(self._ttl, self._n_plus_one_of(advice.analysis))
 
-    def _advise(self, query: str) -> Advice:
+    def _advise(self, query: str, params: Any) -> Advice:
         advice = self._advices.get(query)
         if advice is None:
+            if is_graphql(query):
+                # Not kept: it depends on the variables, and parsing is all that is slow about it.
+                analysis = self._analyse(query, params)
+                return advise_graphql(query, analysis, params, self._max_depth, self._max_complexity)
             from bot.core.query_optimizer.advice import advise  # imports sqlglot, on the first query
             from bot.core.query_optimizer.analyzer import read
 
@@ -277,15 +304,35 @@ class QueryOptimizer(Phase4Service):
         message, _, fix = pattern.sentence().partition(" Use one query: ")
         return [Finding("Q900", "n_plus_one", "warning", message, f"Use one query: {fix}")]
 
-    def _analyse(self, query: str) -> Analysis:
+    def _analyse(self, query: str, params: Any = None) -> Analysis:
         analysis = self._analyses.get(query)
         if analysis is None:
-            from bot.core.query_optimizer.analyzer import analyze  # imports sqlglot, on the first query
+            if is_graphql(query):
+                analysis = analyze_graphql(query)
+                if analysis.not_cacheable == MISSING and MISSING not in self._unkept:
+                    self._unkept.add(MISSING)
+                    logger.warning("GraphQL is executed and not cached: %s", MISSING)
+            else:
+                from bot.core.query_optimizer.analyzer import analyze  # imports sqlglot, on the first query
 
-            analysis = analyze(query, self._dialect, self._pure)
+                analysis = analyze(query, self._dialect, self._pure)
             if len(query) < 50_000:
                 self._analyses[query] = analysis
+        if analysis.operations:
+            return analysis.operations.get(operation_name_of(params) or "", analysis)
         return analysis
+
+    def _key(self, query: str, params: Any) -> Hashable:
+        """Under what a result is kept: GraphQL by its normal form. Raises TypeError as ``key_of`` does."""
+        if not is_graphql(query):
+            return key_of(query, params)
+        reading = self._analyse(query, params).graphql
+        return key_of(query if reading is None else f"graphql {reading.normal_form}", params)
+
+    def _refuse(self, analysis: Analysis, query: str, params: Any) -> None:
+        message, depth, complexity = excess(query, analysis, params, self._max_depth, self._max_complexity)
+        if message:
+            raise QueryTooComplexError(message, depth=depth, complexity=complexity)
 
     # Results.
 
@@ -293,6 +340,8 @@ class QueryOptimizer(Phase4Service):
         """The cached result of the query, a private copy where it is mutable; None if there is none."""
         try:
             entry = self._live.get(query if params is None else key_of(query, params))
+            if entry is None and self._enabled and is_graphql(query):
+                entry = self._live.get(self._key(query, params))
         except TypeError:
             return None  # parameters that cannot be told apart are never cached
         if (
@@ -319,7 +368,7 @@ class QueryOptimizer(Phase4Service):
     def _note_miss(self, query: str, params: Any) -> None:
         if self._enabled:
             self._missed += 1
-            self._misses.note(key_of(query, params), self._cache.begin(), self._now())
+            self._misses.note(self._key(query, params), self._cache.begin(), self._now())
 
     async def cache_query_result(
         self, query: str, result: Any, ttl: float | None = None, params: Any = None
@@ -335,10 +384,10 @@ class QueryOptimizer(Phase4Service):
         if not self._enabled:
             return False
         try:
-            key = key_of(query, params)
+            key = self._key(query, params)
         except TypeError:
             return False
-        analysis = self._analyse(query)
+        analysis = self._analyse(query, params)
         open_miss = self._misses.take(key)
         now = self._now()
         if open_miss is None:
@@ -375,6 +424,8 @@ class QueryOptimizer(Phase4Service):
         after it has run (or failed, or was cancelled: it may have written), every result that read
         what it wrote. What must not be cached is executed each time. Errors of the executor reach
         the caller and are not cached. Parameters must be plain data for a result to be cached.
+        ``params`` of a GraphQL query are its variables, or a dict with ``variables`` and
+        ``operation_name``; raises QueryTooComplexError, without executing, for what exceeds the limits.
         """
         if not self._enabled:
             return await executor(query, params)
@@ -395,7 +446,15 @@ class QueryOptimizer(Phase4Service):
                     entry.frequency += 1
                 self._hits += 1
                 return entry.value if entry.thaw is None else entry.thaw(entry.value)
-        analysis = self._analyse(query)
+        analysis = self._analyse(query, params)
+        if analysis.graphql is not None:
+            if key is not None:
+                key = self._key(query, params)
+                entry = self._live.get(key)
+                if entry is not None and entry.expires_at > self._now() and not self._hidden(query):
+                    self._hits += 1
+                    return entry.value if entry.thaw is None else entry.thaw(entry.value)
+            self._refuse(analysis, query, params)
         self._watch(analysis, key, query, params, self._now(), executor)
         if analysis.is_write:
             return await self._write(analysis, query, params, executor)

@@ -1,0 +1,17 @@
+"""Errors of the query optimizer."""
+
+from __future__ import annotations
+
+from bot.core._shared.errors import MisuseError
+
+
+class QueryTooComplexError(MisuseError):
+    """A GraphQL query is deeper or costs more than the settings allow; it was not executed.
+
+    ``depth`` and ``complexity`` are what was measured, None where the text was too large to measure.
+    """
+
+    def __init__(self, message: str, *, depth: int | None = None, complexity: int | None = None) -> None:
+        super().__init__(message)
+        self.depth = depth
+        self.complexity = complexity
