@@ -21,6 +21,7 @@ from bot.core.enhanced_startup_phase4 import (
     shutdown_phase4_services,
 )
 from bot.core.load_balancer import Instance, LoadBalancer, LoadBalancingStrategy, RouteResult
+from bot.core.query_optimizer import NPlusOnePattern, OptimizationResult, QueryOptimizer
 from bot.core.rate_limiter import RateLimitConfig, RateLimiter, RateLimitStatus
 
 
@@ -105,3 +106,16 @@ async def balancing() -> None:
     assert_type(success, bool)
     assert_type(instance_id, str | None)
     assert_type(await balancer.select_instance(), Instance | None)
+
+
+async def queries_watched_and_told_of() -> None:
+    optimizer = QueryOptimizer.get_instance()
+    with optimizer.request():
+        pass
+    async with optimizer.transaction():
+        await optimizer.declare_view("v", "a", "b")
+        await optimizer.declare_cascade("a", "b")
+    assert_type(await optimizer.get_n_plus_one_patterns(), list[NPlusOnePattern])
+    assert_type(await optimizer.analyze_query({"a": 1}, {"limit": 1}), OptimizationResult)
+    assert_type(await optimizer.analyze_query([{"$match": {"a": 1}}]), OptimizationResult)
+    await optimizer.analyze_query(5)  # type: ignore[arg-type]

@@ -108,9 +108,10 @@ class IndexSuggestion:
 class OptimizationResult:
     """What is known of a query. Percentages are 0-100 and computed from evidence, 0.0 without any."""
 
-    query: str
+    query: Any
+    """As it was given: a text, or a MongoDB filter, pipeline or command."""
     query_type: QueryType
-    optimized_query: str
+    optimized_query: Any
     fingerprint: str
     tables: list[str]
     recommendations: list[str] = field(default_factory=list)
@@ -141,9 +142,9 @@ class OptimizationResult:
 class Advice:
     """What a text means and what to do about it; the same for every execution of it."""
 
-    query: str
+    query: Any
     analysis: Analysis
-    optimized_query: str
+    optimized_query: Any
     findings: tuple[Finding, ...] = ()
     recommendations: tuple[str, ...] = ()
     """The findings as text."""

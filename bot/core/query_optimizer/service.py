@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -270,12 +270,23 @@ class QueryOptimizer(Phase4Service):
 
     # Analysis.
 
-    async def analyze_query(self, query: str, params: Any = None) -> OptimizationResult:
+    async def analyze_query(
+        self, query: str | Mapping[str, Any] | Sequence[Any], params: Any = None
+    ) -> OptimizationResult:
         """What the query is and what to do about it: findings, index suggestions, a better form.
 
-        Any text gets an answer. While the optimizer is off, the answer is UNKNOWN and the query itself.
+        A MongoDB filter, pipeline or command is a dict or a list, and ``params`` its options: ``collection``,
+        ``sort``, ``limit``, ``skip``, ``projection``. Any text gets an answer. While the
+        optimizer is off, the answer is UNKNOWN and the query itself.
         """
-        _valid_query(query)
+        if isinstance(query, Mapping | list | tuple):
+            from bot.core.query_optimizer.mongo import advise_mongo
+
+            if not self._enabled:
+                return OptimizationResult(query, QueryType.UNKNOWN, query, fingerprint="", tables=[])
+            return advise_mongo(query, params).result(self._ttl)
+        if not isinstance(query, str):
+            raise TypeError(f"query = {query!r:.100}: expected a string, a dict or a list")
         if not self._enabled:
             return OptimizationResult(query, QueryType.UNKNOWN, query, fingerprint="", tables=[])
         advice = self._advise(query, params)
