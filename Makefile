@@ -4,10 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8000
 
-.PHONY: run test test-servers bench clean
+.PHONY: run cluster test test-servers bench clean
 
 run: $(VENV)/.service
 	exec $(BIN)/python -m bot --port $(PORT)
+
+# A front and three instances on this machine.
+cluster: $(VENV)/.service
+	exec $(BIN)/python -m bot.service.cluster --port $(PORT)
 
 test: $(VENV)/.dev
 	$(BIN)/python -m ruff check .

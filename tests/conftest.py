@@ -6,13 +6,14 @@ import asyncio
 import inspect
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from bot.core.phase4_service import Phase4Service
 from tests.support.clock import VirtualClock
+from tests.support.instances import BotInstance
 from tests.support.servers import MongoServer, RedisServer, running, url_from_environment
 
 
@@ -97,3 +98,32 @@ def mysql_url() -> str:
     if url := url_from_environment("MYSQL"):
         return url
     pytest.skip("no MySQL server installs from PyPI: set PHASE4_TEST_MYSQL_URL to run this")
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The service's data set, made once for all tests."""
+    from bot.service import dataset
+
+    directory = tmp_path_factory.mktemp("service-data")
+    dataset.ensure(directory / "phase4.db", lambda line: None)
+    return directory
+
+
+@pytest.fixture
+def start_instances(data_dir: Path) -> Iterator[Callable[..., list[BotInstance]]]:
+    """``start_instances("fail:0.5", "", "")``: one for each fault, started together."""
+    made: list[BotInstance] = []
+
+    def start(*faults: str) -> list[BotInstance]:
+        started = [BotInstance(data_dir, fault or "fail:0") for fault in faults]
+        made.extend(started)
+        for instance in started:
+            instance.begin()
+        for instance in started:
+            instance.wait()
+        return started
+
+    yield start
+    for instance in made:
+        instance.close()

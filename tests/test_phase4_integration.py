@@ -20,6 +20,7 @@ from bot.core.enhanced_startup_phase4 import (
     reset_phase4_services,
     shutdown_phase4_services,
 )
+from bot.core.load_balancer import LoadBalancer, LoadBalancingStrategy
 from bot.core.query_optimizer import QueryOptimizer
 from bot.core.rate_limiter import RateLimitConfig, RateLimiter, RateLimitExceeded
 
@@ -180,6 +181,39 @@ class TestBatchProcessor:
         assert await shutdown_phase4_services()
         assert handled == list(range(7))
         assert (await BatchProcessor.get_instance().submit_item(8)).reason == "the batch processor is off"
+
+
+class TestLoadBalancer:
+    async def balancer(self, handler):
+        lb = LoadBalancer.get_instance()
+        lb.request_handler = handler
+        await lb.enable(LoadBalancingStrategy.ROUND_ROBIN, check_interval=0)
+        for number in (1, 2, 3):
+            await lb.add_instance(f"bot-{number}", "127.0.0.1", 8000 + number)
+        return lb
+
+    async def test_requests_are_spread(self):
+        async def handler(instance, data):
+            return instance.get_url()
+
+        lb = await self.balancer(handler)
+        assert {(await lb.route_request({})).result for _ in range(3)} == {
+            f"http://127.0.0.1:{8000 + number}" for number in (1, 2, 3)
+        }
+        figures = (await get_phase4_status())["load_balancer"]
+        assert (figures["healthy_instances"], figures["success_rate_percent"]) == (3, 100.0)
+
+    async def test_one_that_fails_is_left_out_and_nobody_notices(self):
+        async def handler(instance, data):
+            if instance.id == "bot-2":
+                raise ConnectionError("gone")
+            return data
+
+        lb = await self.balancer(handler)
+        assert all([(await lb.route_request(n)).success for n in range(30)])
+        figures = (await get_phase4_status())["load_balancer"]
+        assert (figures["healthy_instances"], figures["failed_requests"]) == (2, 0)
+        assert figures["instances"]["bot-2"]["state"] == "ejected"
 
 
 class TestPhase4Integration:

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +33,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    settings = ServiceSettings(host=arguments.host, port=port, data_dir=Path(arguments.data_dir))
+    settings = ServiceSettings(
+        host=arguments.host,
+        port=port,
+        data_dir=Path(arguments.data_dir),
+        balance=arguments.balance,
+        trusted_proxies=frozenset(re.findall(r"[^,\s]+", os.environ.get("TRUSTED_PROXIES", ""))),
+    )
     try:
         from bot.service.server import serve
     except ImportError as error:
@@ -63,6 +70,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--log-level", default="info", choices=["debug", "info", "warning", "error"], help="(info)"
     )
+    parser.add_argument(
+        "--balance",
+        type=_instances,
+        default=(),
+        metavar="HOST:PORT,...",
+        help="front these instances: their /api/* through the load balancer, no data of its own",
+    )
     commands = parser.add_subparsers(dest="command", title="commands", metavar="")
     for name, module, about in (
         ("check", check, "verify settings, machine and servers before a deployment"),
@@ -82,6 +96,18 @@ def _port(text: str) -> int:
     if not 0 <= port <= 65_535:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a port from 1 to 65535, or 0 for a free one")
     return port
+
+
+def _instances(text: str) -> tuple[tuple[str, int], ...]:
+    found = []
+    for part in text.split(","):
+        host, colon, port = part.strip().rpartition(":")
+        if not colon or not host or not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65_535:
+            raise argparse.ArgumentTypeError(f"{part.strip()!r}: expected HOST:PORT, or several with commas")
+        found.append((host.strip("[]"), int(port)))
+    if len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(f"{text!r}: an instance is named twice")
+    return tuple(found)
 
 
 def _port_from_environment() -> int:

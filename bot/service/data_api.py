@@ -74,23 +74,29 @@ class DataApi:
             raise bad_request(f"{', '.join(sorted(unknown))}: unknown; there are user_id and search.")
         if "user_id" in request.query and "search" in request.query:
             raise bad_request("Give user_id or search, not both.")
+        user_id = parse_user_id(request.query["user_id"]) if "user_id" in request.query else None
+        body, request[CACHE_STATE], request[DATA_SECONDS] = await self.read(
+            user_id, request.query.get("search")
+        )
+        return web.Response(body=body, content_type="application/json", charset="utf-8")
+
+    async def read(self, user_id: int | None, search: str | None) -> tuple[bytes, str, float]:
+        """An answer as JSON, what served it, and the seconds it took; raises ApiError 400 and 404."""
         reads = _Reads(self._database)
         start = time.perf_counter()
-        if "user_id" in request.query:
-            user_id = parse_user_id(request.query["user_id"])
+        if user_id is not None:
             body = await self._cached(f"user:{user_id}", (), lambda: self._user(reads, user_id))
             if body is None:
                 raise ApiError(404, "no_such_user", f"There is no user {user_id}.")
-        elif "search" in request.query:
-            text = _search_text(request.query["search"])
+        elif search is not None:
+            text = _search_text(search)
             body = await self._cached(
                 f"search:{text}", (search_tag(text),), lambda: self._search(reads, text)
             )
         else:
             body = await self._cached("overview", (), lambda: self._overview(reads))
-        request[CACHE_STATE] = reads.state()
-        request[DATA_SECONDS] = time.perf_counter() - start
-        return web.Response(body=body, content_type="application/json", charset="utf-8")
+        assert body is not None  # only of a user there can be nothing
+        return body, reads.state(), time.perf_counter() - start
 
     async def _cached(
         self, key: str, tags: Sequence[str], load: Callable[[], Awaitable[Any]]

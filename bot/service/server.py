@@ -21,9 +21,11 @@ from bot.core.enhanced_startup_phase4 import (
 )
 from bot.core.phase4_config import mask_secrets
 from bot.service.activity_api import ActivityApi
+from bot.service.client_address import TRUSTED_PROXIES
 from bot.service.data_api import DataApi
 from bot.service.database import ServiceDatabase, open_database
 from bot.service.drain import Drain
+from bot.service.execute_api import ExecuteApi
 from bot.service.journal import Journal
 from bot.service.loop_lag import LoopLag
 from bot.service.metrics_api import MetricsApi
@@ -51,6 +53,7 @@ def create_app(settings: ServiceSettings, phase4: Mapping[str, Any] | None = Non
         client_max_size=MAX_JSON_BYTES,
     )
     app[DRAIN] = drain
+    app[TRUSTED_PROXIES] = settings.trusted_proxies
     urls = Urls.load(phase4)
     database = open_database(urls.database, settings.database_path)
     journal = Journal(urls.mongodb) if urls.mongodb else None
@@ -65,6 +68,7 @@ def create_app(settings: ServiceSettings, phase4: Mapping[str, Any] | None = Non
     app.router.add_get("/health", health)
     app.router.add_get("/metrics", MetricsApi(lag).get)
     app.router.add_get("/api/data", data.get)
+    app.router.add_post("/api/execute", ExecuteApi(data).post)
     app.router.add_get("/api/activity", ActivityApi(journal).get)
     app.router.add_get("/api/upload", uploads.get, allow_head=False)
     app.router.add_post("/api/upload", uploads.post)
@@ -87,6 +91,12 @@ def create_app(settings: ServiceSettings, phase4: Mapping[str, Any] | None = Non
 
     app.cleanup_ctx.append(life)
     return app
+
+
+def _front(settings: ServiceSettings) -> web.Application:
+    from bot.service.front import create_front
+
+    return create_front(settings)
 
 
 async def _connect(database: ServiceDatabase, journal: Journal | None, pooled: bool) -> None:
@@ -144,7 +154,7 @@ async def serve(settings: ServiceSettings, ready: Callable[[int], None] | None =
         with contextlib.suppress(NotImplementedError):  # Windows has KeyboardInterrupt only
             loop.add_signal_handler(number, stop.set)
     try:
-        app = create_app(settings)
+        app = _front(settings) if settings.balance else create_app(settings)
     except CannotStartError as error:
         print(f"Cannot start: {error}", file=sys.stderr)
         return 1

@@ -25,6 +25,10 @@ class ServiceSettings:
     host: str = "127.0.0.1"
     port: int = 8000
     data_dir: Path = Path("data")
+    balance: tuple[tuple[str, int], ...] = ()
+    """Instances (host, port) that this one fronts; none: it answers by itself."""
+    trusted_proxies: frozenset[str] = frozenset()
+    """Addresses whose ``X-Forwarded-For`` is believed."""
 
     @property
     def database_path(self) -> Path:

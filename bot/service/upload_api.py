@@ -17,6 +17,7 @@ from bot.core.cache_manager import CacheManager
 from bot.core.query_optimizer import QueryOptimizer
 from bot.core.rate_limiter import RateLimitConfig, RateLimiter
 from bot.service.api_errors import ApiError, bad_request
+from bot.service.client_address import client_address
 from bot.service.data_api import parse_user_id, tags_of_name
 from bot.service.database import Database
 from bot.service.journal import Journal
@@ -82,7 +83,7 @@ class UploadApi:
     async def _limit(self, request: web.Request) -> dict[str, str]:
         """Take a token, or raise 429. The client is the address, unless the bot names its user."""
         user = request.query.get("user_id")
-        client = f"user:{parse_user_id(user)}" if user is not None else f"ip:{request.remote}"
+        client = f"user:{parse_user_id(user)}" if user is not None else f"ip:{client_address(request)}"
         allowed, status = await RateLimiter.get_instance().is_allowed(client, UPLOAD_LIMIT)
         headers = {
             "X-RateLimit-Limit": str(status.limit),

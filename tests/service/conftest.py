@@ -21,7 +21,6 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from bot.service import dataset
 from bot.service.postgresql_database import PostgresqlDatabase
 from tests.support.servers import free_port
 
@@ -85,14 +84,6 @@ class Service:
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.communicate()
-
-
-@pytest.fixture(scope="session")
-def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data set, made once for all tests."""
-    directory = tmp_path_factory.mktemp("service-data")
-    dataset.ensure(directory / "phase4.db", lambda line: None)
-    return directory
 
 
 def _run_apart(work: Callable[[], Coroutine[Any, Any, None]]) -> None:

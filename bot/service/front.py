@@ -1,0 +1,185 @@
+"""``python -m bot --balance``: other instances behind one address, through the load balancer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+
+import aiohttp
+from aiohttp import web
+from yarl import URL
+
+import bot
+from bot.core.enhanced_startup_phase4 import (
+    get_phase4_status,
+    initialize_phase4_services,
+    shutdown_phase4_services,
+)
+from bot.core.load_balancer import Instance, InstanceFailure, LoadBalancer, NoInstanceError
+from bot.core.phase4_config import ConfigError, Phase4Config
+from bot.service.api_errors import ApiError
+from bot.service.client_address import TRUSTED_PROXIES, client_address
+from bot.service.drain import Drain
+from bot.service.loop_lag import LoopLag
+from bot.service.metrics_api import MetricsApi
+from bot.service.middleware import REQUEST_ID, around_request
+from bot.service.server import DRAIN
+from bot.service.settings import MAX_UPLOAD_BYTES, CannotStartError, ServiceSettings
+
+logger = logging.getLogger("bot.front")
+
+_PASSED_ON = ("Content-Type", "Accept")
+_PASSED_BACK = (
+    "Content-Type", "X-Cache", "Server-Timing", "Retry-After", "Allow",
+    "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset",
+)  # fmt: skip
+_READS = ("GET", "HEAD")
+_REPEATABLE_POSTS = ("/api/execute",)
+
+
+class Forward(NamedTuple):
+    """A request as an instance gets it."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class Front:
+    """Passes ``/api/*`` on to an instance and its answer back; ``X-Instance`` names who answered.
+
+    A body is held in memory until it is answered, so that another instance can be tried: 16 MiB at most.
+    """
+
+    def __init__(self, balancer: LoadBalancer) -> None:
+        self._balancer = balancer
+        self._session: aiohttp.ClientSession | None = None
+
+    async def start(self) -> None:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(total=None),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+        )
+        self._balancer.request_handler = self._send
+
+    async def stop(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def _send(self, instance: Instance, request: Forward) -> Answer:
+        assert self._session is not None
+        url = URL(instance.get_url() + request.path, encoded=True)
+        async with self._session.request(
+            request.method, url, headers=request.headers, data=request.body or None, allow_redirects=False
+        ) as response:
+            body = await response.read()
+            if response.status >= 500:
+                raise InstanceFailure(f"HTTP {response.status}", status=response.status)
+            headers = {name: response.headers[name] for name in _PASSED_BACK if name in response.headers}
+            return Answer(response.status, headers, body)
+
+    async def handle(self, request: web.Request) -> web.Response:
+        """Any request below ``/api/``. 502 when no instance answered it, 503 when there was none to ask."""
+        client = client_address(request)
+        headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
+        headers["X-Request-Id"] = request[REQUEST_ID]
+        headers["X-Forwarded-For"] = client
+        forward = Forward(request.method, request.raw_path, headers, await request.read())
+        repeatable = request.method in _READS or request.path in _REPEATABLE_POSTS
+        # Limits are counted by each instance, so a client's limited requests must meet one and the same.
+        session = request.query.get("user_id", client) if request.path == "/api/upload" else None
+        success, result, instance_id = await self._balancer.route_request(
+            forward, session, idempotent=repeatable
+        )
+        if not success:
+            logger.warning("[%s] %s", request[REQUEST_ID], result)
+            if isinstance(result, NoInstanceError):
+                raise ApiError(
+                    503, "no_instance", "No instance can take the request now.", headers={"Retry-After": "1"}
+                )
+            raise ApiError(502, "no_answer", "No instance answered the request; see the log.")
+        answer: Answer = result
+        return web.Response(
+            status=answer.status,
+            body=answer.body,
+            headers={**answer.headers, "X-Instance": instance_id or ""},
+        )
+
+
+def create_front(settings: ServiceSettings) -> web.Application:
+    """The front as an aiohttp application. Only the load balancer runs in it; raises CannotStartError."""
+    try:
+        config = Phase4Config.load()
+    except ConfigError as error:
+        raise CannotStartError(str(error)) from error
+    phase4 = {name: False for name in Phase4Config.__struct_fields__ if name.startswith("ENABLE_")}
+    overrides = {
+        **phase4,
+        "ENABLE_LOAD_BALANCER": True,
+        "LOAD_BALANCER_CHECK_PATH": config.LOAD_BALANCER_CHECK_PATH or "/health",
+        "LOAD_BALANCER_INSTANCES": [
+            {"id": f"{host}:{port}", "address": host, "port": port} for host, port in settings.balance
+        ],
+    }
+    drain = Drain()
+    app = web.Application(
+        middlewares=[drain.middleware(), around_request], client_max_size=MAX_UPLOAD_BYTES + 1
+    )
+    app[DRAIN] = drain
+    app[TRUSTED_PROXIES] = settings.trusted_proxies
+    front = Front(LoadBalancer.get_instance())
+    lag = LoopLag()
+    app.router.add_get("/", _index)
+    app.router.add_get("/health", _health)
+    app.router.add_get("/metrics", MetricsApi(lag).get)
+    app.router.add_route("*", "/api/{path:.+}", front.handle)
+
+    async def life(_: web.Application) -> AsyncIterator[None]:
+        report = await initialize_phase4_services(overrides)
+        if report["errors"]:
+            raise CannotStartError("; ".join(report["errors"]))
+        await front.start()
+        lag.start()
+        try:
+            yield
+        finally:
+            await lag.stop()
+            await shutdown_phase4_services()
+            await front.stop()
+
+    app.cleanup_ctx.append(life)
+    return app
+
+
+async def _index(_: web.Request) -> web.Response:
+    body = {
+        "service": "bot-phase4 front",
+        "version": bot.__version__,
+        "paths": ["/api/*", "/health", "/metrics"],
+    }
+    return web.json_response(body)
+
+
+async def _health(_: web.Request) -> web.Response:
+    """200 while an instance is healthy, with each one's state and figures; 503 otherwise."""
+    status = await get_phase4_status()
+    figures = status.get("load_balancer", {})
+    healthy = bool(figures.get("healthy_instances"))
+    well = "degraded" if figures.get("degraded") else "ok"
+    body = {
+        "status": well if healthy else "down",
+        "version": bot.__version__,
+        "instances": {name: entry["state"] for name, entry in figures.get("instances", {}).items()},
+        "phase4": status,
+    }
+    return web.json_response(body, status=200 if healthy else 503)

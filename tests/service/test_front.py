@@ -1,0 +1,108 @@
+"""``python -m bot --balance`` and the cluster, as a user starts them."""
+
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+
+from tests.service.conftest import ROOT, Service
+from tests.support.servers import free_port
+
+
+class Front(Service):
+    def __init__(self, data_dir, instances, **environ):
+        super().__init__(
+            data_dir, LOAD_BALANCER_CHECK_INTERVAL="0.1", LOAD_BALANCER_RECOVERY_THRESHOLD="2", **environ
+        )
+        self.balance = ",".join(f"127.0.0.1:{instance.port}" for instance in instances)
+
+    def start(self, *, wait=True):
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "bot", "--port", str(self.port), "--balance", self.balance],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, env=self.environ,
+        )  # fmt: skip
+        if wait:
+            self.wait_until_up()
+
+
+def eventually(condition, seconds=20.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_front_passes_on_fails_over_and_tells(data_dir, start_instances):
+    instances = start_instances("", "", "")
+    front = Front(data_dir, instances)
+    front.start()
+    try:
+        answers = [front.call("/api/data?user_id=1") for _ in range(6)]
+        assert {answer.status for answer in answers} == {200}
+        assert len({answer.headers["X-Instance"] for answer in answers}) == 3
+        refused = front.call("/api/data?user_id=0", X_Request_Id="mine-1")
+        assert (refused.status, refused.body["request_id"]) == (400, "mine-1")
+        command = front.call("/api/execute", method="POST", body=b'{"command": "ping"}')
+        assert command.body["result"] == "pong"
+        stored = front.call("/api/upload?name=front.pdf&user_id=11", method="POST", body=b"x" * 100_000)
+        assert (stored.status, stored.body["size_bytes"]) == (201, 100_000)
+        limited = [front.call("/api/upload?user_id=12").status for _ in range(7)]
+        assert limited == [200] * 5 + [429] * 2, "one client's limit is counted by one instance"
+
+        instances[0].kill()
+        assert [front.call("/api/data?user_id=2").status for _ in range(12)] == [200] * 12
+        gone = f"127.0.0.1:{instances[0].port}"
+        eventually(lambda: front.call("/health").body["instances"][gone] in ("unhealthy", "ejected"))
+        health = front.call("/health")
+        assert (health.status, health.body["status"]) == (200, "degraded")
+        with urllib.request.urlopen(f"http://127.0.0.1:{front.port}/metrics", timeout=20) as metrics:
+            assert "load_balancer" in metrics.read().decode()
+        for instance in instances[1:]:
+            instance.kill()
+        assert front.call("/api/data").status == 502
+        eventually(lambda: front.call("/health").status == 503)
+        assert front.stop() == 0
+        assert "Traceback" not in front.output
+    finally:
+        front.close()
+
+
+@pytest.mark.parametrize("balance", ["here", "h:0", "h:99999", "h:1,h:1", "h:1,"])
+def test_a_bad_list_is_a_clear_message(balance):
+    shown = subprocess.run(
+        [sys.executable, "-m", "bot", "--balance", balance],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=30,
+    )
+    assert shown.returncode == 2
+    assert "expected HOST:PORT" in shown.stderr or "named twice" in shown.stderr
+
+
+def test_a_cluster_serves_survives_a_kill_and_stops_with_0(data_dir):
+    port = free_port()
+    cluster = Service(data_dir)
+    cluster.port = port
+    cluster.process = subprocess.Popen(
+        [sys.executable, "-m", "bot.service.cluster", "--port", str(port), "--data-dir", str(data_dir)],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT,
+    )  # fmt: skip
+    try:
+        cluster.wait_until_up(60)
+        eventually(lambda: cluster.call("/health").status == 200)
+        assert len(cluster.call("/health").body["instances"]) == 3
+        assert cluster.call("/api/data?user_id=1").status == 200
+        assert cluster.stop() == 0
+        pids = [int(pid) for pid in re.findall(r"pid (\d+)", cluster.output)]
+        assert len(pids) == 3
+        for pid in pids:
+            with pytest.raises(ProcessLookupError):
+                __import__("os").kill(pid, signal.SIG_DFL)
+        assert cluster.output.endswith("Stopped.\n")
+    finally:
+        cluster.close()
