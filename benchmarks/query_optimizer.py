@@ -7,9 +7,12 @@ from typing import Any
 
 import sqlglot
 import sqlparse
+from graphql import parse
 
-from benchmarks.harness import Contender, compare, main, table, verdict
+from benchmarks.harness import Contender, compare, main, rss_mb, table, verdict
 from bot.core.query_optimizer import QueryOptimizer
+from bot.core.query_optimizer.graphql import operations
+from bot.core.query_optimizer.n_plus_one import Detector
 
 MIDDLING = """
 SELECT u.id, u.name, COUNT(d.id) AS downloads, SUM(d.bytes_done) AS bytes
@@ -97,9 +100,94 @@ async def analysis() -> None:
     print(verdict("known text, µs", results["analyze_query, known text"].microseconds, 5), "\n")
 
 
+async def n_plus_one() -> None:
+    """What the detection adds to a query that is executed: counted alone, below and past the threshold."""
+    detector = Detector()
+    values = itertools.count()
+
+    async def nothing(n: int) -> None:
+        for _ in range(n):
+            hash(("SELECT 1", next(values)))
+
+    async def in_a_request(n: int) -> None:
+        with detector.request():
+            for _ in range(n):
+                detector.note("shape", hash(("SELECT 1", next(values))), None, 0.0)
+
+    async def in_a_task(n: int) -> None:
+        for _ in range(n):
+            value = next(values)
+            detector.note("shape", hash(("SELECT 1", value)), None, float(value))
+
+    results = await compare(
+        [
+            Contender("floor: the hash of the values", nothing),
+            Contender("counted in a request, a pattern", in_a_request),
+            Contender("counted in a task, no pattern", in_a_task),
+        ]
+    )
+    print(table("N+1 bookkeeping of one query", results, baseline="floor: the hash of the values"))
+
+
+async def graphql() -> None:
+    optimizer = QueryOptimizer()
+    await optimizer.enable()
+    text = (
+        "query Top($n: Int!) { users(first: $n, status: ACTIVE) { edges { node { id name ...Files } } } } "
+        "fragment Files on User { files(first: 5) { nodes { id name size } } }"
+    )
+    await optimizer.cache_query_result(text, "result", params={"n": 10})
+
+    async def known(n: int) -> None:
+        for _ in range(n):
+            optimizer._analyse(text)
+
+    async def hit(n: int) -> None:
+        for _ in range(n):
+            await optimizer.get_cached_result(text, {"n": 10})
+
+    async def new(n: int) -> None:
+        for _ in range(n):
+            operations(text)
+
+    async def alone(n: int) -> None:
+        for _ in range(n):
+            parse(text)
+
+    results = await compare(
+        [
+            Contender("graphql-core, parse alone", alone, 300),
+            Contender("a new text", new, 300),
+            Contender("a known text", known),
+            Contender("a cached result, with variables", hit, 5_000),
+        ]
+    )
+    baseline = "graphql-core, parse alone"
+    print(table("GraphQL", results, baseline=baseline))
+    print(verdict("known text, µs", results["a known text"].microseconds, 5), "\n")
+
+
+async def memory() -> None:
+    """Of 100,000 shapes seen, the bound keeps 10,000; all of them run through every structure."""
+    optimizer = QueryOptimizer()
+    await optimizer.enable()
+    await optimizer.record_execution("SELECT a FROM t", 1)
+    before = rss_mb()
+    for number in range(100_000):
+        await optimizer.record_execution(f"SELECT column_{number} FROM t WHERE id = {number}", 1)
+        if number == 9_999:
+            at_bound = rss_mb()
+    kept = (await optimizer.get_statistics())["total_unique_queries"]
+    print("### Memory of 100,000 fingerprints\n")
+    print(f"first 10,000: {at_bound - before:.1f} MB; 100,000: {rss_mb() - before:.1f} MB, {kept:,} kept\n")
+
+
 async def bench() -> None:
     await cached()
     await analysis()
+    await n_plus_one()
+    await graphql()
+    await memory()
 
 
 if __name__ == "__main__":
