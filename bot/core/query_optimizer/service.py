@@ -279,14 +279,14 @@ class QueryOptimizer(Phase4Service):
         ``sort``, ``limit``, ``skip``, ``projection``. Any text gets an answer. While the
         optimizer is off, the answer is UNKNOWN and the query itself.
         """
-        if isinstance(query, Mapping | list | tuple):
+        if not isinstance(query, str):
+            if not isinstance(query, Mapping | list | tuple):
+                raise TypeError(f"query = {query!r:.100}: expected a string, a dict or a list")
             from bot.core.query_optimizer.mongo import advise_mongo
 
             if not self._enabled:
                 return OptimizationResult(query, QueryType.UNKNOWN, query, fingerprint="", tables=[])
             return advise_mongo(query, params).result(self._ttl)
-        if not isinstance(query, str):
-            raise TypeError(f"query = {query!r:.100}: expected a string, a dict or a list")
         if not self._enabled:
             return OptimizationResult(query, QueryType.UNKNOWN, query, fingerprint="", tables=[])
         advice = self._advise(query, params)
