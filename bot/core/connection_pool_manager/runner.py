@@ -133,12 +133,14 @@ class PoolRunner:
                         "Pool %r closed with connection %d on loan since %.1f s, acquired at %s",
                         self.name, slot.number, self._now() - slot.leased_at, describe_site(slot.site),
                     )  # fmt: skip
-            self._cancel_alarm()
-            await self._tasks.stop()
         finally:
-            # Also when cancelled: sockets must not outlive the pool.
-            self._terminate_all()
-            await self.driver.stop()
+            # Also when cancelled: neither tasks nor sockets outlive the pool.
+            self._cancel_alarm()
+            try:
+                await self._tasks.stop()
+            finally:
+                self._terminate_all()
+                await self.driver.stop()
         return clean
 
     def abandon(self) -> None:

@@ -1,0 +1,266 @@
+"""The pool at work, on virtual time, over a server that the test plays."""
+
+import asyncio
+import gc
+import logging
+import random
+
+import pytest
+
+from bot.core.connection_pool_manager import LeaseError, PoolTimeoutError
+from bot.core.connection_pool_manager.pool import OPEN_LIMIT, Verdict
+from tests.support.clock import until_idle
+from tests.support.scripted_driver import scripted_pool
+
+
+@pytest.fixture
+async def pool_of(clock):
+    made = []
+
+    async def make(**options):
+        runner = scripted_pool(clock, **options)
+        made.append(runner)
+        await runner.start()
+        return runner, runner.driver
+
+    yield make
+    for runner in made:
+        runner.pool.check_invariants()
+        await runner.stop(drain=0.0)
+
+
+async def test_idle_connections_beyond_the_minimum_are_closed_the_longest_idle_first(pool_of, clock):
+    runner, driver = await pool_of(min_size=2, max_size=6, idle_timeout=100, keepalive_interval=1000)
+    leases = [await runner.acquire() for _ in range(6)]
+    for lease in leases:
+        runner.release(lease)
+        clock.jump(10)
+    await clock.advance(55)
+    assert [c.number for c in driver.open_now] == [3, 4, 5, 6], "two were idle for 100 s"
+    await clock.advance(25)
+    assert [connection.number for connection in driver.open_now] == [5, 6]
+    await clock.advance(1000)
+    assert len(driver.open_now) == 2
+
+
+async def test_lifetimes_pass_under_load_and_nobody_notices(pool_of, clock):
+    runner, driver = await pool_of(min_size=4, max_size=4, max_lifetime=10, acquire_timeout=1000)
+    ages, done = [], 0
+
+    async def user():
+        nonlocal done
+        for _ in range(40):
+            async with await runner.acquire() as lease:
+                slot = lease._slot
+                ages.append(clock.monotonic() - slot.opened_at)
+                await clock.sleep(0.1)
+                assert lease.number == slot.raw.number
+            done += 1
+
+    users = [asyncio.create_task(user()) for _ in range(30)]
+    while not all(task.done() for task in users):
+        await clock.advance(0.1)
+    await asyncio.gather(*users)
+    assert done == 1200
+    assert max(ages) <= 10
+    assert len(driver.connections) > 8, "they were replaced"
+    assert driver.most_open <= 4
+    born = [connection.number for connection in driver.connections]
+    assert born == sorted(born)
+
+
+async def test_lifetimes_are_spread(pool_of, clock):
+    runner, _ = await pool_of(min_size=20, max_size=20, max_lifetime=100)
+    ends = {slot.expires_at for slot in runner.pool.idle}
+    assert len(ends) == 20
+    assert all(90 <= end - clock.monotonic() <= 100 for end in ends)
+
+
+async def test_quiet_connections_are_pinged_a_few_at_a_time_and_the_dead_replaced(pool_of, clock):
+    _, driver = await pool_of(min_size=8, max_size=8, keepalive_interval=50, max_lifetime=9000)
+    clock.jump(50)
+    await clock.advance(0.5)
+    assert len(driver.pinged) == 2, "a quarter"
+    await clock.advance(10)
+    assert sorted(set(driver.pinged)) == list(range(1, 9))
+    driver.answers = False
+    clock.jump(50)
+    await clock.advance(10)
+    driver.answers = True
+    assert len(driver.open_now) == 8
+    assert {connection.number for connection in driver.open_now}.isdisjoint(range(1, 9))
+
+
+async def test_one_dead_connection_tells_of_those_that_were_quiet_as_long(pool_of, clock):
+    runner, driver = await pool_of(min_size=5, max_size=5, keepalive_interval=1000)
+    clock.jump(10)
+    driver.answers = False
+    lease = await runner.acquire()
+    assert lease.number > 5, "a new one"
+    assert len(driver.pinged) == 1, "not one timeout for each"
+    runner.release(lease)
+
+
+async def test_a_lease_held_long_is_reported_with_where_it_was_acquired(pool_of, clock, caplog):
+    runner, _ = await pool_of(min_size=1, max_size=2, leak_threshold=30)
+
+    async def forgetful_handler():
+        return await runner.acquire()
+
+    lease = await forgetful_handler()
+    await clock.advance(29)
+    assert caplog.text == ""
+    await clock.advance(20)
+    [report] = caplog.messages
+    assert "connection 1 is on loan for 3" in report
+    assert "test_runner.py" in report
+    assert "in forgetful_handler" in report
+    assert runner.statistics()["leaked"] == 1
+    caplog.set_level(logging.INFO)
+    runner.release(lease)
+    assert "came back after" in caplog.messages[-1]
+
+
+async def test_a_swarm_of_leaks_is_a_few_reports_a_minute(pool_of, clock, caplog):
+    runner, _ = await pool_of(min_size=0, max_size=40, leak_threshold=10)
+    leases = [await runner.acquire() for _ in range(30)]
+    await clock.advance(12)
+    assert len(caplog.messages) == 5
+    assert runner.statistics()["leaked"] == 30
+    clock.jump(60)
+    leases.append(await runner.acquire())
+    await clock.advance(12)
+    assert "(25 more such reports were left out)" in caplog.messages[-1]
+    for lease in leases:
+        runner.release(lease)
+
+
+async def test_a_lease_that_is_dropped_is_replaced_and_told(pool_of, caplog):
+    runner, driver = await pool_of(min_size=1, max_size=1)
+    lease = await runner.acquire()
+    del lease
+    gc.collect()
+    await until_idle()
+    assert "dropped without being released" in caplog.text
+    assert runner.statistics()["leaked"] == 1
+    assert [connection.number for connection in driver.open_now] == [2]
+
+
+async def test_an_outage_is_told_once_tried_by_one_and_healed(pool_of, clock, caplog):
+    runner, driver = await pool_of(min_size=3, max_size=5, acquire_timeout=5, keepalive_interval=1000)
+    driver.refuses = True
+    for connection in driver.connections:
+        connection.is_open = False
+    driver.most_connecting = driver.attempts = 0
+    waiting = [asyncio.create_task(runner.acquire()) for _ in range(50)]
+    await clock.advance(6)
+    errors = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(error, PoolTimeoutError) for error in errors)
+    assert "The server cannot be reached" in str(errors[0])
+    assert "nobody listens" in str(errors[0].__cause__)
+    assert sum("trying on" in line for line in caplog.messages) == 1
+    assert driver.attempts < 40, "no storm"
+    driver.refuses = False
+    served = [asyncio.create_task(runner.acquire()) for _ in range(5)]
+    await clock.advance(3)
+    leases = await asyncio.gather(*served)
+    assert len({lease.number for lease in leases}) == 5
+    assert driver.most_connecting <= OPEN_LIMIT
+    assert runner.statistics()["healthy"]
+    for lease in leases:
+        runner.release(lease)
+
+
+async def test_a_burst_opens_a_few_connections_at_a_time(pool_of):
+    runner, driver = await pool_of(min_size=0, max_size=100)
+    driver.most_connecting = 0
+    leases = await asyncio.gather(*[runner.acquire() for _ in range(100)])
+    assert driver.most_connecting == OPEN_LIMIT
+    for lease in leases:
+        runner.release(lease)
+
+
+async def test_cancellations_at_random_cost_nobody_a_connection_or_a_turn(pool_of, clock):
+    runner, driver = await pool_of(min_size=0, max_size=10, acquire_timeout=1000)
+    rng = random.Random(3)
+    asked, served = [], []
+
+    async def user(number):
+        asked.append(number)
+        async with await runner.acquire():
+            served.append(number)
+            await clock.sleep(rng.random())
+
+    users = []
+    for number in range(500):
+        users.append(asyncio.create_task(user(number)))
+        await asyncio.sleep(0)
+        if rng.random() < 0.5:
+            rng.choice(users).cancel()
+        if rng.random() < 0.2:
+            await clock.advance(0.05)
+    while not all(task.done() for task in users):
+        await clock.advance(0.5)
+    assert served == sorted(served), "first come, first served"
+    figures = runner.statistics()
+    assert figures["active_connections"] == figures["waiting"] == 0
+    assert figures["idle_connections"] == figures["total_connections"] == len(driver.open_now) <= 10
+    assert figures["total_acquired"] == figures["total_released"]
+
+
+async def test_timeouts_come_to_each_in_time_whatever_the_order(pool_of, clock):
+    runner, _ = await pool_of(min_size=1, max_size=1)
+    held = await runner.acquire()
+    ended = []
+
+    async def wait(seconds):
+        with pytest.raises(PoolTimeoutError, match=f"within {seconds} s"):
+            await runner.acquire(seconds)
+        ended.append(seconds)
+
+    tasks = [asyncio.create_task(wait(seconds)) for seconds in (5, 1, 3, 2, 4)]
+    await clock.advance(2.5)
+    assert ended == [1, 2]
+    await clock.advance(3)
+    assert ended == [1, 2, 3, 4, 5]
+    await asyncio.gather(*tasks)
+    assert runner.statistics()["failed_acquisitions"] == 5
+    runner.release(held)
+
+
+async def test_a_driver_that_cannot_judge_costs_a_connection_and_no_answer(pool_of, monkeypatch, caplog):
+    runner, _ = await pool_of(min_size=1, max_size=1)
+
+    def judge(raw):
+        raise AttributeError("renamed in a later version")
+
+    monkeypatch.setattr(runner, "_verdict", judge)
+    for turn in range(3):
+        lease = await runner.acquire()
+        assert lease.number == turn + 1
+        runner.release(lease)
+    assert caplog.text.count("cannot be told") == 1
+
+
+async def test_a_connection_that_needs_a_reset_is_reset_before_the_next(pool_of):
+    runner, _ = await pool_of(min_size=1, max_size=1)
+    lease = await runner.acquire()
+    lease.raw_connection.needs = Verdict.RESET
+    runner.release(lease)
+    again = await runner.acquire()
+    assert (again.number, again.needs) == (1, Verdict.CLEAN)
+    runner.release(again)
+    with pytest.raises(LeaseError, match="released twice"):
+        runner.release(again)
+
+
+async def test_waits_are_a_histogram(pool_of, clock):
+    runner, _ = await pool_of(min_size=1, max_size=1)
+    held = await runner.acquire()
+    waiting = asyncio.create_task(runner.acquire())
+    await clock.advance(0.5)
+    runner.release(held)
+    runner.release(await waiting)
+    found = runner.histogram()
+    assert (found.name, found.count, found.sum) == ("pool_wait_seconds", 2, 0.5)
+    assert found.labels == {"pool": "p", "backend": "redis"}
