@@ -778,11 +778,16 @@ def repeated_operands(connector: Any) -> list[Any]:
         this = side.args.get("this")
         key = (side.__class__, key_of(this) if this.__class__ is exp.Column else None)
         alike = seen.setdefault(key, [])
-        if any(side == other for other in alike):
+        if any(side == other for other in alike) and not _has_positional_parameter(side):
             found.append(side)
         else:
             alike.append(side)
     return found
+
+
+def _has_positional_parameter(node: Any) -> bool:
+    """Two of them look the same and stand for different values."""
+    return any(parameter.args.get("this") is None for parameter in node.find_all(exp.Placeholder))
 
 
 @rule("Q032", "always-true", "info", exp.EQ, exp.Boolean)

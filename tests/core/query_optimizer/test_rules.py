@@ -196,6 +196,7 @@ CASES = {
     "Q031": (
         ["SELECT a FROM t WHERE x = 1 AND y = 2 AND x = 1", "SELECT a FROM t WHERE x > 1 OR x > 1"],
         ["SELECT a FROM t WHERE x = 1 AND x = 2", "SELECT a FROM t WHERE x = 'a' OR x = 'A'",
+         "SELECT a FROM t WHERE x = ? OR x = ?", "SELECT a FROM t WHERE x = %s OR y = 1 OR x = %s",
          "SELECT a FROM t WHERE (x = 1 AND y = 2) OR (x = 1 AND y = 3)"],
     ),
     "Q032": (

@@ -1,0 +1,65 @@
+"""``python -m bot.core.query_optimizer FILE.sql ...``: advice on files of SQL, for people and for CI."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bot.core.query_optimizer.models import SEVERITIES
+
+EXIT_FOUND = 1
+EXIT_USAGE = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0: nothing at or above ``--fail-on``; 1: something; 2: a file that cannot be read, or bad arguments."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bot.core.query_optimizer",
+        description="Advice on SQL: rules with stable codes, index suggestions, rewrites that keep the result.",
+        epilog="The rules are explained in docs/query_rules.md.",
+    )
+    parser.add_argument("files", nargs="*", default=["-"], metavar="FILE.sql", help='"-" (default): stdin')
+    parser.add_argument("--dialect", choices=("postgres", "mysql", "sqlite"), default="", help="default: any")
+    parser.add_argument("--format", choices=("text", "json"), default="text")
+    parser.add_argument(
+        "--fail-on", choices=(*SEVERITIES, "never"), default="error",
+        help="exit with status 1 if anything of this severity or above is found (default: error)",
+    )  # fmt: skip
+    parser.add_argument("--ignore", default="", metavar="CODES", help="codes not to report: Q003,Q011")
+    options = parser.parse_args(arguments)
+    from bot.core.query_optimizer.report import analyse_script, as_text, counts, without
+
+    ignored = frozenset(code.strip().upper() for code in options.ignore.split(",") if code.strip())
+    total = dict.fromkeys(SEVERITIES, 0)
+    shown, number = [], 0
+    for name in options.files:
+        try:
+            text = sys.stdin.read() if name == "-" else Path(name).read_text("utf-8-sig", errors="replace")
+        except OSError as error:
+            print(f"{name}: {error.strerror or error}", file=sys.stderr)
+            return EXIT_USAGE
+        source = "stdin" if name == "-" else name
+        statements = [without(statement, ignored) for statement in analyse_script(text, options.dialect)]
+        number += len(statements)
+        for severity, found in counts(statements).items():
+            total[severity] += found
+        if options.format == "json":
+            shown += [statement.as_dict(source) for statement in statements]
+        elif report := as_text(source, statements):
+            print(report)
+    if options.format == "json":
+        print(json.dumps({"statements": shown, "counts": total}, indent=2))
+    else:
+        plural = {severity: f"{found} {severity}{'s' * (found != 1)}" for severity, found in total.items()}
+        print(f"{number} statements: {plural['error']}, {plural['warning']}, {total['info']} info")
+    if options.fail_on == "never":
+        return 0
+    bad = SEVERITIES[SEVERITIES.index(options.fail_on) :]
+    return EXIT_FOUND if any(total[severity] for severity in bad) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

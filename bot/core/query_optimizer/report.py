@@ -1,0 +1,134 @@
+"""A file of SQL, statement by statement: what the command shows and counts."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from bot.core.query_optimizer.advice import advise
+from bot.core.query_optimizer.analyzer import Reading, read
+from bot.core.query_optimizer.models import SEVERITIES, Advice, Finding, Severity
+from bot.core.query_optimizer.schema import Schema
+
+_LINES = re.compile(r"\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One statement of a file, with the line it begins at."""
+
+    line: int
+    advice: Advice
+
+    def as_dict(self, source: str) -> dict[str, Any]:
+        advice = self.advice
+        return {
+            "file": source,
+            "line": self.line,
+            "query": advice.query,
+            "query_type": advice.analysis.query_type.value,
+            "fingerprint": advice.analysis.fingerprint,
+            "tables": sorted(advice.analysis.reads | advice.analysis.writes),
+            "findings": [
+                {**asdict(finding), "line": self.line + finding.line - 1} for finding in advice.findings
+            ],
+            "index_suggestions": [asdict(suggestion) for suggestion in advice.index_suggestions],
+            "optimized_query": advice.optimized_query,
+            "columns": {clause: list(names) for clause, names in advice.columns.items()},
+        }
+
+
+def statements_of(text: str) -> list[tuple[int, str]]:
+    """(line, statement) for each statement of a script, split by sqlparse; comments before it left out."""
+    import sqlparse
+    from sqlparse.exceptions import SQLParseError
+
+    try:
+        parts = sqlparse.split(text)
+    except (SQLParseError, RecursionError):
+        parts = [text]
+    found = []
+    position = 0
+    for part in parts:
+        start = text.find(part, position)
+        if start < 0:
+            start = position
+        position = start + len(part)
+        body = _without_leading_comments(part)
+        if body.strip(" \n\t;"):
+            begins = start + len(part) - len(body)
+            found.append((len(_LINES.findall(text, 0, begins)) + 1, body.strip()))
+    return found
+
+
+_COMMENT = re.compile(r"\s*(?:--[^\n]*(?:\n|\Z)|/\*(?!!)(?:.|\n)*?\*/)\s*|\s+")
+
+
+def _without_leading_comments(part: str) -> str:
+    position = 0
+    while (match := _COMMENT.match(part, position)) is not None and match.end() > position:
+        position = match.end()
+    return part[position:]
+
+
+def analyse_script(text: str, dialect: str) -> list[Statement]:
+    """Advice on each statement; tables and indexes that the script creates are known to all of them."""
+    read_ones: list[tuple[int, Reading]] = [(line, read(part, dialect)) for line, part in statements_of(text)]
+    schema = Schema()
+    for _, reading in read_ones:
+        for census in reading.censuses:
+            schema.learn(census)
+    return [Statement(line, _advice(reading, schema)) for line, reading in read_ones]
+
+
+def _advice(reading: Reading, schema: Schema) -> Advice:
+    if reading.censuses:
+        return advise(reading, schema)
+    unread = Finding("Q000", "unreadable", "info", "This cannot be read as SQL.", "Try another --dialect.")
+    return Advice(reading.query, reading.analysis, reading.query, (unread,), (str(unread),))
+
+
+def counts(statements: list[Statement]) -> dict[Severity, int]:
+    found = dict.fromkeys(SEVERITIES, 0)
+    for statement in statements:
+        for finding in statement.advice.findings:
+            found[finding.severity] += 1
+    return found
+
+
+def as_text(source: str, statements: list[Statement]) -> str:
+    """What a person reads: a block for each statement about which there is something to say."""
+    lines: list[str] = []
+    for statement in statements:
+        advice = statement.advice
+        if not advice.findings and not advice.index_suggestions:
+            continue
+        lines.append(f"{source}:{statement.line}: {_short(advice.query)}")
+        for finding in advice.findings:
+            line = statement.line + finding.line - 1
+            lines.append(
+                f"  {line}: {finding.severity} {finding.code} [{finding.name}] "
+                f"{finding.message} {finding.fix}"
+            )
+        lines += [
+            f"  index: {suggestion.ddl}  -- {suggestion.reason}" for suggestion in advice.index_suggestions
+        ]
+        if advice.optimized_query != advice.query:
+            lines.append(f"  rewritten: {advice.optimized_query}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _short(query: str) -> str:
+    flat = " ".join(query.split())
+    return flat if len(flat) <= 100 else flat[:97] + "..."
+
+
+def without(statement: Statement, codes: frozenset[str]) -> Statement:
+    """The statement without findings of these codes."""
+    advice = statement.advice
+    kept = tuple(finding for finding in advice.findings if finding.code not in codes)
+    if len(kept) == len(advice.findings):
+        return statement
+    return Statement(statement.line, replace(advice, findings=kept, recommendations=tuple(map(str, kept))))
