@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """0: nothing at or above ``--fail-on``; 1: something; 2: a file that cannot be read, or bad arguments."""
     parser = argparse.ArgumentParser(
         prog="python -m bot.core.query_optimizer",
-        description="Advice on SQL: rules with stable codes, index suggestions, rewrites that keep the result.",
+        description="Advice on SQL: rules with stable codes, indexes, rewrites that keep the result.",
         epilog="The rules are explained in docs/query_rules.md.",
     )
     parser.add_argument("files", nargs="*", default=["-"], metavar="FILE.sql", help='"-" (default): stdin')
@@ -30,22 +30,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument("--ignore", default="", metavar="CODES", help="codes not to report: Q003,Q011")
     options = parser.parse_args(arguments)
-    from bot.core.query_optimizer.report import analyse_script, as_text, counts, without
+    from bot.core.query_optimizer.report import analyse_scripts, as_text, counts, without
 
     ignored = frozenset(code.strip().upper() for code in options.ignore.split(",") if code.strip())
     total = dict.fromkeys(SEVERITIES, 0)
-    shown, number = [], 0
+    texts = []
     for name in options.files:
         try:
-            text = sys.stdin.read() if name == "-" else Path(name).read_text("utf-8-sig", errors="replace")
+            texts.append(
+                sys.stdin.read() if name == "-" else Path(name).read_text("utf-8-sig", errors="replace")
+            )
         except OSError as error:
             print(f"{name}: {error.strerror or error}", file=sys.stderr)
             return EXIT_USAGE
+    shown, number = [], 0
+    for name, found in zip(options.files, analyse_scripts(texts, options.dialect), strict=True):
         source = "stdin" if name == "-" else name
-        statements = [without(statement, ignored) for statement in analyse_script(text, options.dialect)]
+        statements = [without(statement, ignored) for statement in found]
         number += len(statements)
-        for severity, found in counts(statements).items():
-            total[severity] += found
+        for severity, count in counts(statements).items():
+            total[severity] += count
         if options.format == "json":
             shown += [statement.as_dict(source) for statement in statements]
         elif report := as_text(source, statements):
@@ -53,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.format == "json":
         print(json.dumps({"statements": shown, "counts": total}, indent=2))
     else:
-        plural = {severity: f"{found} {severity}{'s' * (found != 1)}" for severity, found in total.items()}
+        plural = {severity: f"{count} {severity}{'s' * (count != 1)}" for severity, count in total.items()}
         print(f"{number} statements: {plural['error']}, {plural['warning']}, {total['info']} info")
     if options.fail_on == "never":
         return 0

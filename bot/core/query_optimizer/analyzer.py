@@ -102,6 +102,7 @@ def _summary(kind: QueryType, fingerprint: str, normal_form: str, found: list[Ef
 
 
 def _parse(query: str, tokens: list[Any], dialect: str, parameters: Parameters) -> list[Any] | None:
+    from sqlglot import exp
     from sqlglot.errors import ErrorLevel, SqlglotError
 
     reader = dialect_of(dialect)
@@ -118,7 +119,12 @@ def _parse(query: str, tokens: list[Any], dialect: str, parameters: Parameters) 
     except (SqlglotError, RecursionError, ValueError, TypeError, AttributeError, KeyError, IndexError):
         # The last few are how the parser stumbles over text that is no SQL at all.
         return None
-    statements = [statement for statement in parsed if statement is not None]
+    statements = [
+        # A comment after the last semicolon comes as a statement of nothing.
+        statement
+        for statement in parsed
+        if statement is not None and statement.__class__ is not exp.Semicolon
+    ]
     # The parser also takes bare expressions ("FROBNICATE ALL" is a column with an alias to it).
     if not statements or any(_type_of(statement) is QueryType.UNKNOWN for statement in statements):
         return None

@@ -62,7 +62,7 @@ def statements_of(text: str) -> list[tuple[int, str]]:
     return found
 
 
-_COMMENT = re.compile(r"\s*(?:--[^\n]*(?:\n|\Z)|/\*(?!!)(?:.|\n)*?\*/)\s*|\s+")
+_COMMENT = re.compile(r"\s*(?:--[^\n]*(?:\n|\Z)|/\*(?!!)(?:.|\n)*?\*/)\s*|[\s;]+")
 
 
 def _without_leading_comments(part: str) -> str:
@@ -72,14 +72,20 @@ def _without_leading_comments(part: str) -> str:
     return part[position:]
 
 
-def analyse_script(text: str, dialect: str) -> list[Statement]:
-    """Advice on each statement; tables and indexes that the script creates are known to all of them."""
-    read_ones: list[tuple[int, Reading]] = [(line, read(part, dialect)) for line, part in statements_of(text)]
+def analyse_scripts(texts: list[str], dialect: str) -> list[list[Statement]]:
+    """Advice on each statement of each script.
+
+    Tables and indexes that one of the scripts creates are known to all of them.
+    """
     schema = Schema()
-    for _, reading in read_ones:
-        for census in reading.censuses:
-            schema.learn(census)
-    return [Statement(line, _advice(reading, schema)) for line, reading in read_ones]
+    scripts = []
+    for text in texts:
+        readings = [(line, read(part, dialect)) for line, part in statements_of(text)]
+        scripts.append(readings)
+        for _, reading in readings:
+            for census in reading.censuses:
+                schema.learn(census)
+    return [[Statement(line, _advice(reading, schema)) for line, reading in script] for script in scripts]
 
 
 def _advice(reading: Reading, schema: Schema) -> Advice:

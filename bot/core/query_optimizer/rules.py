@@ -156,6 +156,8 @@ def _table_without_key(node: Any, facts: Facts) -> Advice | None:
         return None
     if not node.find(exp.ColumnDef):
         return None
+    if facts.schema is not None and facts.schema.unique.get(node.this.this.name.lower()):
+        return None  # a unique index made by a statement of its own
     return (
         f"Table {node.this.this.name} has neither primary key nor unique column: a row can be neither "
         "found quickly nor told from its copy.",

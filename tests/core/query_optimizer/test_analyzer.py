@@ -137,3 +137,8 @@ def test_what_people_write_is_not_too_deep():
 def test_parameters_as_any_driver_writes_them(query, dialect):
     found = analyze(query, dialect)
     assert (found.query_type, found.reads, found.not_cacheable) == (T.SELECT, {"t"}, "")
+
+
+def test_a_comment_after_the_last_semicolon_is_no_statement():
+    found = analyze("SELECT a FROM t; -- the end", "postgres")
+    assert (found.query_type, found.not_cacheable) == (T.SELECT, "")
