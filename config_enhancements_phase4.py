@@ -141,7 +141,7 @@ ENABLE_RATE_LIMITER = True
 # BATCH_MAX_RESULTS = 10000
 # items given up that are kept at most (a whole number >= 1 and <= 100_000_000)
 # BATCH_MAX_DEAD_LETTERS = 10000
-# Redis that keeps submitted items durably; empty: memory (a string)
+# must be empty: durable batches are not part of this version (a string)
 # BATCH_REDIS_URL = ""
 
 # Load balancer

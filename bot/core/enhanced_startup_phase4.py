@@ -131,6 +131,12 @@ async def _enable_connection_pool_manager(pools: Any, config: Phase4Config) -> N
 
 
 async def _enable_batch_processor(processor: Any, config: Phase4Config) -> None:
+    if config.BATCH_REDIS_URL:
+        # Kept in memory, what was promised to survive a crash would not: better not at all.
+        raise ConfigError(
+            "BATCH_REDIS_URL is set, and durable batches are not part of this version: leave it empty to "
+            "keep items in memory"
+        )
     await processor.enable(
         max_batch_size=config.BATCH_MAX_SIZE,
         batch_timeout=config.BATCH_TIMEOUT,

@@ -225,7 +225,7 @@ class Phase4Config(Struct, frozen=True, kw_only=True):
     )
     BATCH_MAX_RESULTS: Annotated[Count, _doc("results kept in memory at most")] = 10_000
     BATCH_MAX_DEAD_LETTERS: Annotated[Count, _doc("items given up that are kept at most")] = 10_000
-    BATCH_REDIS_URL: Annotated[str, _doc("Redis that keeps submitted items durably; empty: memory")] = ""
+    BATCH_REDIS_URL: Annotated[str, _doc("must be empty: durable batches are not part of this version")] = ""
 
     LOAD_BALANCER_STRATEGY: Annotated[Strategy, _doc("how an instance is chosen")] = "round_robin"
     LOAD_BALANCER_CHECK_INTERVAL: Annotated[Seconds, _doc("seconds between health checks; 0: none")] = 10.0
