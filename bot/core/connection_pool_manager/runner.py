@@ -235,7 +235,7 @@ class PoolRunner:
         now = self._now()
         for waiter in self.pool.overdue(now):
             if not waiter.future.done():
-                error = self._timeout_error(now - waiter.since)
+                error = self._timeout_error(waiter.deadline - waiter.since)
                 self._do(self.pool.withdraw(waiter, now))
                 waiter.future.set_exception(error)
         waiting = [waiter.deadline for waiter in self.pool.waiters if not waiter.future.done()]
