@@ -35,7 +35,9 @@ try:
     from prometheus_client.metrics_core import Metric
     from prometheus_client.registry import Collector
 except ImportError as error:  # pragma: no cover - every test environment has it
-    raise ImportError("metrics need prometheus-client: pip install 'bot-phase4[metrics]'") from error
+    raise ImportError(
+        "metrics need prometheus-client: pip install 'bot-phase4[metrics]'", name="prometheus-client"
+    ) from error
 
 __all__ = ["Phase4Collector", "register_phase4_metrics"]
 

@@ -15,6 +15,7 @@ from bot.service import check, status
 from bot.service.settings import ServiceSettings
 
 DEFAULT_PORT = 8000
+TOKEN_VARIABLE = "PHASE4_DASHBOARD_TOKEN"  # noqa: S105 - the name of a variable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,18 +34,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
+    try:
+        from bot.service.dashboard.access import valid_token
+        from bot.service.server import serve
+    except ImportError as error:
+        print(f"{error.name} is missing: pip install 'bot-phase4[service]'", file=sys.stderr)
+        return 1
+    token = arguments.token if arguments.token is not None else os.environ.get(TOKEN_VARIABLE, "").strip()
+    if token or arguments.token is not None:
+        try:
+            valid_token(token)
+        except ValueError as error:
+            named = TOKEN_VARIABLE if arguments.token is None else "--token"
+            print(f"{named}: {error}", file=sys.stderr)
+            return 2
     settings = ServiceSettings(
         host=arguments.host,
         port=port,
         data_dir=Path(arguments.data_dir),
         balance=arguments.balance,
         trusted_proxies=frozenset(re.findall(r"[^,\s]+", os.environ.get("TRUSTED_PROXIES", ""))),
+        dashboard_token=token,
     )
-    try:
-        from bot.service.server import serve
-    except ImportError as error:
-        print(f"{error.name} is missing: pip install 'bot-phase4[service]'", file=sys.stderr)
-        return 1
     try:
         return asyncio.run(serve(settings))
     except KeyboardInterrupt:
@@ -66,6 +77,11 @@ def _parser() -> argparse.ArgumentParser:
         "--data-dir",
         default=os.environ.get("PHASE4_DATA_DIR", "data"),
         help="folder of the embedded database and of uploads (./data)",
+    )
+    parser.add_argument(
+        "--token",
+        help=f"what the dashboard and /metrics ask for; else the environment's {TOKEN_VARIABLE} (better: "
+        f"other users of the machine see arguments), else none on the loopback and a new one elsewhere",
     )
     parser.add_argument(
         "--log-level", default="info", choices=["debug", "info", "warning", "error"], help="(info)"

@@ -22,6 +22,10 @@ from bot.core.enhanced_startup_phase4 import (
 from bot.core.phase4_config import mask_secrets
 from bot.service.activity_api import ActivityApi
 from bot.service.client_address import TRUSTED_PROXIES
+from bot.service.dashboard.access import Access
+from bot.service.dashboard.events import LOGGER, EventLog
+from bot.service.dashboard.feed import Feed
+from bot.service.dashboard.pages import Dashboard, page
 from bot.service.data_api import DataApi
 from bot.service.database import ServiceDatabase, open_database
 from bot.service.drain import Drain
@@ -40,6 +44,8 @@ DRAIN_SECONDS = 10.0
 
 
 DRAIN: web.AppKey[Drain] = web.AppKey("drain", Drain)
+ACCESS: web.AppKey[Access] = web.AppKey("access", Access)
+FEED: web.AppKey[Feed] = web.AppKey("feed", Feed)
 
 
 def create_app(settings: ServiceSettings, phase4: Mapping[str, Any] | None = None) -> web.Application:
@@ -60,13 +66,26 @@ def create_app(settings: ServiceSettings, phase4: Mapping[str, Any] | None = Non
     data = DataApi(database)
     uploads = UploadApi(database, settings.upload_dir, journal)
     lag = LoopLag()
+    access = app[ACCESS] = Access(settings.host, settings.dashboard_token)
+    events = EventLog()
+    feed = app[FEED] = Feed(events, lambda: lag.last)
+    shown = page()
+
+    async def root(request: web.Request) -> web.Response:
+        """The dashboard; the index for who asks for JSON and not for a page."""
+        accepted = request.headers.get("Accept", "")
+        if "application/json" in accepted and "text/html" not in accepted:
+            return await _index(request)
+        return await shown.get(request)
 
     async def health(_: web.Request) -> web.Response:
         return await _health(database, journal)
 
-    app.router.add_get("/", _index)
+    app.router.add_get("/", root)
+    app.router.add_get("/api", _index)
+    Dashboard(access, feed).add_routes(app)
     app.router.add_get("/health", health)
-    app.router.add_get("/metrics", MetricsApi(lag).get)
+    app.router.add_get("/metrics", access.guard(MetricsApi(lag).get))
     app.router.add_get("/api/data", data.get)
     app.router.add_post("/api/execute", ExecuteApi(data).post)
     app.router.add_get("/api/activity", ActivityApi(journal).get)
@@ -74,6 +93,7 @@ def create_app(settings: ServiceSettings, phase4: Mapping[str, Any] | None = Non
     app.router.add_post("/api/upload", uploads.post)
 
     async def life(_: web.Application) -> AsyncIterator[None]:
+        logging.getLogger(LOGGER).addHandler(events)
         await database.prepare(_progress)
         report = await initialize_phase4_services(phase4)
         for error in report["errors"]:
@@ -84,10 +104,12 @@ def create_app(settings: ServiceSettings, phase4: Mapping[str, Any] | None = Non
             await _connect(database, journal, pooled)
             yield
         finally:
+            feed.close()
             await lag.stop()
             if journal is not None:
                 await journal.stop()
             await shutdown_phase4_services()
+            logging.getLogger(LOGGER).removeHandler(events)
 
     app.cleanup_ctx.append(life)
     return app
@@ -179,6 +201,7 @@ async def serve(settings: ServiceSettings, ready: Callable[[int], None] | None =
         print(
             f"Bot service on http://{settings.host}:{port}  (Ctrl-C stops it)\n"
             f"  Phase 4: {', '.join(status['services']) or 'off'}\n"
+            f"{_dashboard_line(settings, port, app[ACCESS])}"
             f"  try: curl -i 'http://{settings.host}:{port}/api/data?user_id=1'",
             flush=True,
         )
@@ -187,12 +210,25 @@ async def serve(settings: ServiceSettings, ready: Callable[[int], None] | None =
         await stop.wait()
         logger.info("Stopping: requests in progress have %g s", DRAIN_SECONDS)
         await site.stop()
+        app[FEED].close()  # streams would never end by themselves
         if left := await app[DRAIN].wait_until_idle(DRAIN_SECONDS):
             logger.warning("Stopping: %d request(s) cut off after %g s", left, DRAIN_SECONDS)
     finally:
         await runner.cleanup()  # closes the listener it was given
     print("Stopped.", flush=True)
     return 0
+
+
+def _dashboard_line(settings: ServiceSettings, port: int, access: Access) -> str:
+    """Where the dashboard is. A token that was made here has to be told; a given one stays unsaid."""
+    host = {"": "localhost", "0.0.0.0": "localhost", "::": "localhost"}.get(settings.host, settings.host)  # noqa: S104
+    where = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+    if access.made:
+        return (
+            f"  dashboard: {where}#token={access.token}\n"
+            f"  (a token for this run; set PHASE4_DASHBOARD_TOKEN to keep one. /metrics asks for it too)\n"
+        )
+    return f"  dashboard: {where}{' (asks for the token)' if access.needed else ''}\n"
 
 
 def _listen(settings: ServiceSettings):  # type: ignore[no-untyped-def]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,8 @@ class ServiceSettings:
     """Instances (host, port) that this one fronts; none: it answers by itself."""
     trusted_proxies: frozenset[str] = frozenset()
     """Addresses whose ``X-Forwarded-For`` is believed."""
+    dashboard_token: str = field(default="", repr=False)
+    """Asked for by the dashboard and ``/metrics``. Empty: none on the loopback, elsewhere one is made."""
 
     @property
     def database_path(self) -> Path:

@@ -64,8 +64,8 @@ def test_a_method_that_is_not_allowed_says_which_are(service):
 
 
 def test_a_request_id_fit_for_a_log_is_kept_and_another_is_not(service):
-    assert service.call("/", X_Request_Id="abc-1").headers["X-Request-Id"] == "abc-1"
-    assert service.call("/", X_Request_Id="a b; c").headers["X-Request-Id"] != "a b; c"
+    assert service.call("/api", X_Request_Id="abc-1").headers["X-Request-Id"] == "abc-1"
+    assert service.call("/api", X_Request_Id="a b; c").headers["X-Request-Id"] != "a b; c"
 
 
 def test_five_uploads_pass_and_the_sixth_is_told_when_to_come_back(service):

@@ -35,6 +35,8 @@ class RecentFigures(Struct, frozen=True):
     """Percent of the query optimizer's look-ups."""
     cache_hit_rate: float | None = None
     """Percent of the cache manager's look-ups, both tiers together."""
+    overall_hit_rate: float | None = None
+    """Percent of the look-ups of both: where one cache stands before the other, what users experience."""
     cache_eviction_rate: float | None = None
     """Percent of what was put into L1 that displaced something else."""
     query_avg_execution_time_ms: float | None = None
@@ -85,6 +87,13 @@ class RecentReader:
             cache_hit_rate=_percent(
                 added("cache_manager", "total_hits"), added("cache_manager", "total_hits", "total_misses")
             ),
+            overall_hit_rate=_percent(
+                _sum_of(added("query_optimizer", "cache_hits"), added("cache_manager", "total_hits")),
+                _sum_of(
+                    added("query_optimizer", "cache_hits", "cache_misses"),
+                    added("cache_manager", "total_hits", "total_misses"),
+                ),
+            ),
             cache_eviction_rate=_percent(
                 added("cache_manager", "l1_evictions"), added("cache_manager", "l1_insertions")
             ),
@@ -106,6 +115,11 @@ class RecentReader:
 def _sum(grown: Mapping[tuple[str, ...], float], service: str, names: tuple[str, ...]) -> float | None:
     found = [growth for key, growth in grown.items() if key[0] == service and key[-1] in names]
     return sum(found) if found else None
+
+
+def _sum_of(*parts: float | None) -> float | None:
+    known = [part for part in parts if part is not None]
+    return sum(known) if known else None
 
 
 def _readings(services: Mapping[str, Any]) -> list[tuple[tuple[str, ...], float]]:

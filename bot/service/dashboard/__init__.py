@@ -1,0 +1,1 @@
+"""The live dashboard at ``/``: one page, fed by server-sent events from one sampler."""

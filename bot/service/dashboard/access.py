@@ -1,0 +1,156 @@
+"""Who may look: anybody on the loopback, elsewhere whoever has the token.
+
+The token travels in a header or, once, in the body of a request; never in a query string, which would
+be logged. A browser then holds a cookie: an expiry signed with the token, so it outlives a restart with
+the same token and ends with another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import json
+import secrets
+import time
+from collections.abc import Callable
+
+from aiohttp import web
+
+from bot.service.api_errors import ApiError
+from bot.service.middleware import Handler
+
+COOKIE = "phase4_dashboard"
+SESSION_SECONDS = 12 * 3600
+MIN_TOKEN = 16
+"""Characters; shorter ones could be guessed."""
+
+
+def valid_token(token: str) -> str:
+    """``token`` if it can serve as one; raises ValueError, which does not quote it."""
+    if len(token) < MIN_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
+        raise ValueError(
+            f"a token of {len(token)} character(s): expected at least {MIN_TOKEN} printable ASCII characters "
+            f"without spaces"
+        )
+    return token
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address or name."""
+    host = host.strip("[]").rstrip(".").lower()
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+class Access:
+    """The token, if one is needed, and the checks against it.
+
+    It is needed when one is given, or when ``host`` is not the loopback; then, without one, it is made.
+    """
+
+    def __init__(self, host: str, token: str = "", *, now: Callable[[], float] = time.time) -> None:
+        self.made = not token and not is_loopback(host)
+        """Whether the token was made here, so that whoever starts the service must be told it."""
+        self.token = token or (secrets.token_urlsafe(24) if self.made else "")
+        self._now = now
+
+    @property
+    def needed(self) -> bool:
+        return bool(self.token)
+
+    def granted(self, request: web.Request) -> bool:
+        """Whether a request may look."""
+        if not self.needed:
+            return True
+        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and self._is_token(given.strip()):
+            return True
+        return self._is_session(request.cookies.get(COOKIE, ""))
+
+    def check(self, request: web.Request) -> None:
+        """Raise ApiError 401 for a request that may not look."""
+        if not self.granted(request):
+            raise ApiError(
+                401,
+                "token_needed",
+                "This needs the dashboard's token: Authorization: Bearer <token>, or sign in at /.",
+                headers={"WWW-Authenticate": 'Bearer realm="phase4"'},
+            )
+
+    def check_name(self, request: web.Request) -> None:
+        """Raise ApiError 403 for an open dashboard that is asked for by a name from elsewhere.
+
+        A page of another site could else have its own name resolve to the loopback and read along.
+        """
+        if not self.needed and not is_loopback(_name_of(request.host)):
+            raise ApiError(
+                403,
+                "loopback_only",
+                "Without a token the dashboard answers to localhost only; set PHASE4_DASHBOARD_TOKEN.",
+            )
+
+    def guard(self, handler: Handler) -> Handler:
+        """``handler`` behind :meth:`check`."""
+
+        async def guarded(request: web.Request) -> web.StreamResponse:
+            self.check(request)
+            return await handler(request)
+
+        return guarded
+
+    # What the page asks.
+
+    async def tell(self, request: web.Request) -> web.Response:
+        """Whether a token is needed, and whether this browser has shown it."""
+        return web.json_response(
+            {"needed": self.needed, "granted": self.granted(request)}, headers={"Cache-Control": "no-store"}
+        )
+
+    async def sign_in(self, request: web.Request) -> web.Response:
+        """The token in the body, for a cookie."""
+        try:
+            body = json.loads(await request.text())
+            given = body["token"]
+        except (ValueError, KeyError, TypeError):
+            raise ApiError(400, "bad_request", 'Send {"token": "..."}.') from None
+        if not self.needed or not isinstance(given, str) or not self._is_token(given.strip()):
+            raise ApiError(401, "wrong_token", "That is not the token of this service.")
+        response = web.Response(status=204)
+        response.set_cookie(
+            COOKIE,
+            self._session(int(self._now()) + SESSION_SECONDS),
+            max_age=SESSION_SECONDS,
+            httponly=True,
+            samesite="Strict",
+            secure=request.secure,
+        )
+        return response
+
+    async def sign_out(self, _: web.Request) -> web.Response:
+        """Take the cookie back."""
+        response = web.Response(status=204)
+        response.del_cookie(COOKIE)
+        return response
+
+    def _is_token(self, given: str) -> bool:
+        return hmac.compare_digest(given.encode("utf-8", "replace"), self.token.encode())
+
+    def _session(self, expires: int) -> str:
+        signed = hmac.new(self.token.encode(), f"dashboard {expires}".encode(), hashlib.sha256)
+        return f"{expires}.{signed.hexdigest()}"
+
+    def _is_session(self, cookie: str) -> bool:
+        text = cookie.partition(".")[0]
+        if not (text.isascii() and text.isdigit()) or len(text) > 12 or int(text) < self._now():
+            return False
+        return hmac.compare_digest(cookie.encode("utf-8", "replace"), self._session(int(text)).encode())
+
+
+def _name_of(host: str) -> str:
+    """The host without its port: ``[::1]:8000`` -> ``::1``."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0]

@@ -1,0 +1,192 @@
+"""The stream of figures: one sampler for all who look, none while nobody does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+import bot
+from bot.core._shared.clock import SYSTEM_CLOCK, Clock
+from bot.core._shared.recent_figures import WINDOW, RecentReader
+from bot.core.enhanced_startup_phase4 import get_phase4_status
+from bot.core.query_optimizer import QueryOptimizer
+from bot.service.dashboard import figures
+from bot.service.dashboard.events import EventLog
+from bot.service.dashboard.history import History
+
+logger = logging.getLogger(__name__)
+
+INTERVAL = 2.0
+MAX_VIEWERS = 20
+
+
+class TooManyViewersError(Exception):
+    """As many look as may."""
+
+
+class Feed:
+    """Samples the services every ``interval`` seconds while somebody looks.
+
+    All viewers share the samples; one that is slow gets the next one late and misses none of the
+    history. :meth:`close` ends every stream at once, and there are no new ones.
+    """
+
+    def __init__(
+        self,
+        events: EventLog,
+        lag: Callable[[], float],
+        *,
+        interval: float = INTERVAL,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self._events = events
+        self._lag = lag
+        self._interval = interval
+        self._clock = clock
+        self._recent = RecentReader(clock.monotonic())
+        self._history = History()
+        # The rest is changed by stream, close and the sampler.
+        self._viewers = 0
+        self._sampler: asyncio.Task[None] | None = None
+        self._state: dict[str, Any] = {}
+        self._state_at = 0.0
+        self._closed = False
+        self._turn: asyncio.Event | None = None
+
+    @property
+    def viewers(self) -> int:
+        return self._viewers
+
+    @property
+    def sampling(self) -> bool:
+        return self._sampler is not None and not self._sampler.done()
+
+    async def stream(self, after: float = 0.0) -> AsyncGenerator[bytes]:
+        """Server-sent events: the state and the history later than ``after`` (Unix time), at each sample."""
+        if self._viewers >= MAX_VIEWERS:
+            raise TooManyViewersError
+        self._viewers += 1
+        try:
+            yield b"retry: 2000\n\n"
+            seen = -1.0
+            while not self._closed:
+                if self._sampler is None or self._sampler.done():
+                    self._turn = self._turn or asyncio.Event()
+                    self._sampler = asyncio.get_running_loop().create_task(self._sample(), name="dashboard")
+                turn = self._turn
+                if self._state_at <= seen or not self._state:
+                    assert turn is not None
+                    await turn.wait()
+                    continue
+                seen = self._state_at
+                body = {**self._state, "history": self._history.columns(after)}
+                after = seen
+                yield f"id: {seen:.3f}\ndata: {json.dumps(body, separators=(',', ':'))}\n\n".encode()
+        finally:
+            self._viewers -= 1
+            if self._viewers == 0:
+                self._stop_sampling()
+
+    def close(self) -> None:
+        """End every stream; from now on there are none."""
+        self._closed = True
+        self._stop_sampling()
+        if self._turn is not None:
+            self._turn.set()
+
+    def _stop_sampling(self) -> None:
+        if self._sampler is not None:
+            self._sampler.cancel()
+            self._sampler = None
+        # What was sampled before a pause must not be shown as the present when somebody looks again.
+        self._state = {}
+
+    async def _sample(self) -> None:
+        failing = False
+        while True:
+            try:
+                state = await self.measure()
+            except Exception:
+                if not failing:
+                    logger.exception("The dashboard's figures cannot be read")
+                failing = True
+            else:
+                failing = False
+                self._state, self._state_at = state, state["time"]
+                if self._turn is not None:
+                    self._turn.set()
+                self._turn = asyncio.Event()
+            await self._clock.sleep(self._interval)
+
+    async def measure(self) -> dict[str, Any]:
+        """Take one sample: into the history, and what the page shows of now."""
+        status = await get_phase4_status()
+        recent = self._recent.read(self._clock.monotonic(), status["services"])
+        at = round(self._clock.time(), 3)
+        values = figures.points(status, recent, self._lag())
+        self._history.add(at, values)
+        slow, patterns = await _queries()
+        return {
+            "time": at,
+            "interval": self._interval,
+            "window": WINDOW,
+            "version": bot.__version__,
+            "uptime": status["uptime_seconds"],
+            "process": status["process"],
+            "lag_ms": values["lag"],
+            "headlines": figures.headlines(status, values),
+            "services": figures.services(status),
+            "pools": figures.pool_rows(status),
+            "instances": figures.instance_rows(status),
+            "limits": figures.limit_rows(status),
+            "slow": slow,
+            "n_plus_one": patterns,
+            "events": [
+                {"time": e.time, "level": e.level, "source": e.source, "text": e.text, "count": e.count}
+                for e in self._events.latest()[: figures.MAX_ROWS]
+            ],
+        }
+
+
+async def _queries() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Slow query shapes and N+1 findings: texts without literals, so without anything of a user's."""
+    optimizer = QueryOptimizer.get_instance()
+    if not optimizer.enabled:
+        return [], []
+    slow = [
+        {
+            "query": query.query,
+            "fingerprint": query.fingerprint,
+            "executions": query.executions,
+            "slow": query.slow_executions,
+            "avg_ms": query.avg_time_ms,
+            "max_ms": query.max_time_ms,
+            "last_seen": query.last_seen,
+        }
+        for query in (await optimizer.get_slow_queries())[: figures.MAX_ROWS]
+    ]
+    patterns = [
+        {
+            "query": pattern.query,
+            "count": pattern.count,
+            "requests": pattern.contexts,
+            "where": pattern.call_sites,
+            "instead": pattern.suggestion,
+            "last_seen": pattern.last_seen,
+        }
+        for pattern in (await optimizer.get_n_plus_one_patterns())[: figures.MAX_ROWS]
+    ]
+    return slow, patterns
+
+
+def unix_time(text: str) -> float:
+    """The ``Last-Event-ID`` of a browser that comes back; 0.0 for anything else."""
+    try:
+        at = float(text)
+    except ValueError:
+        return 0.0
+    return at if 0.0 < at <= time.time() + 60 else 0.0

@@ -1,0 +1,335 @@
+"""What the dashboard shows, from the status and the recent figures (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from bot.core._shared.recent_figures import RecentFigures, instances, is_number, mapping, pools
+
+MAX_ROWS = 20
+"""Of each table."""
+
+
+class Target(NamedTuple):
+    """The guide's bound of a figure."""
+
+    text: str
+    low: float | None
+    high: float | None
+    low_is_bad: bool = True
+    """False where too little means that there is little to do."""
+
+    def tone(self, verdict: str) -> str:
+        """How to show a verdict: ``good``, ``bad``, ``note`` (out, but nothing to act on) or ``none``."""
+        if verdict == "low" and not self.low_is_bad:
+            return "note"
+        return {"in": "good", "low": "bad", "high": "bad"}.get(verdict, "none")
+
+    def verdict(self, value: float | None) -> str:
+        """``idle`` (nothing to judge), ``in``, ``low`` or ``high``."""
+        if value is None:
+            return "idle"
+        if self.low is not None and value < self.low:
+            return "low"
+        if self.high is not None and value > self.high:
+            return "high"
+        return "in"
+
+
+class Headline(NamedTuple):
+    """One of the six figures of the guide's dashboard."""
+
+    key: str
+    services: tuple[str, ...]
+    """Any of them that is on gives the figure."""
+    title: str
+    unit: str
+    target: Target
+    idle: str
+    """What it means that there is no figure."""
+
+
+HEADLINES = (
+    Headline(
+        "query_hit_rate", ("query_optimizer", "cache_manager"), "Query cache hit rate", "%",
+        Target("above 70 %", 70, None),
+        "no look-up in the last 5 minutes",
+    ),
+    Headline(
+        "eviction_rate", ("cache_manager",), "Cache eviction rate", "%", Target("below 10 %", None, 10),
+        "nothing cached in the last 5 minutes",
+    ),
+    Headline(
+        "pool_utilization", ("connection_pool_manager",), "Connection pool utilization", "%",
+        Target("50 to 80 %", 50, 80, False), "no pool yet",
+    ),
+    Headline(
+        "block_rate", ("rate_limiter",), "Rate limit blocking", "%", Target("below 5 %", None, 5),
+        "no limited request in the last 5 minutes",
+    ),
+    Headline(
+        "batch_throughput", ("batch_processor",), "Batch throughput", "/s",
+        Target("above 1000/s", 1000, None, False),
+        "no item lately",
+    ),
+    Headline(
+        "distribution_variance", ("load_balancer",), "Distribution variance", "%",
+        Target("below 10 %", None, 10),
+        "no request routed yet",
+    ),
+)  # fmt: skip
+
+SERVICES = (
+    ("query_optimizer", "Query optimizer", "ENABLE_QUERY_OPTIMIZER"),
+    ("cache_manager", "Cache manager", "ENABLE_CACHE_MANAGER"),
+    ("connection_pool_manager", "Connection pools", "ENABLE_CONNECTION_POOLING"),
+    ("rate_limiter", "Rate limiter", "ENABLE_RATE_LIMITER"),
+    ("batch_processor", "Batch processor", "ENABLE_BATCH_PROCESSOR"),
+    ("load_balancer", "Load balancer", "ENABLE_LOAD_BALANCER"),
+)
+
+
+def points(status: Mapping[str, Any], recent: RecentFigures, lag_seconds: float) -> dict[str, float | None]:
+    """Every figure that has a history chart; None where there is nothing to show."""
+    services = mapping(status.get("services"))
+    batch, balancer = mapping(services.get("batch_processor")), mapping(services.get("load_balancer"))
+    process = mapping(status.get("process"))
+    throughput = batch.get("throughput_items_per_sec")
+    used = [pool.get("utilization_percent") or 0.0 for pool in pools(services).values()]
+    routed = balancer.get("total_requests")
+    return {
+        "query_hit_rate": recent.overall_hit_rate,
+        "eviction_rate": recent.cache_eviction_rate,
+        "pool_utilization": max(used) if used else None,
+        "block_rate": recent.block_rate,
+        # A queue with nothing in it is idle, not slow.
+        "batch_throughput": throughput if throughput or batch.get("pending_items") else None,
+        "distribution_variance": balancer.get("distribution_variance") if routed else None,
+        "query_lookups": recent.query_lookups_per_second,
+        "query_time": recent.query_avg_execution_time_ms,
+        "cache_hit_rate": recent.cache_hit_rate,
+        "cache_lookups": recent.cache_lookups_per_second,
+        "leases": recent.leases_per_second,
+        "limited": recent.limited_requests_per_second,
+        "batch_items": recent.batch_items_per_second,
+        "routed": recent.routed_requests_per_second,
+        "memory": process.get("rss_mb"),
+        "cpu": process.get("cpu_percent"),
+        "lag": lag_seconds * 1000,
+    }  # fmt: skip
+
+
+def headlines(status: Mapping[str, Any], values: Mapping[str, float | None]) -> list[dict[str, Any]]:
+    """The six figures with their targets and whether they are met."""
+    services = mapping(status.get("services"))
+    shown = []
+    for line in HEADLINES:
+        value = values.get(line.key)
+        on = any(service in services for service in line.services)
+        verdict = line.target.verdict(value) if on else "off"
+        shown.append(
+            {
+                "key": line.key,
+                "title": line.title,
+                "unit": line.unit,
+                "value": value,
+                "target": line.target.text,
+                "low": line.target.low,
+                "high": line.target.high,
+                "verdict": verdict,
+                "tone": line.target.tone(verdict),
+                "note": line.idle if on else "",
+            }
+        )
+    return shown
+
+
+class Fact(NamedTuple):
+    """A figure on a service's card."""
+
+    label: str
+    key: str
+    unit: str = ""
+
+
+_FACTS: dict[str, tuple[Fact, ...]] = {
+    "query_optimizer": (
+        Fact("Results cached", "cached_results_count"),
+        Fact("Memory", "cached_results_mb", "MB"),
+        Fact("Hit rate", "hit_rate", "%"),
+        Fact("Executions", "total_executions"),
+        Fact("Average execution", "avg_execution_time_ms", "ms"),
+        Fact("Slow executions", "slow_queries"),
+    ),
+    "cache_manager": (
+        Fact("Hit rate", "hit_rate", "%"),
+        Fact("Entries", "l1_entries"),
+        Fact("Memory", "l1_memory_mb", "MB"),
+        Fact("Hits in memory", "l1_hits"),
+        Fact("Hits in Redis", "l2_hits"),
+        Fact("Evictions", "l1_evictions"),
+    ),
+    "rate_limiter": (
+        Fact("Allowed", "total_allowed"),
+        Fact("Refused", "total_blocked"),
+        Fact("Clients held", "active_clients"),
+    ),
+    "batch_processor": (
+        Fact("Items done", "total_items_processed"),
+        Fact("Pending", "pending_items"),
+        Fact("Failed", "failed_items"),
+        Fact("Dead letters", "dead_letters"),
+        Fact("Average batch", "avg_batch_size"),
+        Fact("Retries", "retries"),
+    ),
+    "load_balancer": (
+        Fact("Healthy instances", "healthy_instances"),
+        Fact("Instances", "total_instances"),
+        Fact("Requests", "total_requests"),
+        Fact("Failed", "failed_requests"),
+        Fact("Average response", "average_response_time_ms", "ms"),
+        Fact("Success", "success_rate_percent", "%"),
+    ),
+}
+
+_CHARTS = {
+    "query_optimizer": ("query_lookups", "Look-ups per second", "/s"),
+    "cache_manager": ("cache_lookups", "Look-ups per second", "/s"),
+    "connection_pool_manager": ("leases", "Leases per second", "/s"),
+    "rate_limiter": ("limited", "Limited requests per second", "/s"),
+    "batch_processor": ("batch_items", "Items per second", "/s"),
+    "load_balancer": ("routed", "Routed requests per second", "/s"),
+}
+
+
+def services(status: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A card for each service: its state, and what an operator asks first."""
+    running = mapping(status.get("services"))
+    cards = []
+    for key, name, flag in SERVICES:
+        figures = mapping(running.get(key))
+        chart, label, unit = _CHARTS[key]
+        state, why = _state(key, key in running, figures)
+        cards.append(
+            {
+                "key": key,
+                "name": name,
+                "flag": flag,
+                "state": state,
+                "why": why,
+                "facts": _facts(key, figures, running),
+                "chart": chart,
+                "chart_label": label,
+                "unit": unit,
+            }
+        )
+    return cards
+
+
+def _state(key: str, on: bool, figures: Mapping[str, Any]) -> tuple[str, str]:
+    if not on:
+        return "off", ""
+    if "error" in figures:
+        return "failing", "its statistics cannot be read; see the log"
+    if key == "connection_pool_manager":
+        sick = [name for name, pool in pools({key: figures}).items() if pool.get("healthy") is False]
+        return ("degraded", f"cannot connect: {', '.join(sick[:3])}") if sick else ("on", "")
+    if key == "load_balancer":
+        total, healthy = figures.get("total_instances", 0), figures.get("healthy_instances", 0)
+        if total and healthy < total:
+            return (
+                "failing" if not healthy else "degraded"
+            ), f"{total - healthy} of {total} instances unhealthy"
+        return "on", ""
+    if figures.get("degraded"):
+        return "degraded", _WITHOUT.get(key, "its backend does not answer")
+    return "on", ""
+
+
+_WITHOUT = {
+    "cache_manager": "Redis does not answer: memory alone serves",
+    "rate_limiter": "Redis does not answer: limits are per process",
+    "batch_processor": "Redis does not answer: items are not durable",
+}
+
+
+def _facts(key: str, figures: Mapping[str, Any], running: Mapping[str, Any]) -> list[dict[str, Any]]:
+    if key == "connection_pool_manager":
+        found = list(pools(running).values())
+        summed = (
+            ("On loan", "active_connections"), ("Idle", "idle_connections"), ("At most", "max_size"),
+            ("Waiting", "waiting"), ("Leases", "total_acquired"), ("Leaked", "leaked"),
+        )  # fmt: skip
+        return [
+            {"label": label, "value": sum(pool.get(name) or 0 for pool in found), "unit": ""}
+            for label, name in summed
+            if found
+        ]
+    return [
+        {"label": fact.label, "value": figures[fact.key], "unit": fact.unit}
+        for fact in _FACTS[key]
+        if is_number(figures.get(fact.key))
+    ]
+
+
+def pool_rows(status: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The pools, the busiest first."""
+    rows = [
+        {
+            "name": name,
+            "backend": pool.get("backend", ""),
+            "active": pool.get("active_connections"),
+            "idle": pool.get("idle_connections"),
+            "max": pool.get("max_size"),
+            "utilization": pool.get("utilization_percent"),
+            "waiting": pool.get("waiting"),
+            "p99_wait_ms": pool.get("p99_wait_time_ms"),
+            "leaked": pool.get("leaked"),
+            "failed": pool.get("failed_acquisitions"),
+            "healthy": pool.get("healthy", True),
+        }
+        for name, pool in pools(mapping(status.get("services"))).items()
+    ]
+    return _top(rows, lambda row: row["utilization"] or 0)
+
+
+def instance_rows(status: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The load balancer's instances, unhealthy ones first."""
+    rows = [
+        {
+            "name": name,
+            "healthy": bool(instance.get("healthy", True)),
+            "state": str(instance.get("state", "healthy" if instance.get("healthy", True) else "unhealthy")),
+            "weight": instance.get("weight"),
+            "active": instance.get("active_requests"),
+            "requests": instance.get("total_requests"),
+            "failed": instance.get("failed_requests"),
+            "avg_ms": instance.get("average_response_time_ms"),
+            "p99_ms": instance.get("p99_response_time_ms"),
+        }
+        for name, instance in instances(mapping(status.get("services"))).items()
+    ]
+    return _top(rows, lambda row: (not row["healthy"], row["requests"] or 0))
+
+
+def limit_rows(status: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The limits, those that refuse most first. Names of limits, never of clients."""
+    limits = mapping(mapping(mapping(status.get("services")).get("rate_limiter")).get("limits"))
+    rows = [
+        {
+            "name": str(name),
+            "rate": limit.get("requests_per_second"),
+            "burst": limit.get("burst_size"),
+            "clients": limit.get("active_clients"),
+            "allowed": limit.get("allowed"),
+            "blocked": limit.get("blocked"),
+        }
+        for name, limit in limits.items()
+        if isinstance(limit, Mapping)
+    ]
+    return _top(rows, lambda row: (row["blocked"] or 0, row["allowed"] or 0))
+
+
+def _top(rows: Sequence[dict[str, Any]], by: Callable[[dict[str, Any]], Any]) -> list[dict[str, Any]]:
+    return sorted(rows, key=by, reverse=True)[:MAX_ROWS]

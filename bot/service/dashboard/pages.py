@@ -1,0 +1,116 @@
+"""The dashboard's routes: the page and its two files, the stream, and signing in."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from importlib import resources
+
+from aiohttp import web
+
+from bot.service.api_errors import ApiError
+from bot.service.dashboard.access import Access
+from bot.service.dashboard.feed import Feed, TooManyViewersError, unix_time
+
+STALL_SECONDS = 10.0
+"""A viewer that takes in nothing for so long is dropped."""
+
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-cache",
+}
+_FILES = {
+    "/dashboard/dashboard.css": "text/css",
+    "/dashboard/dashboard.js": "text/javascript",
+    "/dashboard/icon.svg": "image/svg+xml",
+}
+
+
+class Dashboard:
+    """Serves the page; nothing of it but the stream holds a figure, so only that is guarded."""
+
+    def __init__(self, access: Access, feed: Feed) -> None:
+        self._access = access
+        self._feed = feed
+
+    def add_routes(self, app: web.Application) -> None:
+        """Everything but ``/`` itself."""
+        for path, kind in _FILES.items():
+            app.router.add_get(path, _File(path.rpartition("/")[2], kind).get)
+        app.router.add_get("/dashboard/access", self._access.tell)
+        app.router.add_post("/dashboard/access", self._access.sign_in)
+        app.router.add_delete("/dashboard/access", self._access.sign_out)
+        app.router.add_get("/dashboard/feed", self.stream, allow_head=False)
+
+    async def stream(self, request: web.Request) -> web.StreamResponse:
+        """Figures as server-sent events, until the viewer leaves or the service stops."""
+        self._access.check_name(request)
+        self._access.check(request)
+        after = unix_time(request.headers.get("Last-Event-ID", ""))
+        response = web.StreamResponse(
+            headers={
+                **_HEADERS,
+                "Content-Type": "text/event-stream",
+                "Cache-Control": "no-store",
+                "X-Accel-Buffering": "no",  # else nginx would hold the events back
+            }
+        )
+        events = self._feed.stream(after)
+        try:
+            first = await anext(events)
+        except TooManyViewersError:
+            raise ApiError(
+                503, "too_many_viewers", "Too many look at the dashboard.", headers={"Retry-After": "10"}
+            ) from None
+        except StopAsyncIteration:
+            raise ApiError(503, "stopping", "The service is stopping.") from None
+        async with contextlib.aclosing(events):
+            await response.prepare(request)
+            try:
+                await _write(response, first)
+                async for event in events:
+                    await _write(response, event)
+                await response.write_eof()
+            except TimeoutError:
+                if request.transport is not None:
+                    request.transport.abort()
+            except ConnectionError:
+                pass  # the viewer left
+        return response
+
+
+async def _write(response: web.StreamResponse, event: bytes) -> None:
+    async with asyncio.timeout(STALL_SECONDS):
+        await response.write(event)
+
+
+class _File:
+    """A file of the package, read once."""
+
+    def __init__(self, name: str, kind: str) -> None:
+        self._body = resources.files(__package__).joinpath(name).read_bytes()
+        self._headers = {**_HEADERS, "Content-Type": f"{kind}; charset=utf-8"}
+        self._etag = hashlib.sha256(self._body).hexdigest()[:16]
+
+    async def get(self, request: web.Request) -> web.Response:
+        given = request.if_none_match
+        if given is not None and any(tag.value == self._etag for tag in given):
+            response = web.Response(status=304, headers=_HEADERS)
+        else:
+            response = web.Response(body=self._body, headers=self._headers)
+        response.etag = self._etag
+        return response
+
+
+def page() -> _File:
+    """The page, for ``/``."""
+    return _File("page.html", "text/html")

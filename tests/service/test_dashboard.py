@@ -1,0 +1,271 @@
+"""The dashboard over HTTP: the page, the stream, the token, and that stopping does not wait for viewers."""
+
+import asyncio
+import json
+import socket
+import urllib.error
+import urllib.request
+from typing import NamedTuple
+
+import pytest
+from aiohttp import ClientSession, web
+
+from bot.core.query_optimizer import QueryOptimizer
+from bot.service.dashboard import pages
+from bot.service.dashboard.access import COOKIE, Access, is_loopback, valid_token
+from bot.service.dashboard.feed import Feed
+from bot.service.server import FEED, create_app
+from bot.service.settings import ServiceSettings
+from tests.service.conftest import Service
+from tests.support.servers import free_port
+
+FILES = (("dashboard.css", "text/css"), ("dashboard.js", "text/javascript"), ("icon.svg", "image/svg+xml"))
+TOKEN = "correct-horse-battery-staple"
+
+
+def get(service, path, method="GET", body=None, **headers):
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{service.port}{path}",
+        method=method, data=body, headers={name.replace("_", "-"): value for name, value in headers.items()},
+    )  # fmt: skip
+    try:
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return response.status, response.headers, response.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.headers, error.read().decode()
+
+
+def test_the_page_brings_all_it_needs_and_asks_nobody_else(service):
+    status, headers, text = get(service, "/")
+    assert (status, headers.get_content_type()) == (200, "text/html")
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    assert "unsafe" not in headers["Content-Security-Policy"]
+    for path, kind in (
+        ("dashboard.css", "text/css"),
+        ("dashboard.js", "text/javascript"),
+        ("icon.svg", "image/svg+xml"),
+    ):
+        assert f"/dashboard/{path}" in text
+        _, headers, content = get(service, f"/dashboard/{path}")
+        assert headers.get_content_type() == kind
+        assert "http" not in content.replace("http://www.w3.org/2000/svg", "")
+        status, _, _ = get(service, f"/dashboard/{path}", If_None_Match=headers["ETag"])
+        assert status == 304
+    assert "//" not in text
+    assert " style=" not in text, "the policy forbids it"
+    assert "innerHTML" not in get(service, "/dashboard/dashboard.js")[2]
+
+
+def test_who_asks_for_json_gets_the_index(service):
+    for path, headers in (("/", {"Accept": "application/json"}), ("/api", {})):
+        index = json.loads(get(service, path, **headers)[2])
+        assert "/metrics" in index["paths"]
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("localhost", True), ("a.localhost", True),
+        ("0.0.0.0", False), ("::", False), ("", False), ("10.0.0.1", False), ("localhost.example", False),
+    ],
+)  # fmt: skip
+def test_a_token_is_made_for_whatever_is_not_the_loopback(host, loopback):
+    access = Access(host)
+    assert is_loopback(host) is loopback
+    assert access.needed is access.made is not loopback
+    assert Access(host, TOKEN).needed
+
+
+@pytest.mark.parametrize("token", ["short", "with a space in the middle", "ünicode-token-of-some-length"])
+def test_a_token_that_cannot_serve_is_refused_and_not_quoted(token):
+    with pytest.raises(ValueError, match="at least 16") as caught:
+        valid_token(token)
+    assert token not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def guarded(data_dir):
+    running = Service(data_dir, PHASE4_DASHBOARD_TOKEN=TOKEN)
+    running.start()
+    yield running
+    running.close()
+
+
+def test_without_the_token_there_are_no_figures(guarded):
+    for path in ("/dashboard/feed", "/metrics"):
+        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Cookie": f"{COOKIE}=9999999999.00"}):
+            status, answer, _ = get(guarded, path, **headers)
+            assert status == 401
+            assert answer["WWW-Authenticate"].startswith("Bearer")
+    assert get(guarded, "/")[0] == 200, "the page alone holds no figure"
+    assert get(guarded, "/health")[0] == 200, "load balancers ask without a token"
+
+
+def test_a_bearer_token_and_a_cookie_open_it(guarded):
+    assert get(guarded, "/metrics", Authorization=f"Bearer {TOKEN}")[0] == 200
+    assert get(guarded, "/dashboard/access", "POST", b'{"token": "wrong"}')[0] == 401
+    assert get(guarded, "/dashboard/access", "POST", b"nonsense")[0] == 400
+    status, headers, _ = get(guarded, "/dashboard/access", "POST", json.dumps({"token": TOKEN}).encode())
+    assert status == 204
+    assert "HttpOnly" in headers["Set-Cookie"]
+    assert "SameSite=Strict" in headers["Set-Cookie"]
+    cookie = headers["Set-Cookie"].partition(";")[0]
+    assert TOKEN not in cookie
+    assert json.loads(get(guarded, "/dashboard/access", Cookie=cookie)[2]) == {
+        "needed": True,
+        "granted": True,
+    }
+    assert get(guarded, "/metrics", Cookie=cookie)[0] == 200
+    assert get(guarded, "/metrics", Cookie=cookie[:-1] + ("0" if cookie[-1] != "0" else "1"))[0] == 401
+
+
+def test_a_session_ends():
+    now = [1_000_000.0]
+    access = Access("0.0.0.0", TOKEN, now=lambda: now[0])
+    cookie = access._session(int(now[0]) + 60)
+    assert access._is_session(cookie)
+    now[0] += 61
+    assert not access._is_session(cookie)
+
+
+def test_the_token_is_in_no_log(data_dir):
+    running = Service(data_dir, PHASE4_DASHBOARD_TOKEN=TOKEN)
+    running.start()
+    get(running, "/dashboard/access", "POST", json.dumps({"token": TOKEN}).encode())
+    get(running, "/metrics", Authorization=f"Bearer {TOKEN}")
+    running.stop()
+    assert TOKEN not in running.output
+
+
+def test_an_open_dashboard_answers_to_localhost_only(service):
+    status, _, text = get(service, "/dashboard/feed", Host="evil.example")
+    assert status == 403
+    assert "PHASE4_DASHBOARD_TOKEN" in text
+
+
+def test_a_stop_does_not_wait_for_viewers(own_service):
+    own_service.start()
+    with socket.create_connection(("127.0.0.1", own_service.port)) as viewer:
+        viewer.sendall(b"GET /dashboard/feed HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        viewer.settimeout(10)
+        seen = b""
+        while b"data: " not in seen:
+            seen += viewer.recv(65_536)
+        assert own_service.stop() == 0
+    assert "cut off" not in own_service.output
+
+
+class Running(NamedTuple):
+    url: str
+    feed: Feed
+
+
+@pytest.fixture
+async def app(data_dir):
+    app = create_app(
+        ServiceSettings(data_dir=data_dir), {"ENABLE_QUERY_OPTIMIZER": True, "ENABLE_RATE_LIMITER": True}
+    )
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", free_port())
+    await site.start()
+    yield Running(site.name, app[FEED])
+    await runner.cleanup()
+
+
+@pytest.fixture
+async def session():
+    async with ClientSession() as session:
+        yield session
+
+
+async def next_state(response):
+    async for line in response.content:
+        if line.startswith(b"data: "):
+            return json.loads(line[6:])
+    raise AssertionError("the stream ended")
+
+
+async def until(condition, what):
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
+    assert condition(), what
+
+
+async def test_viewers_share_a_sampler_which_ends_with_the_last(app, session):
+    feed = app.feed
+    feed._interval = 0.02
+    assert not feed.sampling
+    async with session.get(f"{app.url}/dashboard/feed") as one:
+        first = await next_state(one)
+        sampler = feed._sampler
+        async with session.get(f"{app.url}/dashboard/feed") as other:
+            await next_state(other)
+            assert feed._sampler is sampler
+            assert feed.viewers == 2
+        await until(lambda: feed.viewers == 1, "one has left")
+        assert feed.sampling
+        assert (await next_state(one))["time"] > first["time"]
+    await until(lambda: feed.viewers == 0, "both have left")
+    assert not feed.sampling
+    async with session.get(f"{app.url}/dashboard/feed") as again:
+        history = (await next_state(again))["history"]
+    assert len(history["t"]) > 1, "a reload shows what was sampled before"
+    assert all(len(values) == len(history["t"]) for values in history["series"].values())
+
+
+async def test_a_viewer_that_comes_back_gets_what_it_missed_only(app, session):
+    app.feed._interval = 0.02
+    async with session.get(f"{app.url}/dashboard/feed") as one:
+        first = await next_state(one)
+        second = await next_state(one)
+    async with session.get(
+        f"{app.url}/dashboard/feed", headers={"Last-Event-ID": str(first["time"])}
+    ) as back:
+        times = (await next_state(back))["history"]["t"]
+    assert min(times) > first["time"]
+    assert second["time"] in times
+
+
+async def test_a_viewer_that_stalls_is_dropped(app, session, monkeypatch):
+    monkeypatch.setattr(pages, "STALL_SECONDS", 0.2)
+    feed = app.feed
+    feed._interval = 0.0
+    host, _, port = app.url.removeprefix("http://").partition(":")
+    with socket.socket() as viewer:
+        viewer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        viewer.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(viewer, (host, int(port)))
+        await asyncio.get_running_loop().sock_sendall(
+            viewer, b"GET /dashboard/feed HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        )
+        await until(lambda: feed.viewers == 1, "it looks")
+        async with asyncio.timeout(30):
+            while feed.viewers:
+                await asyncio.sleep(0.05)
+    assert not feed.sampling
+
+
+async def test_findings_are_shown_and_nothing_of_a_users(app, session):
+    optimizer = QueryOptimizer.get_instance()
+    await optimizer.record_execution("SELECT * FROM users WHERE name = 'hunter2'", 2_500.0)
+
+    async def fetch(query, params):
+        return [(params,)]
+
+    with optimizer.request():
+        for number in range(20):
+            await optimizer.execute("SELECT * FROM files WHERE owner = ?", (f"hunter{number}",), fetch)
+    async with session.get(f"{app.url}/dashboard/feed") as one:
+        state = await next_state(one)
+    [slow] = state["slow"]
+    assert slow["max_ms"] == 2_500.0
+    assert "users" in slow["query"]
+    [pattern] = state["n_plus_one"]
+    assert pattern["count"] >= 10
+    assert any("Slow query" in event["text"] for event in state["events"])
+    assert "hunter" not in json.dumps(state)
+    assert {service["key"]: service["state"] for service in state["services"]}["query_optimizer"] == "on"
+    assert len(state["headlines"]) == 6
