@@ -1,7 +1,7 @@
 """The load balancer: price of a pick, shares, tail latency with a slow instance, overhead of a request.
 
-No package on PyPI balances asynchronous requests within the process, so picks are compared with naive
-implementations, named as such: what a bot author would write in an afternoon.
+No maintained package was found on PyPI that balances asynchronous requests within the process, so picks
+are compared with naive implementations, named as such.
 """
 
 from __future__ import annotations
