@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -75,7 +76,18 @@ class Service:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def health(self) -> dict[str, Any]:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=30) as response:
+        return self._get("/health")
+
+    def has_batches(self) -> bool:
+        """Whether this version of the service takes batches; asked by a method that it refuses."""
+        try:
+            self._get("/api/batch")
+        except urllib.error.HTTPError as error:
+            return error.code != 404
+        return True
+
+    def _get(self, path: str) -> dict[str, Any]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as response:
             found: dict[str, Any] = json.loads(response.read())
             return found
 
