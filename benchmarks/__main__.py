@@ -6,13 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+LONG = ("baseline", "soak")
+"""Run only when they are named: minutes of load on the whole service."""
+
 
 def main() -> int:
     here = Path(__file__).parent
     known = sorted(
         path.stem for path in here.glob("*.py") if path.stem not in ("__init__", "__main__", "harness")
     )
-    chosen = sys.argv[1:] or known
+    chosen = sys.argv[1:] or [name for name in known if name not in LONG]
     if unknown := [name for name in chosen if name not in known]:
         print(f"no such benchmark: {', '.join(unknown)}; there are: {', '.join(known)}", file=sys.stderr)
         return 2

@@ -206,12 +206,14 @@ def draw(off: dict[int, dict[str, Any]], on: dict[int, dict[str, Any]], path: Pa
 
 
 def page(body: str, where: str, given: argparse.Namespace) -> str:
+    shares = ", ".join(f"{kind} {share}" for kind, share in MIX.items())
     return (
         "# Performance baselines\n\n"
         "Written by `python -m benchmarks.baseline --write`: one run, off first, then on, each alone.\n\n"
         f"{machine()}, {os.cpu_count()} cores shared by service, database and load generator; {where}; "
-        f"{given.seconds:g} s at each number of clients after a warm-up; percent by kind of request: "
-        f"{', '.join(f'{kind} {share}' for kind, share in MIX.items())}; POOL_MAX_SIZE = {ON['POOL_MAX_SIZE']}. Clients are closed loops: each sends its next request when "
+        f"{given.seconds:g} s at each number of clients after a warm-up; POOL_MAX_SIZE = "
+        f"{ON['POOL_MAX_SIZE']}; percent by kind of request: {shares}. "
+        "Clients are closed loops: each sends its next request when "
         "the last one is answered, so a faster service is asked more.\n\n"
         "A query's time is what the handler waits for its data, from a cache or the database (it is told "
         "in `Server-Timing`). Connections are counted in `pg_stat_activity` every 50 ms.\n\n"

@@ -7,6 +7,7 @@ The decorators ``cached``, ``optimize_query`` and ``rate_limited`` can be import
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import logging
 import sys
@@ -330,6 +331,8 @@ def _process_figures() -> dict[str, Any]:
             "cpu_percent": process.cpu_percent(None),
             "threads": process.num_threads(),
         }
+    with contextlib.suppress(RuntimeError):  # read where no event loop runs
+        figures["tasks"] = len(asyncio.all_tasks())
     figures["open_fds"] = process.num_fds() if hasattr(process, "num_fds") else process.num_handles()
     return figures
 

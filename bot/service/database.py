@@ -6,7 +6,6 @@ opened for each call, which is what a bot without pools does.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 from abc import ABC, abstractmethod
@@ -68,15 +67,23 @@ class Database(Protocol):
 
 
 class _Shared:
-    """The connection that the calls of one task share within a block."""
+    """The connection of a block: used by one call at a time, closed with the block or its last call."""
 
-    def __init__(
-        self, database: ServiceDatabase, stack: contextlib.AsyncExitStack, task: asyncio.Task[Any] | None
-    ) -> None:
+    def __init__(self, database: ServiceDatabase) -> None:
         self.database = database
-        self.stack = stack
-        self.task = task
+        # Changed by one_connection and _own_connection only.
+        self.busy = False
+        self.ended = False
         self.connection: Any = None
+        self.opened: AbstractAsyncContextManager[Any] | None = None
+
+    async def close_if_over(self) -> None:
+        """Close it unless it is, or may yet be, used: tasks that the block started may outlive it."""
+        if self.busy or not self.ended:
+            return
+        opened, self.opened = self.opened, None
+        if opened is not None:
+            await opened.__aexit__(None, None, None)
 
 
 _SHARED: ContextVar[_Shared | None] = ContextVar("_SHARED", default=None)
@@ -127,19 +134,21 @@ class ServiceDatabase(ABC):
 
     @contextlib.asynccontextmanager
     async def one_connection(self) -> AsyncIterator[None]:
-        """Within the block, calls of this task that open connections share one, opened by the first.
+        """Within the block, calls one after another share a connection, which the first opens.
 
         With a pool nothing changes: giving a connection back between two calls costs nothing there.
         """
         if self._pools is not None and self._pools.enabled:
             yield
             return
-        async with contextlib.AsyncExitStack() as stack:
-            token = _SHARED.set(_Shared(self, stack, asyncio.current_task()))
-            try:
-                yield
-            finally:
-                _SHARED.reset(token)
+        shared = _Shared(self)
+        token = _SHARED.set(shared)
+        try:
+            yield
+        finally:
+            _SHARED.reset(token)
+            shared.ended = True
+            await shared.close_if_over()
 
     @contextlib.asynccontextmanager
     async def _opened_here(self) -> AsyncIterator[Any]:
@@ -155,14 +164,20 @@ class ServiceDatabase(ABC):
     @contextlib.asynccontextmanager
     async def _own_connection(self) -> AsyncIterator[Any]:
         shared = _SHARED.get()
-        # Tasks inherit the block of who started them, and may run longer than it.
-        if shared is None or shared.database is not self or shared.task is not asyncio.current_task():
+        if shared is None or shared.database is not self or shared.busy or shared.ended:
             async with self._opened_here() as connection:
                 yield connection
             return
-        if shared.connection is None:
-            shared.connection = await shared.stack.enter_async_context(self._opened_here())
-        yield shared.connection
+        shared.busy = True
+        try:
+            if shared.connection is None:
+                opening = self._opened_here()
+                shared.connection = await opening.__aenter__()
+                shared.opened = opening
+            yield shared.connection
+        finally:
+            shared.busy = False
+            await shared.close_if_over()
 
     @contextlib.asynccontextmanager
     async def _connection(self) -> AsyncIterator[Any]:
