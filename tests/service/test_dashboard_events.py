@@ -33,6 +33,17 @@ def test_what_may_hold_keys_or_values_is_left_out(events):
     assert event.source == "cache_manager"
 
 
+def test_of_the_load_balancer_names_and_states_are_shown_but_no_errors(events):
+    logging.getLogger("bot.core.load_balancer.service").warning(
+        "Load balancer: instance %s: %s -> %s: %s",
+        "bot-3",
+        "healthy",
+        "ejected",
+        "ValueError: hunter2 said no",
+    )
+    assert events.latest()[0].text == "Load balancer: instance bot-3: healthy -> ejected: …"
+
+
 def test_passwords_are_masked(events):
     logging.getLogger("bot.core.redis_link").warning("Redis at %s is away", "redis://:hunter2@host:6379/0")
     assert "hunter2" not in events.latest()[0].text

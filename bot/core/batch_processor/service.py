@@ -405,6 +405,7 @@ class BatchProcessor(Phase4Service):
             "handler": d.handler is not None,
             "submitted_items": d.submitted,
             "pending_items": d.unfinished,
+            "max_pending": d.max_pending,
             "total_items_processed": counters.done,
             "failed_items": counters.failed,
             "cancelled_items": counters.cancelled,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import deque
+from enum import Enum
 from typing import Any
 
 from msgspec import Struct
@@ -25,6 +26,10 @@ _SHOWN_IN_FULL = (
 """Loggers whose lines hold names of pools, addresses, and query shapes, but nothing of a user's."""
 
 
+_NAMES_SHOWN = "bot.core.load_balancer"
+"""Here single words are ids and states of instances; longer texts may quote a handler's error."""
+
+_NAME = re.compile(r"[\w.:-]{1,64}")
 _FIGURES = re.compile(r"\d+(?:\.\d+)?")
 
 
@@ -86,11 +91,12 @@ def text_of(record: logging.LogRecord) -> str:
     else:
         text = str(record.msg)
         if record.args:
+            keep = _name_or_hidden if record.name.startswith(_NAMES_SHOWN) else _number_or_hidden
             hidden: Any
             if isinstance(record.args, tuple):
-                hidden = tuple(_number_or_hidden(arg) for arg in record.args)
+                hidden = tuple(keep(arg) for arg in record.args)
             else:
-                hidden = {name: _number_or_hidden(arg) for name, arg in record.args.items()}
+                hidden = {name: keep(arg) for name, arg in record.args.items()}
             text = text % hidden
     text = mask_secrets(" ".join(text.split()))
     return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
@@ -98,6 +104,13 @@ def text_of(record: logging.LogRecord) -> str:
 
 def _number_or_hidden(value: object) -> object:
     return value if isinstance(value, int | float) else _HIDDEN
+
+
+def _name_or_hidden(value: object) -> object:
+    if isinstance(value, Enum):
+        value = value.value
+    text = str(value)
+    return text if _NAME.fullmatch(text) else _HIDDEN
 
 
 class _Hidden:
