@@ -20,6 +20,9 @@ _LETTERS = 3
 ANSWERS = "api"
 ANSWER_TTL = 60.0
 
+DOWNLOADS_TAG = "downloads"
+"""Of answers that count everybody's downloads."""
+
 _ENCODER = msgspec.json.Encoder()
 
 USER = "SELECT id, username, tier, status, joined_at FROM users WHERE id = ?"
@@ -48,6 +51,11 @@ GROUP BY f.id, f.name, f.kind, f.size_bytes ORDER BY downloads DESC, f.id LIMIT 
 def search_tag(text: str) -> str:
     """The tag of a cached search: only files whose name holds these letters can change its answer."""
     return f"search:{text.casefold()[:_LETTERS]}"
+
+
+def user_tag(user_id: int) -> str:
+    """The tag of what is answered about one user."""
+    return f"user:{user_id}"
 
 
 def tags_of_name(name: str) -> list[str]:
@@ -85,16 +93,18 @@ class DataApi:
         reads = _Reads(self._database)
         start = time.perf_counter()
         if user_id is not None:
-            body = await self._cached(f"user:{user_id}", (), lambda: self._user(reads, user_id))
+            body = await self._cached(
+                f"user:{user_id}", (user_tag(user_id),), lambda: self._user(reads, user_id)
+            )
             if body is None:
                 raise ApiError(404, "no_such_user", f"There is no user {user_id}.")
         elif search is not None:
             text = _search_text(search)
             body = await self._cached(
-                f"search:{text}", (search_tag(text),), lambda: self._search(reads, text)
+                f"search:{text}", (search_tag(text), DOWNLOADS_TAG), lambda: self._search(reads, text)
             )
         else:
-            body = await self._cached("overview", (), lambda: self._overview(reads))
+            body = await self._cached("overview", (DOWNLOADS_TAG,), lambda: self._overview(reads))
         assert body is not None  # only of a user there can be nothing
         return body, reads.state(), time.perf_counter() - start
 

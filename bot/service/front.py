@@ -31,7 +31,7 @@ logger = logging.getLogger("bot.front")
 
 _PASSED_ON = ("Content-Type", "Accept")
 _PASSED_BACK = (
-    "Content-Type", "X-Cache", "Server-Timing", "Retry-After", "Allow",
+    "Content-Type", "X-Cache", "Server-Timing", "Retry-After", "Allow", "Location",
     "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset",
 )  # fmt: skip
 _READS = ("GET", "HEAD")
@@ -98,6 +98,8 @@ class Front:
         repeatable = request.method in _READS or request.path in _REPEATABLE_POSTS
         # Limits are counted by each instance, so a client's limited requests must meet one and the same.
         session = request.query.get("user_id", client) if request.path == "/api/upload" else None
+        if request.path.startswith("/api/batch"):
+            session = client  # what became of a batch is known to the instance that took it
         success, result, instance_id = await self._balancer.route_request(
             forward, session, idempotent=repeatable
         )

@@ -21,6 +21,7 @@ from bot.core.enhanced_startup_phase4 import (
 )
 from bot.core.phase4_config import mask_secrets
 from bot.service.activity_api import ActivityApi
+from bot.service.batch_api import BatchApi
 from bot.service.client_address import TRUSTED_PROXIES
 from bot.service.dashboard.access import Access
 from bot.service.dashboard.events import LOGGER, EventLog
@@ -65,6 +66,7 @@ def create_app(settings: ServiceSettings, phase4: Mapping[str, Any] | None = Non
     journal = Journal(urls.mongodb) if urls.mongodb else None
     data = DataApi(database)
     uploads = UploadApi(database, settings.upload_dir, journal)
+    batches = BatchApi(database)
     lag = LoopLag()
     access = app[ACCESS] = Access(settings.host, settings.dashboard_token)
     events = EventLog()
@@ -88,6 +90,8 @@ def create_app(settings: ServiceSettings, phase4: Mapping[str, Any] | None = Non
     app.router.add_get("/metrics", access.guard(MetricsApi(lag).get))
     app.router.add_get("/api/data", data.get)
     app.router.add_post("/api/execute", ExecuteApi(data).post)
+    app.router.add_post("/api/batch", batches.post)
+    app.router.add_get("/api/batch/{batch_id}", batches.get)
     app.router.add_get("/api/activity", ActivityApi(journal).get)
     app.router.add_get("/api/upload", uploads.get, allow_head=False)
     app.router.add_post("/api/upload", uploads.post)
@@ -102,6 +106,8 @@ def create_app(settings: ServiceSettings, phase4: Mapping[str, Any] | None = Non
         lag.start()
         try:
             await _connect(database, journal, pooled)
+            if "BatchProcessor" in report["services_initialized"]:
+                batches.start()
             yield
         finally:
             feed.close()

@@ -50,6 +50,9 @@ def test_a_front_passes_on_fails_over_and_tells(data_dir, start_instances):
         assert command.body["result"] == "pong"
         stored = front.call("/api/upload?name=front.pdf&user_id=11", method="POST", body=b"x" * 100_000)
         assert (stored.status, stored.body["size_bytes"]) == (201, 100_000)
+        batch = b'{"items": [{"user_id": 1, "file_id": 900000000}]}'
+        taken = front.call("/api/batch", method="POST", body=batch)
+        assert front.call(f"/api/batch/{taken.body['batch_id']}").body["items"] == taken.body["items"]
         limited = [front.call("/api/upload?user_id=12").status for _ in range(7)]
         assert limited == [200] * 5 + [429] * 2, "one client's limit is counted by one instance"
 
