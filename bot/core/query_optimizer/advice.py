@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
+from sqlglot import exp
+
 from bot.core.query_optimizer.analyzer import Reading
 from bot.core.query_optimizer.indexes import suggestions_for
 from bot.core.query_optimizer.models import Advice, Finding, IndexSuggestion
@@ -14,6 +16,10 @@ from bot.core.query_optimizer.schema import Schema
 from bot.core.query_optimizer.scopes import columns_by_clause
 
 logger = logging.getLogger(__name__)
+
+
+MAX_CONNECTED = 1_000
+"""ANDs and ORs of a statement above which no advice is given: they nest, and rules look up and down."""
 
 
 def advise(reading: Reading, schema: Schema | None = None) -> Advice:
@@ -31,6 +37,8 @@ def _advise(reading: Reading, schema: Schema | None) -> Advice:
     suggestions: dict[str, IndexSuggestion] = {}
     columns: dict[str, dict[str, None]] = {}
     for census in reading.censuses:
+        if len(census.all(exp.And, exp.Or)) > MAX_CONNECTED:
+            return Advice(reading.query, reading.analysis, reading.query)
         facts = Facts(reading, census, schema)
         findings += findings_of(facts)
         for suggestion in suggestions_for(facts):

@@ -79,8 +79,8 @@ class Scope:
             self._add(lateral, lateral, with_names)
 
     def _add(self, table: Any, join: Any, with_names: frozenset[str]) -> None:
-        if table is None:
-            return
+        if not isinstance(table, exp.Expr):
+            return  # DELETE t FROM t has True there
         if table.__class__ is exp.Paren:
             table = table.this
         source = Source(table, join, with_names)

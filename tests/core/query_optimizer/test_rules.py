@@ -316,3 +316,13 @@ def test_columns_by_clause():
         "order_by": ("users.name",),
     }
     assert advise(read("UPDATE t SET a = 1 WHERE b = 2", "")).columns == {"set": ("t.a",), "where": ("t.b",)}
+
+
+def test_very_many_conditions_get_an_answer_at_once_and_no_advice():
+    query = "SELECT a FROM t WHERE " + " AND ".join(f"x{n} = {n}" for n in range(20_000))
+    advice = advise(read(query, ""))
+    assert (advice.findings, advice.optimized_query) == ((), query)
+
+
+def test_a_delete_that_names_its_table_twice_is_understood():
+    assert advise(read("DELETE t FROM t JOIN u ON u.id = t.id WHERE lower(t.a) = 'x'", "mysql")).findings
