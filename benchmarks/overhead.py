@@ -27,6 +27,9 @@ from benchmarks.load.service import Service, own_postgresql
 from bot.service.dataset import USERS
 
 READS = ("none", "QUERY_OPTIMIZER", "CACHE_MANAGER", "CONNECTION_POOLING", "BATCH_PROCESSOR", "LOAD_BALANCER")
+POOLED = ("none", "QUERY_OPTIMIZER", "CACHE_MANAGER")
+"""The same over pools, where a request is short and what is added to it weighs most."""
+
 LIMITED = ("none", "RATE_LIMITER")
 TARGET = 5.0
 """Percent of a request."""
@@ -71,13 +74,16 @@ class Contender:
         return float(sum(self._process.cpu_times()[:2]))
 
 
-def compare(flags: tuple[str, ...], path: str, url: str, rounds: int, requests: int) -> list[Contender]:
+def compare(
+    flags: tuple[str, ...], path: str, url: str, rounds: int, requests: int, *, pools: bool = False
+) -> list[Contender]:
     with contextlib.ExitStack() as stack:
         contenders = []
         for flag in flags:
             settings = {**COMMON, "DATABASE_URL": url}
             for name in (*READS[1:], "RATE_LIMITER"):
-                settings[f"ENABLE_{name}"] = "1" if name == flag else "0"
+                on = name == flag or (pools and name == "CONNECTION_POOLING")
+                settings[f"ENABLE_{name}"] = "1" if on else "0"
             service = stack.enter_context(Service(settings))
             contenders.append(Contender(flag, path, service))
         for contender in contenders:
@@ -90,7 +96,7 @@ def compare(flags: tuple[str, ...], path: str, url: str, rounds: int, requests: 
         return contenders
 
 
-def show(title: str, contenders: list[Contender]) -> list[str]:
+def show(title: str, contenders: list[Contender], note: str = "") -> list[str]:
     base = contenders[0]
     base_cpu, base_wall = statistics.median(base.cpu_us), statistics.median(base.wall_us)
     print(f"### {title}\n\n| on | processor time, µs | response, µs | more processor time | of a response |")
@@ -104,7 +110,7 @@ def show(title: str, contenders: list[Contender]) -> list[str]:
         name = "no service" if c is base else c.flag.lower().replace("_", " ")
         print(f"| {name} | {cpu:,.0f} | {wall:,.0f} | {100 * extra / base_cpu:+.1f} % | {share:+.1f} % |")
         if c is not base:
-            verdicts.append(verdict(f"{name}, percent of a request", share, TARGET))
+            verdicts.append(verdict(f"{name}{note}, percent of a request", share, TARGET))
     print()
     return verdicts
 
@@ -119,8 +125,11 @@ def main() -> int:
     with own_postgresql() as url:
         print(f"{machine()}; {'PostgreSQL' if url else 'SQLite'}\n")
         reads = compare(READS, "/api/data?user_id={}", url or "", given.rounds, given.requests)
+        pooled = compare(POOLED, "/api/data?user_id={}", url or "", given.rounds, given.requests, pools=True)
         limited = compare(LIMITED, "/api/upload?user_id={}", url or "", given.rounds, given.requests * 2)
-    verdicts = show("A user's page, never asked for before (three queries)", reads)
+    title = "A user's page, never asked for before (three queries)"
+    verdicts = show(f"{title}, a connection for each request", reads)
+    verdicts += show(f"{title}, connections from a pool", pooled, ", over pools")
     verdicts += show("GET /api/upload, each time another user", limited)
     print("\n".join(verdicts))
     return 0
