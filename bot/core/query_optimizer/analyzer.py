@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import logging
 import re
 from dataclasses import dataclass
 from typing import Any
 
 from bot.core.query_optimizer.census import Census
+from bot.core.query_optimizer.dialects import dialect_of, tokens_in
 from bot.core.query_optimizer.fingerprint import is_too_deep, shape_of, tokens_of
 from bot.core.query_optimizer.models import Analysis, QueryType
 from bot.core.query_optimizer.parameters import Parameters
@@ -34,7 +34,9 @@ def analyze(query: str, dialect: str, pure: frozenset[str] = frozenset()) -> Ana
 
     ``pure`` are names of functions of the user's own that depend on their arguments alone.
     """
-    return read(query, dialect, pure).analysis
+    reading = read(query, dialect, pure)
+    reading.release()
+    return reading.analysis
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,12 @@ class Reading:
     """One for each statement; none if the text cannot be parsed."""
     tokens: list[Any]
     parameters: Parameters
+
+    def release(self) -> None:
+        """Take the trees apart: a node and its parent refer to each other, which only a slow collection
+        of garbage would free. Nothing but ``analysis`` may be used afterwards."""
+        for census in self.censuses:
+            census.release()
 
 
 def read(query: str, dialect: str, pure: frozenset[str] = frozenset()) -> Reading:
@@ -109,12 +117,12 @@ def _parse(query: str, tokens: list[Any], dialect: str, parameters: Parameters) 
     if tokens[0].text.upper() == "REPLACE" and _REPLACE.match(query):
         # To sqlglot REPLACE is a statement it passes through unread; its tables are those of an INSERT.
         query = _REPLACE.sub("INSERT INTO ", query, count=1)
-        tokens = reader.tokenize(query)
+        tokens = tokens_in(query, dialect)
     try:
         if "%" in query or "?" in query or "$" in query:
             plain = parameters.name_all(query, tokens)
             if plain != query:
-                query, tokens = plain, reader.tokenize(plain)
+                query, tokens = plain, tokens_in(plain, dialect)
         parsed = reader.parser(error_level=ErrorLevel.RAISE).parse(tokens, query)
     except (SqlglotError, RecursionError, ValueError, TypeError, AttributeError, KeyError, IndexError):
         # The last few are how the parser stumbles over text that is no SQL at all.
@@ -129,17 +137,6 @@ def _parse(query: str, tokens: list[Any], dialect: str, parameters: Parameters) 
     if not statements or any(_type_of(statement) is QueryType.UNKNOWN for statement in statements):
         return None
     return statements
-
-
-@functools.cache
-def dialect_of(name: str) -> Any:
-    """sqlglot's reader and writer of a dialect; "" is its own, which takes a little of all."""
-    from sqlglot.dialects.dialect import Dialect
-
-    log = logging.getLogger("sqlglot")
-    if log.level == logging.NOTSET:
-        log.setLevel(logging.ERROR)  # its warnings quote the query, and with it a user's data
-    return Dialect.get_or_raise(name or None)
 
 
 def _unreadable(query: str, fingerprint: str, normal_form: str) -> Analysis:

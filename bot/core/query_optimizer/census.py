@@ -47,9 +47,11 @@ class Census:
     def has(self, classes: Iterable[type]) -> bool:
         return not self.by_class.keys().isdisjoint(classes)
 
-    def functions(self) -> list[Any]:
-        """Every call of a function, known to sqlglot by a class of its own or not."""
-        return [node for kind, nodes in self.by_class.items() if _is_function(kind) for node in nodes]
+    def release(self) -> None:
+        """Take the tree apart, so that it is freed at once."""
+        for nodes in self.by_class.values():
+            for node in nodes:
+                node.args.clear()
 
 
 @functools.cache
@@ -60,8 +62,9 @@ def _classes() -> tuple[type, frozenset[type]]:
     return exp.Expr, frozenset((exp.Column, exp.Literal, exp.Identifier, exp.Boolean, exp.Null, exp.DataType))
 
 
-@functools.cache
-def _is_function(kind: type) -> bool:
+@functools.lru_cache(maxsize=1024)
+def functions_among(kinds: tuple[type, ...]) -> tuple[type, ...]:
+    """Those of a statement's classes that are calls."""
     from sqlglot import exp
 
-    return issubclass(kind, exp.Func) and not issubclass(kind, exp.Connector)
+    return tuple(kind for kind in kinds if issubclass(kind, exp.Func) and not issubclass(kind, exp.Connector))

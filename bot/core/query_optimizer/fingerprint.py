@@ -11,6 +11,8 @@ import hashlib
 import re
 from typing import Any
 
+from bot.core.query_optimizer.dialects import tokens_in
+
 MAX_TEXT = 200_000
 """Characters above which a text is not tokenized but fingerprinted as it is."""
 
@@ -26,13 +28,12 @@ def shape(query: str, dialect: str) -> tuple[str, str]:
 
 def tokens_of(query: str, dialect: str) -> list[Any] | None:
     """The text's tokens; None if it is too long or sqlglot cannot split it."""
-    from sqlglot import tokenize
     from sqlglot.errors import SqlglotError
 
     if len(query) > MAX_TEXT:
         return None
     try:
-        return tokenize(query, read=dialect or None)
+        return tokens_in(query, dialect)
     except (SqlglotError, ValueError, RecursionError):
         return None
 
@@ -109,28 +110,45 @@ def _kinds() -> tuple[frozenset[Any], frozenset[Any], Any, Any, Any, Any]:
     return literals, frozenset((T.PARAMETER, T.COLON, T.MOD)), T.MOD, T.NUMBER, T.IDENTIFIER, T.VAR
 
 
+@functools.cache
+def _becomes() -> dict[Any, int]:
+    """What a token becomes in a shape, by its type; those not named here are keywords and marks."""
+    literals, marks, _, _, identifier, variable = _kinds()
+    return {
+        variable: _NAME,
+        identifier: _QUOTED,
+        **dict.fromkeys(literals, _VALUE),
+        **dict.fromkeys(marks, _MARK),
+    }
+
+
+_NAME, _QUOTED, _VALUE, _MARK = range(1, 5)
+
+
 def _parts(tokens: list[Any]) -> list[str]:
-    literals, marks, percent, number, identifier, variable = _kinds()
+    _, _, percent, number, _, _ = _kinds()
+    becomes = _becomes().get
     parts: list[str] = []
-    skip = False
+    skip = -1
     last = len(tokens) - 1
     for index, token in enumerate(tokens):
-        if skip:
-            skip = False
+        if index == skip:
             continue
-        kind = token.token_type
-        if kind is variable:
-            text = token.text
+        kind = becomes(token.token_type)
+        text = token.text
+        if kind is None:
+            parts.append(text.upper())
+        elif kind == _NAME:
             parts.append("?" if text[:1] == "$" else text.lower())
-        elif kind in literals:
+        elif kind == _VALUE:
             parts.append("?")
-        elif kind is identifier:
-            parts.append(f'"{token.text}"')
-        elif kind in marks and index < last and _is_parameter(token, tokens[index + 1], percent, number):
+        elif kind == _QUOTED:
+            parts.append(f'"{text}"')
+        elif index < last and _is_parameter(token, tokens[index + 1], percent, number):
             parts.append("?")
-            skip = True
+            skip = index + 1
         else:
-            parts.append(token.text.upper())
+            parts.append(text.upper())
     return parts
 
 

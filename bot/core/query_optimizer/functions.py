@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+from bot.core.query_optimizer.census import functions_among
+
 # Functions whose result differs from call to call, or that have an effect, by name in lower case.
 # sqlglot knows some of them as types of their own, whose names are the same without underscores.
 _VOLATILE = frozenset(
@@ -122,6 +124,12 @@ def may_write(function: Any, dialect: str, pure: frozenset[str] = frozenset()) -
         return False
     bare = name.replace("_", "")
     return bare in _VOLATILE_WRITERS or (name not in _PURE and bare not in _VOLATILE)
+
+
+@functools.lru_cache(maxsize=1024)
+def in_question(kinds: tuple[type, ...]) -> tuple[type, ...]:
+    """Those of a statement's classes whose calls may differ from call to call, or write."""
+    return tuple(kind for kind in functions_among(kinds) if _why_not_class(kind) != ("", False))
 
 
 def _name(function: Any) -> str:

@@ -17,6 +17,7 @@ from bot.core.query_optimizer.rules import Facts
 from bot.core.query_optimizer.scopes import COMPARISONS, Scope, Source, bare, is_constant, operands
 
 _SIMPLE = re.compile(r"[a-z_][a-z0-9_]*\Z")
+_ODD = re.compile(r"\W+")
 _MAX_NAME = 63
 """Of PostgreSQL; MySQL takes 64."""
 
@@ -43,6 +44,8 @@ def suggestions_for(facts: Facts) -> list[IndexSuggestion]:
             suggestion = _suggestion(source, wanted, facts)
             if suggestion is not None:
                 found.setdefault((suggestion.table, suggestion.columns), suggestion)
+    if len(found) < 2:
+        return list(found.values())
     # One that begins another of the same table is served by that.
     return [
         suggestion
@@ -202,13 +205,16 @@ def _suggestion(source: Source, wanted: _Wanted, facts: Facts) -> IndexSuggestio
     if facts.schema is not None and facts.schema.serves(source.name, tuple(columns), min(len(equal), 4)):
         return None
     name = "_".join(["idx", source.name, *columns]).lower()
-    name = re.sub(r"\W+", "_", name)[:_MAX_NAME]
+    if not _SIMPLE.match(name):
+        name = _ODD.sub("_", name)
+    name = name[:_MAX_NAME]
     listed = ", ".join(
-        _quoted(column, facts.dialect) + (" DESC" if directions.get(column) else "") for column in columns
+        [_quoted(column, facts.dialect) + (" DESC" if directions.get(column) else "") for column in columns]
     )
-    table = ".".join(_quoted(part, facts.dialect) for part in source.qualified.split("."))
+    qualified = source.qualified
+    table = ".".join([_quoted(part, facts.dialect) for part in qualified.split(".")])
     return IndexSuggestion(
-        table=source.qualified,
+        table=qualified,
         columns=tuple(columns),
         ddl=f"CREATE INDEX {name} ON {table} ({listed})",
         reason=f"{source.name}: {'; '.join(roles)}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -138,7 +139,7 @@ class OptimizationResult:
         return self.estimated_improvement
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Advice:
     """What a text means and what to do about it; the same for every execution of it."""
 
@@ -156,6 +157,19 @@ class Advice:
         """About what it takes, for the bound on what is remembered."""
         return len(self.query) * 2 + sum(map(len, self.recommendations)) * 2 + 1000
 
+    @functools.cached_property
+    def _said(self) -> tuple[tuple[str, ...], str, str]:
+        """(tables, what is said of caching before the seconds and after them; no seconds: nothing after)"""
+        analysis = self.analysis
+        tables = tuple(sorted(analysis.reads | analysis.writes))
+        if analysis.graphql is not None:
+            tables = tuple(analysis.graphql.root_fields)
+        if analysis.not_cacheable:
+            return tables, f"not cacheable: {analysis.not_cacheable}", ""
+        if analysis.graphql is not None:
+            return tables, "cacheable for ", " s, until a mutation"
+        return tables, "cacheable for ", f" s, until a write to {', '.join(tables) or 'any table'}"
+
     def result(self, ttl: float, observed: Sequence[Finding] = ()) -> OptimizationResult:
         """The same as users see it, its lists their own.
 
@@ -163,29 +177,24 @@ class Advice:
         N+1 pattern).
         """
         analysis = self.analysis
-        tables = sorted(analysis.reads | analysis.writes)
-        if analysis.graphql is not None:
-            tables = list(analysis.graphql.root_fields)
-        if analysis.not_cacheable:
-            suggestion = f"not cacheable: {analysis.not_cacheable}"
-        elif analysis.graphql is not None:
-            suggestion = f"cacheable for {ttl:g} s, until a mutation"
-        else:
-            suggestion = f"cacheable for {ttl:g} s, until a write to {', '.join(tables) or 'any table'}"
+        graphql = analysis.graphql
+        tables, suggestion, rest = self._said
+        if rest:
+            suggestion = f"{suggestion}{ttl:g}{rest}"
         return OptimizationResult(
             query=self.query,
             query_type=analysis.query_type,
             optimized_query=self.optimized_query,
             fingerprint=analysis.fingerprint,
-            tables=tables,
+            tables=[*tables],
             recommendations=[*self.recommendations, *map(str, observed)],
             index_suggestions=list(self.index_suggestions),
             cache_suggestion=suggestion,
             n_plus_one_detected=bool(observed),
             findings=[*self.findings, *observed],
             columns={clause: list(names) for clause, names in self.columns.items()},
-            depth=analysis.graphql.depth if analysis.graphql is not None else 0,
-            complexity=analysis.graphql.complexity if analysis.graphql is not None else 0,
+            depth=graphql.depth if graphql is not None else 0,
+            complexity=graphql.complexity if graphql is not None else 0,
         )
 
 

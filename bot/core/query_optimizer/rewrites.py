@@ -21,8 +21,9 @@ from typing import Any
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
-from bot.core.query_optimizer.analyzer import Reading, dialect_of
+from bot.core.query_optimizer.analyzer import Reading
 from bot.core.query_optimizer.census import Census
+from bot.core.query_optimizer.dialects import dialect_of
 from bot.core.query_optimizer.parameters import Parameters
 from bot.core.query_optimizer.rules import (
     conditions_for_where,

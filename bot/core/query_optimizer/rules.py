@@ -6,6 +6,7 @@ A rule names the classes of node it looks at, so one that does not concern a sta
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -68,15 +69,19 @@ class Rule(NamedTuple):
     severity: Severity
     classes: tuple[type, ...]
     check: Check
+    needs: frozenset[type]
+    """Classes of which a statement must have a node somewhere for the rule to find anything; empty: none."""
 
 
 RULES: list[Rule] = []
 _BY_CLASS: dict[type, list[Rule]] = {}
 
 
-def rule(code: str, name: str, severity: Severity, *classes: type) -> Callable[[Check], Check]:
+def rule(
+    code: str, name: str, severity: Severity, *classes: type, needs: tuple[type, ...] = ()
+) -> Callable[[Check], Check]:
     def register(check: Check) -> Check:
-        found = Rule(code, name, severity, classes, check)
+        found = Rule(code, name, severity, classes, check, frozenset(needs))
         RULES.append(found)
         for kind in classes:
             _BY_CLASS.setdefault(kind, []).append(found)
@@ -88,15 +93,34 @@ def rule(code: str, name: str, severity: Severity, *classes: type) -> Callable[[
 def findings_of(facts: Facts) -> list[Finding]:
     """What the rules find in one statement, in the order of their codes, each thing once."""
     found: dict[tuple[str, str], Finding] = {}
-    for kind, nodes in facts.census.by_class.items():
-        for applied in _BY_CLASS.get(kind, ()):
+    by_class = facts.census.by_class
+    for kind, rules in _applicable(tuple(by_class)):
+        nodes = by_class[kind]
+        for applied in rules:
+            check = applied.check
             for node in nodes:
-                advice = applied.check(node, facts)
+                advice = check(node, facts)
                 if advice is not None and (applied.code, advice[0]) not in found:
                     found[applied.code, advice[0]] = Finding(
                         applied.code, applied.name, applied.severity, *advice, line_of(node)
                     )
+    if len(found) < 2:
+        return list(found.values())
     return sorted(found.values(), key=lambda finding: (finding.code, finding.line))
+
+
+@functools.lru_cache(maxsize=1024)
+def _applicable(kinds: tuple[type, ...]) -> tuple[tuple[type, tuple[Rule, ...]], ...]:
+    """The rules that may find something in a statement made of nodes of these classes."""
+    there = frozenset(kinds)
+    chosen = []
+    for kind in kinds:
+        rules = tuple(
+            rule for rule in _BY_CLASS.get(kind, ()) if not rule.needs or not rule.needs.isdisjoint(there)
+        )
+        if rules:
+            chosen.append((kind, rules))
+    return tuple(chosen)
 
 
 # Writes.
@@ -305,7 +329,7 @@ def _implicit_cross_join(node: Any, facts: Facts) -> Advice | None:
         return name
 
     unclear = 0
-    conditions = scope.conditions()
+    conditions = [*scope.conditions()]
     for join in scope.joins:
         on = join.args.get("on")
         if on is not None:
@@ -466,6 +490,9 @@ def _leading_wildcard(node: Any, facts: Facts) -> Advice | None:
     )
 
 
+_NEVER_A_CALL = frozenset((exp.Column, exp.Literal, exp.Placeholder, exp.Parameter, exp.Subquery))
+
+
 @rule("Q005", "function-on-column", "warning", *COMPARISONS, exp.In, exp.Between, exp.Like, exp.ILike)
 def _function_on_column(node: Any, facts: Facts) -> Advice | None:
     if node.__class__ in COMPARISONS:
@@ -474,7 +501,9 @@ def _function_on_column(node: Any, facts: Facts) -> Advice | None:
         pairs = [(node.this, None)]
     for side, other in pairs:
         call = bare(side)
-        if not isinstance(call, exp.Func) or call.__class__ in _NOT_SARGABLE_ANYWAY:
+        if call.__class__ in _NEVER_A_CALL or not isinstance(call, exp.Func):
+            continue
+        if call.__class__ in _NOT_SARGABLE_ANYWAY:
             continue
         if isinstance(call, exp.AggFunc | exp.Connector | exp.SubqueryPredicate) or not in_filter(node):
             continue
@@ -519,7 +548,10 @@ def _advice_on_function(call: Any, column: Any, source: Source | None) -> Advice
     return what, "Apply it to the other side of the comparison, or index the expression."
 
 
-@rule("Q019", "arithmetic-on-column", "warning", *COMPARISONS, exp.Between, exp.In)
+_ARITHMETIC = (exp.Add, exp.Sub, exp.Mul, exp.Div, exp.Mod, exp.DPipe)
+
+
+@rule("Q019", "arithmetic-on-column", "warning", *COMPARISONS, exp.Between, exp.In, needs=_ARITHMETIC)
 def _arithmetic_on_column(node: Any, facts: Facts) -> Advice | None:
     if node.__class__ in COMPARISONS:
         pairs = [(node.this, node.args["expression"]), (node.args["expression"], node.this)]
@@ -527,7 +559,7 @@ def _arithmetic_on_column(node: Any, facts: Facts) -> Advice | None:
         pairs = [(node.this, None)]
     for side, other in pairs:
         sum_ = bare(side)
-        if sum_.__class__ not in (exp.Add, exp.Sub, exp.Mul, exp.Div, exp.Mod, exp.DPipe):
+        if sum_.__class__ not in _ARITHMETIC:
             continue
         if not _in_where_or_on(node) or sum_.find(exp.Select, exp.AggFunc, exp.Func):
             continue
@@ -609,7 +641,7 @@ def _or_across_columns(node: Any, facts: Facts) -> Advice | None:
     )
 
 
-@rule("Q013", "compared-with-null", "error", *COMPARISONS, exp.NEQ, exp.In)
+@rule("Q013", "compared-with-null", "error", *COMPARISONS, exp.NEQ, exp.In, needs=(exp.Null,))
 def _compared_with_null(node: Any, facts: Facts) -> Advice | None:
     if node.__class__ is exp.In:
         if not any(item.__class__ is exp.Null for item in node.expressions) or not in_filter(node):
@@ -639,20 +671,24 @@ def conditions_for_where(having: Any) -> list[Any]:
     group = select.args.get("group")
     if group is None or any(group.args.get(n) for n in ("cube", "rollup", "grouping_sets", "totals", "all")):
         return []
-    keys = {key_of(key) for key in group.expressions if key.__class__ is exp.Column}
-    aliases = {item.alias.lower() for item in select.expressions if item.__class__ is exp.Alias}
-    found = []
+    plain = []
     for condition in operands(having.this, exp.And):
         if condition.__class__ in (*COMPARISONS, exp.NEQ):
-            column, value = bare(condition.this), condition.args["expression"]
-            if column.__class__ is not exp.Column:
-                continue
-            if key_of(column) in keys and column.name.lower() not in aliases and is_plain_constant(value):
-                found.append(condition)
-    return found
+            column = bare(condition.this)
+            if column.__class__ is exp.Column and is_plain_constant(condition.args["expression"]):
+                plain.append((condition, column))
+    if not plain:
+        return []
+    keys = {key_of(key) for key in group.expressions if key.__class__ is exp.Column}
+    aliases = {item.alias.lower() for item in select.expressions if item.__class__ is exp.Alias}
+    return [
+        condition
+        for condition, column in plain
+        if key_of(column) in keys and column.name.lower() not in aliases
+    ]
 
 
-@rule("Q017", "count-to-test-existence", "warning", *COMPARISONS, exp.NEQ)
+@rule("Q017", "count-to-test-existence", "warning", *COMPARISONS, exp.NEQ, needs=(exp.Subquery,))
 def _count_to_test_existence(node: Any, facts: Facts) -> Advice | None:
     exists = count_as_existence(node)
     if exists is None:
@@ -750,6 +786,8 @@ def _never_true(node: Any, facts: Facts) -> Advice | None:
         if column.__class__ is not exp.Column or value.__class__ is not exp.Literal:
             continue
         before = equal.setdefault(key_of(column), value)
+        if before is value:
+            continue
         if before.is_string == value.is_string and before.this != value.this and (
             value.is_string or float(before.this) != float(value.this)
         ):  # fmt: skip
@@ -779,8 +817,10 @@ def repeated_operands(connector: Any) -> list[Any]:
     for side in operands(connector, connector.__class__):
         this = side.args.get("this")
         key = (side.__class__, key_of(this) if this.__class__ is exp.Column else None)
-        alike = seen.setdefault(key, [])
-        if any(side == other for other in alike) and not _has_positional_parameter(side):
+        alike = seen.get(key)
+        if alike is None:
+            seen[key] = [side]
+        elif any(side == other for other in alike) and not _has_positional_parameter(side):
             found.append(side)
         else:
             alike.append(side)

@@ -55,11 +55,12 @@ class Source:
 class Scope:
     """A SELECT, UPDATE or DELETE with what it reads from."""
 
-    __slots__ = ("joins", "node", "parent", "sources")
+    __slots__ = ("_conditions", "joins", "node", "parent", "sources")
 
     def __init__(self, node: Any, with_names: frozenset[str]) -> None:
         self.node = node
         self.parent: Scope | None = None
+        self._conditions: list[Any] | None = None
         self.joins: list[Any] = []
         self.sources: dict[str, Source] = {}
         args = node.args
@@ -107,8 +108,11 @@ class Scope:
 
     def conditions(self) -> list[Any]:
         """The conditions of WHERE that must all hold."""
-        where = self.node.args.get("where")
-        return [] if where is None else list(operands(where.this, exp.And))
+        found = self._conditions
+        if found is None:
+            where = self.node.args.get("where")
+            found = self._conditions = [] if where is None else operands(where.this, exp.And)
+        return found
 
 
 class Scopes:
@@ -158,28 +162,45 @@ def place_of(column: Any) -> tuple[str, Any]:
 def columns_by_clause(census: Census, scopes: Scopes) -> dict[str, list[str]]:
     """``{"where": ["users.id", ...], ...}``: each column once, in the order of the text's levels."""
     found: dict[str, dict[str, None]] = {}
+    beside: dict[int, tuple[str, Any]] = {}  # by parent: what stands side by side is in one clause
     for column in census.all(exp.Column):
-        clause, node = place_of(column)
-        if not clause or column.this.__class__ is exp.Star:
+        if column.this.__class__ is exp.Star:
+            continue
+        parent = column.parent
+        if parent.__class__ in _SCOPES:
+            clause, node = place_of(column)
+        else:
+            place = beside.get(id(parent))
+            if place is None:
+                place = beside[id(parent)] = place_of(column)
+            clause, node = place
+        if not clause:
             continue
         scope = scopes.by_node.get(id(node))
         source = scope.source_of(column) if scope is not None else None
         name = f"{source.name}.{column.name}" if source is not None and source.name else written(column)
-        found.setdefault(clause, {})[name] = None
+        names = found.get(clause)
+        if names is None:
+            names = found[clause] = {}
+        names[name] = None
     return {clause: list(names) for clause, names in found.items()}
 
 
-def operands(condition: Any, connector: Any) -> Iterator[Any]:
+def operands(condition: Any, connector: Any) -> list[Any]:
     """What an AND, or an OR, connects, left to right, through parentheses."""
+    found: list[Any] = []
     stack: list[Any] = [condition]
     while stack:
         node: Any = stack.pop()
-        while node.__class__ is exp.Paren:
+        kind = node.__class__
+        while kind is exp.Paren:
             node = node.this
-        if node.__class__ is connector:
+            kind = node.__class__
+        if kind is connector:
             stack += (node.args["expression"], node.this)
         else:
-            yield node
+            found.append(node)
+    return found
 
 
 def in_filter(node: Any) -> bool:
@@ -215,7 +236,10 @@ def name_key(identifier: Any) -> str:
 
 def is_constant(node: Any) -> bool:
     """Whether it holds no column and no query: a literal, a parameter, or computed from such."""
-    return node.find(exp.Column, exp.Select) is None
+    kind = node.__class__
+    if kind is exp.Literal:
+        return True
+    return kind is not exp.Column and node.find(exp.Column, exp.Select) is None
 
 
 def is_plain_constant(node: Any) -> bool:
@@ -238,10 +262,8 @@ def is_limited(node: Any) -> bool:
 
 def line_of(node: Any) -> int:
     """The line of the text at which a node begins, as far as its names and literals tell."""
-    best = 0
     for part in node.walk():
         line = part.meta.get("line") if part._meta else None
-        if line and (best == 0 or line < best):
-            best = line
-            break
-    return best or 1
+        if line:
+            return int(line)
+    return 1

@@ -302,7 +302,9 @@ class QueryOptimizer(Phase4Service):
             from bot.core.query_optimizer.advice import advise  # imports sqlglot, on the first query
             from bot.core.query_optimizer.analyzer import read
 
-            advice = advise(read(query, self._dialect, self._pure))
+            reading = read(query, self._dialect, self._pure)
+            advice = advise(reading)
+            reading.release()
             if len(query) < 50_000:
                 self._advices[query] = advice
         return advice

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from bot.core.query_optimizer.census import Census
-from bot.core.query_optimizer.functions import may_write, why_not
+from bot.core.query_optimizer.functions import in_question, may_write, why_not
 
 GRAPHQL = "(graphql)"
 """What every GraphQL query reads and every mutation writes; no database can have a table of this name."""
@@ -101,10 +101,12 @@ def effects(census: Census, dialect: str, pure: frozenset[str] = frozenset()) ->
             if last.startswith(_CATALOGS) or table.db.lower() in _CATALOG_SCHEMAS:
                 reason = reason or f"{last} is a catalog, which changes without a write to it"
             reads.add(name)
-    for function in census.functions():
-        if may_write(function, dialect, pure):
-            anything = True
-        reason = reason or why_not(function, pure)
+    for kind in in_question(tuple(census.by_class)):
+        for function in census.by_class[kind]:
+            if may_write(function, dialect, pure):
+                anything = True
+            if not reason:
+                reason = why_not(function, pure)
     view = None
     statement = census.statement
     if statement.__class__ is exp.Describe and "ANALYZE" not in str(statement.args.get("style")).upper():
@@ -227,15 +229,15 @@ def _session(node: Any, exp: Any) -> tuple[bool, str]:
 
 def name_of(table: Any, dialect: str) -> str:
     """The name of a table as it is kept; "" for what is not a table's own name, such as a function."""
+    args = table.args
     parts = []
-    for key in ("catalog", "db", "this"):
-        part = table.args.get(key)
+    for part in (args.get("catalog"), args.get("db"), args.get("this")):
         if part is None or part == "":
             continue
         if part.__class__.__name__ != "Identifier":
             return ""
         parts.append(fold(part.name, quoted=bool(part.args.get("quoted")), dialect=dialect))
-    return ".".join(parts)
+    return parts[0] if len(parts) == 1 else ".".join(parts)
 
 
 def fold(name: str, *, quoted: bool, dialect: str) -> str:

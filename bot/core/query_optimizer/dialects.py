@@ -1,0 +1,33 @@
+"""sqlglot's readers of the dialects, made once: making one costs as much as splitting a short query."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+from typing import Any
+
+
+@functools.cache
+def dialect_of(name: str) -> Any:
+    """sqlglot's reader and writer of a dialect; "" is its own, which takes a little of all."""
+    from sqlglot.dialects.dialect import Dialect
+
+    log = logging.getLogger("sqlglot")
+    if log.level == logging.NOTSET:
+        log.setLevel(logging.ERROR)  # its warnings quote the query, and with it a user's data
+    return Dialect.get_or_raise(name or None)
+
+
+_of_this_thread = threading.local()
+
+
+def tokens_in(query: str, dialect: str) -> list[Any]:
+    """The tokens of a text. Raises as sqlglot does for what it cannot split."""
+    # A tokenizer holds the text it is at, so each thread has its own.
+    tokenizers: dict[str, Any] = _of_this_thread.__dict__
+    tokenizer = tokenizers.get(dialect)
+    if tokenizer is None:
+        tokenizer = tokenizers[dialect] = dialect_of(dialect).tokenizer()
+    tokens: list[Any] = tokenizer.tokenize(query)
+    return tokens
