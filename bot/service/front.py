@@ -20,11 +20,15 @@ from bot.core.load_balancer import Instance, InstanceFailure, LoadBalancer, NoIn
 from bot.core.phase4_config import ConfigError, Phase4Config
 from bot.service.api_errors import ApiError
 from bot.service.client_address import TRUSTED_PROXIES, client_address
+from bot.service.dashboard.access import Access
+from bot.service.dashboard.events import LOGGER, EventLog
+from bot.service.dashboard.feed import Feed
+from bot.service.dashboard.pages import Dashboard, page
 from bot.service.drain import Drain
 from bot.service.loop_lag import LoopLag
 from bot.service.metrics_api import MetricsApi
 from bot.service.middleware import REQUEST_ID, around_request
-from bot.service.server import DRAIN
+from bot.service.server import ACCESS, DRAIN, FEED
 from bot.service.settings import MAX_UPLOAD_BYTES, CannotStartError, ServiceSettings
 
 logger = logging.getLogger("bot.front")
@@ -141,12 +145,18 @@ def create_front(settings: ServiceSettings) -> web.Application:
     app[TRUSTED_PROXIES] = settings.trusted_proxies
     front = Front(LoadBalancer.get_instance())
     lag = LoopLag()
-    app.router.add_get("/", _index)
+    access = app[ACCESS] = Access(settings.host, settings.dashboard_token)
+    events = EventLog()
+    feed = app[FEED] = Feed(events, lambda: lag.last)
+    app.router.add_get("/", page().get)
+    app.router.add_get("/api", _index)
+    Dashboard(access, feed).add_routes(app)
     app.router.add_get("/health", _health)
-    app.router.add_get("/metrics", MetricsApi(lag).get)
+    app.router.add_get("/metrics", access.guard(MetricsApi(lag).get))
     app.router.add_route("*", "/api/{path:.+}", front.handle)
 
     async def life(_: web.Application) -> AsyncIterator[None]:
+        logging.getLogger(LOGGER).addHandler(events)
         report = await initialize_phase4_services(overrides)
         if report["errors"]:
             raise CannotStartError("; ".join(report["errors"]))
@@ -155,9 +165,11 @@ def create_front(settings: ServiceSettings) -> web.Application:
         try:
             yield
         finally:
+            feed.close()
             await lag.stop()
             await shutdown_phase4_services()
             await front.stop()
+            logging.getLogger(LOGGER).removeHandler(events)
 
     app.cleanup_ctx.append(life)
     return app
