@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 from urllib.parse import quote
 
-from bot.service.dataset import USERS
+from bot.service.dataset import FILES, USERS
 
 MIX = {"user": 62, "search": 13, "overview": 5, "upload_check": 10, "upload": 5, "batch": 5}
 """Percent of requests by kind. Reads are 80: a user's page, a search, the totals."""
@@ -88,7 +88,7 @@ def _write(kind: str, rng: random.Random) -> Request:
         body = rng.randbytes(FILE_BYTES)
         return Request(kind, _post(f"/api/upload?user_id={user}&name={quote(name)}", body))
     items = [
-        {"url": f"https://mirror.example/{rng.getrandbits(48):x}", "user_id": user}
+        {"user_id": rng.randrange(1, USERS + 1), "file_id": rng.randrange(1, FILES + 1)}
         for _ in range(BATCH_ITEMS)
     ]
     return Request(kind, _post("/api/batch", json.dumps({"items": items}).encode(), "application/json"))
