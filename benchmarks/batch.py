@@ -1,15 +1,28 @@
-"""The batch processor in memory: items per second with a result for each, beside peers; batches of 100."""
+"""The batch processor in memory: items per second with a result for each, beside peers, in batches of 100;
+and rows per second into SQLite and PostgreSQL, batched against one by one.
+
+``PHASE4_BENCH_POSTGRESQL_URL`` names the PostgreSQL (a local one otherwise); a schema of its own is
+made there, and dropped at the end.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Contender, compare, main, table, verdict
+from benchmarks.harness import Contender, Result, compare, main, table, verdict
 from bot.core.batch_processor import BatchItem, BatchProcessor
 
 ITEMS = 10_000
+AWAITED = 5_000
+ROWS, SINGLE_ROWS = 5_000, 200
 SIZE = 100
+POSTGRESQL = os.environ.get("PHASE4_BENCH_POSTGRESQL_URL", "postgresql://postgres@127.0.0.1:5432/test")
 
 
 async def in_order(items: list[BatchItem]) -> list[Any]:
@@ -20,48 +33,155 @@ async def by_id(items: list[BatchItem]) -> dict[str, Any]:
     return {item.item_id: item.data for item in items}
 
 
-async def bench() -> None:
+async def same(keys: list[Any]) -> list[Any]:
+    return list(keys)
+
+
+def futures(submit: Any) -> Any:
+    async def run(n: int) -> None:
+        for future in [submit(number) for number in range(n)]:
+            await future
+
+    return run
+
+
+def gathered(submit: Any) -> Any:
+    async def run(n: int) -> None:
+        await asyncio.gather(*[submit(number) for number in range(n)])
+
+    return run
+
+
+async def processor_of(handler: Any) -> BatchProcessor:
+    made = BatchProcessor()
+    await made.enable(handler, max_batch_size=SIZE, batch_timeout=0.01, max_pending=1_000_000)
+    return made
+
+
+async def items_as_futures() -> None:
     from aiodataloader import DataLoader
 
-    async def same(keys: list[Any]) -> list[Any]:
-        return list(keys)
-
-    async def one(key: Any) -> Any:
-        return (await same([key]))[0]
-
-    listed, mapped = BatchProcessor(), BatchProcessor()
-    for processor, handler in ((listed, in_order), (mapped, by_id)):
-        await processor.enable(handler, max_batch_size=SIZE, batch_timeout=0.01, max_pending=1_000_000)
+    listed, mapped = await processor_of(in_order), await processor_of(by_id)
     loader: DataLoader[int, int] = DataLoader(same, max_batch_size=SIZE, cache=False)
-
-    def futures(submit: Any) -> Any:
-        async def run(n: int) -> None:
-            for future in [submit(number) for number in range(n)]:
-                await future
-
-        return run
-
-    def gathered(submit: Any) -> Any:
-        async def run(n: int) -> None:
-            await asyncio.gather(*[submit(number) for number in range(n)])
-
-        return run
-
     contenders = [
         Contender("submit, list answer", futures(listed.submit), ITEMS),
         Contender("submit, dict answer", futures(mapped.submit), ITEMS),
         Contender("aiodataloader", futures(loader.load), ITEMS),
-        Contender("await submit_and_wait", gathered(listed.submit_and_wait), ITEMS),
-        Contender("one by one, no batches", gathered(one), ITEMS),
     ]
-    results = await compare(contenders)
-    print(table("An item with its result", results, baseline="aiodataloader"))
-    theirs = results["aiodataloader"].microseconds
+    results = await compare(contenders, repeats=201)
+    print(table("submit: a future for each item", results, baseline="aiodataloader"))
     for form in ("list", "dict"):
-        ours = results[f"submit, {form} answer"].microseconds
-        print(verdict(f"share of aiodataloader's items/s, {form}", theirs / ours, 0.9, at_most=False))
+        share = results["aiodataloader"].microseconds / results[f"submit, {form} answer"].microseconds
+        print(verdict(f"share of aiodataloader's items/s, {form}", share, 0.9, at_most=False))
     for processor in (listed, mapped):
         await processor.disable()
+
+
+async def items_awaited() -> None:
+    from async_batcher.batcher import AsyncBatcher
+    from batched.aio import dynamically
+
+    class Peer(AsyncBatcher[Any, Any]):
+        async def process_batch(self, batch: list[Any]) -> list[Any]:
+            return list(batch)
+
+    async def one(key: Any) -> Any:
+        return (await same([key]))[0]
+
+    ours = await processor_of(in_order)
+    peer = Peer(max_batch_size=SIZE, max_queue_time=0.01, concurrency=10)
+    contenders = [
+        Contender("await submit_and_wait", gathered(ours.submit_and_wait), AWAITED),
+        Contender("batched", gathered(dynamically(same, batch_size=SIZE, timeout_ms=10.0)), AWAITED),
+        Contender("async-batcher", gathered(peer.process), AWAITED),
+        Contender("one by one, no batches", gathered(one), AWAITED),
+    ]
+    results = await compare(contenders)
+    print(table("await submit_and_wait: a task for each item", results, baseline="await submit_and_wait"))
+    mine = results["await submit_and_wait"].microseconds
+    for name in ("batched", "async-batcher"):
+        print(verdict(f"times as fast as {name}", results[name].microseconds / mine, 2.0, at_most=False))
+    await peer.stop()
+    await ours.disable()
+
+
+Write = Callable[[list[tuple[int, str]]], Awaitable[Any]]
+
+
+async def rows_written(database: str, write: Write) -> None:
+    """Rows into one table: each in a transaction of its own, or one transaction for each batch."""
+
+    async def handler(items: list[BatchItem]) -> list[None]:
+        await write([item.data for item in items])
+        return [None] * len(items)
+
+    async def batched(n: int) -> None:
+        await asyncio.gather(*[processor.submit((number, "a download")) for number in range(n)])
+
+    async def single(n: int) -> None:
+        for number in range(n):
+            await write([(number, "a download")])
+
+    processor = BatchProcessor()
+    await processor.enable(
+        handler, max_batch_size=SIZE, batch_timeout=0.01, max_concurrent=1, max_pending=1_000_000
+    )
+    contenders = [Contender("batched", batched, ROWS), Contender("one by one", single, SINGLE_ROWS)]
+    results: dict[str, Result] = await compare(contenders, repeats=7)
+    print(table(f"Rows into {database}", results, baseline="one by one"))
+    rates = {name: 1e6 / result.microseconds for name, result in results.items()}
+    print(f"rows/s: {rates['batched']:,.0f} batched, {rates['one by one']:,.0f} one by one")
+    times = rates["batched"] / rates["one by one"]
+    print(verdict(f"times as many rows/s into {database}", times, 10.0, at_most=False))
+    await processor.disable()
+
+
+@contextlib.asynccontextmanager
+async def sqlite() -> AsyncIterator[Write]:
+    import aiosqlite
+
+    with tempfile.TemporaryDirectory() as directory:
+        async with aiosqlite.connect(Path(directory) / "rows.db") as connection:
+            await connection.execute("PRAGMA journal_mode = WAL")
+            await connection.execute("CREATE TABLE rows (id INTEGER PRIMARY KEY, n INTEGER, what TEXT)")
+
+            async def write(rows: list[tuple[int, str]]) -> None:
+                await connection.executemany("INSERT INTO rows (n, what) VALUES (?, ?)", rows)
+                await connection.commit()
+
+            yield write
+
+
+@contextlib.asynccontextmanager
+async def postgresql() -> AsyncIterator[Write]:
+    import asyncpg
+
+    schema = f"phase4_bench_{os.getpid()}"
+    connection = await asyncpg.connect(POSTGRESQL, server_settings={"search_path": schema})
+    await connection.execute(
+        f"CREATE SCHEMA {schema}; CREATE TABLE rows (id BIGSERIAL PRIMARY KEY, n BIGINT, what TEXT)"
+    )
+
+    async def write(rows: list[tuple[int, str]]) -> None:
+        await connection.executemany("INSERT INTO rows (n, what) VALUES ($1, $2)", rows)
+
+    try:
+        yield write
+    finally:
+        await connection.execute(f"DROP SCHEMA {schema} CASCADE")
+        await connection.close()
+
+
+async def bench() -> None:
+    await items_as_futures()
+    await items_awaited()
+    async with sqlite() as write:
+        await rows_written("SQLite (a file, WAL)", write)
+    try:
+        async with postgresql() as write:
+            await rows_written("PostgreSQL", write)
+    except OSError as error:
+        print(f"PostgreSQL left out: {error}")
 
 
 if __name__ == "__main__":

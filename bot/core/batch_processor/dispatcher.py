@@ -8,6 +8,7 @@ import inspect
 import logging
 import math
 import secrets
+from asyncio import Future
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
@@ -100,7 +101,7 @@ class Dispatcher:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.runs: Callable[[], bool] = bool
         """Whether that event loop runs; bound here for the sake of ``submit``."""
-        self.queue = PendingQueue()
+        self.queue = PendingQueue(Future.done)
         self.running: set[Batch] = set()
         self.ready: deque[Batch] = deque()
         self.resting: dict[Batch, asyncio.Task[None]] = {}
@@ -126,7 +127,7 @@ class Dispatcher:
         self._flushes: list[tuple[float, asyncio.Future[None]]] = []
         self._room: deque[asyncio.Future[None]] = deque()
         self._warned_unknown = False
-        self._suffixes: list[str] = []
+        self._suffixes = [""]
         self.waiters: dict[str, asyncio.Future[Any]] = {}
         """Of those who wait in get_result, by item id."""
 
@@ -134,7 +135,7 @@ class Dispatcher:
 
     def submit(self, data: Any, priority: int = 0) -> asyncio.Future[Any]:
         """Take an item in; the caller has checked that there is room and that it is wanted."""
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        future: Future[Any] = Future(loop=asyncio.get_running_loop())
         self.admit(BatchItem(data, future, self.now(), "", priority))
         return future
 
@@ -302,17 +303,20 @@ class Dispatcher:
         if not items:
             return None
         self.in_flight += len(items)
-        self.counters.waits.record_run([now - item.submitted_at for item in items])
+        starts = [item.submitted_at for item in items]
+        if items[0].priority != items[-1].priority:
+            starts.sort()
+        self.counters.waits.record_since(starts, now)
         self.formed += 1
         batch = Batch(self.formed, items, now)
         suffixes = self._suffixes
-        while len(suffixes) < len(items):
-            suffixes.append(f"-{len(suffixes) + 1}")
-        base = self.batch_id(batch.number)
-        for item, suffix in zip(items, suffixes, strict=False):
+        while len(suffixes) <= len(items):
+            suffixes.append(f"-{len(suffixes)} ")
+        # Made all together, because formatting a number for each would be a tenth of it all.
+        ids = self.batch_id(batch.number).join(suffixes[: len(items) + 1]).split(" ")
+        for item, item_id in zip(items, ids, strict=False):
             if not item.item_id:
-                # A sum of two strings, because formatting a number for each would be a tenth of it all.
-                item.item_id = base + suffix
+                item.item_id = item_id
         return batch
 
     def _take(self, limit: int) -> list[BatchItem]:
@@ -415,17 +419,19 @@ class Dispatcher:
     def _judge(self, items: list[BatchItem], answer: Any) -> Sequence[Any]:
         """A value for each item; an exception where the item failed."""
         if isinstance(answer, Mapping):
+            ids = [item.item_id for item in items]
+            if type(answer) is dict and len(answer) == len(ids):
+                with contextlib.suppress(KeyError):
+                    return list(map(answer.__getitem__, ids))
             values = [
                 answer[item.item_id]
                 if item.item_id in answer
                 else MissingResultError(f"the handler's answer holds nothing for item {item.item_id}")
                 for item in items
             ]
-            if len(answer) != len(items) and not self._warned_unknown:
-                ids = {item.item_id for item in items}
-                if any(key not in ids for key in answer):
-                    self._warned_unknown = True
-                    logger.warning("The batch handler answers for ids that are not those of its items")
+            if not self._warned_unknown and not set(ids).issuperset(answer):
+                self._warned_unknown = True
+                logger.warning("The batch handler answers for ids that are not those of its items")
             return values
         if isinstance(answer, Sequence) and not isinstance(answer, str | bytes | bytearray):
             if len(answer) == len(items):
@@ -485,20 +491,19 @@ class Dispatcher:
     def _settle(self, batch: Batch, values: Sequence[Any], *, dead: bool = False) -> None:
         """Each item ends here, or in _form when its submitter has cancelled it."""
         items = batch.items
-        failed = 0
-        for item, value in zip(items, values, strict=True):
-            future = item.future
-            if future is None or isinstance(value, BaseException):
-                if isinstance(value, BaseException):
-                    failed += 1
-                    self._fail(item, value, dead)
-                else:
-                    self._keep(item, Outcome(value, None))
-                continue
-            try:  # noqa: SIM105 - costs nothing here, which suppress() does not
-                future.set_result(value)
-            except (asyncio.InvalidStateError, RuntimeError):
-                pass  # cancelled meanwhile; or its event loop is closed, and nobody waits there any more
+        futures: list[Any] = [item.future for item in items]
+        if None in futures or any(issubclass(kind, BaseException) for kind in set(map(type, values))):
+            failed = self._settle_each(items, values, dead)
+        else:
+            failed = 0
+            # The loop over the futures is map's own, which goes on with the next one after an error.
+            results = map(Future.set_result, futures, values)
+            while True:
+                try:
+                    deque(results, 0)
+                    break
+                except (asyncio.InvalidStateError, RuntimeError):
+                    pass  # cancelled meanwhile; or its event loop is closed, and nobody waits there any more
         now = self.now()
         count = len(items)
         counters = self.counters
@@ -523,6 +528,20 @@ class Dispatcher:
         )
         self.finished.put(status.batch_id, status, now)
         self._ended(count)
+
+    def _settle_each(self, items: list[BatchItem], values: Sequence[Any], dead: bool) -> int:
+        """Where not every item has a future, or some failed; how many did."""
+        failed = 0
+        for item, value in zip(items, values, strict=True):
+            if isinstance(value, BaseException):
+                failed += 1
+                self._fail(item, value, dead)
+            elif item.future is None:
+                self._keep(item, Outcome(value, None))
+            else:
+                with contextlib.suppress(asyncio.InvalidStateError, RuntimeError):  # as in _settle
+                    item.future.set_result(value)
+        return failed
 
     def _fail(self, item: BatchItem, error: BaseException, dead: bool) -> None:
         if dead:

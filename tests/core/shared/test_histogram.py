@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bot.core._shared.histogram import Histogram
 
@@ -55,3 +57,29 @@ def test_every_duration_has_a_bucket_at_or_above_it(seconds: float) -> None:
     histogram.record(seconds)
     for bound, count in histogram.snapshot("x_seconds", "x").buckets:
         assert count == (1 if seconds <= bound else 0)
+
+
+@given(st.lists(st.floats(0.0, 1e5), min_size=1, max_size=200), st.sampled_from([1.0, 1e-3, 1e-6]))
+def test_many_recorded_at_once_are_as_many_recorded_one_by_one(ages: list[float], scale: float) -> None:
+    now = 200_000.0
+    starts = sorted(now - age * scale for age in ages)
+    at_once, single = Histogram(), Histogram()
+    at_once.record_since(starts, now)
+    for start in starts:
+        single.record(now - start)
+    assert at_once.recorded == single.recorded == sum(at_once.counts)
+    assert at_once.longest == single.longest
+    assert at_once.total == pytest.approx(single.total, abs=1e-6)
+    # Of a duration on the very bound of two buckets, rounding may choose the other.
+    moved = [ours - theirs for ours, theirs in zip(at_once.counts, single.counts, strict=True)]
+    bounds = [1e-6 * 2 ** (index / 8) for index in range(289)]
+    near = sum(any(abs(now - start - bound) <= 1e-9 * bound + 1e-10 for bound in bounds) for start in starts)
+    assert sum(abs(change) for change in moved) <= 2 * near
+
+
+def test_of_many_those_that_began_later_than_now_took_nothing() -> None:
+    histogram = Histogram()
+    histogram.record_since([1.0, 3.0, 5.0], 3.0)
+    assert histogram.counts[0] == 2
+    assert histogram.recorded == 3
+    assert histogram.longest == 2.0
