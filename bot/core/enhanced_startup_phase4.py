@@ -98,6 +98,7 @@ async def _enable_rate_limiter(limiter: Any, config: Phase4Config) -> None:
         },
         backoff_base=config.RATE_LIMIT_BACKOFF_BASE,
         backoff_max=config.RATE_LIMIT_BACKOFF_MAX,
+        redis_url=config.RATE_LIMIT_REDIS_URL,
     )
 
 

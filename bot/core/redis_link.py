@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import logging
 import random
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, ClassVar, TypeVar
@@ -20,7 +21,7 @@ from typing import Any, ClassVar, TypeVar
 from bot.core._shared.backoff import exponential
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.errors import BackendError, invalid
-from bot.core._shared.tasks import run_on_loop
+from bot.core._shared.tasks import BackgroundTasks, run_on_loop
 from bot.core.phase4_config import mask_secrets
 
 logger = logging.getLogger(__name__)
@@ -34,8 +35,11 @@ PROBE_FIRST, PROBE_LONGEST = 0.2, 5.0
 MAX_KEYS = 500
 """Keys in one MGET: more would keep other clients of the server waiting."""
 
+MAX_CALLS = 256
+"""Calls in one run of a script: more would keep other clients of the server waiting."""
+
 LARGE_BATCH = 48
-"""Keys from which a batch is sent while another one is under way."""
+"""Keys or calls from which a batch is sent while another one is under way."""
 
 SILENCE = 3.0
 """Seconds without a message after which a subscription asks whether the server is still there."""
@@ -78,6 +82,7 @@ class RedisLink:
         self._probe_at = 0.0
         self._probing = False
         self._recovered: list[Callable[[], None]] = []
+        self._scripts: list[BatchedScript | ClusterScript] = []
         self.reader: BatchedReader | ClusterReader = (
             ClusterReader(self) if self.cluster else BatchedReader(self, self._new_connection)
         )
@@ -107,11 +112,13 @@ class RedisLink:
             return
 
         async def close() -> None:
-            await self.reader.close()
+            for batched in (self.reader, *self._scripts):
+                await batched.close()
             await client.aclose()
 
         if not await run_on_loop(loop, close):
-            self.reader.abandon()
+            for batched in (self.reader, *self._scripts):
+                batched.abandon()
             _abandon(client)
 
     def on_recovery(self, callback: Callable[[], None]) -> Callable[[], None]:
@@ -124,7 +131,8 @@ class RedisLink:
         loop = asyncio.get_running_loop()
         if self._client is None or self._loop is not loop:
             if self._client is not None:
-                self.reader.abandon()
+                for batched in (self.reader, *self._scripts):
+                    batched.abandon()
                 _abandon(self._client)
             connect = _connect_cluster if self.cluster else _connect
             self._client = connect(self.url, self.timeout)
@@ -237,6 +245,39 @@ class RedisLink:
     def script(self, source: str) -> Script:
         """A Lua script, sent to the server once and called by its digest."""
         return Script(self, source)
+
+    def batched_script(
+        self, source: str, decode: Callable[[Any, int], Sequence[Any]]
+    ) -> BatchedScript | ClusterScript:
+        """A Lua script whose concurrent calls travel together; ``stop`` it before the link is released."""
+        script: BatchedScript | ClusterScript = (
+            ClusterScript(self, source, decode)
+            if self.cluster
+            else BatchedScript(self, source, decode, self._new_connection)
+        )
+        self._scripts.append(script)
+        return script
+
+    def _forget(self, script: BatchedScript | ClusterScript) -> None:
+        if script in self._scripts:
+            self._scripts.remove(script)
+
+    @property
+    def probe_due(self) -> bool:
+        """Whether Redis is known to be away and it is time to see whether it still is."""
+        return not self.available and not self._probing and self._now() >= self._probe_at
+
+    async def probe(self) -> bool:
+        """See whether Redis answers, so that no caller has to; False if it does not."""
+        try:
+            if self.cluster:
+                # Reads the map of the slots: a node that failed may have been replaced.
+                await self.run(lambda client: client.nodes_manager.initialize())
+            else:
+                await self.execute("PING")
+        except BackendError:
+            return False
+        return True
 
     # The breaker.
 
@@ -381,42 +422,199 @@ class Script:
         return await self._link.run(operation)
 
 
+class _Batched(ABC):
+    """Calls that are made together travel together, on one connection.
+
+    Calls of one tick of the event loop, and those that come while a batch is under way, make the next
+    batch: load makes batches larger, not more numerous. A second one is sent before the first is
+    answered only when it is large, so that the server works while this process does. A caller that
+    is cancelled leaves its batch as it is; an error reaches each of its callers.
+
+    redis-py makes the connection (address, TLS, login); the bytes then go through a protocol of our
+    own and hiredis, without a task, a lock and a timeout for each call.
+    """
+
+    def __init__(self, link: RedisLink, new_connection: Callable[[], Any]) -> None:
+        self._link = link
+        self._new_connection = new_connection
+        self._answers: list[Any] = []
+        # All of this belongs to one event loop. Changed only by the methods below, none of which
+        # awaits between reading and writing it.
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiting: Any = self._nobody()
+        self._scheduled = False
+        # Sent and not yet answered, in order, each with how many answers it gets, its timer, and
+        # whether it is the breaker's probe.
+        self._under_way: deque[tuple[Any, int, asyncio.TimerHandle, bool]] = deque()
+        self._opening: asyncio.Task[None] | None = None
+        self._wire: _Wire | None = None
+        self.batches = 0
+
+    @abstractmethod
+    def _nobody(self) -> Any:
+        """An empty collection of waiting calls."""
+
+    @abstractmethod
+    def _next_batch(self, wire: _Wire) -> tuple[Any, int, bytes]:
+        """Take a batch from the waiting calls: it, how many answers it gets, and its bytes."""
+
+    @abstractmethod
+    def _deliver(self, batch: Any, answers: list[Any]) -> None:
+        """Hand the answers to who waits for them."""
+
+    @abstractmethod
+    def _fail(self, batch: Any, error: BackendError) -> None:
+        """Tell everybody in a batch, or in what ``_nobody`` made."""
+
+    def _send(self) -> None:
+        """Start the next batch, if there is one to start."""
+        self._scheduled = False
+        loop = self._loop
+        if loop is None or not self._waiting or self._opening is not None:
+            return
+        if self._under_way and (len(self._under_way) > 1 or len(self._waiting) < LARGE_BATCH):
+            return
+        wire = self._wire
+        try:
+            probe = self._link._admit()
+        except RedisUnavailableError as error:
+            self._fail_waiting(error)
+            return
+        if wire is None or wire.lost:
+            self._opening = loop.create_task(self._open(probe), name="redis-batches-connect")
+            return
+        batch, answers, data = self._next_batch(wire)
+        if not answers:  # all of them were cancelled meanwhile
+            if probe:
+                self._link._probing = False
+            self._send()
+            return
+        timer = loop.call_later(self._link.timeout, self._too_late)
+        self._under_way.append((batch, answers, timer, probe))
+        wire.transport.write(data)
+
+    async def _open(self, probe: bool) -> None:
+        try:
+            async with asyncio.timeout(self._link.timeout):
+                connection = self._new_connection()
+                await connection.connect()
+            self._wire = _Wire(connection, self._answered, self._lost)
+        except asyncio.CancelledError:
+            self._fail_waiting(RedisUnavailableError("the connection was closed"))
+            raise
+        except Exception as error:
+            # Every way in which a connection can fail to come about means the same to who waits.
+            self._link._failed(error)
+            self._fail_waiting(RedisUnavailableError(self._link._reason(error)))
+        finally:
+            # That it connects is not yet the breaker's success: that is an answer.
+            if probe:
+                self._link._probing = False
+            self._opening = None
+        self._send()
+
+    def _answered(self, answer: Any) -> None:
+        if not self._under_way:
+            return  # a push message, or the answer to a batch that was given up
+        expected = self._under_way[0][1]
+        if expected > 1:
+            self._answers.append(answer)
+            if len(self._answers) < expected:
+                return
+            answers, self._answers = self._answers, []
+        else:
+            answers = [answer]
+        batch = self._finish()
+        self.batches += 1
+        self._deliver(batch, answers)
+        self._link._succeeded()
+        self._send()
+
+    def _finish(self) -> Any:
+        """The oldest batch under way is so no more."""
+        batch, _, timer, probe = self._under_way.popleft()
+        timer.cancel()
+        if probe:
+            self._link._probing = False
+        return batch
+
+    def _too_late(self) -> None:
+        # The answer may still come: the connection is given up, or it would answer the next batch.
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.drop()
+        self._broken(TimeoutError())
+
+    def _lost(self, wire: _Wire, error: BaseException | None) -> None:
+        if wire is not self._wire:
+            return
+        self._wire = None
+        if not self._under_way:
+            return  # it was idle; the next call finds out whether the server is there
+        self._broken(error or ConnectionResetError("connection closed by the server"))
+
+    def _broken(self, error: BaseException) -> None:
+        self._link._failed(error)
+        self._fail_all(RedisUnavailableError(self._link._reason(error)))
+
+    def _fail_all(self, error: BackendError) -> None:
+        self._answers = []
+        while self._under_way:
+            self._fail(self._finish(), error)
+        self._fail_waiting(error)
+
+    def _fail_waiting(self, error: BackendError) -> None:
+        waiting, self._waiting = self._waiting, self._nobody()
+        self._fail(waiting, error)
+
+    async def drain(self) -> None:
+        """Wait until all that was asked is answered, for the link's timeout at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._link.timeout):
+                # Polled: this is for shutdown, and the paths of every call shall not pay for it.
+                while self._waiting or self._under_way or self._opening is not None:  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)
+
+    async def close(self) -> None:
+        """Stop; who still waits gets RedisUnavailableError."""
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.wait([self._opening])
+        self._fail_all(RedisUnavailableError("the connection was closed"))
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.drop()
+            await asyncio.sleep(0)  # the transport closes its socket on the next turn of the loop
+
+    def abandon(self) -> None:
+        """Forget everything of an event loop that runs no more."""
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            _abandon_transport(wire.transport)
+        if any(probe for *_, probe in self._under_way):
+            self._link._probing = False
+        self._loop = self._opening = None
+        self._under_way = deque()
+        self._answers = []
+        self._waiting = self._nobody()
+        self._scheduled = False
+
+
 _Reader = asyncio.Future[bytes | None]
 # Who waits for a key: nearly always one, so that one needs no list.
 _Batch = dict[bytes, _Reader | list[_Reader]]
 _NOT_YET: Any = object()
 
 
-class BatchedReader:
-    """Reads that are asked for together travel together: one MGET for all, on one connection.
-
-    Reads of one tick of the event loop, and those that come while a batch is under way, make the next
-    batch: load makes batches larger, not more numerous. A second one is sent before the first is
-    answered only when it is large, so that the server works while this process does. A reader that
-    is cancelled leaves its batch as it is; an error reaches each of its readers.
-
-    redis-py makes the connection (address, TLS, login); the bytes then go through a protocol of our
-    own and hiredis, without a task, a lock and a timeout for each read.
-    """
+class BatchedReader(_Batched):
+    """Reads of many callers: one MGET for all that are asked for together."""
 
     def __init__(
         self, link: RedisLink, new_connection: Callable[[], Any], *, pipelined: bool = False
     ) -> None:
-        self._link = link
-        self._new_connection = new_connection
+        super().__init__(link, new_connection)
         # In a cluster the keys of one MGET must share a slot: there a batch is as many GETs at once.
         self._pipelined = pipelined
-        self._answers: list[Any] = []
-        # All of this belongs to one event loop. Changed only by the methods below, none of which
-        # awaits between reading and writing it.
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._waiting: _Batch = {}
-        self._scheduled = False
-        # Sent and not yet answered, in order, each with its timer and whether it is the breaker's probe.
-        self._under_way: deque[tuple[_Batch, asyncio.TimerHandle, bool]] = deque()
-        self._opening: asyncio.Task[None] | None = None
-        self._wire: _Wire | None = None
-        self.batches = 0
         self.keys_read = 0
 
     def get(self, key: bytes) -> asyncio.Future[bytes | None]:
@@ -439,141 +637,40 @@ class BatchedReader:
             self._waiting[key] = [waiting, future]
         return future
 
-    def _send(self) -> None:
-        """Start the next batch, if there is one to start."""
-        self._scheduled = False
-        loop = self._loop
-        if loop is None or not self._waiting or self._opening is not None:
-            return
-        if self._under_way and (len(self._under_way) > 1 or len(self._waiting) < LARGE_BATCH):
-            return
-        wire = self._wire
-        try:
-            probe = self._link._admit()
-        except RedisUnavailableError as error:
-            waiting, self._waiting = self._waiting, {}
-            _fail(waiting, error)
-            return
-        if wire is None or wire.lost:
-            self._opening = loop.create_task(self._open(probe), name="redis-reader-connect")
-            return
+    def _nobody(self) -> _Batch:
+        return {}
+
+    def _next_batch(self, wire: _Wire) -> tuple[_Batch, int, bytes]:
+        batch: _Batch
         if len(self._waiting) <= MAX_KEYS:
             batch, self._waiting = self._waiting, {}
         else:
             batch = {key: self._waiting.pop(key) for key in list(self._waiting)[:MAX_KEYS]}
-        self._under_way.append((batch, loop.call_later(self._link.timeout, self._too_late), probe))
         if self._pipelined:
-            wire.transport.write(b"".join([wire.pack(("GET", key)) for key in batch]))
-        else:
-            wire.transport.write(wire.pack(("MGET", *batch)))
+            return batch, len(batch), b"".join([wire.pack(("GET", key)) for key in batch])
+        return batch, 1, wire.pack(("MGET", *batch))
 
-    async def _open(self, probe: bool) -> None:
-        try:
-            async with asyncio.timeout(self._link.timeout):
-                connection = self._new_connection()
-                await connection.connect()
-            self._wire = _Wire(connection, self._answered, self._lost)
-        except asyncio.CancelledError:
-            _fail(self._waiting, RedisUnavailableError("the reader was stopped"))
-            self._waiting = {}
-            raise
-        except Exception as error:
-            # Every way in which a connection can fail to come about means the same to who reads.
-            self._link._failed(error)
-            waiting, self._waiting = self._waiting, {}
-            _fail(waiting, RedisUnavailableError(self._link._reason(error)))
-        finally:
-            # That it connects is not yet the breaker's success: that is an answer.
-            if probe:
-                self._link._probing = False
-            self._opening = None
-        self._send()
-
-    def _answered(self, answer: Any) -> None:
-        if not self._under_way:
-            return  # a push message, or the answer to a batch that was given up
-        if self._pipelined:
-            self._answers.append(answer)
-            if len(self._answers) < len(self._under_way[0][0]):
-                return
-            answer, self._answers = self._answers, []
-        batch = self._finish()
-        if isinstance(answer, list) and len(answer) == len(batch):
-            self.batches += 1
-            self.keys_read += len(batch)
-            refusals = self._pipelined and any(isinstance(value, Exception) for value in answer)
-            for waiter, value in zip(batch.values(), answer, strict=True):
-                if refusals and isinstance(value, Exception):
-                    _fail_one(waiter, RedisRefusedError(mask_secrets(str(value))))
-                elif waiter.__class__ is not list:
-                    if not waiter.done():  # type: ignore[union-attr]  # no list, by the line above
-                        waiter.set_result(value)  # type: ignore[union-attr]
-                else:
-                    for future in waiter:
-                        if not future.done():
-                            future.set_result(value)
-        else:
-            _fail(batch, RedisRefusedError(mask_secrets(str(answer))))
-        self._link._succeeded()
-        self._send()
-
-    def _finish(self) -> _Batch:
-        """The oldest batch under way is so no more."""
-        batch, timer, probe = self._under_way.popleft()
-        timer.cancel()
-        if probe:
-            self._link._probing = False
-        return batch
-
-    def _too_late(self) -> None:
-        # The answer may still come: the connection is given up, or it would answer the next batch.
-        wire, self._wire = self._wire, None
-        if wire is not None:
-            wire.drop()
-        self._broken(TimeoutError())
-
-    def _lost(self, wire: _Wire, error: BaseException | None) -> None:
-        if wire is not self._wire:
+    def _deliver(self, batch: _Batch, answers: list[Any]) -> None:
+        found = answers if self._pipelined else answers[0]
+        if not isinstance(found, list) or len(found) != len(batch):
+            self._fail(batch, RedisRefusedError(mask_secrets(str(found))))
             return
-        self._wire = None
-        if not self._under_way:
-            return  # it was idle; the next read finds out whether the server is there
-        self._broken(error or ConnectionResetError("connection closed by the server"))
+        self.keys_read += len(batch)
+        refusals = self._pipelined and any(isinstance(value, Exception) for value in found)
+        for waiter, value in zip(batch.values(), found, strict=True):
+            if refusals and isinstance(value, Exception):
+                _fail_one(waiter, RedisRefusedError(mask_secrets(str(value))))
+            elif waiter.__class__ is not list:
+                if not waiter.done():  # type: ignore[union-attr]  # no list, by the line above
+                    waiter.set_result(value)  # type: ignore[union-attr]
+            else:
+                for future in waiter:
+                    if not future.done():
+                        future.set_result(value)
 
-    def _broken(self, error: BaseException) -> None:
-        self._link._failed(error)
-        self._fail_all(RedisUnavailableError(self._link._reason(error)))
-
-    def _fail_all(self, error: BackendError) -> None:
-        self._answers = []
-        while self._under_way:
-            _fail(self._finish(), error)
-        waiting, self._waiting = self._waiting, {}
-        _fail(waiting, error)
-
-    async def close(self) -> None:
-        """Stop reading; who still waits gets RedisUnavailableError."""
-        if self._opening is not None:
-            self._opening.cancel()
-            await asyncio.wait([self._opening])
-        self._fail_all(RedisUnavailableError("the reader was stopped"))
-        wire, self._wire = self._wire, None
-        if wire is not None:
-            wire.drop()
-            await asyncio.sleep(0)  # the transport closes its socket on the next turn of the loop
-
-    def abandon(self) -> None:
-        """Forget everything of an event loop that runs no more."""
-        wire, self._wire = self._wire, None
-        if wire is not None:
-            _abandon_transport(wire.transport)
-        if any(probe for _, _, probe in self._under_way):
-            self._link._probing = False
-        self._loop = self._opening = None
-        self._under_way = deque()
-        self._answers = []
-        self._waiting = {}
-        self._scheduled = False
+    def _fail(self, batch: _Batch, error: BackendError) -> None:
+        for waiter in batch.values():
+            _fail_one(waiter, error)
 
 
 class _Wire(asyncio.Protocol):
@@ -611,11 +708,6 @@ class _Wire(asyncio.Protocol):
     def drop(self) -> None:
         self.lost = True
         self.transport.abort()
-
-
-def _fail(batch: _Batch, error: BackendError) -> None:
-    for waiter in batch.values():
-        _fail_one(waiter, error)
 
 
 def _fail_one(waiter: _Reader | list[_Reader], error: BackendError) -> None:
@@ -688,6 +780,264 @@ class ClusterReader:
         self._mapping = None
         for reader in readers.values():
             reader.abandon()
+
+
+# One call of a script: its key, its argument, who waits (nobody, when it is only to be done), and who
+# is told the result, with more arguments, when nobody waits any more.
+_Unclaimed = tuple[Any, ...]
+_Call = tuple[bytes, bytes, "asyncio.Future[Any] | None", _Unclaimed | None]
+# Calls of one slot (everywhere but in a cluster: all), and whether the script was sent with them.
+_Groups = tuple[list[list[_Call]], bool]
+
+_ELSEWHERE = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")
+
+
+class BatchedScript(_Batched):
+    """Calls of a Lua script that are made together travel together: one EVALSHA for all.
+
+    The script takes any number of keys with an argument each, and its answer, given to ``decode``
+    with their number, is a result for each. What ``decode`` refuses by a ValueError is a
+    RedisRefusedError for who waits.
+
+    **Cancellation.** A call that is cancelled before it was sent is not made. One that was sent is
+    made; its result then goes to ``unclaimed[0](result, *unclaimed[1:])``, which can undo it. Nothing
+    that was sent is sent again, unless the server says that it did not run it.
+    """
+
+    def __init__(
+        self,
+        link: RedisLink,
+        source: str,
+        decode: Callable[[Any, int], Sequence[Any]],
+        new_connection: Callable[[], Any],
+        *,
+        elsewhere: Callable[[list[_Call]], None] | None = None,
+    ) -> None:
+        super().__init__(link, new_connection)
+        self._source = source
+        self._digest = hashlib.sha1(source.encode()).hexdigest()  # noqa: S324 - Redis's own naming
+        self._decode = decode
+        # In a cluster: gets the calls that a node refused because their slot is another's.
+        self._elsewhere = elsewhere
+        self.calls = 0
+
+    def call(self, key: bytes, argument: bytes, unclaimed: _Unclaimed | None = None) -> asyncio.Future[Any]:
+        """A future of the script's result for ``key``. Raises as ``RedisLink.run``."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        self._add((key, argument, future, unclaimed), loop)
+        return future
+
+    def send(self, key: bytes, argument: bytes, unclaimed: _Unclaimed | None = None) -> None:
+        """:meth:`call` when nobody waits for the result; if it fails, it is as if it were not made."""
+        self._add((key, argument, None, unclaimed), asyncio.get_running_loop())
+
+    def _add(self, call: _Call, loop: asyncio.AbstractEventLoop) -> None:
+        if loop is not self._loop:
+            self.abandon()
+            self._loop = loop
+        waiting = self._waiting
+        waiting.append(call)
+        if len(waiting) == MAX_CALLS:
+            self._send()
+        elif not self._scheduled and not self._under_way and self._opening is None:
+            self._scheduled = True
+            loop.call_soon(self._send)
+
+    def _nobody(self) -> list[_Call]:
+        return []
+
+    def _next_batch(self, wire: _Wire) -> tuple[_Groups, int, bytes]:
+        waiting: list[_Call] = self._waiting
+        calls = [call for call in waiting[:MAX_CALLS] if call[2] is None or not call[2].done()]
+        self._waiting = waiting[MAX_CALLS:]
+        if not calls:
+            return ([], False), 0, b""
+        groups = [calls] if self._elsewhere is None else _by_slot(calls)
+        return (groups, False), len(groups), self._packed(groups, wire)
+
+    def _packed(self, groups: list[list[_Call]], wire: _Wire) -> bytes:
+        return b"".join(
+            [
+                wire.pack(
+                    ("EVALSHA", self._digest, len(calls), *[c[0] for c in calls], *[c[1] for c in calls])
+                )
+                for calls in groups
+            ]
+        )
+
+    def _deliver(self, batch: _Groups, answers: list[Any]) -> None:
+        groups, with_script = batch
+        again: list[list[_Call]] = []
+        for calls, answer in zip(groups, answers[with_script:], strict=True):
+            error: BackendError | None = None
+            if isinstance(answer, Exception):
+                text = str(answer)
+                if text.startswith("NOSCRIPT") and not with_script:
+                    again.append(calls)  # the server was started anew; it has not run them
+                    continue
+                if self._elsewhere is not None and text.startswith(_ELSEWHERE):
+                    self._elsewhere(calls)
+                    continue
+                error = RedisRefusedError(mask_secrets(text))
+            else:
+                try:
+                    self._give(calls, self._decode(answer, len(calls)))
+                except ValueError as nonsense:
+                    error = RedisRefusedError(f"unexpected answer of a script: {nonsense}")
+            if error is not None:
+                self._fail(calls, error)
+        if again:
+            self._send_with_script(again)
+
+    def _send_with_script(self, groups: list[list[_Call]]) -> None:
+        wire, loop = self._wire, self._loop
+        if wire is None or loop is None or wire.lost:
+            error = RedisUnavailableError("connection lost")
+            for calls in groups:
+                self._fail(calls, error)
+            return
+        timer = loop.call_later(self._link.timeout, self._too_late)
+        self._under_way.append(((groups, True), len(groups) + 1, timer, False))
+        wire.transport.write(wire.pack(("SCRIPT", "LOAD", self._source)) + self._packed(groups, wire))
+
+    def _give(self, calls: list[_Call], results: Sequence[Any]) -> None:
+        self.calls += len(calls)
+        for (_, _, future, unclaimed), result in zip(calls, results, strict=True):
+            if future is not None and not future.done():
+                future.set_result(result)
+            elif unclaimed is not None:
+                unclaimed[0](result, *unclaimed[1:])
+
+    def _fail(self, batch: _Groups | list[_Call], error: BackendError) -> None:
+        calls = [call for group in batch[0] for call in group] if isinstance(batch, tuple) else batch
+        for _, _, future, _ in calls:
+            if future is not None:
+                _fail_one(future, error)
+
+    async def stop(self) -> None:
+        """Close the connection, on whichever event loop it lives; the link stays."""
+        self._link._forget(self)
+        loop = self._loop
+        if loop is not None and not await run_on_loop(loop, self.close):
+            self.abandon()
+
+
+def _by_slot(calls: list[_Call]) -> list[list[_Call]]:
+    from redis.crc import key_slot
+
+    groups: dict[int, list[_Call]] = {}
+    for call in calls:
+        groups.setdefault(key_slot(call[0]), []).append(call)
+    return list(groups.values())
+
+
+class ClusterScript:
+    """A :class:`BatchedScript` for each node of a cluster: one EVALSHA for the calls of a slot, and
+    one round trip for those of a node."""
+
+    def __init__(self, link: RedisLink, source: str, decode: Callable[[Any, int], Sequence[Any]]) -> None:
+        self._link = link
+        self._source = source
+        self._decode = decode
+        self._script = link.script(source)
+        self._by_node: dict[str, BatchedScript] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks = BackgroundTasks()
+
+    def call(self, key: bytes, argument: bytes, unclaimed: _Unclaimed | None = None) -> asyncio.Future[Any]:
+        """As :meth:`BatchedScript.call`."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._add((key, argument, future, unclaimed))
+        return future
+
+    def send(self, key: bytes, argument: bytes, unclaimed: _Unclaimed | None = None) -> None:
+        """As :meth:`BatchedScript.send`."""
+        self._add((key, argument, None, unclaimed))
+
+    def _add(self, call: _Call) -> None:
+        loop = self._loop = asyncio.get_running_loop()
+        client = self._link.client()
+        try:
+            # Raises, or has no node, before the first contact and after the map was dropped.
+            node = client.get_node_from_key(call[0])
+        except Exception:
+            node = None
+        if node is None:
+            self._slowly([call])
+            return
+        script = self._by_node.get(node.name)
+        if script is None:
+            script = self._by_node[node.name] = BatchedScript(
+                self._link,
+                self._source,
+                self._decode,
+                lambda: _connection_to(node),
+                elsewhere=self._slowly,
+            )
+        script._add(call, loop)
+
+    def _slowly(self, calls: list[_Call]) -> None:
+        # redis-py's own way, which reads the map of the slots and follows redirections.
+        self._tasks.spawn(self._one_by_one(calls), name="redis-cluster-script")
+
+    async def _one_by_one(self, calls: list[_Call]) -> None:
+        left = deque(calls)
+        try:
+            while left:
+                key, argument, future, unclaimed = left[0]
+                try:
+                    result = self._decode(await self._script([key], [argument]), 1)[0]
+                except ValueError as nonsense:
+                    error: BackendError = RedisRefusedError(f"unexpected answer of a script: {nonsense}")
+                except BackendError as failure:
+                    error = failure
+                else:
+                    left.popleft()
+                    if future is not None and not future.done():
+                        future.set_result(result)
+                    elif unclaimed is not None:
+                        unclaimed[0](result, *unclaimed[1:])
+                    continue
+                left.popleft()
+                if future is not None:
+                    _fail_one(future, error)
+        finally:
+            for _, _, future, _ in left:
+                if future is not None:
+                    _fail_one(future, RedisUnavailableError("the script was stopped"))
+
+    @property
+    def batches(self) -> int:
+        return sum(script.batches for script in self._by_node.values())
+
+    @property
+    def calls(self) -> int:
+        return sum(script.calls for script in self._by_node.values())
+
+    async def drain(self) -> None:
+        """As :meth:`BatchedScript.drain`."""
+        for script in list(self._by_node.values()):
+            await script.drain()
+
+    async def close(self) -> None:
+        await self._tasks.stop()
+        scripts, self._by_node = self._by_node, {}
+        for script in scripts.values():
+            await script.close()
+
+    async def stop(self) -> None:
+        """As :meth:`BatchedScript.stop`."""
+        self._link._forget(self)
+        loop = self._loop
+        if loop is not None and not await run_on_loop(loop, self.close):
+            self.abandon()
+
+    def abandon(self) -> None:
+        scripts, self._by_node = self._by_node, {}
+        self._tasks = BackgroundTasks()
+        for script in scripts.values():
+            script.abandon()
 
 
 async def subscribe(

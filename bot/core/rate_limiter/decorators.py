@@ -39,7 +39,8 @@ def rate_limited(
     ``chat_id`` if the function has one; else the ``from_user.id`` (aiogram, Pyrogram) or
     ``effective_user.id`` (python-telegram-bot) of an argument; else all callers share one bucket.
 
-    Serves ``async def`` and plain functions. While the limiter is off, the function is just called.
+    Serves ``async def`` and plain functions; a plain one cannot wait for a Redis that shares the limit
+    (see ``RateLimiter.check``). While the limiter is off, the function is just called.
     """
     if tier is not None and (rps is not None or burst_size is not None):
         raise invalid("tier", tier, "no tier when rps or burst_size is given")
@@ -51,27 +52,34 @@ def rate_limited(
         config = None if tier is not None else _own_limit(rps, burst_size, label)
         client_of = _client_finder(function, key)
 
-        def limit(args: Any, kwargs: Any) -> None:
-            limiter = RateLimiter.get_instance()
-            if not limiter.enabled:
-                return
+        limit_name = label if tier is None else f"tier {tier}"
+
+        def limit(limiter: RateLimiter, args: Any, kwargs: Any) -> None:
             client = client_of(args, kwargs)
             wait = limiter.check(client, config) if tier is None else limiter.check_tier(client, tier)
             if wait > 0.0:
-                raise RateLimitExceeded(wait, limit=f"tier {tier}" if tier is not None else label)
+                raise RateLimitExceeded(wait, limit=limit_name)
 
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
             async def limited(*args: P.args, **kwargs: P.kwargs) -> Any:
-                limit(args, kwargs)
+                limiter = RateLimiter.get_instance()
+                if limiter.shared:
+                    allowed, status = await limiter.is_allowed(client_of(args, kwargs), config, tier=tier)
+                    if not allowed:
+                        raise RateLimitExceeded(status.retry_after, limit=limit_name)
+                elif limiter.enabled:
+                    limit(limiter, args, kwargs)
                 return await function(*args, **kwargs)
 
             return limited  # type: ignore[return-value]  # R is the coroutine, which async def makes
 
         @functools.wraps(function)
         def limited_sync(*args: P.args, **kwargs: P.kwargs) -> R:
-            limit(args, kwargs)
+            limiter = RateLimiter.get_instance()
+            if limiter.enabled:
+                limit(limiter, args, kwargs)
             return function(*args, **kwargs)
 
         return limited_sync

@@ -99,7 +99,8 @@ class RateLimitStatus(tuple[Any, ...]):
     """
 
     # (buckets, slack, tokens, now): slack is the seconds the check passed by, negative the seconds
-    # it missed by. A tuple, because no Python object is built faster.
+    # it missed by; and True after these if it is degraded. A tuple, because no Python object is built
+    # faster.
     __slots__ = ()
 
     @property
@@ -115,7 +116,7 @@ class RateLimitStatus(tuple[Any, ...]):
     @property
     def remaining_tokens(self) -> float:
         """Tokens left after this check, with their fraction."""
-        buckets, slack, tokens, _ = self
+        buckets, slack, tokens = self[:3]
         if slack < 0.0:
             slack += tokens * buckets.interval  # a refused check took nothing
         return float(min(max(0.0, slack / buckets.interval), buckets.config.burst_size))
@@ -132,6 +133,11 @@ class RateLimitStatus(tuple[Any, ...]):
         return int(self[0].config.burst_size)
 
     @property
+    def degraded(self) -> bool:
+        """Whether this instance decided alone a check of a limit that it shares: Redis was away."""
+        return len(self) == 5
+
+    @property
     def config(self) -> RateLimitConfig:
         """The limit that was checked."""
         found: RateLimitConfig = self[0].config
@@ -140,7 +146,7 @@ class RateLimitStatus(tuple[Any, ...]):
     @property
     def reset_at(self) -> float:
         """Unix time in seconds at which the client has all its tokens again."""
-        buckets, slack, tokens, now = self
+        buckets, slack, tokens, now = self[:4]
         if slack < 0.0:
             slack += tokens * buckets.interval
         clock = buckets.clock

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.errors import invalid
+from bot.core._shared.histogram import HistogramSnapshot
 from bot.core.phase4_service import Phase4Service
 from bot.core.rate_limiter.bucket import Buckets
 from bot.core.rate_limiter.errors import RateLimitExceeded, UnknownTierError
+from bot.core.rate_limiter.mirror import Mirror
 from bot.core.rate_limiter.models import ClientId, RateLimitConfig, RateLimitStatus
 from bot.core.rate_limiter.penalty import Penalties
-from bot.core.rate_limiter.stats import snapshot
+from bot.core.rate_limiter.stats import shared_figures, snapshot
+
+if TYPE_CHECKING:
+    from bot.core.rate_limiter.shared import SharedBuckets
 
 MANY_LIMITS = 256
 """Distinct limits from which those with no live bucket are dropped when another one comes."""
@@ -30,7 +35,9 @@ class RateLimiter(Phase4Service):
     acquire       waits its turn            in workers that must not fail
     ============= ========================= ===========================================
 
-    A check neither awaits nor locks; tasks of one loop cannot take the same token twice.
+    A check neither awaits nor locks; tasks of one loop cannot take the same token twice. With a
+    ``redis_url`` the buckets are those of all instances: a check then waits for Redis, except ``check``,
+    which decides by what this instance knows (see SharedBuckets).
     """
 
     service_name: ClassVar[str] = "rate_limiter"
@@ -43,12 +50,21 @@ class RateLimiter(Phase4Service):
         self._backoff_base = 2.0
         self._backoff_max = 3600.0
         self._tier_limits: dict[str, RateLimitConfig] = {}
-        # Buckets by limit; None stands for the default one. Empty while off, so that the one look-up
-        # of a check also tells whether the limiter is on. Changed by enable, disable and _buckets.
+        # Buckets by limit; None stands for the default one. Changed by enable, disable and _buckets.
         self._by_config: dict[RateLimitConfig | None, Buckets] = {}
         self._by_tier: dict[str, Buckets] = {}
+        # The same as _by_config while on and not shared, else empty: the one look-up of a check then
+        # also tells whether the limiter is on and may decide by itself. Changed by enable and disable.
+        self._local = self._by_config
+        self._shared: SharedBuckets | None = None
+        self._redis_url = ""
         # What statuses of a limiter that is off refer to.
         self._off = Buckets(self._default_limit, Penalties(2.0, 3600.0), clock)
+
+    @property
+    def shared(self) -> bool:
+        """Whether the limits are those of all instances, kept in Redis."""
+        return self._shared is not None
 
     # Lifecycle.
 
@@ -59,11 +75,14 @@ class RateLimiter(Phase4Service):
         *,
         backoff_base: float | None = None,
         backoff_max: float | None = None,
+        redis_url: str | None = None,
     ) -> bool:
         """Switch on, or reconfigure; None leaves what was set before (at first: 10 rps, burst 50).
 
         ``tiers`` replaces all tiers. ``backoff_base`` and ``backoff_max`` are seconds. A limit whose
-        values did not change keeps its clients' buckets. Raises ValueError for values out of bounds.
+        values did not change keeps its clients' buckets. ``redis_url`` names the Redis that holds the
+        buckets of all instances (``redis+cluster://`` for a cluster); "": each has its own. Redis need
+        not be there. Raises ValueError for values out of bounds.
         """
         base = self._backoff_base if backoff_base is None else _positive("backoff_base", backoff_base)
         cap = self._backoff_max if backoff_max is None else _positive("backoff_max", backoff_max)
@@ -73,11 +92,17 @@ class RateLimiter(Phase4Service):
             raise TypeError(f"default_limit = {default_limit!r}: expected a RateLimitConfig")
         for tier, config in (tiers or {}).items():
             _valid_tier(tier, config)
+        if redis_url is not None and not isinstance(redis_url, str):
+            raise invalid("redis_url", redis_url, "an address, or an empty string")
         async with self._transition:
+            before = self._share(self._redis_url if redis_url is None else redis_url)
+            self._redis_url = self._redis_url if redis_url is None else redis_url
             self._backoff_base, self._backoff_max = base, cap
             self._default_limit = default_limit or self._default_limit
-            for buckets in (*self._by_config.values(), *self._by_tier.values()):
+            for buckets in self._all_buckets():
                 buckets.penalties.configure(base, cap)
+                if isinstance(buckets, Mirror):
+                    buckets.arguments.clear()
             previous = self._by_config.get(None)
             if previous is None or previous.config is not self._default_limit:
                 self._by_config[None] = self._new_buckets(self._default_limit)
@@ -89,20 +114,59 @@ class RateLimiter(Phase4Service):
             for tier, config in self._tier_limits.items():
                 known = self._by_tier.get(tier)
                 if known is None or known.config is not config:
-                    self._by_tier[tier] = self._new_buckets(config)
+                    self._by_tier[tier] = self._new_buckets(config, tier=tier)
+            self._local = {} if self._shared is not None else self._by_config
             self._enabled = True
+            if self._shared is not None:
+                self._shared.start()
+            await _stop(before)
         return True
 
     async def disable(self) -> bool:
-        """Switch off: every check passes, every bucket is forgotten; tiers stay defined."""
+        """Switch off: every check passes, every bucket is forgotten; tiers stay defined.
+
+        Buckets in Redis stay: they are the other instances' too, and vanish as they fill.
+        """
         async with self._transition:
             self._enabled = False
-            self._by_config = {}
+            before = self._share("")
+            self._by_config = self._local = {}
             self._by_tier = {}
+            await _stop(before)
         return True
 
-    def _new_buckets(self, config: RateLimitConfig) -> Buckets:
-        return Buckets(config, Penalties(self._backoff_base, self._backoff_max), self._clock)
+    def _share(self, redis_url: str) -> SharedBuckets | None:
+        """Let the buckets be those of the Redis at ``redis_url``, of this process alone if it is "".
+
+        Returns what is then to be stopped. Raises ValueError, and changes nothing, for a bad address.
+        """
+        before = self._shared
+        if redis_url == (before.link.url if before is not None else ""):
+            return None
+        if redis_url:
+            from bot.core.rate_limiter.shared import SharedBuckets
+            from bot.core.redis_link import RedisLink
+
+            self._shared = SharedBuckets(RedisLink.shared(redis_url), self._clock, self._mirrors)
+        else:
+            self._shared = None
+        # The buckets of before know nothing of this Redis: they start anew.
+        self._by_config, self._by_tier, self._local = {}, {}, {}
+        return before
+
+    def _new_buckets(self, config: RateLimitConfig, *, own: bool = False, tier: str | None = None) -> Buckets:
+        penalties = Penalties(self._backoff_base, self._backoff_max)
+        if self._shared is None:
+            return Buckets(config, penalties, self._clock)
+        if tier is not None:
+            return Mirror(config, penalties, self._clock, "tier", tier)
+        return Mirror(config, penalties, self._clock, "config" if own else "default", config.name)
+
+    def _all_buckets(self) -> list[Buckets]:
+        return [*self._by_config.values(), *self._by_tier.values()]
+
+    def _mirrors(self) -> list[Mirror]:
+        return [buckets for buckets in self._all_buckets() if isinstance(buckets, Mirror)]
 
     # Checks.
 
@@ -120,9 +184,12 @@ class RateLimiter(Phase4Service):
         Raises ValueError for tokens below 1 or above the burst size, which could never be had, and
         UnknownTierError for a tier that is not defined.
         """
-        buckets = self._by_config.get(config)
+        buckets = self._local.get(config)
         if buckets is None or tier is not None or tokens_required != 1:
-            return self._take_checked(client_id, config, tokens_required, tier)
+            shared = self._shared
+            if shared is None:
+                return self._take_checked(client_id, config, tokens_required, tier)
+            return await shared.take(self._mirror(config, tier, tokens_required), client_id, tokens_required)
         # Buckets.take, in place and for one token: the call alone would be a sixth of the check.
         now = self._now()
         fresh = buckets.fresh
@@ -155,10 +222,15 @@ class RateLimiter(Phase4Service):
     def check(self, client_id: ClientId, config: RateLimitConfig | None = None) -> float:
         """Take one token if it is there: 0.0, or the seconds after which it will be.
 
-        The cheapest form, callable from synchronous code. For a tier: :meth:`check_tier`.
+        The cheapest form, callable from synchronous code. For a tier: :meth:`check_tier`. It cannot
+        wait for Redis: where limits are shared it decides by what this instance knows of the client's
+        bucket, and takes the token there in the background. What other instances took since Redis
+        last answered here is owed, and paid before the client's next request.
         """
-        buckets = self._by_config.get(config)
+        buckets = self._local.get(config)
         if buckets is None:
+            if self._shared is not None:
+                return self._shared.take_nowait(self._mirror(config, None, 1), client_id)
             buckets = self._buckets(config, None, 1)
             if buckets is None:
                 return 0.0
@@ -182,6 +254,8 @@ class RateLimiter(Phase4Service):
 
     def check_tier(self, client_id: ClientId, tier: str) -> float:
         """:meth:`check` for the limit of a tier."""
+        if self._shared is not None:
+            return self._shared.take_nowait(self._mirror(None, tier, 1), client_id)
         return self._take_checked(client_id, None, 1, tier)[1].retry_after
 
     async def allow_batch(
@@ -211,8 +285,11 @@ class RateLimiter(Phase4Service):
         buckets = self._buckets(config, tier, tokens_required)
         if buckets is None:
             return self._pass(config, tier)
-        now = self._now()
         max_wait = math.inf if timeout is None else timeout
+        if self._shared is not None and isinstance(buckets, Mirror):
+            label = _label(buckets.config, tier)
+            return await self._shared.acquire(buckets, client_id, tokens_required, max_wait, label)
+        now = self._now()
         wait, ticket = buckets.reserve(client_id, now, tokens_required, max_wait)
         if wait > max_wait:
             raise RateLimitExceeded(wait, limit=_label(buckets.config, tier))
@@ -234,7 +311,7 @@ class RateLimiter(Phase4Service):
         if self._enabled:
             known = self._by_tier.get(tier)
             if known is None or known.config is not config:
-                self._by_tier[tier] = self._new_buckets(config)
+                self._by_tier[tier] = self._new_buckets(config, tier=tier)
 
     def get_tier_limit(self, tier: str) -> RateLimitConfig:
         """The limit of a tier; raises UnknownTierError."""
@@ -253,16 +330,28 @@ class RateLimiter(Phase4Service):
         buckets = self._buckets(config, tier, 1)
         if buckets is None:
             return self._pass(config, tier)
-        now = self._now()
-        slack = buckets.peek(client_id, now)
+        alone: tuple[bool, ...] = ()
+        if self._shared is not None and isinstance(buckets, Mirror):
+            slack, degraded = await self._shared.peek(buckets, client_id)
+            alone = (True,) if degraded else ()
+            now = self._now()
+        else:
+            now = self._now()
+            slack = buckets.peek(client_id, now)
         if slack < buckets.interval - buckets.epsilon:
-            return RateLimitStatus((buckets, slack - buckets.interval, 1, now))
-        return RateLimitStatus((buckets, slack, 0, now))
+            return RateLimitStatus((buckets, slack - buckets.interval, 1, now, *alone))
+        return RateLimitStatus((buckets, slack, 0, now, *alone))
 
     async def reset_client(self, client_id: ClientId) -> bool:
-        """Forgive a client under every limit: full buckets, no backoff. False if it had nothing."""
+        """Forgive a client under every limit: full buckets, no backoff. False if it had nothing.
+
+        Where limits are shared, in every instance: they hear of it within milliseconds, or when Redis
+        is back if it is away.
+        """
+        if self._shared is not None:
+            return await self._shared.reset_client(client_id)
         found = False
-        for buckets in (*self._by_config.values(), *self._by_tier.values()):
+        for buckets in self._all_buckets():
             found = buckets.forget(client_id) or found
         return found
 
@@ -277,13 +366,24 @@ class RateLimiter(Phase4Service):
         named += [(_label(buckets.config, tier), buckets) for tier, buckets in self._by_tier.items()]
         figures = snapshot(named, len(self._tier_limits))
         figures["enabled"] = self._enabled
-        figures["degraded"] = False
-        return figures
+        return {**figures, **shared_figures(self._shared)}
+
+    def histograms(self) -> list[HistogramSnapshot]:
+        """How long checks waited for Redis; none where limits are not shared."""
+        if self._shared is None:
+            return []
+        return [
+            self._shared.seconds.snapshot(
+                "rate_limiter_shared_check_seconds", "Time that checks of shared limits waited for Redis"
+            )
+        ]
 
     async def reset_statistics(self) -> None:
         """Counters to zero; no client gains or loses a token."""
-        for buckets in (*self._by_config.values(), *self._by_tier.values()):
+        for buckets in self._all_buckets():
             buckets.allowed = buckets.blocked = 0
+        if self._shared is not None:
+            self._shared.reset_statistics()
 
     # Finding the buckets of a limit.
 
@@ -311,8 +411,14 @@ class RateLimiter(Phase4Service):
         if buckets is None:
             if len(self._by_config) >= MANY_LIMITS:
                 self._drop_idle_limits()
-            buckets = self._by_config[config] = self._new_buckets(limit)
+            buckets = self._by_config[config] = self._new_buckets(limit, own=config is not None)
         return buckets
+
+    def _mirror(self, config: RateLimitConfig | None, tier: str | None, tokens: int) -> Mirror:
+        """:meth:`_buckets` of limits that are shared."""
+        found = self._buckets(config, tier, tokens)
+        assert isinstance(found, Mirror)
+        return found
 
     def _drop_idle_limits(self) -> None:
         now = self._now()
@@ -329,6 +435,14 @@ class RateLimiter(Phase4Service):
         if off.config is not limit:
             self._off = off = self._new_buckets(limit)
         return RateLimitStatus((off, off.tolerance, 0, self._now()))
+
+
+async def _stop(shared: SharedBuckets | None) -> None:
+    if shared is not None:
+        try:
+            await shared.stop()
+        finally:
+            await shared.link.release()
 
 
 def _label(config: RateLimitConfig | None, tier: str | None) -> str:

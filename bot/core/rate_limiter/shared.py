@@ -1,0 +1,424 @@
+"""Buckets that all instances share, in Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import struct
+from collections.abc import Callable, Iterable
+from importlib.resources import files
+from typing import Any
+
+from bot.core._shared.clock import Clock
+from bot.core._shared.errors import BackendError
+from bot.core._shared.histogram import Histogram
+from bot.core._shared.tasks import BackgroundTasks
+from bot.core.rate_limiter.errors import RateLimitExceeded
+from bot.core.rate_limiter.mirror import PEEK, PENALTY, REFUND, RESERVE, Mirror, client_key
+from bot.core.rate_limiter.models import ClientId, RateLimitStatus
+from bot.core.redis_link import RedisLink, RedisUnavailableError, subscribe
+
+logger = logging.getLogger(__name__)
+
+CHANNEL = "p4r:reset"
+
+REPORT_INTERVAL = 0.1
+"""Seconds for which the violations of clients that are refused without Redis are gathered."""
+
+MAX_OWED = 1_000
+"""Clients forgiven while Redis is away that are remembered, to be forgiven there when it is back."""
+
+_NUMBERS = [struct.Struct(f"<{1 + 2 * calls}d") for calls in range(257)]
+
+
+def script_source() -> str:
+    """bucket.lua."""
+    return (files(__package__) / "bucket.lua").read_text(encoding="ascii")
+
+
+class SharedBuckets:
+    """Takes tokens in Redis: all checks of one tick of the event loop in one call of a script.
+
+    **Redis away.** A check is then decided by the mirror, so each instance limits on its own, at the
+    full limit; its status is ``degraded``. No check waits for Redis to come back: a task of this
+    object sees to that.
+
+    **Cancellation.** A check or wait that is cancelled takes nothing, or gives back what it took; only
+    if Redis cannot be reached at that moment do the tokens stay taken. Nothing is ever taken twice:
+    what may have been run is not sent again. When a connection breaks under a check, Redis may have
+    taken its tokens, and the mirror takes them too.
+    """
+
+    def __init__(self, link: RedisLink, clock: Clock, mirrors: Callable[[], Iterable[Mirror]]) -> None:
+        self.link = link
+        self._clock = clock
+        self._now = clock.monotonic
+        self._script = link.batched_script(script_source(), self._decode)
+        self._tasks = BackgroundTasks()
+        # The event loop that the tasks and the timer belong to. Changed by _on_loop and stop.
+        self._loop: asyncio.AbstractEventLoop | None = None
+        # Every limit in use; the service owns them.
+        self._mirrors = mirrors
+        self._stopped = False
+        # Clients in backoff whose last violations Redis has not heard of. Changed by _remember,
+        # _send_reports and _forget.
+        self._unreported: dict[tuple[Mirror, ClientId], None] = {}
+        self._report_timer: asyncio.TimerHandle | None = None
+        self._owed: dict[ClientId, None] = {}
+        self._resets = 0
+        # Redis's clock less ours, at the last answer; too small by the time that took to arrive.
+        self._offset: float | None = None
+        self._probing: asyncio.Task[Any] | None = None
+        self._stop_hearing = link.on_recovery(self._back)
+        self.refusing = False
+        """Whether Redis answered the last check with an error."""
+        self.checks = 0
+        self.remembered = 0
+        self.degraded_checks = 0
+        self._batches_before = 0
+        self.seconds = Histogram()
+
+    @property
+    def degraded(self) -> bool:
+        """Whether checks are decided by this instance alone, for now."""
+        return self.refusing or not self.link.available
+
+    @property
+    def batches(self) -> int:
+        """Calls of the script."""
+        return self._script.batches - self._batches_before
+
+    # Checks.
+
+    async def take(self, mirror: Mirror, client: ClientId, tokens: int) -> tuple[bool, RateLimitStatus]:
+        """Buckets.take, for all instances."""
+        key = client_key(client)
+        if client in mirror.records:
+            now = self._now()
+            slack = mirror.refused(client, now, tokens)
+            if slack < 0.0:
+                self._remember(mirror, client)
+                return False, RateLimitStatus((mirror, slack, tokens, now))
+        if self._reachable():
+            resets = self._resets
+            sent = self._now()
+            try:
+                slack, violations, _ = await self._script.call(
+                    key, mirror.take_argument(tokens), (self._take_back, mirror, client, tokens)
+                )
+            except BackendError as error:
+                self._failed(error)
+            else:
+                now = self._now()
+                self._served(now - sent)
+                slack = mirror.heard_of_take(client, now, tokens, slack, violations)
+                if slack < 0.0 and resets != self._resets:
+                    # It may have been forgiven since: what was refused before that is not remembered.
+                    mirror.penalties.forget(client)
+                return slack >= 0.0, RateLimitStatus((mirror, slack, tokens, now))
+        return self._take_alone(mirror, client, tokens)
+
+    def take_nowait(self, mirror: Mirror, client: ClientId) -> float:
+        """Take one token by what is known here, and let Redis know: 0.0, or the seconds to wait."""
+        key = client_key(client)
+        now = self._now()
+        known = client in mirror.records
+        slack = mirror.take(client, now)
+        if slack < 0.0:
+            if known:
+                self._remember(mirror, client)
+            return -slack
+        if self._reachable():
+            # It has passed, so it is taken even if there is none left; then the client owes it.
+            self._script.send(
+                key, mirror.argument(RESERVE, 1, math.inf), (self._charged, mirror, client, self._resets)
+            )
+        else:
+            self.degraded_checks += 1
+        return 0.0
+
+    async def acquire(
+        self, mirror: Mirror, client: ClientId, tokens: int, max_wait: float, label: str
+    ) -> RateLimitStatus:
+        """Wait for the tokens; raises RateLimitExceeded if that takes longer than ``max_wait``."""
+        key = client_key(client)
+        degraded = True
+        server_ticket = 0.0
+        wait = ticket = math.nan
+        if self._reachable():
+            sent = self._now()
+            try:
+                slack, granted, server_now = await self._script.call(
+                    key,
+                    mirror.argument(RESERVE, tokens, max_wait),
+                    (self._give_back_if, mirror, client, tokens),
+                )
+            except BackendError as error:
+                self._failed(error)
+            else:
+                now = self._now()
+                self._served(now - sent)
+                degraded = False
+                wait = -slack if slack < -mirror.margin else 0.0
+                if granted != 1.0:
+                    mirror.blocked += 1
+                    raise RateLimitExceeded(wait, limit=label)
+                mirror.allowed += 1
+                mirror.heard_of_bucket(client, now, min(slack, mirror.tolerance))
+                ticket = now + mirror.tolerance - slack
+                server_ticket = server_now + mirror.tolerance - slack
+        if degraded:
+            self.degraded_checks += 1
+            wait, ticket = mirror.reserve(client, self._now(), tokens, max_wait)
+            if wait > max_wait:
+                raise RateLimitExceeded(wait, limit=label)
+        if wait > 0.0:
+            try:
+                await self._clock.sleep(wait)
+            except BaseException:
+                mirror.refund(client, ticket, tokens)
+                if not degraded:
+                    self._give_back(mirror, key, tokens, server_ticket)
+                raise
+        now = self._now()
+        left = max(0.0, mirror.peek(client, now))
+        return RateLimitStatus((mirror, left, 0, now, True) if degraded else (mirror, left, 0, now))
+
+    async def peek(self, mirror: Mirror, client: ClientId) -> tuple[float, bool]:
+        """The slack of a check for no tokens, and whether only this instance says so."""
+        key = client_key(client)
+        if self._reachable():
+            try:
+                slack, _, _ = await self._script.call(key, mirror.argument(PEEK, 0))
+            except BackendError as error:
+                self._failed(error)
+            else:
+                self.refusing = False
+                return min(slack, mirror.tolerance), False
+        return mirror.peek(client, self._now()), True
+
+    async def reset_client(self, client: ClientId) -> bool:
+        """Forgive a client, here and in every instance; False if nobody knew anything of it.
+
+        If Redis is away, it is forgiven there when it is back.
+        """
+        key = client_key(client)
+        self._resets += 1
+        found = self._forget(client)
+        self._owe(client)
+        try:
+            removed = await self._forgive(key, client)
+        except BackendError as error:
+            self._failed(error)
+            return found
+        self._owed.pop(client, None)
+        return found or removed > 0
+
+    def _take_alone(self, mirror: Mirror, client: ClientId, tokens: int) -> tuple[bool, RateLimitStatus]:
+        self.degraded_checks += 1
+        now = self._now()
+        slack = mirror.take(client, now, tokens)
+        return slack >= 0.0, RateLimitStatus((mirror, slack, tokens, now, True))
+
+    def _decode(self, answer: Any, calls: int) -> list[tuple[float, float, float]]:
+        """(slack, second number, Redis's time) for each call; ValueError for anything else."""
+        numbers = _NUMBERS[calls]
+        if answer.__class__ is not bytes or len(answer) != numbers.size:
+            raise ValueError(f"expected {numbers.size} bytes")
+        server_now, *found = numbers.unpack(answer)
+        if not all(map(math.isfinite, (server_now, *found))):
+            raise ValueError("not all numbers are finite")
+        self._offset = server_now - self._now()
+        return [(found[i], found[i + 1], server_now) for i in range(0, len(found), 2)]
+
+    # What comes back when nobody waits for it any more.
+
+    def _take_back(
+        self, result: tuple[float, float, float], mirror: Mirror, client: ClientId, tokens: int
+    ) -> None:
+        slack, _, server_now = result
+        if slack >= 0.0:
+            self._give_back(mirror, client_key(client), tokens, server_now + mirror.tolerance - slack)
+
+    def _give_back_if(
+        self, result: tuple[float, float, float], mirror: Mirror, client: ClientId, tokens: int
+    ) -> None:
+        slack, granted, server_now = result
+        if granted == 1.0:
+            self._give_back(mirror, client_key(client), tokens, server_now + mirror.tolerance - slack)
+
+    def _give_back(self, mirror: Mirror, key: bytes, tokens: int, server_ticket: float) -> None:
+        with contextlib.suppress(RuntimeError):  # no event loop runs any more, as at exit
+            self._script.send(key, mirror.argument(REFUND, tokens, server_ticket))
+
+    def _charged(
+        self, result: tuple[float, float, float], mirror: Mirror, client: ClientId, resets: int
+    ) -> None:
+        self._served(None)
+        if resets == self._resets:
+            mirror.heard_of_bucket(client, self._now(), min(result[0], mirror.tolerance))
+
+    # Violations of who is refused without Redis.
+
+    def _remember(self, mirror: Mirror, client: ClientId) -> None:
+        self.remembered += 1
+        if mirror.records[client][1] == 0:
+            return
+        self._unreported[mirror, client] = None
+        if self._report_timer is None:
+            with contextlib.suppress(RuntimeError):  # called by code that runs in no event loop
+                self._on_loop()
+                loop = asyncio.get_running_loop()
+                self._report_timer = loop.call_later(REPORT_INTERVAL, self._send_reports)
+
+    def _send_reports(self) -> None:
+        if self._report_timer is not None:
+            self._report_timer.cancel()
+            self._report_timer = None
+        unreported, self._unreported = self._unreported, {}
+        if self._offset is None or not self.link.available or self._stopped:
+            return  # this instance goes on refusing them
+        for mirror, client in unreported:
+            standing = mirror.standing(client)
+            if standing is not None:
+                tat, until, count = standing
+                # A thousandth less than was said, as in bucket.lua.
+                until -= max(0.0, until - self._now()) * 0.001 + mirror.margin
+                argument = mirror.argument(PENALTY, 0, tat + self._offset, until + self._offset, count)
+                self._script.send(client_key(client), argument)
+
+    # Resets.
+
+    def _forget(self, client: ClientId) -> bool:
+        found = False
+        for mirror in self._mirrors():
+            found = mirror.forget(client) or found
+            self._unreported.pop((mirror, client), None)
+        return found
+
+    def _owe(self, client: ClientId) -> None:
+        if len(self._owed) < MAX_OWED:
+            self._owed[client] = None
+
+    async def _forgive(self, key: bytes, client: ClientId) -> int:
+        removed = await self.link.unlink([key])
+        # After the key has gone: who asks Redis because of this message finds a full bucket.
+        await self.link.execute("PUBLISH", CHANNEL, key[:6] + _name(client))
+        return removed
+
+    def _heard(self, message: bytes) -> None:
+        self._resets += 1
+        try:
+            client = _client(message)
+        except ValueError:
+            # Whom it meant is unknown, so everybody may have been forgiven.
+            self._forget_refusals()
+            return
+        self._forget(client)
+
+    def _forget_refusals(self) -> None:
+        self._send_reports()
+        for mirror in self._mirrors():
+            mirror.forget_refusals()
+
+    # Redis going and coming back.
+
+    def start(self) -> None:
+        """Listen for resets on the running event loop."""
+        self._on_loop()
+
+    def _on_loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        if loop is self._loop or self._stopped:
+            return
+        if self._loop is not None:
+            # The loop before has ended, and its tasks with it.
+            self._tasks, self._probing, self._report_timer = BackgroundTasks(), None, None
+        self._loop = loop
+        self._tasks.spawn(
+            subscribe(self.link, CHANNEL, self._heard, self._listening), name="rate-limiter-resets"
+        )
+
+    def _listening(self, stands: bool) -> None:
+        if stands:
+            # Resets may have been missed while nobody listened.
+            self._resets += 1
+            self._forget_refusals()
+
+    def _reachable(self) -> bool:
+        try:
+            self._on_loop()
+        except RuntimeError:
+            return False  # called by code that runs in no event loop
+        if self._stopped:
+            return False
+        if self.link.available:
+            return True
+        if self.link.probe_due and (self._probing is None or self._probing.done()):
+            self._probing = self._tasks.spawn(self.link.probe(), name="rate-limiter-probe")
+        return False
+
+    def _back(self) -> None:
+        if self._owed and not self._stopped:
+            with contextlib.suppress(RuntimeError):
+                self._on_loop()
+                self._tasks.spawn(self._pay(), name="rate-limiter-owed-resets")
+
+    async def _pay(self) -> None:
+        for client in list(self._owed):
+            try:
+                await self._forgive(client_key(client), client)
+            except BackendError:
+                return  # the next recovery goes on
+            self._owed.pop(client, None)
+
+    def _served(self, seconds: float | None) -> None:
+        self.checks += 1
+        self.refusing = False
+        if seconds is not None:
+            self.seconds.record(seconds)
+
+    def _failed(self, error: BackendError) -> None:
+        if isinstance(error, RedisUnavailableError):
+            return  # said by the link, once
+        if not self.refusing:
+            logger.warning("Redis refused a rate limit check; limiting in this process alone: %s", error)
+        self.refusing = True
+
+    async def stop(self) -> None:
+        """Tell Redis what it has not heard, end every task and close the connection; the link stays."""
+        self._stop_hearing()
+        try:
+            if self._loop is asyncio.get_running_loop():
+                self._send_reports()
+                await self._script.drain()
+        finally:
+            self._stopped = True
+            if self._report_timer is not None:
+                self._report_timer.cancel()
+                self._report_timer = None
+            await self._tasks.stop()
+            await self._script.stop()
+
+    def reset_statistics(self) -> None:
+        """Counters to zero."""
+        self.checks = self.remembered = self.degraded_checks = 0
+        self._batches_before = self._script.batches
+        self.seconds = Histogram()
+
+
+def _name(client: ClientId) -> bytes:
+    return b"%x" % client if isinstance(client, int) else client.encode("utf-8", "surrogatepass")
+
+
+def _client(message: bytes) -> ClientId:
+    kind, name = message[4:5], message[6:]
+    if message[:4] != b"p4r:" or message[5:6] != b":":
+        raise ValueError("not a reset")
+    if kind in (b"i", b"j"):
+        return int(name, 16)
+    if kind in (b"s", b"h"):
+        return name.decode("utf-8", "surrogatepass")
+    raise ValueError("not a reset")
