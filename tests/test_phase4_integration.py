@@ -134,6 +134,20 @@ class TestRateLimiter:
         with pytest.raises(RateLimitExceeded):
             await handler(1)
 
+    async def test_two_instances_share_a_limit_through_redis(self, redis_url):
+        limit = RateLimitConfig(0.01, 3, name="suite")
+        here, there = RateLimiter(), RateLimiter()
+        for instance in (here, there):
+            await instance.enable(redis_url=redis_url)
+        await here.reset_client("suite")
+        outcomes = [
+            (await limiter.is_allowed("suite", limit))[0] for _ in range(2) for limiter in (here, there)
+        ]
+        assert outcomes == [True] * 3 + [False]
+        await here.reset_client("suite")
+        for instance in (here, there):
+            await instance.disable()
+
 
 class TestBatchProcessor:
     async def test_each_item_gets_its_own_result(self):

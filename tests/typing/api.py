@@ -40,6 +40,8 @@ async def limits(user_id: int) -> None:
     assert_type(allowed, bool)
     assert_type(status, RateLimitStatus)
     assert_type(status.retry_after, float)
+    assert_type(status.degraded, bool)
+    assert_type(limiter.shared, bool)
     assert_type(limiter.check("user", upload), float)
 
 

@@ -100,7 +100,8 @@ class SharedBuckets:
             slack = mirror.refused(client, now, tokens)
             if slack < 0.0:
                 self._remember(mirror, client)
-                return False, RateLimitStatus((mirror, slack, tokens, now))
+                alone = (True,) if self.degraded else ()
+                return False, RateLimitStatus((mirror, slack, tokens, now, *alone))
         if self._reachable():
             resets = self._resets
             sent = self._now()
