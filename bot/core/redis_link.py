@@ -567,6 +567,13 @@ class _Batched(ABC):
         waiting, self._waiting = self._waiting, self._nobody()
         self._fail(waiting, error)
 
+    def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
+        # The client first: on a new loop it abandons everything, and what waits must come after that.
+        with contextlib.suppress(BackendError):  # connecting will say it to who waits
+            self._link.client()
+        self.abandon()
+        self._loop = loop
+
     async def drain(self) -> None:
         """Wait until all that was asked is answered, for the link's timeout at most."""
         with contextlib.suppress(TimeoutError):
@@ -621,8 +628,7 @@ class BatchedReader(_Batched):
         """A future of the value under ``key``; None if there is none. Raises as ``RedisLink.run``."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
-            self.abandon()
-            self._loop = loop
+            self._move_to(loop)
         future: asyncio.Future[bytes | None] = loop.create_future()
         waiting = self._waiting.setdefault(key, future)
         if waiting is future:
@@ -834,8 +840,7 @@ class BatchedScript(_Batched):
 
     def _add(self, call: _Call, loop: asyncio.AbstractEventLoop) -> None:
         if loop is not self._loop:
-            self.abandon()
-            self._loop = loop
+            self._move_to(loop)
         waiting = self._waiting
         waiting.append(call)
         if len(waiting) == MAX_CALLS:

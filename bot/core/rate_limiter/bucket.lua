@@ -83,8 +83,9 @@ for i = 1, #KEYS do
       changed = false
     end
   elseif mode == REFUND then
-    -- Not of what others have reserved since, and not to a client in backoff.
-    local back = cost - (now + debt - a)
+    -- `a` is when the bucket is full again if nobody reserved later than this. Who did keeps the time
+    -- that was told, so that much is not given back; nor is anything to a client in backoff.
+    local back = cost - max(0, now + debt - a)
     if debt > 0 and count == 0 and back > 0 then
       debt = max(0, debt - back)
     else

