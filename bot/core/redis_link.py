@@ -1066,6 +1066,7 @@ async def subscribe(
                 connection = await link.open_connection()
                 await connection.send_command("SUBSCRIBE", channel)
                 await connection.read_response(push_request=True)
+            _end_if_cancelled()
             stood = True
             failures = 0
             on_state(True)
@@ -1080,13 +1081,23 @@ async def subscribe(
                 await connection.disconnect(nowait=True)
             if stood:
                 on_state(False)
+        _end_if_cancelled()
         failures += 1
         await asyncio.sleep(exponential(failures, 0.05, 2.0) * random.uniform(0.5, 1.0))
+
+
+def _end_if_cancelled() -> None:
+    # redis-py turns a cancellation that comes with a timeout or an answer into these; a subscription
+    # that went on then would never end, and who waits for its end would wait for ever.
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 async def _listen(connection: Any, timeout: float, on_message: Callable[[bytes], None]) -> None:
     asked = False
     while True:
+        _end_if_cancelled()
         try:
             answer = await connection.read_response(
                 timeout=timeout if asked else SILENCE, disconnect_on_error=False, push_request=True

@@ -554,7 +554,9 @@ async def test_the_start_up_hands_the_setting_over(redis_server):
     limiter = RateLimiter.get_instance()
     await limiter.is_allowed("u")
     figures = await limiter.get_statistics()
-    assert (figures["shared"], figures["shared_checks"], figures["shared_batches"]) == (True, 1, 2), "the script went along"
+    assert (figures["shared"], figures["shared_checks"], figures["shared_batches"]) == (True, 1, 2), (
+        "the script went along"
+    )
     assert limiter.histograms()[0].count == 1
     await limiter.reset_statistics()
     figures = await limiter.get_statistics()
