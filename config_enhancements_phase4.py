@@ -43,6 +43,10 @@ ENABLE_RATE_LIMITER = True
 # QUERY_OPTIMIZER_CASCADES = {}
 # the database's own functions that change nothing and depend on their arguments alone (a list)
 # QUERY_OPTIMIZER_PURE_FUNCTIONS = []
+# name of the pool in DATABASE_POOLS that explains analysed SELECTs; empty: none (a string)
+# QUERY_OPTIMIZER_EXPLAIN_POOL = ""
+# seconds that the analysis of a new query waits for its plan at most (a number > 0 and <= 31_536_000)
+# QUERY_OPTIMIZER_EXPLAIN_TIMEOUT = 2
 # fields from the root of a GraphQL operation at most (a whole number >= 1 and <= 1_000)
 # QUERY_OPTIMIZER_GRAPHQL_MAX_DEPTH = 50
 # fields that a GraphQL operation may ask for, lists by their page size (a whole number >= 1 and <=

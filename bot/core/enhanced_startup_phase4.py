@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bot.core._shared.tasks import LoopLocalLock
-from bot.core.phase4_config import ConfigError, Phase4Config, mask_secrets
+from bot.core.phase4_config import EXPLAINING, ConfigError, Phase4Config, mask_secrets
 from bot.core.phase4_service import Phase4Service
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ async def _enable_query_optimizer(optimizer: Any, config: Phase4Config) -> None:
         graphql_max_complexity=config.QUERY_OPTIMIZER_GRAPHQL_MAX_COMPLEXITY,
         dialect=config.QUERY_OPTIMIZER_DIALECT,
     )
+    _explain(optimizer, config)
     if config.ENABLE_CACHE_MANAGER and config.CACHE_L2_REDIS_URL:
         # The cache's instances hear of each other; so a write here drops results over there too.
         from bot.core.cache_manager import CacheManager
@@ -85,6 +86,25 @@ async def _enable_query_optimizer(optimizer: Any, config: Phase4Config) -> None:
         cache.listen(_TABLES_WRITTEN, optimizer.written_elsewhere)
     else:
         optimizer.after_write(None)
+
+
+def _explain(optimizer: Any, config: Phase4Config) -> None:
+    """Hand the optimizer the pool that it asks for plans, or take it away."""
+    name = config.QUERY_OPTIMIZER_EXPLAIN_POOL
+    if name and not config.ENABLE_CONNECTION_POOLING:
+        logger.warning(
+            "QUERY_OPTIMIZER_EXPLAIN_POOL = %r: no plans while ENABLE_CONNECTION_POOLING is off", name
+        )
+    if not name or not config.ENABLE_CONNECTION_POOLING:
+        optimizer.explain_with(None)
+        return
+    from bot.core.connection_pool_manager import ConnectionPoolManager
+    from bot.core.query_optimizer.explain import pool_explainer
+
+    dialect = EXPLAINING[config.DATABASE_POOLS[name].backend]
+    timeout = config.QUERY_OPTIMIZER_EXPLAIN_TIMEOUT
+    explainer = pool_explainer(ConnectionPoolManager.get_instance(), name, dialect, timeout)
+    optimizer.explain_with(explainer, dialect, timeout=timeout)
 
 
 async def _enable_rate_limiter(limiter: Any, config: Phase4Config) -> None:

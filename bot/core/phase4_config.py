@@ -40,6 +40,9 @@ ALIASES = {
 FALLBACKS = {"CACHE_L2_REDIS_URL": "REDIS_URL"}
 """Settings that, when nobody sets them, take the value of another name."""
 
+EXPLAINING = {"sqlite": "sqlite", "postgresql": "postgres", "mysql": "mysql"}
+"""Backends that explain a query, and the dialects that they speak."""
+
 Backend = Literal["mongodb", "redis", "postgresql", "mysql", "sqlite"]
 Strategy = Literal[
     "round_robin", "least_connections", "weighted", "weighted_round_robin", "random", "least_loaded"
@@ -130,6 +133,13 @@ class Phase4Config(Struct, frozen=True, kw_only=True):
         list[str],
         _doc("the database's own functions that change nothing and depend on their arguments alone"),
     ] = field(default_factory=list)
+
+    QUERY_OPTIMIZER_EXPLAIN_POOL: Annotated[
+        str, _doc("name of the pool in DATABASE_POOLS that explains analysed SELECTs; empty: none")
+    ] = ""
+    QUERY_OPTIMIZER_EXPLAIN_TIMEOUT: Annotated[
+        PositiveSeconds, _doc("seconds that the analysis of a new query waits for its plan at most")
+    ] = 2.0
 
     QUERY_OPTIMIZER_GRAPHQL_MAX_DEPTH: Annotated[
         int, Meta(ge=1, le=1000, description="fields from the root of a GraphQL operation at most")
@@ -386,6 +396,14 @@ def _check_together(config: Phase4Config) -> None:
         if pool.min_size is not None and low > high:
             raise ConfigError(
                 f"DATABASE_POOLS[{name!r}].min_size = {low}: expected at most its max_size, {high}"
+            )
+    if config.QUERY_OPTIMIZER_EXPLAIN_POOL:
+        explains = config.DATABASE_POOLS.get(config.QUERY_OPTIMIZER_EXPLAIN_POOL)
+        sql = [name for name, pool in config.DATABASE_POOLS.items() if pool.backend in EXPLAINING]
+        if explains is None or explains.backend not in EXPLAINING:
+            raise ConfigError(
+                f"QUERY_OPTIMIZER_EXPLAIN_POOL = {config.QUERY_OPTIMIZER_EXPLAIN_POOL!r}: expected the name "
+                f"of a sqlite, postgresql or mysql pool in DATABASE_POOLS (there: {', '.join(sql) or 'none'})"
             )
     if config.LOAD_BALANCER_EJECTION_TIME > config.LOAD_BALANCER_EJECTION_MAX_TIME:
         raise ConfigError(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import assert_type
+from collections.abc import Sequence
+from typing import Any, assert_type
 
 from bot.core.batch_processor import (
     BatchItem,
@@ -21,7 +22,13 @@ from bot.core.enhanced_startup_phase4 import (
     shutdown_phase4_services,
 )
 from bot.core.load_balancer import Instance, LoadBalancer, LoadBalancingStrategy, RouteResult
-from bot.core.query_optimizer import NPlusOnePattern, OptimizationResult, QueryOptimizer
+from bot.core.query_optimizer import (
+    Finding,
+    IndexSuggestion,
+    NPlusOnePattern,
+    OptimizationResult,
+    QueryOptimizer,
+)
 from bot.core.rate_limiter import RateLimitConfig, RateLimiter, RateLimitStatus
 
 
@@ -120,4 +127,20 @@ async def queries_watched_and_told_of() -> None:
     assert_type(await optimizer.get_n_plus_one_patterns(), list[NPlusOnePattern])
     assert_type(await optimizer.analyze_query({"a": 1}, {"limit": 1}), OptimizationResult)
     assert_type(await optimizer.analyze_query([{"$match": {"a": 1}}]), OptimizationResult)
+    found = await optimizer.analyze_query("SELECT 1")
+    assert_type(found.findings, list[Finding])
+    assert_type(found.findings[0].code, str)
+    assert_type(found.findings[0].line, int)
+    assert_type(found.index_suggestions, list[IndexSuggestion])
+    assert_type(found.index_suggestions[0].columns, tuple[str, ...])
+    assert_type(found.index_suggestions[0].ddl, str)
+    assert_type(found.evidence, list[str])
+    assert_type(found.estimated_improvement, float)
+    assert_type(found.columns, dict[str, list[str]])
+
+    async def explainer(statements: Sequence[tuple[str, Any]]) -> list[list[tuple[Any, ...]]]:
+        return [[(sql,)] for sql, _ in statements]
+
+    optimizer.explain_with(explainer, "postgres", timeout=1.0)
+    optimizer.explain_with(None)
     await optimizer.analyze_query(5)  # type: ignore[arg-type]

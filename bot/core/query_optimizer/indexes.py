@@ -199,6 +199,7 @@ def _suggestion(source: Source, wanted: _Wanted, facts: Facts) -> IndexSuggestio
         roles.append("ORDER BY " + ", ".join(name for name, _ in sorted_by.values()))
         if len({descends for _, descends in sorted_by.values()}) > 1:
             directions = dict(sorted_by.values())
+    for_order = [name for name, _ in sorted_by.values() if name not in ranged]
     columns = columns[:_MAX_COLUMNS]
     if not columns or columns[0].lower() == "id" or "id" in (name.lower() for name in equal.values()):
         return None  # by convention the primary key, which leaves one row
@@ -218,6 +219,8 @@ def _suggestion(source: Source, wanted: _Wanted, facts: Facts) -> IndexSuggestio
         columns=tuple(columns),
         ddl=f"CREATE INDEX {name} ON {table} ({listed})",
         reason=f"{source.name}: {'; '.join(roles)}",
+        equality_columns=tuple(columns[: len(equal)]),
+        sort_columns=tuple(name for name in columns if name in for_order),
     )
 
 

@@ -9,6 +9,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from bot.core.query_optimizer.evidence import Evidence
     from bot.core.query_optimizer.graphql import GraphQLReading
 
 Severity = Literal["info", "warning", "error"]
@@ -100,6 +101,10 @@ class IndexSuggestion:
     ddl: str
     """The statement that creates it."""
     reason: str
+    equality_columns: tuple[str, ...] = ()
+    """Of ``columns``, the first: those compared for equality."""
+    sort_columns: tuple[str, ...] = ()
+    """Of ``columns``, the last: those that only give the order."""
 
     def __str__(self) -> str:
         return self.ddl
@@ -121,7 +126,8 @@ class OptimizationResult:
     n_plus_one_detected: bool = False
     cache_suggestion: str = ""
     estimated_improvement: float = 0.0
-    """Percent of the time spent on this query that caching or an index would save; see ``evidence``."""
+    """Percent: of the time measured, what cached results would have saved; or, of the rows that its plan
+    examines (or its cost), what the suggested indexes would. The larger of the two; see ``evidence``."""
     findings: list[Finding] = field(default_factory=list)
     columns: dict[str, list[str]] = field(default_factory=dict)
     """Columns by clause ("select", "where", "join", "group_by", "having", "order_by", "set"), as
@@ -157,6 +163,46 @@ class Advice:
         """About what it takes, for the bound on what is remembered."""
         return len(self.query) * 2 + sum(map(len, self.recommendations)) * 2 + 1000
 
+    def result(
+        self,
+        ttl: float,
+        observed: Sequence[Finding] = (),
+        repeated: tuple[float, str] | None = None,
+        plan: Evidence | None = None,
+    ) -> OptimizationResult:
+        """The same as users see it, its lists their own.
+
+        ``ttl`` is of a cached result, in seconds; ``observed`` is what only its executions could show (an
+        N+1 pattern); ``repeated`` what caching would save, in percent, and how that is known; ``plan`` what
+        EXPLAIN proved.
+        """
+        improvement = 0.0
+        evidence: list[str] = []
+        suggestions = self.index_suggestions
+        if repeated is not None:
+            improvement = repeated[0]
+            evidence.append(repeated[1])
+        if plan is not None:
+            improvement = max(improvement, plan.improvement)
+            evidence += plan.sentences
+            suggestions = tuple(each for each in suggestions if each.ddl not in plan.served)
+        result = object.__new__(OptimizationResult)
+        # Filled in directly: this is what an analysis of a known text consists of, and a frozen class' own
+        # way of setting its fields would take half of the time.
+        fields = result.__dict__
+        fields.update(self._constant)
+        tables, suggestion, rest = self._said
+        fields["cache_suggestion"] = f"{suggestion}{ttl:g}{rest}" if rest else suggestion
+        fields["tables"] = [*tables]
+        fields["recommendations"] = [*self.recommendations, *map(str, observed)]
+        fields["findings"] = [*self.findings, *observed]
+        fields["index_suggestions"] = list(suggestions)
+        fields["n_plus_one_detected"] = bool(observed)
+        fields["estimated_improvement"] = improvement
+        fields["evidence"] = evidence
+        fields["columns"] = {clause: list(names) for clause, names in self.columns.items()}
+        return result
+
     @functools.cached_property
     def _said(self) -> tuple[tuple[str, ...], str, str]:
         """(tables, what is said of caching before the seconds and after them; no seconds: nothing after)"""
@@ -170,32 +216,18 @@ class Advice:
             return tables, "cacheable for ", " s, until a mutation"
         return tables, "cacheable for ", f" s, until a write to {', '.join(tables) or 'any table'}"
 
-    def result(self, ttl: float, observed: Sequence[Finding] = ()) -> OptimizationResult:
-        """The same as users see it, its lists their own.
-
-        ``ttl`` is of a cached result, in seconds; ``observed`` is what only its executions could show (an
-        N+1 pattern).
-        """
+    @functools.cached_property
+    def _constant(self) -> dict[str, Any]:
+        """The fields that are the same in every result, and cannot be changed in one."""
         analysis = self.analysis
-        graphql = analysis.graphql
-        tables, suggestion, rest = self._said
-        if rest:
-            suggestion = f"{suggestion}{ttl:g}{rest}"
-        return OptimizationResult(
-            query=self.query,
-            query_type=analysis.query_type,
-            optimized_query=self.optimized_query,
-            fingerprint=analysis.fingerprint,
-            tables=[*tables],
-            recommendations=[*self.recommendations, *map(str, observed)],
-            index_suggestions=list(self.index_suggestions),
-            cache_suggestion=suggestion,
-            n_plus_one_detected=bool(observed),
-            findings=[*self.findings, *observed],
-            columns={clause: list(names) for clause, names in self.columns.items()},
-            depth=graphql.depth if graphql is not None else 0,
-            complexity=graphql.complexity if graphql is not None else 0,
-        )
+        return {
+            "query": self.query,
+            "query_type": analysis.query_type,
+            "optimized_query": self.optimized_query,
+            "fingerprint": analysis.fingerprint,
+            "depth": analysis.graphql.depth if analysis.graphql is not None else 0,
+            "complexity": analysis.graphql.complexity if analysis.graphql is not None else 0,
+        }
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from cachetools import LRUCache
 
@@ -41,9 +41,12 @@ from bot.core.query_optimizer.n_plus_one import (
     call_site,
 )
 from bot.core.query_optimizer.results import Misses, ResultCache, key_of
-from bot.core.query_optimizer.stats import MAX_SHOWN, ExecutionStatistics
+from bot.core.query_optimizer.stats import MAX_SHOWN, ExecutionStatistics, has_parameters
 from bot.core.query_optimizer.tables import Relations, names_given, read_marks, write_marks
 from bot.core.query_optimizer.transactions import Transaction, Transactions, TransactionScope
+
+if TYPE_CHECKING:
+    from bot.core.query_optimizer.explain import Explainer, PlanReader
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +58,9 @@ EVERY_TABLE = "*"
 DIALECTS = ("", "postgres", "mysql", "sqlite")
 ANALYSES_CHARACTERS = 4_000_000
 """Characters of query texts, and 500 for each, whose analysis is remembered."""
+
+_MAY_INDEX = (QueryType.DDL, QueryType.SCRIPT, QueryType.OTHER)
+"""What may bring or take an index, or figures that the planner goes by."""
 
 _MB = 1_048_576
 
@@ -97,6 +103,7 @@ class QueryOptimizer(Phase4Service):
         self._missed = 0
         self._unkept: set[str] = set()
         self._after_write: AfterWrite | None = None
+        self._plans: PlanReader | None = None
 
     def _new_cache(self) -> ResultCache:
         return ResultCache(max_bytes=int(self._max_size_mb * _MB), max_entries=self._max_entries)
@@ -208,6 +215,8 @@ class QueryOptimizer(Phase4Service):
             self._misses.clear()
             self._analyses = self._new_analyses()
             self._advices = self._new_advices()
+            if self._plans is not None:
+                self._plans.forget()
         return True
 
     # What the text of a query cannot tell.
@@ -276,8 +285,10 @@ class QueryOptimizer(Phase4Service):
         """What the query is and what to do about it: findings, index suggestions, a better form.
 
         A MongoDB filter, pipeline or command is a dict or a list, and ``params`` its options: ``collection``,
-        ``sort``, ``limit``, ``skip``, ``projection``. Any text gets an answer. While the
-        optimizer is off, the answer is UNKNOWN and the query itself.
+        ``sort``, ``limit``, ``skip``, ``projection``. Any text gets an answer. With an explainer
+        (:meth:`explain_with`) a SELECT that is new is explained first, which takes the time of a few round
+        trips, and no longer than the explainer's timeout. While the optimizer is off, the answer is UNKNOWN
+        and the query itself.
         """
         if not isinstance(query, str):
             if not isinstance(query, Mapping | list | tuple):
@@ -290,7 +301,33 @@ class QueryOptimizer(Phase4Service):
         if not self._enabled:
             return OptimizationResult(query, QueryType.UNKNOWN, query, fingerprint="", tables=[])
         advice = self._advise(query, params)
-        return advice.result(self._ttl, self._n_plus_one_of(advice.analysis))
+        fingerprint = advice.analysis.fingerprint
+        repeated = None
+        if fingerprint in self._statistics.repeated:
+            repeated = self._statistics.saved_by_caching(fingerprint)
+        plan = None
+        if self._plans is not None:
+            plan = await self._plans.evidence_for(advice, params)
+        return advice.result(self._ttl, self._n_plus_one_of(advice.analysis), repeated, plan)
+
+    def explain_with(self, explainer: Explainer | None, dialect: str = "", *, timeout: float = 2.0) -> None:
+        """Have :meth:`analyze_query` ask a database for the plans of SELECTs; None: no longer.
+
+        ``await explainer([(sql, parameters), ...])`` runs statements in order on one connection and answers
+        with the rows of each, as sequences; ``dialect`` is "postgres", "mysql" or "sqlite". It is given
+        EXPLAIN (never ANALYZE), look-ups in the catalog, and counts over at most 10,000 rows of a table. What
+        it raises costs the evidence only. ``timeout`` is seconds for one query's evidence, remembered
+        per fingerprint for five minutes. Raises ValueError for a dialect that has no EXPLAIN known here.
+        """
+        if explainer is None:
+            self._plans = None
+            return
+        from bot.core.query_optimizer import explain
+
+        if dialect not in explain.DIALECTS:
+            raise invalid("dialect", dialect, f"one of {explain.DIALECTS}")
+        seconds = _positive("timeout", timeout)
+        self._plans = explain.PlanReader(explainer, dialect, self._now, timeout=seconds)
 
     def _advise(self, query: str, params: Any) -> Advice:
         advice = self._advices.get(query)
@@ -408,7 +445,7 @@ class QueryOptimizer(Phase4Service):
         else:
             begun, missed_at = open_miss
             # What the guide's own code measures nowhere: the time from the miss to the result.
-            self._record(analysis, (now - missed_at) * 1000, _rows(result))
+            self._record(analysis, (now - missed_at) * 1000, _rows(result), key)
         self._watch(analysis, key, query, params, now, None)
         if not analysis.cacheable or self._transactions.current() is not None:
             return False
@@ -578,12 +615,18 @@ class QueryOptimizer(Phase4Service):
     async def _timed(self, analysis: Analysis, query: str, params: Any, executor: Executor) -> Any:
         start = self._now()
         result = await executor(query, params)
-        self._record(analysis, (self._now() - start) * 1000, _rows(result))
+        try:
+            key = key_of(query, params) if analysis.cacheable else None
+        except TypeError:
+            key = None
+        self._record(analysis, (self._now() - start) * 1000, _rows(result), key)
         return result
 
     def _invalidate(self, analysis: Analysis) -> Awaitable[Any] | None:
         for view, tables in analysis.views:
             self._relations.view(view, tables)
+        if self._plans is not None and analysis.query_type in _MAY_INDEX:
+            self._plans.forget()
         written = self._relations.written_by(analysis.writes)
         anything = analysis.writes_anything or self._relations.overflow
         transaction = self._transactions.current()
@@ -640,12 +683,16 @@ class QueryOptimizer(Phase4Service):
             self._hits += 1
             return
         analysis = self._analyse(query)
-        self._record(analysis, execution_time_ms, result_count)
+        self._record(analysis, execution_time_ms, result_count, None if has_parameters(query) else query)
         self._watch(analysis, query, query, None, self._now(), None)
 
-    def _record(self, analysis: Analysis, milliseconds: float, rows: int) -> None:
+    def _record(self, analysis: Analysis, milliseconds: float, rows: int, key: Hashable) -> None:
+        """``key`` tells executions of the shape apart; None where nothing does."""
         slow = milliseconds >= self._slow_threshold * 1000
         self._statistics.record(analysis, milliseconds, rows, slow, self._clock.time())
+        if key is not None and analysis.cacheable and self._transactions.current() is None:
+            version = self._cache.version(read_marks(self._reads(analysis)))
+            self._statistics.note_repeat(analysis, key, milliseconds, version, self._now(), self._ttl)
         if slow:
             logger.warning("Slow query, %.0f ms: %.300s", milliseconds, analysis.normal_form)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Hashable
+
 from cachetools import LRUCache
 
 from bot.core.query_optimizer.models import Analysis, SlowQuery
@@ -13,8 +16,16 @@ MAX_SHOWN = 500
 """Characters of a shape's text that are kept."""
 
 
+MAX_KEYS = 10_000
+"""Texts with parameters whose last execution is remembered, to know the next as a repetition."""
+
+_PARAMETER = re.compile(r"\?|%s|%\(|[$:@]\w")
+
+
 class _Shape:
-    __slots__ = ("count", "last_seen", "max_ms", "query", "rows", "slow", "total_ms")
+    __slots__ = (
+        "count", "last_seen", "max_ms", "query", "repeated_ms", "repeats", "rows", "slow", "total_ms",
+    )  # fmt: skip
 
     def __init__(self, query: str) -> None:
         self.query = query
@@ -24,13 +35,32 @@ class _Shape:
         self.total_ms = 0.0
         self.max_ms = 0.0
         self.last_seen = 0.0
+        self.repeats = 0
+        self.repeated_ms = 0.0
+
+
+class _Shapes(LRUCache[str, _Shape]):
+    """Shapes by fingerprint; what leaves is no repeated one any more."""
+
+    def __init__(self, repeated: dict[str, _Shape]) -> None:
+        super().__init__(maxsize=MAX_FINGERPRINTS)
+        self._repeated = repeated
+
+    def popitem(self) -> tuple[str, _Shape]:
+        fingerprint, shape = super().popitem()
+        self._repeated.pop(fingerprint, None)
+        return fingerprint, shape
 
 
 class ExecutionStatistics:
     """Counters of executions: totals that never forget, and details per shape that are bounded."""
 
     def __init__(self) -> None:
-        self._shapes: LRUCache[str, _Shape] = LRUCache(maxsize=MAX_FINGERPRINTS)
+        self.repeated: dict[str, _Shape] = {}
+        """Of the shapes, those with repetitions. Changed only by record and clear, and as shapes leave."""
+        self._shapes = _Shapes(self.repeated)
+        # hash of text and parameters -> (monotonic time, version of what it reads)
+        self._last: LRUCache[int, tuple[float, int]] = LRUCache(maxsize=MAX_KEYS)
         self.executions = 0
         self.slow = 0
         self.total_ms = 0.0
@@ -50,6 +80,36 @@ class ExecutionStatistics:
         if slow:
             shape.slow += 1
             self.slow += 1
+
+    def note_repeat(
+        self, analysis: Analysis, key: Hashable, milliseconds: float, version: int, now: float, ttl: float
+    ) -> None:
+        """See whether the execution just recorded repeats one that a cached result would have answered.
+
+        That is: the same ``key`` less than ``ttl`` seconds ago, and ``version`` has not changed since.
+        """
+        known = hash(key)
+        last = self._last.get(known)
+        if last is None or last[1] != version or now - last[0] >= ttl:
+            self._last[known] = now, version  # here it would have been cached, for ttl seconds
+            return
+        shape = self._shapes.get(analysis.fingerprint)
+        if shape is not None:
+            shape.repeats += 1
+            shape.repeated_ms += milliseconds
+            self.repeated[analysis.fingerprint] = shape
+
+    def saved_by_caching(self, fingerprint: str) -> tuple[float, str] | None:
+        """(percent of the time measured that repetitions took, the same in words); None without any."""
+        shape = self.repeated.get(fingerprint)
+        if shape is None or not shape.total_ms:
+            return None
+        said = (
+            f"recorded: {shape.repeats:,} of {shape.count:,} executions repeated text and parameters within "
+            f"the cache's TTL, with no write between; they took {shape.repeated_ms:,.1f} of "
+            f"{shape.total_ms:,.1f} ms"
+        )
+        return round(100 * shape.repeated_ms / shape.total_ms, 2), said
 
     def __len__(self) -> int:
         return len(self._shapes)
@@ -77,5 +137,12 @@ class ExecutionStatistics:
 
     def clear(self) -> None:
         self._shapes.clear()
+        self.repeated.clear()
+        self._last.clear()
         self.executions = self.slow = 0
         self.total_ms = 0.0
+
+
+def has_parameters(query: str) -> bool:
+    """Whether a text may have parameters, so that it alone does not tell one execution from another."""
+    return _PARAMETER.search(query) is not None
