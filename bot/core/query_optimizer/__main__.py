@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{name}: {error.strerror or error}", file=sys.stderr)
             return EXIT_USAGE
     shown, number = [], 0
+    said = []
     for name, found in zip(options.files, analyse_scripts(texts, options.dialect), strict=True):
         source = "stdin" if name == "-" else name
         statements = [without(statement, ignored) for statement in found]
@@ -53,16 +55,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.format == "json":
             shown += [statement.as_dict(source) for statement in statements]
         elif report := as_text(source, statements):
-            print(report)
+            said.append(report)
     if options.format == "json":
-        print(json.dumps({"statements": shown, "counts": total}, indent=2))
+        said.append(json.dumps({"statements": shown, "counts": total}, indent=2))
     else:
         plural = {severity: f"{count} {severity}{'s' * (count != 1)}" for severity, count in total.items()}
-        print(f"{number} statements: {plural['error']}, {plural['warning']}, {total['info']} info")
+        said.append(f"{number} statements: {plural['error']}, {plural['warning']}, {total['info']} info")
+    _print(said)
     if options.fail_on == "never":
         return 0
     bad = SEVERITIES[SEVERITIES.index(options.fail_on) :]
     return EXIT_FOUND if any(total[severity] for severity in bad) else 0
+
+
+def _print(said: list[str]) -> None:
+    """Print, also to a reader that has seen enough (``| head``): the status is the same for it."""
+    try:
+        print("\n".join(said), flush=True)
+    except BrokenPipeError:
+        # What is buffered would raise once more when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

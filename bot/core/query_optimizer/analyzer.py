@@ -171,7 +171,20 @@ def _type_of_class(kind: type) -> QueryType:
         ((exp.Create, exp.Drop, exp.Alter, exp.TruncateTable), QueryType.DDL),
         ((exp.Transaction, exp.Commit, exp.Rollback), QueryType.TRANSACTION),
         (
-            (exp.Command, exp.Set, exp.Use, exp.Pragma, exp.Describe, exp.Show, exp.Analyze, exp.Copy),
+            (
+                exp.Command,
+                exp.Set,
+                exp.Use,
+                exp.Pragma,
+                exp.Describe,
+                exp.Show,
+                exp.Analyze,
+                exp.Copy,
+                exp.Comment,
+                exp.Grant,
+                exp.Revoke,
+                exp.Kill,
+            ),
             QueryType.OTHER,
         ),
     )

@@ -47,7 +47,7 @@ class Facts:
         self.reading = reading
         self.dialect = reading.dialect
         self.census = census
-        self.scopes = Scopes(census)
+        self.scopes = Scopes(census, schema)
         self.schema = schema
 
     def scope(self, node: Any) -> Scope | None:
@@ -180,7 +180,7 @@ def _table_without_key(node: Any, facts: Facts) -> Advice | None:
         return None
     if not node.find(exp.ColumnDef):
         return None
-    if facts.schema is not None and facts.schema.unique.get(node.this.this.name.lower()):
+    if facts.schema is not None and facts.schema.has_key(node.this.this.name):
         return None  # a unique index made by a statement of its own
     return (
         f"Table {node.this.this.name} has neither primary key nor unique column: a row can be neither "

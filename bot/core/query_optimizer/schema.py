@@ -18,6 +18,9 @@ class Schema:
         self.indexes: dict[str, list[tuple[str, ...]]] = {}
         """Table -> the columns of each index, primary keys and unique constraints among them."""
         self.unique: dict[str, list[frozenset[str]]] = {}
+        self.columns: dict[str, set[str]] = {}
+        """Table -> all its columns, of tables whose CREATE was read."""
+        self.renamed: dict[str, str] = {}
 
     def learn(self, census: Census) -> None:
         """Take in what a statement declares; statements that declare nothing are passed over."""
@@ -36,6 +39,10 @@ class Schema:
         elif statement.__class__ is exp.Alter:
             table = statement.find(exp.Table)
             if table is not None:
+                for renamed in statement.find_all(exp.AlterRename):
+                    self.renamed[table.name.lower()] = renamed.this.name.lower()
+                for added in statement.find_all(exp.ColumnDef):
+                    self.columns.setdefault(table.name.lower(), set()).add(added.name.lower())
                 for constraint in statement.find_all(exp.PrimaryKey):
                     self._add_index(table.name.lower(), constraint.expressions, unique=True)
                 for alone in statement.find_all(exp.UniqueColumnConstraint):
@@ -45,6 +52,7 @@ class Schema:
         for item in items:
             if item.__class__ is exp.ColumnDef:
                 name = item.name.lower()
+                self.columns.setdefault(table, set()).add(name)
                 for constraint in item.args.get("constraints") or ():
                     kind = constraint.args.get("kind").__class__
                     if kind in (exp.PrimaryKeyColumnConstraint, exp.UniqueColumnConstraint):
@@ -68,6 +76,22 @@ class Schema:
             self.indexes.setdefault(table, []).append(names)
             if unique and len(names) == len(given):
                 self.unique.setdefault(table, []).append(frozenset(names))
+
+    def has_key(self, table: str) -> bool:
+        """Whether a table has something unique, under this name or the one it is given later."""
+        name = table.lower()
+        return bool(self.unique.get(name) or self.unique.get(self.renamed.get(name, "")))
+
+    def owner_of(self, column: str, tables: Iterable[str]) -> str | None:
+        """The one of these tables that has the column; None where several have, or one is not known."""
+        found = None
+        for table in tables:
+            known = self.columns.get(table.lower())
+            if known is None or (column.lower() in known and found is not None):
+                return None
+            if column.lower() in known:
+                found = table
+        return found
 
     def is_not_null(self, table: str, column: str) -> bool:
         return column.lower() in self.not_null.get(table.lower(), ())

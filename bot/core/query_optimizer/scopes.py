@@ -8,6 +8,7 @@ from typing import Any
 from sqlglot import exp
 
 from bot.core.query_optimizer.census import Census
+from bot.core.query_optimizer.schema import Schema
 
 COMPARISONS = (exp.EQ, exp.GT, exp.GTE, exp.LT, exp.LTE)
 SETS = (exp.Union, exp.Intersect, exp.Except)
@@ -55,10 +56,11 @@ class Source:
 class Scope:
     """A SELECT, UPDATE or DELETE with what it reads from."""
 
-    __slots__ = ("_conditions", "joins", "node", "parent", "sources")
+    __slots__ = ("_conditions", "joins", "node", "parent", "schema", "sources")
 
-    def __init__(self, node: Any, with_names: frozenset[str]) -> None:
+    def __init__(self, node: Any, with_names: frozenset[str], schema: Schema | None = None) -> None:
         self.node = node
+        self.schema = schema
         self.parent: Scope | None = None
         self._conditions: list[Any] | None = None
         self.joins: list[Any] = []
@@ -96,7 +98,7 @@ class Scope:
         if qualifier is None:
             if len(self.sources) == 1:
                 return next(iter(self.sources.values()))
-            return None
+            return None if self.schema is None else self._owner_of(column.name, self.schema)
         name = qualifier.name.lower()
         scope: Scope | None = self
         while scope is not None:
@@ -105,6 +107,14 @@ class Scope:
                 return found
             scope = scope.parent
         return None
+
+    def _owner_of(self, column: str, schema: Schema) -> Source | None:
+        """The one source that has a column written without a qualifier, if the schema tells."""
+        by_table = {source.name: source for source in self.sources.values() if source.is_base}
+        if len(by_table) < len(self.sources):
+            return None  # a subquery, or a table twice: it may come from there
+        owner = schema.owner_of(column, by_table)
+        return None if owner is None else by_table[owner]
 
     def conditions(self) -> list[Any]:
         """The conditions of WHERE that must all hold."""
@@ -120,10 +130,10 @@ class Scopes:
 
     __slots__ = ("by_node", "with_names")
 
-    def __init__(self, census: Census) -> None:
+    def __init__(self, census: Census, schema: Schema | None = None) -> None:
         self.with_names = frozenset(cte.alias.lower() for cte in census.all(exp.CTE))
         self.by_node = {
-            id(node): Scope(node, self.with_names)
+            id(node): Scope(node, self.with_names, schema)
             for node in census.all(exp.Select, exp.Update, exp.Delete)
         }  # fmt: skip
         if len(self.by_node) > 1:

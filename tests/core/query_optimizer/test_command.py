@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from bot.core.query_optimizer.__main__ import main
-from bot.core.query_optimizer.report import statements_of
+from bot.core.query_optimizer.report import analyse_scripts, statements_of
 
 SCRIPT = """-- what the bot runs
 CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT NOT NULL);
@@ -108,3 +108,72 @@ def test_indexes_of_one_file_are_known_to_the_others(tmp_path, capsys):
 )
 def test_a_script_is_split_with_its_lines(text, lines):
     assert [line for line, _ in statements_of(text)] == lines
+
+
+def codes(text, dialect="postgres"):
+    return [
+        finding.code for found in analyse_scripts([text], dialect)[0] for finding in found.advice.findings
+    ]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "COMMENT ON TABLE users IS 'Who talks to the bot'",
+        "COMMENT ON COLUMN users.name IS $$The user's name$$",
+        "GRANT SELECT ON users TO bot",
+        "REVOKE ALL ON users FROM public",
+    ],
+)
+def test_statements_about_tables_are_read(statement):
+    assert codes(statement) == []
+
+
+def test_a_table_that_gets_its_key_under_its_final_name_has_one():
+    script = "CREATE TABLE new_users (name TEXT); DROP TABLE users; ALTER TABLE new_users RENAME TO users;"
+    assert codes(script) == ["Q036"]
+    assert codes(script + "CREATE UNIQUE INDEX users_name ON users (name);") == []
+
+
+JOINED = """
+CREATE TABLE users (id INT PRIMARY KEY, status TEXT);
+CREATE TABLE files (id INT PRIMARY KEY, user_id INT, size INT, {more} TEXT);
+SELECT name FROM users JOIN files ON user_id = users.id WHERE {condition};
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "condition", "suggested"),
+    [
+        pytest.param(
+            "name", "status = 'on'", {("users", ("status",)), ("files", ("user_id",))}, id="each its own"
+        ),
+        pytest.param("status", "status = 'on'", {("files", ("user_id",))}, id="both have it"),
+        pytest.param("name", "stat = 'on'", {("files", ("user_id",))}, id="none has it"),
+    ],
+)
+def test_columns_without_a_qualifier_belong_where_the_scripts_say(more, condition, suggested):
+    found = analyse_scripts([JOINED.format(more=more, condition=condition)], "postgres")[0]
+    assert {(s.table, s.columns) for s in found[-1].advice.index_suggestions} == suggested
+
+
+def test_a_column_may_be_of_a_table_that_no_script_creates():
+    script = "CREATE TABLE users (id INT PRIMARY KEY, status TEXT);"
+    script += "SELECT 1 FROM users JOIN others ON others.id = users.id WHERE status = 'on';"
+    assert analyse_scripts([script], "")[0][-1].advice.index_suggestions == ()
+
+
+@pytest.mark.parametrize("options", [[], ["--format", "json"]])
+def test_a_reader_that_has_seen_enough_gets_no_traceback(tmp_path, options):
+    path = tmp_path / "long.sql"
+    path.write_text("DELETE FROM downloads;\n" * 2_000)
+    command = subprocess.Popen(
+        [sys.executable, "-m", "bot.core.query_optimizer", str(path), *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    command.stdout.read(10)
+    command.stdout.close()
+    assert command.stderr.read() == b""
+    command.stderr.close()
+    assert command.wait(30) == 1
