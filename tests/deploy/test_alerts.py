@@ -7,10 +7,10 @@ import pytest
 
 from bot.core.metrics import Phase4Collector
 from tests.deploy.conftest import DEPLOY
+from tests.docs.guide import blocks
 
 ROOT = DEPLOY.parent
 RULES = (DEPLOY / "alerts.yml").read_text()
-GUIDE = (ROOT / "tests" / "docs" / "guide.md").read_text()
 
 # The guide's entries have a page each, which another part of the documentation brings.
 OF_OTHERS = {
@@ -47,7 +47,8 @@ def test_the_sample_configuration_is_valid(promtool):
 
 
 def test_the_guides_rules_stand_as_the_guide_has_them():
-    guide = re.findall(r"- alert: (\w+)\n\s+expr: (.+)\n\s+for: (\w+)", GUIDE)
+    [block] = blocks("Alerting Rules", "yaml")
+    guide = re.findall(r"- alert: (\w+)\n\s+expr: (.+)\n\s+for: (\w+)", block)
     assert len(guide) == 4
     ours = re.findall(r"- alert: (\w+)\n\s+expr: (.+)\n\s+for: (\w+)", RULES)
     assert set(guide) <= set(ours)

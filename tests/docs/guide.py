@@ -25,6 +25,16 @@ def blocks(heading: str, language: str = "python") -> list[str]:
     return [m.group(2) for m in _BLOCK.finditer(GUIDE, start, end) if m.group(1) == language]
 
 
+def code_blocks() -> list[tuple[str, str, str]]:
+    """Every code block of the guide: (the heading it stands under, its language, its text)."""
+    headings = list(_HEADING.finditer(GUIDE))
+    found = []
+    for match in _BLOCK.finditer(GUIDE):
+        above = [heading for heading in headings if heading.start() < match.start()]
+        found.append((above[-1].group(1), match.group(1), match.group(2)))
+    return found
+
+
 async def run(block: str, namespace: dict[str, Any]) -> dict[str, Any]:
     """Execute a block as written, its top-level ``await`` included, in ``namespace``; returns that."""
     code = compile(block, "<guide>", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)

@@ -9,7 +9,12 @@ import types
 
 import pytest
 
-from bot.core.enhanced_startup_phase4 import initialize_phase4_services, shutdown_phase4_services
+from bot.core.cache_manager import CacheManager
+from bot.core.enhanced_startup_phase4 import (
+    get_phase4_status,
+    initialize_phase4_services,
+    shutdown_phase4_services,
+)
 from bot.core.query_optimizer import QueryOptimizer
 from bot.core.rate_limiter import RateLimiter
 from tests.docs.guide import blocks, run
@@ -57,6 +62,18 @@ def test_step_3_option_a_is_started_under_one_loop_and_stopped_under_another(cap
     assert "Phase 4 initialized: Phase 4: 2 service(s) running" in caplog.text
     assert not RateLimiter.get_instance().enabled
     assert not QueryOptimizer.get_instance().enabled
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+async def test_step_3_option_b_enables_what_its_flags_say(wanted):
+    flags = dict.fromkeys(["ENABLE_QUERY_OPTIMIZER", "ENABLE_CACHE_MANAGER", "ENABLE_RATE_LIMITER"], wanted)
+    guide = await run(blocks("Option B")[0], dict(flags))
+    await guide["setup_phase4"]()
+    for service in (QueryOptimizer, CacheManager, RateLimiter):
+        assert service.get_instance().enabled is wanted
+    assert set((await get_phase4_status())["services"]) == (
+        {"query_optimizer", "cache_manager", "rate_limiter"} if wanted else set()
+    )
 
 
 async def test_step_4_sql(caplog):

@@ -9,13 +9,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -42,20 +43,42 @@ class Service:
         self.environ = {**os.environ, **environ}
         self.process: subprocess.Popen[str] | None = None
         self.output = ""
+        """What it has printed so far, its log included."""
+        self._reader: threading.Thread | None = None
+
+    def command(self) -> list[str]:
+        return ["-m", "bot", "--port", str(self.port), "--data-dir", str(self.data_dir)]
 
     def start(self, *, wait: bool = True) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "bot", "--port", str(self.port), "--data-dir", str(self.data_dir)],
+            [sys.executable, *self.command()],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, env=self.environ,
         )  # fmt: skip
+        self.output = ""
+        # Read all along: a full pipe would make the service wait for its reader.
+        self._reader = threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True)
+        self._reader.start()
         if wait:
             self.wait_until_up()
+
+    def _read(self, stream: IO[str]) -> None:
+        with stream:
+            for line in stream:
+                self.output += line
+
+    def finish(self, timeout: float = 30.0) -> str:
+        """Wait for its end; what it printed."""
+        assert self.process is not None
+        assert self._reader is not None
+        self.process.wait(timeout)
+        self._reader.join(timeout)
+        return self.output
 
     def wait_until_up(self, timeout: float = 30.0) -> None:
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             assert self.process is not None
-            assert self.process.poll() is None, self.process.communicate()[0]
+            assert self.process.poll() is None, self.finish()
             with contextlib.suppress(OSError):
                 self.call("/health")
                 return
@@ -77,13 +100,13 @@ class Service:
     def stop(self, number: int = signal.SIGINT) -> int:
         assert self.process is not None
         self.process.send_signal(number)
-        self.output, _ = self.process.communicate(timeout=30)
+        self.finish()
         return self.process.returncode
 
     def close(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
-            self.process.communicate()
+            self.finish()
 
 
 def _run_apart(work: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -172,7 +172,7 @@ async def test_a_file_of_the_bots_own_is_not_replaced(tmp_path):
 def test_a_url_the_service_cannot_run_on_is_a_clear_message(data_dir, url, words):
     refused = Service(data_dir, DATABASE_URL=url)
     refused.start(wait=False)
-    output, _ = refused.process.communicate(timeout=30)
+    output = refused.finish()
     assert refused.process.returncode == 1
     assert "Cannot start: " in output
     assert words in output

@@ -1,5 +1,6 @@
 """``python -m bot --balance`` and the cluster, as a user starts them."""
 
+import os
 import re
 import signal
 import subprocess
@@ -10,7 +11,6 @@ import urllib.request
 import pytest
 
 from tests.service.conftest import ROOT, Service
-from tests.support.servers import free_port
 
 
 class Front(Service):
@@ -20,13 +20,16 @@ class Front(Service):
         )
         self.balance = ",".join(f"127.0.0.1:{instance.port}" for instance in instances)
 
-    def start(self, *, wait=True):
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "bot", "--port", str(self.port), "--balance", self.balance],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, env=self.environ,
-        )  # fmt: skip
-        if wait:
-            self.wait_until_up()
+    def command(self):
+        return ["-m", "bot", "--port", str(self.port), "--balance", self.balance]
+
+
+class Cluster(Service):
+    def command(self):
+        return ["-m", "bot.service.cluster", "--port", str(self.port), "--data-dir", str(self.data_dir)]
+
+    def pids(self):
+        return [int(pid) for pid in re.findall(r"pid (\d+)", self.output)]
 
 
 def eventually(condition, seconds=20.0):
@@ -87,25 +90,23 @@ def test_a_bad_list_is_a_clear_message(balance):
     assert "expected HOST:PORT" in shown.stderr or "named twice" in shown.stderr
 
 
-def test_a_cluster_serves_survives_a_kill_and_stops_with_0(data_dir):
-    port = free_port()
-    cluster = Service(data_dir)
-    cluster.port = port
-    cluster.process = subprocess.Popen(
-        [sys.executable, "-m", "bot.service.cluster", "--port", str(port), "--data-dir", str(data_dir)],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT,
-    )  # fmt: skip
+def test_a_cluster_serves_starts_a_killed_instance_again_and_stops_with_0(data_dir):
+    cluster = Cluster(data_dir)
+    cluster.start(wait=False)
     try:
         cluster.wait_until_up(60)
         eventually(lambda: cluster.call("/health").status == 200)
         assert len(cluster.call("/health").body["instances"]) == 3
-        assert cluster.call("/api/data?user_id=1").status == 200
+        eventually(lambda: len(cluster.pids()) == 3)
+        os.kill(cluster.pids()[0], signal.SIGKILL)
+        answers = [cluster.call("/api/data?user_id=1").status for _ in range(10)]
+        assert set(answers) == {200}, "callers do not notice"
+        eventually(lambda: len(cluster.pids()) == 4)
+        os.kill(cluster.pids()[3], 0)  # it lives
         assert cluster.stop() == 0
-        pids = [int(pid) for pid in re.findall(r"pid (\d+)", cluster.output)]
-        assert len(pids) == 3
-        for pid in pids:
+        for pid in cluster.pids():
             with pytest.raises(ProcessLookupError):
-                __import__("os").kill(pid, signal.SIG_DFL)
-        assert cluster.output.endswith("Stopped.\n")
+                os.kill(pid, 0)
+        assert cluster.output.rstrip().endswith("Stopped.")
     finally:
         cluster.close()

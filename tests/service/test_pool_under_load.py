@@ -1,7 +1,6 @@
 """A thousand requests at once, and no more server connections than the pool may have."""
 
 import asyncio
-import threading
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -29,8 +28,6 @@ async def test_a_thousand_requests_at_once_use_at_most_fifteen_server_connection
 
     try:
         await asyncio.to_thread(busy.start)
-        # A thousand lines of log would fill the pipe, and the service would wait for its reader.
-        threading.Thread(target=busy.process.stdout.read, daemon=True).start()
         stop = asyncio.Event()
         watching = asyncio.create_task(watch(stop))
         connector = aiohttp.TCPConnector(limit=0)

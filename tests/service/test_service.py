@@ -165,7 +165,7 @@ def test_a_taken_port_is_a_clear_message(service, data_dir):
     second = Service(data_dir)
     second.port = service.port
     second.start(wait=False)
-    output, _ = second.process.communicate(timeout=30)
+    output = second.finish()
     assert second.process.returncode == 1
     assert f"127.0.0.1:{service.port} is already in use" in output
     assert "--port" in output

@@ -1,0 +1,59 @@
+"""The guide's shell commands: what it installs, and the tests that it runs."""
+
+import re
+import shlex
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pytest
+
+from tests.docs.guide import blocks
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("heading", ["1. Install Dependencies", "Step 1:"])
+def test_the_file_that_is_installed_is_there_and_pip_accepts_it(heading):
+    [block] = blocks(heading, "bash")
+    [line] = [line for line in block.splitlines() if line.startswith("pip install")]
+    assert line == "pip install -r requirements-phase4.txt"
+    # Everything is installed already, so that pip reads the file and asks no network.
+    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-index", "--no-deps", "-r"]
+    shown = subprocess.run(
+        [*command, "requirements-phase4.txt"], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert "Would install" not in shown.stdout
+
+
+def test_what_the_file_lists_is_what_the_package_asks_for():
+    project = (ROOT / "pyproject.toml").read_text()
+    for line in (ROOT / "requirements-phase4.txt").read_text().splitlines():
+        requirement = line.split("#")[0].strip()
+        if requirement:
+            assert f'"{requirement}"' in project, requirement
+
+
+def commands():
+    [block] = blocks("Unit Tests", "bash")
+    return [line for line in block.splitlines() if line.startswith("pytest")]
+
+
+@pytest.mark.parametrize("line", commands())
+def test_the_unit_test_commands_pass(line, tmp_path):
+    arguments = shlex.split(line)[1:]
+    arguments = [f"{a}:{tmp_path}" if a == "--cov-report=html" else a for a in arguments]
+    if "--cov=bot.core" in arguments:
+        try:
+            version("pytest-cov")
+        except PackageNotFoundError:
+            pytest.skip("pytest-cov is not installed")
+    shown = subprocess.run(
+        [sys.executable, "-m", "pytest", *arguments], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert shown.returncode == 0, shown.stdout
+    passed = re.search(r"(\d+) passed", shown.stdout)
+    assert passed is not None
+    assert int(passed[1]) > 0
