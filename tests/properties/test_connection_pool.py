@@ -96,7 +96,8 @@ class PoolMachine(RuleBasedStateMachine):
         slot, waiter = data.draw(st.sampled_from(granted))
         del self.held[slot]
         if waiter.slot is None:  # had it been taken up, this would be a release
-            self.do(self.pool.release(slot, self.now, Verdict.CLEAN))
+            verdict = Verdict.CLEAN if slot.raw.is_open else Verdict.BROKEN
+            self.do(self.pool.release(slot, self.now, verdict))
         else:
             self.do(self.pool.withdraw(waiter, self.now, cancelled=True))
 
@@ -105,6 +106,8 @@ class PoolMachine(RuleBasedStateMachine):
     def release(self, data: st.DataObject, verdict: Verdict) -> None:
         slot = data.draw(st.sampled_from(list(self.held)))
         del self.held[slot]
+        if verdict is Verdict.CLEAN and not slot.raw.is_open:
+            verdict = Verdict.BROKEN  # no driver calls a closed connection clean
         if verdict is Verdict.CLEAN:
             if self.pool.put(slot, self.now):
                 return
@@ -173,7 +176,8 @@ class PoolMachine(RuleBasedStateMachine):
                 self.finish(self.work.pop(0), True)
             elif self.held:
                 slot, _ = self.held.popitem()
-                self.do(self.pool.release(slot, self.now, Verdict.CLEAN))
+                verdict = Verdict.CLEAN if slot.raw.is_open else Verdict.BROKEN
+                self.do(self.pool.release(slot, self.now, verdict))
             else:
                 break
         assert not self.queue, "somebody waits for ever"

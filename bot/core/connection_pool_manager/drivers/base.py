@@ -77,7 +77,7 @@ class Driver(ABC):
 
     @abstractmethod
     def verdict(self, raw: Any) -> Verdict:
-        """What it needs before the next lease."""
+        """What it needs before the next lease; CLEAN only if it is open: the next may get it as it is."""
 
     @abstractmethod
     async def ping(self, raw: Any) -> None:
