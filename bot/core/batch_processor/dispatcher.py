@@ -420,6 +420,8 @@ class Dispatcher:
         """A value for each item; an exception where the item failed."""
         if isinstance(answer, Mapping):
             ids = [item.item_id for item in items]
+            if list(answer) == ids:
+                return list(answer.values())  # in order, as handlers mostly answer
             if type(answer) is dict and len(answer) == len(ids):
                 with contextlib.suppress(KeyError):
                     return list(map(answer.__getitem__, ids))

@@ -6,6 +6,7 @@ import math
 from bisect import insort
 from collections import deque
 from collections.abc import Callable
+from itertools import repeat
 from operator import methodcaller
 from typing import Any
 
@@ -78,8 +79,7 @@ class PendingQueue:
                     some = list(level)
                     level.clear()
                 else:
-                    pop = level.popleft
-                    some = [pop() for _ in range(wanted)]
+                    some = list(map(deque.popleft, repeat(level, wanted)))
                 if level is not normal:
                     self._others -= len(some)
                 taken += self._wanted(some)
