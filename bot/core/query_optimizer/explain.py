@@ -9,8 +9,8 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cachetools import LRUCache
 
@@ -27,6 +27,9 @@ from bot.core.query_optimizer.evidence import (
     plan_of_sqlite,
 )
 from bot.core.query_optimizer.models import Advice, IndexSuggestion, QueryType
+
+if TYPE_CHECKING:
+    from bot.core.query_optimizer.analyzer import Reading
 
 logger = logging.getLogger(__name__)
 
@@ -94,11 +97,12 @@ class PlanReader:
         self._explainer = explainer
         self._now = now
         self._timeout = timeout
-        # fingerprint -> (monotonic time until which it holds, what was found)
-        self._known: LRUCache[str, tuple[float, Evidence | None]] = LRUCache(maxsize=REMEMBERED_PLANS)
+        # fingerprint -> (monotonic time until which it holds, what was found); and for what is not explained,
+        # (fingerprint, whether parameters are missing) -> (that time, None)
+        self._known: LRUCache[Hashable, tuple[float, Evidence | None]] = LRUCache(maxsize=REMEMBERED_PLANS)
         self._flights: SingleFlight[Evidence | None] = SingleFlight()
         self._away_until = 0.0
-        self._warned = False
+        self._told_away = self._told_refused = False  # what the log has said
         self._number = 0  # grows with forget: what was asked before it is not remembered
 
     def forget(self) -> None:
@@ -115,8 +119,13 @@ class PlanReader:
             return known[1]
         if now < self._away_until:
             return None
+        passed = (fingerprint, params is None)  # whether it can be explained may depend on that
+        known = self._known.get(passed)
+        if known is not None and known[0] > now:
+            return None
         prepared = _prepare(advice, params, self.dialect)
         if prepared is None:
+            self._known[passed] = now + REMEMBERED_SECONDS, None
             return None
         return await self._flights.run(fingerprint, lambda: self._ask(fingerprint, prepared))
 
@@ -128,30 +137,37 @@ class PlanReader:
             async with asyncio.timeout(self._timeout):
                 found = await _ASKS[self.dialect](self._explainer, prepared)
             kept = REMEMBERED_SECONDS
-            self._warned = False
+            self._told_away = False
         except OSError as error:  # TimeoutError is one
             self._away_until = self._now() + RETRY_SECONDS
-            self._warn(mask_secrets(str(error)) or f"no answer within {self._timeout:g} s")
+            if not self._told_away:
+                self._told_away = True
+                reason = mask_secrets(str(error)) or f"no answer within {self._timeout:g} s"
+                logger.warning("EXPLAIN does not work, advice goes without its evidence: %.300s", reason)
         except Exception as error:
-            # The message may quote the query, and with it a user's data.
-            self._warn(type(error).__name__)
+            if not self._told_refused:
+                self._told_refused = True
+                # Not the message: it may quote the query, and with it a user's data.
+                logger.warning(
+                    "EXPLAIN was refused (%s), the advice goes without its evidence; this is logged once. "
+                    "The query: %.300s",
+                    type(error).__name__,
+                    prepared.normal_form,
+                )
         if number == self._number:
             self._known[fingerprint] = self._now() + kept, found
         return found
-
-    def _warn(self, reason: str) -> None:
-        if not self._warned:
-            self._warned = True
-            logger.warning("EXPLAIN does not work (%.300s): advice goes without its evidence", reason)
 
 
 class _Prepared:
     """A query that may be explained, with what is needed to understand its plan."""
 
-    __slots__ = ("aliases", "params", "sql", "stops_early", "suggestions", "tables")
+    __slots__ = ("aliases", "normal_form", "params", "sql", "stops_early", "suggestions", "tables")
 
     def __init__(self) -> None:
         self.sql = ""
+        self.normal_form = ""
+        """For the log: it has no user's data."""
         self.params: Any = None
         self.aliases: dict[str, str] = {}
         """Alias, or name, of each table -> its name; in lower case the first, as written the second."""
@@ -172,19 +188,38 @@ def _prepare(advice: Advice, params: Any, dialect: str) -> _Prepared | None:
         or len(advice.query) > MAX_CHARACTERS
     ):
         return None
+    sql = advice.query.strip().rstrip("; \n\t")
+    if ";" in sql:
+        return None  # whatever a parser thinks of it, the database must see one statement
+    from bot.core.query_optimizer.analyzer import read
+
+    reading = read(sql, dialect)
+    try:
+        if (
+            len(reading.censuses) != 1
+            or reading.analysis.query_type is not QueryType.SELECT
+            or reading.analysis.is_write
+        ):
+            return None
+        return _understood(reading, advice, sql, params)
+    except (RecursionError, AttributeError, TypeError, KeyError, ValueError, IndexError) as error:
+        # A tree of a form that was not foreseen.
+        logger.debug("not explained: %.200s: %r", analysis.normal_form, error)
+        return None
+    finally:
+        reading.release()
+
+
+def _understood(reading: Reading, advice: Advice, sql: str, params: Any) -> _Prepared | None:
     from sqlglot import exp
 
-    from bot.core.query_optimizer.analyzer import read
     from bot.core.query_optimizer.dialects import dialect_of
 
-    reading = read(advice.query, dialect)
-    if len(reading.censuses) != 1 or reading.analysis.query_type is not QueryType.SELECT:
-        return None
-    if reading.analysis.is_write:
-        return None
+    dialect = reading.dialect
     census = reading.censuses[0]
     found = _Prepared()
-    found.sql = advice.query.strip().rstrip(";").rstrip()
+    found.sql = sql
+    found.normal_form = advice.analysis.normal_form
     found.suggestions = advice.index_suggestions
     for table in census.all(exp.Table):
         if table.this.__class__ is not exp.Identifier:
