@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 from bot.core._shared.errors import CapacityError, ClosedError
 from bot.core.phase4_config import mask_secrets
+from bot.core.query_optimizer import database_time
 from bot.service.settings import CannotStartError
 
 if TYPE_CHECKING:
@@ -184,10 +185,12 @@ class ServiceDatabase(ABC):
         try:
             if self._pools is not None and self._pools.enabled:
                 async with self._pools.connection(POOL_NAME) as connection:
-                    yield connection
+                    with database_time():
+                        yield connection
             else:
                 async with self._own_connection() as connection:
-                    yield connection
+                    with database_time():
+                        yield connection
         except Exception as error:
             if not (isinstance(error, CapacityError | ClosedError | OSError) or self._is_outage(error)):
                 raise

@@ -28,6 +28,7 @@ from bot.core.query_optimizer import (
     NPlusOnePattern,
     OptimizationResult,
     QueryOptimizer,
+    database_time,
 )
 from bot.core.rate_limiter import RateLimitConfig, RateLimiter, RateLimitStatus
 
@@ -120,6 +121,8 @@ async def balancing() -> None:
 async def queries_watched_and_told_of() -> None:
     optimizer = QueryOptimizer.get_instance()
     with optimizer.request():
+        pass
+    with database_time():
         pass
     async with optimizer.transaction():
         await optimizer.declare_view("v", "a", "b")

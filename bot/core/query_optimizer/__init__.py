@@ -5,6 +5,7 @@ from bot.core.query_optimizer.errors import QueryTooComplexError
 from bot.core.query_optimizer.models import Finding, IndexSuggestion, OptimizationResult, QueryType, SlowQuery
 from bot.core.query_optimizer.n_plus_one import NPlusOnePattern
 from bot.core.query_optimizer.service import QueryOptimizer
+from bot.core.query_optimizer.timing import database_time
 
 __all__ = [
     "Finding",
@@ -15,5 +16,6 @@ __all__ = [
     "QueryTooComplexError",
     "QueryType",
     "SlowQuery",
+    "database_time",
     "optimize_query",
 ]

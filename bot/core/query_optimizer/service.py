@@ -43,6 +43,7 @@ from bot.core.query_optimizer.n_plus_one import (
 from bot.core.query_optimizer.results import Misses, ResultCache, key_of
 from bot.core.query_optimizer.stats import MAX_SHOWN, ExecutionStatistics, has_parameters
 from bot.core.query_optimizer.tables import Relations, names_given, read_marks, write_marks
+from bot.core.query_optimizer.timing import STOPWATCH, SlowQueryLog, Stopwatch
 from bot.core.query_optimizer.transactions import Transaction, Transactions, TransactionScope
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ class QueryOptimizer(Phase4Service):
         self._analyses: LRUCache[str, Analysis] = self._new_analyses()
         self._advices: LRUCache[str, Advice] = self._new_advices()
         self._statistics = ExecutionStatistics()
+        self._slow_log = SlowQueryLog()
         self._hits = 0
         self._missed = 0
         self._unkept: set[str] = set()
@@ -474,6 +476,7 @@ class QueryOptimizer(Phase4Service):
         after it has run (or failed, or was cancelled: it may have written), every result that read
         what it wrote. What must not be cached is executed each time. Errors of the executor reach
         the caller and are not cached. Parameters must be plain data for a result to be cached.
+        An execution's time is what the executor takes, or what it spends ``with database_time():``.
         ``params`` of a GraphQL query are its variables, or a dict with ``variables`` and
         ``operation_name``; raises QueryTooComplexError, without executing, for what exceeds the limits.
         """
@@ -613,13 +616,19 @@ class QueryOptimizer(Phase4Service):
         return await self._timed(analysis, query, params, executor)
 
     async def _timed(self, analysis: Analysis, query: str, params: Any, executor: Executor) -> Any:
+        watch = Stopwatch(self._now)
+        token = STOPWATCH.set(watch)
         start = self._now()
-        result = await executor(query, params)
+        try:
+            result = await executor(query, params)
+        finally:
+            STOPWATCH.reset(token)
+        seconds = watch.seconds if watch.used else self._now() - start
         try:
             key = key_of(query, params) if analysis.cacheable else None
         except TypeError:
             key = None
-        self._record(analysis, (self._now() - start) * 1000, _rows(result), key)
+        self._record(analysis, seconds * 1000, _rows(result), key)
         return result
 
     def _invalidate(self, analysis: Analysis) -> Awaitable[Any] | None:
@@ -694,7 +703,10 @@ class QueryOptimizer(Phase4Service):
             version = self._cache.version(read_marks(self._reads(analysis)))
             self._statistics.note_repeat(analysis, key, milliseconds, version, self._now(), self._ttl)
         if slow:
-            logger.warning("Slow query, %.0f ms: %.300s", milliseconds, analysis.normal_form)
+            unnamed = self._slow_log.note(analysis.fingerprint, self._now())
+            if unnamed is not None:
+                since = f" ({unnamed} more of it since the last line)" if unnamed else ""
+                logger.warning("Slow query, %.0f ms%s: %.300s", milliseconds, since, analysis.normal_form)
 
     async def get_slow_queries(self, threshold: float | None = None) -> list[SlowQuery]:
         """Query shapes that took at least ``threshold`` seconds once (default: the configured one)."""
@@ -731,6 +743,7 @@ class QueryOptimizer(Phase4Service):
         self._hits = self._missed = 0
         self._cache.store.evictions = self._cache.store.expirations = 0
         self._statistics.clear()
+        self._slow_log.clear()
         self._detector.clear()
 
     async def get_n_plus_one_patterns(self) -> list[NPlusOnePattern]:

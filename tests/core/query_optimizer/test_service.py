@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from bot.core.query_optimizer import QueryOptimizer, QueryType
+from bot.core.query_optimizer import QueryOptimizer, QueryType, database_time
+from bot.core.query_optimizer.timing import MAX_LOGGED
 from tests.support.clock import until_idle
 
 USERS = "SELECT * FROM users WHERE id = ?"
@@ -265,6 +266,65 @@ async def test_slow_queries_are_known_by_shape_without_users_data(optimizer, clo
     assert (await optimizer.get_statistics())["slow_queries"] == 2
     assert "Slow query, 1500 ms" in caplog.text
     assert "hunter2" not in caplog.text
+
+
+def slow_lines(caplog):
+    return [r.getMessage() for r in caplog.records if r.getMessage().startswith("Slow query")]
+
+
+async def test_the_log_names_a_slow_query_once_a_minute_and_tells_how_many_it_left_out(
+    optimizer, clock, caplog
+):
+    for _ in range(41):
+        await optimizer.record_execution("SELECT * FROM a WHERE x = 1", 2000)
+        await optimizer.record_execution("SELECT * FROM b WHERE x = 1", 1000)
+        clock.jump(1.0)
+    assert len(slow_lines(caplog)) == 2, "one line for each shape"
+    clock.jump(20.0)
+    await optimizer.record_execution("SELECT * FROM a WHERE x = 2", 3000)
+    [line] = slow_lines(caplog)[2:]
+    assert line == "Slow query, 3000 ms (40 more of it since the last line): SELECT * FROM a WHERE x = ?"
+    assert (await optimizer.get_statistics())["slow_queries"] == 83, "each is counted"
+
+
+async def test_the_wait_for_a_connection_is_not_the_querys_time(optimizer, clock, caplog):
+    async def waits_then_runs(query, params):
+        clock.jump(5.0)  # in the pool's queue
+        with database_time():
+            clock.jump(0.25)
+        clock.jump(5.0)
+        with database_time():
+            clock.jump(0.5)
+        return []
+
+    await optimizer.execute("SELECT * FROM users", None, waits_then_runs)
+    await optimizer.execute("UPDATE users SET a = 1", None, waits_then_runs)
+    assert (await optimizer.get_statistics())["avg_execution_time_ms"] == pytest.approx(750)
+    assert slow_lines(caplog) == []
+
+
+async def test_database_time_of_tasks_side_by_side_counts_once(optimizer, clock):
+    async def one():
+        with database_time():
+            await asyncio.sleep(0)
+            clock.jump(0.1)
+            await asyncio.sleep(0)
+
+    async def both(query, params):
+        await asyncio.gather(one(), one())
+        return []
+
+    await optimizer.execute("SELECT 1", None, both)
+    assert (await optimizer.get_statistics())["avg_execution_time_ms"] == pytest.approx(200)
+    with database_time():  # nothing is being executed
+        clock.jump(9.0)
+    assert (await optimizer.get_statistics())["avg_execution_time_ms"] == pytest.approx(200)
+
+
+async def test_shapes_whose_slow_line_is_remembered_are_bounded(optimizer, caplog):
+    for n in range(MAX_LOGGED + 1):
+        await optimizer.record_execution(f"SELECT a{n} FROM t", 2000)
+    assert len(optimizer._slow_log._logged) == MAX_LOGGED
 
 
 async def test_executions_measured_elsewhere_are_counted(optimizer):
