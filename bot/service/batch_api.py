@@ -20,7 +20,7 @@ from bot.core.batch_processor import BatchItem, BatchProcessor
 from bot.core.cache_manager import CacheManager
 from bot.core.query_optimizer import QueryOptimizer
 from bot.service.api_errors import ApiError, bad_request
-from bot.service.data_api import DOWNLOADS_TAG, user_tag
+from bot.service.data_api import user_tag
 from bot.service.database import ConstraintError, Database, DatabaseUnavailableError, Row
 
 MAX_ITEMS = 1_000
@@ -194,8 +194,9 @@ class BatchApi:
             await QueryOptimizer.get_instance().execute(
                 ADD_DOWNLOAD, [tuple(one.values()) for one in good], self._database.write_many
             )
+            # Those of these users alone: what counts everybody's downloads may lag (COUNTS_TTL).
             tags = [user_tag(user_id) for user_id in {one["user_id"] for one in good}]
-            await CacheManager.get_instance().invalidate_tags([DOWNLOADS_TAG, *tags])
+            await CacheManager.get_instance().invalidate_tags(tags)
         return outcomes
 
     async def _known(self, rows: Sequence[Row]) -> tuple[set[int], dict[int, int]]:

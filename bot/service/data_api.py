@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from bot.core.cache_manager import CacheManager
+from bot.core.cache_manager import CacheManager, LoadOptions
 from bot.core.query_optimizer import QueryOptimizer
 from bot.service.api_errors import ApiError, bad_request
 from bot.service.database import Database, Row
@@ -20,8 +20,16 @@ _LETTERS = 3
 ANSWERS = "api"
 ANSWER_TTL = 60.0
 
-DOWNLOADS_TAG = "downloads"
-"""Of answers that count everybody's downloads."""
+EXACT = LoadOptions()
+"""Until a write drops it."""
+
+COUNTS_TTL = 30.0
+"""Seconds that an answer which counts everybody's downloads may lag behind them: totals, and how often the
+files that a search found were downloaded. Somebody downloads something all the time, so such an answer that
+had to be exact would never be cached."""
+
+COUNTS = LoadOptions(early_refresh=1.0, ttl_jitter=10)
+"""What many ask for is counted anew before it expires, in the background."""
 
 _ENCODER = msgspec.json.Encoder()
 
@@ -101,15 +109,20 @@ class DataApi:
         elif search is not None:
             text = _search_text(search)
             body = await self._cached(
-                f"search:{text}", (search_tag(text), DOWNLOADS_TAG), lambda: self._search(reads, text)
+                f"search:{text}", (search_tag(text),), lambda: self._search(reads, text), COUNTS_TTL, COUNTS
             )
         else:
-            body = await self._cached("overview", (DOWNLOADS_TAG,), lambda: self._overview(reads))
+            body = await self._cached("overview", (), lambda: self._overview(reads), COUNTS_TTL, COUNTS)
         assert body is not None  # only of a user there can be nothing
         return body, reads.state(), time.perf_counter() - start
 
     async def _cached(
-        self, key: str, tags: Sequence[str], load: Callable[[], Awaitable[Any]]
+        self,
+        key: str,
+        tags: Sequence[str],
+        load: Callable[[], Awaitable[Any]],
+        ttl: float = ANSWER_TTL,
+        options: LoadOptions = EXACT,
     ) -> bytes | None:
         """Whole answers, encoded, kept for all instances until a write drops them; else just loaded."""
 
@@ -119,7 +132,7 @@ class DataApi:
             return None if answer is None else _ENCODER.encode(answer)
 
         cache = CacheManager.get_instance()
-        found: bytes | None = await cache.get_or_load(key, encoded, ANSWER_TTL, ANSWERS, tags=tags)
+        found: bytes | None = await cache.get_or_load(key, encoded, ttl, ANSWERS, tags=tags, options=options)
         return found
 
     async def _overview(self, reads: _Reads) -> dict[str, Any]:

@@ -24,7 +24,7 @@ class Stopwatch:
         self.now = now
         self.seconds = 0.0
         self.used = False
-        # Blocks open, and since when any is: those of tasks side by side count once. Changed by database_time.
+        # Blocks open, and since when any is: those of tasks side by side count once. By database_time.
         self.running = 0
         self.started = 0.0
 
@@ -33,7 +33,7 @@ STOPWATCH: ContextVar[Stopwatch | None] = ContextVar("query_stopwatch", default=
 """Of the execution that runs in this context."""
 
 
-class database_time:  # noqa: N801 - used as a statement, like contextlib's
+class database_time:
     """``with database_time():`` around what an executor does on the database, once it has a connection.
 
     Then the time in such blocks is the query's time, in the statistics and for the slow query log; without
