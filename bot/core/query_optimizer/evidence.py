@@ -72,14 +72,14 @@ class Evidence:
     """Percent, 0-100."""
     sentences: tuple[str, ...] = ()
     served: frozenset[str] = frozenset()
-    """DDL of suggestions that an index serves already."""
+    """DDL of suggestions that an index serves already, or that are for a view."""
 
 
 # Plans.
 
-_SQLITE = re.compile(
-    r"(SCAN|SEARCH) (?:TABLE )?(\S+)(?: AS (\S+))?(?: USING ((?:AUTOMATIC )?(?:PARTIAL )?"
-    r"(?:COVERING )?INDEX|INTEGER PRIMARY KEY|PRIMARY KEY)(?: (?!\()(\S+))?(?: \((.*)\))?)?"
+_SQLITE_HOW = (
+    r"(?: USING ((?:AUTOMATIC )?(?:PARTIAL )?(?:COVERING )?INDEX|INTEGER PRIMARY KEY|PRIMARY KEY)"
+    r"(?: (?!\()(.+?))?(?: \((.*)\))?)?(?: LEFT-JOIN)?\Z"
 )
 _SQLITE_TERM = re.compile(r"(\w+)[=<>]")
 
@@ -88,17 +88,20 @@ def plan_of_sqlite(rows: Sequence[Sequence[Any]], tables: Mapping[str, str]) -> 
     """From the rows of EXPLAIN QUERY PLAN; ``tables`` names the table behind each alias, in lower case."""
     accesses = []
     sorts = False
+    # Names may hold anything, so those that are known are looked for, the longest first.
+    names = "|".join(re.escape(name) for name in sorted(tables, key=len, reverse=True))
+    form = re.compile(
+        rf"(SCAN|SEARCH) (?:TABLE )?(?:\w+\.)?({names})(?: AS ({names}))?{_SQLITE_HOW}", re.IGNORECASE
+    )
     for row in rows:
         detail = str(row[3])
         if detail.startswith("USE TEMP B-TREE FOR") and detail.endswith("ORDER BY"):
             sorts = True
-        match = _SQLITE.match(detail)
+        match = form.match(detail) if tables else None
         if match is None:
-            continue
+            continue  # a subquery, a constant row, a view's table
         verb, name, alias, how, index, terms = match.groups()
-        table = tables.get((alias or name).lower())
-        if table is None:
-            continue  # a subquery, a constant row
+        table = tables[(alias or name).lower()]
         # An automatic index is built for each execution, from the whole table.
         automatic = (how or "").startswith("AUTOMATIC")
         columns = frozenset(found.lower() for found in _SQLITE_TERM.findall(terms or ""))
@@ -222,13 +225,15 @@ def judge(
     *,
     known: frozenset[str] = frozenset(),
     stops_early: bool = False,
+    top: int | None = None,
     cost_after: float | None = None,
 ) -> Evidence:
     """What a plan proves of the suggestions.
 
     ``figures`` are of tables by their name in lower case; ``known`` is the DDL of suggestions that an
-    existing index serves by its columns; ``stops_early`` that a LIMIT may end the scans before they have read
-    all; ``cost_after`` the cost with the suggested indexes.
+    existing index serves by its columns, or that are for a view; ``stops_early`` that a LIMIT may end the
+    scans before they have read all; ``top`` how many rows the query wants of a table's order, where it wants
+    nothing else; ``cost_after`` the cost with the suggested indexes.
     """
     served = known | {each.ddl for each in suggestions if is_served(each, plan)}
     open_ = {each.table.rpartition(".")[2].lower(): each for each in suggestions if each.ddl not in served}
@@ -247,11 +252,14 @@ def judge(
                 break  # without the size of one, shares of all cannot be told
             examined += figure.rows
             suggestion = open_.get(table)
-            share = figure.selected.get(suggestion.ddl) if suggestion is not None else None
+            if suggestion is not None and top is not None and suggestion.sort_columns == suggestion.columns:
+                share: float | None = top / figure.rows if figure.rows else None
+            else:
+                share = figure.selected.get(suggestion.ddl) if suggestion is not None else None
             if table in buffered:
                 # Read once for many searches: what those would examine together is not known.
                 continue
-            if suggestion is not None and share is not None:
+            if suggestion is not None and share is not None and share < 1:
                 saved += figure.rows * (1 - share)
                 sentences.append(
                     f"a search on {suggestion.table} ({', '.join(suggestion.columns)}) would examine about "

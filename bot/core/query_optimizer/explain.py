@@ -8,8 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import re
-from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cachetools import LRUCache
@@ -162,7 +161,7 @@ class PlanReader:
 class _Prepared:
     """A query that may be explained, with what is needed to understand its plan."""
 
-    __slots__ = ("aliases", "normal_form", "params", "sql", "stops_early", "suggestions", "tables")
+    __slots__ = ("aliases", "normal_form", "params", "sql", "stops_early", "suggestions", "tables", "top")
 
     def __init__(self) -> None:
         self.sql = ""
@@ -175,6 +174,8 @@ class _Prepared:
         """Name in lower case -> as the query writes it, with its schema, quoted."""
         self.suggestions: tuple[IndexSuggestion, ...] = ()
         self.stops_early = False
+        self.top: int | None = None
+        """Rows wanted of a single table by LIMIT (and OFFSET), in its order and without conditions."""
 
 
 def _prepare(advice: Advice, params: Any, dialect: str) -> _Prepared | None:
@@ -232,6 +233,7 @@ def _understood(reading: Reading, advice: Advice, sql: str, params: Any) -> _Pre
         found.aliases.pop(with_.alias.lower(), None)  # no table, though it reads like one
     args = census.statement.args
     found.stops_early = bool(args.get("limit") and not args.get("group") and not census.has((exp.Order,)))
+    found.top = _top(args, exp)
     needed = len(census.all(exp.Placeholder)) + len(census.all(exp.Parameter)) > 0
     if params is None and needed:
         if dialect != "sqlite":
@@ -248,6 +250,20 @@ def _understood(reading: Reading, advice: Advice, sql: str, params: Any) -> _Pre
     return found
 
 
+def _top(args: Mapping[str, Any], exp: Any) -> int | None:
+    if not args.get("order") or any(args.get(part) for part in ("where", "joins", "group", "distinct")):
+        return None
+    total = 0
+    for part in ("limit", "offset"):
+        clause = args.get(part)
+        number: Any = clause.args.get("expression") if clause is not None else None
+        if number.__class__ is exp.Literal and number.this.isdigit():
+            total += int(number.this)
+        elif clause is not None or part == "limit":
+            return None
+    return total
+
+
 def _nulls(placeholders: Sequence[Any], numbered: Sequence[str]) -> Any:
     """Values for a text's parameters. SQLite's plan does not depend on them."""
     names = [node.name for node in placeholders if node.name.isidentifier() and "phase4_" not in node.name]
@@ -257,16 +273,20 @@ def _nulls(placeholders: Sequence[Any], numbered: Sequence[str]) -> Any:
     return (None,) * max([len(placeholders), *numbers])
 
 
-def _known_by(prepared: _Prepared, indexes: Mapping[str, Sequence[tuple[str, ...]]]) -> frozenset[str]:
-    """DDL of the suggestions that an index of the catalog serves by its columns."""
+def _known_by(
+    prepared: _Prepared, indexes: Mapping[str, Sequence[tuple[str, ...]]], views: Iterable[Any]
+) -> frozenset[str]:
+    """DDL of the suggestions that an index of the catalog serves by its columns, or that are for views."""
     from bot.core.query_optimizer.schema import Schema
 
     schema = Schema()
     schema.indexes = {table.lower(): list(columns) for table, columns in indexes.items()}
+    named = {str(view).lower() for view in views}
     return frozenset(
         each.ddl
         for each in prepared.suggestions
-        if schema.serves(each.table.rpartition(".")[2], each.columns, len(each.equality_columns))
+        if each.table.rpartition(".")[2].lower() in named
+        or schema.serves(each.table.rpartition(".")[2], each.columns, len(each.equality_columns))
     )
 
 
@@ -280,8 +300,6 @@ def _by_index(rows: Sequence[Sequence[Any]]) -> dict[str, list[tuple[str, ...]]]
 
 
 # Samples, where the planner does not tell how many rows an index would leave.
-
-_PLAIN = re.compile(r"[A-Za-z_]\w*\Z")
 
 
 def _samples(prepared: _Prepared, plan: Plan, dialect: str) -> list[tuple[str, IndexSuggestion | None, str]]:
@@ -305,8 +323,9 @@ def _samples(prepared: _Prepared, plan: Plan, dialect: str) -> list[tuple[str, I
 
 
 def _quoted(name: str, dialect: str) -> str:
-    mark = "`" if dialect == "mysql" else '"'
-    return name if _PLAIN.match(name) and dialect == "sqlite" else mark + name.replace(mark, mark * 2) + mark
+    # SQLite takes a name in double quotes that it does not know for a string.
+    mark = '"' if dialect == "postgres" else "`"
+    return mark + name.replace(mark, mark * 2) + mark
 
 
 def _sampled(
@@ -334,16 +353,25 @@ FROM sqlite_master AS m JOIN pragma_index_list(m.name) AS i JOIN pragma_index_in
 WHERE m.type = 'table' AND i.partial = 0 AND lower(m.name) IN ({})
 ORDER BY m.name, i.name, c.seqno
 """
+_SQLITE_VIEWS = """
+SELECT type, name FROM sqlite_master
+WHERE name = 'sqlite_stat1' OR (type = 'view' AND lower(name) IN ({}))
+"""
 _SQLITE_SIZES = "SELECT tbl, stat FROM sqlite_stat1 WHERE lower(tbl) IN ({})"
 
 
 async def _ask_sqlite(explainer: Explainer, prepared: _Prepared) -> Evidence:
     names = ", ".join("'" + name.replace("'", "''") + "'" for name in prepared.tables) or "''"
     indexes = _SQLITE_INDEXES.format(names)
-    analyzed = "SELECT 1 FROM sqlite_master WHERE name = 'sqlite_stat1'"
-    rows, found, has_statistics = await explainer(
-        [(f"EXPLAIN QUERY PLAN {prepared.sql}", prepared.params), (indexes, None), (analyzed, None)]
+    rows, found, others = await explainer(
+        [
+            (f"EXPLAIN QUERY PLAN {prepared.sql}", prepared.params),
+            (indexes, None),
+            (_SQLITE_VIEWS.format(names), None),
+        ]
     )
+    has_statistics = any(kind == "table" for kind, _ in others)
+    views = [name for kind, name in others if kind == "view"]
     plan = plan_of_sqlite(rows, prepared.aliases)
     samples = _samples(prepared, plan, "sqlite")
     statements: list[Statement] = [(sql, None) for _, _, sql in samples]
@@ -357,8 +385,9 @@ async def _ask_sqlite(explainer: Explainer, prepared: _Prepared) -> Evidence:
         plan,
         prepared.suggestions,
         _sampled(samples, answers, sizes),
-        known=_known_by(prepared, _by_index(found)),
+        known=_known_by(prepared, _by_index(found), views),
         stops_early=prepared.stops_early and not plan.sorts,
+        top=prepared.top if plan.sorts else None,
     )
 
 
@@ -372,8 +401,8 @@ WHERE i.indrelid = ANY ($1::text[]::regclass[]) AND i.indisvalid AND i.indpred I
 ORDER BY 1, 2, k.place
 """
 _POSTGRES_SIZES = """
-SELECT c.relname::text, c.reltuples::float8 FROM pg_catalog.pg_class c
-WHERE c.oid = ANY ($1::text[]::regclass[]) AND c.reltuples >= 0
+SELECT c.relname::text, c.reltuples::float8, c.relkind::text FROM pg_catalog.pg_class c
+WHERE c.oid = ANY ($1::text[]::regclass[])
 """
 _HYPOPG = "SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'hypopg'"
 
@@ -390,11 +419,13 @@ async def _ask_postgres(explainer: Explainer, prepared: _Prepared) -> Evidence:
         ]
     )
     plan = plan_of_postgres(rows[0][0])
-    known = _known_by(prepared, _by_index(indexes))
+    known = _known_by(prepared, _by_index(indexes), [name for name, _, kind in sizes if kind == "v"])
     by_table = {each.table.rpartition(".")[2].lower(): each for each in prepared.suggestions}
     expected = {access.table.lower(): access.expected for access in plan.accesses if access.full_scan}
     figures = {}
-    for table, size in sizes:
+    for table, size, kind in sizes:
+        if kind == "v" or size < 0:
+            continue  # never analyzed
         rows_expected, suggestion = expected.get(table.lower()), by_table.get(table.lower())
         selected = {}
         if suggestion is not None and rows_expected is not None and size and suggestion.ddl not in known:
@@ -414,6 +445,7 @@ async def _ask_postgres(explainer: Explainer, prepared: _Prepared) -> Evidence:
         figures,
         known=known,
         stops_early=prepared.stops_early and not plan.sorts,
+        top=prepared.top if plan.sorts else None,
         cost_after=after,
     )
 
@@ -423,14 +455,19 @@ SELECT table_name, index_name, column_name FROM information_schema.statistics
 WHERE table_schema = DATABASE() AND lower(table_name) IN ({})
 ORDER BY table_name, index_name, seq_in_index
 """
+_MYSQL_VIEWS = """
+SELECT table_name FROM information_schema.views
+WHERE table_schema = DATABASE() AND lower(table_name) IN ({})
+"""
 
 
 async def _ask_mysql(explainer: Explainer, prepared: _Prepared) -> Evidence:
     names = ", ".join("'" + name.replace("'", "''").replace("\\", "\\\\") + "'" for name in prepared.tables)
-    rows, found = await explainer(
+    rows, found, views = await explainer(
         [
             (f"EXPLAIN FORMAT=JSON {prepared.sql}", prepared.params),
             (_MYSQL_INDEXES.format(names or repr("")), None),
+            (_MYSQL_VIEWS.format(names or repr("")), None),
         ]
     )
     plan = plan_of_mysql(rows[0][0], prepared.aliases)
@@ -446,8 +483,9 @@ async def _ask_mysql(explainer: Explainer, prepared: _Prepared) -> Evidence:
         plan,
         prepared.suggestions,
         _sampled(samples, answers, sizes),
-        known=_known_by(prepared, _by_index(found)),
+        known=_known_by(prepared, _by_index(found), [row[0] for row in views]),
         stops_early=prepared.stops_early and not plan.sorts,
+        top=prepared.top if plan.sorts else None,
     )
 
 

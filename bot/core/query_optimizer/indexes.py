@@ -224,7 +224,22 @@ def _suggestion(source: Source, wanted: _Wanted, facts: Facts) -> IndexSuggestio
     )
 
 
+# Reserved in PostgreSQL, MySQL or SQLite, and likely as a name.
+_RESERVED = frozenset(
+    "add all alter analyze and any array as asc between both by case change check collate column constraint "
+    "create cross database databases default delete desc describe distinct div drop else end escape except "
+    "exists explain fetch for force foreign from full function grant group groups having if ignore in index "
+    "inner insert intersect interval into is isnull join key keys kill lateral leading left like limit lines "
+    "load lock match natural not notnull null offset on only option or order outer over partition placing "
+    "primary procedure range rank read references release rename repeat replace require restrict return "
+    "revoke right row rows schema select separator set show some ssl table tables then to trailing "
+    "transaction trigger true false union unique unlock update usage use user using values when where while "
+    "window with write".split()
+)
+
+
 def _quoted(name: str, dialect: str) -> str:
-    if _SIMPLE.match(name) or (name.isidentifier() and name.isascii() and dialect != "postgres"):
+    plain = _SIMPLE.match(name) or (name.isidentifier() and name.isascii() and dialect != "postgres")
+    if plain and name.lower() not in _RESERVED:
         return name
     return f"`{name}`" if dialect == "mysql" else '"' + name.replace('"', '""') + '"'

@@ -19,6 +19,9 @@ CREATE TABLE files (id INTEGER PRIMARY KEY, owner INTEGER, kind TEXT, created IN
 CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT);
 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 4000)
 INSERT INTO files SELECT i, i % 100, 'k' || (i / 100 % 4), i FROM n;
+CREATE TABLE "Odd Name" (id INTEGER PRIMARY KEY, "order" INTEGER);
+INSERT INTO "Odd Name" SELECT id, owner FROM files;
+CREATE VIEW seen AS SELECT * FROM files;
 INSERT INTO users SELECT id, 'name' || id FROM files WHERE id <= 100;
 """
 
@@ -175,6 +178,14 @@ async def test_sqlite_sort(optimizer, database):
         ("WITH files AS (SELECT 1 AS owner) SELECT * FROM files WHERE owner = 1", None, 0.0),
         ("SELECT u.name FROM users u JOIN files f ON f.id = u.id WHERE u.name = 'name7'", None, 99.0),
         ("SELECT * FROM nowhere WHERE a = 1", None, 0.0),
+        ("SELECT id FROM main.files WHERE owner = 7", None, 99.0),
+        ('SELECT id FROM "Odd Name" WHERE "order" = 7', None, 99.0),
+        ('SELECT o.id FROM "Odd Name" o WHERE o."order" = 7', None, 99.0),
+        ("SELECT * FROM files ORDER BY created DESC LIMIT 10", None, 99.75),
+        ("SELECT * FROM files ORDER BY created DESC LIMIT 10 OFFSET 1990", None, 50.0),
+        ("SELECT * FROM files ORDER BY created DESC", None, 0.0),
+        ("SELECT * FROM files ORDER BY created DESC LIMIT ?", None, 0.0),
+        ("SELECT * FROM files ORDER BY id DESC LIMIT 10", None, 0.0),
     ],
 )
 async def test_sqlite_queries(optimizer, database, query, params, improvement):
@@ -191,6 +202,21 @@ async def test_sizes_of_analyzed_tables_are_the_planners(optimizer, database):
     database.connection.execute("ANALYZE")
     optimizer.explain_with(database.explain, "sqlite")
     assert "16,000 rows" in (await optimizer.analyze_query(BY_OWNER)).evidence[0]
+
+
+async def test_a_view_gets_no_index(optimizer, database):
+    query = "SELECT id FROM seen WHERE owner = 7"
+    assert len((await optimizer.analyze_query(query)).index_suggestions) == 1, "a text does not tell"
+    optimizer.explain_with(database.explain, "sqlite")
+    assert (await optimizer.analyze_query(query)).index_suggestions == []
+
+
+@pytest.mark.parametrize("dialect", ["sqlite", "mysql", "postgres", ""])
+async def test_names_that_are_reserved_words_are_quoted(optimizer, database, dialect):
+    await optimizer.enable(dialect=dialect)
+    mark = "`" if dialect == "mysql" else '"'
+    found = await optimizer.analyze_query(f"SELECT id FROM files WHERE {mark}order{mark} = 7")
+    assert found.index_suggestions[0].ddl == f"CREATE INDEX idx_files_order ON files ({mark}order{mark})"
 
 
 # What is asked, and when.
@@ -429,6 +455,7 @@ async def test_postgresql_hypothetical_index(optimizer, postgres):
     optimizer.explain_with(ask, "postgres")
     found = await optimizer.analyze_query(BY_OWNER)
     assert 50 < found.estimated_improvement < 99
+    assert found.evidence[-1].endswith("(HypoPG)")
     assert "HypoPG" in found.evidence[-1]
     assert await connection.fetchval("SELECT count(*) FROM hypopg_list_indexes") == 0
 
