@@ -82,17 +82,6 @@ class Schema:
         name = table.lower()
         return bool(self.unique.get(name) or self.unique.get(self.renamed.get(name, "")))
 
-    def owner_of(self, column: str, tables: Iterable[str]) -> str | None:
-        """The one of these tables that has the column; None where several have, or one is not known."""
-        found = None
-        for table in tables:
-            known = self.columns.get(table.lower())
-            if known is None or (column.lower() in known and found is not None):
-                return None
-            if column.lower() in known:
-                found = table
-        return found
-
     def is_not_null(self, table: str, column: str) -> bool:
         return column.lower() in self.not_null.get(table.lower(), ())
 

@@ -96,9 +96,9 @@ class Scope:
         """What a column comes from; None where the query does not tell."""
         qualifier = column.args.get("table")
         if qualifier is None:
-            if len(self.sources) == 1:
-                return next(iter(self.sources.values()))
-            return None if self.schema is None else self._owner_of(column.name, self.schema)
+            if self.schema is not None:
+                return self._owner_of(column.name.lower(), self.schema)
+            return next(iter(self.sources.values())) if len(self.sources) == 1 else None
         name = qualifier.name.lower()
         scope: Scope | None = self
         while scope is not None:
@@ -109,12 +109,20 @@ class Scope:
         return None
 
     def _owner_of(self, column: str, schema: Schema) -> Source | None:
-        """The one source that has a column written without a qualifier, if the schema tells."""
-        by_table = {source.name: source for source in self.sources.values() if source.is_base}
-        if len(by_table) < len(self.sources):
-            return None  # a subquery, or a table twice: it may come from there
-        owner = schema.owner_of(column, by_table)
-        return None if owner is None else by_table[owner]
+        """What a column without a qualifier comes from, here or around, as far as the schema tells."""
+        scope: Scope | None = self
+        while scope is not None:
+            sources = list(scope.sources.values())
+            known = [
+                schema.columns.get(source.name.lower()) if source.is_base else None for source in sources
+            ]
+            having = [s for s, columns in zip(sources, known, strict=True) if columns and column in columns]
+            if len(having) == 1 and all(columns is not None for columns in known):
+                return having[0]
+            if having or any(columns is None for columns in known):
+                break
+            scope = scope.parent
+        return next(iter(self.sources.values())) if len(self.sources) == 1 else None
 
     def conditions(self) -> list[Any]:
         """The conditions of WHERE that must all hold."""
