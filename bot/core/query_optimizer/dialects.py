@@ -1,4 +1,4 @@
-"""sqlglot's readers of the dialects, made once: making one costs as much as splitting a short query."""
+"""sqlglot's readers of the dialects, made once: making one costs as much as splitting a query (pure)."""
 
 from __future__ import annotations
 
