@@ -145,8 +145,16 @@ ENABLE_RATE_LIMITER = True
 # BATCH_MAX_RESULTS = 10000
 # items given up that are kept at most (a whole number >= 1 and <= 100_000_000)
 # BATCH_MAX_DEAD_LETTERS = 10000
-# must be empty: durable batches are not part of this version (a string)
+# Redis that keeps items until they have ended, for all instances; empty: in memory (a string)
 # BATCH_REDIS_URL = ""
+# the queue in that Redis; instances of one name share the work (a string)
+# BATCH_QUEUE_NAME = "default"
+# seconds after which others take over what a silent instance held (a number > 0 and <= 31_536_000)
+# BATCH_LEASE = 30
+# instances that an item may end before it is given up (a whole number >= 1 and <= 1_000_000)
+# BATCH_MAX_DELIVERIES = 5
+# bytes of an item, or of a result, in Redis at most (a whole number >= 100 and <= 67_108_864)
+# BATCH_MAX_ITEM_BYTES = 1048576
 
 # Load balancer
 

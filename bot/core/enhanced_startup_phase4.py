@@ -153,12 +153,6 @@ async def _enable_connection_pool_manager(pools: Any, config: Phase4Config) -> N
 
 
 async def _enable_batch_processor(processor: Any, config: Phase4Config) -> None:
-    if config.BATCH_REDIS_URL:
-        # Kept in memory, what was promised to survive a crash would not: better not at all.
-        raise ConfigError(
-            "BATCH_REDIS_URL is set, and durable batches are not part of this version: leave it empty to "
-            "keep items in memory"
-        )
     await processor.enable(
         max_batch_size=config.BATCH_MAX_SIZE,
         batch_timeout=config.BATCH_TIMEOUT,
@@ -174,6 +168,11 @@ async def _enable_batch_processor(processor: Any, config: Phase4Config) -> None:
         result_ttl=config.BATCH_RESULT_TTL,
         max_results=config.BATCH_MAX_RESULTS,
         max_dead_letters=config.BATCH_MAX_DEAD_LETTERS,
+        redis_url=config.BATCH_REDIS_URL,
+        queue_name=config.BATCH_QUEUE_NAME,
+        lease=config.BATCH_LEASE,
+        max_deliveries=config.BATCH_MAX_DELIVERIES,
+        max_item_bytes=config.BATCH_MAX_ITEM_BYTES,
     )
 
 

@@ -235,7 +235,26 @@ class Phase4Config(Struct, frozen=True, kw_only=True):
     )
     BATCH_MAX_RESULTS: Annotated[Count, _doc("results kept in memory at most")] = 10_000
     BATCH_MAX_DEAD_LETTERS: Annotated[Count, _doc("items given up that are kept at most")] = 10_000
-    BATCH_REDIS_URL: Annotated[str, _doc("must be empty: durable batches are not part of this version")] = ""
+    BATCH_REDIS_URL: Annotated[
+        str, _doc("Redis that keeps items until they have ended, for all instances; empty: in memory")
+    ] = ""
+    BATCH_QUEUE_NAME: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9_.:-]{1,100}$",
+            description="the queue in that Redis; instances of one name share the work",
+        ),
+    ] = "default"
+    BATCH_LEASE: Annotated[
+        PositiveSeconds, _doc("seconds after which others take over what a silent instance held")
+    ] = 30.0
+    BATCH_MAX_DELIVERIES: Annotated[
+        int,
+        Meta(ge=1, le=1_000_000, description="instances that an item may end before it is given up"),
+    ] = 5
+    BATCH_MAX_ITEM_BYTES: Annotated[
+        int, Meta(ge=100, le=67_108_864, description="bytes of an item, or of a result, in Redis at most")
+    ] = 1_048_576
 
     LOAD_BALANCER_STRATEGY: Annotated[Strategy, _doc("how an instance is chosen")] = "round_robin"
     LOAD_BALANCER_CHECK_INTERVAL: Annotated[Seconds, _doc("seconds between health checks; 0: none")] = 10.0

@@ -79,6 +79,7 @@ async def handle(items: list[BatchItem]) -> dict[str, object]:
 async def batches() -> None:
     processor = BatchProcessor.get_instance()
     await processor.enable(handle, max_batch_size=10, handler_timeout=60.0)
+    await processor.enable(redis_url="redis://127.0.0.1", queue_name="q", lease=30.0, max_deliveries=5)
     success, item_id, batch_id = await processor.submit_item({"file": 1}, priority=5)
     assert_type(success, bool)
     assert_type(item_id, str)

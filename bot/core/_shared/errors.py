@@ -27,6 +27,14 @@ class CapacityError(Phase4Error):
     """Everything works, but there is no room now; trying later can succeed."""
 
 
+class UnsupportedValueError(Phase4Error, TypeError):
+    """A value of a type that cannot travel to Redis and come back as what it was."""
+
+
+class CorruptPayloadError(BackendError):
+    """Bytes from Redis that this version did not write or cannot read."""
+
+
 def invalid(name: str, value: object, allowed: str) -> InvalidArgumentError:
     """Build the error for a bad argument: ``name`` and ``value`` as given, ``allowed`` in words."""
     return InvalidArgumentError(f"{name} = {value!r}: expected {allowed}")

@@ -7,6 +7,7 @@ from bot.core.batch_processor.errors import (
     HandlerTimeoutError,
     ItemFailedError,
     MissingResultError,
+    ResultNotKeptError,
     ResultTimeoutError,
     UnknownItemError,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "ItemFailedError",
     "ItemStatus",
     "MissingResultError",
+    "ResultNotKeptError",
     "ResultTimeoutError",
     "Submission",
     "UnknownItemError",

@@ -154,10 +154,18 @@ class Dispatcher:
         elif not self._watching:
             self._watch()
 
+    def admit_alone(self, item: BatchItem) -> None:
+        """Take in an item that shares no batch with another."""
+        self.left += 1
+        self.in_flight += 1
+        self.formed += 1
+        self.ready.append(Batch(self.formed, [item], self.now()))
+        self.pump()
+
     def refresh(self) -> None:
         """Work out anew how far items can be added without a look at anything else."""
         others = self.queue.others
-        if not self.accepting:
+        if not self.accepting or self.commit is not None:
             self.open = 0
             return
         self.open = self.max_pending - self.in_flight - others
@@ -548,9 +556,9 @@ class Dispatcher:
     def _fail(self, item: BatchItem, error: BaseException, dead: bool) -> None:
         if dead:
             self._bury(item, error)
-        if item.tracked:
+        if item.future is None:
             self._keep(item, Outcome(None, error, dead))
-        if item.future is not None and not item.future.done():
+        elif not item.future.done():
             _set_exception(item.future, presentable(error))
 
     def _bury(self, item: BatchItem, error: BaseException) -> None:
@@ -582,8 +590,7 @@ class Dispatcher:
 
     def flush(self) -> asyncio.Future[None]:
         """Make all that is pending due; the future is done when it has ended, retries included."""
-        now = self.now()
-        self._flushed_until = now
+        self._flushed_until = now = self.now()
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._flushes.append((now, waiter))
         self.pump()
@@ -667,14 +674,22 @@ class Dispatcher:
         self.in_flight += len(queued)
         return found + queued
 
-    def forget(self, items: Sequence[BatchItem], error: BaseException) -> None:
-        """Let go of items that another instance will see to; who waits for them here gets the error."""
-        for item in items:
-            self.tracked.pop(item.item_id, None)
-            if item.future is not None and not item.future.done():
-                _set_exception(item.future, type(error)(*error.args))
+    def make_due(self) -> None:
+        """Start what is pending without waiting for full batches."""
+        self._flushed_until = self.now()
+        self.pump()
+
+    def forget(self, items: Sequence[BatchItem]) -> None:
+        """Let go of items of :meth:`remaining` that another instance will see to: they never came."""
         self.left -= len(items)
         self._ended(len(items))
+
+    def bury_unhandled(self, items: Sequence[BatchItem], errors: Sequence[BaseException]) -> None:
+        """Count items as dead letters that lie in Redis as such, and were never taken in."""
+        for item, error in zip(items, errors, strict=True):
+            self._fail(item, error, dead=True)
+        self.left += len(items)
+        self.counters.dead += len(items)
 
     def bury_all(self, items: Sequence[BatchItem], reason: str) -> None:
         """End items as dead letters without a handler; who waits for one gets BatchClosedError."""

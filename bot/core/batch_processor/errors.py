@@ -49,6 +49,10 @@ class HandlerAnswerError(MisuseError, TypeError):
     """The handler answered something other than a dict by item id, or a list with a result per item."""
 
 
+class ResultNotKeptError(BackendError):
+    """Durable mode: the item is done, but its result is of a type or size that is not kept in Redis."""
+
+
 class UnknownItemError(MisuseError, LookupError):
     """No item of that id is pending, and no result of it is kept (any more)."""
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
+import re
 from asyncio import Future
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.errors import invalid
@@ -29,11 +30,16 @@ from bot.core.batch_processor.models import (
     Submission,
 )
 from bot.core.batch_processor.retry import BatchSizer, RetryPolicy
+from bot.core.phase4_config import mask_secrets
 from bot.core.phase4_service import Phase4Service
+
+if TYPE_CHECKING:
+    from bot.core.batch_processor.durable import Durable
 
 MAX_PRIORITY = 1_000
 MAX_KEY_LENGTH = 200
 _OFF = "the batch processor is off"
+_ROOM_POLL = 0.05
 _UNBOUNDED = 31_536_000.0
 
 
@@ -63,6 +69,13 @@ class BatchProcessor(Phase4Service):
         self._waiting = self._dispatcher.queue.normal
         self._drain_timeout = 10.0
         self._duplicates = 0
+        self._durable: Durable | None = None
+        """In durable mode: this instance's share of the queue in Redis."""
+        self._redis_url = ""
+        self._queue_name = "default"
+        self._lease = 30.0
+        self._max_deliveries = 5
+        self._max_item_bytes = 1_048_576
 
     # Lifecycle.
 
@@ -80,6 +93,8 @@ class BatchProcessor(Phase4Service):
         self._dispatcher.handler = _valid_handler(handler)
         if self._enabled and self._dispatcher.loop is not None and self._dispatcher.loop.is_running():
             self._dispatcher.pump()
+            if self._durable is not None:
+                self._durable.wake()
 
     async def enable(
         self,
@@ -99,6 +114,11 @@ class BatchProcessor(Phase4Service):
         result_ttl: float | None = None,
         max_results: int | None = None,
         max_dead_letters: int | None = None,
+        redis_url: str | None = None,
+        queue_name: str | None = None,
+        lease: float | None = None,
+        max_deliveries: int | None = None,
+        max_item_bytes: int | None = None,
     ) -> bool:
         """Switch on, or reconfigure; None leaves what was set before. Times are seconds.
 
@@ -111,6 +131,13 @@ class BatchProcessor(Phase4Service):
         ``adaptive`` searches for the batch size at which an item takes the handler the least time.
         ``drain_timeout`` 10: how long ``disable`` waits. Results are kept for ``result_ttl`` 300 and
         ``max_results`` 10,000, dead letters up to ``max_dead_letters`` 10,000.
+
+        ``redis_url`` (at first empty: memory) is durable mode: items lie in Redis, in the queue
+        ``queue_name`` "default", and every instance with that queue takes its share. What an instance
+        held that is silent for ``lease`` 30 seconds goes to another one; an item that was given to
+        ``max_deliveries`` 5 that ended before it was handled is given up. An item or a result may take
+        ``max_item_bytes`` 1 MiB; ``max_pending`` then counts the items of all instances. While Redis is
+        away the processor is on, degraded, and refuses. Neither can be changed while it is on.
 
         Without a handler items wait until there is one. Raises ValueError for values out of bounds.
         """
@@ -130,7 +157,18 @@ class BatchProcessor(Phase4Service):
         ttl = _seconds("result_ttl", result_ttl, d.results.ttl)
         results = _count("max_results", max_results, d.results.limit, 1, 100_000_000)
         letters = _count("max_dead_letters", max_dead_letters, d.dead_letters.limit, 1, 100_000_000)
+        url = self._redis_url if redis_url is None else redis_url
+        name = self._queue_name if queue_name is None else _valid_name(queue_name)
+        lease = _seconds("lease", lease, self._lease)
+        deliveries = _count("max_deliveries", max_deliveries, self._max_deliveries, 1, 1_000_000)
+        item_bytes = _count("max_item_bytes", max_item_bytes, self._max_item_bytes, 100, 67_108_864)
         async with self._transition:
+            if self._enabled and (url, name) != (self._redis_url, self._queue_name):
+                raise invalid(
+                    "redis_url, queue_name",
+                    (mask_secrets(url), name),
+                    "what they were: disable the batch processor first",
+                )
             d.handler = handler
             d.batch_timeout, d.handler_timeout = timeout, limit
             d.max_concurrent, d.max_pending = concurrent, pending
@@ -149,17 +187,45 @@ class BatchProcessor(Phase4Service):
             loop = asyncio.get_running_loop()
             if d.loop is None or not d.loop.is_running():
                 d.adopt(loop)
+            self._redis_url, self._queue_name = url, name
+            self._lease, self._max_deliveries, self._max_item_bytes = lease, deliveries, item_bytes
+            if url:
+                await self._begin_durable()
             d.accepting = True
             d.stopped = False
             self._enabled = True
             d.reconfigured()
+            d.refresh()
+            if self._durable is not None:
+                self._durable.wake()
         return True
+
+    async def _begin_durable(self) -> None:
+        from bot.core.batch_processor.durable import Durable
+
+        d = self._dispatcher
+        durable = self._durable
+        if durable is None:
+            durable = Durable(d, self._clock, self._redis_url, self._queue_name)
+        durable.lease, durable.max_deliveries = self._lease, self._max_deliveries
+        durable.max_item_bytes = self._max_item_bytes
+        if self._durable is None:
+            try:
+                await durable.start()
+            except BaseException:
+                await durable.close()
+                raise
+            self._durable = durable
+            d.commit = durable.commit
+        else:
+            durable.ensure_running()
 
     async def disable(self) -> bool:
         """Take in nothing more, handle what is pending within the drain time, then switch off.
 
         What has not ended by then goes to the dead letters, and who waits for it gets
-        BatchClosedError. False if a handler went on after it was cancelled.
+        BatchClosedError. In durable mode what no handler has begun is left in Redis at once, and what
+        has not ended by then too. False if a handler went on after it was cancelled.
         """
         async with self._transition:
             if not self._enabled:
@@ -181,6 +247,23 @@ class BatchProcessor(Phase4Service):
         return clean
 
     async def _drain_and_stop(self) -> bool:
+        d, durable = self._dispatcher, self._durable
+        if durable is not None:
+            try:
+                await durable.give_back_unstarted()
+                return await self._drain()
+            finally:
+                await durable.close()
+                self._durable = d.commit = None
+        try:
+            clean = await self._drain()
+        finally:
+            left = d.remaining()
+            if left:
+                d.bury_all(left, "the batch processor was switched off before the item was handled")
+        return clean
+
+    async def _drain(self) -> bool:
         d = self._dispatcher
         try:
             if d.unfinished and d.handler is not None:
@@ -194,9 +277,6 @@ class BatchProcessor(Phase4Service):
                     flushed.cancel()
         finally:
             clean = await d.stop()
-            left = d.remaining()
-            if left:
-                d.bury_all(left, "the batch processor was switched off before the item was handled")
         return clean
 
     # Submitting.
@@ -208,6 +288,9 @@ class BatchProcessor(Phase4Service):
         Cancelling it withdraws an item that is in no batch yet. Its result is kept by the future
         alone; to ask by id, or not at all, use :meth:`submit_item`. Higher priorities go first.
 
+        In durable mode the future raises BatchQueueFullError, or RedisUnavailableError while Redis is
+        away, and cancelling it withdraws nothing. What cannot travel raises InvalidArgumentError here.
+
         Raises BatchQueueFullError or, while the processor is off, BatchClosedError.
         """
         d = self._dispatcher
@@ -216,10 +299,12 @@ class BatchProcessor(Phase4Service):
             future: asyncio.Future[Any] = Future(loop=d.loop)
             self._waiting.append(BatchItem(data, future, self._now()))
             return future
-        if not d.accepting or d.unfinished >= d.max_pending:
+        if not d.accepting or (d.unfinished >= d.max_pending and self._durable is None):
             self._refuse()
         if priority != 0:
             _valid_priority(priority)
+        if self._durable is not None:
+            return self._durable.submit(data, priority)
         return d.submit(data, priority)
 
     async def submit_and_wait(self, data: Any, priority: int = 0, timeout: float | None = None) -> Any:
@@ -240,9 +325,19 @@ class BatchProcessor(Phase4Service):
         d = self._dispatcher
         if not d.accepting:
             raise BatchClosedError(_OFF)
+        if self._durable is not None:
+            return await self._wait_durably(data, priority)
         if d.waited_for or d.full:
             await d.room()
         return await self.submit(data, priority)
+
+    async def _wait_durably(self, data: Any, priority: int) -> Any:
+        while True:
+            try:
+                return await self.submit(data, priority)
+            except BatchQueueFullError:
+                # Room is made by any instance, and Redis does not say when.
+                await self._clock.sleep(_ROOM_POLL)
 
     async def submit_item(self, data: Any, priority: int = 0, key: str | None = None) -> Submission:
         """Add an item: ``(success, item_id, batch_id)``; at once, whether there is room or not.
@@ -252,7 +347,18 @@ class BatchProcessor(Phase4Service):
         kept, another one adds nothing, and is answered as the first was. ``success`` is False, with a
         ``reason``, when as many items are pending as are allowed and while the processor is off.
         """
+        if self._durable is not None and self._dispatcher.accepting:
+            item_id, value = self._for_redis(data, priority, key)
+            return await self._durable.offer(item_id, value)
         return self._submit_item(data, priority, key)
+
+    def _for_redis(self, data: Any, priority: int, key: str | None) -> tuple[str, bytes]:
+        assert self._durable is not None
+        _valid_priority(priority)
+        if key is not None:
+            _valid_key(key)
+        item_id = self._dispatcher.new_id() if key is None else key
+        return item_id, self._durable.encode(item_id, priority, data)
 
     async def submit_many(
         self, data: Iterable[Any], priority: int = 0, *, all_or_none: bool = False
@@ -261,6 +367,12 @@ class BatchProcessor(Phase4Service):
         wanted = list(data)
         _valid_priority(priority)
         d = self._dispatcher
+        if self._durable is not None and d.accepting:
+            pairs = [self._for_redis(one, priority, None) for one in wanted]
+            if all_or_none:
+                return await self._durable.offer_all(pairs)
+            offers = [self._durable.offer(*pair) for pair in pairs]
+            return [await offer for offer in offers]
         if all_or_none and d.accepting and d.unfinished + len(wanted) > d.max_pending:
             refused = self._full(len(wanted))
             return [refused] * len(wanted)
@@ -309,6 +421,14 @@ class BatchProcessor(Phase4Service):
         ResultTimeoutError, and the item goes on.
         """
         d = self._dispatcher
+        if self._durable is not None:
+            try:
+                async with asyncio.timeout(timeout) as deadline:
+                    return await self._durable.result(item_id)
+            except TimeoutError as error:
+                if not deadline.expired():
+                    raise
+                raise ResultTimeoutError(f"item {item_id} has no result within {timeout:g} s") from error
         if item_id not in d.tracked:
             outcome = d.results.get(item_id, d.now())
             if outcome is None:
@@ -333,7 +453,12 @@ class BatchProcessor(Phase4Service):
             raise ResultTimeoutError(f"item {item_id} has no result within {timeout:g} s") from error
 
     async def get_item_status(self, item_id: str) -> ItemStatus | None:
-        """How far an item of :meth:`submit_item` is, without waiting; None if it is not known (any more)."""
+        """How far an item of :meth:`submit_item` is, without waiting; None if it is not known (any more).
+
+        In durable mode Redis is asked; RedisUnavailableError while it is away.
+        """
+        if self._durable is not None:
+            return await self._durable.status(item_id)
         return self._dispatcher.status_of_item(item_id)
 
     async def get_batch_status(self, batch_id: str) -> BatchStatus | None:
@@ -343,10 +468,20 @@ class BatchProcessor(Phase4Service):
     async def flush(self, timeout: float | None = None) -> bool:
         """Start what is pending without waiting for full batches, and wait until it has ended.
 
+        In durable mode that is all that lies in Redis, whichever instance handles it.
         False if that took longer than ``timeout`` seconds (it goes on), or if there is no handler.
         """
         d = self._dispatcher
-        if not d.unfinished:
+        if self._durable is not None and d.handler is not None:
+            try:
+                async with asyncio.timeout(timeout) as deadline:
+                    await self._durable.flush()
+            except TimeoutError:
+                if not deadline.expired():
+                    raise
+                return False
+            return True
+        if not d.unfinished and self._durable is None:
             return True
         if d.handler is None or not self._enabled:
             return False
@@ -365,7 +500,12 @@ class BatchProcessor(Phase4Service):
     # Dead letters.
 
     async def dead_letters(self, limit: int | None = None) -> list[DeadLetter]:
-        """The items that were given up, the oldest first, at most ``limit``."""
+        """The items that were given up, the oldest first, at most ``limit``.
+
+        In durable mode those of every instance, as Redis has them; RedisUnavailableError while it is away.
+        """
+        if self._durable is not None:
+            return await self._durable.streams.letters(limit)
         return self._dispatcher.dead_letters.all()[:limit]
 
     async def replay(self, item_ids: Sequence[str] | None = None) -> int:
@@ -376,6 +516,8 @@ class BatchProcessor(Phase4Service):
         d = self._dispatcher
         if not d.accepting:
             return 0
+        if self._durable is not None:
+            return await self._durable.replay(item_ids)
         letters = d.dead_letters.take(item_ids, max(0, d.max_pending - d.unfinished))
         for letter in letters:
             d.readmit(letter)
@@ -383,6 +525,8 @@ class BatchProcessor(Phase4Service):
 
     async def discard_dead_letters(self, item_ids: Sequence[str] | None = None) -> int:
         """Forget dead letters, all or those of ``item_ids``; how many there were. They stay counted."""
+        if self._durable is not None:
+            return await self._durable.discard(item_ids)
         return len(self._dispatcher.dead_letters.take(item_ids))
 
     # Figures.
@@ -391,17 +535,19 @@ class BatchProcessor(Phase4Service):
         """Counts since the start or the last reset.
 
         ``submitted_items`` is always ``total_items_processed`` (done) + ``failed_items`` (those cancelled
-        among them) + ``dead_lettered_items`` + ``pending_items``.
+        among them) + ``dead_lettered_items`` + ``pending_items``. In durable mode all of these are of
+        the items that this instance took from Redis; see docs/batch_processor.md for the others.
         """
         d = self._dispatcher
         counters = d.counters
         now = d.now()
         waits, handling = counters.waits, counters.handling
         oldest = d.oldest_unfinished()
-        return {
+        durable = self._durable
+        figures = {
             "enabled": self._enabled,
-            "durable": False,
-            "degraded": False,
+            "durable": durable is not None,
+            "degraded": durable is not None and durable.degraded,
             "handler": d.handler is not None,
             "submitted_items": d.submitted,
             "pending_items": d.unfinished,
@@ -432,11 +578,26 @@ class BatchProcessor(Phase4Service):
             "dead_letters": len(d.dead_letters),
             "results_kept": len(d.results),
         }
+        if durable is not None:
+            figures |= {
+                "duplicate_items": durable.known,
+                "dead_letters": durable.letters,
+                "stream_length": durable.length,
+                "enqueued_items": durable.enqueued,
+                "reclaimed_items": durable.reclaimed,
+                "redelivered_items": durable.redelivered,
+                "given_back_items": durable.given_back,
+                "settled_elsewhere_items": durable.settled_elsewhere,
+                "results_not_kept": durable.unkept,
+            }
+        return figures
 
     async def reset_statistics(self) -> None:
         """Counters to zero; items that are pending count as submitted now."""
         self._dispatcher.reset_counters()
         self._duplicates = 0
+        if self._durable is not None:
+            self._durable.reset_counters()
 
     def histograms(self) -> list[HistogramSnapshot]:
         """How long items waited for their batch, and how long the handler took."""
@@ -479,6 +640,12 @@ def _valid_priority(priority: object) -> None:
 def _valid_key(key: object) -> None:
     if not isinstance(key, str) or not 1 <= len(key) <= MAX_KEY_LENGTH:
         raise invalid("key", key, f"a string of 1 to {MAX_KEY_LENGTH} characters")
+
+
+def _valid_name(name: object) -> str:
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_.:-]{1,100}", name):
+        raise invalid("queue_name", name, "1 to 100 letters, digits and _ . : -")
+    return name
 
 
 def _count(name: str, value: object, current: int, low: int, high: int) -> int:

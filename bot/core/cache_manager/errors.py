@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from bot.core._shared.errors import BackendError, Phase4Error
+from bot.core._shared.errors import CorruptPayloadError, Phase4Error, UnsupportedValueError
 
-
-class UnsupportedValueError(Phase4Error, TypeError):
-    """A value of a type that the second tier does not carry; it stays in the first."""
-
-
-class CorruptPayloadError(BackendError):
-    """Bytes under a key that this version did not write or cannot read; taken for a miss."""
+__all__ = ["CorruptPayloadError", "LoaderTimeoutError", "UnsupportedValueError"]
 
 
 class LoaderTimeoutError(Phase4Error, TimeoutError):

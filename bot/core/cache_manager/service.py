@@ -19,6 +19,7 @@ from bot.core._shared.errors import BackendError, invalid
 from bot.core._shared.isolation import IMMUTABLE, Frozen, freeze
 from bot.core._shared.singleflight import SingleFlight
 from bot.core._shared.tasks import BackgroundTasks
+from bot.core._shared.values import encode_body, thaw_body
 from bot.core.cache_manager import codec
 from bot.core.cache_manager.errors import LoaderTimeoutError, UnsupportedValueError
 from bot.core.cache_manager.keys import MAX_KEY, compile_glob, redis_key, valid_key
@@ -397,7 +398,7 @@ class CacheManager(Phase4Service):
         if raw is not None and (l2.in_step or not l2.outdated(at)):
             try:
                 body, expires_at, load_seconds = codec.unfold(raw)
-                value = codec.thaw_body(body)
+                value = thaw_body(body)
             except Exception as error:
                 # Foreign bytes; decode_body would say how they can fail, for a tenth of the read.
                 l2.unreadable(error)
@@ -490,7 +491,7 @@ class CacheManager(Phase4Service):
     def _body(self, value: Any) -> bytes | None:
         """The value encoded for L2; None if it cannot travel, which is counted, and logged once a type."""
         try:
-            return codec.encode_body(value)
+            return encode_body(value)
         except UnsupportedValueError as error:
             self._counters.l1_only += 1
             kind = type(value).__qualname__
@@ -901,7 +902,7 @@ def _keep(value: Any, body: bytes) -> Frozen:
     """
     if type(value) in IMMUTABLE:
         return Frozen(value, None, getsizeof(value))
-    return Frozen(body, codec.thaw_body, len(body) + _BYTES_HEADER)
+    return Frozen(body, thaw_body, len(body) + _BYTES_HEADER)
 
 
 _BYTES_HEADER = getsizeof(b"")
