@@ -146,6 +146,8 @@ _FAMILIES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "phase4_rate_limit_active_clients": ("gauge", "Clients whose bucket is not full", ("tier",)),
     "phase4_batch_pending_items": ("gauge", "Items that wait or are being handled", ()),
     "phase4_batch_max_pending_items": ("gauge", "Items that may be pending; beyond, they are refused", ()),
+    "phase4_batch_stream_length": ("gauge", "Durable mode: items of all instances that have not ended", ()),
+    "phase4_batch_reclaimed_items": ("counter", "Durable mode: items taken over from another instance", ()),
     "phase4_batch_pending_batches": ("gauge", "Batches that wait or are being handled", ()),
     "phase4_batch_batches": ("counter", "Batches by outcome", ("outcome",)),
     "phase4_batch_items": ("counter", "Items by outcome", ("outcome",)),
@@ -208,6 +210,8 @@ _FIGURES: dict[str, tuple[_Figure, ...]] = {
     "batch_processor": (
         _Figure("pending_items", "phase4_batch_pending_items"),
         _Figure("max_pending", "phase4_batch_max_pending_items"),
+        _Figure("stream_length", "phase4_batch_stream_length"),
+        _Figure("reclaimed_items", "phase4_batch_reclaimed_items"),
         _Figure("pending_batches", "phase4_batch_pending_batches"),
         _Figure("completed_batches", "phase4_batch_batches", ("completed",)),
         _Figure("failed_batches", "phase4_batch_batches", ("failed",)),

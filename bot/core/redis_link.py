@@ -159,6 +159,16 @@ class RedisLink:
 
         Raises RedisUnavailableError (at once while Redis is known to be away) or RedisRefusedError.
         """
+        task = asyncio.current_task()
+        asked_to_end = task.cancelling() if task is not None else 0
+        try:
+            return await self._run(operation)
+        finally:
+            # redis-py sends by asyncio.wait_for, which before Python 3.12 lets a cancellation get lost.
+            if task is not None and task.cancelling() > asked_to_end:
+                raise asyncio.CancelledError
+
+    async def _run(self, operation: Callable[[Any], Awaitable[T]]) -> T:
         from redis.exceptions import ConnectionError as RedisConnectionError
         from redis.exceptions import RedisError
         from redis.exceptions import TimeoutError as RedisTimeoutError

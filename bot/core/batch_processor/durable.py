@@ -234,7 +234,7 @@ class Durable:
                 await self._recover(what, error, failures)
 
     async def _recover(self, what: str, error: BackendError, failures: int) -> None:
-        if isinstance(error, RedisRefusedError) and "NOGROUP" in str(error):
+        if isinstance(error, RedisRefusedError) and _no_group(error):
             # Redis has lost the stream, or it is new: then nothing is wrong.
             with contextlib.suppress(BackendError):
                 await self.streams.make_group()
@@ -653,6 +653,10 @@ class Durable:
                 continue
             self._d.make_due()
             await self._clock.sleep(POLL_FIRST)
+
+
+def _no_group(error: RedisRefusedError) -> bool:
+    return "NOGROUP" in str(error) or "no such key" in str(error)
 
 
 def unwrap(item_id: str, outcome: StoredOutcome) -> Any:
