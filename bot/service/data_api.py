@@ -16,7 +16,10 @@ from bot.service.database import Database, Row
 from bot.service.middleware import CACHE_STATE, DATA_SECONDS
 
 MIN_SEARCH_LENGTH, MAX_SEARCH_LENGTH = 2, 64
-_LETTERS = 3
+_LETTERS = 8
+MOST_FOUND = 20
+"""Files in the answer to a search: the LIMIT of its query."""
+
 ANSWERS = "api"
 ANSWER_TTL = 60.0
 
@@ -59,6 +62,12 @@ GROUP BY f.id, f.name, f.kind, f.size_bytes ORDER BY downloads DESC, f.id LIMIT 
 def search_tag(text: str) -> str:
     """The tag of a cached search: only files whose name holds these letters can change its answer."""
     return f"search:{text.casefold()[:_LETTERS]}"
+
+
+def is_full(answer: dict[str, Any]) -> bool:
+    """Whether a search found as many files as it shows: then a new one, which nobody has downloaded, changes
+    nothing, as it sorts last."""
+    return len(answer["files"]) >= MOST_FOUND
 
 
 def user_tag(user_id: int) -> str:
@@ -109,7 +118,11 @@ class DataApi:
         elif search is not None:
             text = _search_text(search)
             body = await self._cached(
-                f"search:{text}", (search_tag(text),), lambda: self._search(reads, text), COUNTS_TTL, COUNTS
+                f"search:{text}",
+                lambda answer: () if is_full(answer) else (search_tag(text),),
+                lambda: self._search(reads, text),
+                COUNTS_TTL,
+                COUNTS,
             )
         else:
             body = await self._cached("overview", (), lambda: self._overview(reads), COUNTS_TTL, COUNTS)
@@ -119,20 +132,31 @@ class DataApi:
     async def _cached(
         self,
         key: str,
-        tags: Sequence[str],
+        tags: Sequence[str] | Callable[[Any], Sequence[str]],
         load: Callable[[], Awaitable[Any]],
         ttl: float = ANSWER_TTL,
         options: LoadOptions = EXACT,
     ) -> bytes | None:
-        """Whole answers, encoded, kept for all instances until a write drops them; else just loaded."""
+        """Whole answers, encoded, kept for all instances until a write drops them; else just loaded.
+
+        ``tags`` may be a function of the answer.
+        """
+        answer: Any = None
 
         async def encoded() -> bytes | None:
+            nonlocal answer
             async with self._database.one_connection():
                 answer = await load()
             return None if answer is None else _ENCODER.encode(answer)
 
-        cache = CacheManager.get_instance()
-        found: bytes | None = await cache.get_or_load(key, encoded, ttl, ANSWERS, tags=tags, options=options)
+        found: bytes | None = await CacheManager.get_instance().get_or_load(
+            key,
+            encoded,
+            ttl,
+            ANSWERS,
+            tags=(lambda _: tags(answer)) if callable(tags) else tags,
+            options=options,
+        )
         return found
 
     async def _overview(self, reads: _Reads) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from bot.service.data_api import MOST_FOUND
 from bot.service.server import DRAIN_SECONDS
 from tests.service.conftest import Service
 
@@ -78,6 +79,23 @@ def test_five_uploads_pass_and_the_sixth_is_told_when_to_come_back(service):
     assert int(answers[6].headers["Retry-After"]) == 2, "it came back too early"
     assert service.call("/api/upload?user_id=1002").status == 200, "another user is not held up"
     assert service.call("/health").body["phase4"]["rate_limiter"]["total_blocked"] >= 2
+
+
+def test_an_upload_keeps_the_searches_that_it_cannot_change(data_dir):
+    service = Service(data_dir, ENABLE_CACHE_MANAGER="1")
+    service.start()
+    try:
+        full, narrow = "/api/data?search=debian", "/api/data?search=debian%20of%20ours"
+        assert len(service.call(full).body["files"]) == MOST_FOUND
+        assert service.call(narrow).body["files"] == []
+        name = "debian%20of%20ours.iso"
+        uploaded = service.call(f"/api/upload?user_id=8&name={name}", method="POST", body=b"bytes")
+        assert uploaded.status == 201
+        assert service.call(full).headers["X-Cache"] == "hit", "a new file would stand behind the 20 it shows"
+        found = service.call(narrow)
+        assert (found.headers["X-Cache"], len(found.body["files"])) == ("miss", 1)
+    finally:
+        service.close()
 
 
 def test_an_upload_is_stored_under_its_digest_and_found_at_once(service):

@@ -11,6 +11,7 @@ import datetime
 import decimal
 import uuid
 from collections.abc import Callable
+from itertools import chain
 from sys import getsizeof
 from typing import Any, NamedTuple
 
@@ -46,6 +47,8 @@ def freeze(value: Any) -> Frozen:
     kind = type(value)
     if kind in IMMUTABLE:
         return Frozen(value, None, getsizeof(value))
+    if kind is list and value and (found := _freeze_rows(value)) is not None:
+        return found
     size, flat, mutable, foreign = _measure(value, 0)
     if foreign:
         try:
@@ -63,15 +66,36 @@ def freeze(value: Any) -> Frozen:
             return Frozen(value.copy(), set.copy, size)
         if kind is bytearray:
             return Frozen(value[:], bytearray.copy, size)
-    if kind is list and all(type(item) is dict for item in value):
-        rows = [row.copy() for row in value]
-        if all(_is_flat(row) for row in rows):
-            return Frozen(rows, _copy_rows, size)
     return Frozen(_copy_tree(value), _copy_tree, size)
 
 
-def _is_flat(row: dict[Any, Any]) -> bool:
-    return all(type(item) in IMMUTABLE for item in row.values())
+def _freeze_rows(rows: list[Any]) -> Frozen | None:
+    """What drivers answer with, dicts or tuples of atoms, measured and copied in one go; None if it is not.
+
+    Over all rows at once, since every miss of a query passes here.
+    """
+    kind = type(rows[0])
+    if (kind is not dict and kind is not tuple) or set(map(type, rows)) != {kind}:
+        return None
+    if kind is tuple:
+        values = list(chain.from_iterable(rows))
+        names_size = 0
+    else:
+        values = list(chain.from_iterable(map(dict.values, rows)))
+        names = rows[0].keys()
+        if all(map(names.__eq__, map(dict.keys, rows))):
+            checked, times = list(names), len(rows)
+        else:
+            checked, times = list(chain.from_iterable(rows)), 1
+        if not IMMUTABLE.issuperset(map(type, checked)):
+            return None
+        names_size = times * sum(map(getsizeof, checked))
+    if not IMMUTABLE.issuperset(map(type, values)):
+        return None
+    size = getsizeof(rows) + sum(map(getsizeof, rows)) + sum(map(getsizeof, values)) + names_size
+    return (
+        Frozen(rows.copy(), list.copy, size) if kind is tuple else Frozen(_copy_rows(rows), _copy_rows, size)
+    )
 
 
 def _copy_rows(rows: list[dict[Any, Any]]) -> list[dict[Any, Any]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Hashable
-from functools import partial
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -18,17 +17,18 @@ T = TypeVar("T")
 class _Flight(Generic[T]):
     __slots__ = ("loop", "task", "waiters")
 
-    def __init__(self, task: asyncio.Task[T], loop: asyncio.AbstractEventLoop) -> None:
-        self.task = task
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self.waiters = 0
+        self.task: asyncio.Task[None]
+        # In the order they came; who is cancelled leaves it.
+        self.waiters: dict[asyncio.Future[T], None] = {}
 
 
 class SingleFlight(Generic[T]):
     """Runs in progress, by key. A run's exception reaches every waiter; nothing is remembered after."""
 
     def __init__(self) -> None:
-        # Changed only by run and _landed; an entry leaves when its task ends.
+        # Changed only by run and _fly; an entry leaves when its run ends.
         self._flights: dict[Hashable, _Flight[T]] = {}
 
     def __len__(self) -> int:
@@ -42,22 +42,48 @@ class SingleFlight(Generic[T]):
         loop = asyncio.get_running_loop()
         flight = self._flights.get(key)
         # A flight of another loop cannot be awaited here (that loop may even be closed): start anew.
-        if flight is None or flight.loop is not loop or flight.task.done():
-            task = loop.create_task(work(), name="single-flight")
-            flight = self._flights[key] = _Flight(task, loop)
-            task.add_done_callback(partial(self._landed, key, flight))
-        flight.waiters += 1
+        # So it is with one that is being cancelled.
+        if flight is None or flight.loop is not loop or flight.task.done() or flight.task.cancelling():
+            flight = self._flights[key] = _Flight(loop)
+            flight.task = loop.create_task(self._fly(key, flight, work), name="single-flight")
+        waiter: asyncio.Future[T] = loop.create_future()
+        flight.waiters[waiter] = None
         try:
-            return await asyncio.shield(flight.task)
-        finally:
-            flight.waiters -= 1
-            if flight.waiters == 0 and not flight.task.done():
+            return await waiter
+        except asyncio.CancelledError:
+            flight.waiters.pop(waiter, None)
+            if not waiter.cancelled():
+                waiter.exception()  # seen: it came in the moment that this caller was cancelled
+            elif not flight.waiters and not flight.task.done():
                 # Nobody wants it any more. Later callers must not join a run that is being cancelled.
-                self._landed(key, flight)
+                self._leave(key, flight)
                 flight.task.cancel()
+            raise
 
-    def _landed(self, key: Hashable, flight: _Flight[T], _task: object = None) -> None:
+    async def _fly(
+        self, key: Hashable, flight: _Flight[T], work: Callable[[], Coroutine[Any, Any, T]]
+    ) -> None:
+        # It tells the waiters itself: by callbacks of the task they would hear a turn of the loop later.
+        try:
+            result = await work()
+        except asyncio.CancelledError:
+            self._leave(key, flight)
+            for waiter in flight.waiters:
+                waiter.cancel()
+            raise
+        except BaseException as error:
+            self._leave(key, flight)
+            for waiter in flight.waiters:
+                if not waiter.done():
+                    waiter.set_exception(error)
+            if not isinstance(error, Exception):
+                raise  # KeyboardInterrupt, SystemExit: for the loop too
+        else:
+            self._leave(key, flight)
+            for waiter in flight.waiters:
+                if not waiter.done():
+                    waiter.set_result(result)
+
+    def _leave(self, key: Hashable, flight: _Flight[T]) -> None:
         if self._flights.get(key) is flight:
             del self._flights[key]
-        if flight.task.done() and not flight.task.cancelled():
-            flight.task.exception()  # seen: every waiter may have been cancelled before it came

@@ -8,14 +8,14 @@ import functools
 import hashlib
 import inspect
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 from bot.core._shared.bounded_store import MAX_FREQUENCY
 from bot.core._shared.errors import invalid
 from bot.core.cache_manager.keys import valid_key
 from bot.core.cache_manager.models import PLAIN, LoadOptions, valid_ttl
-from bot.core.cache_manager.service import DEFAULT_NAMESPACE, CacheManager
+from bot.core.cache_manager.service import DEFAULT_NAMESPACE, CacheManager, Tags
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -30,7 +30,7 @@ def cached(
     namespace: str = DEFAULT_NAMESPACE,
     key: Callable[..., str] | None = None,
     *,
-    tags: Sequence[str] = (),
+    tags: Tags = (),
     options: LoadOptions = PLAIN,
 ) -> Callable[[Callable[P, Awaitable[R]]], Callable[P, Awaitable[R]]]:
     """Cache what an ``async def`` returns, None and other falsy values included, for ``ttl`` seconds.

@@ -35,6 +35,9 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Loader = Callable[[], Awaitable[Any]]
+TagsOf = Callable[[Any], Sequence[str]]
+Tags = Sequence[str] | TagsOf
+"""Of a value that is loaded: as they are, or a function of the value."""
 
 DEFAULT_NAMESPACE = "default"
 MAX_NAMESPACES = 64
@@ -621,7 +624,7 @@ class CacheManager(Phase4Service):
         ttl: float | None = None,
         namespace: str = DEFAULT_NAMESPACE,
         *,
-        tags: Sequence[str] = (),
+        tags: Tags = (),
         options: LoadOptions = PLAIN,
     ) -> Any:
         """The cached value, or what ``await loader()`` returns, which is then cached for ``ttl`` seconds.
@@ -629,7 +632,8 @@ class CacheManager(Phase4Service):
         None and other falsy values are values. Any number of concurrent misses of this process run
         one load; a caller that is cancelled leaves alone, and the loader's exception reaches every
         waiter and is not cached. A value that was changed or dropped while it loaded is returned and
-        not cached. See :class:`LoadOptions` for stale values, timeouts and early refresh.
+        not cached. ``tags`` may be a function of the loaded value, for tags that only it can tell. See
+        :class:`LoadOptions` for stale values, timeouts and early refresh.
         """
         if not self._enabled:
             return await loader()
@@ -644,7 +648,7 @@ class CacheManager(Phase4Service):
         if found is not _ABSENT:
             return found
         seconds = self._default_ttl if ttl is None else valid_ttl(ttl)
-        return await self._load(key, loader, seconds, namespace, _valid_tags(tags), options)
+        return await self._load(key, loader, seconds, namespace, _checked(tags), options)
 
     async def _load(
         self,
@@ -652,7 +656,7 @@ class CacheManager(Phase4Service):
         loader: Loader,
         ttl: float,
         namespace: str,
-        tags: tuple[str, ...],
+        tags: tuple[str, ...] | TagsOf,
         options: LoadOptions,
     ) -> Any:
         led = False
@@ -709,7 +713,7 @@ class CacheManager(Phase4Service):
         loader: Loader,
         ttl: float,
         namespace: str,
-        tags: tuple[str, ...],
+        tags: tuple[str, ...] | TagsOf,
         options: LoadOptions,
     ) -> tuple[Any, Frozen | None]:
         start = self._now()
@@ -734,12 +738,13 @@ class CacheManager(Phase4Service):
             return value, None
         if value is None and options.negative_ttl is not None:
             ttl = options.negative_ttl
+        carried = _valid_tags(tags(value)) if callable(tags) else tags
         wanted = ttl > 0 and (options.cache_if is None or options.cache_if(value))
-        if wanted and self._enabled and not self._changed_since(begun, namespace, key, tags):
+        if wanted and self._enabled and not self._changed_since(begun, namespace, key, carried):
             if options.ttl_jitter:
                 ttl *= 1 - random.random() * options.ttl_jitter / 100
             await self._store(
-                namespace, key, value, frozen, ttl, tags,
+                namespace, key, value, frozen, ttl, carried,
                 stale_ttl=options.stale_ttl,
                 load_seconds=self._now() - start if options.early_refresh else 0.0,
             )  # fmt: skip
@@ -759,7 +764,7 @@ class CacheManager(Phase4Service):
         loader: Loader,
         ttl: float | None,
         namespace: str,
-        tags: Sequence[str],
+        tags: Tags,
         options: LoadOptions,
     ) -> None:
         if (namespace, key) in self._flights:
@@ -771,7 +776,7 @@ class CacheManager(Phase4Service):
             try:
                 await self._flights.run(
                     (namespace, key),
-                    lambda: self._run_loader(key, loader, seconds, namespace, _valid_tags(tags), options),
+                    lambda: self._run_loader(key, loader, seconds, namespace, _checked(tags), options),
                 )
             except Exception as error:
                 self._counters.load_failures += 1
@@ -920,6 +925,10 @@ async def _quiet(
         return await flight, None
     except Exception as error:
         return None, error
+
+
+def _checked(tags: Tags) -> tuple[str, ...] | TagsOf:
+    return tags if callable(tags) else _valid_tags(tags)
 
 
 def _valid_tags(tags: Sequence[str]) -> tuple[str, ...]:

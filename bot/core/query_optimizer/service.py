@@ -42,7 +42,7 @@ from bot.core.query_optimizer.n_plus_one import (
 )
 from bot.core.query_optimizer.results import Misses, ResultCache, key_of
 from bot.core.query_optimizer.stats import MAX_SHOWN, ExecutionStatistics, has_parameters
-from bot.core.query_optimizer.tables import Relations, names_given, read_marks, write_marks
+from bot.core.query_optimizer.tables import Relations, names_given, write_marks
 from bot.core.query_optimizer.timing import STOPWATCH, SlowQueryLog, Stopwatch
 from bot.core.query_optimizer.transactions import Transaction, Transactions, TransactionScope
 
@@ -454,7 +454,7 @@ class QueryOptimizer(Phase4Service):
         frozen = self._freeze(analysis, result)
         if frozen is None:
             return False
-        marks = read_marks(self._reads(analysis))
+        marks = self._relations.marks_of(analysis.reads)
         kept = self._cache.put(key, frozen, marks, begun=begun, now=now, ttl=seconds)
         if not kept:
             self._misses.forget(key)
@@ -514,14 +514,14 @@ class QueryOptimizer(Phase4Service):
         if analysis.transaction:
             return await self._transact(analysis, query, params, executor)
         if key is None or not analysis.cacheable or self._transactions.current() is not None:
-            return await self._timed(analysis, query, params, executor)
+            return await self._timed(analysis, query, params, executor, key)
         return await self._load(key, analysis, query, params, executor, seconds)
 
     async def _write(self, analysis: Analysis, query: str, params: Any, executor: Executor) -> Any:
         if analysis.transaction == "begin":
             self._transactions.begin()  # a script that begins, and writes, and leaves it open
         try:
-            result = await self._timed(analysis, query, params, executor)
+            result = await self._timed(analysis, query, params, executor, None)
         except BaseException:
             self._invalidate(analysis)
             raise
@@ -537,7 +537,7 @@ class QueryOptimizer(Phase4Service):
 
     async def _transact(self, analysis: Analysis, query: str, params: Any, executor: Executor) -> Any:
         try:
-            result = await self._timed(analysis, query, params, executor)
+            result = await self._timed(analysis, query, params, executor, None)
         except BaseException:
             if analysis.transaction != "begin":
                 self._change_transaction(analysis)
@@ -597,25 +597,27 @@ class QueryOptimizer(Phase4Service):
             led = True
             begun = self._cache.begin()
             cache = self._cache
-            raw = await self._timed(analysis, query, params, executor)
+            raw = await self._timed(analysis, query, params, executor, key)
             frozen = self._freeze(analysis, raw)
             if frozen is not None and self._enabled and cache is self._cache:
                 # Asked for again: a view may have been declared meanwhile.
-                marks = read_marks(self._reads(analysis))
+                marks = self._relations.marks_of(analysis.reads)
                 cache.put(key, frozen, marks, begun=begun, now=self._now(), ttl=ttl)
             return frozen
 
         # The version is part of the key: who reads after a write must not join a run from before it.
-        version = self._cache.version(read_marks(self._reads(analysis)))
+        version = self._cache.version(self._relations.marks_of(analysis.reads))
         frozen = await self._flights.run((key, version), run)
+        if led:
+            return raw  # the cache has a copy of its own
         if frozen is not None:
             return frozen.value if frozen.thaw is None else frozen.thaw(frozen.value)
-        if led:
-            return raw
         # The leader's result cannot be copied, and an object that two callers hold is not two results.
-        return await self._timed(analysis, query, params, executor)
+        return await self._timed(analysis, query, params, executor, key)
 
-    async def _timed(self, analysis: Analysis, query: str, params: Any, executor: Executor) -> Any:
+    async def _timed(
+        self, analysis: Analysis, query: str, params: Any, executor: Executor, key: Hashable
+    ) -> Any:
         watch = Stopwatch(self._now)
         token = STOPWATCH.set(watch)
         start = self._now()
@@ -624,10 +626,6 @@ class QueryOptimizer(Phase4Service):
         finally:
             STOPWATCH.reset(token)
         seconds = watch.seconds if watch.used else self._now() - start
-        try:
-            key = key_of(query, params) if analysis.cacheable else None
-        except TypeError:
-            key = None
         self._record(analysis, seconds * 1000, _rows(result), key)
         return result
 
@@ -700,7 +698,7 @@ class QueryOptimizer(Phase4Service):
         slow = milliseconds >= self._slow_threshold * 1000
         self._statistics.record(analysis, milliseconds, rows, slow, self._clock.time())
         if key is not None and analysis.cacheable and self._transactions.current() is None:
-            version = self._cache.version(read_marks(self._reads(analysis)))
+            version = self._cache.version(self._relations.marks_of(analysis.reads))
             self._statistics.note_repeat(analysis, key, milliseconds, version, self._now(), self._ttl)
         if slow:
             unnamed = self._slow_log.note(analysis.fingerprint, self._now())

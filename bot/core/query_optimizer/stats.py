@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Hashable
-
-from cachetools import LRUCache
 
 from bot.core.query_optimizer.models import Analysis, SlowQuery
 
@@ -39,28 +38,16 @@ class _Shape:
         self.repeated_ms = 0.0
 
 
-class _Shapes(LRUCache[str, _Shape]):
-    """Shapes by fingerprint; what leaves is no repeated one any more."""
-
-    def __init__(self, repeated: dict[str, _Shape]) -> None:
-        super().__init__(maxsize=MAX_FINGERPRINTS)
-        self._repeated = repeated
-
-    def popitem(self) -> tuple[str, _Shape]:
-        fingerprint, shape = super().popitem()
-        self._repeated.pop(fingerprint, None)
-        return fingerprint, shape
-
-
 class ExecutionStatistics:
     """Counters of executions: totals that never forget, and details per shape that are bounded."""
 
     def __init__(self) -> None:
         self.repeated: dict[str, _Shape] = {}
         """Of the shapes, those with repetitions. Changed only by record and clear, and as shapes leave."""
-        self._shapes = _Shapes(self.repeated)
+        # Plain dicts in order, since each execution passes here: what was not seen for longest stands first.
+        self._shapes: OrderedDict[str, _Shape] = OrderedDict()
         # hash of text and parameters -> (monotonic time, version of what it reads)
-        self._last: LRUCache[int, tuple[float, int]] = LRUCache(maxsize=MAX_KEYS)
+        self._last: dict[int, tuple[float, int]] = {}
         self.executions = 0
         self.slow = 0
         self.total_ms = 0.0
@@ -69,7 +56,12 @@ class ExecutionStatistics:
         """Count one execution; ``at`` is Unix time."""
         shape = self._shapes.get(analysis.fingerprint)
         if shape is None:
+            if len(self._shapes) >= MAX_FINGERPRINTS:
+                gone, _ = self._shapes.popitem(last=False)
+                self.repeated.pop(gone, None)
             shape = self._shapes[analysis.fingerprint] = _Shape(analysis.normal_form[:MAX_SHOWN])
+        else:
+            self._shapes.move_to_end(analysis.fingerprint)
         shape.count += 1
         shape.rows += rows
         shape.total_ms += milliseconds
@@ -89,10 +81,13 @@ class ExecutionStatistics:
         That is: the same ``key`` less than ``ttl`` seconds ago, and ``version`` has not changed since.
         """
         known = hash(key)
-        last = self._last.get(known)
+        last = self._last.pop(known, None)
         if last is None or last[1] != version or now - last[0] >= ttl:
+            if len(self._last) >= MAX_KEYS:
+                del self._last[next(iter(self._last))]
             self._last[known] = now, version  # here it would have been cached, for ttl seconds
             return
+        self._last[known] = last
         shape = self._shapes.get(analysis.fingerprint)
         if shape is not None:
             shape.repeats += 1

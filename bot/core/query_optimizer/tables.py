@@ -357,6 +357,7 @@ class Relations:
     def __init__(self) -> None:
         self._behind: dict[str, set[str]] = {}
         self._along: dict[str, set[str]] = {}
+        self._marks: dict[frozenset[str], frozenset[str]] = {}  # of marks_of, until a relation joins
         self.overflow = False
         """Too many to remember: then any write may change anything."""
 
@@ -379,15 +380,26 @@ class Relations:
             self.overflow = True
             return
         where.setdefault(name, set()).update(others)
+        self._marks.clear()
 
     def clear(self) -> None:
         self._behind.clear()
         self._along.clear()
+        self._marks.clear()
         self.overflow = False
 
     def read_by(self, names: frozenset[str]) -> frozenset[str]:
         """``names``, and what stands behind those of them that are views."""
         return self._closure(names, (self._behind,)) if self._behind else names
+
+    def marks_of(self, names: frozenset[str]) -> frozenset[str]:
+        """What a result that read ``names`` is filed under: :func:`read_marks` of ``read_by``."""
+        marks = self._marks.get(names)
+        if marks is None:
+            if len(self._marks) >= MAX_RELATIONS:
+                self._marks.clear()
+            marks = self._marks[names] = read_marks(self.read_by(names))
+        return marks
 
     def written_by(self, names: frozenset[str]) -> frozenset[str]:
         """``names``, and what changes along with them."""

@@ -199,6 +199,35 @@ async def test_dropping_a_tag_that_a_load_does_not_carry_leaves_its_value_cached
     assert await cache.get("k") == "value"
 
 
+async def test_tags_that_only_the_loaded_value_can_tell(cache):
+    async def loader():
+        return {"owner": 7}
+
+    def tags(value):
+        return (f"owner:{value['owner']}",)
+
+    await cache.get_or_load("k", loader, tags=tags)
+    assert await cache.invalidate_tag("owner:8") == 0
+    assert await cache.invalidate_tag("owner:7") == 1
+    with pytest.raises(ValueError, match="tags = 'one': expected a sequence"):
+        await cache.get_or_load("k", loader, tags=lambda value: "one")
+
+
+async def test_a_value_is_not_cached_if_a_tag_it_turns_out_to_carry_was_dropped_while_it_loaded(cache):
+    gate = asyncio.Event()
+
+    async def loader():
+        await gate.wait()
+        return "mine"
+
+    task = asyncio.ensure_future(cache.get_or_load("k", loader, tags=lambda value: (value,)))
+    await until_idle()
+    await cache.invalidate_tags(["mine"])
+    gate.set()
+    assert await task == "mine"
+    assert await cache.get("k") is None
+
+
 async def test_several_tags_at_once(cache):
     for key, tags in (("a", ["x"]), ("b", ["y", "x"]), ("c", ["y"]), ("d", ["z"])):
         await cache.set(key, 1, tags=tags)
