@@ -27,6 +27,7 @@ from typing import Any
 from benchmarks.harness import machine, verdict
 from benchmarks.load.service import ConnectionWatch, Service, own_postgresql, server_limit
 from benchmarks.load.workload import MIX
+from bot.service.data_api import COUNTS_TTL
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, CHART = ROOT / "docs" / "baseline.md", ROOT / "docs" / "baseline.png"
@@ -225,6 +226,9 @@ def page(body: str, where: str, given: argparse.Namespace, mix: dict[str, int]) 
         "in `Server-Timing`). Connections are counted in `pg_stat_activity` every 50 ms.\n\n"
         "Off is a bot without Phase 4: a connection for each request, closed at its end, and no cache. The "
         "database admits them all: nothing is refused.\n\n"
+        "On, a user's page and the files that a search finds are as new as off. How often those files were "
+        f"downloaded, and the totals, may be up to {COUNTS_TTL:g} s old (`COUNTS_TTL` of the service): "
+        "somebody downloads something all the time, so an exact count would never be cached.\n\n"
         f"![baselines](baseline.png)\n\n{body}"
     )
 
