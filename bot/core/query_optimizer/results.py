@@ -42,11 +42,16 @@ class ResultCache:
 
     def version(self, tables: Iterable[str]) -> int:
         """Changes whenever one of the tables is written: tells apart readers before and after."""
-        last = self._last_write
-        return max(self._last_write_to_all, max((last.get(table, 0) for table in tables), default=0))
+        newest = self._last_write_to_all
+        if last := self._last_write:
+            for table in tables:
+                newest = max(newest, last.get(table, 0))
+        return newest
 
     def written_since(self, begun: int, tables: Iterable[str]) -> bool:
         """Whether one of the tables was written after ``begin`` gave that number."""
+        if self._write_number == begun:
+            return False
         if self._last_write_to_all > begun:
             return True
         last = self._last_write

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.core._shared.isolation import freeze
+from bot.core._shared.isolation import _measure, freeze
 
 atoms = st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=5), st.binary(max_size=5))
 hashables = st.recursive(
@@ -98,3 +98,35 @@ def test_size_counts_what_is_inside():
     assert freeze(text).size == sys.getsizeof(text)
     assert freeze([text, text]).size >= 2 * sys.getsizeof(text)
     assert freeze({"k": {"n": text}}).size > 1000
+
+
+names = st.text(max_size=3) | st.integers()
+
+
+@given(
+    st.lists(st.dictionaries(names, atoms, max_size=3), min_size=1, max_size=5)
+    | st.lists(st.fixed_dictionaries({"id": atoms, "name": atoms}), min_size=1, max_size=5)
+    | st.lists(st.lists(atoms, max_size=3).map(tuple), min_size=1, max_size=5)
+)
+def test_rows_are_measured_and_kept_apart_like_any_value(rows):
+    frozen = freeze(rows)
+    assert frozen.size == _measure(rows, 0)[0]
+    got = frozen.thaw(frozen.value)
+    assert got == rows == frozen.value
+    rows.append("another")
+    if isinstance(rows[0], dict):
+        rows[0]["changed"] = got[0]["changed"] = True
+        assert "changed" not in frozen.value[0]
+    assert "another" not in frozen.value
+
+
+def test_rows_with_something_inside_are_copied_all_the_way():
+    for rows in ([{"a": [1]}], [(1, [2])], [{"a": 1}, (2,)], [{"a": 1}, {"a": {"b": 2}}]):
+        frozen = freeze(rows)
+        assert frozen.value == copy.deepcopy(rows)
+        for inner in (rows[-1], *(rows[-1].values() if isinstance(rows[-1], dict) else rows[-1])):
+            if isinstance(inner, list):
+                inner.append("changed")
+            elif isinstance(inner, dict):
+                inner["changed"] = True
+        assert "changed" not in repr(frozen.value)

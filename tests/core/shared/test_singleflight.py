@@ -1,6 +1,7 @@
 """One run for concurrent callers."""
 
 import asyncio
+import gc
 
 import pytest
 
@@ -97,3 +98,44 @@ def test_a_run_of_a_dead_loop_is_not_joined():
         return "done"
 
     assert asyncio.run(flights.run("k", work)) == "done"
+
+
+async def test_a_run_cancelled_from_outside_cancels_those_who_wait_and_is_not_joined():
+    flights, work = SingleFlight(), Work()
+    tasks = await start(flights, work)
+    [run] = [task for task in asyncio.all_tasks() if task.get_name() == "single-flight"]
+    run.cancel()
+    late = asyncio.ensure_future(flights.run("k", work))
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError] * 3
+    work.gate.set()
+    assert await late == 2
+
+
+@pytest.mark.parametrize("error", [None, ValueError("broken")])
+async def test_a_caller_cancelled_in_the_moment_the_run_ends_leaves_nothing_behind(error, caplog):
+    flights, work = SingleFlight(), Work(error)
+    [task] = await start(flights, work, 1)
+    work.gate.set()
+    while "k" in flights:
+        await asyncio.sleep(0)
+    task.cancel()  # its result is there, and it has not yet run on
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    del task
+    gc.collect()
+    assert not caplog.records, "no exception that was never retrieved"
+
+
+async def test_callers_go_on_in_the_order_they_came():
+    flights, work, order = SingleFlight(), Work(), []
+
+    async def caller(number):
+        await flights.run("k", work)
+        order.append(number)
+
+    tasks = [asyncio.ensure_future(caller(number)) for number in range(5)]
+    await until_idle()
+    work.gate.set()
+    await asyncio.gather(*tasks)
+    assert order == [0, 1, 2, 3, 4]
