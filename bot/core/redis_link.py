@@ -32,6 +32,9 @@ TIMEOUT = 1.0
 """Seconds that Redis may take for one call; it answers in less than a millisecond when it is well."""
 
 PROBE_FIRST, PROBE_LONGEST = 0.2, 5.0
+CALM = 10.0
+"""Seconds that a server must have been back for its next failure to be news."""
+
 MAX_KEYS = 500
 """Keys in one MGET: more would keep other clients of the server waiting."""
 
@@ -39,7 +42,7 @@ MAX_CALLS = 256
 """Calls in one run of a script: more would keep other clients of the server waiting."""
 
 LARGE_BATCH = 48
-"""Keys or calls from which a batch is sent while another one is under way."""
+"""Keys or calls from which a batch is sent at once, even while another one is under way."""
 
 SILENCE = 3.0
 """Seconds without a message after which a subscription asks whether the server is still there."""
@@ -53,8 +56,86 @@ class RedisRefusedError(BackendError):
     """Redis answered with an error, such as that its memory is full."""
 
 
+class Breaker:
+    """What is known of one server's health, and whether it may be asked now.
+
+    A server that fails again within ``CALM`` seconds of its return is one that flaps: its probes stay
+    as rare as they were, and the log tells of it only if it then stays away.
+    """
+
+    def __init__(self, name: str, timeout: float, now: Callable[[], float]) -> None:
+        self.name = name
+        self._timeout = timeout
+        self._now = now
+        self.available = True
+        """Whether the last call reached the server; True before the first."""
+        self.probing = False
+        """Whether a call that was let through to see whether it is back is under way."""
+        # Changed only by failed and succeeded.
+        self._failures = 0
+        self._probe_at = 0.0
+        self._back_at = -CALM
+        self._said = False
+
+    @property
+    def probe_due(self) -> bool:
+        """Whether the server is known to be away and it is time to see whether it still is."""
+        return not self.available and not self.probing and self._now() >= self._probe_at
+
+    @property
+    def probe_in(self) -> float:
+        """Seconds until the next probe is due."""
+        return max(0.0, self._probe_at - self._now())
+
+    def admit(self) -> bool:
+        """True if this call is the probe; raises RedisUnavailableError while the server is away."""
+        if self.available:
+            return False
+        if not self.probe_due:
+            raise RedisUnavailableError(f"Redis at {self.name} is away")
+        self.probing = True
+        return True
+
+    def failed(self, error: BaseException) -> None:
+        """The server could not be reached."""
+        now = self._now()
+        if self.available:
+            self.available = False
+            if now - self._back_at >= CALM:
+                self._failures = 0
+                self._say(error)
+        elif not self._said and now - self._back_at >= CALM:
+            self._say(error)
+        self._failures += 1
+        delay = exponential(self._failures, PROBE_FIRST, PROBE_LONGEST)
+        # Jitter, so that instances do not all knock on a server that has just come back.
+        self._probe_at = now + delay * random.uniform(0.75, 1.0)
+
+    def succeeded(self) -> bool:
+        """The server answered; True if it was away until now."""
+        if self.available:
+            return False
+        self.available = True
+        self._back_at = self._now()
+        if self._said:
+            self._said = False
+            logger.warning("Redis at %s is back", self.name)
+        return True
+
+    def _say(self, error: BaseException) -> None:
+        self._said = True
+        logger.warning("%s; going on without it", self.reason(error))
+
+    def reason(self, error: BaseException) -> str:
+        """What to tell who wanted something of the server."""
+        what = mask_secrets(str(error)) or f"no answer within {self._timeout:g} s"
+        return f"Redis at {self.name} is away ({type(error).__name__}: {what})"
+
+
 class RedisLink:
     """One Redis, for every service that uses its URL.
+
+    In a cluster each node has a breaker of its own: one that is away takes only its own keys with it.
 
     Calls may be cancelled at any time; the connection is then closed, not reused half-read. Works
     under one event loop at a time; under another one it connects anew.
@@ -75,12 +156,9 @@ class RedisLink:
         self._now = clock.monotonic
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client: Any = None
-        # The breaker. Changed only by _admit, _failed and _succeeded.
-        self.available = True
-        """Whether the last call reached Redis; True before the first."""
-        self._failures = 0
-        self._probe_at = 0.0
-        self._probing = False
+        self.breaker = Breaker(mask_secrets(url), timeout, clock.monotonic)
+        self._nodes: dict[str, Breaker] = {}
+        self._tasks = BackgroundTasks()
         self._recovered: list[Callable[[], None]] = []
         self._scripts: list[BatchedScript | ClusterScript] = []
         self.reader: BatchedReader | ClusterReader = (
@@ -108,10 +186,12 @@ class RedisLink:
         """Close every connection."""
         client, loop = self._client, self._loop
         self._client = self._loop = None
+        tasks = self._forget_nodes()
         if client is None or loop is None:
             return
 
         async def close() -> None:
+            await tasks.stop()
             for batched in (self.reader, *self._scripts):
                 await batched.close()
             await client.aclose()
@@ -131,6 +211,7 @@ class RedisLink:
         loop = asyncio.get_running_loop()
         if self._client is None or self._loop is not loop:
             if self._client is not None:
+                self._forget_nodes()
                 for batched in (self.reader, *self._scripts):
                     batched.abandon()
                 _abandon(self._client)
@@ -170,10 +251,10 @@ class RedisLink:
 
     async def _run(self, operation: Callable[[Any], Awaitable[T]]) -> T:
         from redis.exceptions import ConnectionError as RedisConnectionError
-        from redis.exceptions import RedisError
+        from redis.exceptions import RedisClusterException, RedisError
         from redis.exceptions import TimeoutError as RedisTimeoutError
 
-        probe = self._admit()
+        probe = self.breaker.admit()
         try:
             async with asyncio.timeout(self.timeout):
                 client = self.client()
@@ -181,16 +262,23 @@ class RedisLink:
                     # Idle connections from before the failure are dead, and would fail call after call.
                     await client.connection_pool.disconnect(inuse_connections=False)
                 result = await operation(client)
-        except (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError) as error:
-            self._failed(error)
-            raise RedisUnavailableError(self._reason(error)) from error
+        except (
+            RedisConnectionError,
+            RedisTimeoutError,
+            RedisClusterException,
+            OSError,
+            TimeoutError,
+        ) as error:
+            breaker = self._breaker_of(error)
+            breaker.failed(error)
+            raise RedisUnavailableError(breaker.reason(error)) from error
         except RedisError as error:
-            self._succeeded()  # it is there; it only does not want to
+            self.succeeded(self.breaker)  # it is there; it only does not want to
             raise RedisRefusedError(mask_secrets(str(error))) from error
         finally:
             if probe:
-                self._probing = False
-        self._succeeded()
+                self.breaker.probing = False
+        self.succeeded(self.breaker)
         return result
 
     async def execute(self, *command: Any) -> Any:
@@ -275,7 +363,7 @@ class RedisLink:
     @property
     def probe_due(self) -> bool:
         """Whether Redis is known to be away and it is time to see whether it still is."""
-        return not self.available and not self._probing and self._now() >= self._probe_at
+        return self.breaker.probe_due
 
     async def probe(self) -> bool:
         """See whether Redis answers, so that no caller has to; False if it does not."""
@@ -289,38 +377,95 @@ class RedisLink:
             return False
         return True
 
-    # The breaker.
+    # The breakers.
 
-    def _admit(self) -> bool:
-        """Raise while Redis is known to be away; True if this call is the probe."""
-        if self.available:
+    @property
+    def available(self) -> bool:
+        """Whether calls are let through: the last one reached Redis, or there was none."""
+        return self.breaker.available
+
+    @property
+    def complete(self) -> bool:
+        """Whether, besides, every node of a cluster answered the last time."""
+        if not self.breaker.available:
             return False
-        if self._probing or self._now() < self._probe_at:
-            raise RedisUnavailableError(f"Redis at {mask_secrets(self.url)} is away")
-        self._probing = True
-        return True
+        if all(breaker.available for breaker in self._nodes.values()):
+            return True
+        known = self._client.nodes_manager.nodes_cache if self._client is not None else {}
+        return all(breaker.available for name, breaker in self._nodes.items() if name in known)
 
-    def _failed(self, error: BaseException) -> None:
-        self._failures += 1
-        delay = exponential(self._failures, PROBE_FIRST, PROBE_LONGEST)
-        # Jitter, so that instances do not all knock on a server that has just come back.
-        self._probe_at = self._now() + delay * random.uniform(0.75, 1.0)
-        if self.available:
-            self.available = False
-            logger.warning("%s; going on without it", self._reason(error))
+    def succeeded(self, breaker: Breaker) -> None:
+        """A server of this link answered."""
+        if breaker.succeeded():
+            for callback in list(self._recovered):
+                callback()
 
-    def _succeeded(self) -> None:
-        if self.available:
-            return
-        self.available = True
-        self._failures = 0
-        logger.warning("Redis at %s is back", mask_secrets(self.url))
-        for callback in list(self._recovered):
-            callback()
+    def _forget_nodes(self) -> BackgroundTasks:
+        """What is known of nodes, and the tasks that probe them, which are handed over to be stopped."""
+        tasks, self._tasks, self._nodes = self._tasks, BackgroundTasks(), {}
+        return tasks
 
-    def _reason(self, error: BaseException) -> str:
-        what = mask_secrets(str(error)) or f"no answer within {self.timeout:g} s"
-        return f"Redis at {mask_secrets(self.url)} is away ({type(error).__name__}: {what})"
+    def node_breaker(self, name: str) -> Breaker:
+        """The breaker of a node, by its ``host:port``."""
+        breaker = self._nodes.get(name)
+        if breaker is None:
+            where = f"{mask_secrets(self.url)}, node {name},"
+            breaker = self._nodes[name] = Breaker(where, self.timeout, self._now)
+        return breaker
+
+    def refusal(self, node: Any) -> RedisUnavailableError | None:
+        """Why a node is not to be asked now: it is away, and a task of the link sees whether it is back."""
+        breaker = self.node_breaker(node.name)
+        if breaker.available:
+            return None
+        if not breaker.probing:
+            breaker.probing = True
+            self._tasks.spawn(self._until_back(node, breaker), name="redis-node-probe")
+        return RedisUnavailableError(f"Redis at {breaker.name} is away")
+
+    async def _until_back(self, node: Any, breaker: Breaker) -> None:
+        try:
+            while not breaker.available:
+                await asyncio.sleep(breaker.probe_in)
+                # The map first: another node may have taken its place.
+                if await self.probe() and node.name not in self._client.nodes_manager.nodes_cache:
+                    self._nodes.pop(node.name, None)
+                    return
+                await self._probe_node(node, breaker)
+        finally:
+            breaker.probing = False
+
+    async def _probe_node(self, node: Any, breaker: Breaker) -> None:
+        connection: Any = None
+        try:
+            async with asyncio.timeout(self.timeout):
+                connection = _connection_to(node)
+                await connection.connect()
+                await connection.send_command("CLUSTER", "INFO")
+                told = await connection.read_response()
+            # A node that has just started knows nothing yet, and would refuse everything.
+            if b"cluster_state:ok" not in _bytes(told):
+                raise ConnectionError(_DOWN)
+        except Exception as error:
+            # In whichever way it fails, it is not there.
+            breaker.failed(error)
+        else:
+            self.succeeded(breaker)
+        finally:
+            if connection is not None:
+                await connection.disconnect(nowait=True)
+
+    def _breaker_of(self, error: BaseException) -> Breaker:
+        # Who waits in vain is not known to wait for one node; a refused connection tells at once.
+        if self.cluster and "Timeout" not in type(error).__name__:
+            name = getattr(getattr(error, "connection", None), "name", None)
+            if isinstance(name, str):
+                return self.node_breaker(name)
+        return self.breaker
+
+
+def _bytes(answer: Any) -> bytes:
+    return answer if isinstance(answer, bytes) else str(answer).encode()
 
 
 def _connect(url: str, timeout: float) -> Any:
@@ -444,8 +589,11 @@ class _Batched(ABC):
     own and hiredis, without a task, a lock and a timeout for each call.
     """
 
-    def __init__(self, link: RedisLink, new_connection: Callable[[], Any]) -> None:
+    def __init__(
+        self, link: RedisLink, new_connection: Callable[[], Any], breaker: Breaker | None = None
+    ) -> None:
         self._link = link
+        self._breaker = breaker or link.breaker
         self._new_connection = new_connection
         self._answers: list[Any] = []
         # All of this belongs to one event loop. Changed only by the methods below, none of which
@@ -469,8 +617,8 @@ class _Batched(ABC):
         """Take a batch from the waiting calls: it, how many answers it gets, and its bytes."""
 
     @abstractmethod
-    def _deliver(self, batch: Any, answers: list[Any]) -> None:
-        """Hand the answers to who waits for them."""
+    def _deliver(self, batch: Any, answers: list[Any]) -> bool:
+        """Hand the answers to who waits for them; False if the server serves nobody: its cluster is down."""
 
     @abstractmethod
     def _fail(self, batch: Any, error: BackendError) -> None:
@@ -486,7 +634,7 @@ class _Batched(ABC):
             return
         wire = self._wire
         try:
-            probe = self._link._admit()
+            probe = self._breaker.admit()
         except RedisUnavailableError as error:
             self._fail_waiting(error)
             return
@@ -496,7 +644,7 @@ class _Batched(ABC):
         batch, answers, data = self._next_batch(wire)
         if not answers:  # all of them were cancelled meanwhile
             if probe:
-                self._link._probing = False
+                self._breaker.probing = False
             self._send()
             return
         timer = loop.call_later(self._link.timeout, self._too_late)
@@ -504,23 +652,28 @@ class _Batched(ABC):
         wire.transport.write(data)
 
     async def _open(self, probe: bool) -> None:
+        connection: Any = None
         try:
             async with asyncio.timeout(self._link.timeout):
                 connection = self._new_connection()
                 await connection.connect()
             self._wire = _Wire(connection, self._answered, self._lost)
+            connection = None  # the wire's now
         except asyncio.CancelledError:
             self._fail_waiting(RedisUnavailableError("the connection was closed"))
             raise
         except Exception as error:
             # Every way in which a connection can fail to come about means the same to who waits.
-            self._link._failed(error)
-            self._fail_waiting(RedisUnavailableError(self._link._reason(error)))
+            self._breaker.failed(error)
+            self._fail_waiting(RedisUnavailableError(self._breaker.reason(error)))
         finally:
             # That it connects is not yet the breaker's success: that is an answer.
             if probe:
-                self._link._probing = False
+                self._breaker.probing = False
             self._opening = None
+            if connection is not None:
+                # Half open: redis-py leaves it so when it is cancelled during the handshake.
+                await connection.disconnect(nowait=True)
         self._send()
 
     def _answered(self, answer: Any) -> None:
@@ -536,8 +689,10 @@ class _Batched(ABC):
             answers = [answer]
         batch = self._finish()
         self.batches += 1
-        self._deliver(batch, answers)
-        self._link._succeeded()
+        if self._deliver(batch, answers):
+            self._link.succeeded(self._breaker)
+        else:
+            self._breaker.failed(ConnectionError(_DOWN))
         self._send()
 
     def _finish(self) -> Any:
@@ -545,7 +700,7 @@ class _Batched(ABC):
         batch, _, timer, probe = self._under_way.popleft()
         timer.cancel()
         if probe:
-            self._link._probing = False
+            self._breaker.probing = False
         return batch
 
     def _too_late(self) -> None:
@@ -564,8 +719,8 @@ class _Batched(ABC):
         self._broken(error or ConnectionResetError("connection closed by the server"))
 
     def _broken(self, error: BaseException) -> None:
-        self._link._failed(error)
-        self._fail_all(RedisUnavailableError(self._link._reason(error)))
+        self._breaker.failed(error)
+        self._fail_all(RedisUnavailableError(self._breaker.reason(error)))
 
     def _fail_all(self, error: BackendError) -> None:
         self._answers = []
@@ -609,13 +764,15 @@ class _Batched(ABC):
         if wire is not None:
             _abandon_transport(wire.transport)
         if any(probe for *_, probe in self._under_way):
-            self._link._probing = False
+            self._breaker.probing = False
         self._loop = self._opening = None
         self._under_way = deque()
         self._answers = []
         self._waiting = self._nobody()
         self._scheduled = False
 
+
+_DOWN = "the node answers that its cluster is down"
 
 _Reader = asyncio.Future[bytes | None]
 # Who waits for a key: nearly always one, so that one needs no list.
@@ -627,9 +784,14 @@ class BatchedReader(_Batched):
     """Reads of many callers: one MGET for all that are asked for together."""
 
     def __init__(
-        self, link: RedisLink, new_connection: Callable[[], Any], *, pipelined: bool = False
+        self,
+        link: RedisLink,
+        new_connection: Callable[[], Any],
+        breaker: Breaker | None = None,
+        *,
+        pipelined: bool = False,
     ) -> None:
-        super().__init__(link, new_connection)
+        super().__init__(link, new_connection, breaker)
         # In a cluster the keys of one MGET must share a slot: there a batch is as many GETs at once.
         self._pipelined = pipelined
         self.keys_read = 0
@@ -666,16 +828,21 @@ class BatchedReader(_Batched):
             return batch, len(batch), b"".join([wire.pack(("GET", key)) for key in batch])
         return batch, 1, wire.pack(("MGET", *batch))
 
-    def _deliver(self, batch: _Batch, answers: list[Any]) -> None:
+    def _deliver(self, batch: _Batch, answers: list[Any]) -> bool:
         found = answers if self._pipelined else answers[0]
         if not isinstance(found, list) or len(found) != len(batch):
             self._fail(batch, RedisRefusedError(mask_secrets(str(found))))
-            return
+            return True
+        serves = True
         self.keys_read += len(batch)
         refusals = self._pipelined and any(isinstance(value, Exception) for value in found)
         for waiter, value in zip(batch.values(), found, strict=True):
             if refusals and isinstance(value, Exception):
-                _fail_one(waiter, RedisRefusedError(mask_secrets(str(value))))
+                if str(value).startswith("CLUSTERDOWN"):
+                    serves = False
+                    _fail_one(waiter, RedisUnavailableError(_DOWN))
+                else:
+                    _fail_one(waiter, RedisRefusedError(mask_secrets(str(value))))
             elif waiter.__class__ is not list:
                 if not waiter.done():  # type: ignore[union-attr]  # no list, by the line above
                     waiter.set_result(value)  # type: ignore[union-attr]
@@ -683,6 +850,7 @@ class BatchedReader(_Batched):
                 for future in waiter:
                     if not future.done():
                         future.set_result(value)
+        return serves
 
     def _fail(self, batch: _Batch, error: BackendError) -> None:
         for waiter in batch.values():
@@ -755,10 +923,14 @@ class ClusterReader:
             node = None
         if node is None:
             return loop.create_task(self._get_slowly(key))
+        if (refusal := self._link.refusal(node)) is not None:
+            refused: asyncio.Future[bytes | None] = loop.create_future()
+            refused.set_exception(refusal)
+            return refused
         reader = self._by_node.get(node.name)
         if reader is None:
             reader = self._by_node[node.name] = BatchedReader(
-                self._link, lambda: _connection_to(node), pipelined=True
+                self._link, lambda: _connection_to(node), self._link.node_breaker(node.name), pipelined=True
             )
         found = reader.get(key)
         found.add_done_callback(self._look_for_moves)
@@ -805,7 +977,7 @@ _Call = tuple[bytes, bytes, "asyncio.Future[Any] | None", _Unclaimed | None]
 # Calls of one slot (everywhere but in a cluster: all), and whether the script was sent with them.
 _Groups = tuple[list[list[_Call]], bool]
 
-_ELSEWHERE = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")
+_ELSEWHERE = ("MOVED", "ASK", "TRYAGAIN")
 
 
 class BatchedScript(_Batched):
@@ -826,10 +998,11 @@ class BatchedScript(_Batched):
         source: str,
         decode: Callable[[Any, int], Sequence[Any]],
         new_connection: Callable[[], Any],
+        breaker: Breaker | None = None,
         *,
         elsewhere: Callable[[list[_Call]], None] | None = None,
     ) -> None:
-        super().__init__(link, new_connection)
+        super().__init__(link, new_connection, breaker)
         self._source = source
         self._digest = hashlib.sha1(source.encode()).hexdigest()  # noqa: S324 - Redis's own naming
         self._decode = decode
@@ -853,7 +1026,8 @@ class BatchedScript(_Batched):
             self._move_to(loop)
         waiting = self._waiting
         waiting.append(call)
-        if len(waiting) == MAX_CALLS:
+        if len(waiting) == LARGE_BATCH:
+            # Enough for the server to begin with, while this process gathers the others.
             self._send()
         elif not self._scheduled and not self._under_way and self._opening is None:
             self._scheduled = True
@@ -881,8 +1055,9 @@ class BatchedScript(_Batched):
             ]
         )
 
-    def _deliver(self, batch: _Groups, answers: list[Any]) -> None:
+    def _deliver(self, batch: _Groups, answers: list[Any]) -> bool:
         groups, with_script = batch
+        serves = True
         again: list[list[_Call]] = []
         for calls, answer in zip(groups, answers[with_script:], strict=True):
             error: BackendError | None = None
@@ -894,7 +1069,11 @@ class BatchedScript(_Batched):
                 if self._elsewhere is not None and text.startswith(_ELSEWHERE):
                     self._elsewhere(calls)
                     continue
-                error = RedisRefusedError(mask_secrets(text))
+                if text.startswith("CLUSTERDOWN"):
+                    serves = False
+                    error = RedisUnavailableError(_DOWN)
+                else:
+                    error = RedisRefusedError(mask_secrets(text))
             else:
                 try:
                     self._give(calls, self._decode(answer, len(calls)))
@@ -904,6 +1083,7 @@ class BatchedScript(_Batched):
                 self._fail(calls, error)
         if again:
             self._send_with_script(again)
+        return serves
 
     def _send_with_script(self, groups: list[list[_Call]]) -> None:
         wire, loop = self._wire, self._loop
@@ -981,6 +1161,10 @@ class ClusterScript:
         if node is None:
             self._slowly([call])
             return
+        if (refusal := self._link.refusal(node)) is not None:
+            if call[2] is not None:
+                call[2].set_exception(refusal)
+            return
         script = self._by_node.get(node.name)
         if script is None:
             script = self._by_node[node.name] = BatchedScript(
@@ -988,6 +1172,7 @@ class ClusterScript:
                 self._source,
                 self._decode,
                 lambda: _connection_to(node),
+                self._link.node_breaker(node.name),
                 elsewhere=self._slowly,
             )
         script._add(call, loop)

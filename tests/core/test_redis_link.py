@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from bot.core.redis_link import RedisLink, subscribe
+from bot.core.redis_link import CALM, Breaker, RedisLink, RedisUnavailableError, subscribe
 
 
 @pytest.mark.parametrize("becomes", [None, TimeoutError()])
@@ -37,3 +37,62 @@ async def test_a_subscription_ends_though_its_driver_swallowed_the_cancellation(
     assert done
     assert task.cancelled()
     await link.close()
+
+
+@pytest.mark.parametrize("ends", ["cancelled", "timeout"])
+async def test_a_connection_given_up_while_it_opens_is_closed(redis_server, monkeypatch, ends):
+    link = RedisLink(redis_server.url, timeout=0.2)
+    script = link.batched_script("return ARGV[1]", lambda answer, calls: [answer])
+    made = []
+    new_connection = script._new_connection
+
+    def remembered():
+        made.append(new_connection())
+        return made[-1]
+
+    monkeypatch.setattr(script, "_new_connection", remembered)
+    redis_server.freeze()  # the kernel accepts the connection, and nobody answers its greeting
+    call = script.call(b"k", b"v")
+    while not (made and made[0]._writer is not None):
+        await asyncio.sleep(0.001)
+    transport = made[0]._writer.transport
+    if ends == "cancelled":
+        await script.close()
+    with pytest.raises(RedisUnavailableError):
+        await call
+    await asyncio.sleep(0)
+    assert transport.is_closing()
+    assert script._opening is None
+    assert not link.breaker.probing
+    redis_server.thaw()
+    await script.stop()
+    await link.close()
+
+
+def test_a_server_that_flaps_is_told_of_once_and_asked_ever_more_seldom(clock, caplog):
+    breaker = Breaker("r", 1.0, clock.monotonic)
+    pauses = []
+    for _ in range(8):
+        breaker.failed(ConnectionError("no"))
+        with pytest.raises(RedisUnavailableError, match="Redis at r is away"):
+            breaker.admit()
+        pauses.append(breaker.probe_in)
+        clock.jump(breaker.probe_in)
+        assert breaker.admit()
+        breaker.probing = False
+        breaker.succeeded()
+    assert caplog.text.count("going on without it") == 1
+    assert caplog.text.count(" is back") == 1
+    assert pauses[-1] > 10 * pauses[0]
+    # One that then stays away is told of.
+    breaker.failed(ConnectionError("no"))
+    clock.jump(CALM + 0.001)
+    breaker.failed(ConnectionError("no"))
+    assert caplog.text.count("going on without it") == 2
+    breaker.succeeded()
+    assert caplog.text.count(" is back") == 2
+    # And so is one that had been well for a while; its probes start anew.
+    clock.jump(CALM + 0.001)
+    breaker.failed(ConnectionError("no"))
+    assert caplog.text.count("going on without it") == 3
+    assert breaker.probe_in <= 0.2

@@ -39,7 +39,7 @@ def script_source() -> str:
 
 
 class SharedBuckets:
-    """Takes tokens in Redis: all checks of one tick of the event loop in one call of a script.
+    """Takes tokens in Redis: checks that are made together travel in one call of a script.
 
     **Redis away.** A check is then decided by the mirror, so each instance limits on its own, at the
     full limit; its status is ``degraded``. No check waits for Redis to come back: a task of this
@@ -83,7 +83,7 @@ class SharedBuckets:
     @property
     def degraded(self) -> bool:
         """Whether checks are decided by this instance alone, for now."""
-        return self.refusing or not self.link.available
+        return self.refusing or not self.link.complete
 
     @property
     def batches(self) -> int:
@@ -94,7 +94,6 @@ class SharedBuckets:
 
     async def take(self, mirror: Mirror, client: ClientId, tokens: int) -> tuple[bool, RateLimitStatus]:
         """Buckets.take, for all instances."""
-        key = client_key(client)
         if client in mirror.records:
             now = self._now()
             slack = mirror.refused(client, now, tokens)
@@ -102,6 +101,7 @@ class SharedBuckets:
                 self._remember(mirror, client)
                 alone = (True,) if self.degraded else ()
                 return False, RateLimitStatus((mirror, slack, tokens, now, *alone))
+        key = client_key(client)
         if self._reachable():
             resets = self._resets
             sent = self._now()

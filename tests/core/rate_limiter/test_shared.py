@@ -177,10 +177,13 @@ async def test_checks_of_one_tick_travel_together(pair, raw):
     a, _ = pair
     await a.is_allowed("warm", SLOW)
     before = (await a.get_statistics())["shared_batches"]
+    await asyncio.gather(*[a.is_allowed(f"a{n}", SLOW) for n in range(40)])
+    assert (await a.get_statistics())["shared_batches"] - before == 1
     results = await asyncio.gather(*[a.is_allowed(n % 50, SLOW) for n in range(200)])
     assert all(allowed for allowed, _ in results)
+    assert (await a.get_statistics())["shared_batches"] - before == 1 + 3, "two ahead, and the rest"
     await asyncio.gather(*[a.is_allowed(f"c{n}", SLOW) for n in range(600)])
-    assert (await a.get_statistics())["shared_batches"] - before == 1 + 3, "256 checks in a call at most"
+    assert (await a.get_statistics())["shared_batches"] - before == 1 + 3 + 4, "256 checks in a call at most"
 
 
 async def test_check_decides_by_what_is_known_and_takes_in_the_background(pair):
