@@ -428,7 +428,7 @@ class RedisLink:
             while not breaker.available:
                 await asyncio.sleep(breaker.probe_in)
                 # The map first: another node may have taken its place.
-                if await self.probe() and node.name not in self._client.nodes_manager.nodes_cache:
+                if await self.probe() and node.name not in self.client().nodes_manager.nodes_cache:
                     self._nodes.pop(node.name, None)
                     return
                 await self._probe_node(node, breaker)

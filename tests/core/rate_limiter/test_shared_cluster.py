@@ -8,7 +8,7 @@ import redis
 
 from bot.core.rate_limiter import RateLimitConfig, RateLimiter
 from bot.core.rate_limiter.mirror import client_key
-from bot.core.redis_link import RedisLink
+from bot.core.redis_link import RedisLink, RedisRefusedError
 from tests.core.rate_limiter.test_shared import until
 from tests.support.servers import RedisCluster
 
@@ -198,6 +198,32 @@ async def test_a_cluster_that_lost_too_many_of_its_nodes_makes_nobody_wait(pair,
 
     await until(healed, timeout=20)
     assert caplog.text.count("going on without it") <= 3, "at most once for each node"
+
+
+async def test_a_map_is_read_anew_while_a_node_is_away(pair, cluster):
+    a, _ = pair
+    link = a._shared.link
+    by_node = await clients_by_node(a)
+    ports = [node.port for node in cluster.nodes]
+    victim = next(node for node in cluster.nodes if node.port == ports[2])
+    lost, moved = by_node[ports[2]][1], by_node[ports[0]][1]
+    victim.kill()
+    try:
+        assert (await a.is_allowed(lost, SLOW))[1].degraded
+        assert not link.complete
+        with redis.Redis(port=ports[0]) as source, redis.Redis(port=ports[1]) as target:
+            slot = source.execute_command("CLUSTER", "KEYSLOT", client_key(moved))
+            target_id = target.execute_command("CLUSTER", "MYID").decode()
+            for node in (target, source):
+                node.execute_command("CLUSTER", "SETSLOT", slot, "NODE", target_id)
+        with pytest.raises(RedisRefusedError, match="MOVED"):
+            await link.reader.get(client_key(moved))
+
+        await link.reader._mapping
+        assert await link.reader.get(client_key(moved)) is None
+        assert not (await a.is_allowed(moved, SLOW))[1].degraded
+    finally:
+        victim.start()
 
 
 async def test_a_node_that_freezes_holds_up_the_checks_under_way_alone(pair, cluster):
