@@ -9,7 +9,7 @@ import redis
 from bot.core.rate_limiter import RateLimitConfig, RateLimiter
 from bot.core.rate_limiter.mirror import client_key
 from bot.core.redis_link import RedisLink, RedisRefusedError
-from tests.core.rate_limiter.test_shared import until
+from tests.core.rate_limiter.test_shared import listening, until
 from tests.support.servers import RedisCluster
 
 # So slow that no token comes back while a test runs.
@@ -45,6 +45,8 @@ async def pair(cluster):
     for limiter in limiters:
         await limiter.enable(redis_url=cluster.url)
         await limiter.is_allowed("first contact")
+    for limiter in limiters:
+        await listening(limiter, cluster)
     yield limiters
     for limiter in limiters:
         for mirror in limiter._mirrors():
