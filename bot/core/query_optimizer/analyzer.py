@@ -64,7 +64,7 @@ def read(query: str, dialect: str, pure: frozenset[str] = frozenset()) -> Readin
     fingerprint, normal_form = shape_of(query, tokens)
     parameters = Parameters()
     statements = None
-    if tokens and not is_too_deep(tokens):
+    if tokens and not is_too_deep(query, tokens):
         statements = _parse(query, tokens, dialect, parameters)
     if statements is None:
         return Reading(query, dialect, _unreadable(query, fingerprint, normal_form), [], [], parameters)

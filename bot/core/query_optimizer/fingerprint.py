@@ -67,10 +67,48 @@ _TYPES = frozenset(("ARRAY", "STRUCT", "MAP", "LIST", "NESTED", "ROW", "OBJECT",
 _WATCHED = _OPENS | _CLOSES | frozenset(("JOIN", "ON", "USING", "<", "IF"))
 
 
-def is_too_deep(tokens: list[Any]) -> bool:
-    """Whether a parser that recurses may run out of stack on these tokens. Counts, parses nothing."""
-    if len(tokens) <= MAX_NESTING:
-        return False
+MAX_TYPES = 6
+"""Levels of a type's name before a bracket, as DATE(DATE(...)) or ARRAY[ARRAY[...]]: the parser tries each as a
+type and as a call, which doubles its work, or quadruples it, with every level."""
+
+
+def is_too_deep(query: str, tokens: list[Any]) -> bool:
+    """Whether a parser that recurses may run out of stack, or time, on these tokens. Parses nothing."""
+    if query.count("(") > MAX_TYPES or query.count("[") > MAX_TYPES:
+        return _has_nested_types(tokens) or (len(tokens) > MAX_NESTING and _is_nested(tokens))
+    return len(tokens) > MAX_NESTING and _is_nested(tokens)
+
+
+@functools.cache
+def _types() -> tuple[frozenset[Any], frozenset[Any], frozenset[Any]]:
+    """Token types: names of types, opening brackets, closing brackets."""
+    from sqlglot.parser import Parser
+    from sqlglot.tokens import TokenType as T  # type: ignore[attr-defined]  # exported, not by its stub
+
+    names = frozenset(Parser.TYPE_TOKENS)
+    return names, frozenset((T.L_PAREN, T.L_BRACKET)), frozenset((T.R_PAREN, T.R_BRACKET))
+
+
+def _has_nested_types(tokens: list[Any]) -> bool:
+    names, opens, closes = _types()
+    of_type: list[bool] = []
+    depth = 0
+    last = None
+    for token in tokens:
+        kind = token.token_type
+        if kind in opens:
+            is_type = last in names
+            of_type.append(is_type)
+            depth += is_type
+            if depth > MAX_TYPES:
+                return True
+        elif kind in closes and of_type:
+            depth -= of_type.pop()
+        last = kind
+    return False
+
+
+def _is_nested(tokens: list[Any]) -> bool:
     depth = joins = conditions = types = run = 0
     last = ""
     for token in tokens:
