@@ -68,8 +68,8 @@ _WATCHED = _OPENS | _CLOSES | frozenset(("JOIN", "ON", "USING", "<", "IF"))
 
 
 MAX_TYPES = 6
-"""Levels of a type's name before a bracket, as DATE(DATE(...)) or ARRAY[ARRAY[...]]: the parser tries each as a
-type and as a call, which doubles its work, or quadruples it, with every level."""
+"""Levels of a type's name before a bracket, as DATE(DATE(...)) or ARRAY[ARRAY[...]]: the parser tries each
+as a type and as a call, which doubles its work, or quadruples it, with every level."""
 
 
 def is_too_deep(query: str, tokens: list[Any]) -> bool:
