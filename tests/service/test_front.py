@@ -32,7 +32,7 @@ class Cluster(Service):
         return [int(pid) for pid in re.findall(r"pid (\d+)", self.output)]
 
 
-def eventually(condition, seconds=20.0):
+def eventually(condition, seconds=60.0):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
