@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -13,16 +12,15 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 from urllib.parse import urlsplit
 
-import asyncpg
 import pytest
 
 from bot.service.postgresql_database import PostgresqlDatabase
+from tests.support.apart import execute_on_postgresql, run_apart
 from tests.support.servers import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,43 +107,27 @@ class Service:
             self.finish()
 
 
-def _run_apart(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run a coroutine to its end, also where an event loop is running."""
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(lambda: asyncio.run(work())).result()
-
-
 @pytest.fixture(scope="session")
 def empty_postgresql(postgresql_url: str) -> Iterator[Callable[[], str]]:
     """Makes the urls of new, empty PostgreSQL databases."""
     made: list[str] = []
 
-    def run(statement: str) -> None:
-        async def once() -> None:
-            connection = await asyncpg.connect(postgresql_url)
-            try:
-                await connection.execute(statement)
-            finally:
-                await connection.close()
-
-        _run_apart(once)
-
     def make() -> str:
         name = f"phase4_service_{os.getpid()}_{len(made)}"
-        run(f"CREATE DATABASE {name}")
+        execute_on_postgresql(postgresql_url, f"CREATE DATABASE {name}")
         made.append(name)
         return urlsplit(postgresql_url)._replace(path=f"/{name}").geturl()
 
     yield make
     for name in made:
-        run(f"DROP DATABASE {name} WITH (FORCE)")
+        execute_on_postgresql(postgresql_url, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture(scope="session")
 def service_postgresql_url(empty_postgresql: Callable[[], str]) -> str:
     """A PostgreSQL database that holds the data set."""
     url = empty_postgresql()
-    _run_apart(lambda: PostgresqlDatabase(url).prepare(lambda line: None))
+    run_apart(lambda: PostgresqlDatabase(url).prepare(lambda line: None))
     return url
 
 

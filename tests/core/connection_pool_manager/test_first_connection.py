@@ -13,6 +13,7 @@ import pytest
 
 from bot.core.connection_pool_manager import ConnectionPoolManager
 from bot.core.connection_pool_manager.errors import PoolConnectError
+from tests.support.apart import execute_on_postgresql
 from tests.support.servers import RedisServer, running
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -33,10 +34,10 @@ def postgresql_with_password():
     directory = Path(tempfile.mkdtemp(prefix="phase4-test-"))
     server = pgserver.get_server(directory)
     try:
-        server.psql(f"CREATE ROLE bot LOGIN PASSWORD '{RIGHT}'")
+        execute_on_postgresql(server.get_uri(), f"CREATE ROLE bot LOGIN PASSWORD '{RIGHT}'")
         rules = directory / "pg_hba.conf"
         rules.write_text(re.sub(r"^", "local all bot scram-sha-256\n", rules.read_text(), count=1))
-        server.psql("SELECT pg_reload_conf()")
+        execute_on_postgresql(server.get_uri(), "SELECT pg_reload_conf()")
         place = parse_qs(urlsplit(server.get_uri()).query)["host"][0]
         yield f"postgresql://bot:{{}}@/postgres?host={place}"
     finally:
