@@ -28,6 +28,10 @@ class Cluster(Service):
     def command(self):
         return ["-m", "bot.service.cluster", "--port", str(self.port), "--data-dir", str(self.data_dir)]
 
+    def close(self):
+        if self.process is not None and self.process.poll() is None:
+            self.stop()  # killed, it would leave its instances behind
+
     def pids(self):
         return [int(pid) for pid in re.findall(r"pid (\d+)", self.output)]
 

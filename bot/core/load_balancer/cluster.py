@@ -93,7 +93,9 @@ class Cluster:
         now = self._now()
         sampled = [other.cost for other in self.members.values() if other.cost]
         instance.cost = sum(sampled) / len(sampled) if sampled else UNKNOWN_COST
-        instance.sampled_at = instance.in_window = now
+        # No fresher than what the others have shown, or the one added last would look the dearest.
+        instance.sampled_at = max((other.sampled_at for other in self.members.values()), default=now)
+        instance.in_window = now
         self.members[instance.id] = instance
         self._tell(instance.id, "", HEALTHY.value, f"added at {instance.get_url()}")
         self._rebuild()

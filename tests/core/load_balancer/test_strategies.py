@@ -162,3 +162,18 @@ def test_names_of_strategies():
 def test_an_unknown_strategy_is_refused_with_those_there_are(bad):
     with pytest.raises(ValueError, match=r"strategy = .*'round_robin', 'least_connections'"):
         strategy_of(bad)
+
+
+class MovingClock(VirtualClock):
+    """A millisecond passes whenever it is read."""
+
+    def monotonic(self):
+        self.jump(0.001)
+        return super().monotonic()
+
+
+@pytest.mark.parametrize("count", [2, 3, 40])
+def test_least_loaded_shares_evenly_among_those_of_whom_nothing_is_known(count):
+    found = Counter(picks(cluster(count, "least_loaded", clock=MovingClock()), count * 4_000))
+    assert len(found) == count
+    assert max(found.values()) < 1.2 * min(found.values())
