@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection
+from statistics import median
 
 from bot.core._shared.backoff import exponential
 from bot.core.load_balancer.connections import LeastBusy
@@ -92,7 +93,7 @@ class Cluster:
             self._drop(known, "replaced")
         now = self._now()
         sampled = [other.cost for other in self.members.values() if other.cost]
-        instance.cost = sum(sampled) / len(sampled) if sampled else UNKNOWN_COST
+        instance.cost = median(sampled) if sampled else UNKNOWN_COST
         # No fresher than what the others have shown, or the one added last would look the dearest.
         instance.sampled_at = max((other.sampled_at for other in self.members.values()), default=now)
         instance.in_window = now
@@ -316,7 +317,7 @@ class Cluster:
         instance.consecutive_failures = 0
         # As good as the others until it shows otherwise; slow start keeps it from being flooded.
         peers = [other.cost for other in self.members.values() if other.is_healthy]
-        instance.cost = sum(peers) / len(peers) if peers else UNKNOWN_COST
+        instance.cost = median(peers) if peers else UNKNOWN_COST
         instance.sampled_at = now
         self._set_state(instance, SLOW_START if self.options.slow_start else HEALTHY, reason)
 
