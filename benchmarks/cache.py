@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
-import os
 import random
 import statistics
 import subprocess
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-from benchmarks.harness import Contender, compare, main, rss_mb, table, verdict
+from benchmarks.harness import Contender, compare, main, redis_server, rss_mb, table, verdict
 from bot.core._shared.bounded_store import BoundedStore
 from bot.core.cache_manager import CacheManager, cached
 
@@ -154,21 +152,6 @@ async def l1() -> None:
 
 
 # L2.
-
-
-@contextlib.contextmanager
-def redis_server() -> Iterator[str]:
-    if url := os.environ.get("PHASE4_BENCH_REDIS_URL"):
-        yield url
-        return
-    from tests.support.servers import RedisServer
-
-    server = RedisServer()
-    server.start()
-    try:
-        yield server.url
-    finally:
-        server.close()
 
 
 async def l2(url: str) -> None:

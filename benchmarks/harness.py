@@ -6,12 +6,14 @@ Interleaving matters: a machine that slows down for a second then slows every co
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import os
 import platform
 import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, NamedTuple
 
 
@@ -79,6 +81,22 @@ def rss_mb() -> float:
     import psutil
 
     return float(psutil.Process().memory_info().rss) / 1_048_576
+
+
+@contextlib.contextmanager
+def redis_server() -> Iterator[str]:
+    """The Redis that ``PHASE4_BENCH_REDIS_URL`` names, else one of the benchmark's own."""
+    if url := os.environ.get("PHASE4_BENCH_REDIS_URL"):
+        yield url
+        return
+    from tests.support.servers import RedisServer
+
+    server = RedisServer()
+    server.start()
+    try:
+        yield server.url
+    finally:
+        server.close()
 
 
 def main(bench: Callable[[], Awaitable[None]]) -> None:

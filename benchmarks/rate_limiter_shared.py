@@ -8,15 +8,13 @@ The server is a Valkey of the benchmark's own on the loopback, unless PHASE4_BEN
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-from benchmarks.harness import Contender, Result, compare, main, table, verdict
+from benchmarks.harness import Contender, Result, compare, main, redis_server, table, verdict
 from bot.core.rate_limiter import RateLimitConfig, RateLimiter, RateLimitExceeded
 from bot.core.rate_limiter.mirror import Mirror, client_key
 from bot.core.rate_limiter.penalty import Penalties
@@ -32,21 +30,6 @@ OURS = "is_allowed"
 PLAIN = "plain EVALSHA of the same script (redis-py)"
 
 Check = Callable[[str], Awaitable[Any]]
-
-
-@contextlib.contextmanager
-def redis_server() -> Iterator[str]:
-    if url := os.environ.get("PHASE4_BENCH_REDIS_URL"):
-        yield url
-        return
-    from tests.support.servers import RedisServer
-
-    server = RedisServer()
-    server.start()
-    try:
-        yield server.url
-    finally:
-        server.close()
 
 
 async def contenders(url: str, limiter: RateLimiter) -> dict[str, Check]:
