@@ -44,11 +44,13 @@ class Cluster:
         keepers: list[asyncio.Future[None]] = []
         status = 0
         try:
-            # The first one creates the data set; the others find it.
-            for port in self._ports:
+            # The first one creates the data set; the others find it. The front comes when all listen.
+            await self._start_instance(self._ports[0])
+            await _first(self._until_up(self._ports[0]), stopped)
+            for port in self._ports[1:]:
                 await self._start_instance(port)
-                if port == self._ports[0]:
-                    await _first(self._until_up(port), stopped)
+            for port in self._ports[1:]:
+                await _first(self._until_up(port), stopped)
             keepers = [asyncio.ensure_future(self._keep(port)) for port in self._ports]
             if not stopped.done():
                 balance = ",".join(f"127.0.0.1:{port}" for port in self._ports)

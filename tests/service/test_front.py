@@ -103,7 +103,7 @@ def test_a_cluster_serves_starts_a_killed_instance_again_and_stops_with_0(data_d
         eventually(lambda: len(cluster.pids()) == 3)
         os.kill(cluster.pids()[0], signal.SIGKILL)
         answers = [cluster.call("/api/data?user_id=1").status for _ in range(10)]
-        assert set(answers) == {200}, "callers do not notice"
+        assert set(answers) == {200}, "callers do not notice: " + cluster.output
         eventually(lambda: len(cluster.pids()) == 4)
         os.kill(cluster.pids()[3], 0)  # it lives
         assert cluster.stop() == 0
