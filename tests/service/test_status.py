@@ -44,6 +44,8 @@ def test_watch_looks_again_until_it_is_told_to_stop(service):
     process = subprocess.Popen(
         [sys.executable, "-m", "bot", "status", url, "--watch", "--interval", "0.1"],
         cwd=ROOT, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        # As in a terminal, also where the tests run in the background, which ignores it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     seen = 0
     assert process.stdout is not None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import re
-from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
+
 from bot.core.query_optimizer.census import Census
-from bot.core.query_optimizer.dialects import dialect_of, tokens_in
+from bot.core.query_optimizer.dialects import statements_of, tokens_in
 from bot.core.query_optimizer.fingerprint import is_too_deep, shape_of, tokens_of
 from bot.core.query_optimizer.models import Analysis, QueryType
 from bot.core.query_optimizer.parameters import Parameters
@@ -39,8 +40,7 @@ def analyze(query: str, dialect: str, pure: frozenset[str] = frozenset()) -> Ana
     return reading.analysis
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(Struct, frozen=True):
     """A text, read once: what it means, and its statements for whoever wants to know more."""
 
     query: str
@@ -80,7 +80,12 @@ def read(query: str, dialect: str, pure: frozenset[str] = frozenset()) -> Readin
 
 def _summary(kind: QueryType, fingerprint: str, normal_form: str, found: list[Effects]) -> Analysis:
     """One text's meaning from that of its statements."""
-    writes: frozenset[str] = frozenset().union(*[effect.writes for effect in found])
+    first = found[0]
+    if len(found) == 1:
+        reads, writes = first.reads, first.writes
+    else:
+        reads = first.reads.union(*[effect.reads for effect in found])
+        writes = first.writes.union(*[effect.writes for effect in found])
     reasons = [effect.reason for effect in found if effect.reason]
     anything = any(effect.anything for effect in found)
     if kind is QueryType.SCRIPT:
@@ -100,7 +105,7 @@ def _summary(kind: QueryType, fingerprint: str, normal_form: str, found: list[Ef
         query_type=kind,
         fingerprint=fingerprint,
         normal_form=normal_form,
-        reads=frozenset().union(*[effect.reads for effect in found]),
+        reads=reads,
         writes=writes,
         writes_anything=anything,
         not_cacheable=reasons[0] if reasons else "",
@@ -111,9 +116,8 @@ def _summary(kind: QueryType, fingerprint: str, normal_form: str, found: list[Ef
 
 def _parse(query: str, tokens: list[Any], dialect: str, parameters: Parameters) -> list[Any] | None:
     from sqlglot import exp
-    from sqlglot.errors import ErrorLevel, SqlglotError
+    from sqlglot.errors import SqlglotError
 
-    reader = dialect_of(dialect)
     if tokens[0].text.upper() == "REPLACE" and _REPLACE.match(query):
         # To sqlglot REPLACE is a statement it passes through unread; its tables are those of an INSERT.
         query = _REPLACE.sub("INSERT INTO ", query, count=1)
@@ -123,7 +127,7 @@ def _parse(query: str, tokens: list[Any], dialect: str, parameters: Parameters) 
             plain = parameters.name_all(query, tokens)
             if plain != query:
                 query, tokens = plain, tokens_in(plain, dialect)
-        parsed = reader.parser(error_level=ErrorLevel.RAISE).parse(tokens, query)
+        parsed = statements_of(tokens, query, dialect)
     except (SqlglotError, RecursionError, ValueError, TypeError, AttributeError, KeyError, IndexError):
         # The last few are how the parser stumbles over text that is no SQL at all.
         return None

@@ -14,14 +14,14 @@ from typing import Any
 class Census:
     """A statement's nodes by their exact class, each list from the outside in, left to right."""
 
-    __slots__ = ("by_class", "statement")
+    __slots__ = ("_nodes", "by_class", "statement")
 
     def __init__(self, statement: Any) -> None:
         self.statement = statement
         self.by_class: dict[type, list[Any]] = {}
         expression, leaves = _classes()
         by_class = self.by_class
-        queue = [statement]
+        queue = self._nodes = [statement]
         for node in queue:  # grows while it is read
             kind = node.__class__
             found = by_class.get(kind)
@@ -49,9 +49,8 @@ class Census:
 
     def release(self) -> None:
         """Take the tree apart, so that it is freed at once."""
-        for nodes in self.by_class.values():
-            for node in nodes:
-                node.args.clear()
+        for node in self._nodes:
+            node.args.clear()
 
 
 @functools.cache

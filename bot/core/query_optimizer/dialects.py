@@ -22,6 +22,21 @@ def dialect_of(name: str) -> Any:
 _of_this_thread = threading.local()
 
 
+def statements_of(tokens: list[Any], query: str, dialect: str) -> list[Any]:
+    """The statements that these tokens of ``query`` make. Raises as sqlglot does for what is no SQL."""
+    parsers: dict[Any, Any] = _of_this_thread.__dict__
+    parser = parsers.get((dialect,))
+    if parser is None:
+        from sqlglot.errors import ErrorLevel
+
+        parser = parsers[dialect,] = dialect_of(dialect).parser(error_level=ErrorLevel.RAISE)
+    try:
+        statements: list[Any] = parser.parse(tokens, query)
+    finally:
+        parser.reset()  # it holds what it was given, a user's data
+    return statements
+
+
 def tokens_in(query: str, dialect: str) -> list[Any]:
     """The tokens of a text. Raises as sqlglot does for what it cannot split."""
     # A tokenizer holds the text it is at, so each thread has its own.

@@ -18,6 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from msgspec import structs
+
 from bot.core.query_optimizer.models import Advice, Analysis, Finding, QueryType
 from bot.core.query_optimizer.tables import GRAPHQL
 
@@ -438,7 +440,7 @@ def analyze_graphql(text: str) -> Analysis:
     read = operations(text)
     found = _analysis(read[None])
     named = {name: _analysis(reading) for name, reading in read.items() if name is not None}
-    return found if len(named) < 2 else replace(found, operations=named)
+    return found if len(named) < 2 else structs.replace(found, operations=named)
 
 
 def _analysis(reading: GraphQLReading) -> Analysis:
@@ -523,7 +525,7 @@ def advise_graphql(text: str, analysis: Analysis, params: Any, max_depth: int, m
                          "Ask for smaller pages or fewer fields.")
             )  # fmt: skip
     if reading is not None and complexity is not None:
-        analysis = replace(analysis, graphql=replace(reading, complexity=complexity))
+        analysis = structs.replace(analysis, graphql=replace(reading, complexity=complexity))
     return Advice(
         query=text,
         analysis=analysis,

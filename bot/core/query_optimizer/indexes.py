@@ -8,6 +8,7 @@ the same column. (Winand, "SQL Performance Explained", chapters 2 and 6.)
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any
 
 from sqlglot import exp
@@ -180,47 +181,52 @@ def _note_order(scope: Scope, wanted: dict[int, tuple[Source, _Wanted]]) -> None
 
 
 def _suggestion(source: Source, wanted: _Wanted, facts: Facts) -> IndexSuggestion | None:
-    equal = {**wanted.equal, **wanted.joined}
+    equal = {**wanted.equal, **wanted.joined} if wanted.joined else wanted.equal
+    if "id" in equal:
+        return None  # by convention the primary key, which leaves one row
     columns = list(equal.values())
-    ranged = [name for column, name in wanted.ranged.items() if column not in equal]
-    sorted_by = {c: s for c, s in wanted.sorted.items() if c not in equal}
-    first_sorted = next(iter(sorted_by), None)
     roles = [f"= on {', '.join(columns)}"] if columns else []
     directions: dict[str, bool] = {}
-    if ranged and first_sorted not in (None, *(name.lower() for name in ranged)):
-        # Either the range or the order: rows that are not read need no sorting.
-        sorted_by = {}
-    if ranged:
-        best = next((name for name in ranged if name.lower() == first_sorted), ranged[0])
-        columns.append(best)
-        roles.append(f"range on {best}")
-    if sorted_by:
-        columns += [name for name, _ in sorted_by.values() if name not in columns]
-        roles.append("ORDER BY " + ", ".join(name for name, _ in sorted_by.values()))
-        if len({descends for _, descends in sorted_by.values()}) > 1:
-            directions = dict(sorted_by.values())
-    for_order = [name for name, _ in sorted_by.values() if name not in ranged]
-    columns = columns[:_MAX_COLUMNS]
-    if not columns or columns[0].lower() == "id" or "id" in (name.lower() for name in equal.values()):
-        return None  # by convention the primary key, which leaves one row
-    if facts.schema is not None and facts.schema.serves(source.name, tuple(columns), min(len(equal), 4)):
+    for_order: list[str] = []
+    if wanted.ranged or wanted.sorted:
+        ranged = [name for column, name in wanted.ranged.items() if column not in equal]
+        sorted_by = {c: s for c, s in wanted.sorted.items() if c not in equal}
+        first_sorted = next(iter(sorted_by), None)
+        if ranged and first_sorted not in (None, *(name.lower() for name in ranged)):
+            # Either the range or the order: rows that are not read need no sorting.
+            sorted_by = {}
+        if ranged:
+            best = next((name for name in ranged if name.lower() == first_sorted), ranged[0])
+            columns.append(best)
+            roles.append(f"range on {best}")
+        if sorted_by:
+            columns += [name for name, _ in sorted_by.values() if name not in columns]
+            roles.append("ORDER BY " + ", ".join(name for name, _ in sorted_by.values()))
+            if len({descends for _, descends in sorted_by.values()}) > 1:
+                directions = dict(sorted_by.values())
+            for_order = [name for name, _ in sorted_by.values() if name not in ranged]
+    del columns[_MAX_COLUMNS:]
+    if not columns or columns[0].lower() == "id":
         return None
-    name = "_".join(["idx", source.name, *columns]).lower()
+    key = tuple(columns)
+    if facts.schema is not None and facts.schema.serves(source.name, key, min(len(equal), 4)):
+        return None
+    name = f"idx_{source.name}_{'_'.join(columns)}".lower()
     if not _SIMPLE.match(name):
         name = _ODD.sub("_", name)
-    name = name[:_MAX_NAME]
-    listed = ", ".join(
-        [_quoted(column, facts.dialect) + (" DESC" if directions.get(column) else "") for column in columns]
-    )
+    dialect = facts.dialect
+    listed = [_quoted(column, dialect) for column in columns]
+    if directions:
+        listed = [f"{n} DESC" if directions.get(c) else n for n, c in zip(listed, columns, strict=True)]
     qualified = source.qualified
-    table = ".".join([_quoted(part, facts.dialect) for part in qualified.split(".")])
+    table = ".".join([_quoted(part, dialect) for part in qualified.split(".")])
     return IndexSuggestion(
         table=qualified,
-        columns=tuple(columns),
-        ddl=f"CREATE INDEX {name} ON {table} ({listed})",
+        columns=key,
+        ddl=f"CREATE INDEX {name[:_MAX_NAME]} ON {table} ({', '.join(listed)})",
         reason=f"{source.name}: {'; '.join(roles)}",
-        equality_columns=tuple(columns[: len(equal)]),
-        sort_columns=tuple(name for name in columns if name in for_order),
+        equality_columns=key[: len(equal)],
+        sort_columns=tuple([name for name in columns if name in for_order]) if for_order else (),
     )
 
 
@@ -238,6 +244,7 @@ _RESERVED = frozenset(
 )
 
 
+@lru_cache(maxsize=4096)
 def _quoted(name: str, dialect: str) -> str:
     plain = _SIMPLE.match(name) or (name.isidentifier() and name.isascii() and dialect != "postgres")
     if plain and name.lower() not in _RESERVED:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal
 
+from msgspec import Struct
+
 if TYPE_CHECKING:
     from bot.core.query_optimizer.evidence import Evidence
     from bot.core.query_optimizer.graphql import GraphQLReading
@@ -39,8 +41,7 @@ class QueryType(Enum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True)
-class Analysis:
+class Analysis(Struct, frozen=True):
     """What one query text means; the same for every execution of it."""
 
     query_type: QueryType
@@ -60,7 +61,7 @@ class Analysis:
     """Views that it defines, and what they read."""
     graphql: GraphQLReading | None = None
     """What else is known of a GraphQL text; None for all other texts."""
-    operations: Mapping[str, Analysis] = field(default_factory=dict)
+    operations: Mapping[str, Analysis] = {}
     """Of a GraphQL text with several operations: each by its name."""
 
     @property
@@ -145,8 +146,7 @@ class OptimizationResult:
         return self.estimated_improvement
 
 
-@dataclass(frozen=True)
-class Advice:
+class Advice(Struct, frozen=True, dict=True):
     """What a text means and what to do about it; the same for every execution of it."""
 
     query: Any
@@ -156,7 +156,7 @@ class Advice:
     recommendations: tuple[str, ...] = ()
     """The findings as text."""
     index_suggestions: tuple[IndexSuggestion, ...] = ()
-    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    columns: Mapping[str, tuple[str, ...]] = {}
 
     @property
     def characters(self) -> int:

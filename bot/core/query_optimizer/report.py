@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
+
+from msgspec import structs
 
 from bot.core.query_optimizer.advice import advise
 from bot.core.query_optimizer.analyzer import Reading, read
@@ -137,4 +139,4 @@ def without(statement: Statement, codes: frozenset[str]) -> Statement:
     kept = tuple(finding for finding in advice.findings if finding.code not in codes)
     if len(kept) == len(advice.findings):
         return statement
-    return Statement(statement.line, replace(advice, findings=kept, recommendations=tuple(map(str, kept))))
+    return Statement(statement.line, structs.replace(advice, findings=kept, recommendations=tuple(map(str, kept))))

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from sqlglot import exp
 
 from bot.core.query_optimizer.analyzer import Reading
-from bot.core.query_optimizer.census import Census
+from bot.core.query_optimizer.census import Census, functions_among
 from bot.core.query_optimizer.models import Finding, Severity
 from bot.core.query_optimizer.schema import Schema
 from bot.core.query_optimizer.scopes import (
@@ -62,6 +62,8 @@ Advice = tuple[str, str]
 
 Check = Callable[[Any, Facts], Advice | None]
 
+Needs = Callable[[frozenset[type]], bool]
+
 
 class Rule(NamedTuple):
     code: str
@@ -69,8 +71,8 @@ class Rule(NamedTuple):
     severity: Severity
     classes: tuple[type, ...]
     check: Check
-    needs: frozenset[type]
-    """Classes of which a statement must have a node somewhere for the rule to find anything; empty: none."""
+    needs: Needs
+    """Whether it can find anything in a statement made of nodes of these classes."""
 
 
 RULES: list[Rule] = []
@@ -78,10 +80,15 @@ _BY_CLASS: dict[type, list[Rule]] = {}
 
 
 def rule(
-    code: str, name: str, severity: Severity, *classes: type, needs: tuple[type, ...] = ()
+    code: str, name: str, severity: Severity, *classes: type, needs: tuple[type, ...] | Needs = ()
 ) -> Callable[[Check], Check]:
+    """Register a rule for nodes of these classes; ``needs``: one of these must be in the statement too."""
+
+    def there(kinds: frozenset[type]) -> bool:
+        return not needs or not kinds.isdisjoint(needs)
+
     def register(check: Check) -> Check:
-        found = Rule(code, name, severity, classes, check, frozenset(needs))
+        found = Rule(code, name, severity, classes, check, needs if callable(needs) else there)
         RULES.append(found)
         for kind in classes:
             _BY_CLASS.setdefault(kind, []).append(found)
@@ -116,7 +123,7 @@ def _applicable(kinds: tuple[type, ...]) -> tuple[tuple[type, tuple[Rule, ...]],
     chosen = []
     for kind in kinds:
         rules = tuple(
-            rule for rule in _BY_CLASS.get(kind, ()) if not rule.needs or not rule.needs.isdisjoint(there)
+            rule for rule in _BY_CLASS.get(kind, ()) if rule.needs(there)
         )
         if rules:
             chosen.append((kind, rules))
@@ -194,10 +201,10 @@ def _table_without_key(node: Any, facts: Facts) -> Advice | None:
 
 @rule("Q003", "select-star", "info", exp.Select)
 def _select_star(node: Any, facts: Facts) -> Advice | None:
-    if not any(
-        item.__class__ is exp.Star or (item.__class__ is exp.Column and item.this.__class__ is exp.Star)
-        for item in node.expressions
-    ):
+    for item in node.expressions:
+        if item.__class__ is exp.Star or (item.__class__ is exp.Column and item.this.__class__ is exp.Star):
+            break
+    else:
         return None
     scope = facts.scope(node)
     tables = [source for source in scope.sources.values() if source.is_base] if scope else []
@@ -318,8 +325,12 @@ def _implicit_cross_join(node: Any, facts: Facts) -> Advice | None:
     scope = facts.scope(node)
     if scope is None or len(scope.sources) < 2:
         return None
-    suspects = [source for source in scope.sources.values() if _joined_by_comma(source.join)]
-    if not suspects or any(_may_be_one_row_or_lateral(s, node) for s in scope.sources.values()):
+    for join in scope.joins:
+        if _joined_by_comma(join):
+            break
+    else:
+        return None
+    if any(_may_be_one_row_or_lateral(s, node) for s in scope.sources.values()):
         return None
     group = {name: name for name in scope.sources}
 
@@ -374,10 +385,14 @@ def _outer_join_made_inner(node: Any, facts: Facts) -> Advice | None:
 
 def why_join_is_inner(join: Any, scope: Scope) -> Any:
     """The condition of WHERE that no row without a match meets; None if there is none."""
-    if (join.side or "").upper() != "LEFT" or join.args.get("method") or join.this.__class__ is not exp.Table:
+    side = join.args.get("side")
+    if not side or side.upper() != "LEFT" or join.args.get("method") or join.this.__class__ is not exp.Table:
         return None
     alias = join.this.alias_or_name.lower()
-    return next((c for c in scope.conditions() if _rejects_null_of(c, alias)), None)
+    for condition in scope.conditions():
+        if _rejects_null_of(condition, alias):
+            return condition
+    return None
 
 
 _NULL_REJECTING = frozenset((*COMPARISONS, exp.NEQ, exp.Like, exp.ILike))
@@ -406,7 +421,10 @@ def _rejects_null_of(condition: Any, alias: str) -> bool:
             return False
     else:
         return False
-    return any(side.__class__ is exp.Column and side.table.lower() == alias for side in sides)
+    for side in sides:
+        if side.__class__ is exp.Column and side.table.lower() == alias:
+            return True
+    return False
 
 
 @rule("Q025", "natural-join", "warning", exp.Join)
@@ -490,10 +508,24 @@ def _leading_wildcard(node: Any, facts: Facts) -> Advice | None:
     )
 
 
+_NEVER_ON_COLUMN = (
+    exp.AggFunc, exp.Connector, exp.SubqueryPredicate,
+    # No index but one on the expression would serve these, whatever they are compared with.
+    exp.JSONExtract, exp.JSONExtractScalar, exp.JSONBExtract, exp.JSONBExtractScalar, exp.Case, exp.If,
+    exp.Array, exp.ArrayContains, exp.Rand, exp.Exists,
+)  # fmt: skip
 _NEVER_A_CALL = frozenset((exp.Column, exp.Literal, exp.Placeholder, exp.Parameter, exp.Subquery))
 
 
-@rule("Q005", "function-on-column", "warning", *COMPARISONS, exp.In, exp.Between, exp.Like, exp.ILike)
+def _may_be_on_column(kinds: frozenset[type]) -> bool:
+    """Whether there is a call that Q005 may speak of."""
+    return any(not issubclass(kind, _NEVER_ON_COLUMN) for kind in functions_among(tuple(kinds)))
+
+
+@rule(
+    "Q005", "function-on-column", "warning", *COMPARISONS, exp.In, exp.Between, exp.Like, exp.ILike,
+    needs=_may_be_on_column,
+)  # fmt: skip
 def _function_on_column(node: Any, facts: Facts) -> Advice | None:
     if node.__class__ in COMPARISONS:
         pairs = [(node.this, node.args["expression"]), (node.args["expression"], node.this)]
@@ -503,9 +535,7 @@ def _function_on_column(node: Any, facts: Facts) -> Advice | None:
         call = bare(side)
         if call.__class__ in _NEVER_A_CALL or not isinstance(call, exp.Func):
             continue
-        if call.__class__ in _NOT_SARGABLE_ANYWAY:
-            continue
-        if isinstance(call, exp.AggFunc | exp.Connector | exp.SubqueryPredicate) or not in_filter(node):
+        if isinstance(call, _NEVER_ON_COLUMN) or not in_filter(node):
             continue
         if call.find(exp.Select, exp.AggFunc, exp.Window):
             continue
@@ -525,10 +555,6 @@ def _function_on_column(node: Any, facts: Facts) -> Advice | None:
 _DATES = (
     exp.Date, exp.TsOrDsToDate, exp.DateTrunc, exp.TimestampTrunc, exp.Year, exp.Month, exp.Extract,
     exp.TimeToStr, exp.Day, exp.Timestamp,
-)  # fmt: skip
-_NOT_SARGABLE_ANYWAY = (
-    exp.JSONExtract, exp.JSONExtractScalar, exp.JSONBExtract, exp.JSONBExtractScalar, exp.Case, exp.If,
-    exp.Array, exp.ArrayContains, exp.Rand, exp.Exists,
 )  # fmt: skip
 
 
@@ -619,7 +645,7 @@ def _columns_not_null(condition: Any) -> Iterator[Any]:
                 yield bare(side)
 
 
-@rule("Q009", "or-across-columns", "info", exp.Where)
+@rule("Q009", "or-across-columns", "info", exp.Where, needs=(exp.Or,))
 def _or_across_columns(node: Any, facts: Facts) -> Advice | None:
     condition = bare(node.this)
     if condition.__class__ is not exp.Or:
@@ -778,10 +804,11 @@ def _between_dates(node: Any, facts: Facts) -> Advice | None:
 def _never_true(node: Any, facts: Facts) -> Advice | None:
     if node.parent.__class__ in (exp.And, exp.Paren) or not in_filter(node):
         return None  # the outermost AND speaks for all
+    equalities = [side for side in operands(node, exp.And) if side.__class__ is exp.EQ]
+    if len(equalities) < 2:
+        return None
     equal: dict[tuple[str, str], Any] = {}
-    for condition in operands(node, exp.And):
-        if condition.__class__ is not exp.EQ:
-            continue
+    for condition in equalities:
         column, value = bare(condition.this), bare(condition.args["expression"])
         if column.__class__ is not exp.Column or value.__class__ is not exp.Literal:
             continue
@@ -812,9 +839,12 @@ def _repeated_condition(node: Any, facts: Facts) -> Advice | None:
 
 def repeated_operands(connector: Any) -> list[Any]:
     """Those operands of an AND or OR that equal one before them."""
+    sides = operands(connector, connector.__class__)
+    if len({side.__class__ for side in sides}) == len(sides):
+        return []
     seen: dict[Any, list[Any]] = {}
     found = []
-    for side in operands(connector, connector.__class__):
+    for side in sides:
         this = side.args.get("this")
         key = (side.__class__, key_of(this) if this.__class__ is exp.Column else None)
         alike = seen.get(key)
@@ -923,7 +953,7 @@ def _offset_paging(node: Any, facts: Facts) -> Advice | None:
     )
 
 
-@rule("Q010", "order-by-random", "warning", exp.Ordered)
+@rule("Q010", "order-by-random", "warning", exp.Ordered, needs=(exp.Rand, exp.Anonymous))
 def _order_by_random(node: Any, facts: Facts) -> Advice | None:
     by = bare(node.this)
     is_random = by.__class__ is exp.Rand or (

@@ -20,6 +20,7 @@ _CLAUSES = {
     "expressions": "select", "where": "where", "joins": "join", "group": "group_by", "having": "having",
     "order": "order_by", "distinct": "select", "using": "join", "from_": "join",
 }  # fmt: skip
+"""Clauses by the argument that they are in the tree."""
 
 SYSTEM_SCHEMAS = frozenset(("information_schema", "pg_catalog", "mysql", "performance_schema", "sys"))
 
@@ -162,45 +163,42 @@ class Scopes:
         return iter(self.by_node.values())
 
 
-def place_of(column: Any) -> tuple[str, Any]:
-    """(clause, SELECT, UPDATE, DELETE or set operation) that a column stands in."""
-    node = column
-    parent = node.parent
-    while parent is not None:
-        if parent.__class__ in _SCOPES:
-            clause = _CLAUSES.get(node.arg_key or "", "")
-            if clause == "select" and parent.__class__ is exp.Update:
-                clause = "set"
-            return clause, parent
-        node = parent
-        parent = node.parent
-    return "", None
-
-
 def columns_by_clause(census: Census, scopes: Scopes) -> dict[str, list[str]]:
     """``{"where": ["users.id", ...], ...}``: each column once, in the order of the text's levels."""
     found: dict[str, dict[str, None]] = {}
-    beside: dict[int, tuple[str, Any]] = {}  # by parent: what stands side by side is in one clause
+    # By where it stands: (names of the clause, scope, what a qualifier means there).
+    places: dict[Any, tuple[dict[str, None], Scope | None, dict[str, str]] | None] = {}
     for column in census.all(exp.Column):
-        if column.this.__class__ is exp.Star:
+        args = column.args
+        name = args["this"]
+        if name.__class__ is exp.Star:
             continue
-        parent = column.parent
-        if parent.__class__ in _SCOPES:
-            clause, node = place_of(column)
-        else:
-            place = beside.get(id(parent))
-            if place is None:
-                place = beside[id(parent)] = place_of(column)
-            clause, node = place
-        if not clause:
+        child, above = column, column.parent
+        while above is not None and above.__class__ not in _SCOPES:
+            child, above = above, above.parent
+        if above is None:
             continue
-        scope = scopes.by_node.get(id(node))
-        source = scope.source_of(column) if scope is not None else None
-        name = f"{source.name}.{column.name}" if source is not None and source.name else written(column)
-        names = found.get(clause)
-        if names is None:
-            names = found[clause] = {}
-        names[name] = None
+        key = (child.arg_key, id(above))
+        place = places.get(key)
+        if place is None:
+            clause = _CLAUSES.get(child.arg_key)
+            if clause is None:
+                continue
+            if clause == "select" and above.__class__ is exp.Update:
+                clause = "set"
+            names = found.setdefault(clause, {})
+            place = places[key] = (names, scopes.by_node.get(id(above)), {})
+        names, scope, prefixes = place
+        qualifier = args.get("table")
+        said = "" if qualifier is None else qualifier.name
+        prefix = prefixes.get(said)
+        if prefix is None:
+            source = scope.source_of(column) if scope is not None else None
+            shown = source.name if source is not None and source.name else said
+            prefix = f"{shown}." if shown else ""
+            if said or scope is None or scope.schema is None:  # a schema knows columns apart
+                prefixes[said] = prefix
+        names[prefix + name.name] = None
     return {clause: list(names) for clause, names in found.items()}
 
 
@@ -280,8 +278,15 @@ def is_limited(node: Any) -> bool:
 
 def line_of(node: Any) -> int:
     """The line of the text at which a node begins, as far as its names and literals tell."""
-    for part in node.walk():
-        line = part.meta.get("line") if part._meta else None
-        if line:
-            return int(line)
+    queue = [node]
+    for part in queue:  # grows while it is read
+        if part._meta:
+            line = part.meta.get("line")
+            if line:
+                return int(line)
+        for value in part.args.values():
+            if value.__class__ is list:
+                queue += [item for item in value if isinstance(item, exp.Expr)]
+            elif isinstance(value, exp.Expr):
+                queue.append(value)
     return 1

@@ -253,7 +253,7 @@ def fold(name: str, *, quoted: bool, dialect: str) -> str:
     else:
         name = name.lower()
     # A dot inside a name must not look like one between names.
-    return name if _PLAIN.match(name) else '"' + name.replace('"', '""').replace(".", "\\.") + '"'
+    return name if name.isidentifier() or _PLAIN.match(name) else '"' + name.replace('"', '""').replace(".", "\\.") + '"'
 
 
 def _is_cte(table: Any, name: str, dialect: str, exp: Any) -> bool:
