@@ -33,15 +33,21 @@ class Result(NamedTuple):
     """Percent, from the fastest to the slowest repeat, of the median."""
 
 
-async def compare(contenders: list[Contender], *, repeats: int = 9) -> dict[str, Result]:
-    """Run each contender once to warm up, then all of them in turn ``repeats`` times."""
+async def compare(
+    contenders: list[Contender], *, repeats: int = 9, collecting: bool = False
+) -> dict[str, Result]:
+    """Run each contender once to warm up, then all of them in turn ``repeats`` times.
+
+    ``collecting`` leaves Python's garbage collector on, for work that makes much of it.
+    """
     for contender in contenders:
         await contender.run(max(1, contender.n // 10))
     samples: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     for _ in range(repeats):
         for contender in contenders:
             gc.collect()
-            gc.disable()
+            if not collecting:
+                gc.disable()
             start = time.perf_counter()
             await contender.run(contender.n)
             elapsed = time.perf_counter() - start

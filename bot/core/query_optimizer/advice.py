@@ -44,8 +44,12 @@ def _advise(reading: Reading, schema: Schema | None) -> Advice:
         for suggestion in suggestions_for(facts):
             suggestions.setdefault(suggestion.ddl, suggestion)
         for clause, names in columns_by_clause(census, facts.scopes).items():
-            columns.setdefault(clause, {}).update(dict.fromkeys(names))
-    optimized, done = rewrite(reading, {finding.code for finding in findings})
+            known = columns.get(clause)
+            columns[clause] = names if known is None else known | names
+    optimized: str = reading.query
+    done: list[str] = []
+    if findings:
+        optimized, done = rewrite(reading, {finding.code for finding in findings})
     if done:
         findings = [
             replace(finding, fix=f"{finding.fix} (Done in optimized_query: {REWRITES[finding.code]}.)")

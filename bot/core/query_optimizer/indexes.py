@@ -212,16 +212,18 @@ def _suggestion(source: Source, wanted: _Wanted, facts: Facts) -> IndexSuggestio
     if facts.schema is not None and facts.schema.serves(source.name, key, min(len(equal), 4)):
         return None
     name = f"idx_{source.name}_{'_'.join(columns)}".lower()
-    if not _SIMPLE.match(name):
+    if not (name.isascii() and name.isidentifier()):
         name = _ODD.sub("_", name)
     dialect = facts.dialect
     listed = [_quoted(column, dialect) for column in columns]
     if directions:
         listed = [f"{n} DESC" if directions.get(c) else n for n, c in zip(listed, columns, strict=True)]
-    qualified = source.qualified
-    table = ".".join([_quoted(part, dialect) for part in qualified.split(".")])
+    schema = source.schema
+    table = _quoted(source.name, dialect)
+    if schema:
+        table = f"{_quoted(schema, dialect)}.{table}"
     return IndexSuggestion(
-        table=qualified,
+        table=f"{schema}.{source.name}" if schema else source.name,
         columns=key,
         ddl=f"CREATE INDEX {name[:_MAX_NAME]} ON {table} ({', '.join(listed)})",
         reason=f"{source.name}: {'; '.join(roles)}",

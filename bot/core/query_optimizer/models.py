@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -190,8 +189,11 @@ class Advice(Struct, frozen=True, dict=True):
         # Filled in directly: this is what an analysis of a known text consists of, and a frozen class' own
         # way of setting its fields would take half of the time.
         fields = result.__dict__
-        fields.update(self._constant)
-        tables, suggestion, rest = self._said
+        known = self.__dict__.get("known")
+        if known is None:
+            known = self.__dict__["known"] = self._known()
+        constant, tables, suggestion, rest = known
+        fields.update(constant)
         fields["cache_suggestion"] = f"{suggestion}{ttl:g}{rest}" if rest else suggestion
         fields["tables"] = [*tables]
         fields["recommendations"] = [*self.recommendations, *map(str, observed)]
@@ -203,31 +205,27 @@ class Advice(Struct, frozen=True, dict=True):
         fields["columns"] = {clause: list(names) for clause, names in self.columns.items()}
         return result
 
-    @functools.cached_property
-    def _said(self) -> tuple[tuple[str, ...], str, str]:
-        """(tables, what is said of caching before the seconds and after them; no seconds: nothing after)"""
+    def _known(self) -> tuple[dict[str, Any], tuple[str, ...], str, str]:
+        """What is the same in every result: fields that cannot be changed in one, tables, and what is said
+        of caching before the seconds and after them; no seconds: nothing after."""
         analysis = self.analysis
-        tables = tuple(sorted(analysis.reads | analysis.writes))
-        if analysis.graphql is not None:
-            tables = tuple(analysis.graphql.root_fields)
-        if analysis.not_cacheable:
-            return tables, f"not cacheable: {analysis.not_cacheable}", ""
-        if analysis.graphql is not None:
-            return tables, "cacheable for ", " s, until a mutation"
-        return tables, "cacheable for ", f" s, until a write to {', '.join(tables) or 'any table'}"
-
-    @functools.cached_property
-    def _constant(self) -> dict[str, Any]:
-        """The fields that are the same in every result, and cannot be changed in one."""
-        analysis = self.analysis
-        return {
+        graphql = analysis.graphql
+        constant = {
             "query": self.query,
             "query_type": analysis.query_type,
             "optimized_query": self.optimized_query,
             "fingerprint": analysis.fingerprint,
-            "depth": analysis.graphql.depth if analysis.graphql is not None else 0,
-            "complexity": analysis.graphql.complexity if analysis.graphql is not None else 0,
+            "depth": graphql.depth if graphql is not None else 0,
+            "complexity": graphql.complexity if graphql is not None else 0,
         }
+        if graphql is not None:
+            tables = tuple(graphql.root_fields)
+        else:
+            tables = tuple(sorted(analysis.reads | analysis.writes))
+        if analysis.not_cacheable:
+            return constant, tables, f"not cacheable: {analysis.not_cacheable}", ""
+        until = "a mutation" if graphql is not None else f"a write to {', '.join(tables) or 'any table'}"
+        return constant, tables, "cacheable for ", f" s, until {until}"
 
 
 @dataclass(frozen=True)

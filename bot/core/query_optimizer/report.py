@@ -139,4 +139,5 @@ def without(statement: Statement, codes: frozenset[str]) -> Statement:
     kept = tuple(finding for finding in advice.findings if finding.code not in codes)
     if len(kept) == len(advice.findings):
         return statement
-    return Statement(statement.line, structs.replace(advice, findings=kept, recommendations=tuple(map(str, kept))))
+    kept_advice = structs.replace(advice, findings=kept, recommendations=tuple(map(str, kept)))
+    return Statement(statement.line, kept_advice)

@@ -84,8 +84,10 @@ def rule(
 ) -> Callable[[Check], Check]:
     """Register a rule for nodes of these classes; ``needs``: one of these must be in the statement too."""
 
+    required = () if callable(needs) else needs
+
     def there(kinds: frozenset[type]) -> bool:
-        return not needs or not kinds.isdisjoint(needs)
+        return not required or not kinds.isdisjoint(required)
 
     def register(check: Check) -> Check:
         found = Rule(code, name, severity, classes, check, needs if callable(needs) else there)
@@ -103,6 +105,8 @@ def findings_of(facts: Facts) -> list[Finding]:
     by_class = facts.census.by_class
     for kind, rules in _applicable(tuple(by_class)):
         nodes = by_class[kind]
+        if kind in _COMPARISONS:
+            nodes = [node for node in nodes if not _is_plain(node.args)]
         for applied in rules:
             check = applied.check
             for node in nodes:
@@ -116,15 +120,21 @@ def findings_of(facts: Facts) -> list[Finding]:
     return sorted(found.values(), key=lambda finding: (finding.code, finding.line))
 
 
+_COMPARISONS = frozenset((*COMPARISONS, exp.NEQ))
+
+
+def _is_plain(args: dict[str, Any]) -> bool:
+    """Whether a comparison is of a column with a literal: most are, and no rule has anything to say."""
+    return args["this"].__class__ is exp.Column and args["expression"].__class__ is exp.Literal
+
+
 @functools.lru_cache(maxsize=1024)
 def _applicable(kinds: tuple[type, ...]) -> tuple[tuple[type, tuple[Rule, ...]], ...]:
     """The rules that may find something in a statement made of nodes of these classes."""
     there = frozenset(kinds)
     chosen = []
     for kind in kinds:
-        rules = tuple(
-            rule for rule in _BY_CLASS.get(kind, ()) if rule.needs(there)
-        )
+        rules = tuple(rule for rule in _BY_CLASS.get(kind, ()) if rule.needs(there))
         if rules:
             chosen.append((kind, rules))
     return tuple(chosen)
@@ -421,10 +431,7 @@ def _rejects_null_of(condition: Any, alias: str) -> bool:
             return False
     else:
         return False
-    for side in sides:
-        if side.__class__ is exp.Column and side.table.lower() == alias:
-            return True
-    return False
+    return any(side.__class__ is exp.Column and side.table.lower() == alias for side in sides)
 
 
 @rule("Q025", "natural-join", "warning", exp.Join)

@@ -48,10 +48,10 @@ class Source:
         )
 
     @property
-    def qualified(self) -> str:
-        """The table's name, with its schema where the query gives one."""
+    def schema(self) -> str:
+        """The table's schema where the query gives one; else empty."""
         db = self.node.args.get("db")
-        return f"{db.name}.{self.name}" if db is not None else self.name
+        return "" if db is None else str(db.name)
 
 
 class Scope:
@@ -163,8 +163,8 @@ class Scopes:
         return iter(self.by_node.values())
 
 
-def columns_by_clause(census: Census, scopes: Scopes) -> dict[str, list[str]]:
-    """``{"where": ["users.id", ...], ...}``: each column once, in the order of the text's levels."""
+def columns_by_clause(census: Census, scopes: Scopes) -> dict[str, dict[str, None]]:
+    """``{"where": ("users.id", ...), ...}``: each column once, in the order of the text's levels."""
     found: dict[str, dict[str, None]] = {}
     # By where it stands: (names of the clause, scope, what a qualifier means there).
     places: dict[Any, tuple[dict[str, None], Scope | None, dict[str, str]] | None] = {}
@@ -199,7 +199,7 @@ def columns_by_clause(census: Census, scopes: Scopes) -> dict[str, list[str]]:
             if said or scope is None or scope.schema is None:  # a schema knows columns apart
                 prefixes[said] = prefix
         names[prefix + name.name] = None
-    return {clause: list(names) for clause, names in found.items()}
+    return found
 
 
 def operands(condition: Any, connector: Any) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import math
 from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
@@ -64,6 +65,15 @@ _MAY_INDEX = (QueryType.DDL, QueryType.SCRIPT, QueryType.OTHER)
 """What may bring or take an index, or figures that the planner goes by."""
 
 _MB = 1_048_576
+
+
+@functools.cache
+def _readers() -> Any:
+    """What reads SQL; it imports sqlglot, so on the first query only."""
+    from bot.core.query_optimizer.advice import advise
+    from bot.core.query_optimizer.analyzer import read
+
+    return advise, read
 
 
 class QueryOptimizer(Phase4Service):
@@ -338,9 +348,7 @@ class QueryOptimizer(Phase4Service):
                 # Not kept: it depends on the variables, and parsing is all that is slow about it.
                 analysis = self._analyse(query, params)
                 return advise_graphql(query, analysis, params, self._max_depth, self._max_complexity)
-            from bot.core.query_optimizer.advice import advise  # imports sqlglot, on the first query
-            from bot.core.query_optimizer.analyzer import read
-
+            advise, read = _readers()
             reading = read(query, self._dialect, self._pure)
             advice = advise(reading)
             reading.release()

@@ -90,16 +90,18 @@ def effects(census: Census, dialect: str, pure: frozenset[str] = frozenset()) ->
         if id(table) in targets:
             continue
         name = name_of(table, dialect)
+        args = table.args
         if not name:
             inner = table.this
             if not isinstance(inner, exp.Parameter):  # INTO @variable
                 reason = reason or _why_not_source(inner, pure)
-        elif has_with and not table.args.get("db") and _is_cte(table, name, dialect, exp):
+        elif has_with and not args.get("db") and _is_cte(table, name, dialect, exp):
             continue
         else:
-            last = name.rpartition(".")[2]
-            if last.startswith(_CATALOGS) or table.db.lower() in _CATALOG_SCHEMAS:
-                reason = reason or f"{last} is a catalog, which changes without a write to it"
+            if name.startswith(_CATALOGS) or (args.get("db") and _is_of_catalog(table, name)):
+                reason = (
+                    reason or f"{name.rpartition('.')[2]} is a catalog, which changes without a write to it"
+                )
             reads.add(name)
     for kind in in_question(tuple(census.by_class)):
         for function in census.by_class[kind]:
@@ -114,6 +116,10 @@ def effects(census: Census, dialect: str, pure: frozenset[str] = frozenset()) ->
     if statement.__class__ is exp.Create and statement.args.get("kind") == "VIEW" and len(writes) == 1:
         view = (next(iter(writes)), frozenset(reads))
     return Effects(frozenset(reads), frozenset(writes), anything, reason, transaction, view)
+
+
+def _is_of_catalog(table: Any, name: str) -> bool:
+    return name.rpartition(".")[2].startswith(_CATALOGS) or table.db.lower() in _CATALOG_SCHEMAS
 
 
 def _why_not_source(function: Any, pure: frozenset[str]) -> str:
@@ -230,8 +236,11 @@ def _session(node: Any, exp: Any) -> tuple[bool, str]:
 def name_of(table: Any, dialect: str) -> str:
     """The name of a table as it is kept; "" for what is not a table's own name, such as a function."""
     args = table.args
+    this = args.get("this")
+    if not args.get("db") and this.__class__.__name__ == "Identifier":
+        return fold(this.name, quoted=bool(this.args.get("quoted")), dialect=dialect)
     parts = []
-    for part in (args.get("catalog"), args.get("db"), args.get("this")):
+    for part in (args.get("catalog"), args.get("db"), this):
         if part is None or part == "":
             continue
         if part.__class__.__name__ != "Identifier":
@@ -253,7 +262,9 @@ def fold(name: str, *, quoted: bool, dialect: str) -> str:
     else:
         name = name.lower()
     # A dot inside a name must not look like one between names.
-    return name if name.isidentifier() or _PLAIN.match(name) else '"' + name.replace('"', '""').replace(".", "\\.") + '"'
+    if name.isidentifier() or _PLAIN.match(name):
+        return name
+    return '"' + name.replace('"', '""').replace(".", "\\.") + '"'
 
 
 def _is_cte(table: Any, name: str, dialect: str, exp: Any) -> bool:

@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import pytest
+from sqlglot import exp
 
 from bot.core.query_optimizer.advice import advise
 from bot.core.query_optimizer.analyzer import read
 from bot.core.query_optimizer.models import SEVERITIES
-from bot.core.query_optimizer.rules import RULES
+from bot.core.query_optimizer.rules import RULES, Facts
+from bot.core.query_optimizer.scopes import COMPARISONS
 
 # code -> (queries it speaks about, queries it does not)
 CASES = {
@@ -263,6 +265,17 @@ def test_speaks(code, query):
 @pytest.mark.parametrize(("code", "query"), [(code, q) for code, (_, good) in CASES.items() for q in good])
 def test_leaves_in_peace(code, query):
     assert code not in {finding.code for finding in findings(query)}
+
+
+def test_a_column_compared_with_a_literal_concerns_no_rule():
+    """So such comparisons are not shown to the rules."""
+    reading = read("SELECT a FROM t WHERE a = 1 AND b <> 'x' AND d > 1 AND e >= 1 AND f < 1 AND g <= 1", "")
+    facts = Facts(reading, reading.censuses[0], None)
+    for kind in (*COMPARISONS, exp.NEQ):
+        rules = [rule for rule in RULES if kind in rule.classes]
+        (node,) = facts.census.all(kind)
+        assert rules
+        assert all(rule.check(node, facts) is None for rule in rules)
 
 
 def test_every_rule_is_tested_and_documented():
