@@ -95,16 +95,16 @@ async def analysis() -> None:
             sqlparse.parse(MIDDLING.format(n=next(numbers)))
 
     contenders = [
-        Contender("sqlglot, parse alone", by_sqlglot, 100),
+        Contender("sqlglot, parse alone", by_sqlglot, 400),
         Contender("sqlparse, parse alone", by_sqlparse, 20),
-        Contender("analyze_query, new text", of_new, 100),
-        Contender("analyze_query, new text and names", of_new_names, 100),
+        Contender("analyze_query, new text", of_new, 400),
+        Contender("analyze_query, new text and names", of_new_names, 400),
         Contender("analyze_query, known text", of_known, 5_000),
     ]
     baseline = "sqlglot, parse alone"
     # A syntax tree refers to itself, so a parser leaves it to the collector; analyze_query takes it apart.
     for collecting in (True, False):
-        results = await compare(contenders, repeats=27, collecting=collecting)
+        results = await compare(contenders, repeats=15, collecting=collecting)
         state = "on" if collecting else "off"
         print(table(f"Analysis of a middling query, garbage collector {state}", results, baseline=baseline))
         for name in ("new text", "new text and names"):

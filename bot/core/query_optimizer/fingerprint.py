@@ -46,9 +46,9 @@ def shape_of(query: str, tokens: list[Any] | None) -> tuple[str, str]:
             parts.pop()
         normal = " ".join(parts)
         if "( ? ," in normal:
-            # The rows of a VALUES are equal only once their lists are.
-            normal = _ROWS.sub(r"\1", _LIST.sub("( ? )", normal))
-        elif "( ? ) , ( ? )" in normal:
+            normal = _LIST.sub("( ? )", normal)
+        # The rows of a VALUES are equal only once their lists are.
+        if "( ? ) , ( ? )" in normal:
             normal = _ROWS.sub(r"\1", normal)
         source = normal
     elif len(query) <= MAX_TEXT:

@@ -72,7 +72,7 @@ class Analysis(Struct, frozen=True):
         return bool(self.writes) or self.writes_anything
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Finding:
     """One piece of advice about a query; ``docs/query_rules.md`` explains each code."""
 
@@ -91,7 +91,7 @@ class Finding:
         return f"{self.code} {self.message} {self.fix}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class IndexSuggestion:
     """An index that would serve a query. Its columns are in the order that an index needs."""
 
@@ -160,7 +160,7 @@ class Advice(Struct, frozen=True, dict=True):
     @property
     def characters(self) -> int:
         """About what it takes, for the bound on what is remembered."""
-        return len(self.query) * 2 + sum(map(len, self.recommendations)) * 2 + 1000
+        return len(self.query) * 2 + sum(map(len, self.recommendations)) * 2 + 1_500
 
     def result(
         self,

@@ -607,7 +607,7 @@ def _arithmetic_on_column(node: Any, facts: Facts) -> Advice | None:
     return None
 
 
-@rule("Q008", "not-in-nullable", "warning", exp.In)
+@rule("Q008", "not-in-nullable", "warning", exp.In, needs=(exp.Subquery,))
 def _not_in_nullable(node: Any, facts: Facts) -> Advice | None:
     query = node.args.get("query")
     if query is None or (node.parent.__class__ is not exp.Not and not node.args.get("negate")):

@@ -10,8 +10,6 @@ from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from cachetools import LRUCache
-
 from bot.core._shared.bounded_store import MAX_FREQUENCY
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.errors import invalid
@@ -41,6 +39,7 @@ from bot.core.query_optimizer.n_plus_one import (
     Request,
     call_site,
 )
+from bot.core.query_optimizer.remembered import Remembered
 from bot.core.query_optimizer.results import Misses, ResultCache, key_of
 from bot.core.query_optimizer.stats import MAX_SHOWN, ExecutionStatistics, has_parameters
 from bot.core.query_optimizer.tables import Relations, names_given, write_marks
@@ -107,8 +106,8 @@ class QueryOptimizer(Phase4Service):
         self._live: dict[Hashable, Any] = {}
         self._misses = Misses()
         self._flights: SingleFlight[Any] = SingleFlight()
-        self._analyses: LRUCache[str, Analysis] = self._new_analyses()
-        self._advices: LRUCache[str, Advice] = self._new_advices()
+        self._analyses: Remembered[Analysis] = Remembered(ANALYSES_CHARACTERS)
+        self._advices: Remembered[Advice] = Remembered(ANALYSES_CHARACTERS)
         self._statistics = ExecutionStatistics()
         self._slow_log = SlowQueryLog()
         self._hits = 0
@@ -119,14 +118,6 @@ class QueryOptimizer(Phase4Service):
 
     def _new_cache(self) -> ResultCache:
         return ResultCache(max_bytes=int(self._max_size_mb * _MB), max_entries=self._max_entries)
-
-    @staticmethod
-    def _new_analyses() -> LRUCache[str, Analysis]:
-        return LRUCache(maxsize=ANALYSES_CHARACTERS, getsizeof=lambda a: len(a.normal_form) + 500)
-
-    @staticmethod
-    def _new_advices() -> LRUCache[str, Advice]:
-        return LRUCache(maxsize=ANALYSES_CHARACTERS, getsizeof=lambda a: a.characters + 500)
 
     # Lifecycle.
 
@@ -195,7 +186,7 @@ class QueryOptimizer(Phase4Service):
             self._ttl, self._slow_threshold = ttl, slow
             if (max_depth, max_complexity) != (self._max_depth, self._max_complexity):
                 self._max_depth, self._max_complexity = max_depth, max_complexity
-                self._advices = self._new_advices()
+                self._advices = Remembered(ANALYSES_CHARACTERS)
             if n_plus_one_threshold is not None:
                 self._detector.threshold = n_plus_one_threshold
             if window is not None:
@@ -204,8 +195,8 @@ class QueryOptimizer(Phase4Service):
                 self._detecting = detect_n_plus_one
             if (speaks, pure) != (self._dialect, self._pure):
                 self._dialect, self._pure = speaks, pure
-                self._analyses = self._new_analyses()
-                self._advices = self._new_advices()
+                self._analyses = Remembered(ANALYSES_CHARACTERS)
+                self._advices = Remembered(ANALYSES_CHARACTERS)
                 self._cache.write_anything()  # cached by another reading of the same texts
             for name, tables in behind:
                 self._relate(self._relations.view, name, tables)
@@ -225,8 +216,8 @@ class QueryOptimizer(Phase4Service):
             self._cache = self._new_cache()
             self._live = {}
             self._misses.clear()
-            self._analyses = self._new_analyses()
-            self._advices = self._new_advices()
+            self._analyses = Remembered(ANALYSES_CHARACTERS)
+            self._advices = Remembered(ANALYSES_CHARACTERS)
             if self._plans is not None:
                 self._plans.forget()
         return True
@@ -353,7 +344,7 @@ class QueryOptimizer(Phase4Service):
             advice = advise(reading)
             reading.release()
             if len(query) < 50_000:
-                self._advices[query] = advice
+                self._advices.put(query, advice, advice.characters)
         return advice
 
     def _n_plus_one_of(self, analysis: Analysis) -> list[Finding]:
@@ -377,7 +368,7 @@ class QueryOptimizer(Phase4Service):
 
                 analysis = analyze(query, self._dialect, self._pure)
             if len(query) < 50_000:
-                self._analyses[query] = analysis
+                self._analyses.put(query, analysis, len(query) + len(analysis.normal_form) + 500)
         if analysis.operations:
             return analysis.operations.get(operation_name_of(params) or "", analysis)
         return analysis

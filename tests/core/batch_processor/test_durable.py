@@ -374,10 +374,10 @@ async def test_what_is_handled_longer_than_a_lease_stays_with_its_instance(insta
 
     async def slow(items):
         runs.append([item.data for item in items])
-        await asyncio.sleep(0.7)
+        await asyncio.sleep(2.5)  # many stalls of a busy machine would fit between two renewals
         return [None] * len(items)
 
-    first, second = await instances(slow, lease=0.2), await instances(slow, lease=0.2)
+    first, second = await instances(slow, lease=1.0), await instances(slow, lease=1.0)
     await first.submit_item("download")
     await first.flush()
     assert runs == [["download"]]
