@@ -6,14 +6,17 @@
 --          and epsilon in seconds, tokens, and three numbers that depend on what is asked.
 --
 -- Answers one string of doubles: the server's time, and for each check its slack (as in bucket.py)
--- and a second number: violations in a row after a take, 1 after a reservation that was granted.
+-- and a second number: violations in a row after a take, 1 after a reservation that was granted or a
+-- reset that found something.
 --
 -- A key's value is 40 bytes for each limit: limit, debt, told, count, at. At the time `at` the bucket
 -- was full again in `debt` seconds, and its client had been told to wait for `told` more, after `count`
 -- violations. Seconds to go, not moments: a clock that is set back, or that of a replica which took
--- over, can give a client a little more or a little less, but locks nobody out.
+-- over, can give a client a little more or a little less, but locks nobody out. An entry for the limit
+-- FORGIVEN says that the client was forgiven: penalties of before may still be on their way.
 
-local TAKE, PEEK, RESERVE, REFUND, PENALTY = 0, 1, 2, 3, 4
+local TAKE, PEEK, RESERVE, REFUND, PENALTY, RESET = 0, 1, 2, 3, 4, 5
+local FORGIVEN = 'p4reset!'
 local ENTRY = '<c8dddd'
 local CHECK = '<c8Bddddddd'
 local LONGEST = 315576000 -- ten years, in seconds: what a key's life is cut to
@@ -29,7 +32,7 @@ for i = 1, #KEYS do
   local limit, mode, interval, tolerance, epsilon, tokens, a, b, c = unpack(CHECK, ARGV[i])
   local cost = tokens * interval
   local debt, told, count = 0, 0, 0
-  local others, others_end = '', 0
+  local others, others_end, forgiven = '', 0, false
 
   -- What is not ours (another type, another length, no numbers) is as if it were not there.
   local value = pcall('GET', KEYS[i])
@@ -46,6 +49,7 @@ for i = 1, #KEYS do
         elseif was_debt > 0 or was_told > 0 then
           others = others .. value:sub(position, position + 39)
           others_end = max(others_end, was_debt, was_told)
+          forgiven = forgiven or name == FORGIVEN
         end
       end
     end
@@ -93,8 +97,17 @@ for i = 1, #KEYS do
     end
     slack = tolerance - debt
   elseif mode == PENALTY then
-    debt, told, count = max(debt, a - now), max(told, b - now), max(count, c)
+    if forgiven then
+      changed = false
+    else
+      debt, told, count = max(debt, a - now), max(told, b - now), max(count, c)
+    end
     slack = tolerance - debt
+  elseif mode == RESET then
+    -- Its limit is FORGIVEN, so all that is known of the client is in `others`.
+    second = others ~= '' and 1 or 0
+    others, others_end = '', 0
+    debt, told, count = a, 0, 0
   else
     changed = false
     slack = tolerance - debt

@@ -11,8 +11,14 @@ from bot.core.rate_limiter.models import ClientId, RateLimitConfig
 from bot.core.rate_limiter.penalty import Penalties
 
 # As bucket.lua has them.
-TAKE, PEEK, RESERVE, REFUND, PENALTY = range(5)
+TAKE, PEEK, RESERVE, REFUND, PENALTY, RESET = range(6)
 _CHECK = struct.Struct("<8sBddddddd")
+
+FORGIVEN_SECONDS = 5.0
+"""For which Redis takes no penalty of a client that was forgiven: those of before may be on their way."""
+
+RESET_ARGUMENT = _CHECK.pack(b"p4reset!", RESET, 0.0, 0.0, 0.0, 0.0, FORGIVEN_SECONDS, 0.0, 0.0)
+"""Forgive a client everything."""
 
 MAX_PLAIN = 64
 """Bytes of a client's name that stand in a key as they are; a longer one is hashed."""

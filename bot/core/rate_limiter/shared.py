@@ -16,7 +16,15 @@ from bot.core._shared.errors import BackendError
 from bot.core._shared.histogram import Histogram
 from bot.core._shared.tasks import BackgroundTasks
 from bot.core.rate_limiter.errors import RateLimitExceeded
-from bot.core.rate_limiter.mirror import PEEK, PENALTY, REFUND, RESERVE, Mirror, client_key
+from bot.core.rate_limiter.mirror import (
+    PEEK,
+    PENALTY,
+    REFUND,
+    RESERVE,
+    RESET_ARGUMENT,
+    Mirror,
+    client_key,
+)
 from bot.core.rate_limiter.models import ClientId, RateLimitStatus
 from bot.core.redis_link import RedisLink, RedisUnavailableError, subscribe
 
@@ -215,7 +223,7 @@ class SharedBuckets:
             self._failed(error)
             return found
         self._owed.pop(client, None)
-        return found or removed > 0
+        return found or removed
 
     def _take_alone(self, mirror: Mirror, client: ClientId, tokens: int) -> tuple[bool, RateLimitStatus]:
         self.degraded_checks += 1
@@ -307,11 +315,11 @@ class SharedBuckets:
         if len(self._owed) < MAX_OWED:
             self._owed[client] = None
 
-    async def _forgive(self, key: bytes, client: ClientId) -> int:
-        removed = await self.link.unlink([key])
-        # After the key has gone: who asks Redis because of this message finds a full bucket.
+    async def _forgive(self, key: bytes, client: ClientId) -> bool:
+        _, found, _ = await self._script.call(key, RESET_ARGUMENT)
+        # After Redis has forgotten: who asks it because of this message finds a full bucket.
         await self.link.execute("PUBLISH", CHANNEL, key[:6] + _name(client))
-        return removed
+        return bool(found)
 
     def _heard(self, message: bytes) -> None:
         self._resets += 1

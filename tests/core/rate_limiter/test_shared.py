@@ -154,6 +154,23 @@ async def test_a_client_forgiven_in_one_instance_is_forgiven_in_all(pair):
     assert await b.reset_client("nobody") is False
 
 
+async def test_a_penalty_on_its_way_does_not_undo_a_reset(pair):
+    a, b = pair
+    for _ in range(10):
+        await a.is_allowed("u", SLOW)  # refused, and asks on: that is told to Redis a little later
+    mirror, client = next(iter(a._shared._unreported))
+    standing = mirror.standing(client)
+    assert await b.reset_client("u") is True
+    # As if it had left a moment before the reset was heard of here.
+    mirror.fresh[client], mirror.records[client] = standing[0], [standing[1], standing[2]]
+    a._shared._unreported[mirror, client] = None
+    a._shared._send_reports()
+    await a._shared._script.drain()
+    assert (await b.is_allowed("u", SLOW))[0]
+    assert await b.reset_client("u") is True
+    assert await b.reset_client("u") is False, "nothing is known of it any more"
+
+
 async def test_acquire_waits_its_turn_across_instances(pair):
     limit = RateLimitConfig(50.0, 1)
     served = []
