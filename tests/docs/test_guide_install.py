@@ -1,13 +1,16 @@
 """The guide's shell commands: what it installs, and the tests that it runs."""
 
+import os
 import re
 import shlex
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires, version
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.docs.guide import blocks
 
@@ -34,6 +37,55 @@ def test_what_the_file_lists_is_what_the_package_asks_for():
         requirement = line.split("#")[0].strip()
         if requirement:
             assert f'"{requirement}"' in project, requirement
+
+
+def listed():
+    lines = (ROOT / "requirements-phase4.txt").read_text().splitlines()
+    return [Requirement(text) for line in lines if (text := line.split("#")[0].strip())]
+
+
+def with_what_they_need(requirements):
+    """Names of the packages that pip installs for them."""
+    found, queue = set(), [(r, "") for r in requirements]
+    while queue:
+        requirement, extra = queue.pop()
+        name = canonicalize_name(requirement.name)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": extra}):
+            continue
+        for wanted in ("", *requirement.extras):
+            if (name, wanted) not in found:
+                found.add((name, wanted))
+                queue += [(Requirement(text), wanted) for text in requires(name) or ()]
+    return {name for name, _ in found}
+
+
+def test_the_suite_passes_with_nothing_else_installed():
+    kept = with_what_they_need(listed()) | {"bot-phase4"}
+    hidden = [
+        package
+        for package, owners in packages_distributions().items()
+        if package.isidentifier() and not kept & {canonicalize_name(owner) for owner in owners}
+    ]
+    assert "aiohttp" in hidden
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(sys.argv[1].split(','))); "
+        "import pytest; sys.exit(pytest.main(sys.argv[2:]))"
+    )
+    suite = "tests/test_phase4_integration.py"
+    shown = subprocess.run(
+        [sys.executable, "-c", code, ",".join(hidden), "-p", "pytest_asyncio.plugin", "-q", suite],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        # The plugins of what is hidden would be loaded otherwise.
+        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        check=False,
+    )
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+
+
+def test_graphql_is_cached_after_the_guides_own_install():
+    assert "graphql-core" in with_what_they_need(listed())
 
 
 def commands():
