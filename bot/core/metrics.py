@@ -36,7 +36,7 @@ try:
     from prometheus_client.registry import Collector
 except ImportError as error:  # pragma: no cover - every test environment has it
     raise ImportError(
-        "metrics need prometheus-client: pip install 'bot-phase4[metrics]'", name="prometheus-client"
+        "metrics need prometheus-client: pip install prometheus-client", name="prometheus-client"
     ) from error
 
 __all__ = ["Phase4Collector", "register_phase4_metrics"]

@@ -474,7 +474,7 @@ def _connect(url: str, timeout: float) -> Any:
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
     except ImportError as error:
-        raise RedisUnavailableError("redis is missing: pip install 'bot-phase4[redis]'") from error
+        raise RedisUnavailableError("redis is missing: pip install redis") from error
     return redis.Redis.from_url(
         url,
         protocol=3,
@@ -492,7 +492,7 @@ def _connect_cluster(url: str, timeout: float) -> Any:
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
     except ImportError as error:
-        raise RedisUnavailableError("redis is missing: pip install 'bot-phase4[redis]'") from error
+        raise RedisUnavailableError("redis is missing: pip install redis") from error
     return RedisCluster.from_url(
         url.replace("+cluster://", "://", 1),
         protocol=3,

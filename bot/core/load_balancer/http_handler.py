@@ -86,6 +86,6 @@ def require_aiohttp() -> Any:
         import aiohttp
     except ImportError as error:
         raise MissingClientError(
-            "aiohttp is missing: pip install 'bot-phase4[service]', or set request_handler to your own"
+            "aiohttp is missing: pip install aiohttp, or set request_handler to your own"
         ) from error
     return aiohttp

@@ -41,7 +41,7 @@ MAX_PAGE = 1_000
 MANY_ALIASES = 10
 """Aliases of one field in one selection that are a finding."""
 
-MISSING = "graphql-core is not installed: pip install 'bot-phase4[graphql]'"
+MISSING = "graphql-core is not installed: pip install graphql-core"
 
 _START = re.compile(
     r"[\s,\ufeff]*(?:#[^\n\r]*[\n\r][\s,]*)*(?:\{(?!\s*\")|(query|mutation|subscription|fragment)\b(?=[\s,]*[\w({@#\ufeff]))"

@@ -117,7 +117,7 @@ async def test_without_aiohttp_the_error_says_what_to_install(balancer, monkeypa
     success, error, _ = await balancer.route_request(1)
     assert not success
     assert isinstance(error, MissingClientError)
-    assert "pip install 'bot-phase4[service]'" in str(error)
+    assert "pip install aiohttp" in str(error)
     assert (await balancer.get_statistics())["instances"]["a"]["failed_requests"] == 0
 
 
