@@ -2,7 +2,28 @@
 
 import sys
 
-from bot.service.cli import main
+SERVICE_MODULES = ("aiohttp", "aiosqlite", "prometheus_client")
+"""What the service alone needs; the rest stands in the requirements file."""
+SERVICE_PACKAGES = "aiohttp aiosqlite prometheus-client"
+
+
+def run() -> int:
+    """The command line; a package that is missing is one sentence, and exit status 1."""
+    try:
+        from bot.service.cli import main
+
+        return main()
+    except ModuleNotFoundError as error:
+        missing = (error.name or "bot").split(".")[0]
+        if missing == "bot":
+            raise  # our own mistake, which no package mends
+        install = SERVICE_PACKAGES if missing in SERVICE_MODULES else "-r requirements-phase4.txt"
+        print(
+            f"{missing} is missing: pip install {install} (or `make run`, which installs all into .venv)",
+            file=sys.stderr,
+        )
+        return 1
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())

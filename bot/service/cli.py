@@ -34,12 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    try:
-        from bot.service.dashboard.access import valid_token
-        from bot.service.server import serve
-    except ImportError as error:
-        print(f"{error.name} is missing: pip install 'bot-phase4[service]'", file=sys.stderr)
-        return 1
+    # Not above: check and status need no web server.
+    from bot.service.dashboard.access import valid_token
+    from bot.service.server import serve
+
     token = arguments.token if arguments.token is not None else os.environ.get(TOKEN_VARIABLE, "").strip()
     if token or arguments.token is not None:
         try:
