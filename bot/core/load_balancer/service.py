@@ -21,6 +21,7 @@ from bot.core.load_balancer.models import (
     Figures,
     HealthCheck,
     InstanceEvent,
+    InstanceState,
     LoadBalancingStrategy,
     RequestHandler,
     RouteResult,
@@ -199,7 +200,7 @@ class LoadBalancer(Phase4Service):
 
         With ``drain``, waits until its requests in progress have ended, ``timeout`` seconds at most; True
         if they have. Otherwise, or when the wait is cancelled, they end by themselves. False as well if
-        there is no such instance.
+        there is no such instance, or if it is added again meanwhile: then it stays.
         """
         _seconds("timeout", timeout)
         instance = self._cluster.remove(id, drain=drain)
@@ -207,12 +208,15 @@ class LoadBalancer(Phase4Service):
         self._deliver()
         if instance is None:
             return False
-        if await self._wait_until(lambda: not instance.present, timeout):
-            return True
-        if self._cluster.members.get(id) is instance:
+
+        def decided() -> bool:
+            return not instance.present or instance.state is not InstanceState.DRAINING
+
+        if not await self._wait_until(decided, timeout):
             self._cluster.remove(id, drain=False)
             self._deliver()
-        return False
+            return False
+        return not instance.present
 
     async def _wait_until(self, condition: Callable[[], bool], timeout: float) -> bool:
         if condition():

@@ -105,6 +105,29 @@ async def test_a_removal_that_takes_too_long_is_done_without_waiting():
     assert await lb.remove_instance("b", drain=False) is True
 
 
+async def test_an_instance_added_again_while_it_drains_stays():
+    lb = await balancer("a", "b")
+    release = asyncio.Event()
+
+    async def slow(instance, data):
+        await release.wait()
+        return instance.id
+
+    lb.request_handler = slow
+    running = [asyncio.ensure_future(lb.route_request(n)) for n in range(2)]
+    await asyncio.sleep(0)
+    removing = asyncio.ensure_future(lb.remove_instance("a", timeout=60))
+    await until_idle()
+    await lb.add_instance("a", "127.0.0.1", 8001)
+    await until_idle()
+    assert removing.done(), "there is nothing left to wait for"
+    assert await removing is False
+    assert lb.get_instance_by_id("a").state is InstanceState.HEALTHY
+    release.set()
+    assert {(await task).result for task in running} == {"a", "b"}
+    assert [instance.id for instance in lb.instances] == ["a", "b"]
+
+
 async def test_disable_waits_for_requests_in_progress_but_not_for_ever():
     lb = await balancer("a")
     release = asyncio.Event()
