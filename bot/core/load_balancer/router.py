@@ -69,7 +69,8 @@ class Router:
         self.budget = RetryBudget(options.retry_budget_percent, options.retry_budget_min_per_second)
         self.in_progress = 0
         self.tell_ends = False  # somebody waits for requests to end
-        self._hedges: set[asyncio.Task[_Outcome]] = set()
+        # Tries that lost, from when they are cancelled until they end. Changed by _hedged.
+        self._losers: set[asyncio.Task[_Outcome]] = set()
         self._hedge_delay = 0.0
         self._hedge_delay_until = -1.0
 
@@ -211,7 +212,8 @@ class Router:
         delay = self._delay()
         if delay is None or delay >= limit:
             return [await self._attempt(handler, instance, data, limit, False)]
-        first = self._start(self._attempt(handler, instance, data, limit, False))
+        loop = asyncio.get_running_loop()
+        first = loop.create_task(self._attempt(handler, instance, data, limit, False))
         running = {first}
         failed: list[_Outcome] = []
         try:
@@ -220,7 +222,7 @@ class Router:
                 other = self.cluster.select(None, [*tried, instance])
                 if other is not None and self.budget.take(self._now()):
                     self.counters.hedged += 1
-                    running.add(self._start(self._attempt(handler, other, data, limit - delay, False)))
+                    running.add(loop.create_task(self._attempt(handler, other, data, limit - delay, False)))
             while running:
                 done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
@@ -232,18 +234,14 @@ class Router:
             return failed
         finally:
             for task in running:
-                task.cancel()
+                if task.cancel():
+                    self._losers.add(task)
+                    task.add_done_callback(self._losers.discard)
 
     def abandon_hedges(self) -> None:
-        """Cancel second tries whose first has won."""
-        for task in list(self._hedges):
+        """Cancel once more the tries that lost and go on; never one that a caller still waits for."""
+        for task in list(self._losers):
             task.cancel()
-
-    def _start(self, attempt: Any) -> asyncio.Task[_Outcome]:
-        task: asyncio.Task[_Outcome] = asyncio.get_running_loop().create_task(attempt)
-        self._hedges.add(task)
-        task.add_done_callback(self._hedges.discard)
-        return task
 
     def _delay(self) -> float | None:
         """Seconds that most answers stay within; None while too few are known."""

@@ -15,6 +15,7 @@ from bot.core.load_balancer import (
     RequestRejected,
 )
 from bot.core.load_balancer.router import HEDGE_MIN_SAMPLES, is_request_fault, never_sent
+from tests.support.clock import until_idle
 
 
 @pytest.fixture
@@ -288,6 +289,42 @@ class TestHedging:
         hedging.request_handler = Scripted(**dict.fromkeys("ab", slowly_fail))
         for _ in range(2):
             assert (await hedging.route_request(1, idempotent=True)).instance_id == "c"
+
+    async def test_disable_cancels_no_request_that_its_caller_waits_for(self, hedging):
+        release = asyncio.Event()
+
+        async def slow(_):
+            await release.wait()
+            return "at last"
+
+        hedging.request_handler = Scripted(**dict.fromkeys("abc", slow))
+        request = asyncio.ensure_future(hedging.route_request(1, idempotent=True))
+        await until_idle()
+        assert await hedging.disable(drain_timeout=0.01) is False
+        release.set()
+        assert (await request).result == "at last"
+
+    async def test_disable_cancels_again_a_try_that_lost_and_would_not_end(self, hedging):
+        cancelled = []
+
+        async def stubborn(_):
+            for _ in range(2):
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    cancelled.append(1)
+            raise asyncio.CancelledError
+
+        hedging.request_handler = Scripted(a=stubborn)
+        for _ in range(3):
+            assert (await hedging.route_request(1, idempotent=True)).success
+        await until_idle()
+        [a] = [instance for instance in hedging.instances if instance.id == "a"]
+        losers = a.in_flight
+        assert losers == len(cancelled) >= 1
+        await hedging.disable(drain_timeout=0.01)
+        await until_idle()
+        assert (a.in_flight, len(cancelled)) == (0, 2 * losers)
 
     async def test_a_refusal_of_the_request_ends_it(self, hedging):
         handler = hedging.request_handler = Scripted(
