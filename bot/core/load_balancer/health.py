@@ -112,6 +112,11 @@ class HealthChecks:
                 return ""
         except TimeoutError:
             return f"no answer within {options.check_timeout:g} s"
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            return described(error)  # something within the check was cancelled, not this task
         except Exception as error:
             return described(error)
 
@@ -139,5 +144,9 @@ async def _get(instance: Instance, path: str) -> str:
 
 def described(error: BaseException) -> str:
     """An error in one line, fit for logs and status."""
-    text = mask_secrets(str(error)).replace("\n", " ")[:200]
+    try:
+        text = str(error)
+    except Exception:
+        text = ""  # a __str__ that raises must not end who only wants to tell of the error
+    text = mask_secrets(text).replace("\n", " ")[:200]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -70,6 +70,35 @@ async def test_what_speaks_no_http_is_a_fault(answer):
     odd.close()
 
 
+class Unspeakable(Exception):
+    """Its text cannot be had."""
+
+    def __str__(self):
+        return self.text_that_nobody_set
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), Unspeakable()])
+async def test_whatever_a_check_raises_is_a_failed_check(error):
+    async def broken(instance):
+        raise error
+
+    assert await checks(check=broken).probe(Instance("a", "127.0.0.1", 1)) == type(error).__name__
+
+
+async def test_a_probe_that_is_cancelled_ends():
+    begun = asyncio.Event()
+
+    async def endless(instance):
+        begun.set()
+        await asyncio.Event().wait()
+
+    probing = asyncio.ensure_future(checks(check=endless, timeout=60).probe(Instance("a", "127.0.0.1", 1)))
+    await begun.wait()
+    probing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await probing
+
+
 async def test_a_check_of_ones_own():
     async def fine(instance):
         return instance.id == "a"

@@ -30,6 +30,13 @@ async def balancer():
     assert all(instance.in_flight == 0 for instance in made.instances)
 
 
+class Unspeakable(Exception):
+    """Its text cannot be had."""
+
+    def __str__(self):
+        return self.text_that_nobody_set
+
+
 class Scripted:
     """A handler that does as told, by instance; the others echo."""
 
@@ -57,8 +64,11 @@ async def test_success_result_and_instance(balancer):
 
 @pytest.mark.parametrize(
     "error",
-    [RuntimeError("broken"), ConnectionResetError(), TimeoutError(), Exception("any"), OSError(5, "x")],
-)
+    [
+        RuntimeError("broken"), ConnectionResetError(), TimeoutError(), Exception("any"), OSError(5, "x"),
+        Unspeakable(),
+    ],
+)  # fmt: skip
 async def test_a_handler_that_raises_has_failed_and_another_instance_serves(balancer, error):
     handler = balancer.request_handler = Scripted(a=error, b=error)
     for _ in range(9):

@@ -285,7 +285,7 @@ class TestChecksOverTime:
         async def check(instance):
             self.asked[instance.id] += 1
             answer = self.answers[instance.id]
-            if isinstance(answer, Exception):
+            if isinstance(answer, BaseException):
                 raise answer
             return answer
 
@@ -313,6 +313,27 @@ class TestChecksOverTime:
         await self.clock.advance(11)
         figures = await watched.get_statistics()
         assert figures["instances"]["a"]["state"] == "healthy"
+
+    async def test_a_check_that_ends_in_a_cancellation_of_its_own_is_made_again(self, watched):
+        self.answers["a"] = asyncio.CancelledError()  # as of a shared future that somebody cancelled
+        await self.clock.advance(40)
+        a = watched.get_instance_by_id("a")
+        assert a.state is InstanceState.UNHEALTHY
+        assert a.last_error == "health check: CancelledError"
+        self.answers["a"] = True
+        await self.clock.advance(60)
+        assert a.state is InstanceState.SLOW_START
+
+    async def test_an_ejection_ends_although_a_check_ended_in_a_cancellation(self, watched):
+        a = watched.get_instance_by_id("a")
+        for _ in range(5):
+            watched._cluster.failed(a, "x", 0.1, self.clock.monotonic(), trial=False)
+        watched._deliver()
+        self.answers["a"] = asyncio.CancelledError()
+        await self.clock.advance(31)
+        self.answers["a"] = True
+        await self.clock.advance(70)
+        assert a.state in (InstanceState.HALF_OPEN, InstanceState.SLOW_START)
 
     async def test_an_ejected_one_is_probed_before_it_gets_a_request(self, watched):
         a = watched.get_instance_by_id("a")
