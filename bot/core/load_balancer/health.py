@@ -33,6 +33,8 @@ class HealthChecks:
         self._watching: dict[str, asyncio.Task[None]] = {}
         self._reopening: dict[str, asyncio.Task[None]] = {}
         self._probing: set[Instance] = set()
+        # For the task that cannot be cancelled: a check of it called who stops. Changed by stop.
+        self._stopped = False
 
     def watch(self, instance: Instance) -> None:
         """Begin to probe an instance at intervals."""
@@ -66,6 +68,7 @@ class HealthChecks:
 
     async def stop(self) -> None:
         """End every probe."""
+        self._stopped = True
         self._watching.clear()
         self._reopening.clear()
         await self._tasks.stop()
@@ -78,6 +81,8 @@ class HealthChecks:
             if instance not in self._probing:
                 self._probing.add(instance)
                 await self._probe_once(instance)
+                if self._stopped:
+                    return
             await self._clock.sleep(interval * random.uniform(0.9, 1.1))
 
     async def _probe_once(self, instance: Instance) -> None:
@@ -85,6 +90,8 @@ class HealthChecks:
             fault = await self.probe(instance)
         finally:
             self._probing.discard(instance)
+        if self._stopped:
+            return
         self._cluster.checked(instance, fault, self._clock.monotonic())
         self._deliver()
 
@@ -92,6 +99,8 @@ class HealthChecks:
         while instance.present and instance.state is InstanceState.EJECTED:
             await self._clock.sleep(max(0.0, instance.ejected_until - self._clock.monotonic()))
             fault = await self.probe(instance) if self._cluster.options.check_interval else ""
+            if self._stopped:
+                return
             now = self._clock.monotonic()
             if self._cluster.options.check_interval:
                 self._cluster.checked(instance, fault, now)

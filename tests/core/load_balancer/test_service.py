@@ -252,6 +252,54 @@ async def test_a_bad_instance_of_the_settings_is_an_error():
     await shutdown_phase4_services()
 
 
+@pytest.mark.parametrize("state", [InstanceState.HEALTHY, InstanceState.EJECTED])
+async def test_a_check_may_switch_the_balancer_off(state):
+    clock = VirtualClock()
+    lb = LoadBalancer(clock=clock)
+
+    async def check(instance):
+        if instance.state is state:
+            await lb.disable()
+        return True
+
+    await lb.enable(request_handler=echo, health_check=check, check_interval=60, ejection_time=100)
+    await lb.add_instance("a", "127.0.0.1", 1)
+    await lb.add_instance("b", "127.0.0.1", 2)
+    if state is InstanceState.EJECTED:
+        a = lb.get_instance_by_id("a")
+        for _ in range(5):
+            lb._cluster.failed(a, "x", 0.1, clock.monotonic(), trial=False)
+        lb._deliver()
+    await clock.advance(200)
+    assert not lb.enabled
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_a_check_may_change_the_interval():
+    clock = VirtualClock()
+    lb = LoadBalancer(clock=clock)
+    asked = Counter()
+
+    async def check(instance):
+        asked[instance.id] += 1
+        if asked.total() == 1:
+            await lb.enable(check_interval=60)
+        return True
+
+    await lb.enable(request_handler=echo, health_check=check, check_interval=600)
+    await lb.add_instance("a", "127.0.0.1", 1)
+    await lb.add_instance("b", "127.0.0.1", 2)
+    await clock.advance(600)
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    await clock.advance(600)
+    assert min(asked.values()) >= 15, "at the new interval"
+    assert sorted(task.get_name() for task in tasks) == [
+        "load balancer: checks of a",
+        "load balancer: checks of b",
+    ]
+    await lb.disable()
+
+
 def test_enabled_under_one_loop_used_under_another_and_disabled_under_a_third():
     lb = LoadBalancer()
     checked = []
