@@ -1,7 +1,8 @@
 """Phase 4 settings of this bot. Every setting is listed; a commented one has the default shown.
 
 The environment variable of the same name wins over this file, and the dict given to
-``initialize_phase4_services`` over both. On is the minimal profile: optimizer and limiter.
+``initialize_phase4_services`` over both; this file wins over the bot's ``config.py``. On is the
+minimal profile: optimizer and limiter.
 """
 
 # Services
@@ -9,15 +10,15 @@ The environment variable of the same name wins over this file, and the dict give
 # switch the query optimizer on (True or False)
 ENABLE_QUERY_OPTIMIZER = True
 # switch the cache manager on (True or False)
-# ENABLE_CACHE_MANAGER = False
+ENABLE_CACHE_MANAGER = False
 # switch the connection pool manager on (True or False)
-# ENABLE_CONNECTION_POOLING = False
+ENABLE_CONNECTION_POOLING = False
 # switch the rate limiter on (True or False)
 ENABLE_RATE_LIMITER = True
 # switch the batch processor on (True or False)
-# ENABLE_BATCH_PROCESSOR = False
+ENABLE_BATCH_PROCESSOR = False
 # switch the load balancer on (True or False)
-# ENABLE_LOAD_BALANCER = False
+ENABLE_LOAD_BALANCER = False
 
 # Query optimizer
 

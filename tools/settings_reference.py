@@ -37,13 +37,14 @@ def grouped() -> dict[str, list[str]]:
 
 
 def config_file() -> str:
-    """The user's settings file: every setting commented with its default, the minimal profile on."""
+    """The user's settings file: the flags, with the minimal profile on, and every other setting commented."""
     defaults = Phase4Config()
     lines = [
         '"""Phase 4 settings of this bot. Every setting is listed; a commented one has the default shown.',
         "",
         "The environment variable of the same name wins over this file, and the dict given to",
-        "``initialize_phase4_services`` over both. On is the minimal profile: optimizer and limiter.",
+        "``initialize_phase4_services`` over both; this file wins over the bot's ``config.py``. On is the",
+        "minimal profile: optimizer and limiter.",
         '"""',
     ]
     for title, names in grouped().items():
@@ -51,8 +52,9 @@ def config_file() -> str:
         for name in names:
             about = f"{describe(name)} ({describe_allowed(name)})"
             lines += textwrap.wrap(about, 104, initial_indent="# ", subsequent_indent="# ")
-            if name in MINIMAL_PROFILE:
-                lines.append(f"{name} = True")
+            if title == "Services":
+                # All six: code that imports this module reads them by name, as the guide's Option B does.
+                lines.append(f"{name} = {name in MINIMAL_PROFILE}")
             else:
                 lines.append(f"# {name} = {shown(getattr(defaults, name))}")
     return "\n".join(lines) + "\n"

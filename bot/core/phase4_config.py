@@ -386,7 +386,17 @@ def _build(sources: list[_Source]) -> Phase4Config:
             if target == name or target not in given:
                 canonical[target] = value
         for name, value in canonical.items():
-            values[name] = _convert(name, value, source)
+            converted = _convert(name, value, source)
+            if (
+                name.startswith("ENABLE_")
+                and converted != values.get(name, converted)
+                and source.endswith(".py")
+            ):
+                # The settings file has all six flags, so who sets one in config.py must hear why it is off.
+                logger.warning(
+                    "%s = %s in %s wins over %s in %s", name, converted, source, values[name], origin[name]
+                )
+            values[name] = converted
             origin[name] = source
     for name, fallback in FALLBACKS.items():
         if not values.get(name) and values.get(fallback):

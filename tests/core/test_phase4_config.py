@@ -37,6 +37,17 @@ def test_each_source_wins_over_the_one_before():
     assert config.RATE_LIMIT_BURST_SIZE == 34
 
 
+def test_a_flag_that_the_settings_file_overrules_is_told(caplog):
+    old, ours = module("config", ENABLE_CACHE_MANAGER=True), module(ENABLE_CACHE_MANAGER=False)
+    assert not load(modules=(old, ours)).ENABLE_CACHE_MANAGER
+    assert "ENABLE_CACHE_MANAGER = False in config_enhancements_phase4.py wins over True in config.py" in (
+        caplog.text
+    )
+    caplog.clear()
+    assert not load(modules=(old,), environ={"ENABLE_CACHE_MANAGER": "0"}).ENABLE_CACHE_MANAGER
+    assert not caplog.text, "the environment is meant to overrule"
+
+
 @pytest.mark.parametrize(
     ("alias", "name", "value"),
     [

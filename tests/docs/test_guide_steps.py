@@ -76,6 +76,14 @@ async def test_step_3_option_b_enables_what_its_flags_say(wanted):
     )
 
 
+async def test_step_3_option_b_runs_with_the_settings_file_as_it_is_shipped():
+    guide = await run("from config_enhancements_phase4 import *\n" + blocks("Option B")[0], {})
+    await guide["setup_phase4"]()
+    assert set((await get_phase4_status())["services"]) == {"query_optimizer", "rate_limiter"}
+    others = ("ENABLE_CONNECTION_POOLING", "ENABLE_BATCH_PROCESSOR", "ENABLE_LOAD_BALANCER")
+    assert [guide[flag] for flag in others] == [False] * 3
+
+
 async def test_step_4_sql(caplog):
     connection = sqlite3.connect(":memory:")
     connection.executescript(
