@@ -231,8 +231,8 @@ async def initialize_phase4_services(
         try:
             settings = config if isinstance(config, Phase4Config) else Phase4Config.load(config)
         except ConfigError as error:
-            logger.error("Phase 4 not started: %s", error)
-            return _report([], [f"configuration: {error}"])
+            logger.error("Phase 4 not started: %s", "; ".join(error.problems))
+            return _report([], [f"configuration: {problem}" for problem in error.problems])
         started: list[str] = []
         errors: list[str] = []
         fresh: list[Phase4Service] = []

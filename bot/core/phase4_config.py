@@ -17,7 +17,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -56,7 +56,12 @@ Port = Annotated[int, Meta(ge=1, le=65_535)]
 
 
 class ConfigError(InvalidArgumentError):
-    """A setting is unknown or outside its bounds; the message names setting, value and bounds."""
+    """Settings that are unknown or outside their bounds; a line of the message for each."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+        """One sentence each, which names setting, value and bounds."""
 
 
 class TierLimit(Struct, frozen=True, forbid_unknown_fields=True):
@@ -325,7 +330,7 @@ class Phase4Config(Struct, frozen=True, kw_only=True):
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], *, source: str = "config") -> Phase4Config:
         """Defaults overridden by ``values``. Raises ConfigError for what is unknown or out of bounds."""
-        return _build([(source, dict(values), True)])
+        return _build([(source, dict(values), True)], [])
 
     @classmethod
     def load(
@@ -352,17 +357,20 @@ class Phase4Config(Struct, frozen=True, kw_only=True):
         env = os.environ if environ is None else environ
         if only:
             env = {name: env[name] for name in only if name in env}
-        sources.append(("environment", _decode_environment(env), False))
+        problems: list[str] = []
+        sources.append(("environment", _decode_environment(env, problems), False))
         if overrides is not None:
             if not isinstance(overrides, Mapping):
-                raise ConfigError(f"config = {type(overrides).__name__}: expected a dict of settings")
+                raise ConfigError(
+                    *problems, f"config = {type(overrides).__name__}: expected a dict of settings"
+                )
             sources.append(("initialize_phase4_services", dict(overrides), True))
         if only:
             sources = [
                 (source, {name: given[name] for name in only if name in given}, strict)
                 for source, given, strict in sources
             ]
-        return _build(sources)
+        return _build(sources, problems)
 
 
 _Source = tuple[str, dict[str, Any], bool]  # name, values, whether unknown keys are errors
@@ -372,7 +380,8 @@ SETTING_NAMES: tuple[str, ...] = tuple(_FIELDS)
 _READABLE = {*SETTING_NAMES, *ALIASES, *FALLBACKS.values()}
 
 
-def _build(sources: list[_Source]) -> Phase4Config:
+def _build(sources: list[_Source], problems: list[str]) -> Phase4Config:
+    """``problems``: what is wrong already; all of it and all that is found here is told at once."""
     values: dict[str, Any] = {}
     origin: dict[str, str] = {}
     for source, given, strict in sources:
@@ -380,13 +389,17 @@ def _build(sources: list[_Source]) -> Phase4Config:
         for name, value in given.items():
             if name not in _READABLE:
                 if strict:
-                    raise ConfigError(_unknown(name, source))
+                    problems.append(_unknown(name, source))
                 continue
             target = ALIASES.get(name, name)
             if target == name or target not in given:
                 canonical[target] = value
         for name, value in canonical.items():
-            converted = _convert(name, value, source)
+            try:
+                converted = _convert(name, value, source)
+            except ConfigError as error:
+                problems += error.problems
+                continue
             if (
                 name.startswith("ENABLE_")
                 and converted != values.get(name, converted)
@@ -401,21 +414,25 @@ def _build(sources: list[_Source]) -> Phase4Config:
     for name, fallback in FALLBACKS.items():
         if not values.get(name) and values.get(fallback):
             values[name] = _convert(name, values[fallback], f"{origin[fallback]}, {fallback}")
+    if problems:
+        raise ConfigError(*problems)
     if "POOL_MIN_SIZE" not in values and "POOL_MAX_SIZE" in values:
         # Who asks for a small pool need not know of the minimum's default.
         values["POOL_MIN_SIZE"] = min(Phase4Config().POOL_MIN_SIZE, values["POOL_MAX_SIZE"])
     config = Phase4Config(**values)
-    _check_together(config)
+    if problems := list(_conflicts(config)):
+        raise ConfigError(*problems)
     return config
 
 
-def _check_together(config: Phase4Config) -> None:
+def _conflicts(config: Phase4Config) -> Iterator[str]:
+    """What is wrong with settings that are each within their bounds."""
     if config.POOL_MIN_SIZE > config.POOL_MAX_SIZE:
-        raise ConfigError(
+        yield (
             f"POOL_MIN_SIZE = {config.POOL_MIN_SIZE}: expected at most POOL_MAX_SIZE = {config.POOL_MAX_SIZE}"
         )
     if config.RATE_LIMIT_BACKOFF_BASE > config.RATE_LIMIT_BACKOFF_MAX:
-        raise ConfigError(
+        yield (
             f"RATE_LIMIT_BACKOFF_BASE = {config.RATE_LIMIT_BACKOFF_BASE:g}: expected at most "
             f"RATE_LIMIT_BACKOFF_MAX = {config.RATE_LIMIT_BACKOFF_MAX:g}"
         )
@@ -423,40 +440,42 @@ def _check_together(config: Phase4Config) -> None:
         low = config.POOL_MIN_SIZE if pool.min_size is None else pool.min_size
         high = config.POOL_MAX_SIZE if pool.max_size is None else pool.max_size
         if pool.min_size is not None and low > high:
-            raise ConfigError(
-                f"DATABASE_POOLS[{name!r}].min_size = {low}: expected at most its max_size, {high}"
-            )
+            yield (f"DATABASE_POOLS[{name!r}].min_size = {low}: expected at most its max_size, {high}")
     if config.QUERY_OPTIMIZER_EXPLAIN_POOL:
         explains = config.DATABASE_POOLS.get(config.QUERY_OPTIMIZER_EXPLAIN_POOL)
         sql = [name for name, pool in config.DATABASE_POOLS.items() if pool.backend in EXPLAINING]
         if explains is None or explains.backend not in EXPLAINING:
-            raise ConfigError(
+            yield (
                 f"QUERY_OPTIMIZER_EXPLAIN_POOL = {config.QUERY_OPTIMIZER_EXPLAIN_POOL!r}: expected the name "
                 f"of a sqlite, postgresql or mysql pool in DATABASE_POOLS (there: {', '.join(sql) or 'none'})"
             )
     if config.LOAD_BALANCER_EJECTION_TIME > config.LOAD_BALANCER_EJECTION_MAX_TIME:
-        raise ConfigError(
+        yield (
             f"LOAD_BALANCER_EJECTION_TIME = {config.LOAD_BALANCER_EJECTION_TIME:g}: expected at most "
             f"LOAD_BALANCER_EJECTION_MAX_TIME = {config.LOAD_BALANCER_EJECTION_MAX_TIME:g}"
         )
     if not re.fullmatch(r"(/[!-~]*)?", config.LOAD_BALANCER_CHECK_PATH):
-        raise ConfigError(
+        yield (
             f"LOAD_BALANCER_CHECK_PATH = {config.LOAD_BALANCER_CHECK_PATH!r:.100}: "
             f"expected a path that begins with / and has no spaces, or an empty string"
         )
     ids = [instance.id for instance in config.LOAD_BALANCER_INSTANCES]
-    for instance_id in ids:
+    for instance_id in dict.fromkeys(ids):
         if ids.count(instance_id) > 1:
-            raise ConfigError(f"LOAD_BALANCER_INSTANCES: id {instance_id!r} is given twice")
+            yield f"LOAD_BALANCER_INSTANCES: id {instance_id!r} is given twice"
 
 
 def _convert(name: str, value: Any, source: str) -> Any:
     hint = _FIELDS[name]
     base = _base_type(hint)
+    given = value
     if isinstance(value, bool) and base in (int, float):
         raise ConfigError(_refusal(name, value, source))
     if base is str and value is None:
         value = ""
+    if base is Literal and isinstance(value, str):
+        # The choices are enum members elsewhere, whose names are upper case.
+        value = value.strip().lower()
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(_refusal(name, value, source))
     if base is int and isinstance(value, float) and value.is_integer():
@@ -466,7 +485,7 @@ def _convert(name: str, value: Any, source: str) -> Any:
     except msgspec.ValidationError as error:
         # msgspec says where inside a nested value the fault is; the bounds are said by us.
         inside = f" ({error})" if isinstance(value, dict | list) else ""
-        raise ConfigError(_refusal(name, value, source) + inside) from None
+        raise ConfigError(_refusal(name, given, source) + inside) from None
 
 
 def _base_type(hint: Any) -> Any:
@@ -550,7 +569,7 @@ _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off", ""}
 
 
-def _decode_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+def _decode_environment(environ: Mapping[str, str], problems: list[str]) -> dict[str, Any]:
     decoded: dict[str, Any] = {}
     for name in _READABLE:
         text = environ.get(name)
@@ -558,7 +577,10 @@ def _decode_environment(environ: Mapping[str, str]) -> dict[str, Any]:
             continue
         target = ALIASES.get(name, name)
         base = str if target not in _FIELDS else _base_type(_FIELDS[target])
-        decoded[name] = _decode_text(target, text, base)
+        try:
+            decoded[name] = _decode_text(target, text, base)
+        except ConfigError as error:
+            problems += error.problems
     return decoded
 
 

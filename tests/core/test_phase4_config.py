@@ -115,6 +115,26 @@ def test_a_bad_setting_is_named_with_its_value_and_what_is_allowed(values, words
         assert word in str(caught.value)
 
 
+def test_all_that_is_wrong_is_told_at_once():
+    environ = {"POOL_MIN_SIZE": "few", "DATABASE_POOLS": "{", "BATCH_TIMEOUT": "2"}
+    with pytest.raises(ConfigError) as caught:
+        load({"NOBODY_KNOWS": 1, "BATCH_MAX_SIZE": 0}, modules=[module(POOL_MAX_SIZE="x")], environ=environ)
+    names = [line.split()[0] for line in str(caught.value).splitlines()]
+    assert sorted(names) == [
+        "BATCH_MAX_SIZE", "DATABASE_POOLS", "NOBODY_KNOWS", "POOL_MAX_SIZE", "POOL_MIN_SIZE",
+    ]  # fmt: skip
+    with pytest.raises(ConfigError) as caught:
+        load({"POOL_MIN_SIZE": 30, "LOAD_BALANCER_CHECK_PATH": "health"})
+    assert len(caught.value.problems) == 2
+
+
+@pytest.mark.parametrize("name", ["LEAST_CONNECTIONS", "Least_Connections", " least_connections "])
+def test_a_choice_is_accepted_in_any_case(name):
+    assert load({"LOAD_BALANCER_STRATEGY": name}).LOAD_BALANCER_STRATEGY == "least_connections"
+    environ = {"LOAD_BALANCER_STRATEGY": name}
+    assert load(environ=environ).LOAD_BALANCER_STRATEGY == "least_connections"
+
+
 def test_the_source_of_a_bad_setting_is_named():
     with pytest.raises(ConfigError, match="from environment"):
         load(environ={"POOL_MAX_SIZE": "many"})

@@ -54,7 +54,8 @@ async def check(
             config = Phase4Config.load()
         except ConfigError as error:
             # Without settings there is nothing else to hold against the machine.
-            return [*findings, fail("settings", str(error), "correct the setting; nothing else was checked")]
+            advice = "correct the setting; nothing else was checked"
+            return [*findings, *(fail("settings", problem, advice) for problem in error.problems)]
     from bot.core.connection_pool_manager.service import urls_of
     from bot.service.check import servers
 
