@@ -241,7 +241,7 @@ async def initialize_phase4_services(
                 running = wiring.running()
                 if not getattr(settings, wiring.flag):
                     if running is not None:
-                        await running.disable()
+                        await _switch_off(wiring, running, errors)
                     continue
                 found = None
                 try:
@@ -273,6 +273,15 @@ async def initialize_phase4_services(
         report = _report(started, errors)
         logger.info("%s", report["summary"])
         return report
+
+
+async def _switch_off(wiring: _Wiring, running: Phase4Service, errors: list[str]) -> None:
+    try:
+        await running.disable()
+    except Exception as error:
+        message = mask_secrets(f"{wiring.class_name}: {error or type(error).__name__}")
+        logger.error("Phase 4: %s", message)
+        errors.append(message)
 
 
 def _report(started: list[str], errors: list[str]) -> dict[str, Any]:

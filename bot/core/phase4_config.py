@@ -533,9 +533,20 @@ def _refusal(name: str, value: Any, source: str) -> str:
 
 def mask_secrets(text: str) -> str:
     """``text`` with the user:password part of every URL replaced, fit for logs and status."""
-    # Greedy up to the last @: a password may hold one, and hiding too much does no harm.
-    text = re.sub(r"(?<=://)[^\s'\"]*@", "***@", text)
+    # Greedy up to the last @ before a space: a password may hold one, and quotes too, and hiding too much
+    # does no harm. So it is with what looks like a user and a password without a scheme.
+    text = re.sub(r"(?<=://)\S*@", "***@", text)
+    text = re.sub(r"(?<![^\s'\"=(])[^\s'\"=(/:@]*(?://)?:[^\s/:@][^\s@]*@(?=[\w.\[-])", "***@", text)
     return re.sub(r"(?i)\b(password|passwd|pwd|token|secret)=[^&\s'\"]+", r"\1=***", text)
+
+
+def mask_url(url: str) -> str:
+    """``mask_secrets`` of one URL: all that stands before the last @, even what no URL may hold."""
+    start, separator, rest = url.partition("://")
+    _, at, host = (rest if separator else url).rpartition("@")
+    if not at:
+        return mask_secrets(url)
+    return f"{start if separator else ''}{separator}***@{mask_secrets(host)}"
 
 
 def _unknown(name: str, source: str) -> str:

@@ -17,12 +17,13 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, ClassVar, TypeVar
+from urllib.parse import urlsplit
 
 from bot.core._shared.backoff import exponential
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.errors import BackendError, invalid
 from bot.core._shared.tasks import BackgroundTasks, run_on_loop
-from bot.core.phase4_config import mask_secrets
+from bot.core.phase4_config import mask_secrets, mask_url
 
 logger = logging.getLogger(__name__)
 
@@ -147,7 +148,13 @@ class RedisLink:
     def __init__(self, url: str, *, timeout: float = TIMEOUT, clock: Clock = SYSTEM_CLOCK) -> None:
         schemes = ("redis://", "rediss://", "unix://", "redis+cluster://", "rediss+cluster://")
         if not url.startswith(schemes):
-            raise invalid("redis url", mask_secrets(url), f"an address after one of {', '.join(schemes)}")
+            raise invalid("redis url", mask_url(url), f"an address after one of {', '.join(schemes)}")
+        try:
+            urlsplit(url).port  # noqa: B018
+        except ValueError:
+            # Not from the error: its text may hold a part of the password.
+            allowed = "redis://user:password@host:port/number, with %23 for # and %2F for /"
+            raise invalid("redis url", mask_url(url), allowed) from None
         self.url = url
         self.cluster = "+cluster://" in url[:20]
         """Whether the URL names one node of a Redis cluster."""
@@ -156,7 +163,7 @@ class RedisLink:
         self._now = clock.monotonic
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client: Any = None
-        self.breaker = Breaker(mask_secrets(url), timeout, clock.monotonic)
+        self.breaker = Breaker(mask_url(url), timeout, clock.monotonic)
         self._nodes: dict[str, Breaker] = {}
         self._tasks = BackgroundTasks()
         self._recovered: list[Callable[[], None]] = []
@@ -409,7 +416,7 @@ class RedisLink:
         """The breaker of a node, by its ``host:port``."""
         breaker = self._nodes.get(name)
         if breaker is None:
-            where = f"{mask_secrets(self.url)}, node {name},"
+            where = f"{mask_url(self.url)}, node {name},"
             breaker = self._nodes[name] = Breaker(where, self.timeout, self._now)
         return breaker
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from urllib.parse import unquote, urlsplit
 
 from bot.core._shared.errors import CapacityError, ClosedError
-from bot.core.phase4_config import mask_secrets
+from bot.core.phase4_config import mask_secrets, mask_url
 from bot.core.query_optimizer import database_time
 from bot.service.settings import CannotStartError
 
@@ -240,7 +240,7 @@ def open_database(url: str, path: Path) -> ServiceDatabase:
     if scheme == "sqlite" and (file := urlsplit(url).path[1:]):
         return SqliteDatabase(Path(unquote(file)), replace=False)
     raise CannotStartError(
-        f"DATABASE_URL = {mask_secrets(url)!r}: the service runs on postgresql://user:password@host/database "
+        f"DATABASE_URL = {mask_url(url)!r}: the service runs on postgresql://user:password@host/database "
         "or sqlite:///file.db; leave it empty for the embedded database. (Pools of your own take mysql:// "
         "too: name them in DATABASE_POOLS.)"
     )

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from decimal import Decimal
 from typing import Any
 
-from bot.core.phase4_config import mask_secrets
+from bot.core.phase4_config import mask_secrets, mask_url
 from bot.service import dataset
 from bot.service.database import ConstraintError, Progress, Row, ServiceDatabase
 from bot.service.settings import CannotStartError
@@ -49,7 +49,7 @@ class PostgresqlDatabase(ServiceDatabase):
         except (OSError, TimeoutError, ValueError, self._asyncpg.PostgresError) as error:
             said = mask_secrets(str(error) or repr(error))
             raise CannotStartError(
-                f"cannot use the database {mask_secrets(self._url)}: {said}"
+                f"cannot use the database {mask_url(self._url)}: {said}"
                 "\nCheck that the server runs, and host, port, user, password and database of DATABASE_URL."
             ) from None
 

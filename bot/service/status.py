@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TextIO
 
-from bot.core.phase4_config import mask_secrets
+from bot.core.phase4_config import mask_secrets, mask_url
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 TIMEOUT = 5.0
@@ -82,7 +82,7 @@ def _show_once(url: str, form: str, out: TextIO, fetch: Callable[[str], dict[str
 def _health_url(text: str) -> str:
     parts = urllib.parse.urlsplit(text if "://" in text else f"http://{text}")
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"URL = {mask_secrets(text)!r}: expected http://host:port")
+        raise ValueError(f"URL = {mask_url(text)!r}: expected http://host:port")
     path = parts.path.rstrip("/")
     return urllib.parse.urlunsplit(
         (parts.scheme, parts.netloc, path.removesuffix("/health") + "/health", "", "")
@@ -90,7 +90,7 @@ def _health_url(text: str) -> str:
 
 
 def _fetch(url: str) -> dict[str, Any]:
-    shown = mask_secrets(url)
+    shown = mask_url(url)
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as response:  # noqa: S310 - http or https, see above
             body = response.read()

@@ -183,6 +183,19 @@ async def test_a_service_that_does_not_stop_cleanly_does_not_keep_the_others_run
     assert not QueryOptimizer.get_instance().enabled
 
 
+async def test_one_that_does_not_stop_cleanly_when_its_flag_goes_is_told_and_stops_no_other(monkeypatch):
+    await initialize_phase4_services(MINIMAL)
+
+    async def fail(self):
+        raise OSError("stuck")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RateLimiter, "disable", fail)
+        report = await initialize_phase4_services({**MINIMAL, "ENABLE_RATE_LIMITER": False})
+    assert report["errors"] == ["RateLimiter: stuck"]
+    assert QueryOptimizer.get_instance().enabled
+
+
 def test_started_under_one_loop_and_stopped_under_another():
     assert asyncio.run(initialize_phase4_services(MINIMAL))["success"]
     assert asyncio.run(shutdown_phase4_services())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+LARGEST = 1e15
+"""Of numbers that are seconds, sizes or rates: floats cannot count with larger ones, which an int may be."""
+
 
 class Phase4Error(Exception):
     """Root of all errors raised by the Phase 4 services."""
@@ -37,4 +40,10 @@ class CorruptPayloadError(BackendError):
 
 def invalid(name: str, value: object, allowed: str) -> InvalidArgumentError:
     """Build the error for a bad argument: ``name`` and ``value`` as given, ``allowed`` in words."""
-    return InvalidArgumentError(f"{name} = {value!r}: expected {allowed}")
+    try:
+        shown = repr(value)
+    except Exception:  # an int of 5,000 digits among others
+        shown = f"a {type(value).__qualname__}"
+    if len(shown) > 200:
+        shown = f"{shown[:200]}..."
+    return InvalidArgumentError(f"{name} = {shown}: expected {allowed}")

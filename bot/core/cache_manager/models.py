@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from bot.core._shared.errors import invalid
+from bot.core._shared.errors import LARGEST, invalid
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ def not_negative(name: str, value: object) -> float:
     """A finite number of 0 or more; raises ValueError."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise invalid(name, value, "a number of 0 or more")
-    if not math.isfinite(value) or value < 0:
+    if not 0 <= value <= LARGEST:
         raise invalid(name, value, "a finite number of 0 or more")
     return float(value)
 
@@ -60,7 +59,7 @@ def valid_ttl(value: object) -> float:
     """Seconds, above 0; raises ValueError."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise invalid("ttl", value, "seconds, a finite number > 0")
-    if not math.isfinite(value) or value <= 0:
+    if not 0 < value <= LARGEST:
         raise invalid("ttl", value, "seconds, a finite number > 0")
     return float(value)
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from msgspec import Struct
 
-from bot.core._shared.errors import invalid
+from bot.core._shared.errors import LARGEST, invalid
 
 BACKENDS = ("mongodb", "redis", "postgresql", "mysql", "sqlite")
 
@@ -68,12 +67,7 @@ def _whole(name: str, value: Any, low: int) -> None:
 
 def positive_seconds(name: str, value: Any) -> float:
     """``value`` as it is; raises InvalidArgumentError unless it is a positive, finite number."""
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not math.isfinite(value)
-        or value <= 0
-    ):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= LARGEST:
         raise invalid(name, value, "a positive number of seconds")
     return value
 

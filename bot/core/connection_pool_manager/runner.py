@@ -40,6 +40,7 @@ from bot.core.connection_pool_manager.pool import (
     Waiter,
 )
 from bot.core.connection_pool_manager.stats import Counters
+from bot.core.phase4_config import mask_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -415,7 +416,7 @@ class PoolRunner:
         text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         for secret in self._secrets:
             text = text.replace(secret, "***")
-        return safe_url(text)
+        return mask_secrets(text)
 
     async def _close(self, slot: Slot, reason: str) -> None:
         logger.debug("Pool %r: connection %d is closed: %s", self.name, slot.number, reason)

@@ -188,8 +188,17 @@ class ConnectionPoolManager(Phase4Service):
             raise invalid("name", name, "a non-empty string")
         if backend not in BACKENDS:
             raise invalid("backend", backend, "one of " + ", ".join(map(repr, BACKENDS)))
-        await self._create(self._spec(name, backend, min_size, max_size, url, driver_options))
-        self._enabled = True
+        spec = self._spec(name, backend, min_size, max_size, url, driver_options)
+        was_on, self._enabled = (
+            self._enabled,
+            True,
+        )  # before it is made: a disable meanwhile has the last word
+        try:
+            await self._create(spec)
+        except BaseException:
+            if not was_on and not self._pools:
+                self._enabled = False
+            raise
         return True
 
     def _spec(
@@ -280,19 +289,12 @@ class ConnectionPoolManager(Phase4Service):
         Give it back by :meth:`release_connection`. Raises PoolTimeoutError with the pool's figures,
         UnknownPoolError, PoolClosedError; never returns None.
         """
+        if timeout is not None:
+            positive_seconds("timeout", timeout)
         runner = self._pools.get(name)
         if runner is not None and runner.loop is get_running_loop():
             lease = runner.acquire_nowait()
-            if lease is not None:
-                return lease
-            if timeout is not None:
-                positive_seconds("timeout", timeout)
-            return await runner.wait(timeout)
-        return await self._acquire_waiting(name, timeout)
-
-    async def _acquire_waiting(self, name: str, timeout: float | None) -> PooledConnection:
-        if timeout is not None:
-            positive_seconds("timeout", timeout)
+            return lease if lease is not None else await runner.wait(timeout)
         runner = await self._runner_here(name)
         return await runner.acquire(timeout)
 
@@ -374,24 +376,31 @@ class ConnectionPoolManager(Phase4Service):
 class LeaseContext:
     """Holds one lease for the length of an ``async with`` block."""
 
-    __slots__ = ("_lease", "_manager", "_name", "_timeout")
+    __slots__ = ("_in_use", "_lease", "_manager", "_name", "_timeout")
 
     def __init__(self, manager: ConnectionPoolManager, name: str, timeout: float | None) -> None:
         self._manager = manager
         self._name = name
         self._timeout = timeout
         self._lease: PooledConnection | None = None
+        self._in_use = False  # also while it waits for its lease
 
     async def __aenter__(self) -> PooledConnection:
-        if self._lease is not None:
+        if self._in_use:
             raise LeaseError("this context is in use already; call connection() for each block")
-        self._lease = await self._manager.acquire_connection(self._name, self._timeout)
-        return self._lease
+        self._in_use = True
+        try:
+            lease = self._lease = await self._manager.acquire_connection(self._name, self._timeout)
+        except BaseException:
+            self._in_use = False
+            raise
+        return lease
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         lease, self._lease = self._lease, None
+        self._in_use = False
         if lease is not None and not lease.is_released:  # the block may have released it
             _release(lease, True)
 

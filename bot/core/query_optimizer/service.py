@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import math
 from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bot.core._shared.bounded_store import MAX_FREQUENCY
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
-from bot.core._shared.errors import invalid
+from bot.core._shared.errors import LARGEST, invalid
 from bot.core._shared.isolation import Frozen, freeze
 from bot.core._shared.singleflight import SingleFlight
 from bot.core.phase4_service import Phase4Service
@@ -681,7 +680,7 @@ class QueryOptimizer(Phase4Service):
         _valid_query(query)
         if isinstance(execution_time_ms, bool) or not isinstance(execution_time_ms, int | float):
             raise invalid("execution_time_ms", execution_time_ms, "milliseconds, 0 or more")
-        if not math.isfinite(execution_time_ms) or execution_time_ms < 0:
+        if not 0 <= execution_time_ms <= LARGEST:
             raise invalid("execution_time_ms", execution_time_ms, "milliseconds, 0 or more")
         if not self._enabled:
             return
@@ -769,7 +768,7 @@ def _valid_query(query: object) -> None:
 def _positive(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise invalid(name, value, "a finite number > 0")
-    if not math.isfinite(value) or value <= 0:
+    if not 0 < value <= LARGEST:
         raise invalid(name, value, "a finite number > 0")
     return float(value)
 

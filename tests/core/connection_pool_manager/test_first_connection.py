@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from bot.core._shared.errors import InvalidArgumentError
 from bot.core.connection_pool_manager import ConnectionPoolManager
 from bot.core.connection_pool_manager.errors import PoolConnectError
 from tests.support.apart import execute_on_postgresql
@@ -85,6 +86,7 @@ def test_a_missing_driver_says_what_to_install(tmp_path, backend, module, instal
     program = f"""
 import asyncio, sys
 sys.modules[{module!r}] = None  # as if it were not installed
+from bot.core._shared.errors import InvalidArgumentError
 from bot.core.connection_pool_manager import ConnectionPoolManager
 from bot.core.connection_pool_manager.errors import MissingDriverError
 
@@ -106,3 +108,23 @@ asyncio.run(main())
     assert re.search(rf"pip install '?\"?{install}", done.stdout), done.stdout
     assert backend in done.stdout
     assert WRONG not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://bot:hunter2#x@127.0.0.1:1/app",
+        "postgresql://bot:hunter2/x@127.0.0.1:1/app",
+        "postgresql://bot:hun'ter2@127.0.0.1:1/app",
+        "redis://:hunter2#x@127.0.0.1:1/0",
+        "redis://:hun ter2@127.0.0.1:1/0",
+    ],
+)
+async def test_a_password_that_should_have_been_escaped_is_not_shown_either(url, caplog):
+    pools = ConnectionPoolManager()
+    with pytest.raises((PoolConnectError, InvalidArgumentError)) as caught:
+        await pools.create_pool("p", url.partition(":")[0], url=url)
+    await pools.disable()
+    assert "127.0.0.1:1" in str(caught.value)
+    for piece in ("hunter2", "ter2"):
+        assert piece not in f"{caught.value!r} {caplog.text}"

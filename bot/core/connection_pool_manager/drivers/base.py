@@ -10,13 +10,13 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote
 
 from bot.core._shared.errors import invalid
 from bot.core.connection_pool_manager.errors import MissingDriverError
 from bot.core.connection_pool_manager.models import PoolSpec
 from bot.core.connection_pool_manager.pool import Verdict
-from bot.core.phase4_config import mask_secrets
+from bot.core.phase4_config import mask_url
 
 logger = logging.getLogger(__name__)
 
@@ -125,22 +125,23 @@ def check_scheme(url: str, backend: str, schemes: tuple[str, ...]) -> None:
 
 def safe_url(url: str) -> str:
     """``url`` without user and password, fit for logs."""
-    return mask_secrets(url)
+    return mask_url(url)
 
 
 def secrets_of(url: str, options: Mapping[str, Any]) -> list[str]:
-    """The passwords in a url and in driver options, to be masked in what a driver says."""
-    found: list[str] = []
-    with contextlib.suppress(ValueError):
-        password = urlsplit(url).password
-        if password:
-            from urllib.parse import unquote
-
-            found += [password, unquote(password)]
+    """The passwords in a url and in driver options, to be masked in what a driver says, the longest first."""
+    found: set[str] = set()
+    # By hand: a # or / that should have been escaped ends the password for a parser, which then shows the
+    # piece before it as a port.
+    login, at, _ = url.partition("://")[2].rpartition("@")
+    password = login.partition(":")[2] if at else ""
+    if password:
+        found |= {password, unquote(password)}
+        found |= {piece for piece in re.split(r"[:/?#@]", password) if len(piece) > 2}
     for name, value in options.items():
         if isinstance(value, str) and value and re.search(r"(?i)pass|secret|token|key", name):
-            found.append(value)
-    return found
+            found.add(value)
+    return sorted(found, key=len, reverse=True)
 
 
 def hard_close(transport: Any) -> None:

@@ -12,7 +12,8 @@ import re
 from collections import deque
 from typing import Any
 
-from bot.core.connection_pool_manager.drivers.base import Driver, hard_close, import_driver
+from bot.core._shared.errors import invalid
+from bot.core.connection_pool_manager.drivers.base import Driver, hard_close, import_driver, safe_url
 from bot.core.connection_pool_manager.pool import Verdict
 
 # SCRIPT and FUNCTION change the server, not the connection.
@@ -155,7 +156,15 @@ class RedisDriver(Driver):
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
 
-        given: dict[str, Any] = dict(parse_url(re.sub(r"^valkey", "redis", self.url)))
+        try:
+            given: dict[str, Any] = dict(parse_url(re.sub(r"^valkey", "redis", self.url)))
+        except ValueError:
+            # Not from the error: its text may hold a part of the password.
+            raise invalid(
+                "url",
+                safe_url(self.url),
+                "redis://user:password@host:port/number, with %23 for # and %2F for /",
+            ) from None
         self.connection_class = _tracked(given.pop("connection_class", Connection))
         # Retrying is the caller's business: a command that failed half-way may have been done.
         self.connect_options = {
