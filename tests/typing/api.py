@@ -63,6 +63,22 @@ async def get_user(user_id: int) -> dict[str, int]:
     return {"id": user_id}
 
 
+@rate_limited
+async def bare_handler(user_id: int) -> str:
+    return str(user_id)
+
+
+@cached
+async def get_name(user_id: int) -> str:
+    return str(user_id)
+
+
+async def bare(user_id: int) -> None:
+    assert_type(await bare_handler(user_id), str)
+    assert_type(await get_name(user_id), str)
+    await get_name("1")  # type: ignore[arg-type]
+
+
 async def cache(user_id: int) -> None:
     manager = CacheManager.get_instance()
     assert_type(await manager.set("k", 1, tags=("t",)), bool)

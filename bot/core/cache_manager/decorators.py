@@ -9,7 +9,7 @@ import hashlib
 import inspect
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, overload
 
 from bot.core._shared.bounded_store import MAX_FREQUENCY
 from bot.core._shared.errors import invalid
@@ -24,6 +24,9 @@ LONGEST_READABLE = 200
 """Characters of arguments up to which they stand in the key as they are, and are not hashed."""
 
 
+@overload
+def cached(function: Callable[P, Awaitable[R]], /) -> Callable[P, Awaitable[R]]: ...
+@overload
 def cached(
     key_prefix: str | None = None,
     ttl: float | None = 300,
@@ -32,7 +35,16 @@ def cached(
     *,
     tags: Tags = (),
     options: LoadOptions = PLAIN,
-) -> Callable[[Callable[P, Awaitable[R]]], Callable[P, Awaitable[R]]]:
+) -> Callable[[Callable[P, Awaitable[R]]], Callable[P, Awaitable[R]]]: ...
+def cached(
+    key_prefix: Any = None,
+    ttl: float | None = 300,
+    namespace: str = DEFAULT_NAMESPACE,
+    key: Callable[..., str] | None = None,
+    *,
+    tags: Tags = (),
+    options: LoadOptions = PLAIN,
+) -> Any:
     """Cache what an ``async def`` returns, None and other falsy values included, for ``ttl`` seconds.
 
     Entries are keyed by the bound arguments, so ``f(1)`` and ``f(user_id=1)`` are one, and ``1`` and
@@ -40,9 +52,12 @@ def cached(
     function of the same arguments that returns the key's last part. ``key_prefix`` defaults to the
     function's module and name. Concurrent calls run the function once. ``tags`` and ``options`` are
     those of :meth:`CacheManager.get_or_load`. While the cache is off, the function is just called.
+    ``@cached`` without parentheses takes every default.
 
     The decorated function has ``cache_key(*args, **kwargs)`` and ``await invalidate(*args, **kwargs)``.
     """
+    if callable(key_prefix):
+        return cached()(key_prefix)
     if ttl is not None:
         valid_ttl(ttl)
     valid_key(namespace, "namespace")

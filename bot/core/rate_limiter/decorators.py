@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, overload
 
 from bot.core._shared.errors import invalid
 from bot.core.rate_limiter.errors import RateLimitExceeded
@@ -22,17 +22,26 @@ EVERYBODY = "*"
 """The client of a function whose calls name none: all its callers share one bucket."""
 
 
+@overload
+def rate_limited(function: Callable[P, R], /) -> Callable[P, R]: ...
+@overload
 def rate_limited(
     rps: float | None = None,
     burst_size: int | None = None,
     key: KeyFunction | str | None = None,
     tier: str | None = None,
-) -> Callable[[Callable[P, R]], Callable[P, R]]:
+) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+def rate_limited(
+    rps: Any = None,
+    burst_size: int | None = None,
+    key: KeyFunction | str | None = None,
+    tier: str | None = None,
+) -> Any:
     """Limit the calls of a function per client; a call too many raises ``RateLimitExceeded``.
 
     ``rps`` and ``burst_size`` give the function a limit of its own (burst defaults to the rate,
     rounded up); with ``tier`` its calls count against that tier instead; with neither, against a
-    limit of its own with the default values (10 per second, burst 50).
+    limit of its own with the default values (10 per second, burst 50), also without parentheses.
 
     ``key`` says who the client is: the name of an argument, or a function of the call's arguments
     that returns an int or a str. Without it, the client is the argument ``client_id``, ``user_id`` or
@@ -42,6 +51,8 @@ def rate_limited(
     Serves ``async def`` and plain functions; a plain one cannot wait for a Redis that shares the limit
     (see ``RateLimiter.check``). While the limiter is off, the function is just called.
     """
+    if callable(rps):
+        return rate_limited()(rps)
     if tier is not None and (rps is not None or burst_size is not None):
         raise invalid("tier", tier, "no tier when rps or burst_size is given")
     if key is not None and not isinstance(key, str) and not callable(key):

@@ -34,6 +34,25 @@ async def test_one_call_for_the_same_arguments_however_they_are_given(cache):
     assert await cache.get("user:1,False", namespace="users") == {"id": 1}
 
 
+async def test_without_parentheses_it_takes_every_default(cache):
+    calls = []
+
+    @cached
+    async def load(user_id):
+        calls.append(user_id)
+        return user_id
+
+    assert [await load(1), await load(1), await load(2)] == [1, 1, 2]
+    assert calls == [1, 2]
+    assert await load.invalidate(1)
+
+    with pytest.raises(TypeError, match="is no async function"):
+
+        @cached
+        def plain():
+            return None
+
+
 @pytest.mark.parametrize("value", [None, 0, "", [], False])
 async def test_falsy_results_are_cached(cache, value):
     calls = []

@@ -57,6 +57,20 @@ async def test_without_a_client_all_callers_share(limiter):
     assert await outcomes(job, ("a",), ("b",), ("c",)) == ["done", "done", "refused"]
 
 
+async def test_without_parentheses_it_takes_the_default_values(limiter):
+    @rate_limited
+    async def handler(user_id):
+        return None
+
+    @rate_limited
+    def plain(user_id):
+        return user_id
+
+    assert await outcomes(handler, (1,), (2,)) == ["done", "done"]
+    assert plain(1) == 1
+    assert (await limiter.get_statistics())["total_requests"] == 3
+
+
 async def test_a_key_names_an_argument_or_computes_the_client(limiter):
     @rate_limited(rps=0.01, burst_size=1, key="chat")
     async def by_name(chat):
