@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
+import logging
 import os
 import random
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 SEED = 4
 USERS = 2_000
@@ -68,7 +73,8 @@ def ensure(path: Path, progress: Callable[[str], None], *, replace: bool = True)
     """Create the database at ``path`` unless a complete one is there. Blocking: a second or two.
 
     Written beside its place and moved there when whole, so an interrupted start leaves no half. What is
-    there and is not this data set is replaced, or raises ForeignDatabaseError if ``replace`` is False.
+    there and is not this data set is kept under another name, and the log says so, or raises
+    ForeignDatabaseError if ``replace`` is False.
     """
     if path.exists() and _version(path) == VERSION:
         return
@@ -81,6 +87,9 @@ def ensure(path: Path, progress: Callable[[str], None], *, replace: bool = True)
         with sqlite3.connect(building) as connection:
             _fill(connection, progress)
         connection.close()
+        if path.exists() and path.stat().st_size:
+            kept = _put_aside(path)
+            logger.warning("%s held no data set of this version; what it held is kept as %s", path, kept.name)
         os.replace(building, path)
     finally:
         building.unlink(missing_ok=True)
@@ -90,10 +99,22 @@ def _version(path: Path) -> int:
     connection = sqlite3.connect(path)
     try:
         return int(connection.execute("PRAGMA user_version").fetchone()[0])
-    except sqlite3.DatabaseError:
-        return -1  # not a database, or a broken one: made anew
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+            raise  # locked, or not to be read: it may be a good one
+        return -1
     finally:
         connection.close()
+
+
+def _put_aside(path: Path) -> Path:
+    """Rename a database, its log with it; the name it has now."""
+    kept = path.with_name(f"{path.name}.{time.strftime('%Y%m%d-%H%M%S')}.kept")
+    os.replace(path, kept)
+    for suffix in ("-wal", "-shm"):  # SQLite would take them for the new one's
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(f"{path}{suffix}", f"{kept}{suffix}")
+    return kept
 
 
 def _fill(connection: sqlite3.Connection, progress: Callable[[str], None]) -> None:

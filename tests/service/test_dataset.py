@@ -1,5 +1,6 @@
 """The embedded data set: complete, always the same, never half there."""
 
+import contextlib
 import sqlite3
 
 import pytest
@@ -61,3 +62,35 @@ def test_an_interrupted_start_leaves_no_half(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         dataset.ensure(tmp_path / "phase4.db", interrupt)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("held", ["damaged", "another program's"])
+def test_what_was_at_its_place_is_kept_and_told(tmp_path, monkeypatch, caplog, held):
+    for size in ("USERS", "FILES", "DOWNLOADS"):
+        monkeypatch.setattr(dataset, size, 200)
+    path = tmp_path / "phase4.db"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE notes (text)")
+        connection.commit()
+    if held == "damaged":
+        path.write_bytes(b"XXXX" + path.read_bytes()[4:])
+    before = path.read_bytes()
+    dataset.ensure(path, lambda line: None)
+    (kept,) = tmp_path.glob("*.kept")
+    assert kept.read_bytes() == before
+    assert kept.name in caplog.text
+
+
+def test_one_that_is_locked_is_not_taken_for_a_damaged_one(tmp_path, monkeypatch):
+    for size in ("USERS", "FILES", "DOWNLOADS"):
+        monkeypatch.setattr(dataset, size, 200)
+    path = tmp_path / "phase4.db"
+    dataset.ensure(path, lambda line: None)
+    real = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda where: real(where, timeout=0.01))
+    with contextlib.closing(real(path, isolation_level=None)) as other:
+        other.execute("PRAGMA journal_mode = DELETE")
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            dataset.ensure(path, lambda line: None)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["phase4.db"]
