@@ -114,11 +114,16 @@ class SharedBuckets:
             resets = self._resets
             sent = self._now()
             try:
-                slack, violations, _ = await self._script.call(
+                answer = self._script.call(
                     key, mirror.take_argument(tokens), (self._take_back, mirror, client, tokens)
                 )
+                slack, violations, _ = await answer
             except BackendError as error:
                 self._failed(error)
+            except asyncio.CancelledError:
+                if _answered(answer):
+                    self._take_back(answer.result(), mirror, client, tokens)
+                raise
             else:
                 now = self._now()
                 self._served(now - sent)
@@ -159,13 +164,18 @@ class SharedBuckets:
         if self._reachable():
             sent = self._now()
             try:
-                slack, granted, server_now = await self._script.call(
+                answer = self._script.call(
                     key,
                     mirror.argument(RESERVE, tokens, max_wait),
                     (self._give_back_if, mirror, client, tokens),
                 )
+                slack, granted, server_now = await answer
             except BackendError as error:
                 self._failed(error)
+            except asyncio.CancelledError:
+                if _answered(answer):
+                    self._give_back_if(answer.result(), mirror, client, tokens)
+                raise
             else:
                 now = self._now()
                 self._served(now - sent)
@@ -420,6 +430,11 @@ class SharedBuckets:
         self.checks = self.remembered = self.degraded_checks = 0
         self._batches_before = self._script.batches
         self.seconds = Histogram()
+
+
+def _answered(answer: asyncio.Future[Any]) -> bool:
+    """Whether Redis had answered when who waits was cancelled: in the same tick, so nobody else undoes it."""
+    return answer.done() and not answer.cancelled() and answer.exception() is None
 
 
 def _name(client: ClientId) -> bytes:

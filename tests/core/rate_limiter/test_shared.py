@@ -479,6 +479,30 @@ async def test_a_check_cancelled_under_way_gives_back_what_it_took(pair, redis_s
     await until(given_back)
 
 
+@pytest.mark.parametrize("call", ["is_allowed", "acquire"])
+async def test_a_check_cancelled_as_redis_answers_gives_back_what_it_took(pair, monkeypatch, call):
+    a, b = pair
+    await a.is_allowed("warm", SLOW)
+    script = a._shared._script
+    ask = script.call
+
+    def ask_and_cancel(*arguments):
+        answer = ask(*arguments)
+        answer.add_done_callback(lambda _: task.cancel())
+        return answer
+
+    with monkeypatch.context() as patched:
+        patched.setattr(script, "call", ask_and_cancel)
+        task = asyncio.ensure_future(getattr(a, call)("u", SLOW))
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    async def given_back():
+        return (await b.get_client_status("u", SLOW)).remaining == 5
+
+    await until(given_back)
+
+
 async def test_a_cancelled_wait_gives_its_token_back_in_redis(pair):
     a, b = pair
     for _ in range(5):
