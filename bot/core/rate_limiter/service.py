@@ -280,12 +280,13 @@ class RateLimiter(Phase4Service):
 
         The tokens are taken ahead, so nobody overtakes; a wait that is cancelled gives them back.
         If it would take longer than ``timeout`` seconds, RateLimitExceeded is raised at once and
-        nothing is taken. Waiting is what a client is told to do, so it never counts as a violation.
+        nothing is taken; a negative one, of a deadline just passed, is as 0. Waiting is what a client is
+        told to do, so it never counts as a violation.
         """
         buckets = self._buckets(config, tier, tokens_required)
         if buckets is None:
             return self._pass(config, tier)
-        max_wait = math.inf if timeout is None else timeout
+        max_wait = math.inf if timeout is None else _max_wait(timeout)
         if self._shared is not None and isinstance(buckets, Mirror):
             label = _label(buckets.config, tier)
             return await self._shared.acquire(buckets, client_id, tokens_required, max_wait, label)
@@ -459,6 +460,12 @@ def _positive(name: str, value: float) -> float:
     if not math.isfinite(value) or value <= 0:
         raise invalid(name, value, "a finite number of seconds > 0")
     return float(value)
+
+
+def _max_wait(timeout: float) -> float:
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout != timeout:
+        raise invalid("timeout", timeout, "a number of seconds, or None")
+    return max(0.0, timeout)
 
 
 def _valid_tier(tier: object, config: object) -> None:

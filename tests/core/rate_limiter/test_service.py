@@ -133,6 +133,23 @@ async def test_acquire_with_a_timeout_fails_at_once_and_takes_nothing(limiter, c
     assert (await limiter.is_allowed("u", one_by_one))[0]
 
 
+@pytest.mark.parametrize("timeout", [0, -0.001, -5, -float("inf")])
+async def test_acquire_after_its_deadline_takes_what_is_there_and_nothing_else(limiter, timeout):
+    for left in (4, 3, 2, 1, 0):
+        assert (await limiter.acquire("u", UPLOAD, timeout=timeout)).remaining == left
+    with pytest.raises(RateLimitExceeded) as caught:
+        await limiter.acquire("u", UPLOAD, timeout=timeout)
+    assert caught.value.retry_after == 0.5
+    assert (await limiter.get_client_status("u", UPLOAD)).retry_after == 0.5
+
+
+@pytest.mark.parametrize("timeout", [float("nan"), "5", True])
+async def test_a_timeout_that_is_no_number_is_refused(limiter, timeout):
+    with pytest.raises(ValueError, match=r"timeout = .*: expected a number of seconds, or None"):
+        await limiter.acquire("u", UPLOAD, timeout=timeout)
+    assert (await limiter.get_client_status("u", UPLOAD)).remaining == 5
+
+
 async def test_a_client_can_be_looked_at_and_forgiven(limiter):
     for _ in range(7):
         await limiter.is_allowed("u", UPLOAD)

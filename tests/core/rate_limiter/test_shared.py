@@ -190,6 +190,15 @@ async def test_acquire_waits_its_turn_across_instances(pair):
     assert (await pair[1].get_client_status("v", SLOW)).remaining == 0
 
 
+async def test_acquire_after_its_deadline_takes_what_is_there_and_nothing_else(pair):
+    a, b = pair
+    for limiter in (a, b, a, b, a):
+        await limiter.acquire("u", SLOW, timeout=-1)
+    with pytest.raises(RateLimitExceeded):
+        await b.acquire("u", SLOW, timeout=-1)
+    assert (await a.get_client_status("u", SLOW)).retry_after <= 10_000
+
+
 async def test_checks_of_one_tick_travel_together(pair, raw):
     a, _ = pair
     await a.is_allowed("warm", SLOW)
