@@ -136,13 +136,19 @@ class Buckets:
         """Give back a reservation that was not used; a client in backoff gets nothing back.
 
         Tokens reserved by others since then keep their times, so that much is not given back:
-        as in golang.org/x/time/rate, it would let two into one slot.
+        as in golang.org/x/time/rate, it would let two into one slot. Nor is anything of a reservation
+        that the bucket no longer holds: the client was forgiven since, so it has its tokens.
         """
         held = self.fresh if client in self.fresh else self.aging
         tat = held.get(client)
         if tat is None or self.penalties.violations(client):
             return
-        back = tokens * self.interval - (tat - ticket)
+        later = tat - ticket
+        # Later reservations that were given back have left the ticket's time, but for rounding.
+        rounding = self.epsilon + 4 * math.ulp(ticket)
+        if later < -rounding:
+            return
+        back = tokens * self.interval - (later if later > rounding else 0.0)
         if back > 0.0:
             held[client] = tat - back
         self.allowed -= 1

@@ -133,6 +133,28 @@ def test_a_reservation_is_given_back_only_as_far_as_nobody_built_on_it():
     assert b.reserve("c", 100.0, 1, 60.0)[0] == last
 
 
+def test_a_reservation_from_before_a_client_was_forgiven_gives_nothing_back():
+    b = buckets(rps=1, burst=5)
+    b.take("c", 100.0, 5)
+    _, ticket = b.reserve("c", 100.0, 5, 60.0)
+    b.forget("c")
+    b.refund("c", ticket, 5)
+    assert b.take("c", 100.0, 5) == 0.0
+    b.refund("c", ticket, 5)
+    assert b.take("c", 100.0) == -1.0
+
+
+def test_reservations_given_back_from_the_last_to_the_first_are_given_back_whole():
+    b = buckets(rps=30, burst=1)
+    now = 1_020.1  # the tickets go past 1,024, where floats become coarser and rounding shows
+    b.take("c", now)
+    before = b.peek("c", now)
+    tickets = [b.reserve("c", now, 1, 60.0)[1] for _ in range(300)]
+    for ticket in reversed(tickets):
+        b.refund("c", ticket, 1)
+    assert b.peek("c", now) == pytest.approx(before, abs=1e-6)
+
+
 def test_a_reservation_too_far_away_takes_nothing():
     b = buckets(rps=1, burst=1)
     b.take("c", 100.0)

@@ -123,6 +123,18 @@ async def test_a_cancelled_wait_gives_its_token_back(limiter, clock):
     assert (await limiter.is_allowed("u", one_by_one))[0]
 
 
+async def test_a_wait_cancelled_after_the_client_was_forgiven_gives_nothing_back(limiter, clock):
+    await limiter.allow_batch("u", 5, UPLOAD)
+    waiting = asyncio.ensure_future(limiter.acquire("u", UPLOAD, 5))
+    await clock.advance(0.1)
+    await limiter.reset_client("u")
+    assert (await limiter.allow_batch("u", 5, UPLOAD))[0]
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert not (await limiter.is_allowed("u", UPLOAD))[0]
+
+
 async def test_acquire_with_a_timeout_fails_at_once_and_takes_nothing(limiter, clock):
     one_by_one = RateLimitConfig(1.0, 1)
     await limiter.acquire("u", one_by_one)
