@@ -88,6 +88,19 @@ async def test_self_is_left_out(cache):
     assert calls == [1, 2]
 
 
+async def test_a_key_function_tells_objects_apart(cache):
+    class Repository:
+        def __init__(self, tenant):
+            self.tenant = tenant
+
+        @cached(key_prefix="t", key=lambda self, user_id: f"{self.tenant}:{user_id}")
+        async def user(self, user_id):
+            return self.tenant
+
+    assert [await Repository(tenant).user(1) for tenant in ("a", "b", "a")] == ["a", "b", "a"]
+    assert await cache.get("t:a:1") == "a"
+
+
 async def test_arguments_that_could_be_mistaken_for_others_are_not(cache):
     @cached(key_prefix="p")
     async def load(*args, **kwargs):
