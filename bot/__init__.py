@@ -1,3 +1,3 @@
 """Phase 4, performance and optimization, for asynchronous bots; the services live in ``bot.core``."""
 
-__version__ = "0.1.0"
+from bot.core._shared import __version__ as __version__

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-import bot
+from bot.core._shared import __version__
 from bot.core._shared.counting import MonotonicTotals
 from bot.core._shared.histogram import HistogramSnapshot
 from bot.core._shared.recent_figures import (
@@ -305,7 +305,7 @@ class Phase4Collector(Collector):
         with self._lock:
             families = _Families(self._totals)
             families.add("phase4_scrape_success", (), reading is not None)
-            families.add("phase4_info", (bot.__version__,), 1)
+            families.add("phase4_info", (__version__,), 1)
             if reading is not None:
                 self._fill(families, reading)
             return families.metrics()

@@ -50,10 +50,10 @@ def cached(
     Entries are keyed by the bound arguments, so ``f(1)`` and ``f(user_id=1)`` are one, and ``1`` and
     ``"1"`` two. ``self`` and ``cls`` are left out, so that objects share values. Where that is wrong, or
     arguments are no plain data, give ``key``, a function of the same arguments, ``self`` included,
-    that returns the key's last part. ``key_prefix`` defaults to the
-    function's module and name. Concurrent calls run the function once. ``tags`` and ``options`` are
-    those of :meth:`CacheManager.get_or_load`. While the cache is off, the function is just called.
-    ``@cached`` without parentheses takes every default.
+    that returns the key's last part. ``key_prefix`` defaults to the function's module and name.
+    Concurrent calls run the function once. ``tags`` and ``options`` are those of
+    :meth:`CacheManager.get_or_load`. While the cache is off, the function is just called. ``@cached``
+    without parentheses takes every default.
 
     The decorated function has ``cache_key(*args, **kwargs)`` and ``await invalidate(*args, **kwargs)``.
     """
