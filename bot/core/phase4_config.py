@@ -18,8 +18,8 @@ import os
 import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from types import ModuleType
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from types import ModuleType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -68,7 +68,7 @@ class TierLimit(Struct, frozen=True, forbid_unknown_fields=True):
     """One entry of ``RATE_LIMITS``."""
 
     requests_per_second: Annotated[float, Meta(gt=0, le=1_000_000)]
-    burst_size: Annotated[int, Meta(ge=1, le=1_000_000_000)]
+    burst_size: Annotated[int, Meta(ge=1, le=1_000_000_000)] = 50
 
 
 class PoolSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -482,10 +482,34 @@ def _convert(name: str, value: Any, source: str) -> Any:
         value = int(value)
     try:
         return msgspec.convert(value, hint)
-    except msgspec.ValidationError as error:
-        # msgspec says where inside a nested value the fault is; the bounds are said by us.
-        inside = f" ({error})" if isinstance(value, dict | list) else ""
-        raise ConfigError(_refusal(name, given, source) + inside) from None
+    except msgspec.ValidationError:
+        raise ConfigError(_entry_refusal(name, value, source) or _refusal(name, given, source)) from None
+
+
+def _entry_refusal(name: str, value: Any, source: str) -> str:
+    """Which entry of a dict or list is wrong, and where; empty if the value is neither."""
+    hint = _FIELDS[name]
+    while get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
+    if get_origin(hint) is dict and isinstance(value, dict):
+        entries = list(value.items())
+    elif get_origin(hint) is list and isinstance(value, list):
+        entries = list(enumerate(value))
+    else:
+        return ""
+    entry_hint = get_args(hint)[-1]
+    for key, entry in entries:
+        try:
+            msgspec.convert(entry, entry_hint)
+        except msgspec.ValidationError as error:
+            place = f"{name}[{key!r}]"
+            said, _, path = str(error).partition(" - at ")
+            field = path.strip("`").removeprefix("$.")
+            hints = get_type_hints(entry_hint, include_extras=True) if isinstance(entry_hint, type) else {}
+            if field in hints and isinstance(entry, dict) and field in entry:
+                return _said_of(f"{place}.{field}", entry[field], source, _allowed(hints[field]))
+            return _said_of(place, entry, source, f"a valid entry, but: {said[:1].lower()}{said[1:]}")
+    return ""
 
 
 def _base_type(hint: Any) -> Any:
@@ -496,8 +520,13 @@ def _base_type(hint: Any) -> Any:
 
 def describe_allowed(name: str) -> str:
     """What a setting accepts, in words, for error messages and the configuration reference."""
-    hint = _FIELDS[name]
+    return _allowed(_FIELDS[name])
+
+
+def _allowed(hint: Any) -> str:
     bounds: list[str] = []
+    if get_origin(hint) is UnionType or get_origin(hint) is Union:
+        return " or ".join(_allowed(each) for each in get_args(hint))
     while get_origin(hint) is Annotated:
         hint, *metas = get_args(hint)
         for meta in metas:
@@ -509,7 +538,7 @@ def describe_allowed(name: str) -> str:
         return "one of " + ", ".join(repr(choice) for choice in get_args(hint))
     words = {
         bool: "True or False", int: "a whole number", float: "a number", str: "a string",
-        dict: "a dict", list: "a list",
+        dict: "a dict", list: "a list", type(None): "None",
     }[origin]  # fmt: skip
     return " ".join([words, " and ".join(bounds)]).strip()
 
@@ -525,10 +554,14 @@ def describe(name: str) -> str:
 
 
 def _refusal(name: str, value: Any, source: str) -> str:
+    return _said_of(name, value, source, describe_allowed(name))
+
+
+def _said_of(what: str, value: Any, source: str, allowed: str) -> str:
     shown = mask_secrets(repr(value))
     if len(shown) > 200:
         shown = shown[:200] + "..."
-    return f"{name} = {shown} (from {source}): expected {describe_allowed(name)}"
+    return f"{what} = {shown} (from {source}): expected {allowed}"
 
 
 def mask_secrets(text: str) -> str:
@@ -537,7 +570,10 @@ def mask_secrets(text: str) -> str:
     # does no harm. So it is with what looks like a user and a password without a scheme.
     text = re.sub(r"(?<=://)\S*@", "***@", text)
     text = re.sub(r"(?<![^\s'\"=(])[^\s'\"=(/:@]*(?://)?:[^\s/:@][^\s@]*@(?=[\w.\[-])", "***@", text)
-    return re.sub(r"(?i)\b(password|passwd|pwd|token|secret)=[^&\s'\"]+", r"\1=***", text)
+    text = re.sub(r"(?i)\b(password|passwd|pwd|token|secret)=[^&\s'\"]+", r"\1=***", text)
+    # So a dict of options looks.
+    named = r"(?i)(['\"]\w*(?:password|passwd|pwd|token|secret)['\"]: )(?:'[^']*'|\"[^\"]*\")"
+    return re.sub(named, r"\1'***'", text)
 
 
 def mask_url(url: str) -> str:

@@ -103,9 +103,21 @@ def test_the_environment_speaks_every_type():
         ({"LOAD_BALANCER_STRATEGY": "fastest"}, ["LOAD_BALANCER_STRATEGY = 'fastest'", "'round_robin'"]),
         ({"CACHE_L2_REDIS_URL": 6379}, ["CACHE_L2_REDIS_URL = 6379", "a string"]),
         ({"RATE_LIMIT_BACKOFF_BASE": 9, "RATE_LIMIT_BACKOFF_MAX": 8}, ["RATE_LIMIT_BACKOFF_BASE = 9", "= 8"]),
-        ({"RATE_LIMITS": {"gold": {"requests_per_second": 0, "burst_size": 1}}}, ["RATE_LIMITS", "> 0"]),
+        (
+            {"RATE_LIMITS": {"gold": {"requests_per_second": 0, "burst_size": 1}}},
+            ["RATE_LIMITS['gold'].requests_per_second", "> 0"],
+        ),
         ({"RATE_LIMITS": {"gold": {"rps": 1}}}, ["RATE_LIMITS", "rps"]),
-        ({"DATABASE_POOLS": {"a": {"backend": "oracle"}}}, ["DATABASE_POOLS", "oracle"]),
+        (
+            {"DATABASE_POOLS": {"a": {"backend": "oracle"}}},
+            ["DATABASE_POOLS['a'].backend = 'oracle'", "'redis'"],
+        ),
+        ({"DATABASE_POOLS": {"a": {"backend": "sqlite", "max_size": 0}}}, ["['a'].max_size = 0", "or None"]),
+        ({"DATABASE_POOLS": {"a": 3}}, ["DATABASE_POOLS['a'] = 3"]),
+        (
+            {"LOAD_BALANCER_INSTANCES": [{"id": "a", "address": "h", "port": 0}]},
+            ["[0].port = 0", "<= 65_535"],
+        ),
     ],
 )
 def test_a_bad_setting_is_named_with_its_value_and_what_is_allowed(values, words):
@@ -174,6 +186,7 @@ def test_an_instance_id_is_given_once():
         ("redis://:it's-secret\"s@host:1/0 is away", "redis://***@host:1/0 is away"),
         ("URL = 'user:secret@host/db': no", "URL = '***@host/db': no"),
         ("redis//:secret@host", "***@host"),
+        ("{'user': 'u', 'db_password': 'a secret'}", "{'user': 'u', 'db_password': '***'}"),
         ("at 12:30 write to me@example.com", "at 12:30 write to me@example.com"),
         ("http://plain/path", "http://plain/path"),
     ],
