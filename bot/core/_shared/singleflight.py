@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Hashable
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -46,6 +47,7 @@ class SingleFlight(Generic[T]):
         if flight is None or flight.loop is not loop or flight.task.done() or flight.task.cancelling():
             flight = self._flights[key] = _Flight(loop)
             flight.task = loop.create_task(self._fly(key, flight, work), name="single-flight")
+            flight.task.add_done_callback(partial(self._landed, key, flight))
         waiter: asyncio.Future[T] = loop.create_future()
         flight.waiters[waiter] = None
         try:
@@ -67,9 +69,6 @@ class SingleFlight(Generic[T]):
         try:
             result = await work()
         except asyncio.CancelledError:
-            self._leave(key, flight)
-            for waiter in flight.waiters:
-                waiter.cancel()
             raise
         except BaseException as error:
             self._leave(key, flight)
@@ -83,6 +82,13 @@ class SingleFlight(Generic[T]):
             for waiter in flight.waiters:
                 if not waiter.done():
                     waiter.set_result(result)
+
+    def _landed(self, key: Hashable, flight: _Flight[T], task: asyncio.Task[None]) -> None:
+        # Here and not in the run, which somebody may have cancelled before it ever began.
+        if task.cancelled():
+            self._leave(key, flight)
+            for waiter in flight.waiters:
+                waiter.cancel()
 
     def _leave(self, key: Hashable, flight: _Flight[T]) -> None:
         if self._flights.get(key) is flight:

@@ -100,6 +100,17 @@ def test_a_run_of_a_dead_loop_is_not_joined():
     assert asyncio.run(flights.run("k", work)) == "done"
 
 
+async def test_a_run_cancelled_before_it_began_leaves_nobody_waiting():
+    flights, work = SingleFlight(), Work()
+    waiting = asyncio.ensure_future(flights.run("k", work))
+    await asyncio.sleep(0)
+    (run,) = asyncio.all_tasks() - {asyncio.current_task(), waiting}
+    run.cancel()  # it has been made, and has not had its turn
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert (work.runs, len(flights)) == (0, 0)
+
+
 async def test_a_run_cancelled_from_outside_cancels_those_who_wait_and_is_not_joined():
     flights, work = SingleFlight(), Work()
     tasks = await start(flights, work)
