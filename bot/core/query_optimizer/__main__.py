@@ -31,9 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument("--ignore", default="", metavar="CODES", help="codes not to report: Q003,Q011")
     options = parser.parse_args(arguments)
-    from bot.core.query_optimizer.report import analyse_scripts, as_text, counts, without
+    from bot.core.query_optimizer.report import analyse_scripts, as_text, counts, known_codes, without
 
     ignored = frozenset(code.strip().upper() for code in options.ignore.split(",") if code.strip())
+    if unknown := sorted(ignored - known_codes()):
+        parser.error(f"--ignore: no rule has the code {', '.join(unknown)}")
     total = dict.fromkeys(SEVERITIES, 0)
     texts = []
     for name in options.files:
@@ -60,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         said.append(json.dumps({"statements": shown, "counts": total}, indent=2))
     else:
         plural = {severity: f"{count} {severity}{'s' * (count != 1)}" for severity, count in total.items()}
-        said.append(f"{number} statements: {plural['error']}, {plural['warning']}, {total['info']} info")
+        read = f"{number} statement{'s' * (number != 1)}"
+        said.append(f"{read}: {plural['error']}, {plural['warning']}, {total['info']} info")
     _print(said)
     if options.fail_on == "never":
         return 0

@@ -11,7 +11,13 @@ from msgspec import structs
 from bot.core.query_optimizer.advice import advise
 from bot.core.query_optimizer.analyzer import Reading, read
 from bot.core.query_optimizer.models import SEVERITIES, Advice, Finding, Severity
+from bot.core.query_optimizer.rules import RULES
 from bot.core.query_optimizer.schema import Schema
+
+# A warning: of a mistyped statement nothing else is known, and a gate in CI must not let it pass unseen.
+UNREADABLE = Finding(
+    "Q000", "unreadable", "warning", "This cannot be read as SQL.", "Correct it, or try another --dialect."
+)
 
 _LINES = re.compile(r"\n")
 
@@ -90,11 +96,15 @@ def analyse_scripts(texts: list[str], dialect: str) -> list[list[Statement]]:
     return [[Statement(line, _advice(reading, schema)) for line, reading in script] for script in scripts]
 
 
+def known_codes() -> frozenset[str]:
+    """Every code that a report can have."""
+    return frozenset({UNREADABLE.code, *(rule.code for rule in RULES)})
+
+
 def _advice(reading: Reading, schema: Schema) -> Advice:
     if reading.censuses:
         return advise(reading, schema)
-    unread = Finding("Q000", "unreadable", "info", "This cannot be read as SQL.", "Try another --dialect.")
-    return Advice(reading.query, reading.analysis, reading.query, (unread,), (str(unread),))
+    return Advice(reading.query, reading.analysis, reading.query, (UNREADABLE,), (str(UNREADABLE),))
 
 
 def counts(statements: list[Statement]) -> dict[Severity, int]:

@@ -59,7 +59,8 @@ def test_a_report_for_programs(script, capsys):
         ("SELECT * FROM t WHERE b = 1", "info", 1),
         ("SELECT a FROM t WHERE b = 1", "info", 0),
         ("", "info", 0),
-        ("SELEC * FORM t", "info", 1),
+        ("SELEC * FORM t", "warning", 1),
+        ("SELEC * FORM t", "error", 0),
     ],
 )
 def test_the_exit_status_is_for_ci(query, fail_on, status, monkeypatch, capsys):
@@ -70,6 +71,20 @@ def test_the_exit_status_is_for_ci(query, fail_on, status, monkeypatch, capsys):
 def test_what_is_ignored_does_not_fail(script, capsys):
     assert main([script, "--ignore", "q002, Q005", "--fail-on", "info"]) == 0
     assert "Q00" not in capsys.readouterr().out
+
+
+def test_a_code_to_ignore_that_no_rule_has(script, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([script, "--ignore", "Q002,ZZZ"])
+    assert ended.value.code == 2
+    assert "no rule has the code ZZZ" in capsys.readouterr().err
+    assert main([script, "--ignore", "q000,Q002"]) == 0
+
+
+def test_one_statement_is_one(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("SELECT 1"))
+    assert main([]) == 0
+    assert capsys.readouterr().out == "1 statement: 0 errors, 0 warnings, 0 info\n"
 
 
 def test_a_file_that_is_not_there(tmp_path, capsys):
