@@ -213,13 +213,14 @@ class Dispatcher:
                 if waiter in self._room:
                     self._room.remove(waiter)
                 elif not waiter.cancelled():
-                    self._make_room()  # it was given a place that it does not take
+                    self.make_room()  # it was given a place that it does not take
                 raise
             if not self.full:
                 return
             place = self._room.appendleft  # somebody was quicker; it keeps its turn
 
-    def _make_room(self) -> None:
+    def make_room(self) -> None:
+        """Tell as many of those who wait as there are places."""
         free = self.max_pending - self.unfinished
         while self._room and free > 0:
             waiter = self._room.popleft()
@@ -276,7 +277,7 @@ class Dispatcher:
         self.pump()
         if len(self.queue):
             self._watch()  # the one that watches already may sleep too long
-        self._make_room()
+        self.make_room()
 
     def _watch(self) -> None:
         """See to it that the items pending now start in time."""
@@ -582,7 +583,7 @@ class Dispatcher:
     def _ended(self, count: int) -> None:
         self.in_flight -= count
         if self._room:
-            self._make_room()
+            self.make_room()
         if self._flushes:
             self._end_flushes()
 

@@ -322,14 +322,22 @@ class BatchProcessor(Phase4Service):
                 if not deadline.expired():
                     raise
                 raise ResultTimeoutError(f"no result within {timeout:g} s") from error
+        if priority != 0:
+            _valid_priority(priority)
         d = self._dispatcher
         if not d.accepting:
             raise BatchClosedError(_OFF)
         if self._durable is not None:
             return await self._wait_durably(data, priority)
-        if d.waited_for or d.full:
-            await d.room()
-        return await self.submit(data, priority)
+        if not (d.waited_for or d.full):
+            return await self.submit(data, priority)
+        await d.room()
+        try:
+            future = self.submit(data, priority)
+        except BaseException:
+            d.make_room()  # the place goes to the next
+            raise
+        return await future
 
     async def _wait_durably(self, data: Any, priority: int) -> Any:
         while True:

@@ -503,6 +503,34 @@ async def test_submit_and_wait_waits_for_room_in_order(processor, handler):
     assert handler.batches == [[0, 1, 2], ["w0", "w1", "w2"]]
 
 
+async def test_who_is_refused_while_waiting_for_room_keeps_no_place(processor, handler, monkeypatch):
+    await processor.enable(max_pending=3)
+    handler.hold()
+    first = [processor.submit(n) for n in range(3)]
+    bad = asyncio.ensure_future(processor.submit_and_wait("bad", priority=5000))
+    fails = asyncio.ensure_future(processor.submit_and_wait("no memory"))
+    waiting = [asyncio.ensure_future(processor.submit_and_wait(f"w{n}")) for n in range(3)]
+    await until_idle()
+    assert bad.done(), "it is told at once"
+    with pytest.raises(ValueError, match="priority = 5000"):
+        bad.result()
+    submit = processor.submit
+
+    def failing(data, priority=0):
+        if data == "no memory":
+            raise MemoryError
+        return submit(data, priority)
+
+    monkeypatch.setattr(processor, "submit", failing)
+    handler.let_go()
+    await until_idle()
+    assert [future.result() for future in (*first, *waiting)] == [
+        f"done {d}" for d in (0, 1, 2, "w0", "w1", "w2")
+    ]
+    with pytest.raises(MemoryError):
+        await fails
+
+
 async def test_submit_and_wait_ends_at_its_timeout_and_withdraws_the_item(processor, handler, clock):
     with pytest.raises(ResultTimeoutError, match=r"no result within 0\.01 s"):
         await processor.submit_and_wait("a", timeout=0.01)
