@@ -116,7 +116,8 @@ class Buckets:
     def reserve(self, client: ClientId, now: float, tokens: int, max_wait: float) -> tuple[float, float]:
         """Take ``tokens`` ahead of time: (seconds until they are there, ticket for :meth:`refund`).
 
-        When that is more than ``max_wait`` nothing is taken. Those who reserve are served in order.
+        When that is more than ``max_wait`` nothing is taken. Those who reserve are served in order. Who
+        is then served is counted by the caller, since a wait may end otherwise.
         """
         tat = self.fresh.get(client)
         if tat is None:
@@ -129,7 +130,6 @@ class Buckets:
             self.blocked += 1
             return wait, math.nan
         self.fresh[client] = tat
-        self.allowed += 1
         return wait, tat
 
     def refund(self, client: ClientId, ticket: float, tokens: int) -> None:
@@ -151,7 +151,6 @@ class Buckets:
         back = tokens * self.interval - (later if later > rounding else 0.0)
         if back > 0.0:
             held[client] = tat - back
-        self.allowed -= 1
 
     def forget(self, client: ClientId) -> bool:
         """Give the client a full bucket and a clean slate; False if it had both."""

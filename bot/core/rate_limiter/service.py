@@ -301,6 +301,7 @@ class RateLimiter(Phase4Service):
                 buckets.refund(client_id, ticket, tokens_required)
                 raise
             now = self._now()
+        buckets.allowed += 1
         return RateLimitStatus((buckets, max(0.0, buckets.peek(client_id, now)), 0, now))
 
     # Tiers and clients.

@@ -184,7 +184,6 @@ class SharedBuckets:
                 if granted != 1.0:
                     mirror.blocked += 1
                     raise RateLimitExceeded(wait, limit=label)
-                mirror.allowed += 1
                 mirror.heard_of_bucket(client, now, min(slack, mirror.tolerance))
                 ticket = now + mirror.tolerance - slack
                 server_ticket = server_now + mirror.tolerance - slack
@@ -201,6 +200,7 @@ class SharedBuckets:
                 if not degraded:
                     self._give_back(mirror, key, tokens, server_ticket)
                 raise
+        mirror.allowed += 1
         now = self._now()
         left = max(0.0, mirror.peek(client, now))
         return RateLimitStatus((mirror, left, 0, now, True) if degraded else (mirror, left, 0, now))

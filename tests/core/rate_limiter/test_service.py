@@ -192,6 +192,20 @@ async def test_statistics_are_counted(limiter):
     assert not (await limiter.is_allowed("u", UPLOAD))[0], "figures were reset, not clients"
 
 
+async def test_a_wait_is_counted_when_it_is_served(limiter, clock):
+    one_by_one = RateLimitConfig(1.0, 1)
+    await limiter.acquire("u", one_by_one)
+    served, cancelled = (asyncio.ensure_future(limiter.acquire("u", one_by_one)) for _ in range(2))
+    await clock.advance(0.5)
+    assert (await limiter.get_statistics())["total_allowed"] == 1
+    await limiter.reset_statistics()
+    cancelled.cancel()
+    await clock.advance(1)
+    assert served.done()
+    figures = await limiter.get_statistics()
+    assert (figures["total_allowed"], figures["total_requests"]) == (1, 1)
+
+
 async def test_off_means_everything_passes(limiter):
     await limiter.disable()
     for _ in range(20):

@@ -532,6 +532,24 @@ async def test_a_cancelled_wait_gives_its_token_back_in_redis(pair):
     await until(given_back)
 
 
+async def test_a_wait_is_counted_when_it_is_served(pair):
+    a, _ = pair
+    for _ in range(5):
+        await a.acquire("u", SLOW)
+    waiting = asyncio.ensure_future(a.acquire("u", SLOW))
+
+    async def reserved():
+        return (await a.get_client_status("u", SLOW)).retry_after > 10_001
+
+    await until(reserved)
+    assert (await a.get_statistics())["total_allowed"] == 5
+    await a.reset_statistics()
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    figures = await a.get_statistics()
+    assert (figures["total_allowed"], figures["total_requests"]) == (0, 0)
+
+
 async def test_off_under_load_leaves_no_task_and_no_connection(redis_server, raw):
     limiter = RateLimiter()
     await limiter.enable(redis_url=redis_server.url)
