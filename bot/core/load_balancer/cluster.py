@@ -73,6 +73,11 @@ class Cluster:
         for instance in self.members.values():
             self._outliers.forget(instance)
         self._rebuild()
+        if not options.check_interval:
+            for instance in self.members.values():
+                instance.failed_checks = instance.good_checks = 0
+                if instance.state is UNHEALTHY:
+                    self._back(instance, "checks are off")  # no good one would ever bring it back
 
     # Coming and going.
 

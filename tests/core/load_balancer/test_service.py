@@ -413,6 +413,17 @@ class TestChecksOverTime:
         assert self.asked["a"] >= before + 3
         assert watched.get_instance_by_id("a").state is InstanceState.UNHEALTHY
 
+    async def test_when_checks_are_switched_off_nobody_stays_out_for_a_failed_one(self, watched):
+        self.answers["a"] = False
+        await self.clock.advance(40)
+        a = watched.get_instance_by_id("a")
+        assert a.state is InstanceState.UNHEALTHY
+        await watched.enable(check_interval=0)
+        assert a.state is InstanceState.SLOW_START
+        assert a.history[-1]["reason"] == "checks are off"
+        await self.clock.advance(11)
+        assert {(await watched.route_request(1)).instance_id for _ in range(10)} == {"a", "b"}
+
     async def test_a_removed_one_is_probed_no_more(self, watched):
         await watched.remove_instance("a")
         await self.clock.advance(100)
