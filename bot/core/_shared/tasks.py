@@ -57,15 +57,19 @@ class BackgroundTasks:
                 elsewhere.append(
                     asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_cancel_and_wait(task), loop))
                 )
-            else:
-                # A stopped loop runs nothing: should it run again, the task ends then.
-                if not loop.is_closed():
-                    task.cancel()
-                self._tasks.pop(task, None)
+        self.abandon()
         if mine:
             await asyncio.wait(mine)
         for waiting in elsewhere:
             await waiting
+
+    def abandon(self) -> None:
+        """Let go of the tasks whose loop does not run: should it run again, they end then."""
+        for task, loop in list(self._tasks.items()):
+            if not loop.is_running():
+                if not loop.is_closed():
+                    task.cancel()
+                self._tasks.pop(task, None)
 
 
 async def _cancel_and_wait(task: asyncio.Task[Any]) -> None:

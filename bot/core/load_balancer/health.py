@@ -33,7 +33,7 @@ class HealthChecks:
         self._watching: dict[str, asyncio.Task[None]] = {}
         self._reopening: dict[str, asyncio.Task[None]] = {}
         self._probing: set[Instance] = set()
-        # For the task that cannot be cancelled: a check of it called who stops. Changed by stop.
+        # For the task that cannot be cancelled: a check of it called who stops. Changed by stop, abandon.
         self._stopped = False
 
     def watch(self, instance: Instance) -> None:
@@ -72,6 +72,11 @@ class HealthChecks:
         self._watching.clear()
         self._reopening.clear()
         await self._tasks.stop()
+
+    def abandon(self) -> None:
+        """End every probe of an event loop that does not run: when it runs again, if ever."""
+        self._stopped = True
+        self._tasks.abandon()
 
     async def _watch(self, instance: Instance) -> None:
         interval = self._cluster.options.check_interval

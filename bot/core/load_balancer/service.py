@@ -161,6 +161,8 @@ class LoadBalancer(Phase4Service):
     def _move_here(self) -> None:
         """Run the checks on this event loop if the one they ran on has ended, as between two asyncio.run."""
         if self._enabled and (self._loop is None or self._loop.is_closed() or not self._loop.is_running()):
+            if self._checks is not None:
+                self._checks.abandon()
             self._start_checks()
 
     # Instances.

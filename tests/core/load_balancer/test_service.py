@@ -324,6 +324,32 @@ def test_enabled_under_one_loop_used_under_another_and_disabled_under_a_third():
     assert asyncio.run(lb.route_request(1)).success is False
 
 
+def test_two_loops_in_turn_have_one_check_of_an_instance_between_them():
+    lb = LoadBalancer()
+
+    async def check(instance):
+        return True
+
+    async def start():
+        await lb.enable(request_handler=echo, health_check=check, check_interval=60)
+        await lb.add_instance("a", "127.0.0.1", 1)
+
+    async def others():
+        await until_idle()
+        return [t.get_name() for t in asyncio.all_tasks() if t is not asyncio.current_task()]
+
+    first, second = asyncio.new_event_loop(), asyncio.new_event_loop()
+    first.run_until_complete(start())
+    for _ in range(3):
+        for loop in (second, first):
+            assert loop.run_until_complete(lb.route_request(1)).success
+            assert loop.run_until_complete(others()) == ["load balancer: checks of a"]
+    assert first.run_until_complete(lb.disable())
+    for loop in (first, second):
+        assert loop.run_until_complete(others()) == []
+        loop.close()
+
+
 class TestChecksOverTime:
     @pytest.fixture
     async def watched(self):
