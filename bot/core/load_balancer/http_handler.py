@@ -37,7 +37,7 @@ class HttpHandler:
     async def __call__(self, instance: Instance, data: Any) -> Any:
         try:
             body = json.dumps(data).encode()
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise RequestRejected(f"the request is no JSON: {error}") from error
         session = self._sessions.get(asyncio.get_running_loop()) or self._session()
         async with session.post(

@@ -137,3 +137,16 @@ def test_a_session_for_each_event_loop_and_none_left(recwarn):
     asyncio.run(handler.close())
     assert handler._sessions == {}
     assert not [w for w in recwarn if "Unclosed" in str(w.message)]
+
+
+async def test_a_request_nested_too_deeply_is_held_against_nobody(balancer, servers):
+    nested = []
+    for _ in range(5_000):
+        nested = [nested]
+    for _ in range(12):
+        success, error, _ = await balancer.route_request(nested)
+        assert not success
+        assert isinstance(error, RequestRejected)
+        assert "the request is no JSON: maximum recursion depth" in str(error)
+    figures = await balancer.get_statistics()
+    assert (figures["healthy_instances"], figures["rejected_requests"]) == (2, 12)
