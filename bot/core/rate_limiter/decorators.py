@@ -101,7 +101,8 @@ def rate_limited(
 def _own_limit(rps: float | None, burst_size: int | None, label: str) -> RateLimitConfig:
     if rps is None:
         defaults = RateLimitConfig()
-        return RateLimitConfig(defaults.requests_per_second, burst_size or defaults.burst_size, label)
+        burst = defaults.burst_size if burst_size is None else burst_size
+        return RateLimitConfig(defaults.requests_per_second, burst, label)
     # Validated before it is rounded: int() of a NaN says nothing a user could use.
     rate = RateLimitConfig(rps, 1).requests_per_second
     return RateLimitConfig(rate, max(1, -int(-rate // 1)) if burst_size is None else burst_size, label)

@@ -149,6 +149,7 @@ async def test_off_means_the_function_is_just_called():
         ({"rps": 0}, "requests_per_second = 0"),
         ({"rps": float("nan")}, "requests_per_second = nan"),
         ({"rps": 1, "burst_size": 0}, "burst_size = 0"),
+        ({"burst_size": 0}, "burst_size = 0"),
         ({"rps": 1, "tier": "a"}, "tier = 'a'"),
         ({"rps": 1, "key": "nobody"}, "key = 'nobody'"),
         ({"rps": 1, "key": 5}, "key = 5"),
