@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Unpack
 
@@ -386,6 +386,6 @@ def _callable(name: str, value: object) -> None:
 def _seconds(name: str, value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise invalid(name, value, "a finite number of seconds > 0")
-    if not math.isfinite(value) or value <= 0:
+    if not 0 < value <= sys.float_info.max:  # an int may be larger than any float
         raise invalid(name, value, "a finite number of seconds > 0")
     return float(value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import weakref
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -75,7 +74,7 @@ def _valid_rate(value: object) -> float:
     allowed = f"a finite number > 0 and <= {MAX_REQUESTS_PER_SECOND:,.0f}"
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise invalid("requests_per_second", value, allowed)
-    if not math.isfinite(value) or not 0 < value <= MAX_REQUESTS_PER_SECOND:
+    if not 0 < value <= MAX_REQUESTS_PER_SECOND:
         raise invalid("requests_per_second", value, allowed)
     if value < 1e-9:
         # One request in thirty years: below this the sums lose whole tokens to rounding.
@@ -87,7 +86,7 @@ def _valid_burst(value: object) -> int:
     allowed = f"a whole number from 1 to {MAX_BURST_SIZE:,}"
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise invalid("burst_size", value, allowed)
-    if not math.isfinite(value) or value != int(value) or not 1 <= value <= MAX_BURST_SIZE:
+    if not 1 <= value <= MAX_BURST_SIZE or value != int(value):
         raise invalid("burst_size", value, allowed)
     return int(value)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -458,7 +459,7 @@ def _label(config: RateLimitConfig | None, tier: str | None) -> str:
 def _positive(name: str, value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise invalid(name, value, "a finite number of seconds > 0")
-    if not math.isfinite(value) or value <= 0:
+    if not 0 < value <= sys.float_info.max:  # an int may be larger than any float
         raise invalid(name, value, "a finite number of seconds > 0")
     return float(value)
 

@@ -352,6 +352,7 @@ class TestHedging:
         ({"session_id": 1.5}, "session_id = 1.5"),
         ({"timeout": 0}, "timeout = 0"),
         ({"timeout": float("nan")}, "timeout = nan"),
+        ({"timeout": 10**400}, "timeout = 1000"),
     ],
 )
 async def test_misuse_is_raised(balancer, arguments, words):

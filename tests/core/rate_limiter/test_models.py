@@ -27,6 +27,12 @@ def test_a_bad_limit_names_field_and_value(field, value):
     assert str(caught.value).startswith(f"{field} = {value!r}: expected ")
 
 
+@pytest.mark.parametrize("field", ["requests_per_second", "burst_size"])
+def test_a_limit_larger_than_any_float_is_refused_by_name_and_bounds(field):
+    with pytest.raises(ValueError, match=rf"^{field} = 1000.*: expected .*1,000,000"):
+        RateLimitConfig(**{field: 10**400})
+
+
 def test_equal_limits_are_one_limit_and_named_ones_are_not():
     assert RateLimitConfig(2, 5) is RateLimitConfig(requests_per_second=2.0, burst_size=5)
     assert RateLimitConfig(2, 5) != RateLimitConfig(2, 6)
