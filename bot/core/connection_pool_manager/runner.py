@@ -8,6 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
@@ -326,13 +327,15 @@ class PoolRunner:
                     continue
                 future.set_result(None)
             elif isinstance(action, Open):
-                self._spawn("open", self._open(action.delay))
+                self._spawn("open", self._open(action.delay), partial(self._not_opened, None))
             elif isinstance(action, Close):
-                self._spawn("close", self._close(action.slot, action.reason))
+                self._spawn(
+                    "close", self._close(action.slot, action.reason), partial(self._closed, action.slot)
+                )
             elif isinstance(action, Check):
-                self._spawn("check", self._prove(action.slot, self.driver.ping, self.pool.checked))
+                self._prove_soon("check", action.slot, self.driver.ping, self.pool.checked)
             elif isinstance(action, Reset):
-                self._spawn("reset", self._prove(action.slot, self.driver.reset, self.pool.was_reset))
+                self._prove_soon("reset", action.slot, self.driver.reset, self.pool.was_reset)
             elif isinstance(action, Refuse):
                 if not action.waiter.future.done():
                     action.waiter.future.set_exception(self._closed_error())
@@ -358,15 +361,44 @@ class PoolRunner:
     def _task_name(self, what: str) -> str:
         return f"pool-{self.name}-{what}"
 
-    def _spawn(self, what: str, work: Coroutine[Any, Any, None]) -> None:
-        self._tasks.spawn(work, name=self._task_name(what))
+    def _spawn(self, what: str, work: Coroutine[Any, Any, None], undone: Callable[[], None]) -> None:
+        """Run ``work``, which tells the pool of its own end; ``undone`` does if it is cancelled unbegun."""
+        began = False
+
+        async def run() -> None:
+            nonlocal began
+            began = True
+            await work
+
+        def ended(_: asyncio.Task[None]) -> None:
+            if not began:
+                work.close()
+                undone()
+
+        self._tasks.spawn(run(), name=self._task_name(what)).add_done_callback(ended)
+
+    def _prove_soon(
+        self,
+        what: str,
+        slot: Slot,
+        work: Callable[[Any], Coroutine[Any, Any, None]],
+        report: Callable[[Slot, bool, float], list[Action]],
+    ) -> None:
+        self._spawn(what, self._prove(slot, work, report), lambda: self._proved(slot, False, report))
+
+    def _proved(self, slot: Slot, ok: bool, report: Callable[[Slot, bool, float], list[Action]]) -> None:
+        if slot in self.pool.proving:
+            self._do(report(slot, ok, self._now()))
+
+    def _not_opened(self, failure: Exception | None) -> None:
+        self._do(self.pool.open_failed(failure, self._now()))
 
     async def _open(self, delay: float) -> None:
         try:
             if delay:
                 await self.clock.sleep(delay)
             if self.pool.is_closed:
-                self._do(self.pool.open_failed(None, self._now()))
+                self._not_opened(None)
                 return
             raw = await self._connect()
         except BaseException as error:
@@ -374,7 +406,7 @@ class PoolRunner:
             if failure is not None and not self._outage:
                 self._outage = True
                 logger.error("Pool %r: %s; trying on", self.name, failure)
-            self._do(self.pool.open_failed(failure, self._now()))
+            self._not_opened(failure)
             if failure is None:
                 raise
             return
@@ -428,9 +460,12 @@ class PoolRunner:
             logger.debug("Pool %r: connection %d not closed politely", self.name, slot.number)
         finally:
             # Whatever happened, and also when cancelled: nothing stays open. Nothing to do if it worked.
-            self._terminate(slot)
-            if slot in self.pool.closing:
-                self._do(self.pool.closed(slot, self._now()))
+            self._closed(slot)
+
+    def _closed(self, slot: Slot) -> None:
+        self._terminate(slot)
+        if slot in self.pool.closing:
+            self._do(self.pool.closed(slot, self._now()))
 
     def _terminate(self, slot: Slot) -> None:
         try:
@@ -452,8 +487,7 @@ class PoolRunner:
         except Exception as error:
             logger.debug("Pool %r: connection %d is broken: %s", self.name, slot.number, self.masked(error))
         finally:
-            if slot in self.pool.proving:
-                self._do(report(slot, ok, self._now()))
+            self._proved(slot, ok, report)
 
     async def _keep_house(self) -> None:
         options = self.spec.options

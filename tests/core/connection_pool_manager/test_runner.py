@@ -242,6 +242,30 @@ async def test_a_driver_that_cannot_judge_costs_a_connection_and_no_answer(pool_
     assert caplog.text.count("cannot be told") == 1
 
 
+def cancel_unbegun(what):
+    """Cancel the pool's tasks of this kind before they have had a turn."""
+    found = [task for task in asyncio.all_tasks() if task.get_name().endswith(what)]
+    for task in found:
+        task.cancel()
+    return len(found)
+
+
+async def test_a_task_of_the_pool_cancelled_before_it_began_costs_nobody_the_connection(pool_of):
+    runner, driver = await pool_of(min_size=1, max_size=1)
+    lease = await runner.acquire()
+    runner.release(lease, healthy=False)
+    assert cancel_unbegun("close") == 1
+    await until_idle()
+    assert not driver.open_now or driver.open_now[0].number > 1
+    lease = await asyncio.wait_for(runner.acquire(), 5)
+    lease.raw_connection.needs = Verdict.RESET
+    runner.release(lease)
+    assert cancel_unbegun("reset") == 1
+    lease = await asyncio.wait_for(runner.acquire(), 5)
+    runner.release(lease)
+    assert len(driver.open_now) == 1
+
+
 async def test_a_connection_that_needs_a_reset_is_reset_before_the_next(pool_of):
     runner, _ = await pool_of(min_size=1, max_size=1)
     lease = await runner.acquire()
