@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from bot.core._shared.backoff import exponential
 from bot.core._shared.errors import BackendError
 from bot.core._shared.tasks import BackgroundTasks
 from bot.core.cache_manager.keys import namespace_prefix, parse_redis_key, redis_key, redis_pattern, tag_key
@@ -20,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 CHANNEL = "p4c:changes"
 SCAN_COUNT = 1000
+RETRY_FIRST, RETRY_LONGEST = 0.1, 5.0
+"""Seconds between two attempts to have Redis hear of what it refused."""
+
 MAX_UNSYNCED = 10_000
 """Keys changed while Redis was away that are remembered; beyond that the whole cache is dropped there."""
 
@@ -54,12 +58,17 @@ class L2:
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(tuple[bytes, str, str, list[str]]).decode
         self._take_tags = link.script(_TAKE_TAGS)
-        # Keys changed here while Redis did not hear of it. Changed only by _missed and resync.
+        # Keys changed here while Redis did not hear of it. Changed only by _missed and _heard_of.
         self._unsynced: dict[bytes, int] = {}
         self.in_step = True
         """Whether Redis has heard of every change made here."""
         self._changes = 0
-        self._unsynced_all = False
+        # The change since which any key may be outdated; 0: none. Changed only by _missed* and resync.
+        self._unsynced_all = 0
+        # At most one: it tries until Redis has heard of everything. Spawned only by _keep_trying.
+        self._tasks = BackgroundTasks()
+        self._stopped = False
+        self._accepted: asyncio.Event | None = None
         self.errors = 0
         self._refusal_said = False
         self.undecodable = 0
@@ -68,7 +77,7 @@ class L2:
 
     def outdated(self, at: bytes) -> bool:
         """Whether what Redis holds under a key is older than what was set or dropped here."""
-        return self._unsynced_all or at in self._unsynced
+        return bool(self._unsynced_all) or at in self._unsynced
 
     def failed(self, error: BackendError) -> None:
         """Count a failure; the first that is no outage is logged."""
@@ -101,37 +110,36 @@ class L2:
             commands += [("EVAL", _ADD_TAG, 1, tag_key(tag), at, milliseconds) for tag in tags]
         keys = [key for key, *_ in items]
         commands.append(("PUBLISH", CHANNEL, self._message("drop", namespace, keys)))
-        return await self._write(commands, (redis_key(namespace, key) for key in keys))
+        return await self._send(commands, [redis_key(namespace, key) for key in keys]) is not None
 
     async def delete(self, namespace: str, keys: Sequence[str]) -> int:
         """Remove; how many there were, 0 if Redis is away."""
         at = [redis_key(namespace, key) for key in keys]
         commands: list[tuple[Any, ...]] = [("UNLINK", key) for key in at]
         commands.append(("PUBLISH", CHANNEL, self._message("drop", namespace, list(keys))))
-        try:
-            return sum((await self.link.pipeline(commands))[:-1])
-        except BackendError as error:
-            self.failed(error)
-            self._missed(at)
-            return 0
+        answers = await self._send(commands, at)
+        return 0 if answers is None else sum(answers[:-1])
 
-    async def _write(self, commands: list[tuple[Any, ...]], at: Iterable[bytes]) -> bool:
-        at = list(at)
+    async def _send(self, commands: list[tuple[Any, ...]], at: list[bytes]) -> list[Any] | None:
+        """The answers; None if Redis did not take it all, which is then made good."""
         try:
-            await self.link.pipeline(commands)
+            answers = await self.link.pipeline(commands)
         except BackendError as error:
-            self.failed(error)
-            self._missed(at)
-            if not isinstance(error, RedisUnavailableError):
-                # Refused, as by a full server, which still takes deletions: the old value must go.
-                await self.resync()
-            return False
-        except BaseException:
+            if "WRONGTYPE" in str(error):
+                # Another program wrote over a tag: who carried it is not known any more.
+                self._missed_all()
+            else:
+                self._missed(at)
+            await self._not_taken(error)
+            return None
+        except (Exception, asyncio.CancelledError):
             self._missed(at)  # cancelled half-way: it may hold the old value
             raise
         if not self.in_step:
             self._heard_of(at)
-        return True
+            if self._accepted is not None:
+                self._accepted.set()
+        return answers
 
     async def drop_pattern(self, namespace: str, pattern: str, told: str) -> list[str]:
         """Remove the keys of a namespace that match a glob: which they were. O(keys in Redis)."""
@@ -143,15 +151,18 @@ class L2:
                 gone += [key[len(prefix) :].decode("utf-8", "surrogatepass") for key in found]
             await self.link.execute("PUBLISH", CHANNEL, self._message(told, namespace, [pattern]))
         except BackendError as error:
-            self.failed(error)
-            self._unsynced_all = True
-            self.in_step = False
+            self._missed_all()
+            await self._not_taken(error)
         return gone
 
-    async def drop_tags(self, tags: Sequence[str]) -> tuple[int, list[tuple[str, str]]]:
-        """Remove what carries any of the tags: how many there were, and (namespace, key) of each."""
+    async def drop_tags(self, tags: Sequence[str]) -> tuple[int, list[tuple[str, str]] | None]:
+        """Remove what carries any of the tags: how many there were, and (namespace, key) of each.
+
+        None instead of these if Redis refused to tell.
+        """
         by_namespace: dict[str, list[str]] = {}
         gone = 0
+        members: list[bytes] | None = None
         try:
             at = [tag_key(tag) for tag in tags]
             # The keys of one script lie on one node; in a cluster those of two tags need not.
@@ -172,10 +183,17 @@ class L2:
             ]
             commands += [("PUBLISH", CHANNEL, self._message("tag", tag, [])) for tag in tags]
             await self.link.pipeline(commands)
-        except BackendError as error:
-            self.failed(error)
-            self._unsynced_all = True
-            self.in_step = False
+        except (Exception, asyncio.CancelledError) as error:
+            # Taken away, the members are known here alone; taken half-way, to nobody.
+            if members is None:
+                self._missed_all()
+            else:
+                self._missed(members)
+            if not isinstance(error, BackendError):
+                raise
+            await self._not_taken(error)
+            if members is None and not isinstance(error, RedisUnavailableError):
+                return gone, None
         return gone, [(namespace, key) for namespace, keys in by_namespace.items() for key in keys]
 
     # Staying in step.
@@ -215,16 +233,53 @@ class L2:
     def _missed(self, at: Iterable[bytes]) -> None:
         self.in_step = False
         for key in at:
-            if len(self._unsynced) >= MAX_UNSYNCED:
-                self._unsynced_all = True
-                break
             self._changes += 1
+            if len(self._unsynced) >= MAX_UNSYNCED:
+                self._unsynced_all = self._changes
+                break
             self._unsynced[key] = self._changes
+        self._keep_trying()
+
+    def _missed_all(self) -> None:
+        self.in_step = False
+        self._changes += 1
+        self._unsynced_all = self._changes
+        self._keep_trying()
 
     def _heard_of(self, keys: Iterable[bytes]) -> None:
         for key in keys:
             self._unsynced.pop(key, None)
         self.in_step = not self._unsynced and not self._unsynced_all
+
+    async def _not_taken(self, error: BackendError) -> None:
+        self.failed(error)
+        if not isinstance(error, RedisUnavailableError):
+            # Refused, as by a full server, which still takes deletions: the old value must go.
+            await self.resync()
+
+    def _keep_trying(self) -> None:
+        if not self._stopped and not self._tasks:
+            self._tasks.spawn(self._until_in_step(), name="cache-make-good")
+
+    async def _until_in_step(self) -> None:
+        """What is away tells of its return; what refuses does not, so it is asked again and again."""
+        accepted = self._accepted = asyncio.Event()
+        attempts = 0
+        while not self.in_step:
+            attempts += 1
+            accepted.clear()
+            # At least this long, since some servers take one command and refuse another for good.
+            await asyncio.sleep(RETRY_FIRST)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(exponential(attempts, RETRY_FIRST, RETRY_LONGEST)):
+                    await accepted.wait()
+            if self.link.complete:
+                await self.resync()
+
+    async def stop(self) -> None:
+        """Try no more."""
+        self._stopped = True
+        await self._tasks.stop()
 
     async def resync(self) -> None:
         """Drop in Redis what was changed here while it did not hear of it."""
@@ -243,8 +298,8 @@ class L2:
             self.failed(error)
             return
         # Only now, and only what did not change again meanwhile: until then no read trusts these keys.
-        if everything:
-            self._unsynced_all = False
+        if everything == self._unsynced_all:
+            self._unsynced_all = 0
         self._heard_of([key for key, change in keys.items() if self._unsynced.get(key) == change])
 
     async def _drop_everything(self) -> None:

@@ -191,6 +191,7 @@ class CacheManager(Phase4Service):
         self._deaf = False
         await self._tasks.stop()
         if l2 is not None:
+            await l2.stop()
             await l2.link.release()
 
     async def disable(self) -> bool:
@@ -597,7 +598,10 @@ class CacheManager(Phase4Service):
         if self._l2 is None:
             return here
         gone, keys = await self._l2.drop_tags(tags)
-        for namespace, key in keys:
+        if keys is None:
+            self._l1.store.clear()
+            self._changed_unknown()
+        for namespace, key in keys or ():
             self._changed(namespace, key)  # what L1 has from L2 came without its tags
         return max(here, gone)
 

@@ -8,7 +8,7 @@ import pytest
 
 from bot.core.cache_manager import CacheManager
 from bot.core.cache_manager.codec import VERSION, encode
-from bot.core.cache_manager.keys import redis_key
+from bot.core.cache_manager.keys import redis_key, tag_key
 from bot.core.redis_link import RedisLink
 from tests.support.servers import RedisServer, running
 
@@ -323,6 +323,78 @@ async def test_a_full_server_leaves_handlers_working_and_no_old_value_behind(cap
         assert caplog.text.count("Redis refused") == 1
         await cache.disable()
         await other.disable()
+
+
+@pytest.mark.parametrize("change", ["set", "delete", "tag", "pattern", "clear"])
+async def test_what_redis_refused_for_a_while_is_made_good_when_it_no_longer_does(pair, raw, change):
+    a, b = pair
+    await a.set("k", "old", tags=["t"])
+    assert await b.get("k") == "old"
+    await raw.execute("REPLICAOF", "127.0.0.1", "1")  # as during a failover: READONLY
+    if change == "set":
+        await a.set("k", "new")
+    elif change == "delete":
+        await a.delete("k")
+    elif change == "tag":
+        await a.invalidate_tag("t")
+    elif change == "pattern":
+        await a.invalidate_pattern("k*")
+    else:
+        await a.clear()
+    expected = "new" if change == "set" else None
+    assert await a.get("k") == expected
+    await raw.execute("REPLICAOF", "NO", "ONE")
+    await until(lambda: equals(lambda: b.get("k"), None))
+    await until(lambda: equals(lambda: raw.execute("EXISTS", redis_key("default", "k")), 0))
+    assert await a.get("k") == expected
+    await a.set("after", 1)
+    assert await b.get("after") == 1
+
+
+async def test_a_refusal_that_lasts_keeps_nobody_from_leaving(redis_server, raw):
+    cache = CacheManager()
+    await cache.enable(redis_url=redis_server.url)
+    await raw.execute("REPLICAOF", "127.0.0.1", "1")
+    await cache.delete("k")
+    assert not cache._l2.in_step
+    assert await cache.disable()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert not RedisLink._links
+
+
+async def test_a_write_that_was_cancelled_half_way_is_made_good(pair, redis_server, raw):
+    a, b = pair
+    await a.set("k", "old")
+    redis_server.freeze()
+    write = asyncio.ensure_future(a.set("k", "new"))
+    await asyncio.sleep(0.01)
+    write.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await write
+    redis_server.thaw()
+    await until(lambda: equals(lambda: raw.execute("EXISTS", redis_key("default", "k")), 0))
+    assert await a.get("k") == "new"
+    assert await b.get("k") is None
+
+
+@pytest.mark.parametrize("change", ["tag", "set"])
+async def test_a_tag_that_another_program_wrote_over_costs_the_cached_values_and_no_more(pair, raw, change):
+    a, b = pair
+    await a.set("k", "old", tags=["t"])
+    assert await b.get("k") == "old"
+    await raw.execute("SET", tag_key("t"), "of another type")
+    if change == "tag":
+        await b.invalidate_tag("t")
+        assert await b.get("k") is None, "who carries the tag is not known any more"
+    else:
+        await b.set("other", 1, tags=["t"])
+        assert await b.get("other") == 1
+    await until(lambda: equals(lambda: a.get("k"), None))
+    await a.set("k", "new", tags=["t"])
+    assert await b.get("k") == "new"
+    assert b._l2.in_step, "Redis is used again"
+    assert await a.invalidate_tag("t") == 1
+    await until(lambda: equals(lambda: b.get("k"), None))
 
 
 async def test_no_server_at_start_is_no_error(caplog):
