@@ -11,6 +11,7 @@ import secrets
 from asyncio import Future
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from bot.core._shared.clock import Clock
@@ -53,7 +54,7 @@ REVIVAL = 0.05
 class Batch:
     """Items that go to the handler together, from being formed to the last one's end."""
 
-    __slots__ = ("attempts", "error", "formed_at", "items", "number", "oldest", "state", "task")
+    __slots__ = ("attempts", "error", "formed_at", "hopeless", "items", "number", "oldest", "state", "task")
 
     def __init__(self, number: int, items: list[BatchItem], formed_at: float) -> None:
         self.number = number
@@ -65,6 +66,8 @@ class Batch:
         self.attempts = 0
         self.state: BatchState = "pending"
         self.error = ""
+        self.hopeless: BaseException | None = None
+        """Why the handler is not given it any more: it is to be given up."""
         self.task: asyncio.Task[None] | None = None
 
 
@@ -344,18 +347,25 @@ class Dispatcher:
         assert self.loop is not None
         batch.state = "running"
         self.running.add(batch)
+        before = batch.attempts
         task = batch.task = self.loop.create_task(self._run(batch), name="batch")
-        task.add_done_callback(lambda task: self._left(batch, task))
+        task.add_done_callback(lambda task: self._left(batch, task, before))
 
-    def _left(self, batch: Batch, task: asyncio.Task[None]) -> None:
-        """The task of a batch has ended, whether it ever began or not."""
+    def _left(self, batch: Batch, task: asyncio.Task[None], before: int) -> None:
+        """The task of a batch that had ``before`` attempts has ended, whether it ever began or not."""
         if batch.task is not task:
             return  # it was taken from this task
         self.running.discard(batch)
         if batch.state == "running":
             # Cancelled by somebody else: what it did is not known, and it is done again.
             if not task.cancelled() and (error := task.exception()) is not None:
-                logger.error("A batch ended with an error, and is run again", exc_info=error)
+                logger.error("A batch ended with an error, and is run again or given up", exc_info=error)
+                if batch.hopeless is None:
+                    batch.error = describe(error)
+                    if batch.attempts == before:
+                        self._count_attempt(batch)
+                    if batch.attempts > self.retry.max_retries:
+                        batch.hopeless = error
             batch.state = "pending"
             self.ready.appendleft(batch)
             self._revive()
@@ -364,7 +374,15 @@ class Dispatcher:
 
     # One batch.
 
+    def _count_attempt(self, batch: Batch) -> None:
+        batch.attempts += 1
+        for item in batch.items:
+            item.attempts += 1
+
     async def _run(self, batch: Batch) -> None:
+        if batch.hopeless is not None:
+            await self._give_up(batch, batch.hopeless)
+            return
         begun = self.now()
         error: BaseException | None = None
         values: Sequence[Any] = ()
@@ -377,14 +395,16 @@ class Dispatcher:
                 raise
             error = HandlerCancelledError("the handler was cancelled")
             error.__cause__ = cancelled
-        except Exception as failure:
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise  # they end more than this batch
+        except BaseException as failure:  # whatever else it is, it is the handler's
             error = failure
         if batch.task is not asyncio.current_task():
             return  # it would not end when told to, and the batch was taken from it
         seconds = self.now() - begun
-        batch.attempts += 1
         self.counters.handling.record(seconds)
         if error is None:
+            batch.attempts += 1
             if self.sizer is not None:
                 self.sizer.observe(len(batch.items), seconds)
                 self.size = min(self.sizer.size, self.max_batch_size)
@@ -393,8 +413,7 @@ class Dispatcher:
             self._settle(batch, values)
             return
         batch.error = describe(error)
-        for item in batch.items:
-            item.attempts += 1
+        self._count_attempt(batch)
         retryable = not isinstance(error, HandlerAnswerError)
         delay = self.retry.delay(batch.attempts) if retryable else None
         if delay is not None:
@@ -429,8 +448,8 @@ class Dispatcher:
         """A value for each item; an exception where the item failed."""
         if isinstance(answer, Mapping):
             ids = [item.item_id for item in items]
-            if list(answer) == ids:
-                return list(answer.values())  # in order, as handlers mostly answer
+            if list(answer) == ids and len(in_order := list(answer.values())) == len(ids):
+                return in_order  # as handlers mostly answer
             if type(answer) is dict and len(answer) == len(ids):
                 with contextlib.suppress(KeyError):
                     return list(map(answer.__getitem__, ids))
@@ -445,8 +464,11 @@ class Dispatcher:
                 logger.warning("The batch handler answers for ids that are not those of its items")
             return values
         if isinstance(answer, Sequence) and not isinstance(answer, str | bytes | bytearray):
-            if len(answer) == len(items):
-                return answer
+            # Copied here, where an answer that is computed as it is read may fail as the handler may.
+            if len(answer) == len(items) and len(values := list(islice(answer, len(items) + 1))) == len(
+                items
+            ):
+                return values
             raise HandlerAnswerError(
                 f"the handler answered {len(answer)} result(s) for {len(items)} item(s): a list must hold "
                 "one for each, in order"
@@ -763,8 +785,12 @@ def presentable(error: BaseException) -> Exception:
 
 
 def describe(error: BaseException) -> str:
-    """Type and message of an error, bounded."""
-    return f"{type(error).__name__}: {error}"[:1000]
+    """Type and message of an error, bounded; of one that cannot tell its message, the type."""
+    try:
+        message = str(error)
+    except Exception:
+        message = object.__repr__(error)
+    return f"{type(error).__name__}: {message}"[:1000]
 
 
 def _set_result(future: asyncio.Future[Any], value: Any) -> None:

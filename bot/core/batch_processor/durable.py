@@ -13,7 +13,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from bot.core._shared.backoff import exponential
 from bot.core._shared.clock import Clock
@@ -77,6 +77,13 @@ class _Offer:
         self.of_result = of_result
 
 
+class _Held(NamedTuple):
+    """An item that this instance holds, and its entry's value, which no handler can change."""
+
+    item: BatchItem
+    value: bytes
+
+
 class Durable:
     """One instance's share of a queue in Redis, between its dispatcher and the stream.
 
@@ -98,7 +105,7 @@ class Durable:
         self.max_item_bytes = 1_048_576
         # Entries that this instance holds, each in the dispatcher. Changed by _take, commit and the
         # methods that let go.
-        self._held: dict[bytes, BatchItem] = {}
+        self._held: dict[bytes, _Held] = {}
         self._held_ids: set[str] = set()
         self._alone: bytes | None = None
         """The entry that is handled alone now, because its instances died too often."""
@@ -215,9 +222,9 @@ class Durable:
             )  # fmt: skip
 
     def _drop(self, entry: bytes) -> None:
-        item = self._held.pop(entry, None)
-        if item is not None:
-            self._held_ids.discard(item.item_id)
+        held = self._held.pop(entry, None)
+        if held is not None:
+            self._held_ids.discard(held.item.item_id)
         if self._alone == entry:
             self._alone = None
             _signal(self._wake_keeper)
@@ -408,7 +415,7 @@ class Durable:
                 reason = f"given to {count - 1} instances, each of which ended before it was handled"
                 condemned.append((item, reason))
                 continue
-            self._held[entry] = item
+            self._held[entry] = _Held(item, value)
             self._held_ids.add(item_id)
             self.redelivered += count > 1
             if count > self._alone_from:
@@ -490,8 +497,11 @@ class Durable:
         attempts = item.attempts if dead else item.attempts + 1
         if dead:
             attempts = value.attempts if isinstance(value, DeadLetteredError) else attempts
+            # As it was submitted: what the handler has made of it may not travel.
+            held = self._held.get(item.entry)
+            data = item.data if held is None else wanted_of(held.value).data
             letter = letter_value(
-                DeadLetter(item.item_id, item.data, item.priority, attempts, error, self._clock.time())
+                DeadLetter(item.item_id, data, item.priority, attempts, error, self._clock.time())
             )
         by = self._consumer
         outcome, problem = outcome_value(state, result, error, attempts, by, self.max_item_bytes)

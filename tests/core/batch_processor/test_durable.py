@@ -289,6 +289,23 @@ async def test_each_way_to_fail_ends_an_item_once_and_elsewhere_tells_the_same(i
         await here.submit_and_wait("missing")
 
 
+async def test_a_dead_letter_holds_what_was_submitted_whatever_the_handler_made_of_it(instances):
+    tries = []
+
+    async def handle(items):
+        tries.append(len(items))
+        for item in items:
+            item.data["connection"] = object()
+        raise OSError("the database is away")
+
+    p = await instances(handle, max_retries=1)
+    with pytest.raises(DeadLetteredError, match="the database is away"):
+        await p.submit_and_wait({"file": 1}, timeout=10)
+    assert tries == [1, 1]
+    assert [letter.data for letter in await p.dead_letters()] == [{"file": 1}]
+    assert await length(p) == 0
+
+
 async def test_dead_letters_are_replayed_discarded_and_bounded(instances):
     broken = True
 

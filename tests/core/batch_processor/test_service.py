@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import logging
+from collections import deque
+from collections.abc import Sequence
 
 import pytest
 
@@ -330,6 +332,57 @@ async def test_a_handler_that_ends_as_cancelled_has_failed(processor, clock):
     await clock.advance(10)
     with pytest.raises(DeadLetteredError, match="HandlerCancelledError"):
         await futures[0]
+
+
+class OfItsOwnRoot(BaseException):
+    """An error that `except Exception` does not catch."""
+
+
+class CannotTellItsMessage(Exception):
+    def __str__(self):
+        return self.message  # there is none
+
+
+class FailsWhenRead(Sequence):
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        raise OSError("the rows are gone")
+
+
+@pytest.mark.parametrize(
+    ("ending", "reason"),
+    [
+        (OfItsOwnRoot("own"), "OfItsOwnRoot: own"),
+        (CannotTellItsMessage(), "CannotTellItsMessage: <"),
+        (GeneratorExit("end"), "GeneratorExit: end"),
+        (FailsWhenRead(), "OSError: the rows are gone"),
+    ],
+)
+async def test_however_oddly_a_handler_fails_its_tries_are_counted(processor, clock, ending, reason):
+    calls = []
+
+    async def handler(items):
+        calls.append(len(items))
+        if isinstance(ending, BaseException):
+            raise ending
+        return ending
+
+    await processor.enable(handler, max_retries=1)
+    futures = [processor.submit(n) for n in range(3)]
+    await clock.advance(10)
+    assert await processor.flush(timeout=10)
+    assert calls == [3, 3]
+    for future in futures:
+        with pytest.raises(DeadLetteredError, match=rf"after 2 attempt\(s\): {reason}"):
+            await future
+    assert [letter.data for letter in await processor.dead_letters()] == [0, 1, 2]
+
+
+async def test_a_sequence_of_another_kind_answers_in_order_too(processor):
+    await processor.enable(lambda items: deque(item.data for item in items))
+    assert await asyncio.gather(*[processor.submit(n) for n in range(3)]) == [0, 1, 2]
 
 
 async def test_isolation_gives_up_only_what_makes_the_handler_fail(processor, clock):
