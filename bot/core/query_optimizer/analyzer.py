@@ -15,7 +15,8 @@ from bot.core.query_optimizer.models import Analysis, QueryType
 from bot.core.query_optimizer.parameters import Parameters
 from bot.core.query_optimizer.tables import HARMLESS, Effects, effects
 
-_FIRST_WORD = re.compile(r"\s*(?:--[^\n]*\n\s*|/\*.*?\*/\s*)*([A-Za-z]+)", re.DOTALL)
+# Nothing is tried twice: a comment that may also end later would double the time with each comment.
+_FIRST_WORD = re.compile(r"\s*+(?:--[^\n]*+\n\s*+|/\*(?>.*?\*/)\s*+)*+([A-Za-z]+)", re.DOTALL)
 _REPLACE = re.compile(r"(?i)\A\s*REPLACE\s+(?:(?:LOW_PRIORITY|DELAYED)\s+)?(?:INTO\b)?")
 _BY_WORD = {
     "select": QueryType.SELECT, "with": QueryType.SELECT, "values": QueryType.SELECT,

@@ -99,7 +99,8 @@ def test_what_must_not_be_cached_is_not(query, word):
     ["", ";", "   ", "SELEC * FORM", "'", '"', "SELECT '", "/* open", "\x00", "💥", "(((",
      "SELECT " + "(" * 5000, "SELECT 1" + " + 1" * 20_000, "é" * 1_000_000,
      "SELECT " + ", ".join(["x"] * 400_000), "a JOIN " * 20_000, "CASE WHEN " * 15_000, "ARRAY<" * 30_000,
-     "FROM " * 30_000, "IF " * 50_000, "SELECT " + "f(" * 50_000, "x IN (SELECT " * 10_000],
+     "FROM " * 30_000, "IF " * 50_000, "SELECT " + "f(" * 50_000, "x IN (SELECT " * 10_000,
+     "/* a */ " * 1000 + "1"],
     ids=lambda text: repr(text[:12]),
 )  # fmt: skip
 def test_any_text_gets_an_answer(text):
@@ -112,6 +113,11 @@ def test_what_cannot_be_read_is_taken_to_write_anything():
     assert analyze("FROBNICATE THE users", "").writes_anything
     assert analyze("COMMIT", "").transaction == "commit", "what a transaction wrote shows only now"
     assert not analyze("SHOW server_version", "postgres").is_write
+
+
+def test_the_first_word_of_what_cannot_be_read_stands_after_its_comments():
+    assert analyze("/* a */ -- b\n/* c; */ UPDATE a SET x = ; broken", "").query_type is T.UPDATE
+    assert analyze("/* a */ /* UPDATE", "").query_type is T.UNKNOWN
 
 
 def test_what_people_write_is_not_too_deep():
