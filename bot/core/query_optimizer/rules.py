@@ -405,6 +405,15 @@ def why_join_is_inner(join: Any, scope: Scope) -> Any:
     return None
 
 
+def _is_null(condition: Any) -> bool:
+    """Whether it is ``x IS NULL``; some dialects' IS NOT NULL is an Is as well."""
+    return (
+        condition.__class__ is exp.Is
+        and condition.args["expression"].__class__ is exp.Null
+        and not condition.args.get("negate")
+    )
+
+
 _NULL_REJECTING = frozenset((*COMPARISONS, exp.NEQ, exp.Like, exp.ILike))
 
 
@@ -425,7 +434,7 @@ def _rejects_null_of(condition: Any, alias: str) -> bool:
         sides = [bare(condition.this)]
     elif kind is exp.Not:
         inner = bare(condition.this)
-        if inner.__class__ is exp.Is and inner.args["expression"].__class__ is exp.Null:
+        if _is_null(inner):
             sides = [bare(inner.this)]
         else:
             return False
@@ -641,7 +650,7 @@ def _columns_not_null(condition: Any) -> Iterator[Any]:
     kind = condition.__class__
     if kind is exp.Not:
         inner = bare(condition.this)
-        if inner.__class__ is exp.Is and inner.args["expression"].__class__ is exp.Null:
+        if _is_null(inner):
             yield from inner.this.find_all(exp.Column)
     elif kind is exp.Is:
         if condition.args.get("negate") and condition.args["expression"].__class__ is exp.Null:

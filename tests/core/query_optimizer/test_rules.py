@@ -337,5 +337,11 @@ def test_very_many_conditions_get_an_answer_at_once_and_no_advice():
     assert (advice.findings, advice.optimized_query) == ((), query)
 
 
+@pytest.mark.parametrize("dialect", ["", "postgres", "mysql", "sqlite"])
+def test_a_double_negation_does_not_keep_null_out(dialect):
+    query = "SELECT a FROM t WHERE id NOT IN (SELECT t_id FROM u WHERE NOT (t_id IS NOT NULL))"
+    assert "Q008" in {finding.code for finding in findings(query, dialect)}
+
+
 def test_a_delete_that_names_its_table_twice_is_understood():
     assert advise(read("DELETE t FROM t JOIN u ON u.id = t.id WHERE lower(t.a) = 'x'", "mysql")).findings
