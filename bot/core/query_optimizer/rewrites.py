@@ -162,6 +162,10 @@ def _is_sure(reading: Reading, census: Census) -> bool:
         return False
     if _has_names_apart_by_case(root):
         return False
+    if any(column.args.get("db") is not None for column in census.all(exp.Column)):
+        return False  # here s.t.x is taken for t.x, and s may have a t besides another's
+    if any(scope.has_doubled_names for scope in Scopes(census)):
+        return False
     if any(node.args.get("recursive") for node in census.all(exp.With)):
         return False
     return all(_is_determined(select) for select in census.all(exp.Select))

@@ -19,6 +19,7 @@ from bot.core.query_optimizer.schema import Schema
 from bot.core.query_optimizer.scopes import (
     COMPARISONS,
     SETS,
+    ColumnKey,
     Scope,
     Scopes,
     Source,
@@ -399,6 +400,8 @@ def why_join_is_inner(join: Any, scope: Scope) -> Any:
     if not side or side.upper() != "LEFT" or join.args.get("method") or join.this.__class__ is not exp.Table:
         return None
     alias = join.this.alias_or_name.lower()
+    if scope.has_doubled_names:
+        return None
     for condition in scope.conditions():
         if _rejects_null_of(condition, alias):
             return condition
@@ -666,7 +669,7 @@ def _or_across_columns(node: Any, facts: Facts) -> Advice | None:
     condition = bare(node.this)
     if condition.__class__ is not exp.Or:
         return None
-    names: dict[tuple[str, str], str] = {}
+    names: dict[ColumnKey, str] = {}
     for side in operands(condition, exp.Or):
         if side.__class__ not in (*COMPARISONS, exp.In, exp.Between):
             return None
@@ -823,7 +826,7 @@ def _never_true(node: Any, facts: Facts) -> Advice | None:
     equalities = [side for side in operands(node, exp.And) if side.__class__ is exp.EQ]
     if len(equalities) < 2:
         return None
-    equal: dict[tuple[str, str], Any] = {}
+    equal: dict[ColumnKey, Any] = {}
     for condition in equalities:
         column, value = bare(condition.this), bare(condition.args["expression"])
         if column.__class__ is not exp.Column or value.__class__ is not exp.Literal:

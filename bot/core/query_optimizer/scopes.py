@@ -57,7 +57,7 @@ class Source:
 class Scope:
     """A SELECT, UPDATE or DELETE with what it reads from."""
 
-    __slots__ = ("_conditions", "joins", "node", "parent", "schema", "sources")
+    __slots__ = ("_conditions", "has_doubled_names", "joins", "node", "parent", "schema", "sources")
 
     def __init__(self, node: Any, with_names: frozenset[str], schema: Schema | None = None) -> None:
         self.node = node
@@ -66,6 +66,8 @@ class Scope:
         self._conditions: list[Any] | None = None
         self.joins: list[Any] = []
         self.sources: dict[str, Source] = {}
+        self.has_doubled_names = False
+        """Two sources have one name, as a.t and b.t: what is told by it alone may be of either."""
         args = node.args
         first: list[Any] = []
         if node.__class__ in (exp.Update, exp.Delete):
@@ -88,7 +90,9 @@ class Scope:
         if table.__class__ is exp.Paren:
             table = table.this
         source = Source(table, join, with_names)
-        self.sources[source.alias.lower() or f"#{len(self.sources)}"] = source
+        name = source.alias.lower() or f"#{len(self.sources)}"
+        self.has_doubled_names = self.has_doubled_names or name in self.sources
+        self.sources[name] = source
         for nested in table.args.get("joins") or ():
             self.joins.append(nested)
             self._add(nested.this, nested, with_names)
@@ -105,7 +109,7 @@ class Scope:
         while scope is not None:
             found = scope.sources.get(name)
             if found is not None:
-                return found
+                return None if scope.has_doubled_names else found
             scope = scope.parent
         return None
 
@@ -240,10 +244,19 @@ def written(column: Any) -> str:
     return f"{qualifier.name}.{column.name}" if qualifier is not None else str(column.name)
 
 
-def key_of(column: Any) -> tuple[str, str]:
+ColumnKey = tuple[str, ...]
+
+
+def key_of(column: Any) -> ColumnKey:
     """Equal for two columns that are written the same, whatever the case of what is not quoted."""
-    qualifier = column.args.get("table")
-    return (name_key(qualifier) if qualifier is not None else "", name_key(column.this))
+    args = column.args
+    qualifier = args.get("table")
+    if qualifier is None:
+        return (name_key(column.this),)
+    if args.get("db") is None:
+        return (name_key(qualifier), name_key(column.this))
+    parts = (args.get("catalog"), args["db"], qualifier, column.this)
+    return tuple([name_key(part) for part in parts if part is not None])
 
 
 def name_key(identifier: Any) -> str:

@@ -94,7 +94,8 @@ CASES = {
         ["SELECT DISTINCT a FROM t", "SELECT COUNT(DISTINCT a) FROM t",
          "SELECT DISTINCT COUNT(*) FROM t GROUP BY a", "SELECT DISTINCT a FROM t UNION ALL SELECT a FROM u",
          "SELECT a FROM t WHERE id IN (SELECT DISTINCT t_id FROM u ORDER BY t_id LIMIT 5)",
-         "SELECT DISTINCT a FROM t GROUP BY a, b"],
+         "SELECT DISTINCT a FROM t GROUP BY a, b",
+         "SELECT DISTINCT r.t.a FROM r.t JOIN s.t ON r.t.id = s.t.id GROUP BY r.t.a, s.t.a"],
     ),
     "Q013": (
         ["SELECT a FROM t WHERE x = NULL", "DELETE FROM t WHERE NOT (x <> NULL)",
@@ -140,7 +141,9 @@ CASES = {
         ["SELECT t.a FROM t LEFT JOIN u ON u.t_id = t.id WHERE u.id IS NULL",
          "SELECT t.a FROM t LEFT JOIN u ON u.t_id = t.id AND u.x = 1 WHERE t.b = 2",
          "SELECT t.a FROM t LEFT JOIN u ON u.t_id = t.id WHERE u.x = 1 OR u.id IS NULL",
-         "SELECT t.a FROM t LEFT JOIN u ON u.t_id = t.id WHERE coalesce(u.x, 1) = 1"],
+         "SELECT t.a FROM t LEFT JOIN u ON u.t_id = t.id WHERE coalesce(u.x, 1) = 1",
+         "SELECT r.t.a FROM t AS o LEFT JOIN r.t ON r.t.id = o.id LEFT JOIN s.t ON s.t.id = o.id "
+         "WHERE o.b = 1 AND s.t.id IS NULL AND r.t.x = 1"],
     ),
     "Q021": (
         ["SELECT a, b FROM t WHERE c = 1 ORDER BY 2"],
@@ -177,7 +180,8 @@ CASES = {
     ),
     "Q027": (
         ["SELECT a FROM t JOIN u ON t.id = t.id", "SELECT a FROM t WHERE b >= b"],
-        ["SELECT a FROM t AS x JOIN t AS y ON x.id = y.id", "UPDATE t SET a = a WHERE id = 1"],
+        ["SELECT a FROM t AS x JOIN t AS y ON x.id = y.id", "UPDATE t SET a = a WHERE id = 1",
+         "SELECT a FROM r.t JOIN s.t ON r.t.id = s.t.id"],
     ),
     "Q028": (
         ["SELECT a FROM t WHERE created_at BETWEEN '2024-01-01' AND '2024-01-31'"],
@@ -193,7 +197,8 @@ CASES = {
     "Q030": (
         ["SELECT a FROM t WHERE x = 1 AND x = 2", "DELETE FROM t WHERE y = 5 AND (x = 'a' AND x = 'b')"],
         ["SELECT a FROM t WHERE x = 1 AND y = 2", "SELECT a FROM t WHERE x = 1 OR x = 2",
-         "SELECT a FROM t WHERE x = 1 AND x = 1.0", "SELECT a FROM t WHERE x = 1 AND x = '1'"],
+         "SELECT a FROM t WHERE x = 1 AND x = 1.0", "SELECT a FROM t WHERE x = 1 AND x = '1'",
+         "SELECT r.t.a FROM r.t CROSS JOIN s.t WHERE r.t.x = 1 AND s.t.x = 2"],
     ),
     "Q031": (
         ["SELECT a FROM t WHERE x = 1 AND y = 2 AND x = 1", "SELECT a FROM t WHERE x > 1 OR x > 1"],
@@ -230,6 +235,7 @@ CASES = {
     "Q037": (
         ["SELECT a FROM t WHERE x = 1 OR x = 2", "SELECT a FROM t WHERE y = 1 AND (x = ? OR x = ? OR z = 3)"],
         ["SELECT a FROM t WHERE x = 1 OR y = 2", "SELECT a FROM t WHERE x = 1 OR x = '2'",
+         "SELECT r.t.a FROM r.t CROSS JOIN s.t WHERE r.t.x = 1 OR s.t.x = 2",
          "SELECT a FROM t WHERE x = 1 OR x > 2"],
     ),
     "Q038": (
