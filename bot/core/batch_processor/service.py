@@ -279,6 +279,16 @@ class BatchProcessor(Phase4Service):
             clean = await d.stop()
         return clean
 
+    def _move_here(self) -> None:
+        """Go on under this event loop if the one before has ended, as between two asyncio.run.
+
+        Before it is asked whether there is room: what was under way there makes none until it is run.
+        """
+        d = self._dispatcher
+        if not d.runs() and d.accepting and self._durable is None:  # which sees to itself
+            d.adopt(asyncio.get_running_loop())
+            d.pump()
+
     # Submitting.
 
     def submit(self, data: Any, priority: int = 0) -> asyncio.Future[Any]:
@@ -299,6 +309,7 @@ class BatchProcessor(Phase4Service):
             future: asyncio.Future[Any] = Future(loop=d.loop)
             self._waiting.append(BatchItem(data, future, self._now()))
             return future
+        self._move_here()
         if not d.accepting or (d.unfinished >= d.max_pending and self._durable is None):
             self._refuse()
         if priority != 0:
@@ -324,6 +335,7 @@ class BatchProcessor(Phase4Service):
                 raise ResultTimeoutError(f"no result within {timeout:g} s") from error
         if priority != 0:
             _valid_priority(priority)
+        self._move_here()
         d = self._dispatcher
         if not d.accepting:
             raise BatchClosedError(_OFF)
@@ -381,6 +393,7 @@ class BatchProcessor(Phase4Service):
                 return await self._durable.offer_all(pairs)
             offers = [self._durable.offer(*pair) for pair in pairs]
             return [await offer for offer in offers]
+        self._move_here()
         if all_or_none and d.accepting and d.unfinished + len(wanted) > d.max_pending:
             refused = self._full(len(wanted))
             return [refused] * len(wanted)
@@ -392,6 +405,7 @@ class BatchProcessor(Phase4Service):
             _valid_priority(priority)
         if key is not None:
             _valid_key(key)
+        self._move_here()
         if not d.accepting:
             return Submission.refused(_OFF)
         if key is not None and d.status_of_item(key) is not None:
@@ -437,6 +451,7 @@ class BatchProcessor(Phase4Service):
                 if not deadline.expired():
                     raise
                 raise ResultTimeoutError(f"item {item_id} has no result within {timeout:g} s") from error
+        self._move_here()
         if item_id not in d.tracked:
             outcome = d.results.get(item_id, d.now())
             if outcome is None:
@@ -526,6 +541,7 @@ class BatchProcessor(Phase4Service):
             return 0
         if self._durable is not None:
             return await self._durable.replay(item_ids)
+        self._move_here()
         letters = d.dead_letters.take(item_ids, max(0, d.max_pending - d.unfinished))
         for letter in letters:
             d.readmit(letter)

@@ -703,6 +703,41 @@ def test_a_batch_under_way_when_its_loop_ends_is_run_again(handler):
     processor.check_invariants()
 
 
+@pytest.mark.parametrize("use", ["get_result", "submit_and_wait", "submit_item", "submit_many", "submit"])
+def test_a_full_processor_goes_on_under_the_next_loop_whatever_it_is_asked(handler, use):
+    processor = BatchProcessor()
+
+    async def start():
+        handler.hold()
+        await processor.enable(handler, max_batch_size=1, max_pending=1)
+        answer = await processor.submit_item("first")
+        await until_idle()
+        return answer.item_id
+
+    item_id = asyncio.run(start())
+    handler.gate = None
+
+    async def go_on():
+        if use == "get_result":
+            assert await processor.get_result(item_id, timeout=10) == "done first"
+        elif use == "submit_and_wait":
+            assert await processor.submit_and_wait("next", timeout=10) == "done next"
+        elif use == "submit":
+            with pytest.raises(BatchQueueFullError):
+                processor.submit("next")
+        elif use == "submit_item":
+            assert not (await processor.submit_item("next")).success
+        else:
+            assert not (await processor.submit_many(["next"], all_or_none=True))[0].success
+        await until_idle()
+        assert handler.batches[:2] == [["first"], ["first"]]
+        assert await processor.submit_and_wait("last", timeout=10) == "done last"
+
+    asyncio.run(go_on())
+    assert asyncio.run(processor.disable()) is True
+    processor.check_invariants()
+
+
 async def _with_short_timeout(processor, go_on):
     await processor.enable(batch_timeout=0.01)
     await go_on()
