@@ -96,12 +96,20 @@ class L2:
     # Writing. Each change travels with the message that tells the other instances.
 
     async def set(
-        self, namespace: str, key: str, payload: bytes, milliseconds: int, tags: Sequence[str] = ()
+        self,
+        namespace: str,
+        key: str,
+        payload: bytes,
+        milliseconds: int,
+        tags: Sequence[str] = (),
+        told: str = "drop",
     ) -> bool:
-        """Store; False if Redis did not take it."""
-        return await self.set_many(namespace, [(key, payload, milliseconds, tags)])
+        """Store; False if Redis did not take it. ``told`` "load": no change, only loaded."""
+        return await self.set_many(namespace, [(key, payload, milliseconds, tags)], told)
 
-    async def set_many(self, namespace: str, items: Sequence[tuple[str, bytes, int, Sequence[str]]]) -> bool:
+    async def set_many(
+        self, namespace: str, items: Sequence[tuple[str, bytes, int, Sequence[str]]], told: str = "drop"
+    ) -> bool:
         """Store several in one round trip; False if Redis did not take them all."""
         commands: list[tuple[Any, ...]] = []
         for key, payload, milliseconds, tags in items:
@@ -109,7 +117,7 @@ class L2:
             commands.append(("SET", at, payload, "PX", milliseconds))
             commands += [("EVAL", _ADD_TAG, 1, tag_key(tag), at, milliseconds) for tag in tags]
         keys = [key for key, *_ in items]
-        commands.append(("PUBLISH", CHANNEL, self._message("drop", namespace, keys)))
+        commands.append(("PUBLISH", CHANNEL, self._message(told, namespace, keys)))
         return await self._send(commands, [redis_key(namespace, key) for key in keys]) is not None
 
     async def delete(self, namespace: str, keys: Sequence[str]) -> int:

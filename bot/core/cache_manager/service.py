@@ -95,7 +95,7 @@ class CacheManager(Phase4Service):
         # Every change, counted, and the last ones by what they changed: a read or load notes the count
         # when it starts and asks at its end whether its key was among what came since.
         self._changes = 0
-        self._recent: deque[tuple[str, str] | frozenset[str] | None] = deque(maxlen=MAX_RECENT)
+        self._recent: deque[tuple[str, str, bool] | frozenset[str] | None] = deque(maxlen=MAX_RECENT)
         self._l1_only_types: set[str] = set()
         # Who hears the messages of a topic from other instances. Changed only by listen.
         self._listeners: dict[str, Callable[[list[str] | None], None]] = {}
@@ -220,6 +220,9 @@ class CacheManager(Phase4Service):
         if what == "drop":
             for key in keys:
                 self._changed(name, key)
+        elif what == "load":
+            for key in keys:
+                self._changed(name, key, loaded=True)
         elif what == "tag":
             self._l1.drop_tag(name)
             self._changed_tags((name,))
@@ -258,10 +261,10 @@ class CacheManager(Phase4Service):
         if self._l2 is not None and not self._l2.in_step and self._enabled:
             self._tasks.spawn(self._l2.resync(), name="cache-resync")
 
-    def _changed(self, namespace: str, key: str) -> None:
+    def _changed(self, namespace: str, key: str, *, loaded: bool = False) -> None:
         self._l1.store.remove(namespace, key)
         self._changes += 1
-        self._recent.append((namespace, key))
+        self._recent.append((namespace, key, loaded))
 
     def _changed_unknown(self) -> None:
         self._changes += 1
@@ -271,10 +274,19 @@ class CacheManager(Phase4Service):
         self._changes += 1
         self._recent.append(frozenset(tags))
 
-    def _changed_since(self, begun: int, namespace: str, key: str, tags: Sequence[str] | None = None) -> bool:
+    def _changed_since(
+        self,
+        begun: int,
+        namespace: str,
+        key: str,
+        tags: Sequence[str] | None = None,
+        *,
+        reloads: bool = True,
+    ) -> bool:
         """Whether the key was, or may have been, changed since the count was ``begun``.
 
         ``tags`` are those of the value in question; None: unknown, so a drop of any tag may have meant it.
+        That another instance loaded it counts with ``reloads`` only: what was loaded is as good here.
         """
         since = self._changes - begun
         if since == 0:
@@ -282,12 +294,13 @@ class CacheManager(Phase4Service):
         if since > len(self._recent):
             return True
         last = islice(reversed(self._recent), since)
-        at = (namespace, key)
+        at = (namespace, key, False)
+        reloaded = (namespace, key, reloads)
         for change in last:
             if isinstance(change, frozenset):
                 if tags is None or not change.isdisjoint(tags):
                     return True
-            elif change is None or change == at:
+            elif change is None or change in (at, reloaded):
                 return True
         return False
 
@@ -469,6 +482,7 @@ class CacheManager(Phase4Service):
         *,
         stale_ttl: float = 0.0,
         load_seconds: float = 0.0,
+        loaded: bool = False,
     ) -> bool:
         l2 = self._l2
         body = None if l2 is None else self._body(value)
@@ -486,10 +500,14 @@ class CacheManager(Phase4Service):
             await l2.delete(namespace, [key])  # what it held before is no longer the value
             return in_l1
         payload = self._payload(body, ttl, load_seconds)
-        in_l2 = await l2.set(namespace, key, payload, max(1, int(ttl * 1000)), tags)
+        told = "load" if loaded else "drop"
+        in_l2 = await l2.set(namespace, key, payload, max(1, int(ttl * 1000)), tags, told)
         if self._changed_since(begun, namespace, key, tags):
             # Two writers at once: which of them came last is for Redis to say, not for L1.
             self._l1.store.remove(namespace, key)
+            if loaded and in_l2 and self._changed_since(begun, namespace, key, tags, reloads=False):
+                # Its SET may have come after a change that is newer than what was loaded.
+                await l2.delete(namespace, [key])
         return in_l2 or in_l1
 
     def _body(self, value: Any) -> bytes | None:
@@ -751,6 +769,7 @@ class CacheManager(Phase4Service):
                 namespace, key, value, frozen, ttl, carried,
                 stale_ttl=options.stale_ttl,
                 load_seconds=self._now() - start if options.early_refresh else 0.0,
+                loaded=True,
             )  # fmt: skip
         return value, frozen
 
@@ -817,7 +836,7 @@ class CacheManager(Phase4Service):
                 begun = self._changes
                 value = await loader_func()
                 if not self._changed_since(begun, namespace, key, ()):
-                    await self._store(namespace, key, value, freeze(value), seconds)
+                    await self._store(namespace, key, value, freeze(value), seconds, loaded=True)
             except Exception as error:
                 self._counters.load_failures += 1
                 logger.warning("Warming %.100r failed: %r", key, error)

@@ -10,6 +10,7 @@ from bot.core.cache_manager import CacheManager
 from bot.core.cache_manager.codec import VERSION, encode
 from bot.core.cache_manager.keys import redis_key, tag_key
 from bot.core.redis_link import RedisLink
+from tests.support.proxy import Proxy
 from tests.support.servers import RedisServer, running
 
 
@@ -120,6 +121,57 @@ async def test_a_value_loaded_while_another_instance_writes_is_not_kept(pair):
     go_on.set()
     assert await task == "read before the write"
     assert await b.get("k") == "new"
+
+
+@pytest.mark.parametrize("how", ["load", "warm"])
+async def test_a_load_whose_set_comes_after_another_instances_change_is_not_kept(pair, redis_server, how):
+    a, _ = pair
+    database = {"k": "old"}
+    async with Proxy(port=redis_server.port) as slow:  # a way to Redis of b's own, which can be held up
+        b = CacheManager()
+        await b.enable(redis_url=f"redis://127.0.0.1:{slow.port}/0")
+        held, go_on = asyncio.Event(), asyncio.Event()
+        pipeline = b._l2.link.pipeline
+
+        async def late(commands):
+            if not go_on.is_set():
+                held.set()
+                await go_on.wait()
+            return await pipeline(commands)
+
+        b._l2.link.pipeline = late
+
+        async def load():
+            return database["k"]
+
+        task = asyncio.ensure_future(b.get_or_load("k", load) if how == "load" else b.warm_cache("k", load))
+        await held.wait()
+        changes = b._changes
+        database["k"] = "new"
+        await a.delete("k")
+
+        async def heard():
+            return b._changes > changes
+
+        await until(heard)
+        go_on.set()
+        await task
+        assert [await cache.get_or_load("k", load) for cache in (a, b)] == ["new", "new"]
+        await b.disable()
+
+
+async def test_instances_that_load_the_same_key_at_once_leave_one_value_in_redis(pair, raw):
+    loads = []
+
+    async def load():
+        loads.append(1)
+        await asyncio.sleep(0.01)
+        return "v"
+
+    for n in range(20):
+        await asyncio.gather(*[cache.get_or_load(f"k{n}", load) for cache in pair])
+        assert await raw.execute("EXISTS", redis_key("default", f"k{n}")) == 1
+    assert len(loads) <= 40
 
 
 async def test_a_get_without_namespace_reads_all_used_ones_in_one_round_trip(pair):
