@@ -835,7 +835,7 @@ class CacheManager(Phase4Service):
             try:
                 begun = self._changes
                 value = await loader_func()
-                if not self._changed_since(begun, namespace, key, ()):
+                if self._enabled and not self._changed_since(begun, namespace, key, ()):
                     await self._store(namespace, key, value, freeze(value), seconds, loaded=True)
             except Exception as error:
                 self._counters.load_failures += 1

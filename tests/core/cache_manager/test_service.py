@@ -396,6 +396,25 @@ async def test_off_holds_nothing_and_passes_through(cache):
     assert await cache.get("k") is None
 
 
+async def test_a_warming_that_is_under_way_when_the_cache_goes_off_leaves_nothing_in_it(cache):
+    loading, go_on = asyncio.Event(), asyncio.Event()
+
+    async def load():
+        loading.set()
+        await go_on.wait()
+        return "v"
+
+    task = asyncio.ensure_future(cache.warm_cache("k", load))
+    await loading.wait()
+    await cache.disable()
+    go_on.set()
+    await task
+    figures = await cache.get_statistics()
+    assert (figures["l1_entries"], figures["warming_tasks"]) == (0, 0)
+    await cache.enable()
+    assert await cache.get("k") is None
+
+
 async def test_figures(cache):
     await cache.set("k", 1)
     for _ in range(3):
