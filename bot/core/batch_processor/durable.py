@@ -116,6 +116,8 @@ class Durable:
         self._sending: asyncio.Task[None] | None = None
         self._polling: asyncio.Task[None] | None = None
         self._reading: asyncio.Task[None] | None = None
+        self._draining = False
+        """Nothing more is read or claimed; what is held is refreshed until :meth:`close`."""
         self._stopping = False
         self._refused: set[str] = set()
         """What Redis refuses now, of reading, keeping and settling."""
@@ -160,11 +162,13 @@ class Durable:
             if self._d.loop is not loop:
                 self._d.adopt(loop)
         self._loop = loop
-        self._stopping = False
+        self._draining = self._stopping = False
         self._wake_reader, self._wake_keeper = asyncio.Event(), asyncio.Event()
         self._sending = self._polling = None
-        self._reading = self._tasks.spawn(self._forever("read", self._read_some), name="batch-reader")
-        self._tasks.spawn(self._forever("keep", self._keep), name="batch-keeper")
+        self._reading = self._tasks.spawn(
+            self._forever("read", self._read_some, lambda: self._draining), name="batch-reader"
+        )
+        self._tasks.spawn(self._forever("keep", self._keep, lambda: self._stopping), name="batch-keeper")
         loop.call_soon(self._d.pump)
 
     def wake(self) -> None:
@@ -173,7 +177,7 @@ class Durable:
 
     async def give_back_unstarted(self) -> None:
         """Read no more, and leave to others what is in no running batch."""
-        self._stopping = True
+        self._draining = True
         _signal(self._wake_reader)
         _signal(self._wake_keeper)
         sending = self._sending
@@ -186,7 +190,7 @@ class Durable:
 
     async def close(self) -> None:
         """End every task and leave to others what is held; who waits here gets BatchClosedError."""
-        self._stopping = True
+        self._draining = self._stopping = True
         try:
             await self._tasks.stop()
         finally:
@@ -229,10 +233,12 @@ class Durable:
             self._alone = None
             _signal(self._wake_keeper)
 
-    async def _forever(self, what: str, step: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """``await step()`` again and again; a failure of Redis makes a pause."""
+    async def _forever(
+        self, what: str, step: Callable[[], Coroutine[Any, Any, None]], ended: Callable[[], bool]
+    ) -> None:
+        """``await step()`` again and again until ``ended()``; a failure of Redis makes a pause."""
         failures = 0
-        while not self._stopping:
+        while not ended():
             try:
                 await step()
                 failures = 0
@@ -375,7 +381,7 @@ class Durable:
 
     def _room(self) -> int:
         d = self._d
-        if d.handler is None or self._stopping or d.stopped:
+        if d.handler is None or self._draining or d.stopped:
             return 0
         return min(self._read_count, d.size * (d.max_concurrent + 1) - d.unfinished)
 
@@ -447,8 +453,6 @@ class Durable:
 
     async def _keep(self) -> None:
         """Once: refresh what is held, take over what nobody refreshes, look at the stream."""
-        if self._stopping:
-            return
         await self.refresh()
         room = self._room()
         if room > 0:

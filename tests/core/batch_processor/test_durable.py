@@ -405,6 +405,24 @@ async def test_what_is_handled_longer_than_a_lease_stays_with_its_instance(insta
     assert (await second.get_statistics())["reclaimed_items"] == 0
 
 
+async def test_what_is_handled_to_its_end_while_switched_off_stays_with_its_instance(instances):
+    runs = []
+
+    async def slow(items):
+        runs.append([item.data for item in items])
+        await asyncio.sleep(2.5)
+        return [None] * len(items)
+
+    first = await instances(slow, lease=1.0)
+    answer = await first.submit_item("download")
+    await until(lambda: runs)
+    second = await instances(slow, lease=1.0)
+    assert await first.disable()
+    assert await second.get_result(answer.item_id, timeout=10) is None
+    assert runs == [["download"]]
+    assert (await second.get_statistics())["reclaimed_items"] == 0
+
+
 async def test_an_item_finished_twice_has_one_result_and_is_counted(instances):
     async def handle(items):
         # Its lease is over, as if the process had stood still, and another instance ends it.
