@@ -51,37 +51,64 @@ def tag_key(tag: str) -> bytes:
 
 
 def redis_pattern(namespace: str, pattern: str) -> bytes:
-    """A MATCH pattern that finds keys of one namespace only."""
+    """A MATCH pattern that finds keys of one namespace only: those of the glob, and maybe others.
+
+    Redis compares bytes, so from the first ``?`` or class on it leaves the choice to :func:`compile_glob`.
+    """
     prefix = re.sub(rb"([*?\[\]\\^])", rb"\\\1", namespace_prefix(namespace))
-    return prefix + pattern.encode("utf-8", "surrogatepass")
+    bytewise = re.match(r"(?:\\.|\\\Z|[^?\[\\])*", pattern, re.DOTALL)
+    assert bytewise is not None
+    start = bytewise[0].encode("utf-8", "surrogatepass")
+    return prefix + (start if bytewise.end() == len(pattern) else start + b"*")
 
 
 @lru_cache(maxsize=256)
 def compile_glob(pattern: str) -> re.Pattern[str]:
-    """The pattern as Redis reads it: ``*``, ``?``, ``[abc]``, ``[a-z]``, ``[^a]`` and ``\\`` to escape."""
-    parts: list[str] = []
+    """The pattern as Redis reads it: ``*``, ``?``, ``[abc]``, ``[a-z]``, ``[^a]`` and ``\\`` to escape.
+
+    It compares characters where Redis compares bytes; a class that nothing ends goes to the pattern's end.
+    """
+    parts = [""]  # what stands between stars
     index = 0
     while index < len(pattern):
         char = pattern[index]
         if char == "*":
-            # Several in a row are one, or the pattern takes exponential time.
-            if not parts or parts[-1] != ".*":
-                parts.append(".*")
+            parts.append("")
         elif char == "?":
-            parts.append(".")
-        elif char == "\\" and index + 1 < len(pattern):
-            index += 1
-            parts.append(re.escape(pattern[index]))
-        elif char == "[" and (end := pattern.find("]", index + 2)) > 0:
-            inside = pattern[index + 1 : end]
-            negated = inside.startswith("^")
-            inside = re.sub(r"([\\\[\]^&~|])", r"\\\1", inside[1:] if negated else inside)
-            parts.append(f"[{'^' if negated else ''}{inside}]")
-            index = end
+            parts[-1] += "."
+        elif char == "[":
+            index, found = _class(pattern, index + 1)
+            parts[-1] += found
         else:
-            parts.append(re.escape(char))
+            if char == "\\" and index + 1 < len(pattern):
+                index += 1
+            parts[-1] += re.escape(pattern[index])
         index += 1
-    try:
-        return re.compile("".join(parts), re.DOTALL)
-    except re.error as error:
-        raise invalid("pattern", pattern, f"a glob such as user:* ({error})") from error
+    if len(parts) == 1:
+        return re.compile(parts[0], re.DOTALL)
+    first, *between, last = parts
+    # A part's first place is as good as any later one; never gone back on, or a match takes for ever.
+    found = "".join(f"(?>.*?{part})" for part in between if part)
+    return re.compile(f"{first}{found}.*{last}", re.DOTALL)
+
+
+def _class(pattern: str, index: int) -> tuple[int, str]:
+    """Where the class that begins there ends, and the regular expression for it."""
+    negated = pattern.startswith("^", index)
+    index += negated
+    inside = ""
+    while index < len(pattern) and pattern[index] != "]":
+        left = len(pattern) - index
+        if left >= 2 and pattern[index] == "\\":
+            index += 1
+            inside += re.escape(pattern[index])
+        elif left >= 3 and pattern[index + 1] == "-":
+            low, high = sorted((pattern[index], pattern[index + 2]))
+            inside += f"{re.escape(low)}-{re.escape(high)}"
+            index += 2
+        else:
+            inside += re.escape(pattern[index])
+        index += 1
+    if not inside:
+        return index, "." if negated else "(?!)"
+    return index, f"[{'^' if negated else ''}{inside}]"

@@ -14,7 +14,14 @@ import msgspec
 from bot.core._shared.backoff import exponential
 from bot.core._shared.errors import BackendError
 from bot.core._shared.tasks import BackgroundTasks
-from bot.core.cache_manager.keys import namespace_prefix, parse_redis_key, redis_key, redis_pattern, tag_key
+from bot.core.cache_manager.keys import (
+    compile_glob,
+    namespace_prefix,
+    parse_redis_key,
+    redis_key,
+    redis_pattern,
+    tag_key,
+)
 from bot.core.redis_link import RedisLink, RedisUnavailableError, subscribe
 
 logger = logging.getLogger(__name__)
@@ -151,12 +158,15 @@ class L2:
 
     async def drop_pattern(self, namespace: str, pattern: str, told: str) -> list[str]:
         """Remove the keys of a namespace that match a glob: which they were. O(keys in Redis)."""
-        prefix = namespace_prefix(namespace)
+        start = len(namespace_prefix(namespace))
+        matches = compile_glob(pattern).fullmatch  # the one that L1 asks too
         gone: list[str] = []
         try:
             async for found in self.link.scan(redis_pattern(namespace, pattern), SCAN_COUNT):
-                await self.link.unlink(found)
-                gone += [key[len(prefix) :].decode("utf-8", "surrogatepass") for key in found]
+                named = {at: _name(at[start:]) for at in found}
+                meant = [at for at, key in named.items() if matches(key)]
+                await self.link.unlink(meant)
+                gone += [named[at] for at in meant]
             await self.link.execute("PUBLISH", CHANNEL, self._message(told, namespace, [pattern]))
         except BackendError as error:
             self._missed_all()
@@ -313,3 +323,10 @@ class L2:
     async def _drop_everything(self) -> None:
         async for found in self.link.scan(b"p4c:*", SCAN_COUNT):
             await self.link.unlink(found)
+
+
+def _name(key: bytes) -> str:
+    try:
+        return key.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:  # not ours; another program wrote it
+        return key.decode("utf-8", "replace")

@@ -3,10 +3,19 @@
 import fnmatch
 
 import pytest
-from hypothesis import given
+import redis
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bot.core.cache_manager.keys import compile_glob, namespace_prefix, parse_redis_key, redis_key, valid_key
+from bot.core.cache_manager.keys import (
+    compile_glob,
+    namespace_prefix,
+    parse_redis_key,
+    redis_key,
+    redis_pattern,
+    valid_key,
+)
+from tests.support.servers import RedisServer, running
 
 names = st.text(min_size=1, max_size=20)
 
@@ -34,7 +43,18 @@ def test_no_key_of_one_namespace_starts_like_another_namespace(namespace, other,
         ("h[a-c]llo", ["hbllo"], ["hdllo"]),
         (r"a\*b", ["a*b"], ["axb"]),
         ("a.b+", ["a.b+"], ["axb", "a.bb"]),
-        ("[", ["["], ["x"]),
+        (r"h[a\-z]llo", ["hallo", "h-llo", "hzllo"], ["hbllo", "h\\llo"]),
+        (r"h[\]]", ["h]"], ["h\\", "h"]),
+        ("h[z-a]", ["hb"], ["h-"]),
+        ("h[&^~|[]", ["h&", "h^", "h~", "h|", "h["], ["h]"]),
+        ("h[ae", ["ha", "he"], ["h[ae", "h"]),
+        ("h[]a", [], ["ha", "h]a"]),
+        ("h[^]a", ["hxa", "h]a"], ["ha"]),
+        ("[", [], ["[", "x"]),
+        ("user:?", ["user:é", "user:€", "user:😀"], ["user:éé"]),
+        ("user:[é]", ["user:é"], ["user:e"]),
+        ("a*b*c", ["abc", "abxbcc", "a*b*c"], ["acb", "ab"]),
+        ("\\", ["\\"], [""]),
         ("***", ["", "anything"], []),
     ],
 )
@@ -42,6 +62,41 @@ def test_globs_are_read_as_redis_reads_them(pattern, matches, misses):
     found = compile_glob(pattern)
     assert all(found.fullmatch(text) for text in matches)
     assert not any(found.fullmatch(text) for text in misses)
+
+
+@pytest.fixture(scope="module")
+def server():
+    with running(RedisServer()) as server, redis.Redis.from_url(server.url) as client:
+        yield client
+
+
+@given(
+    st.text(alphabet="ab-^[]*?\\", max_size=10),
+    st.lists(st.text(alphabet="ab-^[]*?\\", max_size=5), min_size=1, max_size=8),
+)
+@example("[", ["[", ""])
+@example("[a-", ["a", "-"])
+@example("a[b-]", ["a]", "a^", "ab"])
+def test_globs_are_read_as_a_server_reads_them(server, pattern, keys):
+    server.flushall()
+    server.mset({f"n{key}": "" for key in keys})
+    found = {key.decode() for key in server.keys(f"n{pattern}")}
+    assert found == {f"n{key}" for key in keys if compile_glob(pattern).fullmatch(key)}
+
+
+@given(
+    st.text(alphabet="aé€*?[]\\-^", max_size=8),
+    st.lists(st.text(alphabet="aé€*[", min_size=1, max_size=5), min_size=1, max_size=8),
+)
+def test_redis_finds_every_key_that_a_glob_means(server, pattern, keys):
+    server.flushall()
+    server.mset({redis_key("n", key): "" for key in keys})
+    found = {parse_redis_key(at)[1] for at in server.scan_iter(redis_pattern("n", pattern))}
+    assert found >= {key for key in keys if compile_glob(pattern).fullmatch(key)}
+
+
+def test_a_glob_of_many_stars_takes_no_longer_for_it():
+    assert not compile_glob("*a" * 200 + "b").fullmatch("a" * 1000)
 
 
 @given(st.text(alphabet="ab*?", max_size=8), st.text(alphabet="ab", max_size=8))

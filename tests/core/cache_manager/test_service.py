@@ -437,7 +437,7 @@ async def test_figures(cache):
         (lambda c: c.set("k", 1, ttl=float("nan")), "ttl = nan"),
         (lambda c: c.set("k", 1, ttl="5"), "ttl = '5'"),
         (lambda c: c.set("k", 1, namespace=""), "namespace = ''"),
-        (lambda c: c.invalidate_pattern("[b-a]"), r"pattern = '\[b-a\]'"),
+        (lambda c: c.invalidate_pattern(""), "pattern = ''"),
         (lambda c: c.enable(l1_max_size_mb=0), "l1_max_size_mb = 0"),
         (lambda c: c.enable(l1_max_entries=1.5), "l1_max_entries = 1.5"),
         (lambda c: c.enable(redis_url="http://x:secret@y"), r"redis url = 'http://\*\*\*@y'"),

@@ -100,6 +100,27 @@ async def test_tags_drop_what_this_instance_read_from_redis_too(pair):
     await until(lambda: equals(lambda: b.get_many(["one", "two", "other"]), {"other": 3}))
 
 
+@pytest.mark.parametrize(
+    ("pattern", "dropped", "kept"),
+    [
+        ("user:?", ["user:e", "user:é", "user:😀"], ["user:éé"]),
+        ("user:[é]", ["user:é"], ["user:e"]),
+        (r"x[a\-z]*", ["x-", "x-1"], ["xb"]),
+        (r"k[\]]", ["k]"], ["k"]),
+        ("[a", ["a"], ["[a"]),
+    ],
+)
+async def test_a_pattern_means_the_same_keys_in_both_tiers(pair, raw, pattern, dropped, kept):
+    a, b = pair
+    await a.set_many(dict.fromkeys([*dropped, *kept], 1))
+    await raw.execute("SET", redis_key("default", "x") + b"\xff", "no key of ours")
+    await b.get_many(dropped)
+    assert await a.invalidate_pattern(pattern) == len(dropped)
+    for cache in pair:
+        await until(lambda cache=cache: equals(lambda: cache.get_many(dropped), {}))
+        assert await cache.get_many(kept) == dict.fromkeys(kept, 1)
+
+
 async def test_a_value_loaded_while_another_instance_writes_is_not_kept(pair):
     a, b = pair
     loading, go_on = asyncio.Event(), asyncio.Event()
