@@ -68,6 +68,8 @@ class BatchProcessor(Phase4Service):
         self._now = clock.monotonic
         self._waiting = self._dispatcher.queue.normal
         self._drain_timeout = 10.0
+        self._ending = False
+        """Whether a disable has begun to end things and was not let finish."""
         self._duplicates = 0
         self._durable: Durable | None = None
         """In durable mode: this instance's share of the queue in Redis."""
@@ -163,6 +165,8 @@ class BatchProcessor(Phase4Service):
         deliveries = _count("max_deliveries", max_deliveries, self._max_deliveries, 1, 1_000_000)
         item_bytes = _count("max_item_bytes", max_item_bytes, self._max_item_bytes, 100, 67_108_864)
         async with self._transition:
+            if self._ending:
+                await self._end()
             if self._enabled and (url, name) != (self._redis_url, self._queue_name):
                 raise invalid(
                     "redis_url, queue_name",
@@ -226,31 +230,44 @@ class BatchProcessor(Phase4Service):
         What has not ended by then goes to the dead letters, and who waits for it gets
         BatchClosedError. In durable mode what no handler has begun is left in Redis at once, and what
         has not ended by then too. False if a handler went on after it was cancelled.
+
+        Cancelled, it waits no longer for what is pending, and the processor is off all the same.
         """
         async with self._transition:
-            if not self._enabled:
+            if not self._enabled and not self._ending:
                 return True
-            d = self._dispatcher
-            d.accepting = False
-            d.refresh()
-            clean = True
+            return await self._end()
 
-            async def end() -> None:
-                nonlocal clean
-                clean = await self._drain_and_stop()
+    async def _end(self) -> bool:
+        d = self._dispatcher
+        d.accepting = False
+        d.refresh()
+        clean = True
 
-            loop = d.loop
+        async def end() -> None:
+            nonlocal clean
+            clean = await self._drain_and_stop()
+
+        loop = d.loop
+        self._ending = True
+        try:
             if loop is None or not await run_on_loop(loop, end):
                 d.adopt(asyncio.get_running_loop())
                 await end()
+        finally:
             self._enabled = False
+        self._ending = False
         return clean
 
     async def _drain_and_stop(self) -> bool:
         d, durable = self._dispatcher, self._durable
         if durable is not None:
             try:
-                await durable.give_back_unstarted()
+                try:
+                    await durable.give_back_unstarted()
+                except BaseException:
+                    await d.stop()  # or a batch would end here that Redis hears nothing of
+                    raise
                 return await self._drain()
             finally:
                 await durable.close()

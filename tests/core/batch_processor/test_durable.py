@@ -455,6 +455,27 @@ async def test_what_another_instance_has_taken_over_is_let_go(instances):
     assert [await p.get_result(answer.item_id) for answer in answers] == list(range(5))
 
 
+@pytest.mark.parametrize("turns", [1, 3, 30])
+async def test_a_disable_that_is_cancelled_leaves_what_has_not_ended_in_redis(instances, turns):
+    async def never(items):
+        await asyncio.Event().wait()
+
+    first = await instances(never, max_batch_size=1, max_concurrent=1)
+    answers = await first.submit_many(range(4))
+    await until(lambda: first._dispatcher.in_flight)
+    ending = asyncio.ensure_future(first.disable())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    ending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await ending
+    assert not first.enabled
+    assert await first.disable()
+    assert await first.dead_letters() == []
+    second = await instances(echo)
+    assert [await second.get_result(answer.item_id, timeout=10) for answer in answers] == list(range(4))
+
+
 # Faults.
 
 

@@ -643,6 +643,50 @@ async def test_what_the_drain_does_not_reach_is_kept_as_dead_letters(processor, 
     assert await figures(processor, "total_items_processed", "dead_lettered_items") == (8, 0)
 
 
+async def test_a_disable_that_is_cancelled_waits_no_longer_and_switches_off(processor, handler):
+    handler.hold()
+    futures = [processor.submit(n) for n in range(5)]
+    await until_idle()
+    ending = asyncio.ensure_future(processor.disable())
+    await until_idle()
+    ending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await ending
+    assert not processor.enabled
+    for future in futures:
+        with pytest.raises(BatchClosedError):
+            await future
+    assert await processor.disable()
+    handler.gate = None
+    await processor.enable()
+    assert await processor.replay() == 5
+    assert await processor.flush()
+    assert await figures(processor, "total_items_processed", "dead_lettered_items") == (5, 0)
+
+
+async def test_a_disable_cancelled_again_and_again_is_finished_by_the_next(processor):
+    release = asyncio.Event()
+
+    async def stubborn(items):
+        while not release.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await release.wait()
+        return [1] * len(items)
+
+    await processor.enable(stubborn)
+    futures = [processor.submit(n) for n in range(3)]
+    await until_idle()
+    ending = asyncio.ensure_future(processor.disable())
+    while not ending.done():
+        await until_idle()
+        ending.cancel()
+    assert not processor.enabled
+    release.set()
+    assert await processor.disable()
+    assert {type(future.exception()) for future in futures} == {BatchClosedError}
+    assert await figures(processor, "pending_items", "dead_lettered_items") == (0, 3)
+
+
 async def test_a_handler_that_will_not_end_is_reported(processor, monkeypatch):
     monkeypatch.setattr("bot.core.batch_processor.dispatcher.GRACE", 0.01)
     release = asyncio.Event()
