@@ -8,6 +8,9 @@ from functools import lru_cache
 from bot.core._shared.errors import invalid
 
 PREFIX = "p4c"
+EVERY_VALUE = f"{PREFIX}:v:*".encode()
+"""A MATCH pattern that finds the keys of every namespace."""
+
 MAX_KEY = 1024
 """Characters of a key or a namespace."""
 

@@ -15,6 +15,7 @@ from bot.core._shared.backoff import exponential
 from bot.core._shared.errors import BackendError
 from bot.core._shared.tasks import BackgroundTasks
 from bot.core.cache_manager.keys import (
+    EVERY_VALUE,
     compile_glob,
     namespace_prefix,
     parse_redis_key,
@@ -172,6 +173,16 @@ class L2:
             self._missed_all()
             await self._not_taken(error)
         return gone
+
+    async def drop_values(self) -> None:
+        """Remove the values of every namespace. O(keys in Redis)."""
+        try:
+            async for found in self.link.scan(EVERY_VALUE, SCAN_COUNT):
+                await self.link.unlink(found)
+            await self.link.execute("PUBLISH", CHANNEL, self._message("all", "", []))
+        except BackendError as error:
+            self._missed_all()
+            await self._not_taken(error)
 
     async def drop_tags(self, tags: Sequence[str]) -> tuple[int, list[tuple[str, str]] | None]:
         """Remove what carries any of the tags: how many there were, and (namespace, key) of each.

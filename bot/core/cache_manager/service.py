@@ -92,6 +92,8 @@ class CacheManager(Phase4Service):
         self._default: dict[Any, Entry] = _NOTHING
         # Namespaces used here, in order of first use.
         self._used: dict[str, None] = {DEFAULT_NAMESPACE: None}
+        # Whether others were used, whose names are not kept.
+        self._used_more = False
         # Every change, counted, and the last ones by what they changed: a read or load notes the count
         # when it starts and asks at its end whether its key was among what came since.
         self._changes = 0
@@ -568,8 +570,11 @@ class CacheManager(Phase4Service):
         return len(stored)
 
     def _use(self, namespace: str) -> None:
-        if namespace not in self._used and len(self._used) < MAX_NAMESPACES:
-            self._used[namespace] = None
+        if namespace not in self._used:
+            if len(self._used) < MAX_NAMESPACES:
+                self._used[namespace] = None
+            else:
+                self._used_more = True
 
     # Dropping.
 
@@ -624,7 +629,10 @@ class CacheManager(Phase4Service):
         return max(here, gone)
 
     async def clear(self, namespace: str | None = None) -> int:
-        """Drop a namespace, or all that this process has used, in both tiers; how many entries of L1."""
+        """Drop a namespace, or all that this process has used, in both tiers; how many entries of L1.
+
+        A process that has used more than ``MAX_NAMESPACES`` drops those of the others in Redis too.
+        """
         if namespace is not None:
             valid_key(namespace, "namespace")
         if not self._enabled:
@@ -632,7 +640,9 @@ class CacheManager(Phase4Service):
         self._changed_unknown()
         names = list({**self._used, **self._l1.store.spaces}) if namespace is None else [namespace]
         gone = self._l1.store.clear(namespace)
-        if self._l2 is not None:
+        if self._l2 is not None and namespace is None and self._used_more:
+            await self._l2.drop_values()
+        elif self._l2 is not None:
             for name in names:
                 await self._l2.drop_pattern(name, "*", "clear")
         return gone

@@ -205,6 +205,27 @@ async def test_a_get_without_namespace_reads_all_used_ones_in_one_round_trip(pai
     assert b._l2.link.reader.batches == batches + 1
 
 
+@pytest.mark.parametrize("count", [3, 100])
+async def test_clear_drops_every_namespace_that_was_used(pair, count):
+    a, b = pair
+    names = [f"n{n}" for n in range(count)]
+    for name in names:
+        await a.set("k", 1, namespace=name)
+        assert await b.get("k", namespace=name) == 1
+    await a.clear()
+    for cache in pair:
+        for name in names:
+            await until(lambda cache=cache, name=name: equals(lambda: cache.get("k", namespace=name), None))
+
+
+async def test_clear_leaves_what_only_others_have_used(pair):
+    a, b = pair
+    await a.set("k", 1, namespace="mine")
+    await b.set("k", 1, namespace="yours")
+    await a.clear()
+    assert await b.get("k", namespace="yours") == 1
+
+
 async def test_concurrent_reads_travel_together(pair):
     a, b = pair
     await a.set_many({f"k{n}": n for n in range(1200)})
