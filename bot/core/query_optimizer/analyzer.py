@@ -25,10 +25,18 @@ _BY_WORD = {
     "alter": QueryType.DDL, "truncate": QueryType.DDL, "begin": QueryType.TRANSACTION,
     "start": QueryType.TRANSACTION, "commit": QueryType.TRANSACTION, "rollback": QueryType.TRANSACTION,
     "savepoint": QueryType.TRANSACTION, "release": QueryType.TRANSACTION, "end": QueryType.TRANSACTION,
+    "abort": QueryType.TRANSACTION,
 }  # fmt: skip
 
 
-_TRANSACTIONS = {"begin": "begin", "start": "begin", "abort": "rollback", "rollback": "rollback"}
+_TRANSACTIONS = {
+    "begin": "begin", "start": "begin", "commit": "commit", "end": "commit", "abort": "rollback",
+    "rollback": "rollback", "savepoint": "savepoint", "release": "release",
+}  # fmt: skip
+_END = re.compile(
+    r"(?i)(?:END|COMMIT|ROLLBACK|ABORT)(?:\s+(?:TRANSACTION|WORK|AND|NO|CHAIN|RELEASE))*+[\s;]*\Z"
+)
+_CHAIN = re.compile(r"(?i)\bAND\s+CHAIN\b")
 
 
 def analyze(query: str, dialect: str, pure: frozenset[str] = frozenset()) -> Analysis:
@@ -68,13 +76,17 @@ def read(query: str, dialect: str, pure: frozenset[str] = frozenset()) -> Readin
     if tokens and not is_too_deep(query, tokens):
         statements = _parse(query, tokens, dialect, parameters)
     if statements is None:
-        return Reading(query, dialect, _unreadable(query, fingerprint, normal_form), [], [], parameters)
+        unreadable = _unreadable(query, tokens or [], fingerprint, normal_form)
+        return Reading(query, dialect, unreadable, [], [], parameters)
     censuses = [Census(statement) for statement in statements]
     kind = _type_of(statements[0]) if len(statements) == 1 else QueryType.SCRIPT
     found = [effects(census, dialect, pure) for census in censuses]
     if dialect != "postgres" and dialect != "sqlite" and "/*!" in query:
         # To MySQL that is no comment but runs, and no parser here reads it.
         found.append(Effects(frozenset(), frozenset(), anything=True, reason="it has code in a comment"))
+    if any(effect.transaction == "rollback" for effect in found) and _CHAIN.search(query):
+        # Which the parser does not tell.
+        found = [e._replace(transaction="chain") if e.transaction == "rollback" else e for e in found]
     analysis = _summary(kind, fingerprint, normal_form, found)
     return Reading(query, dialect, analysis, censuses, tokens or [], parameters)
 
@@ -97,11 +109,9 @@ def _summary(kind: QueryType, fingerprint: str, normal_form: str, found: list[Ef
         reasons.insert(0, "it writes")
     elif anything and not reasons:
         reasons.append("it may write")
-    transaction = ""
-    for effect in found:
-        # A script that ends what it began leaves nothing open.
-        if effect.transaction:
-            transaction = "" if transaction == "begin" else effect.transaction
+    transaction = first.transaction
+    if len(found) > 1:
+        transaction, _ = _in_sequence([(effect.transaction, "") for effect in found])
     return Analysis(
         query_type=kind,
         fingerprint=fingerprint,
@@ -113,6 +123,39 @@ def _summary(kind: QueryType, fingerprint: str, normal_form: str, found: list[Ef
         transaction=transaction,
         views=tuple(effect.view for effect in found if effect.view is not None),
     )
+
+
+def _in_sequence(steps: list[tuple[str, str]]) -> tuple[str, str]:
+    """(what the statements of one text do to the transaction together, the savepoint that begins one)"""
+    ended = other = ""
+    opened = False
+    savepoints: list[str] = []
+    for what, name in steps:
+        if what == "autocommit off":
+            other = what
+        elif what == "savepoint" and (savepoints or not opened):
+            opened = True
+            savepoints.append(name)
+        elif what == "begin":
+            opened = True
+        elif what in ("commit", "rollback", "chain", "autocommit on"):
+            own = opened and not savepoints and ended in ("", "script")
+            ended = "script" if own else "rollback" if what == "rollback" else "commit"
+            opened = what == "chain"
+            savepoints.clear()
+        elif what == "release" and name in savepoints:
+            while savepoints.pop() != name:
+                pass
+            opened = bool(savepoints)  # released, it leaves what was open before as it was
+        elif what in ("release", "back", "implicit") and not opened:
+            other = other or what
+    if other == "autocommit off":
+        return other, ""
+    if opened:
+        if ended:
+            return "chain", ""
+        return ("savepoint", savepoints[0]) if savepoints else ("begin", "")
+    return ended or other, ""
 
 
 def _parse(query: str, tokens: list[Any], dialect: str, parameters: Parameters) -> list[Any] | None:
@@ -144,19 +187,50 @@ def _parse(query: str, tokens: list[Any], dialect: str, parameters: Parameters) 
     return statements
 
 
-def _unreadable(query: str, fingerprint: str, normal_form: str) -> Analysis:
+def _unreadable(query: str, tokens: list[Any], fingerprint: str, normal_form: str) -> Analysis:
     match = _FIRST_WORD.match(query[:10_000])
     word = match.group(1).lower() if match else ""
+    transaction, savepoint = _TRANSACTIONS.get(word, ""), ""
+    if transaction:
+        transaction, savepoint = _what_is_left(tokens, transaction)
+    is_end = match is not None and _END.match(query, match.start(1)) is not None
+    if transaction in ("commit", "rollback") and _CHAIN.search(query):
+        transaction = "chain"
     return Analysis(
         query_type=_BY_WORD.get(word, QueryType.UNKNOWN),
         fingerprint=fingerprint,
         normal_form=normal_form,
         reads=frozenset(),
         writes=frozenset(),
-        writes_anything=word not in HARMLESS or word == "explain" or ";" in query,
+        writes_anything=not is_end and (word not in HARMLESS or word == "explain" or ";" in query),
         not_cacheable="it cannot be parsed",
-        transaction=_TRANSACTIONS.get(word, ""),
+        transaction=transaction,
+        savepoint=savepoint,
     )
+
+
+def _what_is_left(tokens: list[Any], first: str) -> tuple[str, str]:
+    """What a text that cannot be parsed does to the transaction, by the first words of its statements."""
+    if not tokens:
+        return first, ""
+    statements: list[list[str]] = [[]]
+    for token in tokens:
+        text = token.text.lower()
+        if text in ("trigger", "procedure", "function"):
+            return first, ""  # its body has a BEGIN and an END of another kind
+        if text == ";":
+            statements.append([])
+        elif len(statements[-1]) < 5:
+            statements[-1].append(text)
+    steps = []
+    for words in statements:
+        what = _TRANSACTIONS.get(words[0], "") if words else ""
+        if what == "rollback" and "to" in words:
+            what = "back"
+        steps.append((what, words[-1] if words else ""))
+    if len(steps) == 1 or not any(statements[1:]):
+        return steps[0]
+    return _in_sequence(steps)
 
 
 def _type_of(statement: Any) -> QueryType:

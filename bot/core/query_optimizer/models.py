@@ -55,7 +55,9 @@ class Analysis(Struct, frozen=True):
     not_cacheable: str
     """Why its result must not be cached; empty when it may be."""
     transaction: str = ""
-    """What it does to the transaction: "begin", "commit", "rollback" or nothing."""
+    """What it does to the transaction: a word that :meth:`Transactions.change` knows, or nothing."""
+    savepoint: str = ""
+    """The savepoint that it sets or releases."""
     views: tuple[tuple[str, frozenset[str]], ...] = ()
     """Views that it defines, and what they read."""
     graphql: GraphQLReading | None = None

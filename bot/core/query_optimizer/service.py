@@ -522,6 +522,11 @@ class QueryOptimizer(Phase4Service):
             result = await self._timed(analysis, query, params, executor, None)
         except BaseException:
             self._invalidate(analysis)
+            if analysis.transaction:
+                # It may have committed before it failed, and may be open still.
+                open_still = self._transactions.current()
+                if open_still is not None:
+                    self._ended(open_still)
             raise
         told = self._invalidate(analysis)
         if told is not None:
@@ -529,6 +534,10 @@ class QueryOptimizer(Phase4Service):
             await asyncio.shield(told)
         if analysis.transaction:
             told = self._change_transaction(analysis)
+            begun = self._transactions.current()
+            if begun is not None:  # which of its writes came after the BEGIN is not told
+                written = self._relations.written_by(analysis.writes)
+                begun.write(written, analysis.writes_anything or self._relations.overflow)
             if told is not None:
                 await told
         return result
@@ -537,7 +546,7 @@ class QueryOptimizer(Phase4Service):
         try:
             result = await self._timed(analysis, query, params, executor, None)
         except BaseException:
-            if analysis.transaction != "begin":
+            if analysis.transaction in ("commit", "rollback", "chain", "script", "implicit"):
                 self._change_transaction(analysis)
             raise
         told = self._change_transaction(analysis)
@@ -546,14 +555,7 @@ class QueryOptimizer(Phase4Service):
         return result
 
     def _change_transaction(self, analysis: Analysis) -> Awaitable[Any] | None:
-        if analysis.transaction == "begin":
-            self._transactions.begin()
-            return None
-        ended = self._transactions.end()
-        if ended is None and analysis.transaction == "commit":
-            # It began where this context cannot see it, so what it wrote is not known.
-            ended = Transaction([0])
-            ended.anything = True
+        ended = self._transactions.change(analysis.transaction, analysis.savepoint, self._dialect)
         return None if ended is None else self._ended(ended)
 
     def _watch(

@@ -59,7 +59,7 @@ class Effects(NamedTuple):
     reason: str
     """Why its result must not be cached; empty if it may."""
     transaction: str = ""
-    """"begin", "commit" or "rollback"."""
+    """What it does to the transaction, in the words of ``Transactions.change``."""
     view: tuple[str, frozenset[str]] | None = None
     """A view it defines, and what that reads."""
 
@@ -196,12 +196,17 @@ def _changes(census: Census, dialect: str, writes: set[str], targets: set[int]) 
         reason = reason or "it locks what it reads"
     for node in census.all(*ends):
         name = {exp.Transaction: "begin", exp.Commit: "commit", exp.Rollback: "rollback"}[node.__class__]
-        if not (name == "rollback" and node.args.get("savepoint")):
-            transaction = name
+        if name == "rollback" and node.args.get("savepoint"):
+            name = "back"
+        transaction = "chain" if node.args.get("chain") else name
     for node in census.all(*session):
         found, why = _session(node, exp)
         anything = anything or found
         reason = reason or why
+        if node.__class__ is exp.Set:
+            transaction = transaction or _autocommit(node, exp)
+    if dialect in ("mysql", "") and isinstance(census.statement, (exp.Create, exp.Alter, *removal)):
+        transaction = "implicit"
     return anything, reason, transaction
 
 
@@ -231,6 +236,18 @@ def _session(node: Any, exp: Any) -> tuple[bool, str]:
             names = [str(node.find(exp.SetItem).args.get("kind") or "").lower()]
         return not names or not all(name in _HARMLESS_SETTINGS for name in names), f"{word} is no read"
     return True, f"{word} is no read"
+
+
+def _autocommit(setting: Any, exp: Any) -> str:
+    """What a SET says of autocommit; a value that is not told may be either, and off is the safe side."""
+    for item in setting.find_all(exp.EQ):
+        if getattr(item.this, "name", "").lower() == "autocommit":
+            return (
+                "autocommit on"
+                if str(item.expression.this).lower() in ("1", "on", "true")
+                else "autocommit off"
+            )
+    return ""
 
 
 def name_of(table: Any, dialect: str) -> str:

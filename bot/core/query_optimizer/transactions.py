@@ -13,12 +13,16 @@ from bot.core.query_optimizer.tables import read_marks, write_marks
 class Transaction:
     """One open transaction: what was written in it. Ends by ``end``, or with the context that held it."""
 
-    __slots__ = ("_marks", "_open", "_running", "anything", "written")
+    __slots__ = ("_marks", "_open", "_running", "anything", "recurs", "savepoints", "written")
 
     def __init__(self, running: list[int]) -> None:
         self.written: set[str] = set()
         """Names of tables, and of what changes along with them."""
         self.anything = False
+        self.savepoints: list[str] = []
+        """Those that are open, if it was begun by one and not by BEGIN: to release the first is to commit."""
+        self.recurs = False
+        """Autocommit is off, so its end begins the next."""
         self._marks: set[str] = set()
         self._running = running
         self._open = True
@@ -70,6 +74,57 @@ class Transactions:
             found.end()
             self._current.set(None)
         return found
+
+    def change(self, what: str, savepoint: str, dialect: str) -> Transaction | None:
+        """Carry out what a text did; the transaction whose writes show, or are undone, by it.
+
+        "begin"; "savepoint" and "autocommit off", which begin one where none is open; "commit", "rollback"
+        and "autocommit on"; "chain": one ends and another begins; "script": a text ended what it began, and
+        with it what was open; "implicit": a definition, which commits in MySQL; "release" of a savepoint and
+        "back" to one. What ends without having begun here may have written anything.
+        """
+        found = self.current()
+        if what == "begin" and found is not None and dialect in ("mysql", ""):
+            if dialect == "mysql":
+                self._end_and_begin(found.recurs)
+            return found
+        if what in ("begin", "savepoint", "autocommit off"):
+            begun = self.begin()
+            begun.recurs = begun.recurs or what == "autocommit off"
+            if what == "savepoint" and (found is None or found.savepoints):
+                begun.savepoints.append(savepoint)
+            return None
+        if found is None:
+            if what == "chain":
+                self.begin()
+            return None if what in ("script", "implicit") else _unknown()
+        if what == "implicit":
+            return found  # and stays open, since a temporary table's does not commit
+        if what == "back":
+            return None
+        if what == "release":
+            if not found.savepoints:
+                return None
+            if savepoint in found.savepoints:
+                while found.savepoints.pop() != savepoint:
+                    pass
+            if found.savepoints:
+                return None
+        self.end()
+        if what == "chain" or (found.recurs and what != "autocommit on"):
+            self._end_and_begin(found.recurs)
+        return found
+
+    def _end_and_begin(self, recurs: bool) -> None:
+        self.end()
+        self.begin().recurs = recurs
+
+
+def _unknown() -> Transaction:
+    """One that began where this context cannot see it, so what it wrote is not known."""
+    transaction = Transaction([0])
+    transaction.anything = True
+    return transaction
 
 
 class TransactionScope:

@@ -112,6 +112,7 @@ def test_any_text_gets_an_answer(text):
 def test_what_cannot_be_read_is_taken_to_write_anything():
     assert analyze("FROBNICATE THE users", "").writes_anything
     assert analyze("COMMIT", "").transaction == "commit", "what a transaction wrote shows only now"
+    assert analyze("COMMIT -- '" + "x" * 300_000, "").transaction == "commit"
     assert not analyze("SHOW server_version", "postgres").is_write
 
 

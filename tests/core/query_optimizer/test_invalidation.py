@@ -113,7 +113,8 @@ async def test_views_and_functions_from_the_settings(optimizer, db):
 @pytest.mark.parametrize(
     "write",
     ["SELECT add_user('x')", "DO $$ BEGIN DELETE FROM users; END $$", "TRUNCATE users CASCADE", "CALL p()",
-     "SET search_path = other", "COMMIT", "garbage", "EXPLAIN ANALYZE DELETE FROM users"],
+     "SET search_path = other", "COMMIT", "ROLLBACK", "ROLLBACK TO s", "END", "COMMIT AND CHAIN",
+     "garbage", "EXPLAIN ANALYZE DELETE FROM users"],
 )  # fmt: skip
 async def test_what_cannot_be_understood_drops_everything(optimizer, db, write):
     await optimizer.execute("SELECT * FROM users", None, db)
@@ -201,3 +202,98 @@ async def test_a_script_with_its_own_transaction_leaves_none_open(optimizer, db)
     await in_fresh_context(optimizer.execute(READ, None, db))
     await optimizer.execute("COMMIT", None, db)
     assert await kept(optimizer, READ) == [False]
+
+
+async def read_by_another(optimizer, db):
+    """Somebody else reads what is committed, and that is cached."""
+    await in_fresh_context(optimizer.execute(READ, None, db))
+    assert await in_fresh_context(optimizer.get_cached_result(READ)) is not None
+
+
+async def is_kept(optimizer):
+    return (await in_fresh_context(kept(optimizer, READ)))[0]
+
+
+@pytest.mark.parametrize(
+    ("dialect", "begin", "end"),
+    [
+        ("sqlite", "BEGIN", "END"), ("sqlite", "SAVEPOINT s", "RELEASE s"),
+        ("sqlite", "SAVEPOINT s", "COMMIT"), ("mysql", "SET autocommit = 0", "COMMIT"),
+        ("mysql", "SET autocommit = 0", "SET autocommit = 1"), ("mysql", "BEGIN", "COMMIT RELEASE"),
+        ("mysql", "BEGIN", "BEGIN"), ("mysql", "BEGIN", "TRUNCATE other"),
+        ("", "BEGIN", "BEGIN"), ("", "BEGIN", "CREATE TABLE other (x INT)"),
+        ("postgres", "BEGIN", "COMMIT AND CHAIN"), ("postgres", "BEGIN", "COMMIT; BEGIN"),
+        ("postgres", "BEGIN", "BEGIN; DELETE FROM other; COMMIT"),
+        ("postgres", "BEGIN", "ROLLBACK AND CHAIN"),
+    ],
+)  # fmt: skip
+async def test_every_way_to_commit_drops_what_was_written(optimizer, db, dialect, begin, end):
+    await optimizer.enable(dialect=dialect)
+    await optimizer.execute(begin, None, db)
+    await optimizer.execute(WRITE, None, db)
+    await read_by_another(optimizer, db)
+    await optimizer.execute(end, None, db)
+    assert not await is_kept(optimizer)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "begin", "end"),
+    [
+        ("postgres", "BEGIN", "COMMIT AND CHAIN"), ("postgres", "BEGIN", "COMMIT; BEGIN"),
+        ("mysql", "SET autocommit = 0", "COMMIT"), ("mysql", "SET autocommit = 0", "ROLLBACK"),
+        ("mysql", "BEGIN", "BEGIN"), ("sqlite", "SAVEPOINT s", "ROLLBACK TO s"),
+        ("postgres", "SELECT 1", "COMMIT; BEGIN"), ("", "SELECT 1", "COMMIT AND CHAIN"),
+    ],
+)  # fmt: skip
+async def test_the_transaction_that_follows_shows_its_writes_to_nobody(optimizer, db, dialect, begin, end):
+    await optimizer.enable(dialect=dialect)
+    await optimizer.execute(begin, None, db)
+    await optimizer.execute(end, None, db)
+    await optimizer.execute(WRITE, None, db)
+    await optimizer.execute(READ, None, db)
+    assert not await is_kept(optimizer), "it is not committed"
+    await read_by_another(optimizer, db)
+    await optimizer.execute("COMMIT", None, db)
+    assert not await is_kept(optimizer)
+
+
+@pytest.mark.parametrize("end", ["ROLLBACK", "ROLLBACK TO s"])
+async def test_what_is_undone_without_a_beginning_that_was_seen_is_kept_nowhere(optimizer, db, end):
+    """The driver began it, or another task: what was read inside is cached as if it were committed."""
+    await optimizer.execute(WRITE, None, db)
+    await optimizer.execute(READ, None, db)
+    await optimizer.execute(end, None, db)
+    assert not await is_kept(optimizer)
+
+
+async def test_an_inner_savepoint_that_is_released_commits_nothing(optimizer, db):
+    await optimizer.enable(dialect="sqlite")
+    for step in ("SAVEPOINT a", "SAVEPOINT a", WRITE, "RELEASE a", READ):
+        await optimizer.execute(step, None, db)
+    assert not await is_kept(optimizer), "it is not committed"
+    await read_by_another(optimizer, db)
+    await optimizer.execute("RELEASE a", None, db)
+    assert not await is_kept(optimizer)
+    assert optimizer._in_transaction[0] == 0
+
+
+async def test_savepoints_within_a_transaction_change_nothing(optimizer, db):
+    for step in ("BEGIN", "SAVEPOINT a", WRITE, "ROLLBACK TO a", "RELEASE a"):
+        await optimizer.execute(step, None, db)
+    await read_by_another(optimizer, db)
+    assert optimizer._in_transaction[0] == 1
+    await optimizer.execute("ROLLBACK", None, db)
+    assert (optimizer._in_transaction[0], await is_kept(optimizer)) == (0, False)
+
+
+async def test_a_definition_that_fails_has_committed_in_mysql(optimizer, db):
+    async def fails(query, params):
+        raise OSError
+
+    await optimizer.enable(dialect="mysql")
+    await optimizer.execute("BEGIN", None, db)
+    await optimizer.execute(WRITE, None, db)
+    await read_by_another(optimizer, db)
+    with pytest.raises(OSError):
+        await optimizer.execute("CREATE TABLE other (x INT)", None, fails)
+    assert not await is_kept(optimizer)

@@ -136,16 +136,40 @@ def test_catalogs_change_without_a_write(table):
 
 
 @pytest.mark.parametrize(
-    ("query", "ends"),
+    ("dialect", "query", "does"),
     [
-        ("BEGIN", "begin"), ("START TRANSACTION", "begin"), ("COMMIT", "commit"), ("END", "commit"),
-        ("ROLLBACK", "rollback"), ("ROLLBACK TO s", ""), ("SELECT 1", ""),
-        ("BEGIN; UPDATE a SET x = 1; COMMIT", ""), ("BEGIN; UPDATE a SET x = 1", "begin"),
-        ("UPDATE a SET x = 1; COMMIT", "commit"),
+        (PG, "BEGIN", "begin"), (PG, "START TRANSACTION", "begin"), (LITE, "BEGIN IMMEDIATE", "begin"),
+        (PG, "COMMIT", "commit"), (PG, "END", "commit"), (LITE, "END", "commit"), ("", "end work;", "commit"),
+        (LITE, "END TRANSACTION", "commit"), (MY, "COMMIT RELEASE", "commit"), (PG, "ROLLBACK", "rollback"),
+        (PG, "ABORT", "rollback"), (MY, "ROLLBACK RELEASE", "rollback"), (PG, "ROLLBACK TO s", "back"),
+        (PG, "COMMIT AND CHAIN", "chain"), (MY, "ROLLBACK AND CHAIN", "chain"),
+        (PG, "COMMIT AND NO CHAIN", "commit"), (PG, "SAVEPOINT s", "savepoint"),
+        (LITE, "RELEASE SAVEPOINT s", "release"), (MY, "SET autocommit = 0", "autocommit off"),
+        (MY, "SET @@session.autocommit = ON", "autocommit on"), (PG, "SELECT 1", ""),
+        # Scripts: what is left when they end.
+        (PG, "BEGIN; UPDATE a SET x = 1; COMMIT", "script"), (PG, "BEGIN; UPDATE a SET x = 1", "begin"),
+        (PG, "UPDATE a SET x = 1; COMMIT", "commit"), (PG, "UPDATE a SET x = 1; ROLLBACK", "rollback"),
+        (PG, "COMMIT; BEGIN", "chain"), (PG, "COMMIT; BEGIN; UPDATE a SET x = 1; COMMIT", "commit"),
+        (PG, "BEGIN; SAVEPOINT s; UPDATE a SET x = 1; RELEASE s; COMMIT", "script"),
+        (LITE, "SAVEPOINT s; SAVEPOINT s; DELETE FROM a; RELEASE s", "savepoint"),
+        (LITE, "SAVEPOINT s; DELETE FROM a; RELEASE s", ""),
+        (LITE, "BEGIN; CREATE TRIGGER t AFTER INSERT ON a BEGIN SELECT 1; END; SELECT 2", "begin"),
+        # Definitions commit in MySQL, and may be MySQL's where no dialect is named.
+        (MY, "CREATE TABLE a (x INT)", "implicit"), ("", "DROP TABLE a", "implicit"),
+        (MY, "BEGIN; UPDATE a SET x = 1; TRUNCATE b", "begin"), (PG, "CREATE TABLE a (x INT)", ""),
     ],
 )  # fmt: skip
-def test_what_happens_to_the_transaction(query, ends):
-    assert analyze(query, PG).transaction == ends
+def test_what_happens_to_the_transaction(dialect, query, does):
+    assert analyze(query, dialect).transaction == does
+
+
+@pytest.mark.parametrize("query", ["END", "COMMIT RELEASE;", "ROLLBACK AND CHAIN", "COMMIT"])
+def test_an_end_is_no_write_of_its_own(query):
+    assert not analyze(query, "").is_write
+
+
+def test_what_was_prepared_by_another_session_is_not_known():
+    assert analyze("COMMIT PREPARED 'x'", PG).writes_anything
 
 
 @pytest.mark.parametrize(
