@@ -146,3 +146,34 @@ async def test_a_disable_that_is_cancelled_has_still_stopped_everything(processo
     assert len(await processor.dead_letters()) == 3
     assert await processor.disable() is True
     assert not processor.enabled
+
+
+def cancel_tasks(name):
+    """Cancel those of that name, as a shutdown or a test runner may; how many there were."""
+    return sum(task.cancel() for task in asyncio.all_tasks() if task.get_name() == name)
+
+
+async def test_the_watch_over_an_items_age_before_its_first_step(processor, gate, clock, monkeypatch):
+    monkeypatch.setattr("bot.core.batch_processor.dispatcher.REVIVAL", 0.0)
+    gate.set()
+    future = processor.submit("a")
+    assert cancel_tasks("batch-age") == 1
+    await clock.advance(5)
+    assert future.result() == "a"
+
+
+async def test_the_pause_before_a_retry_before_its_first_step(processor, clock, monkeypatch):
+    monkeypatch.setattr("bot.core.batch_processor.dispatcher.REVIVAL", 0.0)
+    failures = [OSError("once")]
+
+    async def handler(items):
+        if failures:
+            raise failures.pop()
+        return [item.data for item in items]
+
+    await processor.enable(handler)
+    futures = [processor.submit(n) for n in range(2)]
+    while not cancel_tasks("batch-retry"):
+        await asyncio.sleep(0)
+    await until_idle()
+    assert [future.result() for future in futures] == [0, 1]

@@ -287,22 +287,23 @@ class Dispatcher:
         if self.handler is None or self.loop is None or self.stopped:
             return
         self._watching = True
-        self._tasks.spawn(self._wait_until_due(), name="batch-age")
+        # By a callback: a task that is cancelled before its first step runs nothing of its body.
+        self._tasks.spawn(self._wait_until_due(), name="batch-age").add_done_callback(self._watched)
 
     async def _wait_until_due(self) -> None:
-        try:
-            while (
-                len(self.queue)
-                and (left := self.queue.oldest() + self.batch_timeout - self.now()) > 0.0
-                and self.queue.oldest() > self._flushed_until
-            ):
-                await self._clock.sleep(left)
-        except asyncio.CancelledError:
-            self._watching = False
-            self._revive()
-            raise
+        while (
+            len(self.queue)
+            and (left := self.queue.oldest() + self.batch_timeout - self.now()) > 0.0
+            and self.queue.oldest() > self._flushed_until
+        ):
+            await self._clock.sleep(left)
         self._watching = False
         self.pump()
+
+    def _watched(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            self._watching = False
+            self._revive()
 
     def _revive(self) -> None:
         """Go on soon. Not at once: this may be an event loop on its way out, that cancels all it has."""
@@ -479,17 +480,20 @@ class Dispatcher:
 
     def _rest(self, batch: Batch, delay: float) -> None:
         batch.state = "retrying"
-        self.resting[batch] = self._tasks.spawn(self._wake_after(batch, delay), name="batch-retry")
+        task = self._tasks.spawn(self._wake_after(batch, delay), name="batch-retry")
+        self.resting[batch] = task
+        task.add_done_callback(lambda task: self._rested(batch, task))
 
     async def _wake_after(self, batch: Batch, delay: float) -> None:
-        try:
-            await self._clock.sleep(delay)
-        except asyncio.CancelledError:
-            self._wake(batch)
-            self._revive()
-            raise
+        await self._clock.sleep(delay)
         self._wake(batch)
         self.pump()
+
+    def _rested(self, batch: Batch, task: asyncio.Task[None]) -> None:
+        """As in :meth:`_watched`."""
+        if task.cancelled() and self.resting.get(batch) is task:
+            self._wake(batch)
+            self._revive()
 
     def _wake(self, batch: Batch) -> None:
         if self.resting.pop(batch, None) is not None:

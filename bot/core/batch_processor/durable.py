@@ -19,7 +19,7 @@ from bot.core._shared.backoff import exponential
 from bot.core._shared.clock import Clock
 from bot.core._shared.errors import BackendError, CorruptPayloadError, UnsupportedValueError, invalid
 from bot.core._shared.tasks import BackgroundTasks
-from bot.core.batch_processor.dispatcher import Batch, Dispatcher, describe
+from bot.core.batch_processor.dispatcher import REVIVAL, Batch, Dispatcher, describe
 from bot.core.batch_processor.errors import (
     BatchClosedError,
     BatchQueueFullError,
@@ -165,11 +165,38 @@ class Durable:
         self._draining = self._stopping = False
         self._wake_reader, self._wake_keeper = asyncio.Event(), asyncio.Event()
         self._sending = self._polling = None
-        self._reading = self._tasks.spawn(
-            self._forever("read", self._read_some, lambda: self._draining), name="batch-reader"
-        )
-        self._tasks.spawn(self._forever("keep", self._keep, lambda: self._stopping), name="batch-keeper")
+        self._start_reader()
+        self._start_keeper()
         loop.call_soon(self._d.pump)
+
+    def _start_reader(self) -> None:
+        if not self._draining:
+            self._reading = self._tasks.spawn(
+                self._forever("read", self._read_some, lambda: self._draining), name="batch-reader"
+            )
+            self._restart_if_cancelled(self._reading, self._start_reader)
+
+    def _start_keeper(self) -> None:
+        if not self._stopping:
+            keeping = self._tasks.spawn(
+                self._forever("keep", self._keep, lambda: self._stopping), name="batch-keeper"
+            )
+            self._restart_if_cancelled(keeping, self._start_keeper)
+
+    def _restart_if_cancelled(self, task: asyncio.Task[None], start: Callable[[], None]) -> None:
+        """See to it that what somebody else cancels goes on, begun or not."""
+        loop = task.get_loop()
+
+        def restart() -> None:
+            if self._loop is loop:
+                start()
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if task.cancelled() and not self._stopping and not loop.is_closed():
+                # Soon, not at once: this may be an event loop on its way out, that cancels all it has.
+                loop.call_later(REVIVAL, restart)
+
+        task.add_done_callback(ended)
 
     def wake(self) -> None:
         """There may be room, or a handler, that was not there before."""
@@ -319,9 +346,13 @@ class Durable:
     def _offer(self, offer: _Offer) -> None:
         self._outbox.append(offer)
         self._unconfirmed.add(offer.item_id)
-        if self._sending is None or self._sending.done():
+        self._start_sender()
+
+    def _start_sender(self) -> None:
+        if self._outbox and not self._stopping and (self._sending is None or self._sending.done()):
             # It begins on the next turn of the loop: what is submitted in this one travels with it.
             self._sending = self._tasks.spawn(self._send(), name="batch-sender")
+            self._restart_if_cancelled(self._sending, self._start_sender)
 
     async def _send(self) -> None:
         while self._outbox:
@@ -585,8 +616,9 @@ class Durable:
 
     def _poll_soon(self) -> None:
         self._poll_delay = POLL_FIRST
-        if self._polling is None or self._polling.done():
+        if not self._stopping and (self._polling is None or self._polling.done()):
             self._polling = self._tasks.spawn(self._poll(), name="batch-results")
+            self._restart_if_cancelled(self._polling, self._poll_soon)
 
     async def _poll(self) -> None:
         """Look for the results of items that other instances have, while anybody waits for one."""

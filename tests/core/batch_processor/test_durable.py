@@ -596,6 +596,25 @@ async def test_a_batch_whose_task_is_cancelled_from_outside_is_run_again(instanc
     assert runs == [1, 1]
 
 
+@pytest.mark.parametrize("name", ["batch-reader", "batch-keeper", "batch-sender", "batch-results"])
+async def test_its_own_tasks_go_on_when_they_are_cancelled_from_outside(instances, name):
+    p = await instances(echo)
+    other = await instances(lease=3_600)
+    future = other.submit("x")
+    found: list[asyncio.Task] = []
+    while not found:
+        found = [task for task in asyncio.all_tasks() if task.get_name() == name]
+        await asyncio.sleep(0)
+    for task in found:
+        task.cancel()
+    if name == "batch-keeper":
+        await asyncio.wait(found)
+        await until(lambda: sum(task.get_name() == name for task in asyncio.all_tasks()) == len(found))
+    with contextlib.suppress(BatchClosedError):  # its sender was cut off, and nobody knows
+        assert await asyncio.wait_for(future, 10) == "x"
+    assert await p.submit_and_wait("y", timeout=10) == "y"
+
+
 async def test_the_queue_lost_under_way_is_made_anew(instances):
     p = await instances(echo)
     await p.submit_and_wait(1)
