@@ -7,6 +7,7 @@ import decimal
 import functools
 import hashlib
 import inspect
+import secrets
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ParamSpec, TypeVar, overload
@@ -19,6 +20,9 @@ from bot.core.cache_manager.service import DEFAULT_NAMESPACE, CacheManager, Tags
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+LONGEST_INT = 512
+"""Bits up to which an int is written in decimal, which Python does slowly for long ones, or not at all."""
 
 LONGEST_READABLE = 200
 """Characters of arguments up to which they stand in the key as they are, and are not hashed."""
@@ -50,7 +54,8 @@ def cached(
     Entries are keyed by the bound arguments, so ``f(1)`` and ``f(user_id=1)`` are one, and ``1`` and
     ``"1"`` two. ``self`` and ``cls`` are left out, so that objects share values. Where that is wrong, or
     arguments are no plain data, give ``key``, a function of the same arguments, ``self`` included,
-    that returns the key's last part. ``key_prefix`` defaults to the function's module and name.
+    that returns the key's last part. ``key_prefix`` defaults to the function's module and name; a
+    closure without one shares its values with no other, since its name does not tell what it closes over.
     Concurrent calls run the function once. ``tags`` and ``options`` are those of
     :meth:`CacheManager.get_or_load`. While the cache is off, the function is just called. ``@cached``
     without parentheses takes every default.
@@ -68,7 +73,7 @@ def cached(
     def decorate(function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
         if not inspect.iscoroutinefunction(function):
             raise TypeError(f"cached: {function!r} is no async function")
-        prefix = key_prefix or f"{function.__module__}.{function.__qualname__}"
+        prefix = key_prefix or _own_prefix(function)
         key_of = _key_maker(function, valid_key(prefix, "key_prefix"), key)
 
         plain = options is PLAIN
@@ -107,6 +112,14 @@ _NOTHING: dict[Any, Any] = {}
 _instance: Callable[[], Any] = functools.partial(CacheManager._instances.get, CacheManager)
 
 
+def _own_prefix(function: Callable[..., Any]) -> str:
+    prefix = f"{function.__module__}.{function.__qualname__}"
+    if "<locals>" in prefix and getattr(function, "__closure__", None):
+        # What one factory makes has one name, in every process, and answers of its own.
+        return f"{prefix}@{secrets.token_hex(8)}"
+    return prefix
+
+
 def _key_maker(
     function: Callable[..., Any], prefix: str, key: Callable[..., str] | None
 ) -> Callable[[Any, Any], str]:
@@ -127,7 +140,7 @@ def _key_maker(
         if single and not kwargs and len(args) == 1:
             value = args[0]
             kind = type(value)
-            if kind is int:
+            if kind is int and value.bit_length() <= LONGEST_INT:
                 return start + str(value)
             if kind is str and len(value) < LONGEST_READABLE // 2:
                 return f"{prefix}:{_text(value)}"
@@ -146,7 +159,7 @@ def _text(value: Any) -> str:
     """A text that differs for values that differ, types included."""
     kind = type(value)
     if kind is int:
-        return str(value)
+        return str(value) if value.bit_length() <= LONGEST_INT else hex(value)
     if kind is str:
         text: str = value
         # Quoted and escaped: an argument with a comma or a quote in it must not read as two.

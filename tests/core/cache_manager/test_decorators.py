@@ -116,6 +116,58 @@ async def test_arguments_that_could_be_mistaken_for_others_are_not(cache):
     assert max(map(len, keys)) < 300
 
 
+@pytest.mark.parametrize("digits", [150, 2000, 5000])
+@pytest.mark.parametrize("sign", [1, -1])
+async def test_a_number_of_any_length_is_an_argument(cache, digits, sign):
+    number = sign * 10**digits
+    calls = []
+
+    @cached(key_prefix="p")
+    async def load(n):
+        calls.append(n)
+        return n
+
+    @cached(key_prefix="q")
+    async def load_all(*numbers):
+        calls.append(numbers)
+        return numbers
+
+    for _ in range(2):
+        assert await load(number) == number
+        assert await load(number + 1) == number + 1
+        assert await load_all(number, [number]) == (number, [number])
+    assert calls == [number, number + 1, (number, [number])]
+
+
+def times(n, **options):
+    @cached(**options)
+    async def multiply(x):
+        return n * x
+
+    return multiply
+
+
+async def test_closures_of_one_factory_have_answers_of_their_own(cache):
+    twice, thrice = times(2), times(3)
+    assert [await twice(10), await thrice(10)] == [20, 30]
+    assert [await twice(10), await thrice(10)] == [20, 30]
+    assert (await cache.get_statistics())["l1_hits"] == 2
+    assert await twice.invalidate(10)
+    assert await cache.get(thrice.cache_key(10)) == 30
+    assert times(2, key_prefix="twice").cache_key(10) == times(2, key_prefix="twice").cache_key(10)
+
+
+async def test_a_nested_function_that_closes_over_nothing_has_the_same_key_every_time(cache):
+    def make():
+        @cached()
+        async def load(n):
+            return n
+
+        return load
+
+    assert make().cache_key(1) == make().cache_key(1)
+
+
 async def test_a_key_function_and_invalidation(cache):
     calls = []
 
