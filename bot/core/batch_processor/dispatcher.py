@@ -51,6 +51,10 @@ REVIVAL = 0.05
 """Seconds after which work goes on whose task was cancelled by somebody else."""
 
 
+SWEEP_SHARE = 64
+"""Items of the queue that each refusal pays for to be looked through for withdrawn ones."""
+
+
 class Batch:
     """Items that go to the handler together, from being formed to the last one's end."""
 
@@ -130,6 +134,7 @@ class Dispatcher:
         self._flushes: list[tuple[float, asyncio.Future[None]]] = []
         self._room: deque[asyncio.Future[None]] = deque()
         self._warned_unknown = False
+        self._sweep_credit = 0
         self._suffixes = [""]
         self.waiters: dict[str, asyncio.Future[Any]] = {}
         """Of those who wait in get_result, by item id."""
@@ -196,6 +201,23 @@ class Dispatcher:
     def full(self) -> bool:
         """Whether no item may be taken in now."""
         return self.unfinished >= self.max_pending
+
+    def lacks_room(self, wanted: int = 1) -> bool:
+        """Whether so many may not be taken in now, though those that were withdrawn make room.
+
+        To look for these is O(n). A long queue is therefore not looked through at each refusal, but
+        as often as makes a refusal O(1) on average.
+        """
+        if self.unfinished + wanted <= self.max_pending:
+            return False
+        self._sweep_credit += SWEEP_SHARE
+        if self._sweep_credit >= len(self.queue):
+            self._sweep_credit = 0
+            withdrawn = self.queue.sweep()
+            if withdrawn:
+                self._count_withdrawn(withdrawn)
+                self.refresh()
+        return self.unfinished + wanted > self.max_pending
 
     @property
     def waited_for(self) -> bool:
@@ -337,12 +359,16 @@ class Dispatcher:
         withdrawn = self.queue.withdrawn
         items = self.queue.take(limit)
         withdrawn = self.queue.withdrawn - withdrawn
-        self.left += len(items) + withdrawn
+        self.left += len(items)
         if withdrawn:
-            self.counters.failed += withdrawn
-            self.counters.cancelled += withdrawn
-            self._ended(0)
+            self._count_withdrawn(withdrawn)
         return items
+
+    def _count_withdrawn(self, count: int) -> None:
+        self.left += count
+        self.counters.failed += count
+        self.counters.cancelled += count
+        self._ended(0)
 
     def _start(self, batch: Batch) -> None:
         assert self.loop is not None

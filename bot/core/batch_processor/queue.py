@@ -27,7 +27,7 @@ class PendingQueue:
         self._done = done
         self.withdrawn = 0
         """Items left out so far."""
-        # Changed by push, take and discard; the processor's submit appends to ``normal`` itself.
+        # Changed by push, take, sweep and discard; the processor's submit appends to ``normal`` itself.
         self.normal: deque[BatchItem] = deque()
         """Those of priority 0."""
         # The other priorities, none empty; _order holds them negated and sorted.
@@ -85,10 +85,26 @@ class PendingQueue:
                 taken += self._wanted(some)
             if len(taken) >= limit:
                 break
+        self._forget_empty()
+        return taken
+
+    def _forget_empty(self) -> None:
         for priority in [priority for priority, level in self._levels.items() if not level]:
             del self._levels[priority]
             self._order.remove(-priority)
-        return taken
+
+    def sweep(self) -> int:
+        """Leave out what was cancelled, without taking the others; how many: O(n)."""
+        before = len(self)
+        for level in (self.normal, *self._levels.values()):
+            everything = list(level)
+            kept = self._wanted(everything)
+            if len(kept) < len(everything):
+                level.clear()
+                level.extend(kept)
+        self._others = sum(map(len, self._levels.values()))
+        self._forget_empty()
+        return before - len(self)
 
     def _in_order(self) -> list[deque[BatchItem]]:
         if not self._others:

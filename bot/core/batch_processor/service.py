@@ -327,7 +327,7 @@ class BatchProcessor(Phase4Service):
             self._waiting.append(BatchItem(data, future, self._now()))
             return future
         self._move_here()
-        if not d.accepting or (d.unfinished >= d.max_pending and self._durable is None):
+        if not d.accepting or (self._durable is None and d.lacks_room()):
             self._refuse()
         if priority != 0:
             _valid_priority(priority)
@@ -358,7 +358,7 @@ class BatchProcessor(Phase4Service):
             raise BatchClosedError(_OFF)
         if self._durable is not None:
             return await self._wait_durably(data, priority)
-        if not (d.waited_for or d.full):
+        if not (d.lacks_room() or d.waited_for):
             return await self.submit(data, priority)
         await d.room()
         try:
@@ -411,7 +411,7 @@ class BatchProcessor(Phase4Service):
             offers = [self._durable.offer(*pair) for pair in pairs]
             return [await offer for offer in offers]
         self._move_here()
-        if all_or_none and d.accepting and d.unfinished + len(wanted) > d.max_pending:
+        if all_or_none and d.accepting and d.lacks_room(len(wanted)):
             refused = self._full(len(wanted))
             return [refused] * len(wanted)
         return [self._submit_item(one, priority, None) for one in wanted]
@@ -428,7 +428,7 @@ class BatchProcessor(Phase4Service):
         if key is not None and d.status_of_item(key) is not None:
             self._duplicates += 1
             return Submission((True, key, ""))
-        if d.full:
+        if d.lacks_room():
             return self._full(1)
         item_id = d.new_id() if key is None else key
         batch_id = d.due_batch(priority)

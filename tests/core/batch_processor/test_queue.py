@@ -59,6 +59,25 @@ async def test_what_was_cancelled_is_left_out():
     assert queue.withdrawn == 2
 
 
+async def test_a_sweep_leaves_out_what_was_cancelled_and_keeps_the_order():
+    queue = PendingQueue()
+    normal = queue.normal
+    priorities = (0, 5, 0, 5, 7, 0, -1)
+    futures = [asyncio.get_running_loop().create_future() for _ in priorities]
+    for item, future in zip(items(*priorities), futures, strict=True):
+        item.future = future
+        queue.push(item)
+    queue.push(BatchItem("without a future", submitted_at=9.0))
+    for number in (0, 3, 4):
+        futures[number].cancel()
+    assert queue.sweep() == 3
+    queue.check_invariants()
+    assert queue.sweep() == 0
+    assert (len(queue), queue.others, queue.withdrawn) == (5, 2, 3)
+    assert queue.normal is normal
+    assert data(queue.take(9)) == [1, 2, 5, "without a future", 6]
+
+
 def test_what_another_instance_took_is_removed():
     queue = PendingQueue()
     for number, item in enumerate(items(0, 5, 0, 5)):

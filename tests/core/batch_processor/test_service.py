@@ -20,6 +20,7 @@ from bot.core.batch_processor import (
     ResultTimeoutError,
     UnknownItemError,
 )
+from bot.core.batch_processor.queue import PendingQueue
 from tests.support.clock import until_idle
 
 
@@ -554,6 +555,68 @@ async def test_submit_and_wait_waits_for_room_in_order(processor, handler):
         f"done {d}" for d in (0, 1, 2, "w0", "w1", "w2")
     ]
     assert handler.batches == [[0, 1, 2], ["w0", "w1", "w2"]]
+
+
+@pytest.mark.parametrize("priority", [0, 1])
+async def test_what_was_withdrawn_takes_no_room(processor, handler, priority):
+    await processor.enable(max_pending=9, batch_timeout=60.0)
+    handler.hold()
+    running = [processor.submit(n) for n in range(6)]
+
+    def fill_and_withdraw():
+        withdrawn = [processor.submit(n, priority) for n in range(9 - len(running))]
+        for future in withdrawn:
+            future.cancel()
+
+    await until_idle()
+    fill_and_withdraw()
+    assert (await processor.submit_item("a")).success
+    running.append("a")
+    fill_and_withdraw()
+    assert not processor.submit("b").done()
+    running.append("b")
+    fill_and_withdraw()
+    assert (await processor.submit_many("c", all_or_none=True))[0].success
+    assert not (await processor.submit_item("d")).success
+    assert await figures(processor, "pending_items", "cancelled_items") == (9, 6)
+    processor.check_invariants()
+
+
+async def test_who_waits_for_room_gets_that_of_what_was_withdrawn(processor, handler):
+    await processor.enable(max_pending=7)
+    handler.hold()
+    for n in range(6):
+        processor.submit(n)
+    await until_idle()
+    pending = processor.submit("withdrawn")
+    waiting = [asyncio.ensure_future(processor.submit_and_wait("first"))]
+    await until_idle()
+    pending.cancel()
+    waiting.append(asyncio.ensure_future(processor.submit_and_wait("second")))
+    await until_idle()
+    assert await figures(processor, "pending_items", "cancelled_items") == (7, 1)
+    handler.let_go()
+    await until_idle()
+    await processor.flush()
+    assert [future.result() for future in waiting] == ["done first", "done second"]
+
+
+async def test_a_long_queue_is_not_looked_through_at_each_refusal(processor, handler, monkeypatch):
+    await processor.enable(max_pending=10_000, max_batch_size=10_000)
+    handler.hold()
+    for n in range(10_000):
+        processor.submit(n)
+    await until_idle()
+    await processor.enable(max_pending=20_000)
+    for n in range(10_000):
+        processor.submit(n, priority=n % 2)
+    await processor.enable(max_pending=19_000)
+    sweeps = []
+    sweep = PendingQueue.sweep
+    monkeypatch.setattr(PendingQueue, "sweep", lambda queue: sweeps.append(len(queue)) or sweep(queue))
+    for _ in range(1_000):
+        assert not (await processor.submit_item("more")).success
+    assert sum(sweeps) <= 64 * 1_000, "at most so many items for each"
 
 
 async def test_who_is_refused_while_waiting_for_room_keeps_no_place(processor, handler, monkeypatch):
