@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bot.service import check, status
-from bot.service.settings import ServiceSettings
+from bot.service.settings import ServiceSettings, parse_port
 
 DEFAULT_PORT = 8000
 TOKEN_VARIABLE = "PHASE4_DASHBOARD_TOKEN"  # noqa: S105 - the name of a variable
@@ -104,12 +104,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _port(text: str) -> int:
     try:
-        port = int(text)
-    except ValueError:
-        port = -1
-    if not 0 <= port <= 65_535:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a port from 1 to 65535, or 0 for a free one")
-    return port
+        return parse_port(text)
+    except ValueError as error:
+        # Of a plain ValueError argparse would not show what it says.
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _instances(text: str) -> tuple[tuple[str, int], ...]:
@@ -129,6 +127,6 @@ def _port_from_environment() -> int:
     if not text:
         return DEFAULT_PORT
     try:
-        return _port(text)
-    except argparse.ArgumentTypeError as error:
+        return parse_port(text)
+    except ValueError as error:
         raise ValueError(f"PORT = {error}") from None

@@ -14,6 +14,17 @@ class CannotStartError(Exception):
     """The service cannot start as it is configured; the message is for the person who started it."""
 
 
+def parse_port(text: str) -> int:
+    """A port to listen on; raises ValueError that says what is expected."""
+    try:
+        port = int(text)
+    except ValueError:
+        port = -1
+    if not 0 <= port <= 65_535:
+        raise ValueError(f"{text!r}: expected a port from 1 to 65535, or 0 for a free one")
+    return port
+
+
 MAX_UPLOAD_BYTES = 16 * 1024 * 1024
 MAX_JSON_BYTES = 1024 * 1024
 

@@ -15,7 +15,8 @@ from bot.service.check import rules
 from bot.service.check.command import _free_in_container, check
 from bot.service.check.findings import State, as_json, as_table, fail, failed, ok, warn
 from bot.service.check.servers import Server, judge, reach, reach_instance, servers
-from bot.service.database import POOL_NAME
+from bot.service.database import POOL_NAME, open_database
+from bot.service.settings import CannotStartError
 from tests.support.servers import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -295,6 +296,31 @@ def test_table_and_json_say_the_same():
     assert not failed(findings[:2])
 
 
+@pytest.mark.parametrize(
+    "url",
+    ["", "postgresql://h/db", "postgres://h/db", "postgresql+asyncpg://h/db", "sqlite:///a.db",
+     "sqlite:///", "mysql://u:hunter2@h/db", "mongodb://h/db", "file.db"],
+)  # fmt: skip
+def test_a_database_that_the_service_refuses_fails(url, tmp_path):
+    found = list(rules.database_url(url))
+    try:
+        open_database(url, tmp_path / "a.db")
+    except CannotStartError:
+        assert [f.state for f in found] == [State.FAIL]
+        assert "DATABASE_POOLS" in found[0].advice
+        assert "hunter2" not in found[0].found
+    else:
+        assert found == []
+
+
+@pytest.mark.parametrize("text", ["abc", "99999", "-1"])
+def test_a_port_that_is_none_fails(text):
+    [found] = rules.port(text)
+    assert found.state is State.FAIL
+    assert f"PORT = {text!r}" in found.found
+    assert list(rules.port("8001")) == list(rules.port("")) == []
+
+
 def test_the_command(tmp_path, redis_url):
     def run(*arguments, **environ):
         return subprocess.run(
@@ -311,6 +337,10 @@ def test_the_command(tmp_path, redis_url):
     body = json.loads(bad.stdout)
     assert [f["check"] for f in body["findings"] if f["state"] == "fail"] == ["Redis"]
     assert "s3cret" not in bad.stdout + bad.stderr
+    refused = run(PORT="abc", DATABASE_URL="mysql://127.0.0.1:1/db", ENABLE_CONNECTION_POOLING="0")
+    assert refused.returncode == 1
+    assert "FAIL  port" in refused.stdout
+    assert "FAIL  DATABASE_URL" in refused.stdout
     wrong = run("--timeout", "-1")
     assert wrong.returncode == 2
     assert "'-1': expected seconds" in wrong.stderr

@@ -33,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what was found; returns the exit status."""
-    findings = asyncio.run(check(timeout=arguments.timeout, data_dir=Path(arguments.data_dir)))
+    # --port is checked by then, and PORT is not read with it.
+    port = os.environ.get("PORT", "").strip() if arguments.port is None else ""
+    findings = asyncio.run(check(timeout=arguments.timeout, data_dir=Path(arguments.data_dir), port=port))
     if arguments.format == "json":
         print(as_json(findings))
     else:
@@ -46,9 +48,13 @@ async def check(
     *,
     timeout: float = DEFAULT_TIMEOUT,
     data_dir: Path = Path("data"),
+    port: str = "",
 ) -> list[Finding]:
-    """Every finding, in the order of the table; without ``config``, of the settings as the bot loads them."""
-    findings = [rules.python_version(sys.version_info[:3])]
+    """Every finding, in the order of the table; without ``config``, of the settings as the bot loads them.
+
+    ``port`` is the environment's ``PORT``.
+    """
+    findings = [rules.python_version(sys.version_info[:3]), *rules.port(port)]
     if config is None:
         try:
             config = Phase4Config.load()
@@ -66,6 +72,7 @@ async def check(
         needed += [name for name in rules.BY_BACKEND[backend] if name not in needed]
     findings += rules.packages(needed, {name: _installed(name) for name in needed})
     findings.append(rules.services(config))
+    findings += rules.database_url(config.DATABASE_URL)
     findings += rules.conflicts(config)
     findings.append(rules.memory(config, *_free_memory()))
     findings.append(rules.descriptors(config, made, _descriptor_limit()))

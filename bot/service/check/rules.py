@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from bot.core.phase4_config import Phase4Config
+from bot.core.phase4_config import Phase4Config, mask_url
 from bot.service.check.findings import Finding, fail, ok, warn
+from bot.service.settings import parse_port
 
 MB = 1_048_576
 
@@ -91,6 +93,30 @@ def backends_in_use(config: Phase4Config, urls: Mapping[str, str]) -> set[str]:
     if config.CACHE_L2_REDIS_URL or config.RATE_LIMIT_REDIS_URL or config.BATCH_REDIS_URL:
         found.add("redis")
     return found
+
+
+def port(text: str) -> Iterator[Finding]:
+    """``PORT`` of the environment, which the service refuses to start with if it is none."""
+    try:
+        parse_port(text or "0")
+    except ValueError as error:
+        yield fail("port", f"PORT = {error}", "correct PORT, or unset it for 8000")
+
+
+def database_url(url: str) -> Iterator[Finding]:
+    """What ``open_database`` refuses; a test holds the two together."""
+    scheme = url.split("://", 1)[0].split("+")[0].lower()
+    if (
+        url
+        and scheme not in ("postgresql", "postgres")
+        and not (scheme == "sqlite" and urlsplit(url).path[1:])
+    ):
+        yield fail(
+            "DATABASE_URL",
+            f"{mask_url(url)}: the service cannot run on it",
+            "give it postgresql://host/database or sqlite:///file.db, or leave it empty; pools "
+            "of other databases are named in DATABASE_POOLS",
+        )
 
 
 def services(config: Phase4Config) -> Finding:
