@@ -33,6 +33,8 @@ _TRANSACTIONS = {
     "begin": "begin", "start": "begin", "commit": "commit", "end": "commit", "abort": "rollback",
     "rollback": "rollback", "savepoint": "savepoint", "release": "release",
 }  # fmt: skip
+# They may run what they explain.
+_RUN = frozenset(("explain", "describe", "desc", "analyze"))
 _END = re.compile(
     r"(?i)(?:END|COMMIT|ROLLBACK|ABORT)(?:\s+(?:TRANSACTION|WORK|AND|NO|CHAIN|RELEASE))*+[\s;]*\Z"
 )
@@ -202,7 +204,7 @@ def _unreadable(query: str, tokens: list[Any], fingerprint: str, normal_form: st
         normal_form=normal_form,
         reads=frozenset(),
         writes=frozenset(),
-        writes_anything=not is_end and (word not in HARMLESS or word == "explain" or ";" in query),
+        writes_anything=not is_end and (word not in HARMLESS or word in _RUN or ";" in query),
         not_cacheable="it cannot be parsed",
         transaction=transaction,
         savepoint=savepoint,

@@ -29,8 +29,22 @@ _VOLATILE = frozenset(
     ).split()
 )
 
-# Of those, the ones that may change a table, or run what does.
-_VOLATILE_WRITERS = frozenset(("dblink", "loadextension"))
+# Session settings that change no result. Any other (search_path, time zone, role) may change them all.
+HARMLESS_SETTINGS = frozenset(
+    (
+        "statement_timeout lock_timeout idle_in_transaction_session_timeout application_name transaction "
+        "autocommit work_mem max_execution_time innodb_lock_wait_timeout wait_timeout net_read_timeout "
+        "net_write_timeout enable_seqscan enable_indexscan client_min_messages synchronous_commit "
+        "busy_timeout journal_mode synchronous cache_size temp_store mmap_size foreign_keys wal_checkpoint "
+        "wal_autocheckpoint optimize table_info table_xinfo table_list index_list index_info index_xinfo "
+        "foreign_key_list foreign_key_check integrity_check quick_check database_list page_count page_size "
+        "freelist_count user_version application_id auto_vacuum locking_mode compile_options query_only "
+        "secure_delete threads analysis_limit cell_size_check journal_size_limit data_version"
+    ).split()
+)
+
+# Of those functions, the ones that may change a table, or run what does, or change what a name means.
+_VOLATILE_WRITERS = frozenset(("dblink", "loadextension", "setconfig"))
 
 # Functions that sqlglot has no type for and that are known to depend on their arguments only: by the
 # documentation of SQLite and MySQL, and IMMUTABLE in every form in PostgreSQL 15's pg_proc. Any other
@@ -123,6 +137,8 @@ def may_write(function: Any, dialect: str, pure: frozenset[str] = frozenset()) -
     if name in pure:
         return False
     bare = name.replace("_", "")
+    if bare == "setconfig" and function.expressions:
+        return str(function.expressions[0].this).lower() not in HARMLESS_SETTINGS
     return bare in _VOLATILE_WRITERS or (name not in _PURE and bare not in _VOLATILE)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from bot.core.query_optimizer.census import Census
-from bot.core.query_optimizer.functions import in_question, may_write, why_not
+from bot.core.query_optimizer.functions import HARMLESS_SETTINGS, in_question, may_write, why_not
 
 GRAPHQL = "(graphql)"
 """What every GraphQL query reads and every mutation writes; no database can have a table of this name."""
@@ -32,19 +32,8 @@ HARMLESS = frozenset(
         "grant revoke kill optimize flush"
     ).split()
 )
-# Session settings that change no result. Any other (search_path, time zone, role) may change them all.
-_HARMLESS_SETTINGS = frozenset(
-    (
-        "statement_timeout lock_timeout idle_in_transaction_session_timeout application_name transaction "
-        "autocommit work_mem max_execution_time innodb_lock_wait_timeout wait_timeout net_read_timeout "
-        "net_write_timeout enable_seqscan enable_indexscan client_min_messages synchronous_commit "
-        "busy_timeout journal_mode synchronous cache_size temp_store mmap_size foreign_keys wal_checkpoint "
-        "wal_autocheckpoint optimize table_info table_xinfo table_list index_list index_info index_xinfo "
-        "foreign_key_list foreign_key_check integrity_check quick_check database_list page_count page_size "
-        "freelist_count user_version application_id auto_vacuum locking_mode compile_options query_only "
-        "secure_delete threads analysis_limit cell_size_check journal_size_limit data_version"
-    ).split()
-)
+# Words before a table's name that some parser here takes for the name.
+_MODIFIERS = frozenset(("low_priority", "ignore", "quick", "only"))
 _CATALOGS = ("pg_", "sqlite_", "pragma_")
 _CATALOG_SCHEMAS = frozenset(("information_schema", "pg_catalog", "performance_schema", "mysql", "sys"))
 
@@ -194,6 +183,8 @@ def _changes(census: Census, dialect: str, writes: set[str], targets: set[int]) 
         anything = not written(node.find_all(exp.Table)) or anything
     if census.all(exp.Lock):
         reason = reason or "it locks what it reads"
+    if not writes.isdisjoint(_MODIFIERS):
+        anything = True  # UPDATE LOW_PRIORITY t: to the parser t is an alias
     for node in census.all(*ends):
         name = {exp.Transaction: "begin", exp.Commit: "commit", exp.Rollback: "rollback"}[node.__class__]
         if name == "rollback" and node.args.get("savepoint"):
@@ -220,7 +211,8 @@ def _session(node: Any, exp: Any) -> tuple[bool, str]:
         word = str(node.this).lower()
         rest = str(node.args.get("expression") or "").lower()
         if word == "explain":
-            return "analyze" in rest and not rest.strip(" '").startswith("query plan"), "explain is no read"
+            runs = ("analyze" in rest or "analyse" in rest) and not rest.strip(" '").startswith("query plan")
+            return runs, "explain is no read"
         return word not in HARMLESS, f"{word} is no read"
     if isinstance(node, exp.Describe):
         # EXPLAIN ANALYZE runs what it explains; its own nodes are in the census and tell what.
@@ -234,7 +226,7 @@ def _session(node: Any, exp: Any) -> tuple[bool, str]:
         names = [re.sub(r"\W.*", "", name.strip()) for name in names]
         if node.find(exp.SetItem) is not None and not names:
             names = [str(node.find(exp.SetItem).args.get("kind") or "").lower()]
-        return not names or not all(name in _HARMLESS_SETTINGS for name in names), f"{word} is no read"
+        return not names or not all(name in HARMLESS_SETTINGS for name in names), f"{word} is no read"
     return True, f"{word} is no read"
 
 

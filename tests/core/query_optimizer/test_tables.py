@@ -102,6 +102,15 @@ def test_reads_and_writes(dialect, query, reads, writes):
         (PG, "CREATE FUNCTION f() RETURNS int AS $$ select 1 $$ LANGUAGE sql"),
         (PG, "SHOW x; )("), (PG, "DELETE FROM a WHERE CURRENT OF c"), ("", "x" * 300_000),
         (LITE, "WITH t AS (SELECT 1) REPLACE INTO a SELECT * FROM t"),
+        # A word before the name that a parser takes for the name.
+        (MY, "UPDATE LOW_PRIORITY a SET x = 1"), (MY, "UPDATE LOW_PRIORITY a JOIN b SET a.x = 1"),
+        (MY, "DELETE QUICK FROM a"), ("", "UPDATE ONLY a SET x = 1"), ("", "DELETE FROM ONLY a"),
+        ("", "WITH b AS (SELECT 1) DELETE FROM ONLY a"),
+        # Explained, and executed as well.
+        (MY, "ANALYZE UPDATE a SET x = 1"), (MY, "ANALYZE FORMAT=JSON DELETE FROM a"),
+        (PG, "EXPLAIN ANALYSE UPDATE a SET x = 1"), (PG, "EXPLAIN (VERBOSE, ANALYSE) DELETE FROM a"),
+        ("", "DESC ANALYSE DELETE FROM a"),
+        (PG, "SELECT set_config('search_path', 's', false)"), (PG, "SELECT set_config($1, 's', false)"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_understood_may_write_anything(dialect, query):
@@ -116,7 +125,8 @@ def test_what_cannot_be_understood_may_write_anything(dialect, query):
         (LITE, "PRAGMA table_info(a)"), (LITE, "EXPLAIN QUERY PLAN SELECT 1"), (PG, "EXPLAIN DELETE FROM a"),
         (LITE, "VACUUM"), (PG, "LOCK TABLE a"), (PG, "SAVEPOINT s"), (PG, "ROLLBACK TO s"), (PG, "NOTIFY c"),
         (LITE, "SELECT my_own(x) FROM a"), (PG, "SELECT * FROM generate_series(1, 3)"), (MY, "SHOW TABLES"),
-        (PG, "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE"),
+        (PG, "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE"), (MY, "ANALYZE TABLE a"),
+        (PG, "SELECT set_config('statement_timeout', '5', false)"),
     ],
 )  # fmt: skip
 def test_what_changes_nothing_drops_nothing(dialect, query):
