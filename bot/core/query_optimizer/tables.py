@@ -91,7 +91,13 @@ def effects(census: Census, dialect: str, pure: frozenset[str] = frozenset()) ->
                 reason = (
                     reason or f"{name.rpartition('.')[2]} is a catalog, which changes without a write to it"
                 )
+            if name == "only" and dialect == "" and args.get("alias") is not None:
+                reason = reason or "ONLY may be PostgreSQL's word, and the table what follows"
             reads.add(name)
+    for node in census.all(exp.In):
+        field = node.args.get("field")
+        if field is not None:
+            reason = _read_in(field, dialect, reads, exp) or reason
     for kind in in_question(tuple(census.by_class)):
         for function in census.by_class[kind]:
             if may_write(function, dialect, pure):
@@ -109,6 +115,19 @@ def effects(census: Census, dialect: str, pure: frozenset[str] = frozenset()) ->
 
 def _is_of_catalog(table: Any, name: str) -> bool:
     return name.rpartition(".")[2].startswith(_CATALOGS) or table.db.lower() in _CATALOG_SCHEMAS
+
+
+def _read_in(field: Any, dialect: str, reads: set[str], exp: Any) -> str:
+    """Add the table of SQLite's ``x IN table``, a column to the parser; why a result must not be cached."""
+    if field.__class__ is exp.Column:
+        parts = [field.args[part] for part in ("db", "table", "this") if field.args.get(part) is not None]
+        if all(part.__class__ is exp.Identifier for part in parts):
+            names = [fold(p.name, quoted=bool(p.args.get("quoted")), dialect=dialect) for p in parts]
+            reads.add(".".join(names))
+            return f"{names[-1]} is a catalog" if names[-1].startswith(_CATALOGS) else ""
+    if isinstance(field, exp.Func) or field.__class__ in (exp.Placeholder, exp.Parameter):
+        return ""
+    return "it reads from what is no table"
 
 
 def _why_not_source(function: Any, pure: frozenset[str]) -> str:

@@ -69,6 +69,10 @@ def names(text):
         (PG, "CREATE INDEX i ON a (x)", "", "a"),
         # Scripts.
         ("", "INSERT INTO a VALUES (1); DELETE FROM b; SELECT * FROM c", "c", "a b"),
+        # SQLite's IN takes a table.
+        (LITE, "SELECT * FROM a WHERE id IN b", "a b", ""), (LITE, "SELECT x NOT IN s.b FROM a", "a s.b", ""),
+        ("", 'SELECT * FROM a WHERE id IN "B" OR x IN (c)', "a b", ""),
+        (LITE, "UPDATE a SET x = 1 WHERE id IN b", "b", "a"),
         # Explained is not executed.
         (MY, "EXPLAIN DELETE FROM a", "", ""),
         (MY, "EXPLAIN ANALYZE DELETE FROM a", "", "a"),
@@ -143,6 +147,14 @@ def test_a_function_declared_pure_neither_writes_nor_keeps_a_result_out():
 @pytest.mark.parametrize("table", ["pg_stat_activity", "information_schema.tables", "sqlite_master"])
 def test_catalogs_change_without_a_write(table):
     assert "catalog" in analyze(f"SELECT * FROM {table}", "").not_cacheable
+
+
+@pytest.mark.parametrize(
+    ("dialect", "query"),
+    [("", "SELECT * FROM ONLY a"), (LITE, "SELECT x IN sqlite_schema FROM a")],
+)
+def test_what_may_be_another_table_is_not_cached(dialect, query):
+    assert not analyze(query, dialect).cacheable
 
 
 @pytest.mark.parametrize(
