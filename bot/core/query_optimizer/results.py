@@ -16,7 +16,7 @@ MAX_TABLES = 10_000
 
 MAX_MISSES = 10_000
 
-_PLAIN = (str, int, float, bytes, bool, type(None))
+_PLAIN = (str, int, bytes, bool, type(None))
 
 
 class ResultCache:
@@ -150,9 +150,11 @@ def key_of(query: str, params: Any) -> Hashable:
 
 
 def freeze_params(value: Any) -> Hashable:
-    """A hashable form in which 1, True, 1.0 and "1" all differ."""
+    """A hashable form in which 1, True, 1.0 and "1" all differ, as do equals that are written apart."""
     if type(value) in _PLAIN:
         return type(value), value
+    if type(value) is float:
+        return float, value or repr(value)  # 0.0 equals -0.0
     if isinstance(value, list | tuple):
         return tuple, tuple([freeze_params(item) for item in value])
     if isinstance(value, Mapping):
@@ -160,6 +162,10 @@ def freeze_params(value: Any) -> Hashable:
         return dict, frozenset(items)
     if isinstance(value, set | frozenset):
         return set, frozenset([freeze_params(item) for item in value])
-    if type(value).__module__ in ("datetime", "decimal", "uuid", "fractions", "bson.objectid"):
+    module = type(value).__module__
+    if module in ("datetime", "decimal"):
+        # 12:00+00:00 equals 13:00+01:00, and 1.0 equals 1.00.
+        return type(value), value, repr(value)
+    if module in ("uuid", "fractions", "bson.objectid"):
         return type(value), value
     raise TypeError(f"parameter of type {type(value).__qualname__}: expected plain data")

@@ -1,6 +1,8 @@
 """The query optimizer over a database that counts its executions."""
 
 import asyncio
+from datetime import UTC, datetime, time, timedelta, timezone
+from decimal import Decimal
 
 import pytest
 
@@ -71,6 +73,23 @@ async def test_parameters_that_are_equal_in_python_only_are_not_one(optimizer, d
     for params in ((1,), (True,), (1.0,), ("1",), (b"1",), None, {"id": 1}, (1, None)):
         await optimizer.execute(USERS, params, db)
     assert len(db.executed) == 8
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (0.0, -0.0),
+        (Decimal("1.0"), Decimal("1.00")),
+        (time(12, tzinfo=UTC), time(13, tzinfo=timezone(timedelta(hours=1)))),
+        (datetime(2024, 5, 1, 12, tzinfo=UTC), datetime(2024, 5, 1, 14, tzinfo=timezone(timedelta(hours=2)))),
+        (datetime(2024, 10, 27, 2), datetime(2024, 10, 27, 2, fold=1)),
+    ],
+)
+async def test_parameters_that_are_equal_and_written_apart_are_two(optimizer, db, one, other):
+    assert one == other
+    for params in ((one,), (other,), (one,), {"when": one}, {"when": other}):
+        await optimizer.execute(USERS, params, db)
+    assert len(db.executed) == 4
 
 
 async def test_parameters_in_lists_and_dicts_are_compared_by_value(optimizer, db):
