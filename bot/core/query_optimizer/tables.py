@@ -98,6 +98,7 @@ def effects(census: Census, dialect: str, pure: frozenset[str] = frozenset()) ->
         field = node.args.get("field")
         if field is not None:
             reason = _read_in(field, dialect, reads, exp) or reason
+    reason = reason or _why_not_again(census, dialect, exp)
     for kind in in_question(tuple(census.by_class)):
         for function in census.by_class[kind]:
             if may_write(function, dialect, pure):
@@ -115,6 +116,36 @@ def effects(census: Census, dialect: str, pure: frozenset[str] = frozenset()) ->
 
 def _is_of_catalog(table: Any, name: str) -> bool:
     return name.rpartition(".")[2].startswith(_CATALOGS) or table.db.lower() in _CATALOG_SCHEMAS
+
+
+_WITHOUT_PARENTHESES = frozenset(("utc_timestamp", "utc_date", "utc_time", "sql_calc_found_rows"))
+"""What MySQL does not take for a column."""
+
+
+def _why_not_again(census: Census, dialect: str, exp: Any) -> str:
+    """Why the same text may give another result, or leave something behind for the next."""
+    if any(sample.args.get("seed") is None for sample in census.all(exp.TableSample)):
+        return "it takes a sample, another each time"
+    if census.all(exp.SessionParameter):
+        return "it reads a variable of the session"
+    if dialect not in ("mysql", ""):
+        return ""
+    if census.all(exp.Parameter):
+        return "it reads or sets a variable"  # @x; what drivers take is a Placeholder here
+    for column in census.all(exp.Column):
+        args = column.args
+        name = args["this"]
+        if args.get("table") is None and name.__class__ is exp.Identifier and not name.args.get("quoted"):
+            word = name.this.lower()
+            if word in _WITHOUT_PARENTHESES:
+                return f"{word} differs from call to call"
+    for select in census.all(exp.Select):
+        if any(
+            word.name.upper() == "SQL_CALC_FOUND_ROWS"
+            for word in select.args.get("operation_modifiers") or ()
+        ):
+            return "FOUND_ROWS() depends on its execution"
+    return ""
 
 
 def _read_in(field: Any, dialect: str, reads: set[str], exp: Any) -> str:

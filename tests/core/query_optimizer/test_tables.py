@@ -158,6 +158,35 @@ def test_what_may_be_another_table_is_not_cached(dialect, query):
 
 
 @pytest.mark.parametrize(
+    ("dialect", "query"),
+    [
+        (MY, "SELECT SQL_CALC_FOUND_ROWS * FROM a LIMIT 5"),
+        ("", "SELECT SQL_CALC_FOUND_ROWS x, y FROM a LIMIT 5"), (MY, "SELECT UTC_TIMESTAMP"),
+        ("", "SELECT x FROM a WHERE d > utc_date"), (MY, "SELECT UTC_TIME AS t"), (MY, "SELECT @x"), ("", "SELECT x FROM a WHERE y = @x"),
+        (MY, "SELECT @n := @n + 1 FROM a"),
+        (MY, "SELECT x INTO @v FROM a"), (MY, "SELECT @@sql_mode"), ("", "SELECT @@session.time_zone"),
+        (PG, "SELECT * FROM a TABLESAMPLE BERNOULLI (10)"), ("", "SELECT * FROM a TABLESAMPLE SYSTEM (10)"),
+    ],
+)  # fmt: skip
+def test_what_differs_from_run_to_run_is_not_cached(dialect, query):
+    found = analyze(query, dialect)
+    assert (found.cacheable, found.is_write) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "query"),
+    [
+        (PG, "SELECT utc_date FROM a WHERE x = $1"),
+        (MY, "SELECT `utc_date`, a.utc_time FROM a WHERE x = :y"),
+        ("", "SELECT x FROM a WHERE y = $1 AND z = :z"), (LITE, "SELECT x FROM a WHERE y = @y"),
+        (PG, "SELECT * FROM a TABLESAMPLE SYSTEM (50) REPEATABLE (1)"),
+    ],
+)  # fmt: skip
+def test_what_looks_alike_is_cached(dialect, query):
+    assert analyze(query, dialect).cacheable
+
+
+@pytest.mark.parametrize(
     ("dialect", "query", "does"),
     [
         (PG, "BEGIN", "begin"), (PG, "START TRANSACTION", "begin"), (LITE, "BEGIN IMMEDIATE", "begin"),
