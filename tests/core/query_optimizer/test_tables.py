@@ -162,8 +162,8 @@ def test_what_may_be_another_table_is_not_cached(dialect, query):
     [
         (MY, "SELECT SQL_CALC_FOUND_ROWS * FROM a LIMIT 5"),
         ("", "SELECT SQL_CALC_FOUND_ROWS x, y FROM a LIMIT 5"), (MY, "SELECT UTC_TIMESTAMP"),
-        ("", "SELECT x FROM a WHERE d > utc_date"), (MY, "SELECT UTC_TIME AS t"), (MY, "SELECT @x"), ("", "SELECT x FROM a WHERE y = @x"),
-        (MY, "SELECT @n := @n + 1 FROM a"),
+        ("", "SELECT x FROM a WHERE d > utc_date"), (MY, "SELECT UTC_TIME AS t"), (MY, "SELECT @x"),
+        ("", "SELECT x FROM a WHERE y = @x"), (MY, "SELECT @n := @n + 1 FROM a"),
         (MY, "SELECT x INTO @v FROM a"), (MY, "SELECT @@sql_mode"), ("", "SELECT @@session.time_zone"),
         (PG, "SELECT * FROM a TABLESAMPLE BERNOULLI (10)"), ("", "SELECT * FROM a TABLESAMPLE SYSTEM (10)"),
     ],
