@@ -9,7 +9,7 @@ import logging
 import math
 import secrets
 from asyncio import Future
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -50,6 +50,8 @@ GRACE = 5.0
 REVIVAL = 0.05
 """Seconds after which work goes on whose task was cancelled by somebody else."""
 
+
+SWITCHED_OFF = "the batch processor was switched off"
 
 SWEEP_SHARE = 64
 """Items of the queue that each refusal pays for to be looked through for withdrawn ones."""
@@ -132,7 +134,8 @@ class Dispatcher:
         self._watching = False
         self._flushed_until = -math.inf
         self._flushes: list[tuple[float, asyncio.Future[None]]] = []
-        self._room: deque[asyncio.Future[None]] = deque()
+        # Those who wait for room, in their order, until they have it and not only are told.
+        self._room: OrderedDict[object, asyncio.Future[None]] = OrderedDict()
         self._warned_unknown = False
         self._sweep_credit = 0
         self._suffixes = [""]
@@ -225,32 +228,36 @@ class Dispatcher:
         return bool(self._room)
 
     async def room(self) -> None:
-        """Wait until an item may be taken in; first come, first served."""
+        """Wait until an item may be taken in; first come, first served.
+
+        Who returns from it submits at once, or calls :meth:`make_room`.
+        """
         if not self.full and not self._room:
             return
-        place = self._room.append
-        while True:
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            place(waiter)
-            try:
+        ticket = object()
+        self._room[ticket] = waiter = asyncio.get_running_loop().create_future()
+        try:
+            self.make_room()  # those before may be on their way in, with room left behind them
+            if waiter.done():
+                await asyncio.sleep(0)  # so that they are in first
+            while True:
                 await waiter
-            except asyncio.CancelledError:
-                if waiter in self._room:
-                    self._room.remove(waiter)
-                elif not waiter.cancelled():
-                    self.make_room()  # it was given a place that it does not take
-                raise
-            if not self.full:
-                return
-            place = self._room.appendleft  # somebody was quicker; it keeps its turn
+                if ticket not in self._room:
+                    raise BatchClosedError(SWITCHED_OFF)
+                if ticket in islice(self._room, max(0, self.max_pending - self.unfinished)):
+                    break
+                # Somebody was quicker; it keeps its turn.
+                self._room[ticket] = waiter = asyncio.get_running_loop().create_future()
+        except BaseException:
+            if self._room.pop(ticket, None) is not None:
+                self.make_room()  # it may have been given a place, which it does not take
+            raise
+        del self._room[ticket]
 
     def make_room(self) -> None:
         """Tell as many of those who wait as there are places."""
-        free = self.max_pending - self.unfinished
-        while self._room and free > 0:
-            waiter = self._room.popleft()
+        for waiter in islice(self._room.values(), max(0, self.max_pending - self.unfinished)):
             if not waiter.done():
-                free -= 1
                 _set_result(waiter, None)
 
     def readmit(self, letter: DeadLetter) -> None:
@@ -694,9 +701,9 @@ class Dispatcher:
         self.accepting = False
         self.stopped = True
         while self._room:
-            waiter = self._room.popleft()
+            _, waiter = self._room.popitem(last=False)
             if not waiter.done():
-                _set_exception(waiter, BatchClosedError("the batch processor was switched off"))
+                _set_exception(waiter, BatchClosedError(SWITCHED_OFF))
         mine = [
             batch.task
             for batch in self.running

@@ -595,6 +595,7 @@ async def test_who_waits_for_room_gets_that_of_what_was_withdrawn(processor, han
     waiting.append(asyncio.ensure_future(processor.submit_and_wait("second")))
     await until_idle()
     assert await figures(processor, "pending_items", "cancelled_items") == (7, 1)
+    assert processor._dispatcher.queue.normal[0].data == "first"
     handler.let_go()
     await until_idle()
     await processor.flush()
@@ -617,6 +618,49 @@ async def test_a_long_queue_is_not_looked_through_at_each_refusal(processor, han
     for _ in range(1_000):
         assert not (await processor.submit_item("more")).success
     assert sum(sweeps) <= 64 * 1_000, "at most so many items for each"
+
+
+async def test_who_waits_for_room_keeps_its_turn_when_others_are_quicker(processor, handler, clock):
+    await processor.enable(max_pending=3, max_concurrent=1)
+    handler.hold()
+    first = [processor.submit(n) for n in range(3)]
+    waiting = [asyncio.ensure_future(processor.submit_and_wait(f"w{n}")) for n in range(4)]
+
+    await until_idle()
+
+    def grab(_):
+        for n in range(3):
+            processor.submit(f"quick {n}")
+        waiting.append(asyncio.ensure_future(processor.submit_and_wait("last")))
+
+    first[0].add_done_callback(grab)  # before those who wait have heard that there is room
+    handler.let_go()
+    await clock.advance(10)
+    assert [future.result() for future in waiting] == [f"done {d}" for d in ("w0", "w1", "w2", "w3", "last")]
+    assert handler.batches == [
+        [0, 1, 2],
+        ["quick 0", "quick 1", "quick 2"],
+        ["w0", "w1", "w2"],
+        ["w3", "last"],
+    ]
+
+
+async def test_who_comes_when_room_was_given_to_another_waits_behind_it(processor, handler, clock):
+    await processor.enable(max_pending=3, max_concurrent=1)
+    handler.hold()
+
+    async def twice(data):
+        await processor.submit_and_wait(data)
+        return await processor.submit_and_wait(f"{data} again")
+
+    first = [asyncio.ensure_future(twice(n)) for n in range(3)]
+    await until_idle()
+    waiting = [asyncio.ensure_future(processor.submit_and_wait(f"w{n}")) for n in range(2)]
+    await until_idle()
+    handler.let_go()
+    await clock.advance(10)
+    assert all(future.done() for future in (*first, *waiting))
+    assert handler.batches == [[0, 1, 2], ["w0", "w1", "0 again"], ["1 again", "2 again"]]
 
 
 async def test_who_is_refused_while_waiting_for_room_keeps_no_place(processor, handler, monkeypatch):
