@@ -19,7 +19,8 @@ class DeadLetters:
         return len(self._held)
 
     def add(self, letter: DeadLetter) -> DeadLetter | None:
-        """Keep one; returns the one that had to go for it."""
+        """Keep one, in the place of one with the same id; returns the one that had to go for it."""
+        self._held.pop(letter.item_id, None)  # the new one is the newest
         self._held[letter.item_id] = letter
         if len(self._held) <= self.limit:
             return None

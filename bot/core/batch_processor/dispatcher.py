@@ -791,6 +791,10 @@ class Dispatcher:
         letter = self.dead_letters.get(item_id)
         return None if letter is None else ItemStatus(item_id, "dead_lettered", error=letter.error)
 
+    def holds_key(self, key: str) -> bool:
+        """Whether an item of this key is pending, or its result is kept."""
+        return key in self.tracked or self.results.get(key, self.now()) is not None
+
     @property
     def pending_batches(self) -> int:
         """Batches formed and not ended, and those that the queue would make."""

@@ -425,7 +425,7 @@ class BatchProcessor(Phase4Service):
         self._move_here()
         if not d.accepting:
             return Submission.refused(_OFF)
-        if key is not None and d.status_of_item(key) is not None:
+        if key is not None and d.holds_key(key):
             self._duplicates += 1
             return Submission((True, key, ""))
         if d.lacks_room():
@@ -551,7 +551,8 @@ class BatchProcessor(Phase4Service):
     async def replay(self, item_ids: Sequence[str] | None = None) -> int:
         """Submit dead letters again, all or those of ``item_ids``, under their ids; how many were.
 
-        Those for which there is no room stay where they are.
+        Those for which there is no room stay where they are, and so does one whose key another item
+        has that is pending.
         """
         d = self._dispatcher
         if not d.accepting:
@@ -559,7 +560,9 @@ class BatchProcessor(Phase4Service):
         if self._durable is not None:
             return await self._durable.replay(item_ids)
         self._move_here()
-        letters = d.dead_letters.take(item_ids, max(0, d.max_pending - d.unfinished))
+        wanted = [letter.item_id for letter in d.dead_letters.all()] if item_ids is None else item_ids
+        free = [item_id for item_id in wanted if item_id not in d.tracked]
+        letters = d.dead_letters.take(free, max(0, d.max_pending - d.unfinished))
         for letter in letters:
             d.readmit(letter)
         return len(letters)

@@ -517,6 +517,24 @@ async def test_a_key_makes_a_second_submission_add_nothing(processor, handler, c
     assert await figures(processor, "submitted_items", "duplicate_items") == (1, 2)
 
 
+async def test_the_key_of_a_dead_letter_is_free_when_its_outcome_is_kept_no_more(processor, handler, clock):
+    await processor.enable(max_retries=0, result_ttl=60.0)
+    handler.failures = [OSError("down")]
+    await processor.submit_item("a", key="order 1")
+    await clock.advance(5)
+    assert (await processor.submit_item("a", key="order 1")).success
+    assert await figures(processor, "duplicate_items", "submitted_items") == (1, 1), "its outcome is kept"
+    clock.jump(61)
+    again = await processor.submit_item("a", key="order 1")
+    assert again.item_id == "order 1"
+    assert await processor.replay() == await processor.replay(["order 1"]) == 0, "it is pending already"
+    await clock.advance(5)
+    assert await processor.get_result("order 1") == "done a"
+    assert handler.batches == [["a"], ["a"]]
+    assert [letter.item_id for letter in await processor.dead_letters()] == ["order 1"]
+    assert await figures(processor, "total_items_processed", "dead_lettered_items") == (1, 1)
+
+
 # Back-pressure.
 
 
