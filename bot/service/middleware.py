@@ -22,6 +22,9 @@ CACHE_STATE: web.RequestKey[str] = web.RequestKey("cache_state", str)
 DATA_SECONDS: web.RequestKey[float] = web.RequestKey("data_seconds", float)
 """How long the request's data took, from a cache or the database; told as Server-Timing."""
 
+CLIENT_GONE = 499
+"""What nginx calls a request whose client did not wait for the end. Nobody gets to see it."""
+
 _GOOD_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -50,7 +53,12 @@ async def around_request(request: web.Request, handler: Handler) -> web.StreamRe
         response = _error(error.status, code, _sentence(request, error), request_id, {})
         if allow := error.headers.get("Allow"):
             response.headers["Allow"] = allow
-    except Exception:
+    except Exception as error:
+        if isinstance(error, ConnectionResetError) and request.transport is None:
+            # Nobody is left to answer, and nothing of ours failed. That of a server which a handler uses is
+            # told apart by the client, who is still there.
+            logger.info("%s %s: the client hung up [%s]", request.method, _shown(request), request_id)
+            return web.Response(status=CLIENT_GONE)
         logger.exception("%s %s failed [%s]", request.method, _shown(request), request_id)
         response = _error(500, "internal_error", "The request failed; see the log.", request_id, {})
     response.headers["X-Request-Id"] = request_id

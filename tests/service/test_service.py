@@ -179,6 +179,20 @@ def test_a_request_in_progress_is_finished_before_the_end(own_service):
     assert own_service.process.wait(timeout=DRAIN_SECONDS + 5) == 0
 
 
+@pytest.mark.parametrize("path", ["/api/batch", "/api/upload?name=cut.pdf"])
+def test_a_client_that_hangs_up_is_one_line_of_the_log(own_service, path):
+    own_service.start()
+    with socket.create_connection(("127.0.0.1", own_service.port)) as client:
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nX-Request-Id: cut-short\r\nContent-Length: 1000\r\n\r\n"
+        client.sendall(head.encode() + b'{"items"')
+        time.sleep(0.3)  # the request is in the handler
+    assert own_service.stop(signal.SIGTERM) == 0
+    [line] = [line for line in own_service.output.splitlines() if "cut-short" in line]
+    assert " INFO " in line
+    assert line.endswith(f"POST {path}: the client hung up [cut-short]")
+    assert "Traceback" not in own_service.output
+
+
 def test_a_taken_port_is_a_clear_message(service, data_dir):
     second = Service(data_dir)
     second.port = service.port
