@@ -5,6 +5,7 @@ Each figure is the growth of a process of its own while many of them are made, d
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import subprocess
@@ -183,9 +184,12 @@ MEASURES = (
 
 
 def main() -> int:
-    if len(sys.argv) > 1:
-        chosen = next(measure for measure in MEASURES if measure.__name__ == sys.argv[1])
-        print(asyncio.run(chosen()))
+    by_name = {measure.__name__: measure for measure in MEASURES}
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.capacity", description=__doc__)
+    parser.add_argument("measure", nargs="?", choices=by_name, metavar="MEASURE", help=", ".join(by_name))
+    arguments = parser.parse_args()
+    if arguments.measure is not None:
+        print(asyncio.run(by_name[arguments.measure]()))
         return 0
     print(f"{machine()}\n\n| | bytes each |\n|---|---:|")
     environment = {**os.environ, "PYTHONMALLOC": "pymalloc"}

@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="HOST:PORT,...",
         help="front these instances: their /api/* through the load balancer, no data of its own",
     )
-    commands = parser.add_subparsers(dest="command", title="commands", metavar="")
+    commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND")
     for name, module, about in (
         ("check", check, "verify settings, machine and servers before a deployment"),
         ("status", status, "show a running service's figures"),

@@ -66,6 +66,19 @@ def test_a_service_that_is_away_is_a_sentence_and_a_failure():
     assert shown.stdout == f"http://127.0.0.1:{port}/health cannot be reached: Connection refused\n"
 
 
+def test_a_command_that_there_is_not_is_named():
+    shown = subprocess.run(
+        [sys.executable, "-m", "bot", "chekc"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert shown.returncode == 2
+    assert "argument COMMAND: invalid choice: 'chekc'" in shown.stderr
+
+
 @pytest.mark.parametrize("url", ["ftp://h", "http://", "file:///etc/passwd"])
 def test_a_url_that_is_none_is_refused(url):
     shown = run(url)

@@ -55,12 +55,12 @@ def not_negative(name: str, value: object) -> float:
     return float(value)
 
 
-def valid_ttl(value: object) -> float:
+def valid_ttl(value: object, name: str = "ttl") -> float:
     """Seconds, above 0; raises ValueError."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise invalid("ttl", value, "seconds, a finite number > 0")
+        raise invalid(name, value, "seconds, a finite number > 0")
     if not 0 < value <= LARGEST:
-        raise invalid("ttl", value, "seconds, a finite number > 0")
+        raise invalid(name, value, "seconds, a finite number > 0")
     return float(value)
 
 

@@ -837,7 +837,7 @@ class CacheManager(Phase4Service):
         valid_key(key)
         valid_key(namespace, "namespace")
         seconds = self._default_ttl if ttl is None else valid_ttl(ttl)
-        every = self._warming_interval if interval is None else valid_ttl(interval)
+        every = self._warming_interval if interval is None else valid_ttl(interval, "interval")
         if not self._enabled:
             return False
 

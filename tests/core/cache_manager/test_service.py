@@ -448,6 +448,15 @@ async def test_misuse_is_named(cache, call, word):
         await call(cache)
 
 
+@pytest.mark.parametrize("value", [0, -1, float("nan"), True, "1"])
+async def test_a_bad_interval_is_named(cache, value):
+    async def loader():
+        return 1
+
+    with pytest.raises(ValueError, match=r"^interval = "):
+        await cache.warm_cache("k", loader, interval=value)
+
+
 @pytest.mark.parametrize("call", [lambda c: c.get(5), lambda c: c.set(None, 1), lambda c: c.delete(b"k")])
 async def test_what_is_no_key_is_a_type_error(cache, call):
     with pytest.raises(TypeError, match="expected a string"):
