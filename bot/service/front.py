@@ -42,6 +42,17 @@ _READS = ("GET", "HEAD")
 _REPEATABLE_POSTS = ("/api/execute",)
 
 
+class Answer(NamedTuple):
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def deliberate(self) -> bool:
+        """Whether it is the instance's "not now, but then", as of a full queue, rather than a failure."""
+        return self.status == 503 and "Retry-After" in self.headers
+
+
 class Forward(NamedTuple):
     """A request as an instance gets it."""
 
@@ -49,12 +60,9 @@ class Forward(NamedTuple):
     path: str
     headers: dict[str, str]
     body: bytes
-
-
-class Answer(NamedTuple):
-    status: int
-    headers: dict[str, str]
-    body: bytes
+    repeatable: bool
+    failures: list[tuple[str, Answer]]
+    """The answers of 5xx that it got, and from whom; for want of a better one they are passed back."""
 
 
 class Front:
@@ -87,19 +95,28 @@ class Front:
             request.method, url, headers=request.headers, data=request.body or None, allow_redirects=False
         ) as response:
             body = await response.read()
-            if response.status >= 500:
-                raise InstanceFailure(f"HTTP {response.status}", status=response.status)
             headers = {name: response.headers[name] for name in _PASSED_BACK if name in response.headers}
-            return Answer(response.status, headers, body)
+            answer = Answer(response.status, headers, body)
+            # What another instance might do better is a failure here, also if it is deliberate.
+            if answer.status >= 500 and (request.repeatable or not answer.deliberate):
+                request.failures.append((instance.id, answer))
+                raise InstanceFailure(f"HTTP {answer.status}", status=answer.status)
+            return answer
 
     async def handle(self, request: web.Request) -> web.Response:
-        """Any request below ``/api/``. 502 when no instance answered it, 503 when there was none to ask."""
+        """Any request below ``/api/``. 502 when no instance answered it, 503 when there was none to ask.
+
+        An answer of 5xx is passed back if it is a 503 with Retry-After that no other instance bettered, or
+        if the request may not be repeated, whose caller wants to know what became of it.
+        """
         client = client_address(request)
         headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
         headers["X-Request-Id"] = request[REQUEST_ID]
         headers["X-Forwarded-For"] = client
-        forward = Forward(request.method, request.raw_path, headers, await request.read())
         repeatable = request.method in _READS or request.path in _REPEATABLE_POSTS
+        forward = Forward(
+            request.method, request.raw_path, headers, await request.read(), repeatable, failures=[]
+        )
         # Limits are counted by each instance, so a client's limited requests must meet one and the same.
         session = request.query.get("user_id", client) if request.path == "/api/upload" else None
         if request.path.startswith("/api/batch"):
@@ -109,17 +126,21 @@ class Front:
         )
         if not success:
             logger.warning("[%s] %s", request[REQUEST_ID], result)
+            for instance_id, failure in forward.failures:
+                if failure.deliberate or not repeatable:
+                    return _passed_back(failure, instance_id)
             if isinstance(result, NoInstanceError):
                 raise ApiError(
                     503, "no_instance", "No instance can take the request now.", headers={"Retry-After": "1"}
                 )
             raise ApiError(502, "no_answer", "No instance answered the request; see the log.")
-        answer: Answer = result
-        return web.Response(
-            status=answer.status,
-            body=answer.body,
-            headers={**answer.headers, "X-Instance": instance_id or ""},
-        )
+        return _passed_back(result, instance_id or "")
+
+
+def _passed_back(answer: Answer, instance_id: str) -> web.Response:
+    return web.Response(
+        status=answer.status, body=answer.body, headers={**answer.headers, "X-Instance": instance_id}
+    )
 
 
 def create_front(settings: ServiceSettings) -> web.Application:

@@ -9,7 +9,13 @@ import time
 import urllib.request
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
 
+from bot.core.load_balancer import LoadBalancer
+from bot.service.client_address import TRUSTED_PROXIES
+from bot.service.front import Front as passing_on
+from bot.service.middleware import around_request
 from tests.service.conftest import ROOT, Service
 
 
@@ -79,6 +85,97 @@ def test_a_front_passes_on_fails_over_and_tells(data_dir, start_instances):
         assert "Traceback" not in front.output
     finally:
         front.close()
+
+
+@pytest.fixture
+async def fronted():
+    """A front in this process before instances that answer as the test says."""
+    balancer, servers, clients = LoadBalancer(), [], []
+    await balancer.enable(check_interval=60.0)
+    front = web.Application(middlewares=[around_request])
+    front[TRUSTED_PROXIES] = frozenset()
+    passing = passing_on(balancer)
+    front.router.add_route("*", "/api/{path:.+}", passing.handle)
+    await passing.start()
+
+    async def start(*handlers):
+        for n, handler in enumerate(handlers):
+            instance = web.Application()
+            instance.router.add_route("*", "/{path:.*}", handler)
+            servers.append(TestServer(instance))
+            await servers[-1].start_server()
+            await balancer.add_instance(f"i{n}", "127.0.0.1", servers[-1].port)
+        clients.append(TestClient(TestServer(front)))
+        await clients[-1].start_server()
+        return clients[-1]
+
+    yield start
+    for client in clients:
+        await client.close()
+    await passing.stop()
+    await balancer.disable()
+    for server in servers:
+        await server.close()
+
+
+def answering(status, **headers):
+    async def answer(request):
+        asked.append(request.raw_path)
+        headers_ = {name.replace("_", "-"): value for name, value in headers.items()}
+        return web.json_response({"error": {"code": "of the instance"}}, status=status, headers=headers_)
+
+    asked = answer.asked = []
+    return answer
+
+
+async def test_an_instance_that_says_when_to_come_back_is_passed_back(fronted):
+    full = answering(503, Retry_After="3", X_Secret="kept")
+    client = await fronted(full, full)
+    for _ in range(20):  # no failure: nobody is left alone for it
+        async with client.post("/api/batch", data=b"{}") as answer:
+            assert (answer.status, answer.headers["Retry-After"]) == (503, "3")
+            assert (await answer.json())["error"]["code"] == "of the instance"
+            assert answer.headers["X-Instance"] in ("i0", "i1")
+            assert "X-Secret" not in answer.headers
+    assert len(full.asked) == 20, "what may not be repeated is asked once"
+
+
+async def test_what_may_be_repeated_is_asked_elsewhere_before_a_503_is_passed_back(fronted):
+    full, well = answering(503, Retry_After="3"), answering(200)
+    client = await fronted(full, well)
+    for _ in range(4):
+        async with client.get("/api/data") as answer:
+            assert answer.status == 200
+    assert full.asked
+
+
+async def test_a_503_that_no_other_instance_betters_is_passed_back(fronted):
+    full, failing = answering(503, Retry_After="3"), answering(500)
+    client = await fronted(full, failing)
+    async with client.get("/api/data") as answer:
+        assert (answer.status, answer.headers["Retry-After"], answer.headers["X-Instance"]) == (
+            503,
+            "3",
+            "i0",
+        )
+    assert (len(full.asked), len(failing.asked)) == (1, 1)
+
+
+async def test_a_failure_is_passed_back_where_the_request_may_not_be_repeated_and_counts(fronted):
+    failing = answering(500)
+    client = await fronted(failing, answering(200))
+    found = []
+    for _ in range(60):
+        async with client.post("/api/anything", data=b"x") as answer:
+            found.append((answer.status, answer.headers["X-Instance"]))
+    assert set(found) == {(500, "i0"), (200, "i1")}
+    assert len(failing.asked) == found.count((500, "i0")) < 20, "it is left alone for a while"
+
+
+async def test_a_failure_of_what_may_be_repeated_is_no_answer(fronted):
+    client = await fronted(answering(500), answering(503))
+    async with client.get("/api/data") as answer:
+        assert (answer.status, (await answer.json())["error"]["code"]) == (502, "no_answer")
 
 
 @pytest.mark.parametrize("balance", ["here", "h:0", "h:99999", "h:1,h:1", "h:1,"])
