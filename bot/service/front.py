@@ -114,9 +114,9 @@ class Front:
         headers["X-Request-Id"] = request[REQUEST_ID]
         headers["X-Forwarded-For"] = client
         repeatable = request.method in _READS or request.path in _REPEATABLE_POSTS
-        forward = Forward(
-            request.method, request.raw_path, headers, await request.read(), repeatable, failures=[]
-        )
+        # Without the host that a client may have named before it, as to a proxy; escapes stay as they came.
+        path = request.rel_url.raw_path_qs
+        forward = Forward(request.method, path, headers, await request.read(), repeatable, failures=[])
         # Limits are counted by each instance, so a client's limited requests must meet one and the same.
         session = request.query.get("user_id", client) if request.path == "/api/upload" else None
         if request.path.startswith("/api/batch"):

@@ -1,5 +1,6 @@
 """``python -m bot --balance`` and the cluster, as a user starts them."""
 
+import asyncio
 import os
 import re
 import signal
@@ -176,6 +177,20 @@ async def test_a_failure_of_what_may_be_repeated_is_no_answer(fronted):
     client = await fronted(answering(500), answering(503))
     async with client.get("/api/data") as answer:
         assert (answer.status, (await answer.json())["error"]["code"]) == (502, "no_answer")
+
+
+@pytest.mark.parametrize("host", ["", "http://front.example:80"])
+@pytest.mark.parametrize(
+    "path", ["/api/data?user_id=1&q=a%20b+c%2Bd&e", "/api/a%2Fb/%C3%A9//c?x=%zz&y=a?b:c@d"]
+)
+async def test_a_target_is_passed_on_as_it_came_also_with_the_host_before_it(fronted, host, path):
+    well = answering(200)
+    client = await fronted(well)
+    reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+    writer.write(f"GET {host}{path} HTTP/1.1\r\nHost: front.example\r\nConnection: close\r\n\r\n".encode())
+    assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+    writer.close()
+    assert well.asked == [path]
 
 
 @pytest.mark.parametrize("balance", ["here", "h:0", "h:99999", "h:1,h:1", "h:1,"])
