@@ -459,6 +459,8 @@ class BatchProcessor(Phase4Service):
         an id that is not known (any more), UnknownItemError. After ``timeout`` seconds:
         ResultTimeoutError, and the item goes on.
         """
+        if timeout is not None:
+            timeout = _seconds("timeout", timeout, 0.0, zero=True)
         d = self._dispatcher
         if self._durable is not None:
             try:
@@ -511,6 +513,8 @@ class BatchProcessor(Phase4Service):
         In durable mode that is all that lies in Redis, whichever instance handles it.
         False if that took longer than ``timeout`` seconds (it goes on), or if there is no handler.
         """
+        if timeout is not None:
+            timeout = _seconds("timeout", timeout, 0.0, zero=True)
         d = self._dispatcher
         if self._durable is not None and d.handler is not None:
             try:
@@ -704,8 +708,9 @@ def _seconds(name: str, value: object, current: float, *, zero: bool = False) ->
     if value is None:
         return current
     allowed = f"a number of seconds {'>= 0' if zero else '> 0'} and <= {_UNBOUNDED:,.0f}"
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    # Compared, not asked whether it is finite: NaN is within no bounds, and a huge int has no float.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _UNBOUNDED:
         raise invalid(name, value, allowed)
-    if value > _UNBOUNDED or value < 0 or (value == 0 and not zero):
+    if value == 0 and not zero:
         raise invalid(name, value, allowed)
     return float(value)

@@ -922,6 +922,7 @@ async def _with_short_timeout(processor, go_on):
         ({"max_batch_size": 2.0}, "max_batch_size = 2.0"),
         ({"batch_timeout": 0}, "batch_timeout = 0: expected a number of seconds > 0"),
         ({"batch_timeout": float("nan")}, "batch_timeout = nan"),
+        ({"batch_timeout": 10**400}, "batch_timeout = 1000"),
         ({"max_concurrent": True}, "max_concurrent = True"),
         ({"max_pending": -1}, "max_pending = -1"),
         ({"handler_timeout": -1}, "handler_timeout = -1: expected a number of seconds >= 0"),
@@ -950,6 +951,16 @@ async def test_a_bad_priority_is_refused(processor, priority):
         with pytest.raises(ValueError, match="priority ="):
             processor.submit("a", priority)
         processor.submit("b")
+
+
+@pytest.mark.parametrize("timeout", [float("nan"), float("inf"), -1, 10**400, "1", True])
+async def test_a_bad_timeout_is_refused(processor, timeout):
+    _, item_id, _ = await processor.submit_item("a")
+    for call in (processor.get_result(item_id, timeout), processor.flush(timeout)):
+        with pytest.raises(ValueError, match=r"timeout = .*: expected a number of seconds >= 0 and <= "):
+            await call
+    with pytest.raises(ValueError, match="timeout = "):
+        await processor.submit_and_wait("b", timeout=timeout)
 
 
 @pytest.mark.parametrize("key", ["", "k" * 201, 5])
