@@ -28,20 +28,39 @@ _MAX_COLUMNS = 4
 class _Wanted:
     """What a query asks of one table."""
 
-    __slots__ = ("equal", "joined", "ranged", "sorted")
+    __slots__ = ("dialect", "equal", "joined", "ranged", "sorted")
 
-    def __init__(self) -> None:
-        self.equal: dict[str, str] = {}  # column in lower case -> as it is written
+    def __init__(self, dialect: str) -> None:
+        self.dialect = dialect
+        self.equal: dict[str, str] = {}  # column in lower case -> its name
         self.joined: dict[str, str] = {}
         self.ranged: dict[str, str] = {}
         self.sorted: dict[str, tuple[str, bool]] = {}  # with whether it descends
+
+    def note(self, column: Any, where: dict[str, str]) -> None:
+        where.setdefault(column.name.lower(), _name(column.this, self.dialect))
+
+
+def _name(identifier: Any, dialect: str) -> str:
+    """What a name means: PostgreSQL folds those without quotes, and a DDL may have to quote them."""
+    name = str(identifier.name)
+    return name.lower() if dialect == "postgres" and not identifier.args.get("quoted") else name
+
+
+# Columns that a database adds to each table, and takes into no index.
+_SYSTEM = {
+    "sqlite": frozenset(("rowid", "oid", "_rowid_")),
+    "postgres": frozenset(("ctid", "xmin", "xmax", "cmin", "cmax", "tableoid")),
+    "mysql": frozenset(()),
+    "": frozenset(("rowid", "_rowid_", "ctid")),
+}  # fmt: skip
 
 
 def suggestions_for(facts: Facts) -> list[IndexSuggestion]:
     """At most one index for each table of each SELECT, UPDATE or DELETE; none that is known to exist."""
     found: dict[tuple[str, tuple[str, ...]], IndexSuggestion] = {}
     for scope in facts.scopes:
-        for source, wanted in _wanted_in(scope):
+        for source, wanted in _wanted_in(scope, facts.dialect):
             suggestion = _suggestion(source, wanted, facts)
             if suggestion is not None:
                 found.setdefault((suggestion.table, suggestion.columns), suggestion)
@@ -57,13 +76,13 @@ def suggestions_for(facts: Facts) -> list[IndexSuggestion]:
     ]
 
 
-def _wanted_in(scope: Scope) -> list[tuple[Source, _Wanted]]:
-    wanted = {id(source): (source, _Wanted()) for source in scope.sources.values() if source.is_base}
+def _wanted_in(scope: Scope, dialect: str) -> list[tuple[Source, _Wanted]]:
+    wanted = {id(source): (source, _Wanted(dialect)) for source in scope.sources.values() if source.is_base}
     if not wanted:
         return []
     conditions = scope.conditions()
     if len(conditions) == 1 and conditions[0].__class__ is exp.Or:
-        return _wanted_by_or(scope, conditions[0])
+        return _wanted_by_or(scope, conditions[0], dialect)
     for condition in conditions:
         _note(condition, scope, wanted)
     for join in scope.joins:
@@ -75,11 +94,11 @@ def _wanted_in(scope: Scope) -> list[tuple[Source, _Wanted]]:
     return list(wanted.values())
 
 
-def _wanted_by_or(scope: Scope, condition: Any) -> list[tuple[Source, _Wanted]]:
+def _wanted_by_or(scope: Scope, condition: Any, dialect: str) -> list[tuple[Source, _Wanted]]:
     """An OR of conditions on several columns wants an index for each."""
     found = []
     for side in operands(condition, exp.Or):
-        of_side = {id(source): (source, _Wanted()) for source in scope.sources.values() if source.is_base}
+        of_side = {id(s): (s, _Wanted(dialect)) for s in scope.sources.values() if s.is_base}
         for part in operands(side, exp.And):
             _note(part, scope, of_side)
         fitting = [pair for pair in of_side.values() if pair[1].equal or pair[1].ranged]
@@ -129,7 +148,7 @@ def _note(condition: Any, scope: Scope, wanted: dict[int, tuple[Source, _Wanted]
     source = scope.source_of(column)
     pair = wanted.get(id(source))
     if pair is not None:
-        (pair[1].equal if is_equality else pair[1].ranged).setdefault(column.name.lower(), column.name)
+        pair[1].note(column, pair[1].equal if is_equality else pair[1].ranged)
 
 
 def _is_query(node: Any) -> bool:
@@ -147,12 +166,12 @@ def _note_join(one: Any, other: Any, scope: Scope, wanted: dict[int, tuple[Sourc
         column, source = (one, first) if first in here else (other, second)
         pair = wanted.get(id(source))
         if pair is not None:
-            pair[1].equal.setdefault(column.name.lower(), column.name)
+            pair[1].note(column, pair[1].equal)
         return
     column, source = (other, second) if here.index(second) > here.index(first) else (one, first)
     pair = wanted.get(id(source))
     if pair is not None:
-        pair[1].joined.setdefault(column.name.lower(), column.name)
+        pair[1].note(column, pair[1].joined)
 
 
 def _note_order(scope: Scope, wanted: dict[int, tuple[Source, _Wanted]]) -> None:
@@ -161,7 +180,7 @@ def _note_order(scope: Scope, wanted: dict[int, tuple[Source, _Wanted]]) -> None
     if order is None or args.get("group") or args.get("distinct") or scope.node.__class__ is not exp.Select:
         return
     aliases = {item.alias.lower() for item in scope.node.expressions if item.__class__ is exp.Alias}
-    found: dict[str, tuple[str, bool]] = {}
+    found: dict[str, tuple[Any, bool]] = {}
     source = None
     for ordered in order.expressions:
         column = ordered.this
@@ -171,64 +190,77 @@ def _note_order(scope: Scope, wanted: dict[int, tuple[Source, _Wanted]]) -> None
         if of is None or (source is not None and of is not source):
             return
         source = of
-        found.setdefault(column.name.lower(), (column.name, bool(ordered.args.get("desc"))))
+        found.setdefault(column.name.lower(), (column.this, bool(ordered.args.get("desc"))))
     pair = wanted.get(id(source))
     # An index gives the order of the table that is read first.
     if pair is None or source is not next(iter(scope.sources.values())):
         return
     if pair[1].equal or pair[1].ranged or args.get("limit"):
-        pair[1].sorted = found
+        dialect = pair[1].dialect
+        pair[1].sorted = {key: (_name(name, dialect), descends) for key, (name, descends) in found.items()}
 
 
 def _suggestion(source: Source, wanted: _Wanted, facts: Facts) -> IndexSuggestion | None:
     equal = {**wanted.equal, **wanted.joined} if wanted.joined else wanted.equal
-    if "id" in equal:
+    system = _SYSTEM[facts.dialect]
+    if "id" in equal or not system.isdisjoint(equal):
         return None  # by convention the primary key, which leaves one row
-    columns = list(equal.values())
-    roles = [f"= on {', '.join(columns)}"] if columns else []
+    names = list(equal.values())
+    columns = list(equal)  # in lower case, so that none comes twice
+    roles = [f"= on {', '.join(names)}"] if names else []
+    sorted_by = wanted.sorted if system.isdisjoint(wanted.sorted) else {}
     directions: dict[str, bool] = {}
-    for_order: list[str] = []
-    if wanted.ranged or wanted.sorted:
-        ranged = [name for column, name in wanted.ranged.items() if column not in equal]
-        sorted_by = {c: s for c, s in wanted.sorted.items() if c not in equal}
+    if wanted.ranged or sorted_by:
+        ranged = {c: name for c, name in wanted.ranged.items() if c not in equal and c not in system}
+        sorted_by = {c: s for c, s in sorted_by.items() if c not in equal}
         first_sorted = next(iter(sorted_by), None)
-        if ranged and first_sorted not in (None, *(name.lower() for name in ranged)):
+        if ranged and first_sorted is not None and first_sorted not in ranged:
             # Either the range or the order: rows that are not read need no sorting.
             sorted_by = {}
         if ranged:
-            best = next((name for name in ranged if name.lower() == first_sorted), ranged[0])
+            best = first_sorted if first_sorted in ranged else next(iter(ranged))
             columns.append(best)
-            roles.append(f"range on {best}")
+            names.append(ranged[best])
+            roles.append(f"range on {ranged[best]}")
         if sorted_by:
-            columns += [name for name, _ in sorted_by.values() if name not in columns]
+            for column, (name, _) in sorted_by.items():
+                if column not in columns:
+                    columns.append(column)
+                    names.append(name)
             roles.append("ORDER BY " + ", ".join(name for name, _ in sorted_by.values()))
             if len({descends for _, descends in sorted_by.values()}) > 1:
-                directions = dict(sorted_by.values())
-            for_order = [name for name, _ in sorted_by.values() if name not in ranged]
-    del columns[_MAX_COLUMNS:]
-    if not columns or columns[0].lower() == "id":
+                directions = {column: descends for column, (_, descends) in sorted_by.items()}
+        for_order = [column for column in sorted_by if column not in ranged]
+    else:
+        for_order = []
+    del columns[_MAX_COLUMNS:], names[_MAX_COLUMNS:]
+    if not columns or columns[0] == "id":
         return None
-    key = tuple(columns)
+    key = tuple(names)
     if facts.schema is not None and facts.schema.serves(source.name, key, min(len(equal), 4)):
         return None
-    name = f"idx_{source.name}_{'_'.join(columns)}".lower()
+    name = f"idx_{source.name}_{'_'.join(names)}".lower()
     if not (name.isascii() and name.isidentifier()):
         name = _ODD.sub("_", name)
     dialect = facts.dialect
-    listed = [_quoted(column, dialect) for column in columns]
+    listed = [_quoted(name, dialect) for name in names]
     if directions:
         listed = [f"{n} DESC" if directions.get(c) else n for n, c in zip(listed, columns, strict=True)]
-    schema = source.schema
-    table = _quoted(source.name, dialect)
-    if schema:
+    owner = source.node.args.get("db")
+    schema = _name(owner, dialect) if owner is not None else ""
+    of = _name(source.node.this, dialect)
+    name, table = name[:_MAX_NAME], _quoted(of, dialect)
+    if schema and dialect == "sqlite":
+        name = f"{_quoted(schema, dialect)}.{name}"  # which is where the table is looked for, too
+    elif schema:
         table = f"{_quoted(schema, dialect)}.{table}"
     return IndexSuggestion(
-        table=f"{schema}.{source.name}" if schema else source.name,
+        table=f"{schema}.{of}" if schema else of,
         columns=key,
-        ddl=f"CREATE INDEX {name[:_MAX_NAME]} ON {table} ({', '.join(listed)})",
-        reason=f"{source.name}: {'; '.join(roles)}",
+        ddl=f"CREATE INDEX {name} ON {table} ({', '.join(listed)})",
+        reason=f"{of}: {'; '.join(roles)}",
         equality_columns=key[: len(equal)],
-        sort_columns=tuple([name for name in columns if name in for_order]) if for_order else (),
+        sort_columns=tuple([n for c, n in zip(columns, names, strict=True) if c in for_order]),
     )
 
 

@@ -47,12 +47,6 @@ class Source:
             and not self.name.lower().startswith(("pg_", "sqlite_"))
         )
 
-    @property
-    def schema(self) -> str:
-        """The table's schema where the query gives one; else empty."""
-        db = self.node.args.get("db")
-        return "" if db is None else str(db.name)
-
 
 class Scope:
     """A SELECT, UPDATE or DELETE with what it reads from."""

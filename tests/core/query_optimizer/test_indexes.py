@@ -1,0 +1,68 @@
+"""The DDL of index suggestions: the databases that they are for take it."""
+
+import sqlite3
+
+import asyncpg
+import pytest
+
+from bot.core.query_optimizer.advice import advise
+from bot.core.query_optimizer.analyzer import read
+
+PG, LITE = "postgres", "sqlite"
+TABLES = (
+    'CREATE TABLE Users (UserId INT, Created INT, grp INT, "Name" TEXT);'
+    'CREATE TABLE "Odd" (UserId INT, "order" INT)'
+)
+CASES = [
+    # Names without quotes are folded in PostgreSQL, those in quotes are not.
+    (PG, "SELECT * FROM Users WHERE UserId = 5", "CREATE INDEX idx_users_userid ON users (userid)"),
+    (PG, 'SELECT * FROM Users WHERE "Name" = ?', 'CREATE INDEX idx_users_name ON users ("Name")'),
+    (PG, 'SELECT * FROM "Odd" AS o JOIN Users AS u ON o.UserId = u.UserId WHERE u.Grp > 3 AND o."order" = 2',
+     'CREATE INDEX idx_odd_order ON "Odd" ("order")'),
+    (LITE, "SELECT * FROM Users WHERE UserId = 5", "CREATE INDEX idx_users_userid ON Users (UserId)"),
+    # However a column is spelled, it is listed once.
+    (PG, "SELECT * FROM users WHERE Created > 5 ORDER BY created LIMIT 5",
+     "CREATE INDEX idx_users_created ON users (created)"),
+    (LITE, "SELECT * FROM users WHERE grp = 1 AND Created > 5 ORDER BY created DESC LIMIT 5",
+     "CREATE INDEX idx_users_grp_created ON users (grp, Created)"),
+    (LITE, "SELECT * FROM users WHERE grp = 1 ORDER BY Created DESC, GRP, UserId LIMIT 5",
+     "CREATE INDEX idx_users_grp_created_userid ON users (grp, Created DESC, UserId)"),
+    # An index of SQLite is in its table's schema.
+    (LITE, "SELECT * FROM main.users WHERE grp = 1", "CREATE INDEX main.idx_users_grp ON users (grp)"),
+    (PG, "SELECT * FROM Pg_Temp.users WHERE grp = 1", "CREATE INDEX idx_users_grp ON pg_temp.users (grp)"),
+    # What every row has without a declaration cannot be in one.
+    (LITE, "SELECT * FROM users WHERE rowid = 5", None),
+    (LITE, "SELECT * FROM users WHERE _rowid_ > 5 ORDER BY oid", None),
+    (LITE, "SELECT * FROM users WHERE grp = 1 ORDER BY rowid LIMIT 3",
+     "CREATE INDEX idx_users_grp ON users (grp)"),
+    (PG, "SELECT * FROM users WHERE ctid = '(0,1)'", None),
+    (PG, "SELECT * FROM users WHERE tableoid = 5 AND xmin > 3", None),
+]  # fmt: skip
+
+
+def suggested(dialect, query):
+    return [suggestion.ddl for suggestion in advise(read(query, dialect)).index_suggestions]
+
+
+@pytest.mark.parametrize(("dialect", "query", "ddl"), CASES)
+def test_suggestions(dialect, query, ddl):
+    found = suggested(dialect, query)
+    assert ddl in found if ddl else found == []
+
+
+def test_sqlite_takes_them():
+    for dialect, query, _ in CASES:
+        database = sqlite3.connect(":memory:")
+        database.executescript(TABLES)
+        for ddl in suggested(dialect, query) if dialect == LITE else ():
+            database.execute(ddl)
+        database.close()
+
+
+async def test_postgresql_takes_them(postgresql_url):
+    for dialect, query, _ in CASES:
+        connection = await asyncpg.connect(postgresql_url)
+        await connection.execute(TABLES.replace("TABLE", "TEMPORARY TABLE"))
+        for ddl in suggested(dialect, query) if dialect == PG else ():
+            await connection.execute(ddl)
+        await connection.close()
