@@ -41,13 +41,17 @@ INSERT INTO downloads (user_id, file_id, status, bytes_done, started_at) VALUES 
 _Id = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 
 
+MAX_BYTES_DONE = 2**40
+"""More than any file has; sums of what is stored must stay within 64 bits, or reading them fails."""
+
+
 class Download(Struct, forbid_unknown_fields=True, omit_defaults=True):
     """One item. Without ``bytes_done`` a download that is done has all of its file, another nothing."""
 
     user_id: _Id
     file_id: _Id
     status: Literal["done", "failed", "cancelled"] = "done"
-    bytes_done: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
+    bytes_done: Annotated[int, Meta(ge=0, le=MAX_BYTES_DONE)] | None = None
 
 
 class Request(Struct, forbid_unknown_fields=True):

@@ -12,6 +12,7 @@ def client_address(request: web.Request) -> str:
     peer = request.remote or ""
     if peer in request.app.get(TRUSTED_PROXIES, frozenset()):
         # The last entry is the front's own; those before it are what its client claims.
-        told = request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()
+        # One that writes a line of its own means the same as one that adds to the line.
+        told = ",".join(request.headers.getall("X-Forwarded-For", [])).rpartition(",")[2].strip()
         return told[:64] or peer
     return peer

@@ -44,7 +44,7 @@ class Cluster:
         keepers: list[asyncio.Future[None]] = []
         status = 0
         try:
-            # The first one creates the data set; the others find it. The front comes when all listen.
+            # The first one creates the data set; the others find it. The front comes when all answer.
             await self._start_instance(self._ports[0])
             await _first(self._until_up(self._ports[0]), stopped)
             for port in self._ports[1:]:
@@ -98,10 +98,15 @@ class Cluster:
     async def _until_up(self, port: int) -> None:
         async with asyncio.timeout(START_SECONDS):
             while True:
+                # It listens before it has its data; it answers when it has.
                 with contextlib.suppress(OSError):
-                    _, writer = await asyncio.open_connection("127.0.0.1", port)
-                    writer.close()
-                    return
+                    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                    try:
+                        writer.write(b"GET /health HTTP/1.0\r\nHost: localhost\r\n\r\n")
+                        if await reader.read(1):
+                            return
+                    finally:
+                        writer.close()
                 if self._processes[port].returncode is not None:
                     raise SystemExit(self._processes[port].returncode or 1)
                 await asyncio.sleep(0.05)

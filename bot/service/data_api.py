@@ -205,6 +205,8 @@ def _search_text(text: str) -> str:
         raise bad_request(
             f"search: expected {MIN_SEARCH_LENGTH} to {MAX_SEARCH_LENGTH} characters, not {len(text)}."
         )
+    if not text.isprintable():
+        raise bad_request("search: expected no control characters.")
     return text
 
 
@@ -212,5 +214,5 @@ def parse_user_id(text: str) -> int:
     """A user id of a query string; raises ApiError 400."""
     # isascii too: isdigit accepts digits of every script, and superscripts that int refuses.
     if not (text.isascii() and text.isdigit()) or not 1 <= int(text[:20]) <= 2**63 - 1 or len(text) > 20:
-        raise bad_request(f"user_id = {text[:40]!r}: expected a whole number of 1 or more.")
+        raise bad_request(f"user_id = {text[:40]!r}: expected a whole number from 1 to {2**63 - 1}.")
     return int(text)

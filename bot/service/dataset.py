@@ -87,6 +87,8 @@ def ensure(path: Path, progress: Callable[[str], None], *, replace: bool = True)
         with sqlite3.connect(building) as connection:
             _fill(connection, progress)
         connection.close()
+        if path.exists() and _version(path) == VERSION:
+            return  # another process that starts here was faster
         if path.exists() and path.stat().st_size:
             kept = _put_aside(path)
             logger.warning("%s held no data set of this version; what it held is kept as %s", path, kept.name)

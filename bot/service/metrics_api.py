@@ -22,7 +22,10 @@ class MetricsApi:
 
     async def get(self, request: web.Request) -> web.Response:
         """The text format, or OpenMetrics if that is asked for; ``?name[]=`` picks metrics."""
-        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        try:
+            encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        except (TypeError, ValueError):  # a version that is no number
+            encode, content_type = choose_encoder("")
         registry = self._registry
         if names := request.query.getall("name[]", []):
             registry = registry.restricted_registry(names)  # type: ignore[assignment]

@@ -53,6 +53,8 @@ async def around_request(request: web.Request, handler: Handler) -> web.StreamRe
         response = _error(error.status, code, _sentence(request, error), request_id, {})
         if allow := error.headers.get("Allow"):
             response.headers["Allow"] = allow
+    except web.RequestPayloadError:
+        response = _error(400, "bad_request", "The body cannot be read as its headers say.", request_id, {})
     except Exception as error:
         if isinstance(error, ConnectionResetError) and request.transport is None:
             # Nobody is left to answer, and nothing of ours failed. That of a server which a handler uses is

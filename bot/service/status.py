@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
 import sys
 import time
@@ -81,7 +82,11 @@ def _show_once(url: str, form: str, out: TextIO, fetch: Callable[[str], dict[str
 
 def _health_url(text: str) -> str:
     parts = urllib.parse.urlsplit(text if "://" in text else f"http://{text}")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        well = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number
+        well = False
+    if not well:
         raise ValueError(f"URL = {mask_url(text)!r}: expected http://host:port")
     path = parts.path.rstrip("/")
     return urllib.parse.urlunsplit(
@@ -98,6 +103,9 @@ def _fetch(url: str) -> dict[str, Any]:
         body = error.read()  # 503 carries the status of a service that is down
         if error.code != 503:
             raise UnreachableError(f"{shown} answers {error.code}: is this the bot service?") from None
+    except http.client.HTTPException as error:
+        said = type(error).__name__
+        raise UnreachableError(f"{shown} does not speak HTTP ({said}): is this the bot service?") from None
     except (OSError, urllib.error.URLError) as error:
         reason = getattr(error, "reason", error)
         raise UnreachableError(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import math
 import os
 import re
 import secrets
 import time
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from aiohttp import web
@@ -22,6 +24,9 @@ from bot.service.data_api import parse_user_id, tags_of_name
 from bot.service.database import Database
 from bot.service.journal import Journal
 from bot.service.settings import MAX_UPLOAD_BYTES
+
+READ_SECONDS = 30.0
+"""For which a client may send nothing of a body it has announced."""
 
 UPLOAD_LIMIT = RateLimitConfig(requests_per_second=2.0, burst_size=5, name="upload")
 
@@ -61,16 +66,17 @@ class UploadApi:
             "SELECT id FROM users WHERE id = ?", (user_id,)
         ):
             raise ApiError(404, "no_such_user", f"There is no user {user_id}.")
-        size, digest = await self._receive(request)
         kind = _KINDS.get(Path(name).suffix.lower(), "document")
 
         async def add(query: str, params: tuple[object, ...]) -> int:
             return await self._database.write(query, params)
 
-        # Through the optimizer, which drops the cached results that read the table.
-        file_id = await QueryOptimizer.get_instance().execute(
-            ADD_FILE, (name, kind, size, digest, user_id, int(time.time())), add
-        )
+        async with self._received(request) as (size, digest, keep):
+            # Through the optimizer, which drops the cached results that read the table.
+            file_id = await QueryOptimizer.get_instance().execute(
+                ADD_FILE, (name, kind, size, digest, user_id, int(time.time())), add
+            )
+            keep()
         await CacheManager.get_instance().invalidate_tags(tags_of_name(name))
         if self._journal is not None:
             self._journal.note("upload", user_id, file_id=file_id, name=name, size_bytes=size)
@@ -102,8 +108,13 @@ class UploadApi:
             retry_after=round(status.retry_after, 3),
         )
 
-    async def _receive(self, request: web.Request) -> tuple[int, str]:
-        """Stream the body into the upload folder: (bytes, SHA-256). Nothing is left of a broken one."""
+    @contextlib.asynccontextmanager
+    async def _received(self, request: web.Request) -> AsyncIterator[tuple[int, str, Callable[[], None]]]:
+        """Stream the body into the upload folder: (bytes, SHA-256, a function that makes it stay).
+
+        Nothing is left of a broken one, nor of one that was not made to stay. Raises ApiError 408 if the
+        client sends nothing for READ_SECONDS.
+        """
         if request.content_length is not None and request.content_length > MAX_UPLOAD_BYTES:
             raise _too_large()
         digest = hashlib.sha256()
@@ -112,7 +123,7 @@ class UploadApi:
         file = await asyncio.to_thread(_create, target)
         try:
             try:
-                async for chunk in request.content.iter_chunked(256 * 1024):
+                while chunk := await _next_chunk(request):
                     size += len(chunk)
                     if size > MAX_UPLOAD_BYTES:
                         raise _too_large()
@@ -123,10 +134,18 @@ class UploadApi:
             if size == 0:
                 raise bad_request("The body is empty: send the file's bytes.")
             # Named by content: the client's name never becomes a path.
-            os.replace(target, self._directory / digest.hexdigest())
+            name = digest.hexdigest()
+            yield size, name, lambda: os.replace(target, self._directory / name)
         finally:
             target.unlink(missing_ok=True)
-        return size, digest.hexdigest()
+
+
+async def _next_chunk(request: web.Request) -> bytes:
+    try:
+        async with asyncio.timeout(READ_SECONDS):
+            return await request.content.read(256 * 1024)
+    except TimeoutError:
+        raise ApiError(408, "too_slow", f"Nothing of the body came for {READ_SECONDS:g} s.") from None
 
 
 def _create(path: Path):  # type: ignore[no-untyped-def]  # io's type depends on the mode

@@ -274,6 +274,7 @@ GOOD = {"user_id": 1, "file_id": 1}
         ({"items": [{**GOOD, "state": 1}]}, 400, "items[0]: Object contains unknown field `state`"),
         ({"items": [{**GOOD, "status": "lost"}]}, 400, "items[0].status: Invalid enum value 'lost'"),
         ({"items": [{**GOOD, "bytes_done": -1}]}, 400, "items[0].bytes_done: "),
+        ({"items": [{**GOOD, "bytes_done": 2**62}]}, 400, "items[0].bytes_done: "),
         ({"items": {}}, 400, "items: Expected `array`"),
         ({"items": []}, 400, "items: expected 1 or more"),
         ([], 400, "body: Expected `object`"),

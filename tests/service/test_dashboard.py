@@ -13,6 +13,7 @@ from aiohttp import ClientSession, web
 from bot.core.query_optimizer import QueryOptimizer
 from bot.service.dashboard import pages
 from bot.service.dashboard.access import COOKIE, Access, is_loopback, valid_token
+from bot.service.dashboard.events import EventLog
 from bot.service.dashboard.feed import Feed
 from bot.service.server import FEED, create_app
 from bot.service.settings import ServiceSettings
@@ -269,3 +270,42 @@ async def test_findings_are_shown_and_nothing_of_a_users(app, session):
     assert "hunter" not in json.dumps(state)
     assert {service["key"]: service["state"] for service in state["services"]}["query_optimizer"] == "on"
     assert len(state["headlines"]) == 6
+
+
+async def test_a_clock_that_is_set_back_does_not_stop_the_stream(clock):
+    feed = Feed(EventLog(), lambda: 0.0, clock=clock)
+    stream = feed.stream()
+    await anext(stream)
+    ahead = asyncio.ensure_future(anext(stream))
+    await clock.advance(0)
+    before = sample(await ahead)
+    clock.shift_wall(-3600)
+    later = asyncio.ensure_future(anext(stream))
+    await clock.advance(2)
+    after = sample(await later)
+    assert after["time"] < before["time"]
+    assert after["history"]["t"] == [after["time"]], "nothing lies ahead of the present"
+    await stream.aclose()
+    feed.close()
+
+
+def sample(event):
+    return json.loads(event.decode().partition("data: ")[2])
+
+
+@pytest.mark.parametrize("body", [b"[" * 100_000, b'{"token": 7}', b"no json"])
+def test_what_is_no_token_is_refused_whatever_it_is(service, body):
+    status, _, text = get(service, "/dashboard/access", "POST", body, Content_Type="text/plain; charset=foo")
+    assert status in (400, 401)
+    assert json.loads(text)["error"]["code"] in ("bad_request", "wrong_token")
+
+
+def test_metrics_without_a_token_answer_to_no_name_from_elsewhere(service):
+    assert get(service, "/metrics")[0] == 200
+    assert get(service, "/metrics", Host="evil.example:8000")[0] == 403
+
+
+@pytest.mark.parametrize("accept", ["application/openmetrics-text; version=abc", "text/plain; version=1.x.y"])
+def test_metrics_are_told_in_the_usual_format_to_who_asks_for_none_there_is(service, accept):
+    status, headers, _ = get(service, "/metrics", Accept=accept)
+    assert (status, headers.get_content_type()) == (200, "text/plain")

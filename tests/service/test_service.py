@@ -1,9 +1,11 @@
 """The running service, over HTTP."""
 
+import contextlib
 import hashlib
 import json
 import signal
 import socket
+import sqlite3
 import threading
 import time
 
@@ -47,6 +49,7 @@ def test_totals_and_search(service):
         ("/api/data?user_id=1&search=ab", 400, "not both"),
         ("/api/data?user=1", 400, "user: unknown"),
         ("/api/data?search=a", 400, "2 to 64"),
+        ("/api/data?search=a%00b", 400, "no control characters"),
         ("/api/data?search=" + "a" * 65, 400, "2 to 64"),
         ("/nowhere", 404, "No such path"),
     ],
@@ -135,6 +138,46 @@ def test_a_bad_upload_leaves_nothing(service, query, body, status, word, request
         assert answer.status == status
         assert word in answer.body["error"]["message"]
     assert set(uploads.glob("*")) == before
+
+
+def test_an_upload_that_the_database_does_not_take_leaves_nothing(own_service):
+    own_service.start()
+    database = sqlite3.connect(own_service.data_dir / "phase4.db", isolation_level=None)
+    with contextlib.closing(database):
+        database.execute("BEGIN IMMEDIATE")
+        answer = own_service.call("/api/upload?name=orphan.pdf", method="POST", body=b"nobody's")
+    assert answer.status == 503
+    digest = hashlib.sha256(b"nobody's").hexdigest()
+    assert not [
+        file for file in own_service.data_dir.glob("uploads/*") if file.name in (digest,) or file.suffix
+    ]
+    assert own_service.call("/api/upload?name=orphan.pdf", method="POST", body=b"nobody's").status == 201
+    assert (own_service.data_dir / "uploads" / digest).read_bytes() == b"nobody's"
+
+
+@pytest.mark.parametrize("path", ["/api/execute", "/api/batch", "/api/upload?name=a.pdf&user_id=1777"])
+def test_a_body_that_is_not_what_its_headers_say_is_the_clients_fault(service, path):
+    answer = service.call(path, method="POST", body=b"not gzip", Content_Encoding="gzip")
+    assert (answer.status, answer.body["error"]["code"]) == (400, "bad_request")
+
+
+def test_a_client_that_stops_sending_its_upload_is_told_so(data_dir):
+    slow = Service(data_dir)
+    slow.command = lambda: [
+        "-c",
+        "import sys; from bot.service import cli, upload_api; upload_api.READ_SECONDS = 0.3; "
+        f"sys.exit(cli.main(['--port', '{slow.port}', '--data-dir', {str(data_dir)!r}]))",
+    ]
+    slow.start()
+    try:
+        with socket.create_connection(("127.0.0.1", slow.port), timeout=20) as client:
+            client.sendall(
+                b"POST /api/upload?name=a.pdf HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nhalf"
+            )
+            assert client.recv(100).startswith(b"HTTP/1.1 408")
+        assert not list(data_dir.glob("uploads/*.part"))
+    finally:
+        slow.close()
 
 
 def test_load_from_a_hundred_clients_at_once_is_answered(service):

@@ -79,7 +79,7 @@ def test_a_command_that_there_is_not_is_named():
     assert "argument COMMAND: invalid choice: 'chekc'" in shown.stderr
 
 
-@pytest.mark.parametrize("url", ["ftp://h", "http://", "file:///etc/passwd"])
+@pytest.mark.parametrize("url", ["ftp://h", "http://", "file:///etc/passwd", "http://127.0.0.1:abc"])
 def test_a_url_that_is_none_is_refused(url):
     shown = run(url)
     assert shown.returncode == 2

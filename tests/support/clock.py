@@ -34,6 +34,10 @@ class VirtualClock:
         """Move time without waking anybody: for code that only reads the clock."""
         self._now += seconds
 
+    def shift_wall(self, seconds: float) -> None:
+        """Set the wall clock, as an administrator or NTP does; ``monotonic`` goes on as it did."""
+        self._offset += seconds
+
     async def advance(self, seconds: float) -> None:
         """Move time, waking each sleeper at its moment and letting it run until it waits again."""
         end = self._now + seconds

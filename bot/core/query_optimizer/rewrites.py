@@ -30,22 +30,12 @@ from bot.core.query_optimizer.rules import (
     count_as_existence,
     equalities_by_column,
     is_always_true,
-    is_used_inside_only,
-    may_be_unused,
+    is_join_unused,
     repeated_operands,
     why_distinct_is_redundant,
     why_join_is_inner,
 )
-from bot.core.query_optimizer.scopes import (
-    SETS,
-    Scope,
-    Scopes,
-    bare,
-    in_filter,
-    is_limited,
-    name_key,
-    qualifiers_of,
-)
+from bot.core.query_optimizer.scopes import SETS, Scope, Scopes, bare, in_filter, is_limited, name_key
 
 REWRITES = {
     "Q012": "DISTINCT left out",
@@ -441,38 +431,23 @@ def _inner_for_outer(tree: Any) -> bool:
 def _without_join(tree: Any) -> bool:
     done = False
     for scope in Scopes(Census(tree)):
-        done = _leave_out_joins(scope) or done
+        while _leave_out_a_join(scope):
+            done = True
     return done
 
 
-def _leave_out_joins(scope: Scope) -> bool:
+def _leave_out_a_join(scope: Scope) -> bool:
     select = scope.node
     if select.__class__ is not exp.Select or select.args.get("distinct") is None:
         return False  # without DISTINCT the rows that it repeats are seen
     joins = select.args.get("joins") or []
     if any(j.args.get("using") or j.args.get("method") or j.side in ("RIGHT", "FULL") for j in joins):
         return False
-    counted = scope.uses()
-    if counted is None:
-        return False
-    uses = counted.copy()
-    candidates = [join for join in joins if may_be_unused(join, scope)]
-    inside = {id(join): qualifiers_of(join.args["on"].find_all(exp.Column)) for join in candidates}
-    named = {join.this.alias_or_name.lower(): join for join in candidates}
-    left_out: set[int] = set()
-    # From the last to the first, as each can be used by those after it; whose use goes is asked again.
-    asked = candidates.copy()
-    while asked:
-        join = asked.pop()
-        own = inside[id(join)]
-        if id(join) in left_out or not is_used_inside_only(join, own, uses):
-            continue
-        left_out.add(id(join))
-        uses -= own
-        asked += candidates if own[""] else [named[alias] for alias in own if alias in named]
-    if left_out:
-        select.set("joins", [join for join in joins if id(join) not in left_out])
-    return bool(left_out)
+    for join in joins:
+        if is_join_unused(join, scope):
+            select.set("joins", [kept for kept in joins if kept is not join])
+            return True
+    return False
 
 
 # In this order: what one leaves, the next may find.

@@ -7,7 +7,6 @@ A rule names the classes of node it looks at, so one that does not concern a sta
 from __future__ import annotations
 
 import functools
-from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -32,7 +31,6 @@ from bot.core.query_optimizer.scopes import (
     key_of,
     line_of,
     operands,
-    qualifiers_of,
     select_in,
     written,
 )
@@ -488,31 +486,21 @@ def _unused_outer_join(node: Any, facts: Facts) -> Advice | None:
 
 def is_join_unused(join: Any, scope: Scope) -> bool:
     """Whether a LEFT JOIN's columns stand in its own ON only, as far as the query tells."""
-    if not may_be_unused(join, scope):
-        return False
-    uses = scope.uses()
-    return uses is not None and is_used_inside_only(
-        join, qualifiers_of(join.args["on"].find_all(exp.Column)), uses
-    )
-
-
-def may_be_unused(join: Any, scope: Scope) -> bool:
-    """Whether it is a LEFT JOIN of a table by ON, in a SELECT that does not group."""
     select = scope.node
     if select.__class__ is not exp.Select or select.args.get("group") or (join.side or "").upper() != "LEFT":
         return False
-    if join.args.get("on") is None or join.args.get("method"):
+    on = join.args.get("on")
+    if on is None or join.args.get("method") or join.this.__class__ is not exp.Table:
         return False
-    return join.this.__class__ is exp.Table
-
-
-def is_used_inside_only(join: Any, inside: Counter[str], uses: Counter[str]) -> bool:
-    """Whether of all columns, counted in ``uses``, those that may be of a join are those of its ON.
-
-    COUNT(*), SUM and the like count the rows that it repeats; where there are such, nothing is counted.
-    """
     alias = join.this.alias_or_name.lower()
-    return uses[alias] == inside[alias] and uses[""] == inside[""]
+    inside = {id(column) for column in on.find_all(exp.Column)}
+    for node in select.find_all(exp.Column, exp.Star, exp.AggFunc, exp.Anonymous):
+        if node.__class__ is not exp.Column:
+            return False  # a COUNT(*), SUM and the like count the repeated rows, so they use the join
+        table = node.table.lower()
+        if id(node) not in inside and (table == alias or not table):
+            return False
+    return True
 
 
 # What is filtered.

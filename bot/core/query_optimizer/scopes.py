@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from sqlglot import exp
@@ -52,16 +51,13 @@ class Source:
 class Scope:
     """A SELECT, UPDATE or DELETE with what it reads from."""
 
-    __slots__ = (
-        "_conditions", "_uses", "has_doubled_names", "joins", "node", "parent", "schema", "sources",
-    )  # fmt: skip
+    __slots__ = ("_conditions", "has_doubled_names", "joins", "node", "parent", "schema", "sources")
 
     def __init__(self, node: Any, with_names: frozenset[str], schema: Schema | None = None) -> None:
         self.node = node
         self.schema = schema
         self.parent: Scope | None = None
         self._conditions: list[Any] | None = None
-        self._uses: tuple[Counter[str] | None] | None = None
         self.joins: list[Any] = []
         self.sources: dict[str, Source] = {}
         self.has_doubled_names = False
@@ -126,17 +122,6 @@ class Scope:
                 break
             scope = scope.parent
         return next(iter(self.sources.values())) if len(self.sources) == 1 else None
-
-    def uses(self) -> Counter[str] | None:
-        """How many columns have each qualifier, of this scope and what is inside; "" is of those with none.
-
-        None if there is a star or a call that may count rows. Counted once, since each join asks.
-        """
-        if self._uses is None:
-            nodes = list(self.node.find_all(exp.Column, exp.Star, exp.AggFunc, exp.Anonymous))
-            are_columns = all(node.__class__ is exp.Column for node in nodes)
-            self._uses = (qualifiers_of(nodes) if are_columns else None,)
-        return self._uses[0]
 
     def conditions(self) -> list[Any]:
         """The conditions of WHERE that must all hold."""
@@ -213,11 +198,6 @@ def columns_by_clause(census: Census, scopes: Scopes) -> dict[str, dict[str, Non
                 prefixes[said] = prefix
         names[prefix + name.name] = None
     return found
-
-
-def qualifiers_of(columns: Iterable[Any]) -> Counter[str]:
-    """How many of these columns have each qualifier, in lower case; "" is of those with none."""
-    return Counter(column.table.lower() for column in columns)
 
 
 def operands(condition: Any, connector: Any) -> list[Any]:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
-import json
 import secrets
 import time
 from collections.abc import Callable
 
+import msgspec
 from aiohttp import web
 
 from bot.service.api_errors import ApiError
@@ -93,10 +93,11 @@ class Access:
             )
 
     def guard(self, handler: Handler) -> Handler:
-        """``handler`` behind :meth:`check`."""
+        """``handler`` behind :meth:`check` and :meth:`check_name`."""
 
         async def guarded(request: web.Request) -> web.StreamResponse:
             self.check(request)
+            self.check_name(request)
             return await handler(request)
 
         return guarded
@@ -112,9 +113,8 @@ class Access:
     async def sign_in(self, request: web.Request) -> web.Response:
         """The token in the body, for a cookie."""
         try:
-            body = json.loads(await request.text())
-            given = body["token"]
-        except (ValueError, KeyError, TypeError):
+            given = msgspec.json.decode(await request.read(), type=dict[str, object])["token"]
+        except (ValueError, KeyError, RecursionError):
             raise ApiError(400, "bad_request", 'Send {"token": "..."}.') from None
         if not self.needed or not isinstance(given, str) or not self._is_token(given.strip()):
             raise ApiError(401, "wrong_token", "That is not the token of this service.")

@@ -78,11 +78,13 @@ class Feed:
                     self._turn = self._turn or asyncio.Event()
                     self._sampler = asyncio.get_running_loop().create_task(self._sample(), name="dashboard")
                 turn = self._turn
-                if self._state_at <= seen or not self._state:
+                if self._state_at == seen or not self._state:
                     assert turn is not None
                     await turn.wait()
                     continue
                 seen = self._state_at
+                if after > seen:
+                    after = 0.0  # the clock was set back, so all that is kept is later than that
                 body = {**self._state, "history": self._history.columns(after)}
                 after = seen
                 yield f"id: {seen:.3f}\ndata: {json.dumps(body, separators=(',', ':'))}\n\n".encode()
@@ -127,6 +129,8 @@ class Feed:
         status = await get_phase4_status()
         recent = self._recent.read(self._clock.monotonic(), status["services"])
         at = round(self._clock.time(), 3)
+        if at < self._state_at:
+            self._history = History()  # its times would lie ahead of the present
         values = figures.points(status, recent, self._lag())
         self._history.add(at, values)
         slow, patterns = await _queries()
