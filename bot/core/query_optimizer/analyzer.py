@@ -72,7 +72,7 @@ class Reading(Struct, frozen=True):
 def read(query: str, dialect: str, pure: frozenset[str] = frozenset()) -> Reading:
     """Tokenize, parse and walk a text once, and say what it means."""
     tokens = tokens_of(query, dialect)
-    fingerprint, normal_form = shape_of(query, tokens)
+    fingerprint, normal_form = shape_of(query, tokens, dialect)
     parameters = Parameters()
     statements = None
     if tokens and not is_too_deep(query, tokens):

@@ -148,7 +148,7 @@ def _values(sample: Sample, dialect: str) -> list[Any] | None:
     found = tokens_of(query, dialect)
     if found is None:
         return None
-    tokens = marked(query, found)
+    tokens = marked(query, found, dialect)
     if isinstance(params, Mapping) and "" in params:  # as @optimize_query hands it over
         rest = [value for name, value in params.items() if name]
         params = rest[0] if len(rest) == 1 and isinstance(rest[0], Mapping | list | tuple) else rest

@@ -23,7 +23,7 @@ _ROWS = re.compile(r"(VALUES \( \? \))(?: , \( \? \))+")
 
 def shape(query: str, dialect: str) -> tuple[str, str]:
     """(fingerprint, normal form) of any text at all."""
-    return shape_of(query, tokens_of(query, dialect))
+    return shape_of(query, tokens_of(query, dialect), dialect)
 
 
 def tokens_of(query: str, dialect: str) -> list[Any] | None:
@@ -38,10 +38,10 @@ def tokens_of(query: str, dialect: str) -> list[Any] | None:
         return None
 
 
-def shape_of(query: str, tokens: list[Any] | None) -> tuple[str, str]:
+def shape_of(query: str, tokens: list[Any] | None, dialect: str = "") -> tuple[str, str]:
     """``shape`` of a text whose tokens are known."""
     if tokens is not None:
-        parts = _parts(tokens)
+        parts = _parts(tokens, _strings_in_double_quotes(query, tokens, dialect))
         while parts and parts[-1] == ";":
             parts.pop()
         normal = " ".join(parts)
@@ -52,7 +52,10 @@ def shape_of(query: str, tokens: list[Any] | None) -> tuple[str, str]:
             normal = _ROWS.sub(r"\1", normal)
         source = normal
     elif len(query) <= MAX_TEXT:
-        source = normal = _by_sqlparse(query)
+        source = _by_sqlparse(query)
+        # Where a quote does not end, nothing tells data from the rest.
+        word = _WORD.search(source)
+        normal = f"{word.group().upper() if word else '?'} ... (a text that cannot be read)"
     else:
         source, normal = query, "(a text too long to be shown without its data)"
     return hashlib.blake2b(source.encode("utf-8", "replace"), digest_size=8).hexdigest(), normal
@@ -163,7 +166,57 @@ def _becomes() -> dict[Any, int]:
 _NAME, _QUOTED, _VALUE, _MARK = range(1, 5)
 
 
-def _parts(tokens: list[Any]) -> list[str]:
+# Tokens after which a value stands rather than a name.
+_BEFORE_VALUE = frozenset(
+    (
+        "= == <> != < > <= >= || -> ->> LIKE ILIKE GLOB MATCH REGEXP RLIKE BETWEEN THEN ELSE PASSWORD ESCAPE"
+    ).split()
+)
+_NO_STRINGS: frozenset[int] = frozenset()
+
+
+def _strings_in_double_quotes(query: str, tokens: list[Any], dialect: str) -> frozenset[int]:
+    """Which tokens in double quotes may be strings: SQLite takes one for a string if no column has that name.
+
+    Only where a value is likely, or the names that some tools quote throughout could not be told any more.
+    """
+    if dialect == "postgres" or '"' not in query:
+        return _NO_STRINGS
+    identifier = _kinds()[4]
+    found = set()
+    last = len(tokens) - 1
+    for index, token in enumerate(tokens):
+        if token.token_type is not identifier or query[token.start : token.start + 1] != '"' or not index:
+            continue
+        if index < last and tokens[index + 1].text in (".", "("):
+            continue
+        before = tokens[index - 1].text.upper()
+        if before in _BEFORE_VALUE or (before in ("(", ",") and _is_in_list(tokens, index)):
+            found.add(index)
+        elif before in ("AND", "BY") and index > 1:
+            one = tokens[index - 2].text.upper()
+            between = before == "AND" and index > 2 and tokens[index - 3].text.upper() == "BETWEEN"
+            if between or (before == "BY" and one == "IDENTIFIED"):
+                found.add(index)
+    return frozenset(found)
+
+
+def _is_in_list(tokens: list[Any], index: int) -> bool:
+    """Whether what is around a token is the list of an IN, or a row of a VALUES."""
+    depth = 0
+    for at in range(index - 1, 0, -1):
+        text = tokens[at].text
+        if text == ")":
+            depth += 1
+        elif text == "(":
+            if depth == 0:
+                before = tokens[at - 1].text.upper()
+                return before in ("IN", "VALUES", "VALUE") or (before == "," and tokens[at - 2].text == ")")
+            depth -= 1
+    return False
+
+
+def _parts(tokens: list[Any], strings: frozenset[int] = _NO_STRINGS) -> list[str]:
     _, _, percent, number, _, _ = _kinds()
     becomes = _becomes().get
     parts: list[str] = []
@@ -181,7 +234,7 @@ def _parts(tokens: list[Any]) -> list[str]:
         elif kind == _VALUE:
             parts.append("?")
         elif kind == _QUOTED:
-            parts.append(f'"{text}"')
+            parts.append("?" if index in strings else f'"{text}"')
         elif index < last and _is_parameter(token, tokens[index + 1], percent, number):
             parts.append("?")
             skip = index + 1
@@ -190,13 +243,14 @@ def _parts(tokens: list[Any]) -> list[str]:
     return parts
 
 
-def marked(query: str, tokens: list[Any]) -> list[str]:
+def marked(query: str, tokens: list[Any], dialect: str = "") -> list[str]:
     """What the text has where its shape has a ``?``, in order: literals and parameters as written."""
     literals, marks, percent, number, _, variable = _kinds()
     found: list[str] = []
+    strings = _strings_in_double_quotes(query, tokens, dialect)
     for index, token in enumerate(tokens):
         kind = token.token_type
-        if kind in literals or (kind is variable and token.text[:1] == "$"):
+        if kind in literals or index in strings or (kind is variable and token.text[:1] == "$"):
             found.append(token.text)
         elif kind in marks and index + 1 < len(tokens):
             following = tokens[index + 1]

@@ -40,3 +40,27 @@ def test_the_normal_form_holds_no_users_data():
     _, normal = shape("SELECT * FROM users WHERE token = 'hunter2' AND phone = 5550100", "")
     assert normal == "SELECT * FROM users WHERE token = ? AND phone = ?"
     assert "hunter2" not in shape("SELECT 'hunter2' FROM 'open", "")[1]
+
+
+@pytest.mark.parametrize("dialect", ["", "sqlite", "mysql"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        'SELECT id FROM users WHERE name = "hunter2"',
+        'SELECT id FROM users WHERE name IN ("a", "hunter2") AND x BETWEEN "hunter2" AND "hunter2"',
+        'INSERT INTO t (a, b) VALUES (1, "x"), (2, "hunter2")',
+        'CREATE USER bob IDENTIFIED BY "hunter2"',
+        "select ' unterminated hunter2 - unt from x",
+        "SELECT 1 WHERE a LIKE '%x' ESCAPE '\\' AND b = 'hunter2'",
+    ],
+)
+def test_what_may_be_a_string_in_double_quotes_is_no_name(query, dialect):
+    assert "hunter2" not in shape(query, dialect)[1]
+
+
+def test_names_in_double_quotes_are_kept():
+    query = (
+        'SELECT "u"."id" FROM "users" AS "u" JOIN "files" AS "f" ON "f"."owner" = "u"."id" ORDER BY "name"'
+    )
+    assert shape(query, "")[1] == query.replace(".", " . ")
+    assert shape('SELECT 1 WHERE "A" = "B"', "postgres")[1].endswith('"A" = "B"'), "there it is always a name"
