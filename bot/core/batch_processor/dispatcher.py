@@ -95,6 +95,7 @@ class Dispatcher:
         """Begins every id, so that ids of two instances are never the same."""
         # Settings; the service sets them.
         self.handler: Handler | None = None
+        self._told_no_handler = False
         self.max_batch_size = 100
         self.batch_timeout = 5.0
         self.max_concurrent = 10
@@ -313,6 +314,9 @@ class Dispatcher:
 
     def _watch(self) -> None:
         """See to it that the items pending now start in time."""
+        if self.handler is None and not self._told_no_handler and self.commit is None:
+            self._told_no_handler = True
+            logger.warning("Batch processor: items wait, and there is no handler: set process_handler")
         if self.handler is None or self.loop is None or self.stopped:
             return
         self._watching = True

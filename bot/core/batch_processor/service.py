@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import math
 import re
 from asyncio import Future
@@ -35,6 +36,8 @@ from bot.core.phase4_service import Phase4Service
 
 if TYPE_CHECKING:
     from bot.core.batch_processor.durable import Durable
+
+logger = logging.getLogger(__name__)
 
 MAX_PRIORITY = 1_000
 MAX_KEY_LENGTH = 200
@@ -277,6 +280,10 @@ class BatchProcessor(Phase4Service):
         finally:
             left = d.remaining()
             if left:
+                logger.warning(
+                    "Batch processor: off with %d item(s) unhandled; dead_letters() has them",
+                    len(left),
+                )
                 d.bury_all(left, "the batch processor was switched off before the item was handled")
         return clean
 

@@ -997,3 +997,16 @@ async def test_the_figures_that_users_read(processor, handler, clock):
 
 def test_an_item_is_shown_without_what_is_the_processors_own():
     assert repr(BatchItem({"a": 1}, item_id="7")) == "BatchItem(item_id='7', data={'a': 1}, priority=0)"
+
+
+async def test_items_without_a_handler_are_told_of_once_and_again_when_they_are_given_up(clock, caplog):
+    p = BatchProcessor(clock=clock)
+    await p.enable(batch_timeout=0.5)
+    assert not caplog.records, "there is nothing to handle yet"
+    for n in range(3):
+        assert (await p.submit_item(n)).success
+    (told,) = caplog.records
+    assert told.getMessage().endswith("items wait, and there is no handler: set process_handler")
+    await p.disable()
+    assert caplog.records[-1].getMessage().endswith("3 item(s) unhandled; dead_letters() has them")
+    assert len(await p.dead_letters()) == 3
