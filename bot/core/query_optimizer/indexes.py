@@ -38,7 +38,11 @@ class _Wanted:
         self.sorted: dict[str, tuple[str, bool]] = {}  # with whether it descends
 
     def note(self, column: Any, where: dict[str, str]) -> None:
-        where.setdefault(column.name.lower(), _name(column.this, self.dialect))
+        written = column.name
+        lowered = written.lower()
+        if self.dialect == "postgres":
+            written = _name(column.this, self.dialect)
+        where.setdefault(lowered, written)
 
 
 def _name(identifier: Any, dialect: str) -> str:
@@ -260,7 +264,9 @@ def _suggestion(source: Source, wanted: _Wanted, facts: Facts) -> IndexSuggestio
         ddl=f"CREATE INDEX {name} ON {table} ({', '.join(listed)})",
         reason=f"{of}: {'; '.join(roles)}",
         equality_columns=key[: len(equal)],
-        sort_columns=tuple([n for c, n in zip(columns, names, strict=True) if c in for_order]),
+        sort_columns=tuple([n for c, n in zip(columns, names, strict=True) if c in for_order])
+        if for_order
+        else (),
     )
 
 

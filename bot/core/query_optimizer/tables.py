@@ -124,26 +124,24 @@ _WITHOUT_PARENTHESES = frozenset(("utc_timestamp", "utc_date", "utc_time", "sql_
 
 def _why_not_again(census: Census, dialect: str, exp: Any) -> str:
     """Why the same text may give another result, or leave something behind for the next."""
-    if any(sample.args.get("seed") is None for sample in census.all(exp.TableSample)):
+    asks = census.has((exp.TableSample, exp.SessionParameter, exp.Parameter))
+    if asks and any(sample.args.get("seed") is None for sample in census.all(exp.TableSample)):
         return "it takes a sample, another each time"
-    if census.all(exp.SessionParameter):
+    if asks and census.all(exp.SessionParameter):
         return "it reads a variable of the session"
     if dialect not in ("mysql", ""):
         return ""
-    if census.all(exp.Parameter):
+    if asks and census.all(exp.Parameter):
         return "it reads or sets a variable"  # @x; what drivers take is a Placeholder here
-    for column in census.all(exp.Column):
-        args = column.args
-        name = args["this"]
-        if args.get("table") is None and name.__class__ is exp.Identifier and not name.args.get("quoted"):
+    for column in [column for column in census.all(exp.Column) if column.args.get("table") is None]:
+        name = column.args["this"]
+        if name.__class__ is exp.Identifier and not name.args.get("quoted"):
             word = name.this.lower()
             if word in _WITHOUT_PARENTHESES:
                 return f"{word} differs from call to call"
     for select in census.all(exp.Select):
-        if any(
-            word.name.upper() == "SQL_CALC_FOUND_ROWS"
-            for word in select.args.get("operation_modifiers") or ()
-        ):
+        modifiers = select.args.get("operation_modifiers")
+        if modifiers and any(word.name.upper() == "SQL_CALC_FOUND_ROWS" for word in modifiers):
             return "FOUND_ROWS() depends on its execution"
     return ""
 
