@@ -241,7 +241,10 @@ async def initialize_phase4_services(
                 running = wiring.running()
                 if not getattr(settings, wiring.flag):
                     if running is not None:
-                        await _switch_off(wiring, running, errors)
+                        try:
+                            await running.disable()
+                        except Exception as error:
+                            _tell(wiring, error, errors)
                     continue
                 found = None
                 try:
@@ -255,10 +258,7 @@ async def initialize_phase4_services(
                     await wiring.enable(instance, settings)
                     started.append(wiring.class_name)
                 except Exception as error:
-                    message = mask_secrets(f"{wiring.class_name}: {error or type(error).__name__}")
-                    # The traceback may quote a URL with its password, so only the message is logged.
-                    logger.error("Phase 4: %s", message)
-                    errors.append(message)
+                    _tell(wiring, error, errors)
                     if found is not None and found.get_instance().enabled:
                         started.append(wiring.class_name)  # in part, such as all pools but one
         except BaseException:
@@ -275,13 +275,12 @@ async def initialize_phase4_services(
         return report
 
 
-async def _switch_off(wiring: _Wiring, running: Phase4Service, errors: list[str]) -> None:
-    try:
-        await running.disable()
-    except Exception as error:
-        message = mask_secrets(f"{wiring.class_name}: {error or type(error).__name__}")
-        logger.error("Phase 4: %s", message)
-        errors.append(message)
+def _tell(wiring: _Wiring, error: Exception, errors: list[str]) -> None:
+    """Log what a service failed with, and add it to the report."""
+    message = mask_secrets(f"{wiring.class_name}: {error or type(error).__name__}")
+    # The traceback may quote a URL with its password, so only the message is logged.
+    logger.error("Phase 4: %s", message)
+    errors.append(message)
 
 
 def _report(started: list[str], errors: list[str]) -> dict[str, Any]:

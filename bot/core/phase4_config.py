@@ -488,9 +488,7 @@ def _convert(name: str, value: Any, source: str) -> Any:
 
 def _entry_refusal(name: str, value: Any, source: str) -> str:
     """Which entry of a dict or list is wrong, and where; empty if the value is neither."""
-    hint = _FIELDS[name]
-    while get_origin(hint) is Annotated:
-        hint = get_args(hint)[0]
+    hint = _bare(_FIELDS[name])
     if get_origin(hint) is dict and isinstance(value, dict):
         entries = list(value.items())
     elif get_origin(hint) is list and isinstance(value, list):
@@ -512,9 +510,14 @@ def _entry_refusal(name: str, value: Any, source: str) -> str:
     return ""
 
 
-def _base_type(hint: Any) -> Any:
+def _bare(hint: Any) -> Any:
     while get_origin(hint) is Annotated:
         hint = get_args(hint)[0]
+    return hint
+
+
+def _base_type(hint: Any) -> Any:
+    hint = _bare(hint)
     return get_origin(hint) or hint
 
 

@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 from bot.core._shared.errors import CapacityError, ClosedError
 from bot.core.phase4_config import mask_secrets, mask_url
 from bot.core.query_optimizer import database_time
-from bot.service.settings import CannotStartError
+from bot.service.settings import CannotStartError, database_backend
 
 if TYPE_CHECKING:
     from bot.core.connection_pool_manager import ConnectionPoolManager
@@ -230,15 +230,15 @@ def open_database(url: str, path: Path) -> ServiceDatabase:
     """
     from bot.service.sqlite_database import SqliteDatabase
 
-    scheme = url.split("://", 1)[0].split("+")[0].lower()
+    backend = database_backend(url)
     if not url:
         return SqliteDatabase(path)
-    if scheme in ("postgresql", "postgres"):
+    if backend == "postgresql":
         from bot.service.postgresql_database import PostgresqlDatabase
 
         return PostgresqlDatabase(url)
-    if scheme == "sqlite" and (file := urlsplit(url).path[1:]):
-        return SqliteDatabase(Path(unquote(file)), replace=False)
+    if backend == "sqlite":
+        return SqliteDatabase(Path(unquote(urlsplit(url).path[1:])), replace=False)
     raise CannotStartError(
         f"DATABASE_URL = {mask_url(url)!r}: the service runs on postgresql://user:password@host/database "
         "or sqlite:///file.db; leave it empty for the embedded database. (Pools of your own take mysql:// "

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from bot.core.phase4_config import ConfigError, Phase4Config
 
@@ -66,3 +67,11 @@ class Urls(NamedTuple):
         except ConfigError as error:
             raise CannotStartError(str(error)) from error
         return cls(config.DATABASE_URL, config.MONGODB_URL)
+
+
+def database_backend(url: str) -> str:
+    """What a ``DATABASE_URL`` has the service run on: "postgresql" or "sqlite"; empty: it cannot."""
+    scheme = url.split("://", 1)[0].split("+")[0].lower()
+    if scheme in ("postgresql", "postgres"):
+        return "postgresql"
+    return "sqlite" if not url or (scheme == "sqlite" and urlsplit(url).path[1:]) else ""

@@ -38,6 +38,14 @@ class CorruptPayloadError(BackendError):
     """Bytes from Redis that this version did not write or cannot read."""
 
 
+def message_of(error: BaseException, otherwise: str = "") -> str:
+    """``str(error)``, or ``otherwise`` if its ``__str__`` raises, which must not end who tells of it."""
+    try:
+        return str(error)
+    except Exception:
+        return otherwise
+
+
 def invalid(name: str, value: object, allowed: str) -> InvalidArgumentError:
     """Build the error for a bad argument: ``name`` and ``value`` as given, ``allowed`` in words."""
     try:

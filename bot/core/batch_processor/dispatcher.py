@@ -15,6 +15,7 @@ from itertools import islice
 from typing import Any
 
 from bot.core._shared.clock import Clock
+from bot.core._shared.errors import message_of
 from bot.core._shared.tasks import BackgroundTasks
 from bot.core.batch_processor.dead_letters import DeadLetters
 from bot.core.batch_processor.errors import (
@@ -831,11 +832,7 @@ def presentable(error: BaseException) -> Exception:
 
 def describe(error: BaseException) -> str:
     """Type and message of an error, bounded; of one that cannot tell its message, the type."""
-    try:
-        message = str(error)
-    except Exception:
-        message = object.__repr__(error)
-    return f"{type(error).__name__}: {message}"[:1000]
+    return f"{type(error).__name__}: {message_of(error, object.__repr__(error))}"[:1000]
 
 
 def _set_result(future: asyncio.Future[Any], value: Any) -> None:

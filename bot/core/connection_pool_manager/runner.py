@@ -15,7 +15,7 @@ from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.errors import MisuseError
 from bot.core._shared.histogram import HistogramSnapshot
 from bot.core._shared.tasks import BackgroundTasks
-from bot.core.connection_pool_manager.drivers.base import Driver, safe_url, secrets_of
+from bot.core.connection_pool_manager.drivers.base import Driver, secrets_of
 from bot.core.connection_pool_manager.errors import (
     LeaseError,
     PoolClosedError,
@@ -41,7 +41,7 @@ from bot.core.connection_pool_manager.pool import (
     Waiter,
 )
 from bot.core.connection_pool_manager.stats import Counters
-from bot.core.phase4_config import mask_secrets
+from bot.core.phase4_config import mask_secrets, mask_url
 
 logger = logging.getLogger(__name__)
 
@@ -426,7 +426,7 @@ class PoolRunner:
                 return await self.driver.connect()
         except TimeoutError as error:
             raise PoolConnectError(
-                f"cannot connect to {safe_url(self.spec.url)} ({self.spec.backend}): no answer within "
+                f"cannot connect to {mask_url(self.spec.url)} ({self.spec.backend}): no answer within "
                 f"{seconds:g} s; check host, port and firewall, or raise connect_timeout"
             ) from error
         except Exception as error:
@@ -439,7 +439,7 @@ class PoolRunner:
                 ) from None
             # Not from error: its text and its frames may hold the password.
             raise PoolConnectError(
-                f"cannot connect to {safe_url(self.spec.url)} ({self.spec.backend}): {self.masked(error)}; "
+                f"cannot connect to {mask_url(self.spec.url)} ({self.spec.backend}): {self.masked(error)}; "
                 "check that the server runs, and the host, port, user and password of the url"
             ) from None
 
@@ -577,7 +577,7 @@ class PoolRunner:
         busy = len(pool.proving) + len(pool.closing)
         return {
             "backend": self.spec.backend,
-            "url": safe_url(self.spec.url),
+            "url": mask_url(self.spec.url),
             "total_connections": active + len(pool.idle) + busy,
             "active_connections": active,
             "idle_connections": len(pool.idle),

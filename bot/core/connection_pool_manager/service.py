@@ -189,10 +189,8 @@ class ConnectionPoolManager(Phase4Service):
         if backend not in BACKENDS:
             raise invalid("backend", backend, "one of " + ", ".join(map(repr, BACKENDS)))
         spec = self._spec(name, backend, min_size, max_size, url, driver_options)
-        was_on, self._enabled = (
-            self._enabled,
-            True,
-        )  # before it is made: a disable meanwhile has the last word
+        was_on = self._enabled
+        self._enabled = True  # before it is made: a disable meanwhile has the last word
         try:
             await self._create(spec)
         except BaseException:

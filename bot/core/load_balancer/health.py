@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 
 from bot.core._shared.clock import Clock
+from bot.core._shared.errors import message_of
 from bot.core._shared.tasks import BackgroundTasks
 from bot.core.load_balancer.cluster import Cluster
 from bot.core.load_balancer.instances import Instance
@@ -158,9 +159,5 @@ async def _get(instance: Instance, path: str) -> str:
 
 def described(error: BaseException) -> str:
     """An error in one line, fit for logs and status."""
-    try:
-        text = str(error)
-    except Exception:
-        text = ""  # a __str__ that raises must not end who only wants to tell of the error
-    text = mask_secrets(text).replace("\n", " ")[:200]
+    text = mask_secrets(message_of(error)).replace("\n", " ")[:200]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -165,7 +165,7 @@ def columns_by_clause(census: Census, scopes: Scopes) -> dict[str, dict[str, Non
     """``{"where": ("users.id", ...), ...}``: each column once, in the order of the text's levels."""
     found: dict[str, dict[str, None]] = {}
     # By where it stands: (names of the clause, scope, what a qualifier means there).
-    places: dict[Any, tuple[dict[str, None], Scope | None, dict[str, str]] | None] = {}
+    places: dict[Any, tuple[dict[str, None], Scope | None, dict[str, str]]] = {}
     for column in census.all(exp.Column):
         args = column.args
         name = args["this"]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from urllib.parse import urlsplit
 
 from msgspec import Struct
 
 from bot.core.phase4_config import Phase4Config, mask_url
 from bot.service.check.findings import Finding, fail, ok, warn
-from bot.service.settings import parse_port
+from bot.service.settings import database_backend, parse_port
 
 MB = 1_048_576
 
@@ -104,13 +103,8 @@ def port(text: str) -> Iterator[Finding]:
 
 
 def database_url(url: str) -> Iterator[Finding]:
-    """What ``open_database`` refuses; a test holds the two together."""
-    scheme = url.split("://", 1)[0].split("+")[0].lower()
-    if (
-        url
-        and scheme not in ("postgresql", "postgres")
-        and not (scheme == "sqlite" and urlsplit(url).path[1:])
-    ):
+    """What ``open_database`` refuses."""
+    if not database_backend(url):
         yield fail(
             "DATABASE_URL",
             f"{mask_url(url)}: the service cannot run on it",

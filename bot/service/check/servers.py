@@ -12,9 +12,9 @@ from msgspec import Struct
 
 from bot.core._shared.errors import Phase4Error
 from bot.core.connection_pool_manager.drivers import driver_class
-from bot.core.connection_pool_manager.drivers.base import Driver, safe_url, secrets_of
+from bot.core.connection_pool_manager.drivers.base import Driver, secrets_of
 from bot.core.connection_pool_manager.models import PoolOptions, PoolSpec
-from bot.core.phase4_config import Phase4Config
+from bot.core.phase4_config import Phase4Config, mask_url
 from bot.service.check.findings import Finding, fail, ok, warn
 from bot.service.check.rules import Pool, as_numbers
 
@@ -85,7 +85,7 @@ def _backend_of(url: str) -> str:
 
 async def reach(server: Server, timeout: float) -> list[Finding]:
     """Connect, ask what it is, disconnect; ``timeout`` seconds at most."""
-    where = f"{safe_url(server.url)} ({', '.join(server.settings)})"
+    where = f"{mask_url(server.url)} ({', '.join(server.settings)})"
     start = time.perf_counter()
     try:
         async with asyncio.timeout(timeout):

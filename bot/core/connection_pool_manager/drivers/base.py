@@ -120,12 +120,7 @@ def check_scheme(url: str, backend: str, schemes: tuple[str, ...]) -> None:
     scheme = url.split("://", 1)[0].lower() if "://" in url else ""
     if scheme.split("+")[0] not in schemes:
         allowed = " or ".join(f"{name}://..." for name in schemes)
-        raise invalid("url", safe_url(url), f"{allowed} for backend {backend!r}")
-
-
-def safe_url(url: str) -> str:
-    """``url`` without user and password, fit for logs."""
-    return mask_url(url)
+        raise invalid("url", mask_url(url), f"{allowed} for backend {backend!r}")
 
 
 def secrets_of(url: str, options: Mapping[str, Any]) -> list[str]:

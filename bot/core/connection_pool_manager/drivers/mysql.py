@@ -17,8 +17,9 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from bot.core._shared.errors import invalid
 from bot.core.connection_pool_manager.drivers import session_state
-from bot.core.connection_pool_manager.drivers.base import Driver, hard_close, import_driver, safe_url
+from bot.core.connection_pool_manager.drivers.base import Driver, hard_close, import_driver
 from bot.core.connection_pool_manager.pool import Verdict
+from bot.core.phase4_config import mask_url
 
 _classify = session_state.Classifier(session_state.classify_mysql)
 
@@ -93,7 +94,7 @@ class MysqlDriver(Driver):
             parts = urlsplit(self.url)
             port = parts.port
         except ValueError:
-            raise invalid("url", safe_url(self.url), "mysql://user:password@host:port/database") from None
+            raise invalid("url", mask_url(self.url), "mysql://user:password@host:port/database") from None
         query: dict[str, Any] = dict(parse_qsl(parts.query))
         settings: dict[str, Any] = {
             "host": parts.hostname or "127.0.0.1",
@@ -110,7 +111,7 @@ class MysqlDriver(Driver):
             settings["unix_socket"] = query.pop("unix_socket")
         if query:
             raise invalid(
-                "url", safe_url(self.url), "no query but charset and unix_socket; use driver options"
+                "url", mask_url(self.url), "no query but charset and unix_socket; use driver options"
             )
         settings["connect_timeout"] = self.spec.options.connect_timeout
         self.settings = {**settings, **self.options}

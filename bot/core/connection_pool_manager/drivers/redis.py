@@ -13,8 +13,9 @@ from collections import deque
 from typing import Any
 
 from bot.core._shared.errors import invalid
-from bot.core.connection_pool_manager.drivers.base import Driver, hard_close, import_driver, safe_url
+from bot.core.connection_pool_manager.drivers.base import Driver, hard_close, import_driver
 from bot.core.connection_pool_manager.pool import Verdict
+from bot.core.phase4_config import mask_url
 
 # SCRIPT and FUNCTION change the server, not the connection.
 _HARMFUL = frozenset(
@@ -162,7 +163,7 @@ class RedisDriver(Driver):
             # Not from the error: its text may hold a part of the password.
             raise invalid(
                 "url",
-                safe_url(self.url),
+                mask_url(self.url),
                 "redis://user:password@host:port/number, with %23 for # and %2F for /",
             ) from None
         self.connection_class = _tracked(given.pop("connection_class", Connection))

@@ -17,8 +17,9 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from bot.core._shared.errors import invalid
 from bot.core.connection_pool_manager.drivers import session_state
-from bot.core.connection_pool_manager.drivers.base import Driver, import_driver, safe_url
+from bot.core.connection_pool_manager.drivers.base import Driver, import_driver
 from bot.core.connection_pool_manager.pool import Verdict
+from bot.core.phase4_config import mask_url
 
 _classify = session_state.Classifier(session_state.classify_sqlite)
 
@@ -96,7 +97,7 @@ class SqliteDriver(Driver):
         parts = urlsplit(self.url)
         if parts.netloc:
             raise invalid(
-                "url", safe_url(self.url), "sqlite:///relative.db, sqlite:////absolute.db or sqlite://"
+                "url", mask_url(self.url), "sqlite:///relative.db, sqlite:////absolute.db or sqlite://"
             )
         query = {name: float(value) if name == "timeout" else value for name, value in parse_qsl(parts.query)}
         return unquote(parts.path[1:]) or ":memory:", query
