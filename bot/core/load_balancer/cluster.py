@@ -236,12 +236,31 @@ class Cluster:
             if instance.trials >= TRIALS:
                 self._back(instance, f"{TRIALS} trial requests succeeded")
 
-    def failed(self, instance: Instance, error: str, seconds: float, now: float, *, trial: bool) -> None:
-        """A request failed after ``seconds``, by no fault of its own."""
+    def failed(
+        self,
+        instance: Instance,
+        error: str,
+        seconds: float,
+        now: float,
+        *,
+        trial: bool,
+        blame: bool = True,
+        silent: bool = False,
+    ) -> None:
+        """A request failed after ``seconds``; ``silent``: there was no answer in time.
+
+        Without ``blame`` it is not known yet whether by the instance's fault; :meth:`blame` may follow.
+        """
         instance.failed += 1
         instance.last_error = error
+        instance.silent = silent
         instance.response_seconds.record(seconds)
         observe(instance, max(seconds, FAILURE_COST, instance.cost), now)
+        if blame:
+            self.blame(instance, error, now, trial=trial)
+
+    def blame(self, instance: Instance, error: str, now: float, *, trial: bool = False) -> None:
+        """A failure was the instance's fault: it counts towards its ejection."""
         reason = self._outliers.failed(instance, now)
         if not instance.present:
             return

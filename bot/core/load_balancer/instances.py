@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import re
 from collections import deque
@@ -15,7 +16,9 @@ from bot.core.load_balancer.models import InstanceState
 HISTORY = 20
 """Changes of state an instance remembers."""
 
-_GOOD_HOST = re.compile(r"[A-Za-z0-9._:%-]{1,253}")
+_HOST_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
+_ZONE = re.compile(r"(%[A-Za-z0-9._~-]{1,60})?")
+_DOTTED = re.compile(r"[0-9.]+")
 
 
 class Instance:
@@ -45,6 +48,7 @@ class Instance:
         "response_seconds",
         "sampled_at",
         "seed",
+        "silent",
         "state",
         "succeeded",
         "trials",
@@ -78,6 +82,7 @@ class Instance:
         self.in_window = 0.0
         self.ejections = 0
         self.ejected_until = 0.0
+        self.silent = False  # the last failed request got no answer in time
         # Load as LEAST_LOADED sees it: see strategies.py.
         self.cost = 0.0
         self.sampled_at = 0.0
@@ -124,8 +129,8 @@ def make_instance(id: object, host: object, port: object, weight: object, scheme
     """An instance of checked arguments; raises InvalidArgumentError naming the one at fault."""
     if not isinstance(id, str) or not 1 <= len(id) <= 200 or not id.isprintable():
         raise invalid("id", id, "a name of 1 to 200 printable characters")
-    if not isinstance(host, str) or not _GOOD_HOST.fullmatch(host):
-        raise invalid("host", host, "a host name or an IP address, without scheme or path")
+    if not isinstance(host, str) or not _is_host(host):
+        raise invalid("host", host, "a host name or an IP address, without scheme, brackets, port or path")
     if isinstance(port, bool) or not isinstance(port, int) or not 1 <= port <= 65_535:
         raise invalid("port", port, "a whole number from 1 to 65535")
     if isinstance(weight, bool) or not isinstance(weight, int | float):
@@ -135,3 +140,17 @@ def make_instance(id: object, host: object, port: object, weight: object, scheme
     if scheme not in ("http", "https"):
         raise invalid("scheme", scheme, "'http' or 'https'")
     return Instance(id, host, port, float(weight), str(scheme))
+
+
+def _is_host(text: str) -> bool:
+    """Whether a URL can be made of it: what has a colon is IPv6, what is all digits and dots IPv4."""
+    address, percent, zone = text.partition("%")
+    try:
+        if ":" in text:
+            ipaddress.IPv6Address(address)
+            return bool(_ZONE.fullmatch(percent + zone))
+        if _DOTTED.fullmatch(text):
+            ipaddress.IPv4Address(text)
+    except ValueError:
+        return False
+    return bool(_HOST_NAME.fullmatch(text))

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import sys
 from collections.abc import Callable
+from types import CoroutineType
 from typing import Any, Literal, NamedTuple
 
-from bot.core._shared.errors import MisuseError
 from bot.core._shared.histogram import Histogram
 from bot.core.load_balancer.budget import RetryBudget
 from bot.core.load_balancer.cluster import Cluster
-from bot.core.load_balancer.errors import NoInstanceError, NotSentError, RequestFailed, RequestRejected
+from bot.core.load_balancer.errors import NoInstanceError, RequestFailed, RequestRejected
+from bot.core.load_balancer.faults import Blame, FaultLog, blame, never_sent
 from bot.core.load_balancer.health import described
-from bot.core.load_balancer.http_handler import MissingClientError
 from bot.core.load_balancer.instances import Instance
 from bot.core.load_balancer.models import Attempt, RequestHandler, RouteResult
-
-REQUEST_FAULTS: tuple[type[Exception], ...] = (
-    RequestRejected, MisuseError, MissingClientError,
-    TypeError, AttributeError, NameError, NotImplementedError, AssertionError,
-)  # fmt: skip
-"""Raised by a handler, these are the request's or the handler's own fault: every instance would do alike."""
 
 HEDGE_QUANTILE = 0.95
 HEDGE_MIN_SAMPLES = 20
@@ -36,6 +28,10 @@ class _Outcome(NamedTuple):
     value: Any
     """What the handler returned, or the exception."""
     attempt: Attempt | None = None
+    free: bool = False
+    """Trying another adds no load to the one that failed, and the retry budget is not for it."""
+    suspect: bool = False
+    """It was reached and failed: its fault if another instance does better, the request's if none does."""
 
 
 class Counters:
@@ -69,6 +65,11 @@ class Router:
         self.budget = RetryBudget(options.retry_budget_percent, options.retry_budget_min_per_second)
         self.in_progress = 0
         self.tell_ends = False  # somebody waits for requests to end
+        # Tries in progress that may go elsewhere, by their time limits. Changed by _attempt.
+        self._movable: dict[asyncio.Timeout, Instance] = {}
+        # Of these, the ones that were told to. Changed by give_up and _attempt.
+        self._given_up: set[asyncio.Timeout] = set()
+        self._faults = FaultLog()
         # Tries that lost, from when they are cancelled until they end. Changed by _hedged.
         self._losers: set[asyncio.Task[_Outcome]] = set()
         self._hedge_delay = 0.0
@@ -93,6 +94,7 @@ class Router:
         tried: list[Instance] = []
         attempts: list[Attempt] = []
         last: BaseException | None = None
+        suspects: list[tuple[Instance, str]] = []
         free = True
         while True:
             trial = None
@@ -114,27 +116,36 @@ class Router:
             if idempotent and cluster.options.hedging and trial is None:
                 outcomes = await self._hedged(handler, instance, data, limit, tried)
             else:
-                outcomes = [await self._attempt(handler, instance, data, limit, trial is not None)]
+                movable = idempotent is not False
+                outcomes = [await self._attempt(handler, instance, data, limit, trial is not None, movable)]
             outcome = outcomes[-1]
+            for failed in outcomes:
+                if failed.attempt is not None:
+                    tried.append(failed.instance)
+                    attempts.append(failed.attempt)
+                    if failed.suspect:
+                        suspects.append((failed.instance, failed.attempt.error))
             if outcome.kind == "answered":
                 counters.succeeded += 1
+                if suspects:
+                    self._blame(suspects)
                 return RouteResult(True, outcome.value, outcome.instance.id)
             if outcome.kind == "refused":
                 counters.refused += 1
+                if isinstance(outcome.value, RequestRejected) and outcome.value.status is not None:
+                    self._blame(suspects)  # the instance that refused did better: it answered
                 return RouteResult(False, outcome.value, outcome.instance.id)
-            for failed in outcomes:
-                tried.append(failed.instance)
-                assert failed.attempt is not None
-                attempts.append(failed.attempt)
             last = outcome.value
             if len(tried) > max_retries:
                 reason = f"failed after {len(tried)} tries"
                 break
             # Who was never reached had no work of it: trying another adds no load, and repeats nothing.
-            free = all(never_sent(failed.value) for failed in outcomes)
+            free = all(failed.free for failed in outcomes)
             if not free and idempotent is False:
                 reason = "failed, and is not to be repeated"
                 break
+        if len({instance for instance, _ in suspects}) == 1:
+            self._blame(suspects)  # of two that fail alike neither is to blame, the request may well be
         counters.failed += 1
         error: Exception
         if attempts:
@@ -157,8 +168,22 @@ class Router:
             )
         return f"none of {len(members)} instance(s) takes requests"
 
+    def _blame(self, suspects: list[tuple[Instance, str]]) -> None:
+        now = self._now()
+        for instance, error in suspects:
+            self.cluster.blame(instance, error, now)
+        if self.cluster.events:
+            self._after()
+
+    def give_up(self, instance: Instance) -> None:
+        """Have the requests in progress at an instance tried elsewhere, if they may be repeated."""
+        for scope, at in self._movable.items():
+            if at is instance and not scope.expired():
+                self._given_up.add(scope)
+                scope.reschedule(0.0)
+
     async def _attempt(
-        self, handler: RequestHandler, instance: Instance, data: Any, limit: float, trial: bool
+        self, handler: RequestHandler, instance: Instance, data: Any, limit: float, trial: bool, movable: bool
     ) -> _Outcome:
         """One try at one instance; raises nothing but what cancels or ends the caller."""
         cluster = self.cluster
@@ -171,7 +196,15 @@ class Router:
             scope = asyncio.timeout(limit)
             try:
                 async with scope:
-                    value = await handler(instance, data)
+                    if movable:
+                        self._movable[scope] = instance
+                    answer = handler(instance, data)
+                    if answer.__class__ is not CoroutineType and not hasattr(answer, "__await__"):
+                        raise TypeError(
+                            f"the request handler returned {type(answer).__name__}, nothing to await: "
+                            f"it has to be an async function"
+                        )
+                    value = await answer
             except asyncio.CancelledError as cancelled:
                 task = asyncio.current_task()
                 if task is None or task.cancelling():
@@ -188,16 +221,33 @@ class Router:
                 cluster.succeeded(instance, now - start, now, trial=trial)
                 return _Outcome("answered", instance, value)
             now = self._now()
-            if is_request_fault(error):
+            given_up = scope in self._given_up
+            fault: Blame = "transport" if expired else blame(error)
+            if fault == "request":
                 if isinstance(error, RequestRejected) and error.status is not None:
                     cluster.succeeded(instance, now - start, now, trial=trial)  # it did answer
                 return _Outcome("refused", instance, error)
-            text = f"no answer within {limit:g} s" if expired else described(error)
-            cluster.failed(instance, text, now - start, now, trial=trial)
-            if never_sent(error):
+            if fault == "code":
+                self._faults.tell(error, handler, instance.id, now)
+                return _Outcome("refused", instance, error)
+            if given_up:
+                text = f"given up after {now - start:.3g} s: the instance is {instance.state.value}"
+            else:
+                text = f"no answer within {limit:g} s" if expired else described(error)
+            # A trial is for finding out, whoever else fails.
+            suspect = fault == "answer" and not trial
+            # That a try was given up says nothing new of the instance.
+            told = instance.last_error if given_up else text
+            cluster.failed(instance, told, now - start, now, trial=trial, blame=not suspect, silent=expired)
+            unsent = not expired and never_sent(error)
+            if unsent:
                 self._unreachable(instance)
-            return _Outcome("failed", instance, error, Attempt(instance.id, text, now - start))
+            attempt = Attempt(instance.id, text, now - start)
+            return _Outcome("failed", instance, error, attempt, free=given_up or unsent, suspect=suspect)
         finally:
+            if movable:
+                self._movable.pop(scope, None)
+                self._given_up.discard(scope)
             cluster.release(instance)
             self.in_progress -= 1
             if cluster.events or self.tell_ends:
@@ -211,9 +261,9 @@ class Router:
         """A try, and a second one elsewhere if the first takes longer than most do; who answers wins."""
         delay = self._delay()
         if delay is None or delay >= limit:
-            return [await self._attempt(handler, instance, data, limit, False)]
+            return [await self._attempt(handler, instance, data, limit, False, True)]
         loop = asyncio.get_running_loop()
-        first = loop.create_task(self._attempt(handler, instance, data, limit, False))
+        first = loop.create_task(self._attempt(handler, instance, data, limit, False, True))
         running = {first}
         failed: list[_Outcome] = []
         try:
@@ -222,14 +272,15 @@ class Router:
                 other = self.cluster.select(None, [*tried, instance])
                 if other is not None and self.budget.take(self._now()):
                     self.counters.hedged += 1
-                    running.add(loop.create_task(self._attempt(handler, other, data, limit - delay, False)))
+                    second = self._attempt(handler, other, data, limit - delay, False, True)
+                    running.add(loop.create_task(second))
             while running:
                 done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     outcome = task.result()
                     if outcome.kind != "failed":
                         self.counters.hedge_wins += task is not first and outcome.kind == "answered"
-                        return [outcome]
+                        return [*failed, outcome]
                     failed.append(outcome)
             return failed
         finally:
@@ -252,38 +303,3 @@ class Router:
             self._hedge_delay = self.response_seconds.quantile(HEDGE_QUANTILE)
             self._hedge_delay_until = now + HEDGE_REFRESH
         return self._hedge_delay
-
-
-def is_request_fault(error: BaseException) -> bool:
-    """Whether an exception says that the request, or the handler's code, is wrong wherever it is sent."""
-    if isinstance(error, REQUEST_FAULTS):
-        return True
-    status = _status_of(error)
-    return status is not None and 400 <= status < 500
-
-
-def _status_of(error: BaseException) -> int | None:
-    """The HTTP status that a client's ``raise_for_status`` put into its exception."""
-    # aiohttp has it on the exception, httpx and requests on its response.
-    status = getattr(error, "status", None)
-    if status is None:
-        status = getattr(getattr(error, "response", None), "status_code", None)
-    return status if isinstance(status, int) and not isinstance(status, bool) else None
-
-
-_CONNECT_ERRORS = (
-    ("aiohttp", "ClientConnectorError"),
-    ("httpx", "ConnectError"),
-    ("httpx", "ConnectTimeout"),
-)
-
-
-def never_sent(error: BaseException) -> bool:
-    """Whether an exception proves that nothing of the request reached the instance."""
-    if isinstance(error, NotSentError | ConnectionRefusedError | socket.gaierror):
-        return True
-    for module, name in _CONNECT_ERRORS:
-        kind = getattr(sys.modules.get(module), name, None)
-        if kind is not None and isinstance(error, kind):
-            return True
-    return False

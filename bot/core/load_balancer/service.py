@@ -311,6 +311,8 @@ class LoadBalancer(Phase4Service):
             _log(event)
             if self._checks is not None and event.instance_id is not None:
                 instance = self._cluster.members.get(event.instance_id)
+                if instance is not None and not self._cluster.panic and _fell_silent(instance, event):
+                    self._router.give_up(instance)
                 if event.new == "ejected" and instance is not None:
                     self._checks.ejected(instance)
                 elif not event.new:
@@ -361,6 +363,11 @@ class LoadBalancer(Phase4Service):
     def check_invariants(self) -> None:
         """Assert that states, counts and who gets requests agree."""
         self._cluster.check_invariants()
+
+
+def _fell_silent(instance: Instance, event: InstanceEvent) -> bool:
+    """Whether requests in progress at it had better go elsewhere: it is out for giving no answers."""
+    return event.new == "unhealthy" or (event.new == "ejected" and instance.silent)
 
 
 def _log(event: InstanceEvent) -> None:

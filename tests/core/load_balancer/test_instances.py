@@ -26,6 +26,9 @@ def test_its_url(host, scheme, url):
     [
         ("id", ""), ("id", 3), ("id", "a\nb"), ("id", "x" * 201),
         ("host", ""), ("host", "http://h"), ("host", "h/path"), ("host", "a b"), ("host", None),
+        ("host", "10.0.0.1:8001"), ("host", "bot:8001"), ("host", "[::1]"), ("host", "::1%x y"),
+        ("host", "a..b"), ("host", "10.0.0.256"), ("host", "10.1"), ("host", "b\u00fccher"),
+        ("host", "x" * 64), ("host", ":"),
         ("port", 0), ("port", 65_536), ("port", "8001"), ("port", True),
         ("weight", 0), ("weight", -1), ("weight", math.nan), ("weight", math.inf), ("weight", "1"),
         ("scheme", "ftp"),

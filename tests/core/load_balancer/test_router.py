@@ -1,20 +1,19 @@
 """One request: failover, what is not repeated, budget, time limits, hedging."""
 
 import asyncio
-import json
 
-import aiohttp
 import pytest
 
 from bot.core.load_balancer import (
     BalancerOffError,
+    InstanceFailure,
+    InstanceState,
     LoadBalancer,
     NoInstanceError,
-    NotSentError,
     RequestFailed,
     RequestRejected,
 )
-from bot.core.load_balancer.router import HEDGE_MIN_SAMPLES, is_request_fault, never_sent
+from bot.core.load_balancer.router import HEDGE_MIN_SAMPLES
 from tests.support.clock import until_idle
 
 
@@ -118,7 +117,9 @@ class ClientResponseError(Exception):
     "error",
     [
         RequestRejected("no", status=400), TypeError("not JSON"), AttributeError("x"), NameError("x"),
-        ClientResponseError(404), NotImplementedError(),
+        ClientResponseError(404), NotImplementedError(), KeyError("result"), IndexError(),
+        ZeroDivisionError(), ImportError("x"), RecursionError(),
+        ExceptionGroup("two", [TypeError("a"), KeyError("b")]),
     ],
 )  # fmt: skip
 async def test_the_requests_own_fault_is_not_tried_elsewhere_nor_held_against_anybody(balancer, error):
@@ -134,26 +135,75 @@ async def test_the_requests_own_fault_is_not_tried_elsewhere_nor_held_against_an
     assert all(instance["failed_requests"] == 0 for instance in figures["instances"].values())
 
 
-@pytest.mark.parametrize(
-    ("error", "fault", "unsent"),
-    [
-        (ClientResponseError(500), False, False),
-        (json.JSONDecodeError("x", "", 0), False, False),
-        (ConnectionRefusedError(), False, True),
-        (NotSentError("proxy is away"), False, True),
-        (aiohttp.ServerDisconnectedError(), False, False),
-        (
-            aiohttp.ClientConnectorError(
-                aiohttp.client_reqrep.ConnectionKey("h", 1, False, None, None, None, None), OSError(111, "x")
-            ),
-            False,
-            True,
-        ),
-    ],
-)
-def test_kinds_of_errors(error, fault, unsent):
-    assert is_request_fault(error) is fault
-    assert never_sent(error) is unsent
+async def test_of_two_instances_that_fail_a_request_alike_neither_is_to_blame(balancer):
+    async def poison(data):
+        if data == "poison":
+            raise InstanceFailure("HTTP 500", status=500)
+        return data
+
+    handler = balancer.request_handler = Scripted(a=poison, b=poison, c=poison)
+    for _ in range(20):
+        success, error, _ = await balancer.route_request("poison")
+        assert not success
+        assert isinstance(error, RequestFailed)
+        assert (await balancer.route_request("good")).success
+    assert len(set(handler.tried)) == 3
+    figures = await balancer.get_statistics()
+    assert figures["healthy_instances"] == 3
+    assert all(entry["failed_requests"] for entry in figures["instances"].values())
+
+
+async def test_an_instance_that_fails_where_another_does_better_is_to_blame(balancer):
+    balancer.request_handler = Scripted(a=InstanceFailure("HTTP 500", status=500))
+    for turn in range(30):
+        assert (await balancer.route_request(turn)).success
+    assert balancer.get_instance_by_id("a").state is InstanceState.EJECTED
+    assert (await balancer.get_statistics())["healthy_instances"] == 2
+
+
+async def test_an_instance_that_fails_what_is_not_repeated_is_to_blame(balancer):
+    balancer.request_handler = Scripted(a=InstanceFailure("HTTP 500", status=500))
+    for turn in range(30):
+        await balancer.route_request(turn, idempotent=False)
+    assert balancer.get_instance_by_id("a").state is InstanceState.EJECTED
+
+
+async def test_a_bug_of_the_handler_is_logged_with_its_traceback_and_marked(balancer, caplog):
+    async def buggy(instance, data):
+        return {}["result"]
+
+    balancer.request_handler = buggy
+    for turn in range(50):
+        success, result, instance_id = await balancer.route_request(turn)
+        assert not success
+        assert isinstance(result, KeyError)
+        assert result.__notes__ == [
+            f"Raised by the load balancer's request handler, for instance {instance_id}."
+        ]
+    [record] = [one for one in caplog.records if one.levelname == "ERROR"]
+    assert "buggy has a bug" in record.getMessage()
+    assert 'return {}["result"]' in record.getMessage()
+    figures = await balancer.get_statistics()
+    assert (figures["healthy_instances"], figures["rejected_requests"]) == (3, 50)
+    assert sum(entry["total_requests"] for entry in figures["instances"].values()) == 50
+
+
+async def test_a_handler_that_is_no_async_function_is_told_so(balancer, caplog):
+    balancer.request_handler = lambda instance, data: "plain"
+    success, result, _ = await balancer.route_request(1)
+    assert not success
+    assert "returned str, nothing to await: it has to be an async function" in str(result)
+    assert "has a bug" in caplog.text
+
+
+async def test_a_handler_may_be_a_function_that_returns_an_awaitable(balancer):
+    async def answer(data):
+        return data
+
+    balancer.request_handler = lambda instance, data: answer(data)
+    assert (await balancer.route_request(7)).result == 7
+    balancer.request_handler = lambda instance, data: asyncio.ensure_future(answer(data))
+    assert (await balancer.route_request(8)).result == 8
 
 
 async def test_what_must_not_be_repeated_is_only_if_it_was_never_sent(balancer):

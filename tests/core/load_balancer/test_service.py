@@ -8,7 +8,7 @@ import pytest
 
 from bot.core.enhanced_startup_phase4 import initialize_phase4_services, shutdown_phase4_services
 from bot.core.load_balancer import InstanceState, LoadBalancer, LoadBalancingStrategy
-from bot.core.load_balancer.router import REQUEST_FAULTS
+from bot.core.load_balancer.faults import CODE_FAULTS
 from tests.support.clock import VirtualClock, until_idle
 
 
@@ -461,5 +461,83 @@ def test_what_is_the_requests_own_fault_is_documented():
     from pathlib import Path
 
     page = (Path(__file__).resolve().parents[3] / "docs" / "load_balancer.md").read_text()
-    for kind in REQUEST_FAULTS:
+    for kind in CODE_FAULTS:
         assert f"`{kind.__name__}`" in page
+
+
+async def requests_held_by(name, lb, count=10, **arguments):
+    """Requests of which some hang at the instance, which answers no more."""
+    hang = asyncio.Event()
+
+    async def handler(instance, data):
+        if instance.id == name:
+            await hang.wait()
+        return instance.id
+
+    lb.request_handler = handler
+    tasks = [asyncio.create_task(lb.route_request(turn, **arguments)) for turn in range(count)]
+    await until_idle()
+    assert lb.get_instance_by_id(name).in_flight
+    return tasks, hang
+
+
+async def test_requests_at_an_instance_found_unhealthy_are_answered_by_another():
+    sick = set()
+
+    async def check(instance):
+        return instance.id not in sick
+
+    lb = await balancer("a", "b", health_check=check, check_interval=0.02, failure_threshold=1)
+    # More of them than a retry budget would allow: moving them adds no load to the one that is out.
+    tasks, _ = await requests_held_by("a", lb, 60)
+    sick.add("a")
+    outcomes = await asyncio.gather(*tasks)
+    assert {outcome.instance_id for outcome in outcomes} == {"b"}
+    assert all(outcome.success for outcome in outcomes)
+    assert lb.get_instance_by_id("a").last_error == "health check: the check returned a false value"
+    assert not lb._router._movable
+    assert await lb.disable()
+
+
+async def test_requests_at_the_last_instance_are_not_given_up():
+    sick = set()
+
+    async def check(instance):
+        return instance.id not in sick
+
+    lb = await balancer("a", health_check=check, check_interval=0.02, failure_threshold=1)
+    tasks, hang = await requests_held_by("a", lb, 3)
+    sick.add("a")
+    while lb.get_instance_by_id("a").is_healthy:
+        await asyncio.sleep(0.01)
+    hang.set()
+    assert all(outcome.success for outcome in await asyncio.gather(*tasks))
+    assert await lb.disable()
+
+
+async def test_what_is_not_to_be_repeated_is_waited_for():
+    sick = set()
+
+    async def check(instance):
+        return instance.id not in sick
+
+    lb = await balancer("a", "b", health_check=check, check_interval=0.02, failure_threshold=1)
+    tasks, hang = await requests_held_by("a", lb, 10, idempotent=False)
+    sick.add("a")
+    while lb.get_instance_by_id("a").is_healthy:
+        await asyncio.sleep(0.01)
+    hang.set()
+    assert {outcome.instance_id for outcome in await asyncio.gather(*tasks)} == {"a", "b"}
+    assert await lb.disable()
+
+
+async def test_an_instance_ejected_for_silence_holds_nobody():
+    lb = await balancer("a", "b", outlier_failures=2, request_timeout=0.2, total_timeout=30)
+    tasks, _ = await requests_held_by("a", lb, 8)
+    await lb.enable(request_timeout=30.0)
+    later, _ = await requests_held_by("a", lb, 8)
+    outcomes = await asyncio.gather(*tasks, *later)
+    assert all(outcome.success for outcome in outcomes)
+    assert {outcome.instance_id for outcome in outcomes} == {"b"}
+    assert "ejected" in [entry["to"] for entry in lb.get_instance_by_id("a").history]
+    assert await lb.disable()

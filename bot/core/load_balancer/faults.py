@@ -1,0 +1,138 @@
+"""Whose fault an exception of a request handler is: the request's, the code's, or the instance's."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import sys
+import traceback
+from typing import Literal
+
+from bot.core._shared.errors import MisuseError
+from bot.core.load_balancer.errors import InstanceFailure, NotSentError, RequestRejected
+from bot.core.load_balancer.http_handler import MissingClientError
+from bot.core.phase4_config import mask_secrets
+
+logger = logging.getLogger(__name__)
+
+CODE_FAULTS: tuple[type[Exception], ...] = (
+    TypeError, AttributeError, NameError, LookupError, ArithmeticError, AssertionError, NotImplementedError,
+    ImportError, SyntaxError, RecursionError,
+)  # fmt: skip
+"""What Python raises for a bug. Every instance would get to see it alike."""
+
+FAULT_LOG_SECONDS = 60.0
+"""For which a fault of the same kind at the same place is logged once."""
+
+_MAX_FAULTS = 100
+_MAX_TRACEBACK = 8_000
+_MAX_DEPTH = 20
+
+Blame = Literal["request", "code", "answer", "transport"]
+
+_CONNECT_ERRORS = (
+    ("aiohttp", "ClientConnectorError"),
+    ("httpx", "ConnectError"),
+    ("httpx", "ConnectTimeout"),
+)
+_TRANSPORT_ERRORS = (
+    ("aiohttp", "ClientConnectionError"),
+    ("aiohttp", "ClientPayloadError"),
+    ("httpx", "TransportError"),
+)
+
+
+def blame(error: BaseException) -> Blame:
+    """Who is at fault for what a handler raised.
+
+    ``request``: rejected by whoever it is sent to. ``code``: a bug of the handler. ``answer``: the instance
+    was reached and failed, as another may too. ``transport``: it was not reached, or broke off.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        kinds = {blame(one) for one in error.exceptions}
+        order: tuple[Blame, ...] = ("transport", "answer", "request", "code")
+        return next(kind for kind in order if kind in kinds)
+    if isinstance(error, RequestRejected):
+        return "request"
+    status = _status_of(error)
+    if status is not None and 400 <= status < 500:
+        return "request"
+    if isinstance(error, MissingClientError | MisuseError):
+        return "code"
+    if isinstance(error, NotSentError | OSError | TimeoutError | EOFError) or _is(error, _TRANSPORT_ERRORS):
+        return "transport"
+    if isinstance(error, InstanceFailure):
+        return "answer"
+    return "code" if isinstance(error, CODE_FAULTS) else "answer"
+
+
+def never_sent(error: BaseException) -> bool:
+    """Whether an exception proves that nothing of the request reached the instance."""
+    if isinstance(error, NotSentError | ConnectionRefusedError | socket.gaierror):
+        return True
+    return _is(error, _CONNECT_ERRORS)
+
+
+def _is(error: BaseException, kinds: tuple[tuple[str, str], ...]) -> bool:
+    """Whether it is one of these classes, of packages that need not be installed."""
+    for module, name in kinds:
+        kind = getattr(sys.modules.get(module), name, None)
+        if kind is not None and isinstance(error, kind):
+            return True
+    return False
+
+
+def _status_of(error: BaseException) -> int | None:
+    """The HTTP status that a client's ``raise_for_status`` put into its exception."""
+    # aiohttp has it on the exception, httpx and requests on its response.
+    status = getattr(error, "status", None)
+    if status is None:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+    return status if isinstance(status, int) and not isinstance(status, bool) else None
+
+
+class FaultLog:
+    """Logs bugs of a handler with their traceback, each place at most once in FAULT_LOG_SECONDS."""
+
+    __slots__ = ("_last",)
+
+    def __init__(self) -> None:
+        # By kind and place: when it was logged, and how often it was not since. Changed by tell.
+        self._last: dict[tuple[type[BaseException], str, int], tuple[float, int]] = {}
+
+    def tell(self, error: BaseException, handler: object, instance_id: str, now: float) -> None:
+        """Log the fault, unless that was done a moment ago, and mark the exception as what it is."""
+        note = f"Raised by the load balancer's request handler, for instance {instance_id}."
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
+        place = _place(error)
+        key = (type(error), *place)
+        known = self._last.get(key)
+        if known is not None and now - known[0] < FAULT_LOG_SECONDS:
+            self._last[key] = (known[0], known[1] + 1)
+            return
+        if len(self._last) >= _MAX_FAULTS:
+            del self._last[next(iter(self._last))]
+        self._last[key] = (now, 0)
+        again = f" ({known[1]} more of them since it was last logged)" if known and known[1] else ""
+        logger.error(
+            "Load balancer: the request handler %s has a bug, met at instance %s; the request is not tried "
+            "elsewhere, and no instance is blamed%s\n%s",
+            getattr(handler, "__qualname__", type(handler).__qualname__), instance_id, again,
+            _traceback(error),
+        )  # fmt: skip
+
+
+def _place(error: BaseException) -> tuple[str, int]:
+    entry = error.__traceback__
+    while entry is not None and entry.tb_next is not None:
+        entry = entry.tb_next
+    return ("", 0) if entry is None else (entry.tb_frame.f_code.co_filename, entry.tb_lineno)
+
+
+def _traceback(error: BaseException) -> str:
+    try:
+        text = "".join(traceback.format_exception(error, limit=-_MAX_DEPTH))
+    except Exception:  # its __str__ may raise anything
+        text = f"{type(error).__name__} (its text cannot be had)"
+    return mask_secrets(text[-_MAX_TRACEBACK:]).rstrip()
