@@ -31,9 +31,9 @@ async def cached() -> None:
     await optimizer.enable()
     query = MIDDLING.format(n=1)
     immutable = tuple((n, f"user {n}", n * 1000) for n in range(10))
-    await optimizer.cache_query_result(query, immutable)
-    await optimizer.cache_query_result(query, ROWS, params=("rows",))
-    await optimizer.cache_query_result(query, immutable, params=("tuple",))
+    await optimizer.cache_query_result(query, immutable, fresh=True)
+    await optimizer.cache_query_result(query, ROWS, params=("rows",), fresh=True)
+    await optimizer.cache_query_result(query, immutable, params=("tuple",), fresh=True)
     plain: dict[str, Any] = {query: immutable}
 
     async def lookup(key: str) -> Any:
@@ -149,7 +149,7 @@ async def graphql() -> None:
         "query Top($n: Int!) { users(first: $n, status: ACTIVE) { edges { node { id name ...Files } } } } "
         "fragment Files on User { files(first: 5) { nodes { id name size } } }"
     )
-    await optimizer.cache_query_result(text, "result", params={"n": 10})
+    await optimizer.cache_query_result(text, "result", params={"n": 10}, fresh=True)
 
     async def known(n: int) -> None:
         for _ in range(n):

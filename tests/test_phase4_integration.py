@@ -38,7 +38,7 @@ async def phase4():
 class TestQueryOptimizer:
     async def test_a_result_is_kept_until_its_table_is_written(self):
         optimizer = QueryOptimizer.get_instance()
-        await optimizer.cache_query_result("SELECT * FROM users", [1, 2])
+        await optimizer.cache_query_result("SELECT * FROM users", [1, 2], fresh=True)
         assert await optimizer.get_cached_result("SELECT * FROM users") == [1, 2]
         await optimizer.invalidate_tables("users")
         assert await optimizer.get_cached_result("SELECT * FROM users") is None

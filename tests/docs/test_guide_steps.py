@@ -41,7 +41,7 @@ async def test_quick_start(capsys):
     assert guide["status"]["success"]
     assert set(guide["status"]["services_initialized"]) == {"QueryOptimizer", "RateLimiter"}
     optimizer = QueryOptimizer.get_instance()
-    await optimizer.cache_query_result("SELECT 1", [1])
+    await optimizer.cache_query_result("SELECT 1", [1], fresh=True)
     await optimizer.get_cached_result("SELECT 1")
     await run(blocks("3. Monitor Performance")[0], {})
     assert capsys.readouterr().out == "Query cache hits: 1\n"

@@ -4,6 +4,7 @@ from bot.core.query_optimizer.decorators import optimize_query
 from bot.core.query_optimizer.errors import QueryTooComplexError
 from bot.core.query_optimizer.models import Finding, IndexSuggestion, OptimizationResult, QueryType, SlowQuery
 from bot.core.query_optimizer.n_plus_one import NPlusOnePattern
+from bot.core.query_optimizer.result_scopes import Scope
 from bot.core.query_optimizer.service import QueryOptimizer
 from bot.core.query_optimizer.timing import database_time
 
@@ -15,6 +16,7 @@ __all__ = [
     "QueryOptimizer",
     "QueryTooComplexError",
     "QueryType",
+    "Scope",
     "SlowQuery",
     "database_time",
     "optimize_query",

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any, ParamSpec, TypeVar, overload
 
+from bot.core.query_optimizer.result_scopes import scope_key
 from bot.core.query_optimizer.service import QueryOptimizer
 
 P = ParamSpec("P")
@@ -20,18 +21,24 @@ QUERY_ARGUMENTS = ("query", "sql", "query_str", "sql_query", "statement")
 def optimize_query(function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]: ...
 @overload
 def optimize_query(
-    *, ttl: float | None = None
+    *, ttl: float | None = None, scope: Any = None
 ) -> Callable[[Callable[P, Awaitable[R]]], Callable[P, Awaitable[R]]]: ...
-def optimize_query(function: Any = None, *, ttl: float | None = None) -> Any:
+def optimize_query(function: Any = None, *, ttl: float | None = None, scope: Any = None) -> Any:
     """Run an ``async def`` that executes a query through :meth:`QueryOptimizer.execute`.
 
     The query is the argument ``query``, ``sql``, ``query_str``, ``sql_query`` or ``statement``, else
     the first string; ``self`` is left out and all other arguments are its parameters. Reads are
     cached for ``ttl`` seconds, writes drop what they change, concurrent callers share one run. A
     call without a query, or with arguments that are not plain data, is just made.
+
+    ``scope`` is whose view of the data it is, as in :meth:`QueryOptimizer.execute`, or a function that tells
+    it from the call's arguments. Raises ValueError for what is no scope.
     """
     if function is None:
-        return functools.partial(optimize_query, ttl=ttl)
+        return functools.partial(optimize_query, ttl=ttl, scope=scope)
+    told = scope if callable(scope) else None
+    if told is None and scope is not None:
+        scope_key(scope)
     if not inspect.iscoroutinefunction(function):
         raise TypeError(f"optimize_query: {function!r} is no async function")
     signature = inspect.signature(function)
@@ -57,6 +64,8 @@ def optimize_query(function: Any = None, *, ttl: float | None = None) -> Any:
 
         # Its name too: two functions may run the same text on two databases.
         params = {"": f"{function.__module__}.{function.__qualname__}", **given}
-        return await optimizer.execute(query, params, run, ttl)
+        if told is not None:
+            return await optimizer.execute(query, params, run, ttl, told(*args, **kwargs))
+        return await optimizer.execute(query, params, run, ttl, scope)
 
     return optimized

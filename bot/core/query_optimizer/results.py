@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
-from cachetools import LRUCache
-
 from bot.core._shared.bounded_store import BoundedStore, Entry
 from bot.core._shared.isolation import Frozen
 
 SPACE = "results"
 MAX_TABLES = 10_000
 """Tables whose last write is remembered; beyond that, the oldest counts as a write to all tables."""
-
-MAX_MISSES = 10_000
 
 _PLAIN = (str, int, bytes, bool, type(None))
 
@@ -107,39 +103,6 @@ class ResultCache:
         indexed = {entry for entries in self._by_table.values() for entry in entries}
         assert indexed <= set(self.live.values())
         assert all(self._by_table.values())
-
-
-class Misses:
-    """Look-ups that found nothing and whose result may be offered later, with when they began."""
-
-    def __init__(self) -> None:
-        # key -> [lowest write number, look-ups not yet answered, monotonic time of the last]
-        self._open: LRUCache[Hashable, list[Any]] = LRUCache(maxsize=MAX_MISSES)
-
-    def note(self, key: Hashable, begun: int, now: float) -> None:
-        found = self._open.get(key)
-        if found is None:
-            self._open[key] = [begun, 1, now]
-        else:
-            found[1] += 1
-            found[2] = now
-
-    def take(self, key: Hashable) -> tuple[int, float] | None:
-        """(write number, time) of the earliest open look-up of ``key``; None if there is none."""
-        found = self._open.get(key)
-        if found is None:
-            return None
-        found[1] -= 1
-        if found[1] <= 0:
-            self._open.pop(key, None)
-        return found[0], found[2]
-
-    def forget(self, key: Hashable) -> None:
-        """The next look-up of ``key`` counts anew: one that was never answered must not stay in its way."""
-        self._open.pop(key, None)
-
-    def clear(self) -> None:
-        self._open.clear()
 
 
 def key_of(query: str, params: Any) -> Hashable:

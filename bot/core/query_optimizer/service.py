@@ -24,6 +24,7 @@ from bot.core.query_optimizer.graphql import (
     is_graphql,
     operation_name_of,
 )
+from bot.core.query_optimizer.lookups import Lookups
 from bot.core.query_optimizer.models import (
     Advice,
     Analysis,
@@ -39,7 +40,8 @@ from bot.core.query_optimizer.n_plus_one import (
     call_site,
 )
 from bot.core.query_optimizer.remembered import Remembered
-from bot.core.query_optimizer.results import Misses, ResultCache, key_of
+from bot.core.query_optimizer.result_scopes import read_in, scope_key, tell, told, written_in
+from bot.core.query_optimizer.results import ResultCache, key_of
 from bot.core.query_optimizer.stats import MAX_SHOWN, ExecutionStatistics, has_parameters
 from bot.core.query_optimizer.tables import Relations, names_given, write_marks
 from bot.core.query_optimizer.timing import STOPWATCH, SlowQueryLog, Stopwatch
@@ -61,6 +63,8 @@ ANALYSES_CHARACTERS = 4_000_000
 
 _MAY_INDEX = (QueryType.DDL, QueryType.SCRIPT, QueryType.OTHER)
 """What may bring or take an index, or figures that the planner goes by."""
+
+UNPROVEN = "no look-up"
 
 _MB = 1_048_576
 
@@ -103,7 +107,9 @@ class QueryOptimizer(Phase4Service):
         self._cache = self._new_cache()
         # The cache's live entries while on, nothing while off: one look-up tells both.
         self._live: dict[Hashable, Any] = {}
-        self._misses = Misses()
+        self._lookups = Lookups()
+        # Whether results of named databases are told apart: from the first of them on.
+        self._by_database = False
         self._flights: SingleFlight[Any] = SingleFlight()
         self._analyses: Remembered[Analysis] = Remembered(ANALYSES_CHARACTERS)
         self._advices: Remembered[Advice] = Remembered(ANALYSES_CHARACTERS)
@@ -214,7 +220,7 @@ class QueryOptimizer(Phase4Service):
             self._enabled = False
             self._cache = self._new_cache()
             self._live = {}
-            self._misses.clear()
+            self._lookups.clear()
             self._analyses = Remembered(ANALYSES_CHARACTERS)
             self._advices = Remembered(ANALYSES_CHARACTERS)
             if self._plans is not None:
@@ -268,21 +274,52 @@ class QueryOptimizer(Phase4Service):
         return TransactionScope(self._transactions, self._ended)
 
     def _ended(self, transaction: Transaction) -> Awaitable[Any] | None:
-        if transaction.anything:
-            self._cache.write_anything()
-        elif transaction.written:
-            self._cache.write(write_marks(transaction.written))
-        else:
+        if not transaction.anything and not transaction.written:
             return None
+        done = self._written(transaction.written, transaction.anything, transaction.database or "")
+        return None if done is None else asyncio.shield(done)
+
+    def _written(self, tables: Collection[str], anything: bool, database: str) -> Awaitable[Any] | None:
+        """Drop what read the tables (``anything``: all results) and tell the other instances."""
+        if anything:
+            self._cache.write_anything()
+        else:
+            database = self._database(tables, database)
+            self._drop(tables, database)
         if self._after_write is None:
             return None
-        told = self._after_write([EVERY_TABLE] if transaction.anything else sorted(transaction.written))
-        return None if told is None else asyncio.shield(told)
+        return self._after_write([EVERY_TABLE] if anything else tell(sorted(tables), database))
+
+    def _drop(self, tables: Collection[str], database: str) -> int:
+        marks = write_marks(tables)
+        if self._by_database:
+            return self._cache.write(written_in(marks, database))
+        return self._cache.write(marks)
+
+    def _database(self, tables: Collection[str], database: str) -> str:
+        """``database``, unless a name may lead out of it: in PostgreSQL a qualified one does not."""
+        if database and self._dialect != "postgres" and any("." in name for name in tables):
+            return ""
+        return database
+
+    def _marks(self, analysis: Analysis, database: str) -> frozenset[str]:
+        """What a result of this query is filed under."""
+        marks = self._relations.marks_of(analysis.reads)
+        if not database:
+            return marks
+        return read_in(marks, self._database(self._relations.read_by(analysis.reads), database))
+
+    def _scope(self, scope: Any) -> tuple[Hashable, str]:
+        """:func:`scope_key`, of a scope that is used from now on."""
+        place, database = scope_key(scope)
+        if database:
+            self._by_database = True
+        return place, database
 
     # Analysis.
 
     async def analyze_query(
-        self, query: str | Mapping[str, Any] | Sequence[Any], params: Any = None
+        self, query: str | Mapping[str, Any] | Sequence[Any], params: Any = None, scope: Any = None
     ) -> OptimizationResult:
         """What the query is and what to do about it: findings, index suggestions, a better form.
 
@@ -290,8 +327,11 @@ class QueryOptimizer(Phase4Service):
         ``sort``, ``limit``, ``skip``, ``projection``. Any text gets an answer. With an explainer
         (:meth:`explain_with`) a SELECT that is new is explained first, which takes the time of a few round
         trips, and no longer than the explainer's timeout. While the optimizer is off, the answer is UNKNOWN
-        and the query itself.
+        and the query itself. ``scope`` is taken so that one set of arguments serves all calls; advice is the
+        same in all scopes.
         """
+        if scope is not None and self._enabled:
+            self._scope(scope)
         if not isinstance(query, str):
             if not isinstance(query, Mapping | list | tuple):
                 raise TypeError(f"query = {query!r:.100}: expected a string, a dict or a list")
@@ -372,12 +412,15 @@ class QueryOptimizer(Phase4Service):
             return analysis.operations.get(operation_name_of(params) or "", analysis)
         return analysis
 
-    def _key(self, query: str, params: Any) -> Hashable:
+    def _key(self, query: str, params: Any, scope: Any = None) -> Hashable:
         """Under what a result is kept: GraphQL by its normal form. Raises TypeError as ``key_of`` does."""
-        if not is_graphql(query):
-            return key_of(query, params)
-        reading = self._analyse(query, params).graphql
-        return key_of(query if reading is None else f"graphql {reading.normal_form}", params)
+        text = query
+        if is_graphql(query):
+            reading = self._analyse(query, params).graphql
+            if reading is not None:
+                text = f"graphql {reading.normal_form}"
+        key = key_of(text, params)
+        return key if scope is None else (self._scope(scope)[0], key)
 
     def _refuse(self, analysis: Analysis, query: str, params: Any) -> None:
         message, depth, complexity = excess(query, analysis, params, self._max_depth, self._max_complexity)
@@ -386,26 +429,39 @@ class QueryOptimizer(Phase4Service):
 
     # Results.
 
-    async def get_cached_result(self, query: str, params: Any = None) -> Any:
-        """The cached result of the query, a private copy where it is mutable; None if there is none."""
+    async def get_cached_result(self, query: str, params: Any = None, scope: Any = None) -> Any:
+        """The cached result of the query, a private copy where it is mutable; None if there is none.
+
+        A miss opens a look-up: it lets this caller (:mod:`.lookups` says who that is) keep what it then
+        reads by :meth:`cache_query_result`. ``scope`` is whose view of the data it is, as in :meth:`execute`.
+        """
         try:
-            entry = self._live.get(query if params is None else key_of(query, params))
-            if entry is None and self._enabled and is_graphql(query):
-                entry = self._live.get(self._key(query, params))
+            if params is None is scope:
+                entry = self._live.get(query)
+            elif scope is None:
+                entry = self._live.get(key_of(query, params))
+            else:
+                entry = self._live.get(self._key(query, params, scope)) if self._enabled else None
         except TypeError:
             return None  # parameters that cannot be told apart are never cached
-        if (
-            entry is None
-            or entry.expires_at <= self._now()
-            or (self._in_transaction[0] and self._hidden(query))
-        ):
-            self._note_miss(query, params)
-            return None
-        if entry.frequency < MAX_FREQUENCY:
-            entry.frequency += 1
-        self._hits += 1
-        thaw = entry.thaw
-        return entry.value if thaw is None else thaw(entry.value)
+        if entry is not None and entry.expires_at > self._now() and not self._in_transaction[0]:
+            if entry.frequency < MAX_FREQUENCY:
+                entry.frequency += 1
+            self._hits += 1
+            return entry.value if entry.thaw is None else entry.thaw(entry.value)
+        return self._look_closer(query, params, scope) if self._enabled else None
+
+    def _look_closer(self, query: str, params: Any, scope: Any) -> Any:
+        """The cached result of what may be GraphQL, or asked for in a transaction; else opens a look-up."""
+        key = self._key(query, params, scope)
+        entry = self._live.get(key)
+        if entry is not None and entry.expires_at > self._now() and not self._hidden(query):
+            self._hits += 1
+            return entry.value if entry.thaw is None else entry.thaw(entry.value)
+        self._missed += 1
+        if self._transactions.current() is None:  # else it may read a snapshot from before
+            self._lookups.open(key, self._cache.begin(), self._now())
+        return None
 
     def _hidden(self, query: str) -> bool:
         """Whether this context is in a transaction that wrote what the query reads."""
@@ -415,48 +471,72 @@ class QueryOptimizer(Phase4Service):
     def _reads(self, analysis: Analysis) -> frozenset[str]:
         return self._relations.read_by(analysis.reads)
 
-    def _note_miss(self, query: str, params: Any) -> None:
-        if self._enabled:
-            self._missed += 1
-            self._misses.note(self._key(query, params), self._cache.begin(), self._now())
-
     async def cache_query_result(
-        self, query: str, result: Any, ttl: float | None = None, params: Any = None
+        self,
+        query: str,
+        result: Any,
+        ttl: float | None = None,
+        params: Any = None,
+        scope: Any = None,
+        *,
+        fresh: bool = False,
     ) -> bool:
         """Keep a result for ``ttl`` seconds (default: the configured one) or until a write.
 
-        False, and nothing kept, if the query's result must not be cached (a write, a locking read, a
-        function such as now()), if a table it reads was written since :meth:`get_cached_result`
-        missed it, or if the result is too large or cannot be copied.
+        Kept only if no table that the query reads was written since this caller's :meth:`get_cached_result`
+        of it missed; each miss is good for one result. ``fresh=True`` is the caller's own word instead, for
+        a result that no look-up came before: nothing that it read was written since it was read. False, and
+        nothing kept, if that does not hold, if the query's result must not be cached (a write, a locking
+        read, a function such as now()), or if the result is too large or cannot be copied.
         """
         _valid_query(query)
         seconds = self._ttl if ttl is None else _positive("ttl", ttl)
+        if not isinstance(fresh, bool):
+            raise invalid("fresh", fresh, "True or False")
         if not self._enabled:
             return False
+        database = "" if scope is None else self._scope(scope)[1]
         try:
-            key = self._key(query, params)
+            key = self._key(query, params, scope)
         except TypeError:
             return False
         analysis = self._analyse(query, params)
-        open_miss = self._misses.take(key)
+        found = self._lookups.find(key)
         now = self._now()
-        if open_miss is None:
-            begun = self._cache.begin()
-        else:
-            begun, missed_at = open_miss
+        if found is not None:
             # What the guide's own code measures nowhere: the time from the miss to the result.
-            self._record(analysis, (now - missed_at) * 1000, _rows(result), key)
+            self._record(analysis, (now - found.missed_at) * 1000, _rows(result), key)
         self._watch(analysis, key, query, params, now, None)
+        if fresh:
+            begun = self._cache.begin()
+        elif found is not None:
+            begun = found.begun
+        else:
+            if self._transactions.current() is None:
+                self._say_unproven(analysis)
+            return False
+        marks = self._marks(analysis, database)
+        if self._cache.written_since(begun, marks):
+            if found is not None:
+                found.refused()
+            return False
+        if found is not None:
+            found.answered()
         if not analysis.cacheable or self._transactions.current() is not None:
             return False
         frozen = self._freeze(analysis, result)
         if frozen is None:
             return False
-        marks = self._relations.marks_of(analysis.reads)
-        kept = self._cache.put(key, frozen, marks, begun=begun, now=now, ttl=seconds)
-        if not kept:
-            self._misses.forget(key)
-        return kept
+        return self._cache.put(key, frozen, marks, begun=begun, now=now, ttl=seconds)
+
+    def _say_unproven(self, analysis: Analysis) -> None:
+        if analysis.cacheable and UNPROVEN not in self._unkept:
+            self._unkept.add(UNPROVEN)
+            logger.warning(
+                "A result was not kept, since its caller had not looked it up: call get_cached_result first, "
+                "in the same task, or say fresh=True (said once; the query was %.200s)",
+                analysis.normal_form,
+            )
 
     def _freeze(self, analysis: Analysis, result: Any) -> Frozen | None:
         try:
@@ -467,7 +547,9 @@ class QueryOptimizer(Phase4Service):
                 logger.warning("Results of %.200s are not cached: %s", analysis.normal_form, error)
             return None
 
-    async def execute(self, query: str, params: Any, executor: Executor, ttl: float | None = None) -> Any:
+    async def execute(
+        self, query: str, params: Any, executor: Executor, ttl: float | None = None, scope: Any = None
+    ) -> Any:
         """Answer a query from the cache, or by ``await executor(query, params)``.
 
         Concurrent callers of the same read share one execution and get a copy each. A write drops,
@@ -477,15 +559,24 @@ class QueryOptimizer(Phase4Service):
         An execution's time is what the executor takes, or what it spends ``with database_time():``.
         ``params`` of a GraphQL query are its variables, or a dict with ``variables`` and
         ``operation_name``; raises QueryTooComplexError, without executing, for what exceeds the limits.
+
+        ``scope`` is whose view of the data it is, where one text means several things: a role, a tenant, a
+        search_path (a str, a number, a tuple), or a :class:`Scope`, which may name a database. Each has
+        results of its own. A write drops what was read of the tables in every scope, since scopes may share
+        them; one in a database named by a :class:`Scope` leaves the other databases' results alone.
         """
         if not self._enabled:
             return await executor(query, params)
         _valid_query(query)
         seconds = self._ttl if ttl is None else _positive("ttl", ttl)
+        database = ""
         try:
-            key = key_of(query, params)
+            key: Hashable = query if params is None else key_of(query, params)
         except TypeError:
             key = None
+        if scope is not None:
+            place, database = self._scope(scope)
+            key = None if key is None else (place, key)
         if key is not None:
             entry = self._live.get(key)
             if (
@@ -500,7 +591,7 @@ class QueryOptimizer(Phase4Service):
         analysis = self._analyse(query, params)
         if analysis.graphql is not None:
             if key is not None:
-                key = self._key(query, params)
+                key = self._key(query, params, scope)
                 entry = self._live.get(key)
                 if entry is not None and entry.expires_at > self._now() and not self._hidden(query):
                     self._hits += 1
@@ -508,38 +599,40 @@ class QueryOptimizer(Phase4Service):
             self._refuse(analysis, query, params)
         self._watch(analysis, key, query, params, self._now(), executor)
         if analysis.is_write:
-            return await self._write(analysis, query, params, executor)
+            return await self._write(analysis, query, params, executor, database)
         if analysis.transaction:
             return await self._transact(analysis, query, params, executor)
         if key is None or not analysis.cacheable or self._transactions.current() is not None:
             return await self._timed(analysis, query, params, executor, key)
-        return await self._load(key, analysis, query, params, executor, seconds)
+        return await self._load(key, analysis, query, params, executor, seconds, database)
 
-    async def _write(self, analysis: Analysis, query: str, params: Any, executor: Executor) -> Any:
+    async def _write(
+        self, analysis: Analysis, query: str, params: Any, executor: Executor, database: str
+    ) -> Any:
         if analysis.transaction == "begin":
             self._transactions.begin()  # a script that begins, and writes, and leaves it open
         try:
             result = await self._timed(analysis, query, params, executor, None)
         except BaseException:
-            self._invalidate(analysis)
+            self._invalidate(analysis, database)
             if analysis.transaction:
                 # It may have committed before it failed, and may be open still.
                 open_still = self._transactions.current()
                 if open_still is not None:
                     self._ended(open_still)
             raise
-        told = self._invalidate(analysis)
-        if told is not None:
+        done = self._invalidate(analysis, database)
+        if done is not None:
             # Before the writer goes on: what it does next may make other instances read.
-            await asyncio.shield(told)
+            await asyncio.shield(done)
         if analysis.transaction:
-            told = self._change_transaction(analysis)
+            done = self._change_transaction(analysis)
             begun = self._transactions.current()
             if begun is not None:  # which of its writes came after the BEGIN is not told
                 written = self._relations.written_by(analysis.writes)
-                begun.write(written, analysis.writes_anything or self._relations.overflow)
-            if told is not None:
-                await told
+                begun.write(written, analysis.writes_anything or self._relations.overflow, database)
+            if done is not None:
+                await done
         return result
 
     async def _transact(self, analysis: Analysis, query: str, params: Any, executor: Executor) -> Any:
@@ -549,9 +642,9 @@ class QueryOptimizer(Phase4Service):
             if analysis.transaction in ("commit", "rollback", "chain", "script", "implicit"):
                 self._change_transaction(analysis)
             raise
-        told = self._change_transaction(analysis)
-        if told is not None:
-            await told
+        done = self._change_transaction(analysis)
+        if done is not None:
+            await done
         return result
 
     def _change_transaction(self, analysis: Analysis) -> Awaitable[Any] | None:
@@ -587,6 +680,7 @@ class QueryOptimizer(Phase4Service):
         params: Any,
         executor: Executor,
         ttl: float,
+        database: str,
     ) -> Any:
         self._missed += 1
         led = False
@@ -601,12 +695,12 @@ class QueryOptimizer(Phase4Service):
             frozen = self._freeze(analysis, raw)
             if frozen is not None and self._enabled and cache is self._cache:
                 # Asked for again: a view may have been declared meanwhile.
-                marks = self._relations.marks_of(analysis.reads)
+                marks = self._marks(analysis, database)
                 cache.put(key, frozen, marks, begun=begun, now=self._now(), ttl=ttl)
             return frozen
 
         # The version is part of the key: who reads after a write must not join a run from before it.
-        version = self._cache.version(self._relations.marks_of(analysis.reads))
+        version = self._cache.version(self._marks(analysis, database))
         frozen = await self._flights.run((key, version), run)
         if led:
             return raw  # the cache has a copy of its own
@@ -629,7 +723,7 @@ class QueryOptimizer(Phase4Service):
         self._record(analysis, seconds * 1000, _rows(result), key)
         return result
 
-    def _invalidate(self, analysis: Analysis) -> Awaitable[Any] | None:
+    def _invalidate(self, analysis: Analysis, database: str) -> Awaitable[Any] | None:
         for view, tables in analysis.views:
             self._relations.view(view, tables)
         if self._plans is not None and analysis.query_type in _MAY_INDEX:
@@ -638,36 +732,37 @@ class QueryOptimizer(Phase4Service):
         anything = analysis.writes_anything or self._relations.overflow
         transaction = self._transactions.current()
         if transaction is not None:
-            transaction.write(written, anything)
-        if anything:
-            self._cache.write_anything()
-        else:
-            self._cache.write(write_marks(written))
-        if self._after_write is None:
-            return None
-        return self._after_write([EVERY_TABLE] if anything else sorted(written))
+            transaction.write(written, anything, database)
+        return self._written(written, anything, database)
 
     def after_write(self, hook: AfterWrite | None) -> None:
         """Call ``hook`` with the tables of each write ("*" for all), to tell other instances.
 
-        What it returns is awaited before the writer goes on. None takes the hook away.
+        It is for :meth:`written_elsewhere` there: the last item may say in which database. What it returns is
+        awaited before the writer goes on. None takes the hook away.
         """
         self._after_write = hook
 
     def written_elsewhere(self, tables: list[str] | None) -> None:
         """Another instance wrote these tables; None or "*": any of them."""
+        if not isinstance(tables, list) or not all(isinstance(name, str) for name in tables):
+            tables = None  # missed, or no message of ours
         if tables is None or EVERY_TABLE in tables:
             self._cache.write_anything()
-        else:
-            self._cache.write(write_marks(self._relations.written_by(frozenset(tables))))
+            return
+        names, database = told(tables)
+        written = self._relations.written_by(names)
+        self._drop(written, self._database(written, database))
 
-    async def invalidate_tables(self, *tables: str) -> int:
+    async def invalidate_tables(self, *tables: str, scope: Any = None) -> int:
         """Tables were written by somebody else: drop the results that read them; how many there were.
 
         A name is as in SQL: ``users`` is that of any schema, ``shop.users`` that of one, ``"Users"`` exact.
+        ``scope`` limits it as it limits what a write drops: to one database, if it names one.
         """
-        names = frozenset(self._named("tables", tables))
-        return self._cache.write(write_marks(self._relations.written_by(names)))
+        written = self._relations.written_by(frozenset(self._named("tables", tables)))
+        database = "" if scope is None else self._scope(scope)[1]
+        return self._drop(written, self._database(written, database))
 
     async def clear_cache(self) -> int:
         """Drop every cached result; how many there were."""
@@ -676,9 +771,17 @@ class QueryOptimizer(Phase4Service):
     # Figures.
 
     async def record_execution(
-        self, query: str, execution_time_ms: float, result_count: int = 0, cache_hit: bool = False
+        self,
+        query: str,
+        execution_time_ms: float,
+        result_count: int = 0,
+        cache_hit: bool = False,
+        scope: Any = None,
     ) -> None:
-        """Count an execution that was measured elsewhere; a cache hit counts as a hit only."""
+        """Count an execution that was measured elsewhere; a cache hit counts as a hit only.
+
+        The same query in another ``scope`` is not a repetition.
+        """
         _valid_query(query)
         if isinstance(execution_time_ms, bool) or not isinstance(execution_time_ms, int | float):
             raise invalid("execution_time_ms", execution_time_ms, "milliseconds, 0 or more")
@@ -689,9 +792,10 @@ class QueryOptimizer(Phase4Service):
         if cache_hit:
             self._hits += 1
             return
+        key = query if scope is None else (self._scope(scope)[0], query)
         analysis = self._analyse(query)
-        self._record(analysis, execution_time_ms, result_count, None if has_parameters(query) else query)
-        self._watch(analysis, query, query, None, self._now(), None)
+        self._record(analysis, execution_time_ms, result_count, None if has_parameters(query) else key)
+        self._watch(analysis, key, query, None, self._now(), None)
 
     def _record(self, analysis: Analysis, milliseconds: float, rows: int, key: Hashable) -> None:
         """``key`` tells executions of the shape apart; None where nothing does."""

@@ -13,12 +13,14 @@ from bot.core.query_optimizer.tables import read_marks, write_marks
 class Transaction:
     """One open transaction: what was written in it. Ends by ``end``, or with the context that held it."""
 
-    __slots__ = ("_marks", "_open", "_running", "anything", "recurs", "savepoints", "written")
+    __slots__ = ("_marks", "_open", "_running", "anything", "database", "recurs", "savepoints", "written")
 
     def __init__(self, running: list[int]) -> None:
         self.written: set[str] = set()
         """Names of tables, and of what changes along with them."""
         self.anything = False
+        self.database: str | None = None
+        """In which all of it was written; "" if that is not known, None if nothing was."""
         self.savepoints: list[str] = []
         """Those that are open, if it was begun by one and not by BEGIN: to release the first is to commit."""
         self.recurs = False
@@ -28,8 +30,9 @@ class Transaction:
         self._open = True
         running[0] += 1
 
-    def write(self, tables: frozenset[str], anything: bool) -> None:
+    def write(self, tables: frozenset[str], anything: bool, database: str = "") -> None:
         self.anything = self.anything or anything
+        self.database = database if self.database in (None, database) else ""
         if not tables <= self.written:
             self.written |= tables
             self._marks |= write_marks(tables)

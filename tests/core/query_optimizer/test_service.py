@@ -239,15 +239,15 @@ async def test_a_result_expires(optimizer, db, clock):
 async def test_results_are_bounded_in_entries_and_bytes(optimizer):
     await optimizer.enable(cache_max_entries=100)
     for n in range(500):
-        await optimizer.cache_query_result(USERS, ["row"], params=(n,))
+        await optimizer.cache_query_result(USERS, ["row"], params=(n,), fresh=True)
     assert (await optimizer.get_statistics())["cached_results_count"] == 100
     await optimizer.enable(cache_max_size_mb=0.1, cache_max_entries=10_000)
     for n in range(500):
-        await optimizer.cache_query_result(USERS, ["x" * 1000], params=(n,))
+        await optimizer.cache_query_result(USERS, ["x" * 1000], params=(n,), fresh=True)
     figures = await optimizer.get_statistics()
     assert figures["cached_results_mb"] <= 0.1
     assert figures["cached_results_count"] < 100
-    assert await optimizer.cache_query_result(USERS, ["x" * 200_000]) is False
+    assert await optimizer.cache_query_result(USERS, ["x" * 200_000], fresh=True) is False
 
 
 async def test_what_must_not_be_cached_is_executed_each_time(optimizer, db):
@@ -261,7 +261,7 @@ async def test_what_must_not_be_cached_is_executed_each_time(optimizer, db):
         for _ in range(2):
             await optimizer.execute(query, None, db)
         assert len(db.executed) == 2, query
-        assert await optimizer.cache_query_result(query, ["kept?"]) is False
+        assert await optimizer.cache_query_result(query, ["kept?"], fresh=True) is False
 
 
 async def test_text_nobody_understands_drops_everything(optimizer, db):
