@@ -2,6 +2,7 @@
 
 from bot.core.connection_pool_manager.errors import (
     LeaseError,
+    LeaseReleasedError,
     MissingDriverError,
     PoolClosedError,
     PoolConnectError,
@@ -16,6 +17,7 @@ from bot.core.connection_pool_manager.service import ConnectionPoolManager
 __all__ = [
     "ConnectionPoolManager",
     "LeaseError",
+    "LeaseReleasedError",
     "MissingDriverError",
     "PoolClosedError",
     "PoolConnectError",

@@ -32,5 +32,9 @@ class LeaseError(MisuseError):
     """A lease was used or released after its release, or given to a pool it is not from."""
 
 
+class LeaseReleasedError(LeaseError):
+    """A lease, or what was taken from it (a cursor, a bound method), was used after its release."""
+
+
 class MissingDriverError(MisuseError, ImportError):
     """The package that talks to this backend is not installed; the message says what to install."""

@@ -6,7 +6,8 @@ import sys
 from types import CodeType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from bot.core.connection_pool_manager.errors import LeaseError
+from bot.core.connection_pool_manager.errors import LeaseReleasedError
+from bot.core.connection_pool_manager.guard import Guard
 
 if TYPE_CHECKING:
     from bot.core.connection_pool_manager.pool import Slot
@@ -53,8 +54,9 @@ def describe_site(site: Any) -> str:
 class PooledConnection:
     """A connection on loan: every attribute that is not the lease's own is the driver's.
 
-    For one task at a time. After its release any use raises LeaseError. A lease that is dropped without
-    release is found by the garbage collector: its connection is closed and replaced, and a leak reported.
+    For one task at a time. After its release any use raises LeaseReleasedError, also of what was taken
+    from it: cursors, pipelines, statements, bound methods. A lease that is dropped without release is found
+    by the garbage collector: its connection is closed and replaced, and a leak reported.
     """
 
     __slots__ = ("__weakref__", "_runner", "_slot")
@@ -77,7 +79,10 @@ class PooledConnection:
 
     @property
     def raw_connection(self) -> Any:
-        """The driver's own object. Who has it may do anything, so the connection is reset after."""
+        """The driver's own object, at your own risk: it outlives the lease, and nothing stops you then.
+
+        Who has it may do anything, so the connection is reset after.
+        """
         slot = _slot_of(self)
         slot.touched = True
         return slot.raw
@@ -100,16 +105,18 @@ class PooledConnection:
     def __getattr__(self, name: str) -> Any:
         slot = self._slot
         if slot is None:
-            raise LeaseError(f"{_named(self)}: {name!r} used after the connection was released")
-        return getattr(slot.raw, name)
+            raise LeaseReleasedError(f"{_named(self)}: {name!r} used after the connection was released")
+        view = slot.view
+        return getattr(_view_of(self, slot) if view is None else view, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         slot = _slot_of(self)
         slot.touched = True
-        setattr(slot.raw, name, value)
+        setattr(_view_of(self, slot) if slot.view is None else slot.view, name, value)
 
     def __getitem__(self, key: Any) -> Any:
-        return _slot_of(self).raw[key]
+        slot = _slot_of(self)
+        return (_view_of(self, slot) if slot.view is None else slot.view)[key]
 
     async def __aenter__(self) -> PooledConnection:
         return self
@@ -118,6 +125,8 @@ class PooledConnection:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._slot is not None:
+            if error is not None:
+                note_error(self, error)
             self._runner.release(self)
 
     def __repr__(self) -> str:
@@ -138,8 +147,25 @@ set_own = object.__setattr__
 def _slot_of(lease: PooledConnection) -> Slot:
     slot = lease._slot
     if slot is None:
-        raise LeaseError(f"{_named(lease)}: used after it was released")
+        raise LeaseReleasedError(f"{_named(lease)}: used after it was released")
     return slot
+
+
+def _view_of(lease: PooledConnection, slot: Slot) -> Any:
+    """What this lease gives access to, made at its first use."""
+    driver = lease._runner.driver
+    guard = slot.guard
+    if guard is None:
+        guard = slot.guard = Guard(driver, slot.raw)
+    slot.view = view = driver.view(slot.raw, guard)
+    return view
+
+
+def note_error(lease: PooledConnection, error: BaseException) -> None:
+    """Have the lease remember what an error that ended its block says about the server."""
+    slot = lease._slot
+    if slot is not None and slot.guard is not None:
+        slot.guard.failed(error)
 
 
 def _named(lease: PooledConnection) -> str:

@@ -53,10 +53,11 @@ BROKEN, LIFETIME, IDLE, DISCARDED, POOL_CLOSED = "broken", "lifetime", "idle", "
 
 
 class Slot:
-    """One connection. Changed only by the pool, but for ``raw``, ``site`` and ``touched``."""
+    """One connection. Changed only by the pool, but for ``raw, site, touched, guard, view``."""
 
     __slots__ = (
         "expires_at",
+        "guard",
         "idle_since",
         "leased_at",
         "number",
@@ -65,8 +66,10 @@ class Slot:
         "raw",
         "reported",
         "site",
+        "suspect",
         "touched",
         "use_count",
+        "view",
     )
 
     def __init__(self, raw: Any, number: int) -> None:
@@ -84,6 +87,12 @@ class Slot:
         """Where the current lease was acquired."""
         self.touched = False
         """The holder reached past the lease, so nothing is known of what it did."""
+        self.guard: Any = None
+        """Of the current lease, once it was used; everything taken from the lease asks it."""
+        self.view: Any = None
+        """What the current lease gives access to, once it was used."""
+        self.suspect = False
+        """It may lead to a server that is the primary no more: to be checked before its next lease."""
 
 
 class Waiter:

@@ -155,6 +155,7 @@ class PoolRunner:
         pool = self.pool
         for group in (pool.leased, pool.proving, pool.closing):
             for slot in list(group):
+                _end(slot)
                 self._terminate(slot)
         pool.proving.clear()
         pool.closing.clear()
@@ -252,6 +253,9 @@ class PoolRunner:
         if slot is None:
             raise LeaseError(f"connection of pool {self.name!r}: released twice")
         set_own(lease, "_slot", None)
+        guard = slot.guard
+        if guard is not None:
+            _end(slot)
         try:
             verdict = self._verdict(slot.raw)
         except Exception as error:
@@ -289,6 +293,7 @@ class PoolRunner:
             if slot is None:
                 raise LeaseError(f"connection of pool {self.name!r}: released twice")
             set_own(lease, "_slot", None)
+            _end(slot)
             if slot in self.pool.leased:
                 self.pool.leased.discard(slot)
                 self.pool.counters.released += 1
@@ -307,6 +312,7 @@ class PoolRunner:
     def _reclaim(self, slot: Slot) -> None:
         if slot not in self.pool.leased:
             return
+        _end(slot)
         if not slot.reported:
             self.pool.counters.leaked += 1
         self._report(
@@ -627,3 +633,10 @@ class PoolRunner:
         counters = self.pool.counters = Counters()
         counters.acquired = counters.peak_active = leased
         counters.peak_connections = self.pool.total
+
+
+def _end(slot: Slot) -> None:
+    """End everything that was taken from the connection's lease."""
+    guard, slot.guard, slot.view = slot.guard, None, None
+    if guard is not None:
+        guard.end()

@@ -19,7 +19,7 @@ from bot.core._shared.tasks import LoopLocalLock, run_on_loop
 from bot.core.connection_pool_manager.drivers import driver_class
 from bot.core.connection_pool_manager.drivers.base import check_scheme
 from bot.core.connection_pool_manager.errors import LeaseError, PoolSetupError, UnknownPoolError
-from bot.core.connection_pool_manager.lease import PooledConnection
+from bot.core.connection_pool_manager.lease import PooledConnection, note_error
 from bot.core.connection_pool_manager.models import (
     BACKENDS,
     OPTION_NAMES,
@@ -400,6 +400,8 @@ class LeaseContext:
         lease, self._lease = self._lease, None
         self._in_use = False
         if lease is not None and not lease.is_released:  # the block may have released it
+            if error is not None:
+                note_error(lease, error)
             _release(lease, True)
 
 

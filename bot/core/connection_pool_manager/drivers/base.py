@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 from bot.core._shared.errors import invalid
 from bot.core.connection_pool_manager.errors import MissingDriverError
+from bot.core.connection_pool_manager.guard import Guard
 from bot.core.connection_pool_manager.models import PoolSpec
 from bot.core.connection_pool_manager.pool import Verdict
 from bot.core.phase4_config import mask_url
@@ -78,6 +79,21 @@ class Driver(ABC):
     @abstractmethod
     def verdict(self, raw: Any) -> Verdict:
         """What it needs before the next lease; CLEAN only if it is open: the next may get it as it is."""
+
+    def view(self, raw: Any, guard: Guard) -> Any:
+        """What a lease of ``raw`` gives access to: as ``raw``, until ``guard`` says that the lease ended."""
+        return raw
+
+    def end_cursors(self, cursors: list[Any], guard: Guard) -> None:  # noqa: B027
+        """Have ``guard.cursors`` work no more."""
+
+    def is_demotion(self, error: BaseException, raw: Any) -> bool:
+        """Whether the error says that the server is not, or not any more, the one that takes writes."""
+        return False
+
+    async def is_primary(self, raw: Any) -> bool | None:
+        """Whether ``raw`` leads to a server that takes writes; None: that cannot be told."""
+        return None
 
     @abstractmethod
     async def ping(self, raw: Any) -> None:

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from typing import Any
 
 from bot.core._shared.errors import invalid
 from bot.core.connection_pool_manager.drivers.base import Driver, import_driver
+from bot.core.connection_pool_manager.guard import Guard
 from bot.core.connection_pool_manager.pool import Verdict
 
 
@@ -33,6 +35,8 @@ class MongoHandle:
         self.is_usable = True
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
         # By class: on an instance, every name is a collection.
         if name.startswith("_") or hasattr(type(self.collection), name):
             return getattr(self.collection, name)
@@ -45,6 +49,33 @@ class MongoHandle:
 
     def __repr__(self) -> str:
         return f"<MongoHandle {self.collection.full_name}>"
+
+
+@functools.cache
+def _view_class(base: Any) -> Any:
+    """The client as one lease sees it: databases, collections, cursors and sessions all ask their client."""
+
+    class LeasedClient(base):  # type: ignore[misc]
+        __slots__ = ("phase4_guard",)
+
+        def __del__(self) -> None:
+            """Not the client's end."""
+
+    if hasattr(base, "get_io_loop"):  # motor's
+
+        def get_io_loop(self: Any) -> Any:
+            self.phase4_guard.check()
+            return base.get_io_loop(self)
+
+        LeasedClient.get_io_loop = get_io_loop
+    else:
+
+        async def _get_topology(self: Any) -> Any:
+            self.phase4_guard.check()
+            return await base._get_topology(self)
+
+        LeasedClient._get_topology = _get_topology
+    return LeasedClient
 
 
 class MongodbDriver(Driver):
@@ -118,6 +149,15 @@ class MongodbDriver(Driver):
                 return
         if refusal is not None:
             raise refusal
+
+    def view(self, raw: Any, guard: Guard) -> Any:
+        base: Any = type(raw.client)
+        kind = _view_class(base)
+        client = kind.__new__(kind)
+        client.__dict__ = raw.client.__dict__
+        client.phase4_guard = guard
+        database = client[raw.database.name]
+        return MongoHandle(client, database, database[raw.collection.name])
 
     def is_open(self, raw: Any) -> bool:
         return bool(raw.is_usable)

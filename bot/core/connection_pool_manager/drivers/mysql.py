@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from bot.core._shared.errors import invalid
 from bot.core.connection_pool_manager.drivers import session_state
 from bot.core.connection_pool_manager.drivers.base import Driver, hard_close, import_driver
+from bot.core.connection_pool_manager.guard import Guard, guarded_methods
 from bot.core.connection_pool_manager.pool import Verdict
 from bot.core.phase4_config import mask_url
 
@@ -45,6 +46,7 @@ def _connection_class() -> Any:
         phase4_seen = 0
         phase4_busy = 0
         phase4_driver: Any = None
+        phase4_guard: Any = None
 
         def _phase4_note(self, command: int, sql: Any) -> None:
             self.phase4_seen += 1
@@ -72,10 +74,108 @@ def _connection_class() -> Any:
                 # Its answer would be read as the next one's.
                 self.phase4_taint = session_state.DISCARD
                 raise
+            except Exception as error:
+                if self.phase4_guard is not None:
+                    self.phase4_guard.failed(error)
+                raise
             finally:
                 self.phase4_busy -= 1
 
     return TrackedConnection
+
+
+class _Ended:
+    """What a cursor has for its connection once its lease ended: whatever it does is an error."""
+
+    def __init__(self, guard: Guard) -> None:
+        object.__setattr__(self, "_guard", guard)
+
+    def __bool__(self) -> bool:
+        raise self._guard.error("a cursor")
+
+    def __getattr__(self, name: str) -> Any:
+        raise self._guard.error("a cursor")
+
+
+class _LeasedStatement:
+    """A prepared statement, until its lease ends."""
+
+    def __init__(self, statement: Any, guard: Guard) -> None:
+        self._statement = statement
+        self._guard = guard
+
+    async def execute(self, args: Any = ()) -> Any:
+        self._guard.check("a prepared statement")
+        try:
+            return await self._statement.execute(args)
+        except Exception as error:
+            self._guard.failed(error)
+            raise
+
+    async def close(self) -> None:
+        self._guard.check("a prepared statement")
+        await self._statement.close()
+
+    async def __aenter__(self) -> _LeasedStatement:
+        return self
+
+    async def __aexit__(self, *_: Any) -> None:
+        await self.close()
+
+    def __getattr__(self, name: str) -> Any:
+        self._guard.check("a prepared statement")
+        return getattr(self._statement, name)
+
+
+@functools.cache
+def _view_class() -> Any:
+    base = _connection_class()
+
+    class LeasedConnection:
+        """The connection as one lease sees it."""
+
+        __slots__ = ("phase4_connection", "phase4_guard")
+
+        def __init__(self, connection: Any, guard: Guard) -> None:
+            set_own = object.__setattr__
+            set_own(self, "phase4_connection", connection)
+            set_own(self, "phase4_guard", guard)
+
+        def __getattr__(self, name: str) -> Any:
+            self.phase4_guard.check(repr(name))
+            return getattr(self.phase4_connection, name)
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            self.phase4_guard.check(repr(name))
+            setattr(self.phase4_connection, name, value)
+
+        def cursor(self, cursor: Any = None) -> Any:
+            guard = self.phase4_guard
+            guard.check("'cursor'")
+            made = self.phase4_connection.cursor(cursor)
+            # A cursor is compiled and wants the connection itself, so it cannot ask: the release tells it.
+            known = guard.cursors
+            if known is None:
+                known = guard.cursors = []
+            elif len(known) >= 64 and not len(known) & (len(known) - 1):
+                known[:] = [one for one in known if one.connection is not None]
+            known.append(made)
+            return made
+
+        async def prepare(self, query: Any) -> Any:
+            guard = self.phase4_guard
+            guard.check("'prepare'")
+            try:
+                return _LeasedStatement(await self.phase4_connection.prepare(query), guard)
+            except Exception as error:
+                guard.failed(error)
+                raise
+
+    by_hand = ("cursor", "prepare")
+    public = [name for name in dir(base) if not name.startswith(("_", "phase4_")) and name not in by_hand]
+    for name, method in guarded_methods(base, "phase4_connection", public).items():
+        setattr(LeasedConnection, name, method)
+    return LeasedConnection
 
 
 class MysqlDriver(Driver):
@@ -133,6 +233,15 @@ class MysqlDriver(Driver):
         raw.phase4_taint = 0
         raw.phase4_driver = self
         return raw
+
+    def view(self, raw: Any, guard: Guard) -> Any:
+        raw.phase4_guard = guard
+        return _view_class()(raw, guard)
+
+    def end_cursors(self, cursors: list[Any], guard: Guard) -> None:
+        for cursor in cursors:
+            if cursor.connection is not None:
+                cursor.connection = _Ended(guard)
 
     def is_open(self, raw: Any) -> bool:
         return bool(raw.connected) and not raw._stream_broken

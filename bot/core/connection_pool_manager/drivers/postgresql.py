@@ -14,6 +14,7 @@ from typing import Any
 
 from bot.core.connection_pool_manager.drivers import session_state
 from bot.core.connection_pool_manager.drivers.base import Driver, hard_close, import_driver
+from bot.core.connection_pool_manager.guard import Guard, guarded_methods
 from bot.core.connection_pool_manager.pool import Verdict
 
 _classify = session_state.Classifier(session_state.classify_postgresql)
@@ -132,6 +133,42 @@ def _connection_class() -> Any:
     return TrackedConnection
 
 
+@functools.cache
+def _view_class() -> Any:
+    from asyncpg.connection import _ConnectionProxy  # has isinstance(view, asyncpg.Connection)
+
+    base = _connection_class()
+
+    class LeasedConnection(_ConnectionProxy):  # type: ignore[misc]
+        """The connection as one lease sees it.
+
+        Transactions, statements and cursors ask asyncpg's own counter of leases.
+        """
+
+        __slots__ = ("phase4_connection", "phase4_guard")
+
+        def __init__(self, connection: Any, guard: Guard) -> None:
+            set_own = object.__setattr__
+            set_own(self, "phase4_connection", connection)
+            set_own(self, "phase4_guard", guard)
+
+        def __getattr__(self, name: str) -> Any:
+            self.phase4_guard.check(repr(name))
+            return getattr(self.phase4_connection, name)
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            self.phase4_guard.check(repr(name))
+            setattr(self.phase4_connection, name, value)
+
+        def __repr__(self) -> str:
+            return f"<LeasedConnection {self.phase4_connection!r}>"
+
+    public = [name for name in dir(base) if not name.startswith(("_", "phase4_"))]
+    for name, method in guarded_methods(base, "phase4_connection", public).items():
+        setattr(LeasedConnection, name, method)
+    return LeasedConnection
+
+
 class PostgresqlDriver(Driver):
     backend = "postgresql"
     schemes = ("postgresql", "postgres")
@@ -161,6 +198,9 @@ class PostgresqlDriver(Driver):
         raw.phase4_taint = 0
         raw.phase4_driver = self
         return raw
+
+    def view(self, raw: Any, guard: Guard) -> Any:
+        return _view_class()(raw, guard)
 
     def is_open(self, raw: Any) -> bool:
         return not raw.is_closed()

@@ -14,6 +14,7 @@ from typing import Any
 
 from bot.core._shared.errors import invalid
 from bot.core.connection_pool_manager.drivers.base import Driver, hard_close, import_driver
+from bot.core.connection_pool_manager.guard import Guard
 from bot.core.connection_pool_manager.pool import Verdict
 from bot.core.phase4_config import mask_url
 
@@ -41,6 +42,24 @@ def _tracked(base: Any) -> Any:
 
         phase4_taint = False
         phase4_seen = 0
+        phase4_guard: Any = None
+        phase4_is_over = False
+        """The pool has let go of it: nobody may connect it again."""
+
+        async def connect(self) -> None:
+            if self.phase4_is_over:
+                from redis.exceptions import ConnectionError as RedisConnectionError
+
+                raise RedisConnectionError("the connection of a lease that has ended is not opened again")
+            await super().connect()
+
+        async def read_response(self, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return await super().read_response(*args, **kwargs)
+            except Exception as error:
+                if self.phase4_guard is not None:
+                    self.phase4_guard.failed(error)
+                raise
 
         def _phase4_note(self, command: Any) -> None:
             self.phase4_seen += 1
@@ -145,6 +164,43 @@ def _pool_class() -> Any:
     return OneConnectionPool
 
 
+@functools.cache
+def _view_classes() -> tuple[Any, Any]:
+    from redis.asyncio import Redis
+
+    base = _pool_class()
+
+    class LeasedPool(base):  # type: ignore[misc,valid-type]
+        """One connection as a lease sees it: clients, pipelines, pubsubs and locks ask it for theirs."""
+
+        __slots__ = ("phase4_guard",)
+
+        def __del__(self) -> None:
+            """Not the connection's end."""
+
+        async def get_connection(self, *_: Any, **__: Any) -> Any:
+            self.phase4_guard.check()
+            return await super().get_connection()
+
+        async def release(self, connection: Any) -> None:
+            if not self.phase4_guard.ended:  # else it is somebody else's, or closed
+                await super().release(connection)
+
+        async def disconnect(self, *_: Any, **__: Any) -> None:
+            if not self.phase4_guard.ended:
+                await super().disconnect()
+
+    class LeasedClient(Redis):
+        """The client as one lease sees it."""
+
+        def set_response_callback(self, command: str, callback: Any) -> None:
+            kind: Any = type(self.response_callbacks)
+            self.response_callbacks = kind(self.response_callbacks)
+            super().set_response_callback(command, callback)
+
+    return LeasedPool, LeasedClient
+
+
 class RedisDriver(Driver):
     backend = "redis"
     schemes = ("redis", "rediss", "unix", "valkey", "valkeys")
@@ -200,6 +256,18 @@ class RedisDriver(Driver):
     def seen(self, raw: Any) -> int:
         return int(raw.connection_pool.phase4_connection.phase4_seen)
 
+    def view(self, raw: Any, guard: Guard) -> Any:
+        pool_kind, client_kind = _view_classes()
+        connections = raw.connection_pool
+        connections.phase4_connection.phase4_guard = guard
+        leased = pool_kind.__new__(pool_kind)
+        leased.__dict__ = connections.__dict__
+        leased.phase4_guard = guard
+        view = client_kind.__new__(client_kind)
+        view.__dict__.update(raw.__dict__)  # its own: what a lease sets on its client ends with it
+        view.connection_pool = leased
+        return view
+
     def is_open(self, raw: Any) -> bool:
         connection = raw.connection_pool.phase4_connection
         if not connection.is_connected:
@@ -227,13 +295,16 @@ class RedisDriver(Driver):
         connection.phase4_taint = False
 
     async def close(self, raw: Any) -> None:
-        await raw.connection_pool.phase4_connection.disconnect()
+        connection = raw.connection_pool.phase4_connection
+        connection.phase4_is_over = True
+        await connection.disconnect()
 
     def terminate(self, raw: Any) -> None:
         self._drop(raw.connection_pool.phase4_connection)
 
     @staticmethod
     def _drop(connection: Any) -> None:
+        connection.phase4_is_over = True
         writer = connection._writer
         connection._reader = connection._writer = None
         if writer is not None:

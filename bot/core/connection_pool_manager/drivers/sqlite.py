@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from bot.core._shared.errors import invalid
 from bot.core.connection_pool_manager.drivers import session_state
 from bot.core.connection_pool_manager.drivers.base import Driver, import_driver
+from bot.core.connection_pool_manager.guard import Guard, guarded_methods
 from bot.core.connection_pool_manager.pool import Verdict
 from bot.core.phase4_config import mask_url
 
@@ -65,6 +66,34 @@ def _connection_class() -> Any:
                 self.phase4_busy -= 1
 
     return TrackedConnection
+
+
+@functools.cache
+def _view_class() -> Any:
+    base = _connection_class()
+    # Whatever else a connection can do goes through `_execute` or `_conn`.
+    by_hand = ("close", "stop", "backup")
+
+    class LeasedConnection(base):  # type: ignore[misc,valid-type]
+        """The connection as one lease sees it: the same state, until the lease ends."""
+
+        __slots__ = ("phase4_guard",)
+
+        def __del__(self) -> None:
+            """Not the connection's end."""
+
+        @property
+        def _conn(self) -> Any:
+            self.phase4_guard.check()
+            return super()._conn
+
+        async def _execute(self, fn: Any, *args: Any, **kwargs: Any) -> Any:
+            self.phase4_guard.check()
+            return await super()._execute(fn, *args, **kwargs)
+
+    for name, method in guarded_methods(base, None, by_hand).items():
+        setattr(LeasedConnection, name, method)
+    return LeasedConnection
 
 
 class SqliteDriver(Driver):
@@ -128,6 +157,13 @@ class SqliteDriver(Driver):
             self.terminate(raw)
             raise
         return raw
+
+    def view(self, raw: Any, guard: Guard) -> Any:
+        kind = _view_class()
+        view = kind.__new__(kind)
+        view.__dict__ = raw.__dict__
+        view.phase4_guard = guard
+        return view
 
     def is_open(self, raw: Any) -> bool:
         return raw._connection is not None and raw._running

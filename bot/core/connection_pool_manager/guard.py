@@ -1,0 +1,103 @@
+"""What ends with a lease: everything that was taken from it, however it was kept.
+
+A lease hands out a *view* of its connection: an object of the driver's kind that shares the connection's
+state and asks the lease's guard before each call. Cursors, pipelines, collections and bound methods come
+from the view, so they ask it too, also a coroutine that was made before the release and is awaited after.
+The view is made at the first use of a lease; a lease that is only acquired and released has none.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from bot.core.connection_pool_manager.errors import LeaseReleasedError
+
+if TYPE_CHECKING:
+    from bot.core.connection_pool_manager.drivers.base import Driver
+
+
+class Guard:
+    """One lease, as what was taken from it sees it. ``ended`` is set by the release, and never unset."""
+
+    __slots__ = ("cursors", "demotion", "driver", "ended", "pool", "raw")
+
+    def __init__(self, driver: Driver, raw: Any) -> None:
+        self.driver = driver
+        self.raw = raw
+        self.pool = driver.spec.name
+        self.ended = False
+        self.demotion: str | None = None
+        """What the server said when it refused what only a primary may do; None: it did not."""
+        self.cursors: list[Any] | None = None
+        """What the driver must end by hand, for those whose objects cannot ask."""
+
+    def check(self, name: str = "what was taken from it") -> None:
+        """Raise LeaseReleasedError if the lease has ended."""
+        if self.ended:
+            raise self.error(name)
+
+    def error(self, name: str) -> LeaseReleasedError:
+        return LeaseReleasedError(
+            f"connection of pool {self.pool!r}: {name} used after the connection was released"
+        )
+
+    def failed(self, error: BaseException) -> None:
+        """Note what an error of a call says about the server."""
+        if not self.ended and self.demotion is None and self.driver.is_demotion(error, self.raw):
+            self.demotion = f"{type(error).__name__}: {error}"
+
+    def end(self) -> None:
+        """The lease is over."""
+        self.ended = True
+        if self.cursors is not None:
+            self.driver.end_cursors(self.cursors, self)
+            self.cursors = None
+        self.raw = None
+
+
+def guarded_methods(
+    original: type, connection: str | None, names: Iterable[str]
+) -> dict[str, Callable[..., Any]]:
+    """Methods for a class of views: each asks the guard, calls, and has the guard note what went wrong.
+
+    ``connection`` is the view's attribute that holds the connection; None: the view is one itself, and
+    its base class is called.
+    """
+    made: dict[str, Callable[..., Any]] = {}
+    for name in names:
+        method = getattr(original, name)
+        if not inspect.isroutine(method):
+            continue
+        made[name] = _guarded(name, method, connection)
+    return made
+
+
+def _guarded(name: str, method: Any, connection: str | None) -> Callable[..., Any]:
+    if inspect.iscoroutinefunction(method):
+
+        @functools.wraps(method)
+        async def call_async(self: Any, *args: Any, **kwargs: Any) -> Any:
+            guard = self.phase4_guard
+            if guard.ended:
+                raise guard.error(repr(name))
+            try:
+                return await method(
+                    self if connection is None else getattr(self, connection), *args, **kwargs
+                )
+            except Exception as error:
+                guard.failed(error)
+                raise
+
+        return call_async
+
+    @functools.wraps(method)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        guard = self.phase4_guard
+        if guard.ended:
+            raise guard.error(repr(name))
+        return method(self if connection is None else getattr(self, connection), *args, **kwargs)
+
+    return call
