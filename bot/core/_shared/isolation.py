@@ -1,32 +1,28 @@
 """Values kept so that no caller can change what another gets, and measured on the way in (pure).
 
 ``freeze`` takes a private copy of what is mutable; ``thaw`` makes a fresh copy for each reader.
-An immutable value is kept and handed out as it is.
+An immutable value is kept and handed out as it is. Plain data goes the short ways that stand here,
+everything else goes by ``object_copy``.
 """
 
 from __future__ import annotations
 
-import copy
-import datetime
-import decimal
-import uuid
 from collections.abc import Callable
-from itertools import chain
+from itertools import chain, cycle
+from operator import is_
 from sys import getsizeof
 from typing import Any, NamedTuple
+from uuid import UUID
 
-IMMUTABLE: frozenset[type] = frozenset(
-    {
-        type(None), bool, int, float, complex, str, bytes, range, type(Ellipsis),
-        datetime.datetime, datetime.date, datetime.time, datetime.timedelta, datetime.timezone,
-        decimal.Decimal, uuid.UUID,
-    }
-)  # fmt: skip
+from bot.core._shared.errors import message_of
+from bot.core._shared.measuring import ATOMS, atoms_size, size_of, weigh
+from bot.core._shared.object_copy import copy_and_measure, copy_object, layout_of
 
+IMMUTABLE = ATOMS
 """Types whose instances cannot change and hold nothing that can."""
 
 MAX_DEPTH = 64
-"""Deeper values are copied by ``copy.deepcopy``, which says so if even it cannot."""
+"""Of containers that are copied by recursion; deeper values take the longer way, which has no limit."""
 
 
 class Frozen(NamedTuple):
@@ -35,71 +31,145 @@ class Frozen(NamedTuple):
     value: Any
     thaw: Callable[[Any], Any] | None
     size: int
-    """Bytes, the containers and everything in them; shared objects are counted each time."""
+    """Bytes: the value and everything in it, each object once."""
 
 
 def freeze(value: Any) -> Frozen:
     """Take what is mutable in ``value`` as a private copy and measure it.
 
-    Containers of any nesting are copied; other objects by ``copy.deepcopy``. Raises TypeError when
-    an object refuses to be copied, as open files, sockets and generators do.
+    Any graph of objects is copied as by ``copy.deepcopy``, what is shared in it and its cycles
+    included, in time linear in its size. Raises TypeError for what refuses to be copied (open files,
+    sockets, generators), has too many parts, or does not tell how much memory it holds.
     """
     kind = type(value)
-    if kind in IMMUTABLE:
-        return Frozen(value, None, getsizeof(value))
-    if kind is list and value and (found := _freeze_rows(value)) is not None:
-        return found
-    size, flat, mutable, foreign = _measure(value, 0)
-    if foreign:
-        try:
-            return Frozen(copy.deepcopy(value), copy.deepcopy, size)
-        except Exception as error:
-            raise TypeError(f"a value of type {kind.__qualname__} cannot be copied: {error}") from error
-    if not mutable:
-        return Frozen(value, None, size)
-    if flat:
+    try:
+        if kind in IMMUTABLE:
+            return Frozen(
+                value, None, getsizeof(value) if kind is not UUID else atoms_size((value,), IMMUTABLE)
+            )
         if kind is dict:
-            return Frozen(value.copy(), dict.copy, size)
-        if kind is list:
-            return Frozen(value.copy(), list.copy, size)
-        if kind is set:
-            return Frozen(value.copy(), set.copy, size)
-        if kind is bytearray:
-            return Frozen(value[:], bytearray.copy, size)
-    return Frozen(_copy_tree(value), _copy_tree, size)
+            parts = [*value, *value.values()]
+            if IMMUTABLE.issuperset(kinds := set(map(type, parts))):
+                return Frozen(value.copy(), dict.copy, getsizeof(value) + atoms_size(parts, kinds))
+        elif kind is list and value and (found := _freeze_rows(value)) is not None:
+            return found
+        return _freeze_tree(value) or _freeze_graph(value)
+    except Exception as error:
+        reason = message_of(error) or type(error).__qualname__
+        raise TypeError(f"a value of type {kind.__qualname__} cannot be copied: {reason:.500}") from error
+
+
+def _freeze_graph(value: Any) -> Frozen:
+    made, size = copy_and_measure(value)
+    return Frozen(made, None if made is value else copy_object, size)
 
 
 def _freeze_rows(rows: list[Any]) -> Frozen | None:
-    """What drivers answer with, dicts or tuples of atoms, measured and copied in one go; None if it is not.
+    """What drivers answer with, measured and copied in one go; None if it is not.
 
-    Over all rows at once, since every miss of a query passes here.
+    Rows of one type, dicts or sequences that cannot change, of atoms. Over all rows at once, since
+    every miss of a query passes here.
     """
     kind = type(rows[0])
-    if (kind is not dict and kind is not tuple) or set(map(type, rows)) != {kind}:
-        return None
-    if kind is tuple:
-        values = list(chain.from_iterable(rows))
-        names_size = 0
-    else:
-        values = list(chain.from_iterable(map(dict.values, rows)))
-        names = rows[0].keys()
-        if all(map(names.__eq__, map(dict.keys, rows))):
-            checked, times = list(names), len(rows)
-        else:
-            checked, times = list(chain.from_iterable(rows)), 1
-        if not IMMUTABLE.issuperset(map(type, checked)):
+    if kind is not dict and kind is not tuple:
+        layout = layout_of(kind)
+        if layout.row is None or layout.attributes is not None:
             return None
-        names_size = times * sum(map(getsizeof, checked))
-    if not IMMUTABLE.issuperset(map(type, values)):
+    if set(map(type, rows)) != {kind} or len(set(map(id, rows))) != len(rows):
         return None
-    size = getsizeof(rows) + sum(map(getsizeof, rows)) + sum(map(getsizeof, values)) + names_size
-    return (
-        Frozen(rows.copy(), list.copy, size) if kind is tuple else Frozen(_copy_rows(rows), _copy_rows, size)
-    )
+    own_size = getsizeof if kind in (dict, tuple) else size_of
+    size = getsizeof(rows) + sum(map(own_size, rows))
+    if kind is dict:
+        values = list(chain.from_iterable(map(dict.values, rows)))
+        names: Any = rows[0].keys()
+        if not names or not all(map(is_, chain.from_iterable(rows), cycle(names))):
+            names = chain.from_iterable(rows)  # drivers have the very same strings in every row
+        checked = [*names, *values]
+    elif kind is tuple:
+        checked = list(chain.from_iterable(rows))
+    else:
+        assert layout.row is not None
+        checked = list(chain.from_iterable(map(layout.row, rows)))
+        if layout.in_tuple:
+            size += sum(getsizeof(tuple(layout.row(row))) for row in rows)
+    kinds = set(map(type, checked))
+    if others := kinds - IMMUTABLE:
+        if any(layout_of(other).copier is not None for other in others):
+            return None
+        seen: set[int] = set()
+        size += sum([weigh(value, seen, 1000) for value in checked if type(value) in others])
+        checked = [value for value in checked if type(value) in IMMUTABLE]
+    size += atoms_size(checked, kinds)
+    return Frozen(_copy_rows(rows), _copy_rows, size) if kind is dict else Frozen(rows[:], list.copy, size)
 
 
 def _copy_rows(rows: list[dict[Any, Any]]) -> list[dict[Any, Any]]:
     return [row.copy() for row in rows]
+
+
+def _freeze_tree(value: Any) -> Frozen | None:
+    """Containers of atoms, nested to :data:`MAX_DEPTH`, none that can change in two places; else None."""
+    mutable = False
+    size = 0
+    atoms: list[Any] = []
+    seen: set[int] = set()
+    kinds: set[type] = set()
+    level = [value]
+    depth = 0
+    for depth in range(MAX_DEPTH):  # noqa: B007 - asked for after the loop
+        below: list[Any] = []
+        for container in level:
+            kind = type(container)
+            parts: Any
+            if kind is dict:
+                parts = [*container, *container.values()]
+                mutable = True
+            elif kind is list or kind is set:
+                parts = container
+                mutable = True
+            elif kind is tuple or kind is frozenset:
+                parts = container
+            elif kind is bytearray:
+                parts = ()
+                mutable = True
+            else:
+                return None
+            size += getsizeof(container)
+            found = set(map(type, parts))
+            kinds |= found
+            if found <= IMMUTABLE:
+                atoms += parts
+                continue
+            for part in parts:
+                if type(part) in IMMUTABLE:
+                    atoms.append(part)
+                elif id(part) in seen:
+                    if not _is_fixed(part, 8):
+                        return None
+                else:
+                    seen.add(id(part))
+                    below.append(part)
+        if not below:
+            break
+        level = below
+    else:
+        return None
+    size += atoms_size(atoms, kinds)
+    if not mutable:
+        return Frozen(value, None, size)
+    copying = _FLAT.get(type(value), _copy_tree) if depth == 0 else _copy_tree
+    return Frozen(copying(value), copying, size)
+
+
+def _is_fixed(value: Any, depth: int) -> bool:
+    """Whether a value is atoms, and tuples and frozensets of them."""
+    kind = type(value)
+    if kind in IMMUTABLE:
+        return True
+    return depth > 0 and kind in (tuple, frozenset) and all(_is_fixed(part, depth - 1) for part in value)
+
+
+_FLAT: dict[type, Callable[[Any], Any]] = {list: list.copy, set: set.copy, bytearray: bytearray.copy}
 
 
 def _copy_tree(value: Any) -> Any:
@@ -114,39 +184,3 @@ def _copy_tree(value: Any) -> Any:
         return tuple([_copy_tree(item) for item in value])
     # Members of a set, and the only other kinds freeze lets through, are hashable or flat.
     return value if kind is frozenset else value.copy()
-
-
-def _measure(value: Any, depth: int) -> tuple[int, bool, bool, bool]:
-    """(bytes, holds only atoms, has anything mutable, has a type not known here)."""
-    kind = type(value)
-    if kind in IMMUTABLE:
-        return getsizeof(value), True, False, False
-    if depth >= MAX_DEPTH:
-        return getsizeof(value), False, True, True
-    size = getsizeof(value)
-    parts: list[Any]
-    if kind is dict:
-        parts = [*value.keys(), *value.values()]
-    elif kind in (list, tuple, set, frozenset):
-        parts = list(value)
-    elif kind is bytearray:
-        return size, True, True, False
-    else:
-        # An unknown type may keep its data anywhere; its attributes are a fair estimate.
-        inside = getattr(value, "__dict__", None)
-        if isinstance(inside, dict):
-            size += _measure(dict(inside), depth + 1)[0]
-        return size, False, True, True
-    flat = True
-    mutable = kind in (dict, list, set)
-    foreign = False
-    for part in parts:
-        if type(part) in IMMUTABLE:
-            size += getsizeof(part)
-            continue
-        flat = False
-        part_size, _, part_mutable, part_foreign = _measure(part, depth + 1)
-        size += part_size
-        mutable = mutable or part_mutable
-        foreign = foreign or part_foreign
-    return size, flat, mutable, foreign

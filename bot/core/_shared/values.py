@@ -24,17 +24,60 @@ MAX_DEPTH = 64
 
 _encode = msgspec.msgpack.Encoder().encode
 _SCALARS = frozenset((str, bytes, float, bool, type(None)))
+_CONTAINERS = frozenset((list, dict, tuple, set, frozenset))
+FREE_VISITS = 100_000
+"""Containers of a value that are written without asking how many of them are the same ones."""
+
+MAX_REPEATS = 8
+"""How often each container of a larger value may be visited on average, in two passes."""
 
 
 def encode_body(value: Any) -> bytes:
     """The value's bytes, without a header. Raises UnsupportedValueError."""
     try:
-        return _encode(value if _is_native(value, 0) else _wire(value, 0))
-    except (UnicodeEncodeError, OverflowError, RecursionError, ValueError) as error:
+        visits = _Visits(value)
+        return _encode(value if _is_native(value, 0, visits) else _wire(value, 0, visits))
+    except UnsupportedValueError:
+        raise
+    except (UnicodeEncodeError, OverflowError, RecursionError, TypeError, ValueError, _ExpandsError) as error:
         raise UnsupportedValueError(f"{type(value).__qualname__}: {error}") from error
 
 
-def _is_native(value: Any, depth: int) -> bool:
+class _ExpandsError(Exception):
+    """A value that shares its parts and would be many times larger written out."""
+
+
+class _Visits:
+    """Visits of containers that are left; in bytes, what is shared stands as often as it is reached."""
+
+    __slots__ = ("counted", "left", "root")
+
+    def __init__(self, root: Any) -> None:
+        self.root = root
+        self.left = FREE_VISITS
+        self.counted = False
+
+    def exhausted(self) -> None:
+        """Allow more for a large value; raises _ExpandsError where few containers are reached too often."""
+        if not self.counted:
+            self.counted = True
+            self.left = MAX_REPEATS * _count_containers(self.root) - FREE_VISITS
+        if self.left < 0:
+            raise _ExpandsError("its parts refer to each other, and written out it would be too large")
+
+
+def _count_containers(root: Any) -> int:
+    seen: set[int] = set()
+    waiting = [root]
+    while waiting:
+        part = waiting.pop()
+        if type(part) in _CONTAINERS and id(part) not in seen:
+            seen.add(id(part))
+            waiting += [*part.keys(), *part.values()] if type(part) is dict else part
+    return len(seen)
+
+
+def _is_native(value: Any, depth: int, visits: _Visits) -> bool:
     """Whether MessagePack carries the value as it is, types included."""
     kind = type(value)
     if kind in _SCALARS:
@@ -43,36 +86,44 @@ def _is_native(value: Any, depth: int) -> bool:
         return bool(-(2**63) <= value < 2**64)
     if depth >= MAX_DEPTH:
         return False
+    visits.left -= 1
+    if visits.left < 0:
+        visits.exhausted()
     if kind is list:
-        return all(_is_native(item, depth + 1) for item in value)
+        return all(_is_native(item, depth + 1, visits) for item in value)
     if kind is dict:
         return all(type(key) is str for key in value) and all(
-            _is_native(item, depth + 1) for item in value.values()
+            _is_native(item, depth + 1, visits) for item in value.values()
         )
     return False
 
 
-def _wire(value: Any, depth: int) -> Any:
+def _wire(value: Any, depth: int, visits: _Visits) -> Any:
     """The value with what MessagePack lacks replaced by extensions."""
     kind = type(value)
     if kind in _SCALARS:
         return value
     if depth >= MAX_DEPTH:
         raise UnsupportedValueError(f"nested deeper than {MAX_DEPTH}")
+    visits.left -= 1
+    if visits.left < 0:
+        visits.exhausted()
     if kind is int:
         if -(2**63) <= value < 2**64:
             return value
         return _extension(_BIG_INT, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
     if kind is list:
-        return [_wire(item, depth + 1) for item in value]
+        return [_wire(item, depth + 1, visits) for item in value]
     if kind is dict:
         if all(type(key) is str for key in value):
-            return {key: _wire(item, depth + 1) for key, item in value.items()}
-        pairs = [[_wire(key, depth + 1), _wire(item, depth + 1)] for key, item in value.items()]
+            return {key: _wire(item, depth + 1, visits) for key, item in value.items()}
+        pairs = [
+            [_wire(key, depth + 1, visits), _wire(item, depth + 1, visits)] for key, item in value.items()
+        ]
         return _extension(_PAIRS, _encode(pairs))
     for container, code in ((tuple, _TUPLE), (set, _SET), (frozenset, _FROZENSET)):
         if kind is container:
-            return _extension(code, _encode([_wire(item, depth + 1) for item in value]))
+            return _extension(code, _encode([_wire(item, depth + 1, visits) for item in value]))
     if kind is datetime.datetime:
         if value.tzinfo is not None and type(value.tzinfo) is not datetime.timezone:
             # A named zone is more than its offset: it cannot come back as what it was.

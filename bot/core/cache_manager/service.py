@@ -57,7 +57,8 @@ class CacheManager(Phase4Service):
     **What a caller gets is its own.** A mutable value is copied on the way in and for each reader, so
     no caller can change what another gets, and L1 gives what L2 would give. Immutable values (numbers,
     strings, bytes, dates, and tuples and frozensets of them) are handed out as they are. Objects that
-    are no plain data are copied by ``copy.deepcopy`` and stay in L1: L2 carries data only.
+    are no plain data are copied as by ``copy.deepcopy``, cycles and all, and stay in L1: L2 carries data
+    only. What cannot be copied is not cached, which is logged once a type.
 
     **Redis may go away at any time.** No call raises for it: reads are misses, L1 goes on, what was
     changed meanwhile is dropped in Redis when it is back, and L1 is emptied then, since the changes of
@@ -99,6 +100,7 @@ class CacheManager(Phase4Service):
         self._changes = 0
         self._recent: deque[tuple[str, str, bool] | frozenset[str] | None] = deque(maxlen=MAX_RECENT)
         self._l1_only_types: set[str] = set()
+        self._uncopyable_types: set[str] = set()
         # Who hears the messages of a topic from other instances. Changed only by listen.
         self._listeners: dict[str, Callable[[list[str] | None], None]] = {}
 
@@ -766,7 +768,10 @@ class CacheManager(Phase4Service):
         try:
             frozen = freeze(value)
         except TypeError as error:
-            logger.warning("A loaded value is not cached: %s", error)
+            kind = type(value).__qualname__
+            if kind not in self._uncopyable_types and len(self._uncopyable_types) < 1000:
+                self._uncopyable_types.add(kind)
+                logger.warning("What the loader of %.100r returns is not cached: %s", key, error)
             return value, None
         if value is None and options.negative_ttl is not None:
             ttl = options.negative_ttl

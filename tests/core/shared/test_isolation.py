@@ -3,12 +3,14 @@
 import copy
 import datetime
 import sys
+import uuid
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.core._shared.isolation import _measure, freeze
+from bot.core._shared import isolation
+from bot.core._shared.isolation import freeze
 
 atoms = st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=5), st.binary(max_size=5))
 hashables = st.recursive(
@@ -82,22 +84,39 @@ def test_what_refuses_to_be_copied_is_named():
 
 def test_a_very_deep_value_is_copied_or_refused_and_crashes_nothing():
     deep = []
-    for _ in range(300):
+    for _ in range(20_000):
         deep = [deep]
-    assert freeze(deep).thaw is not None
+    frozen = freeze(deep)
+    copied, depth = frozen.thaw(frozen.value), 0
+    while copied:
+        copied, depth = copied[0], depth + 1
+    assert depth == 20_000
     for _ in range(100_000):
         deep = [deep]
-    with pytest.raises(TypeError, match="cannot be copied"):
+    with pytest.raises(TypeError, match="a value of type list cannot be copied: it has more than"):
         freeze(deep)
-    while deep:  # taken apart by hand: so deep a list is freed by recursion
-        deep = deep.pop()
 
 
-def test_size_counts_what_is_inside():
+def test_size_counts_each_object_once():
     text = "x" * 1000
     assert freeze(text).size == sys.getsizeof(text)
-    assert freeze([text, text]).size >= 2 * sys.getsizeof(text)
+    assert freeze([text, text]).size == sys.getsizeof([text, text]) + sys.getsizeof(text)
     assert freeze({"k": {"n": text}}).size > 1000
+    identifier = uuid.uuid4()
+    assert freeze(identifier).size == sys.getsizeof(identifier) + sys.getsizeof(identifier.int)
+
+
+def test_parts_that_are_shared_stay_shared_and_take_no_time():
+    doubled = ["x"]
+    for _ in range(60):
+        doubled = [doubled, doubled]
+    frozen = freeze(doubled)
+    copied = frozen.thaw(frozen.value)
+    assert copied[0] is copied[1]
+    assert copied[0] is not frozen.value[0]
+    pair = (1, 2)
+    # What cannot change may be in two places.
+    assert freeze({"a": pair, "b": [pair]}).thaw is isolation._copy_tree
 
 
 names = st.text(max_size=3) | st.integers()
@@ -110,7 +129,7 @@ names = st.text(max_size=3) | st.integers()
 )
 def test_rows_are_measured_and_kept_apart_like_any_value(rows):
     frozen = freeze(rows)
-    assert frozen.size == _measure(rows, 0)[0]
+    assert frozen.size == isolation._freeze_tree(rows).size
     got = frozen.thaw(frozen.value)
     assert got == rows == frozen.value
     rows.append("another")
