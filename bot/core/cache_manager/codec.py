@@ -11,7 +11,7 @@ import struct
 import zlib
 from typing import Any, NamedTuple
 
-from bot.core._shared.errors import CorruptPayloadError
+from bot.core._shared.errors import LARGEST, CorruptPayloadError
 from bot.core._shared.values import decode_body, encode_body
 
 VERSION = 1
@@ -66,7 +66,7 @@ def unfold(payload: bytes) -> tuple[bytes, float, float]:
         raise CorruptPayloadError(f"{len(payload)} bytes are no payload") from error
     if version != VERSION or flags & ~_COMPRESSED:
         raise CorruptPayloadError(f"version {version}, flags {flags}: written by another version")
-    if not 0.0 <= expires_at < 1e12 or not 0.0 <= load_seconds < 1e9:
+    if not 0.0 <= expires_at < 10 * LARGEST or not 0.0 <= load_seconds < 1e9:
         raise CorruptPayloadError("a time out of bounds")
     body = payload[14:]
     if flags:

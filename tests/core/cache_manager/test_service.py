@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+from collections import OrderedDict
 
 import pytest
 
@@ -466,6 +467,37 @@ async def test_what_is_no_key_is_a_type_error(cache, call):
 async def test_a_value_that_cannot_be_copied_is_refused(cache):
     with pytest.raises(TypeError, match="a value of type generator cannot be copied"):
         await cache.set("k", (n for n in range(3)))
+
+
+async def test_a_loaded_value_that_cannot_be_copied_is_answered_and_said_once(cache, caplog):
+    async def loader():
+        return (n for n in range(3))
+
+    for _ in range(3):
+        assert list(await cache.get_or_load("k", loader)) == [0, 1, 2]
+    [line] = caplog.messages
+    assert "What the loader of 'k' returns is not cached: a value of type generator cannot be copied" in line
+
+
+async def test_an_object_that_points_back_is_cached_with_its_graph(cache):
+    class User:
+        pass
+
+    user, post = User(), User()
+    user.posts, post.user = [post] * 100, user
+    assert await cache.set("user", user)
+    got = await cache.get("user")
+    assert got is not user
+    assert got.posts[99].user is got
+
+
+async def test_l1_is_bounded_whatever_the_values_are(cache):
+    await cache.enable(l1_max_size_mb=1)
+    for n in range(50):
+        await cache.set(f"k{n}", OrderedDict(text=str(n) * 100_000))
+    statistics = await cache.get_statistics()
+    assert 5 < statistics["l1_entries"] < 12
+    assert 0.5 < statistics["l1_memory_mb"] <= 1
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,14 @@ async def test_what_one_writes_the_other_reads_with_its_types(pair):
     assert (figures["l2_hits"], figures["l1_hits"], figures["l2_connected"]) == (1, 1, True)
 
 
+@pytest.mark.parametrize("ttl", [10**9, 10**12, 1e15])
+async def test_a_ttl_of_any_length_is_read_back(pair, ttl):
+    a, b = pair
+    assert await a.set("k", [1], ttl=ttl, tags=["t"])
+    assert await b.get("k") == [1]
+    assert (await b.get_statistics())["l2_undecodable"] == 0
+
+
 async def test_none_is_a_value_in_redis_too(pair):
     a, b = pair
     loads = []
