@@ -6,16 +6,12 @@ object refers to is known to the garbage collector (``gc.get_referents``), slots
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
 import contextlib
 import datetime
 import decimal
 import functools
 import gc
 import logging
-import socket
-import threading
 import types
 import uuid
 import weakref
@@ -46,12 +42,14 @@ PROGRAM_TYPES: tuple[type, ...] = (
 )  # fmt: skip
 """Instances of these belong to the program and not to a value: they are neither copied nor charged."""
 
-LIVE_TYPES: tuple[type, ...] = (
-    types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType, types.FrameType,
-    types.TracebackType, socket.socket, asyncio.AbstractEventLoop, asyncio.Future, threading.Thread,
-    concurrent.futures.Executor, concurrent.futures.Future,
+_LIVE = frozenset(
+    {
+        ("asyncio.events", "AbstractEventLoop"), ("_asyncio", "Future"), ("asyncio.futures", "Future"),
+        ("socket", "socket"), ("threading", "Thread"), ("concurrent.futures._base", "Executor"),
+        ("concurrent.futures._base", "Future"), ("builtins", "generator"), ("builtins", "coroutine"),
+        ("builtins", "async_generator"), ("builtins", "frame"), ("builtins", "traceback"),
+    }
 )  # fmt: skip
-"""What is going on, and no value."""
 
 _UUID_INSIDE = 44
 """Bytes of the int that a UUID holds."""
@@ -80,6 +78,12 @@ def atoms_size(values: Sequence[Any], kinds: Set[type]) -> int:
 def is_of_program(kind: type) -> bool:
     """Whether instances of a class belong to the program; see :data:`PROGRAM_TYPES`."""
     return issubclass(kind, PROGRAM_TYPES)
+
+
+@functools.lru_cache(maxsize=1024)
+def is_live(kind: type) -> bool:
+    """Whether instances of a class are something that goes on, and no value."""
+    return not _LIVE.isdisjoint((base.__module__, base.__qualname__) for base in kind.__mro__)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -131,7 +135,7 @@ def weigh(
         thing = waiting.pop()
         kind: Any = type(thing)
         at = id(thing)
-        if at in seen or at in handles or is_of_program(kind) or issubclass(kind, LIVE_TYPES):
+        if at in seen or at in handles or is_of_program(kind) or is_live(kind):
             continue
         if shallow and thing is not root and kind not in ATOMS and kind not in CONTAINERS:
             continue

@@ -22,9 +22,9 @@ from bot.core._shared.measuring import (
     CONTAINERS,
     HAS_GC,
     HEAP_TYPE,
-    LIVE_TYPES,
     UnmeasurableError,
     atoms_size,
+    is_live,
     is_of_program,
     is_opaque,
     size_of,
@@ -394,9 +394,7 @@ def layout_of(kind: Any) -> Layout:
 def _layout_of(kind: type) -> Layout:
     if kind in ATOMS or is_of_program(kind):
         return Layout(None)
-    if issubclass(kind, LIVE_TYPES) or (
-        issubclass(kind, io.IOBase) and kind not in (io.BytesIO, io.StringIO)
-    ):
+    if is_live(kind) or (issubclass(kind, io.IOBase) and kind not in (io.BytesIO, io.StringIO)):
         return Layout(_refuse)
     bases = kind.__mro__[:-1]
     slots = tuple(

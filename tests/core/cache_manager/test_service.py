@@ -494,7 +494,7 @@ async def test_an_object_that_points_back_is_cached_with_its_graph(cache):
 async def test_l1_is_bounded_whatever_the_values_are(cache):
     await cache.enable(l1_max_size_mb=1)
     for n in range(50):
-        await cache.set(f"k{n}", OrderedDict(text=str(n) * 100_000))
+        await cache.set(f"k{n}", OrderedDict(text=str(n % 10) * 100_000))
     statistics = await cache.get_statistics()
     assert 5 < statistics["l1_entries"] < 12
     assert 0.5 < statistics["l1_memory_mb"] <= 1
