@@ -11,13 +11,15 @@ from msgspec import Struct
 from bot.core.query_optimizer.census import Census
 from bot.core.query_optimizer.dialects import statements_of, tokens_in
 from bot.core.query_optimizer.fingerprint import is_too_deep, shape_of, tokens_of
+from bot.core.query_optimizer.functions import NOTHING, Known
 from bot.core.query_optimizer.models import Analysis, QueryType
 from bot.core.query_optimizer.parameters import Parameters
+from bot.core.query_optimizer.sql.definitions import declared_by_words
+from bot.core.query_optimizer.sql.rewording import reworded
 from bot.core.query_optimizer.tables import HARMLESS, Effects, effects
 
 # Nothing is tried twice: a comment that may also end later would double the time with each comment.
 _FIRST_WORD = re.compile(r"\s*+(?:--[^\n]*+\n\s*+|/\*(?>.*?\*/)\s*+)*+([A-Za-z]+)", re.DOTALL)
-_REPLACE = re.compile(r"(?i)\A\s*REPLACE\s+(?:(?:LOW_PRIORITY|DELAYED)\s+)?(?:INTO\b)?")
 _BY_WORD = {
     "select": QueryType.SELECT, "with": QueryType.SELECT, "values": QueryType.SELECT,
     "insert": QueryType.INSERT, "replace": QueryType.INSERT, "update": QueryType.UPDATE,
@@ -41,12 +43,9 @@ _END = re.compile(
 _CHAIN = re.compile(r"(?i)\bAND\s+CHAIN\b")
 
 
-def analyze(query: str, dialect: str, pure: frozenset[str] = frozenset()) -> Analysis:
-    """Analyse any text; what cannot be read is UNKNOWN, never cached, and taken to write anything.
-
-    ``pure`` are names of functions of the user's own that depend on their arguments alone.
-    """
-    reading = read(query, dialect, pure)
+def analyze(query: str, dialect: str, known: Known = NOTHING) -> Analysis:
+    """Analyse any text; what cannot be read is UNKNOWN, never cached, and taken to write anything."""
+    reading = read(query, dialect, known)
     reading.release()
     return reading.analysis
 
@@ -69,22 +68,25 @@ class Reading(Struct, frozen=True):
             census.release()
 
 
-def read(query: str, dialect: str, pure: frozenset[str] = frozenset()) -> Reading:
+_EXECUTABLE_COMMENT = re.compile(r"(?i)/\*M?!")
+
+
+def read(query: str, dialect: str, known: Known = NOTHING) -> Reading:
     """Tokenize, parse and walk a text once, and say what it means."""
     tokens = tokens_of(query, dialect)
     fingerprint, normal_form = shape_of(query, tokens, dialect)
     parameters = Parameters()
-    statements = None
+    statements, parsed = None, query
     if tokens and not is_too_deep(query, tokens):
-        statements = _parse(query, tokens, dialect, parameters)
+        statements, parsed = _parse(query, tokens, dialect, parameters)
     if statements is None:
-        unreadable = _unreadable(query, tokens or [], fingerprint, normal_form)
+        unreadable = _unreadable(query, tokens or [], fingerprint, normal_form, dialect)
         return Reading(query, dialect, unreadable, [], [], parameters)
     censuses = [Census(statement) for statement in statements]
     kind = _type_of(statements[0]) if len(statements) == 1 else QueryType.SCRIPT
-    found = [effects(census, dialect, pure) for census in censuses]
-    if dialect != "postgres" and dialect != "sqlite" and "/*!" in query:
-        # To MySQL that is no comment but runs, and no parser here reads it.
+    found = [effects(census, dialect, known, parsed) for census in censuses]
+    if dialect != "postgres" and dialect != "sqlite" and _EXECUTABLE_COMMENT.search(query):
+        # To MySQL, or to MariaDB, that is no comment but runs, and no parser here reads it.
         found.append(Effects(frozenset(), frozenset(), anything=True, reason="it has code in a comment"))
     if any(effect.transaction == "rollback" for effect in found) and _CHAIN.search(query):
         # Which the parser does not tell.
@@ -107,8 +109,8 @@ def _summary(kind: QueryType, fingerprint: str, normal_form: str, found: list[Ef
         reasons.insert(0, "several statements in one text")
     elif kind is not QueryType.SELECT:
         reasons.insert(0, f"{kind.value} is no read")
-    elif writes:
-        reasons.insert(0, "it writes")
+    elif writes and not reasons:
+        reasons.append("it writes")
     elif anything and not reasons:
         reasons.append("it may write")
     transaction = first.transaction
@@ -123,7 +125,7 @@ def _summary(kind: QueryType, fingerprint: str, normal_form: str, found: list[Ef
         writes_anything=anything,
         not_cacheable=reasons[0] if reasons else "",
         transaction=transaction,
-        views=tuple(effect.view for effect in found if effect.view is not None),
+        declares=tuple(dict.fromkeys(each for effect in found for each in effect.declares)),
     )
 
 
@@ -160,23 +162,25 @@ def _in_sequence(steps: list[tuple[str, str]]) -> tuple[str, str]:
     return ended or other, ""
 
 
-def _parse(query: str, tokens: list[Any], dialect: str, parameters: Parameters) -> list[Any] | None:
+def _parse(
+    query: str, tokens: list[Any], dialect: str, parameters: Parameters
+) -> tuple[list[Any] | None, str]:
+    """(the statements, the text that they were parsed from)"""
     from sqlglot import exp
     from sqlglot.errors import SqlglotError
 
-    if tokens[0].text.upper() == "REPLACE" and _REPLACE.match(query):
-        # To sqlglot REPLACE is a statement it passes through unread; its tables are those of an INSERT.
-        query = _REPLACE.sub("INSERT INTO ", query, count=1)
-        tokens = tokens_in(query, dialect)
     try:
+        plain = reworded(query, tokens, dialect)
+        if plain != query:
+            query, tokens = plain, tokens_of(plain, dialect) or []
         if "%" in query or "?" in query or "$" in query:
             plain = parameters.name_all(query, tokens)
             if plain != query:
                 query, tokens = plain, tokens_in(plain, dialect)
         parsed = statements_of(tokens, query, dialect)
-    except (SqlglotError, RecursionError, ValueError, TypeError, AttributeError, KeyError, IndexError):
+    except (SqlglotError, RecursionError, ValueError, TypeError, NameError, AttributeError, LookupError):
         # The last few are how the parser stumbles over text that is no SQL at all.
-        return None
+        return None, query
     statements = [
         # A comment after the last semicolon comes as a statement of nothing.
         statement
@@ -185,11 +189,11 @@ def _parse(query: str, tokens: list[Any], dialect: str, parameters: Parameters) 
     ]
     # The parser also takes bare expressions ("FROBNICATE ALL" is a column with an alias to it).
     if not statements or any(_type_of(statement) is QueryType.UNKNOWN for statement in statements):
-        return None
-    return statements
+        return None, query
+    return statements, query
 
 
-def _unreadable(query: str, tokens: list[Any], fingerprint: str, normal_form: str) -> Analysis:
+def _unreadable(query: str, tokens: list[Any], fingerprint: str, normal_form: str, dialect: str) -> Analysis:
     match = _FIRST_WORD.match(query[:10_000])
     word = match.group(1).lower() if match else ""
     transaction, savepoint = _TRANSACTIONS.get(word, ""), ""
@@ -208,6 +212,7 @@ def _unreadable(query: str, tokens: list[Any], fingerprint: str, normal_form: st
         not_cacheable="it cannot be parsed",
         transaction=transaction,
         savepoint=savepoint,
+        declares=() if is_end else tuple(declared_by_words(query, dialect)),
     )
 
 

@@ -58,7 +58,8 @@ def _classes() -> tuple[type, frozenset[type]]:
     from sqlglot import exp
 
     # What stands below these says nothing that they do not say themselves.
-    return exp.Expr, frozenset((exp.Column, exp.Literal, exp.Identifier, exp.Boolean, exp.Null, exp.DataType))
+    leaves = (exp.Column, exp.Literal, exp.Identifier, exp.Boolean, exp.Null, exp.DataType, exp.Hint)
+    return exp.Expr, frozenset(leaves)
 
 
 @functools.lru_cache(maxsize=1024)

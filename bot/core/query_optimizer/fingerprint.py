@@ -16,6 +16,17 @@ from bot.core.query_optimizer.dialects import tokens_in
 MAX_TEXT = 200_000
 """Characters above which a text is not tokenized but fingerprinted as it is."""
 
+NUMBERED = "\u01c2"
+"""What stands for the ``$`` of ``$1`` in a token of PostgreSQL: a single letter that is in no name."""
+
+_NUMBERED = re.compile(r"'[^']*+'|\"[^\"]*+\"|(?<![\w$])\$(\d+)(?!\$)")
+
+
+def _as_name(match: re.Match[str]) -> str:
+    number = match.group(1)
+    return match.group() if number is None else NUMBERED + number
+
+
 _WORD = re.compile(r"[A-Za-z_][\w$]*")
 _LIST = re.compile(r"\( \?(?: , \?)+ \)")
 _ROWS = re.compile(r"(VALUES \( \? \))(?: , \( \? \))+")
@@ -32,8 +43,12 @@ def tokens_of(query: str, dialect: str) -> list[Any] | None:
 
     if len(query) > MAX_TEXT:
         return None
+    text = query
+    if dialect == "postgres" and "$" in query:
+        # To sqlglot "$1,$" opens a string in dollar quotes, in which all up to the next "$1,$" is lost.
+        text = _NUMBERED.sub(_as_name, query)
     try:
-        return tokens_in(query, dialect)
+        return tokens_in(text, dialect)
     except (SqlglotError, ValueError, RecursionError):
         return None
 
@@ -230,7 +245,7 @@ def _parts(tokens: list[Any], strings: frozenset[int] = _NO_STRINGS) -> list[str
         if kind is None:
             parts.append(text.upper())
         elif kind == _NAME:
-            parts.append("?" if text[:1] == "$" else text.lower())
+            parts.append("?" if text[:1] in ("$", NUMBERED) else text.lower())
         elif kind == _VALUE:
             parts.append("?")
         elif kind == _QUOTED:
@@ -252,6 +267,8 @@ def marked(query: str, tokens: list[Any], dialect: str = "") -> list[str]:
         kind = token.token_type
         if kind in literals or index in strings or (kind is variable and token.text[:1] == "$"):
             found.append(token.text)
+        elif kind is variable and token.text[:1] == NUMBERED:
+            found.append(query[token.start : token.end + 1])
         elif kind in marks and index + 1 < len(tokens):
             following = tokens[index + 1]
             if _is_parameter(token, following, percent, number):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+import re
+from typing import Any, NamedTuple
 
-from bot.core.query_optimizer.census import functions_among
+from bot.core.query_optimizer.census import Census
+from bot.core.query_optimizer.sql import builtins
+from bot.core.query_optimizer.sql.moments import MOMENT
 
 # Functions whose result differs from call to call, or that have an effect, by name in lower case.
 # sqlglot knows some of them as types of their own, whose names are the same without underscores.
@@ -43,127 +46,316 @@ HARMLESS_SETTINGS = frozenset(
     ).split()
 )
 
-# Of those functions, the ones that may change a table, or run what does, or change what a name means.
-_VOLATILE_WRITERS = frozenset(("dblink", "loadextension", "setconfig"))
 
-# Functions that sqlglot has no type for and that are known to depend on their arguments only: by the
-# documentation of SQLite and MySQL, and IMMUTABLE in every form in PostgreSQL 15's pg_proc. Any other
-# unknown one may be the user's own and do anything.
-_PURE = frozenset(
+class Known(NamedTuple):
+    """What is known of the functions of the user's own, by their names in lower case."""
+
+    pure: frozenset[str] = frozenset()
+    """They change nothing and depend on their arguments alone, by the user's word."""
+    own: frozenset[str] = frozenset()
+    """Seen to be created: where a built-in has the same name, they may be meant."""
+
+
+NOTHING = Known()
+
+
+class Verdict(NamedTuple):
+    """What is known of one call."""
+
+    reason: str = ""
+    """Why a result with it must not be cached; empty if it is known to depend on its arguments alone."""
+    may_write: bool = False
+    """It may write any table, or run what does."""
+    sequence: Any = None
+    """The argument that names a sequence that it changes."""
+
+
+_PURE = Verdict()
+_NAME = re.compile(r"""[^\W\d][\w$]*\Z|"[^"]+"\Z|`[^`]+`\Z""")
+_SEQUENCES = frozenset(("nextval", "setval"))
+_WRITERS = frozenset(("dblink", "load_extension", "dblink_exec"))
+_CLOCKS = frozenset(("date", "time", "datetime", "julianday", "unixepoch", "strftime", "timediff"))
+"""Of SQLite: they read the clock when no time, or 'now', is given."""
+_OF_THE_MACHINE = frozenset(("localtime", "utc"))
+"""Modifiers of those: what they answer depends on the machine's time zone."""
+_CURRENT_WITHOUT_ARGUMENTS = frozenset(("unix_timestamp", "from_unixtime"))
+
+# What the parser makes of calls by names that the database does not have.
+_FOREIGN = frozenset(
     (
-        "instr printf format quote unicode hex typeof likelihood glob json json_array json_object json_set "
-        "json_insert json_replace json_remove json_patch json_type json_valid json_each json_tree "
-        "json_array_length jsonb_array_length jsonb_build_object json_build_object jsonb_agg json_agg "
-        "jsonb_set jsonb_array_elements jsonb_array_elements_text json_array_elements jsonb_each "
-        "jsonb_object_keys to_json to_jsonb row_to_json total iif ifnull locate elt field find_in_set "
-        "substring_index strcmp inet_aton inet_ntoa conv crc32 sha1 sha2 md5 to_tsvector to_tsquery "
-        "plainto_tsquery ts_rank similarity word_similarity array_length array_position cardinality "
-        "unnest regexp_match regexp_matches regexp_split_to_array btrim width_bucket bit_length "
-        "octet_length char_length character_length ascii space insert maketime makedate period_add "
-        "bm25 highlight snippet width degrees radians pi sind cosd tand cbrt gcd lcm "
-        # PostgreSQL
-        "abbrev acosd acosh area array_agg array_append array_cat array_dims array_fill array_lower "
-        "array_ndims array_positions array_prepend array_remove array_replace array_to_json array_to_string "
-        "array_to_tsvector array_upper asind asinh atan2d atand atanh bit_and bit_count bit_or bit_xor "
-        "bool_and bool_or broadcast center corr cotd covar_pop covar_samp cume_dist date_bin date_part "
-        "date_trunc daterange decode dense_rank diagonal diameter div encode every factorial family "
-        "first_value generate_series generate_subscripts get_bit get_byte height host hostmask initcap "
-        "int4range int8range is_normalized isclosed isempty isfinite ishorizontal isopen isparallel isperp "
-        "isvertical json_array_elements_text json_build_array json_each_text json_extract_path "
-        "json_extract_path_text json_object_agg json_object_keys json_populate_record json_strip_nulls "
-        "json_to_record json_to_recordset json_typeof jsonb_build_array jsonb_each_text jsonb_extract_path "
-        "jsonb_extract_path_text jsonb_insert jsonb_object jsonb_object_agg jsonb_path_exists "
-        "jsonb_path_match jsonb_path_query jsonb_path_query_array jsonb_path_query_first "
-        "jsonb_populate_record jsonb_pretty jsonb_set_lax jsonb_strip_nulls jsonb_to_record "
-        "jsonb_to_recordset jsonb_typeof justify_days justify_hours justify_interval lag last_value lead "
-        "lower_inc lower_inf make_date make_interval make_time make_timestamp masklen merge min_scale "
-        "multirange netmask network normalize npoints nth_value ntile num_nonnulls num_nulls numnode "
-        "numrange overlay parse_ident pclose percent_rank percentile_cont percentile_disc phraseto_tsquery "
-        "popen quote_ident quote_literal quote_nullable querytree radius range_agg range_intersect_agg "
-        "range_merge rank regexp_count regexp_instr regexp_like regexp_replace regexp_split_to_table "
-        "regexp_substr regr_avgx regr_avgy regr_count regr_intercept regr_r2 regr_slope regr_sxx regr_sxy "
-        "regr_syy row_number scale set_bit set_byte set_masklen setweight sha224 sha256 sha384 sha512 "
-        "slope split_part string_agg string_to_array string_to_table strip strpos to_ascii to_char to_date "
-        "to_hex to_number to_timestamp translate trim_array trim_scale trunc ts_delete ts_filter ts_headline "
-        "ts_rank_cd tsrange tstzrange tsvector_to_array unistr upper_inc upper_inf var_pop var_samp "
-        "websearch_to_tsquery xmlagg xmlcomment xpath xpath_exists strict_word_similarity show_trgm "
-        # MySQL and SQLite
-        "bin oct ord aes_encrypt compress uncompress export_set make_set mid soundex timediff to_days "
-        "from_days sec_to_time time_to_sec addtime subtime weight_string json_contains json_contains_path "
-        "json_keys json_merge_patch json_merge_preserve json_overlaps json_search json_unquote json_value "
-        "json_depth json_length json_pretty json_quote json_arrayagg json_objectagg json_group_array "
-        "json_group_object jsonb jsonb_extract jsonb_group_array json_error_position zeroblob unhex "
-        "unlikely likely octet_length concat_ws substring ltrim rtrim trim upper lower length"
+        "ArgMax ArgMin TryCast GapFill OpenJSON WeightString ConnectByRoot Chr "
+        "DecodeCase Predict VectorSearch"
+    ).split()
+)
+_FOREIGN_TO_MYSQL = frozenset(
+    "ArgMax ArgMin TryCast GapFill OpenJSON ConnectByRoot DecodeCase Predict VectorSearch Initcap Normalize "
+    "Overlay XMLElement Decode".split()
+)
+_FOREIGN_WORDS = re.compile(r"(?i)\b(?:convert|ts_or_ds_to_date_str|var_map)\s*\(")
+_FOREIGN_WORDS_TO_MYSQL = re.compile(r"(?i)\b(?:string_agg|ts_or_ds_to_date_str|var_map)\s*\(")
+_IN_CALL = re.compile(r"""(?i)'(?:[^']|'')*+'|"[^"]*+"|[()\[\],]|\border\s++by\b|[^\s()\[\],'"]""")
+
+
+def judge(function: Any, text: str, dialect: str, known: Known, census: Census) -> Verdict:
+    """What a call may do; ``text`` is what was parsed: its words tell how the function was named."""
+    name = _written_name(function, text)
+    reason = _why_not_class(function.__class__)
+    if name is None:
+        return _judge_without_name(function, text, dialect, reason)
+    if name in known.pure:
+        return _PURE
+    if "." in name or name in known.own:
+        return _unknown(name, dialect)
+    if dialect != "sqlite":
+        if name in _SEQUENCES:
+            arguments = function.args.get("expressions") or [function.this]
+            return Verdict(f"{name}() differs from call to call", False, arguments[0])
+        if name == "set_config":
+            setting = function.args.get("expressions")
+            harmless = bool(setting) and str(setting[0].this).lower() in HARMLESS_SETTINGS
+            return Verdict("set_config() differs from call to call", not harmless)
+    if dialect in ("sqlite", "") and name in _CLOCKS and _reads_clock(function, name, text):
+        return Verdict("it asks for the current time")
+    given = name in _CURRENT_WITHOUT_ARGUMENTS and _count_arguments(function, text) > 0
+    if not given and (reason or name.replace("_", "") in _VOLATILE):
+        if name == "age" and dialect == "postgres" and _is_of_postgres(name, function, text, census):
+            return _PURE  # of two times; of one it is the time since
+        writes = name in _WRITERS or (dialect != "sqlite" and not _is_known(name, dialect))
+        return Verdict(reason or f"{name}() differs from call to call", writes)
+    if _is_certain(name, function, text, dialect, census):
+        return _PURE
+    if given and dialect == "mysql":
+        return _PURE
+    if dialect == "sqlite" or _is_other_known(name, dialect):
+        return Verdict(f"{name}() is not known to depend on its arguments only")
+    return _unknown(name, dialect)
+
+
+def _unknown(name: str, dialect: str) -> Verdict:
+    # SQLite has no stored functions: what an application registers there is Python, whose queries are seen.
+    return Verdict(f"{name}() is not known to depend on its arguments only", dialect != "sqlite")
+
+
+def _judge_without_name(function: Any, text: str, dialect: str, reason: str) -> Verdict:
+    """Of what the grammar has: CAST, CASE, operators, or what the parser takes for it."""
+    if reason:
+        return Verdict(reason)
+    kind = function.__class__.__name__
+    if kind == "If" and function.parent.__class__.__name__ == "Case":
+        return _PURE
+    is_foreign = (
+        kind in _FOREIGN_TO_MYSQL
+        if dialect == "mysql"
+        else kind in _FOREIGN or (kind == "If" and dialect != "sqlite")
+    )
+    if not is_foreign and kind in ("Cast", "GroupConcat", "Array", "TryCast", "Anonymous"):
+        words = _FOREIGN_WORDS_TO_MYSQL if dialect == "mysql" else _FOREIGN_WORDS
+        is_foreign = kind != "Anonymous" and dialect != "sqlite" and words.search(text) is not None
+    if is_foreign or kind == "Anonymous":
+        name = function.name.lower() if kind == "Anonymous" else function.sql_names()[0].lower()
+        may_write = dialect in ("postgres", "mysql") and name not in ("values", "weight_string")
+        return Verdict(f"{name}() is not known to depend on its arguments only", may_write)
+    return _PURE
+
+
+def _is_certain(name: str, function: Any, text: str, dialect: str, census: Census) -> bool:
+    """Whether it must be the database's own function, and one that depends on its arguments alone."""
+    if dialect == "postgres":
+        return _is_of_postgres(name, function, text, census)
+    if dialect == "mysql":
+        return name in builtins.MYSQL
+    if dialect == "sqlite":
+        return name in builtins.SQLITE
+    # It may be any: what MySQL has not may be a function of the user's own there, too.
+    return name in builtins.MYSQL and _is_of_postgres(name, function, text, census)
+
+
+def _is_of_postgres(name: str, function: Any, text: str, census: Census) -> bool:
+    """Whether PostgreSQL has a function of that name that takes such arguments.
+
+    pg_catalog comes first in every search path, but a function of the user's own may fit the arguments
+    better, or be the only one that takes them.
+    """
+    if name in builtins.POSTGRES_GRAMMAR:
+        return True
+    found = builtins.POSTGRES.get(name)
+    if found is None:
+        return False
+    if found.within_group and function.parent.__class__.__name__ == "WithinGroup":
+        return True
+    count = _count_arguments(function, text)
+    if count not in found.counts and not 0 <= found.at_least <= count:
+        return False
+    return not count or "P" in found.first or _may_be(_first_argument(function), found.first, census)
+
+
+def _is_known(name: str, dialect: str) -> bool:
+    """Whether the dialect's database has it; without a dialect, whether any has."""
+    of_mysql = name in builtins.MYSQL or name in builtins.MYSQL_READS
+    if dialect == "mysql":
+        return of_mysql
+    of_postgres = (
+        name in builtins.POSTGRES
+        or name in builtins.POSTGRES_GRAMMAR
+        or name in builtins.POSTGRES_READS
+        or (name.startswith(builtins.POSTGRES_READ_PREFIXES) and name not in builtins.POSTGRES_WRITERS)
+        or name in _VOLATILE_IN_POSTGRES
+    )
+    return of_postgres if dialect == "postgres" else of_postgres or of_mysql or name in builtins.SQLITE
+
+
+def _is_other_known(name: str, dialect: str) -> bool:
+    """Whether it is one that writes nothing, though its result must not be kept."""
+    # Of PostgreSQL's own it was found to take other arguments.
+    return _is_known(name, dialect) and not (dialect == "postgres" and name in builtins.POSTGRES)
+
+
+def _may_be(argument: Any, categories: str, census: Census) -> bool:
+    """Whether an argument may be of these categories of types, as far as the text tells."""
+    kind = argument.__class__.__name__
+    while kind in ("Neg", "Paren") and argument.this is not None:
+        argument, kind = argument.this, argument.this.__class__.__name__
+    if kind == "Literal":
+        return argument.is_string or "N" in categories
+    if kind in ("Placeholder", "Parameter"):
+        return not set(categories).isdisjoint("SNDTAU")
+    if kind == "Column" and argument.args.get("table") is None:
+        return not _is_row(argument, census)
+    return kind != "Cast" or not is_of_user(argument.args.get("to"))
+
+
+def _is_row(column: Any, census: Census) -> bool:
+    """Whether a name is that of a table of the statement, so that a whole row is meant."""
+    from sqlglot import exp
+
+    name = column.name.lower()
+    return any(name == table.alias_or_name.lower() for table in census.all(exp.Table, exp.Subquery, exp.CTE))
+
+
+# Types that PostgreSQL or an extension brings and that the parser does not know.
+_KNOWN_TYPES = frozenset(
+    (
+        "citext hstore ltree lquery ltxtquery vector halfvec sparsevec cube seg isbn geometry geography "
+        "box2d box3d jsonpath tsquery tsvector pg_lsn txid_snapshot pg_snapshot box "
+        "circle line lseg path point "
+        "polygon int4multirange int8multirange nummultirange tsmultirange tstzmultirange datemultirange "
+        "macaddr macaddr8 cidr inet bit varbit money xml name char bpchar oid xid cid tid signed unsigned "
+        "integer real numeric year"
     ).split()
 )
 
-_TIMES = frozenset(("date", "datetime", "time", "strftime", "julianday", "tstodate", "timetostr"))
 
-
-def why_not(function: Any, pure: frozenset[str] = frozenset()) -> str:
-    """Why a result with this call in it must not be cached; empty if the call is known to be pure.
-
-    ``pure`` are the names, in lower case, of functions of the user's own that are.
-    """
-    reason, asks_time = _why_not_class(function.__class__)
-    if reason:
-        return reason
-    if asks_time:
-        text = function.sql().lower()
-        return "it asks for the current time" if "'now'" in text or "()" in text else ""
-    if asks_time is None:
-        name = _name(function)
-        if name in pure:
-            return ""
-        if name.replace("_", "") in _VOLATILE:
-            return f"{name}() differs from call to call"
-        return "" if name in _PURE else f"{name}() is not known to depend on its arguments only"
-    return ""
-
-
-def is_pure(function: Any) -> bool:
-    """Whether a call depends on its arguments alone, as far as is known."""
-    return not why_not(function)
-
-
-def may_write(function: Any, dialect: str, pure: frozenset[str] = frozenset()) -> bool:
-    """Whether a call may change a table: a function of the user's own, where the database has such.
-
-    SQLite has none: what an application registers there is Python, whose queries are seen.
-    """
-    if dialect == "sqlite" or _why_not_class(function.__class__)[1] is not None:
+def is_of_user(kind: Any) -> bool:
+    """Whether a type is not known to be the database's: its casts may be functions of the user's own."""
+    if kind is None:
         return False
-    name = _name(function)
-    if name in pure:
-        return False
-    bare = name.replace("_", "")
-    if bare == "setconfig" and function.expressions:
-        return str(function.expressions[0].this).lower() not in HARMLESS_SETTINGS
-    return bare in _VOLATILE_WRITERS or (name not in _PURE and bare not in _VOLATILE)
+    if kind.__class__.__name__ == "ObjectIdentifier":
+        return str(kind.this).upper() not in ("OID", "XID", "CID", "TID")
+    if getattr(kind.args.get("this"), "name", "") != "USERDEFINED":
+        return any(is_of_user(inner) for inner in kind.args.get("expressions") or () if _is_type(inner))
+    named = kind.args.get("kind")
+    name = (named if isinstance(named, str) else getattr(named, "name", "") or str(named)).lower()
+    return name.strip('"').rpartition(".")[2] not in _KNOWN_TYPES
 
 
-@functools.lru_cache(maxsize=1024)
-def in_question(kinds: tuple[type, ...]) -> tuple[type, ...]:
-    """Those of a statement's classes whose calls may differ from call to call, or write."""
-    return tuple(kind for kind in functions_among(kinds) if _why_not_class(kind) != ("", False))
+def _is_type(node: Any) -> bool:
+    return node.__class__.__name__ in ("DataType", "ObjectIdentifier")
 
 
-def _name(function: Any) -> str:
-    name = str(function.name).lower()
+def _reads_clock(function: Any, name: str, text: str) -> bool:
+    from sqlglot import exp
+
+    if _count_arguments(function, text) < (2 if name == "strftime" else 1):
+        return True
+    words = [str(literal.this) for literal in function.find_all(exp.Literal) if literal.is_string]
+    return any(MOMENT.search(word) or word.strip().lower() in _OF_THE_MACHINE for word in words)
+
+
+def _first_argument(function: Any) -> Any:
+    listed = function.args.get("expressions")
+    return listed[0] if function.__class__.__name__ == "Anonymous" and listed else function.args.get("this")
+
+
+def _count_arguments(function: Any, text: str) -> int:
+    """How many arguments a call was written with: of many functions the tree keeps them elsewhere."""
+    depth = count = 0
+    for match in _IN_CALL.finditer(text, function.meta["end"] + 1):
+        mark = match.group()
+        if mark in "([":
+            depth += 1
+            if depth == 2 and not count:
+                count = 1
+        elif mark in ")]":
+            depth -= 1
+            if depth <= 0:
+                return count
+        elif depth == 0:
+            return 0  # no list follows
+        elif depth == 1:
+            if mark[:5].lower() == "order" and len(mark) > 5:
+                break
+            count = count + 1 if mark == "," else count or 1
+    return count
+
+
+def _written_name(function: Any, text: str) -> str | None:
+    """How a function is called in the text, with the schema if not the database's; None for grammar."""
+    meta = function._meta
+    if not meta or "start" not in meta:
+        return None
+    name = text[meta["start"] : meta["end"] + 1]
+    if _NAME.match(name) is None:
+        name = function.name if function.__class__.__name__ == "Anonymous" else function.sql_names()[0]
+    name = name[1:-1] if name[:1] in ('"', "`") else name.lower()
     parent = function.parent
-    qualifier = parent.this.name.lower() if parent.__class__.__name__ == "Dot" else ""
-    # A function of a schema of the user's own is not the database's, whatever its name.
+    kind = parent.__class__.__name__
+    qualifier = ""
+    if kind == "Dot" and parent.args.get("expression") is function:
+        qualifier = parent.this.name.lower()
+    elif kind == "Table":
+        qualifier = parent.text("db").lower()
     return f"{qualifier}.{name}" if qualifier not in ("", "pg_catalog") else name
 
 
+_VOLATILE_IN_POSTGRES = frozenset(
+    (
+        "now random gen_random_uuid current_date current_time current_timestamp localtime localtimestamp "
+        "clock_timestamp statement_timestamp transaction_timestamp timeofday current_user session_user user "
+        "current_role current_catalog current_schema current_schemas current_setting currval lastval "
+        "current_database version setseed random_normal inet_client_addr inet_server_addr to_regclass age "
+        "system_user"
+    ).split()
+)
+
+
+@functools.lru_cache(maxsize=1024)
+def calls_among(kinds: tuple[type, ...]) -> tuple[type, ...]:
+    """Those of a statement's classes that are calls, or what the parser takes for calls."""
+    from sqlglot import exp
+
+    return tuple(
+        kind
+        for kind in kinds
+        if issubclass(kind, exp.Func) and not issubclass(kind, exp.Connector) and kind not in _grammar()
+    )
+
+
 @functools.cache
-def _why_not_class(kind: Any) -> tuple[str, bool | None]:
-    """(why no call of it may be cached, whether its arguments may ask for the time; None: see its name)"""
+def _grammar() -> frozenset[type]:
+    """Calls by name only: what no function of a user's can stand for."""
+    from sqlglot import exp
+
+    return frozenset((exp.Case, exp.Exists, exp.Any, exp.All, exp.Extract))
+
+
+@functools.cache
+def _why_not_class(kind: Any) -> str:
+    """Why no call that the parser has a class for may be cached."""
     from sqlglot import exp
 
     if issubclass(kind, exp.Anonymous):
-        return "", None
+        return ""
     names = [kind.__name__.lower(), *(name.lower().replace("_", "") for name in kind.sql_names())]
     if any(name in _VOLATILE for name in names):
-        return f"{kind.sql_names()[0].lower()}() differs from call to call", False
-    return "", names[0] in _TIMES
+        return f"{kind.sql_names()[0].lower()}() differs from call to call"
+    return ""

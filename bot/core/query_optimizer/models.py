@@ -12,6 +12,7 @@ from msgspec import Struct
 if TYPE_CHECKING:
     from bot.core.query_optimizer.evidence import Evidence
     from bot.core.query_optimizer.graphql import GraphQLReading
+    from bot.core.query_optimizer.tables import Declaration
 
 Severity = Literal["info", "warning", "error"]
 SEVERITIES: tuple[Severity, ...] = ("info", "warning", "error")
@@ -58,8 +59,8 @@ class Analysis(Struct, frozen=True):
     """What it does to the transaction: a word that :meth:`Transactions.change` knows, or nothing."""
     savepoint: str = ""
     """The savepoint that it sets or releases."""
-    views: tuple[tuple[str, frozenset[str]], ...] = ()
-    """Views that it defines, and what they read."""
+    declares: tuple[Declaration, ...] = ()
+    """What it defines: views and other relations between tables."""
     graphql: GraphQLReading | None = None
     """What else is known of a GraphQL text; None for all other texts."""
     operations: Mapping[str, Analysis] = {}

@@ -35,7 +35,7 @@ class Parameters:
         done = 0
         for token in tokens:
             start = token.start
-            mark = token.text[:1]
+            mark = query[start]
             if start < done or mark not in _MARKS:
                 continue
             if mark == "?":

@@ -7,6 +7,7 @@ from typing import Any
 
 from bot.core._shared.bounded_store import BoundedStore, Entry
 from bot.core._shared.isolation import Frozen
+from bot.core.query_optimizer.tables import NEVER
 
 SPACE = "results"
 MAX_TABLES = 10_000
@@ -57,7 +58,7 @@ class ResultCache:
         self, key: Hashable, frozen: Frozen, tables: frozenset[str], *, begun: int, now: float, ttl: float
     ) -> bool:
         """Store a result that was read after ``begun``; False if it may be stale or is too large."""
-        if self.written_since(begun, tables):
+        if NEVER in tables or self.written_since(begun, tables):
             return False
         entry = self.store.put(
             SPACE, key, frozen.value, size=frozen.size + 200, now=now, ttl=ttl, thaw=frozen.thaw, meta=tables

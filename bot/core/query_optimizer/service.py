@@ -16,6 +16,7 @@ from bot.core._shared.isolation import Frozen, freeze
 from bot.core._shared.singleflight import SingleFlight
 from bot.core.phase4_service import Phase4Service
 from bot.core.query_optimizer.errors import QueryTooComplexError
+from bot.core.query_optimizer.functions import NOTHING
 from bot.core.query_optimizer.graphql import (
     MISSING,
     advise_graphql,
@@ -98,7 +99,7 @@ class QueryOptimizer(Phase4Service):
         self._detector = Detector()
         self._detecting = True
         self._relations = Relations()
-        self._pure: frozenset[str] = frozenset()
+        self._known = NOTHING
         self._max_depth = 50
         self._max_complexity = 10_000
         self._transactions = Transactions()
@@ -186,7 +187,7 @@ class QueryOptimizer(Phase4Service):
         for name, limit in (("graphql_max_depth", max_depth), ("graphql_max_complexity", max_complexity)):
             if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
                 raise invalid(name, limit, "a whole number of 1 or more")
-        pure = self._pure if pure_functions is None else _functions(pure_functions)
+        pure = self._known.pure if pure_functions is None else _functions(pure_functions)
         async with self._transition:
             self._ttl, self._slow_threshold = ttl, slow
             if (max_depth, max_complexity) != (self._max_depth, self._max_complexity):
@@ -198,8 +199,8 @@ class QueryOptimizer(Phase4Service):
                 self._detector.window = window
             if detect_n_plus_one is not None:
                 self._detecting = detect_n_plus_one
-            if (speaks, pure) != (self._dialect, self._pure):
-                self._dialect, self._pure = speaks, pure
+            if (speaks, pure) != (self._dialect, self._known.pure):
+                self._dialect, self._known = speaks, self._known._replace(pure=pure)
                 self._analyses = Remembered(ANALYSES_CHARACTERS)
                 self._advices = Remembered(ANALYSES_CHARACTERS)
                 self._cache.write_anything()  # cached by another reading of the same texts
@@ -379,7 +380,7 @@ class QueryOptimizer(Phase4Service):
                 analysis = self._analyse(query, params)
                 return advise_graphql(query, analysis, params, self._max_depth, self._max_complexity)
             advise, read = _readers()
-            reading = read(query, self._dialect, self._pure)
+            reading = read(query, self._dialect, self._known)
             advice = advise(reading)
             reading.release()
             if len(query) < 50_000:
@@ -405,7 +406,7 @@ class QueryOptimizer(Phase4Service):
             else:
                 from bot.core.query_optimizer.analyzer import analyze  # imports sqlglot, on the first query
 
-                analysis = analyze(query, self._dialect, self._pure)
+                analysis = analyze(query, self._dialect, self._known)
             if len(query) < 50_000:
                 self._analyses.put(query, analysis, len(query) + len(analysis.normal_form) + 500)
         if analysis.operations:
@@ -629,8 +630,8 @@ class QueryOptimizer(Phase4Service):
             done = self._change_transaction(analysis)
             begun = self._transactions.current()
             if begun is not None:  # which of its writes came after the BEGIN is not told
-                written = self._relations.written_by(analysis.writes)
-                begun.write(written, analysis.writes_anything or self._relations.overflow, database)
+                written, anything = self._relations.all_written(analysis.writes, analysis.writes_anything)
+                begun.write(written, anything, database)
             if done is not None:
                 await done
         return result
@@ -724,16 +725,25 @@ class QueryOptimizer(Phase4Service):
         return result
 
     def _invalidate(self, analysis: Analysis, database: str) -> Awaitable[Any] | None:
-        for view, tables in analysis.views:
-            self._relations.view(view, tables)
+        if analysis.declares:
+            self._learn(analysis)
         if self._plans is not None and analysis.query_type in _MAY_INDEX:
             self._plans.forget()
-        written = self._relations.written_by(analysis.writes)
-        anything = analysis.writes_anything or self._relations.overflow
+        written, anything = self._relations.all_written(analysis.writes, analysis.writes_anything)
         transaction = self._transactions.current()
         if transaction is not None:
             transaction.write(written, anything, database)
         return self._written(written, anything, database)
+
+    def _learn(self, analysis: Analysis) -> None:
+        before = self._relations.functions
+        for declaration in analysis.declares:
+            self._relations.learn(declaration)
+        if self._relations.functions != before:
+            # A name that was a built-in's alone is so no more.
+            self._known = self._known._replace(own=self._relations.functions)
+            self._analyses = Remembered(ANALYSES_CHARACTERS)
+            self._advices = Remembered(ANALYSES_CHARACTERS)
 
     def after_write(self, hook: AfterWrite | None) -> None:
         """Call ``hook`` with the tables of each write ("*" for all), to tell other instances.
@@ -751,8 +761,11 @@ class QueryOptimizer(Phase4Service):
             self._cache.write_anything()
             return
         names, database = told(tables)
-        written = self._relations.written_by(names)
-        self._drop(written, self._database(written, database))
+        written, anything = self._relations.all_written(names, False)
+        if anything:
+            self._cache.write_anything()
+        else:
+            self._drop(written, self._database(written, database))
 
     async def invalidate_tables(self, *tables: str, scope: Any = None) -> int:
         """Tables were written by somebody else: drop the results that read them; how many there were.
@@ -760,7 +773,9 @@ class QueryOptimizer(Phase4Service):
         A name is as in SQL: ``users`` is that of any schema, ``shop.users`` that of one, ``"Users"`` exact.
         ``scope`` limits it as it limits what a write drops: to one database, if it names one.
         """
-        written = self._relations.written_by(frozenset(self._named("tables", tables)))
+        written, anything = self._relations.all_written(frozenset(self._named("tables", tables)), False)
+        if anything:
+            return self._cache.write_anything()
         database = "" if scope is None else self._scope(scope)[1]
         return self._drop(written, self._database(written, database))
 

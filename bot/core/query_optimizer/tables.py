@@ -3,20 +3,38 @@
 A name is kept as it was qualified (``users``, ``public.users``), folded as its dialect folds. Two names
 may mean one table if one ends with all the parts of the other: ``users`` may be any schema's, while
 ``a.users`` and ``b.users`` are two. What a text may do beyond what can be read is "anything".
+
+A name is taken for a table's. What makes another thing of it is learnt from the statements that pass
+through (:mod:`definitions`), or declared: see :class:`Relations`.
 """
 
 from __future__ import annotations
 
 import functools
 import re
+import unicodedata
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from bot.core.query_optimizer.census import Census
-from bot.core.query_optimizer.functions import HARMLESS_SETTINGS, in_question, may_write, why_not
+from bot.core.query_optimizer.functions import (
+    HARMLESS_SETTINGS,
+    NOTHING,
+    Known,
+    calls_among,
+    is_of_user,
+    judge,
+)
+from bot.core.query_optimizer.sql.moments import MOMENT
 
 GRAPHQL = "(graphql)"
 """What every GraphQL query reads and every mutation writes; no database can have a table of this name."""
+
+ANY = "(any)"
+"""Stands for every table: what reads it depends on every write, what writes it may have written anything."""
+
+NEVER = "(never)"
+"""Stands behind a view whose rows change without a write, as by now(): what reads it is never cached."""
 
 MAX_RELATIONS = 10_000
 """Views and cascades remembered; one more, and every write counts as a write to anything."""
@@ -38,6 +56,17 @@ _CATALOGS = ("pg_", "sqlite_", "pragma_")
 _CATALOG_SCHEMAS = frozenset(("information_schema", "pg_catalog", "performance_schema", "mysql", "sys"))
 
 
+class Declaration(NamedTuple):
+    """What a statement says of a name, beyond that it is written."""
+
+    kind: str
+    """"view": it reads ``others``; "cascade": a write to it changes them; "table": it is one; "renamed" and
+    "renamed view": from now on it is called one of them; "function": it is one; "doubt": any name may be a
+    view from now on."""
+    name: str = ""
+    others: frozenset[str] = frozenset()
+
+
 class Effects(NamedTuple):
     """What a statement may do, as far as invalidation is concerned."""
 
@@ -49,8 +78,7 @@ class Effects(NamedTuple):
     """Why its result must not be cached; empty if it may."""
     transaction: str = ""
     """What it does to the transaction, in the words of ``Transactions.change``."""
-    view: tuple[str, frozenset[str]] | None = None
-    """A view it defines, and what that reads."""
+    declares: tuple[Declaration, ...] = ()
 
 
 @functools.cache
@@ -65,15 +93,17 @@ def _classes() -> Any:
     return exp, change, removal, ends, session, frozenset(rare)
 
 
-def effects(census: Census, dialect: str, pure: frozenset[str] = frozenset()) -> Effects:
-    """What one statement reads and writes; ``pure`` are functions that depend on their arguments alone."""
+def effects(census: Census, dialect: str, known: Known = NOTHING, text: str = "") -> Effects:
+    """What one statement reads and writes; ``text`` is what it was parsed from."""
     exp, *_, rare = _classes()
     writes: set[str] = set()
     targets: set[int] = set()
     anything, reason, transaction = False, "", ""
-    if census.has(rare):
+    changes = census.has(rare)
+    if changes:
         anything, reason, transaction = _changes(census, dialect, writes, targets)
     reads: set[str] = set()
+    declares: list[Declaration] = []
     has_with = bool(census.all(exp.CTE))
     for table in census.all(exp.Table):
         if id(table) in targets:
@@ -82,8 +112,8 @@ def effects(census: Census, dialect: str, pure: frozenset[str] = frozenset()) ->
         args = table.args
         if not name:
             inner = table.this
-            if not isinstance(inner, exp.Parameter):  # INTO @variable
-                reason = reason or _why_not_source(inner, pure)
+            if not hasattr(inner, "sql_names") and not isinstance(inner, exp.Parameter):  # INTO @variable
+                reason = reason or "it reads from what is no table"
         elif has_with and not args.get("db") and _is_cte(table, name, dialect, exp):
             continue
         else:
@@ -91,6 +121,8 @@ def effects(census: Census, dialect: str, pure: frozenset[str] = frozenset()) ->
                 reason = (
                     reason or f"{name.rpartition('.')[2]} is a catalog, which changes without a write to it"
                 )
+            elif name.endswith("_seq"):
+                reason = reason or f"{name} may be a sequence, which changes without a write to it"
             if name == "only" and dialect == "" and args.get("alias") is not None:
                 reason = reason or "ONLY may be PostgreSQL's word, and the table what follows"
             reads.add(name)
@@ -98,47 +130,134 @@ def effects(census: Census, dialect: str, pure: frozenset[str] = frozenset()) ->
         field = node.args.get("field")
         if field is not None:
             reason = _read_in(field, dialect, reads, exp) or reason
-    reason = reason or _why_not_again(census, dialect, exp)
-    for kind in in_question(tuple(census.by_class)):
+    reason = reason or _why_not_again(census, dialect, known, exp)
+    if not reason and dialect in ("postgres", ""):
+        reason = _why_not_by_type(census, text, exp)
+    for kind in calls_among(tuple(census.by_class)):
         for function in census.by_class[kind]:
-            if may_write(function, dialect, pure):
+            verdict = judge(function, text, dialect, known, census)
+            if verdict.may_write:
                 anything = True
-            if not reason:
-                reason = why_not(function, pure)
-    view = None
+                if dialect != "mysql":  # where a function must not define anything
+                    declares.append(Declaration("doubt"))
+            if verdict.sequence is not None:
+                names = _sequence_named(verdict.sequence, dialect, exp)
+                anything = anything or not names
+                writes |= names
+                declares += [Declaration("view", name, frozenset((ANY,))) for name in names]
+            reason = reason or verdict.reason
     statement = census.statement
     if statement.__class__ is exp.Describe and "ANALYZE" not in str(statement.args.get("style")).upper():
         return Effects(frozenset(), frozenset(), anything, reason)  # it explains and does not run
-    if statement.__class__ is exp.Create and statement.args.get("kind") == "VIEW" and len(writes) == 1:
-        view = (next(iter(writes)), frozenset(reads))
-    return Effects(frozenset(reads), frozenset(writes), anything, reason, transaction, view)
+    if changes and statement.__class__ in (exp.Create, exp.Alter, exp.Command):
+        if statement.args.get("kind") in ("TRIGGER", "FUNCTION", "PROCEDURE", "AGGREGATE"):
+            declares.clear()  # it calls nothing yet
+        from bot.core.query_optimizer.sql.definitions import declared
+
+        declares += declared(census, dialect, text, writes, reads, reason)
+    return Effects(frozenset(reads), frozenset(writes), anything, reason, transaction, tuple(declares))
+
+
+def _sequence_named(argument: Any, dialect: str, exp: Any) -> frozenset[str]:
+    """The sequence that nextval('s') or nextval(s) names; nothing if that is computed."""
+    while argument.__class__ in (exp.Cast, exp.Paren):
+        argument = argument.this
+    if argument.__class__ is exp.Literal and argument.is_string:
+        try:
+            return frozenset(names_given(argument.this, dialect))
+        except ValueError:
+            return frozenset()
+    if argument.__class__ is exp.Column and dialect != "postgres":
+        parts = [argument.args[part] for part in ("db", "table", "this") if argument.args.get(part)]
+        return frozenset((".".join(fold(p.name, quoted=True, dialect=dialect) for p in parts),))
+    return frozenset()
+
+
+def _why_not_by_type(census: Census, text: str, exp: Any) -> str:
+    """What PostgreSQL makes of a value by its type: a time of 'now', a cast or an operator of the user's."""
+    if MOMENT.search(text) or census.has((exp.Concat, exp.DPipe)):
+        strings = [str(literal.this) for literal in census.all(exp.Literal) if literal.is_string]
+        if any(MOMENT.search(string) for string in strings) or (
+            census.has((exp.Concat, exp.DPipe)) and MOMENT.search("".join(strings))
+        ):
+            return "a string in it may be read as the current time"
+        if not all(node.__class__ is exp.Literal for node in census.all(*_string_classes())):
+            return "a string in it may be read as the current time"
+    if "\\" in text and _ESCAPED.search(text):
+        return "a string in it is written with escapes"
+    for cast in census.all(exp.Cast, exp.TryCast):
+        kind = cast.args.get("to")
+        if is_of_user(kind):
+            return f"a cast to {kind.sql().lower():.60} may be a function of the user's own"
+    if census.all(exp.Operator):
+        return "OPERATOR() may be a function of the user's own"
+    return ""
+
+
+_ESCAPED = re.compile(r"(?i)\b(?:e|u&)'(?:[^']|'')*\\[xu0-9+]")
+
+
+@functools.cache
+def _string_classes() -> tuple[type, ...]:
+    """Strings that are not kept as plain ones: $$now$$, N'now'."""
+    from sqlglot import exp
+
+    return (exp.National, exp.RawString, exp.ByteString, exp.UnicodeString, exp.Heredoc)
 
 
 def _is_of_catalog(table: Any, name: str) -> bool:
     return name.rpartition(".")[2].startswith(_CATALOGS) or table.db.lower() in _CATALOG_SCHEMAS
 
 
-_WITHOUT_PARENTHESES = frozenset(("utc_timestamp", "utc_date", "utc_time", "sql_calc_found_rows"))
-"""What MySQL does not take for a column."""
+# What a name without parentheses, quotes and a table is, if the table has no such column or despite it.
+_WORDS_OF_POSTGRES = frozenset(
+    (
+        "user current_user session_user system_user current_role current_catalog current_schema localtime "
+        "localtimestamp current_date current_time current_timestamp"
+    ).split()
+)
+_WORDS_OF_MYSQL = frozenset(
+    (
+        "utc_timestamp utc_date utc_time sql_calc_found_rows current_role current_user localtime sysdate "
+        "localtimestamp current_date current_time current_timestamp rownum"
+    ).split()
+)
+_WORDS = {
+    "postgres": _WORDS_OF_POSTGRES,
+    "mysql": _WORDS_OF_MYSQL,
+    "sqlite": frozenset(("current_date", "current_time", "current_timestamp")),
+    "": _WORDS_OF_POSTGRES | _WORDS_OF_MYSQL,
+}
+_COLUMNS_OF_SEQUENCES = frozenset(
+    "last_value is_called log_cnt next_not_cached_value cycle_option cache_size cycle_count".split()
+)
 
 
-def _why_not_again(census: Census, dialect: str, exp: Any) -> str:
+def _why_not_again(census: Census, dialect: str, known: Known, exp: Any) -> str:
     """Why the same text may give another result, or leave something behind for the next."""
     asks = census.has((exp.TableSample, exp.SessionParameter, exp.Parameter))
     if asks and any(sample.args.get("seed") is None for sample in census.all(exp.TableSample)):
         return "it takes a sample, another each time"
     if asks and census.all(exp.SessionParameter):
         return "it reads a variable of the session"
+    if asks and dialect in ("mysql", "") and census.all(exp.Parameter):
+        return "it reads or sets a variable"  # @x; what drivers take is a Placeholder here
+    words, own = _WORDS[dialect], known.own
+    for column in census.all(exp.Column):
+        args = column.args
+        name = args["this"]
+        if name.__class__ is not exp.Identifier:
+            continue
+        if args.get("table") is None and not name.args.get("quoted"):
+            word = name.this.lower()
+            if word in words:
+                return f"{word} differs from call to call"
+            if word in _COLUMNS_OF_SEQUENCES:
+                return f"{word} is a sequence's, which changes without a write to it"
+        elif own and name.this.lower() in own:
+            return f"{name.this} may be a function of the user's own"  # row.function, for function(row)
     if dialect not in ("mysql", ""):
         return ""
-    if asks and census.all(exp.Parameter):
-        return "it reads or sets a variable"  # @x; what drivers take is a Placeholder here
-    for column in [column for column in census.all(exp.Column) if column.args.get("table") is None]:
-        name = column.args["this"]
-        if name.__class__ is exp.Identifier and not name.args.get("quoted"):
-            word = name.this.lower()
-            if word in _WITHOUT_PARENTHESES:
-                return f"{word} differs from call to call"
     for select in census.all(exp.Select):
         modifiers = select.args.get("operation_modifiers")
         if modifiers and any(word.name.upper() == "SQL_CALC_FOUND_ROWS" for word in modifiers):
@@ -157,11 +276,6 @@ def _read_in(field: Any, dialect: str, reads: set[str], exp: Any) -> str:
     if isinstance(field, exp.Func) or field.__class__ in (exp.Placeholder, exp.Parameter):
         return ""
     return "it reads from what is no table"
-
-
-def _why_not_source(function: Any, pure: frozenset[str]) -> str:
-    """Why a result must not be cached that selects from this function."""
-    return why_not(function, pure) if hasattr(function, "sql_names") else "it reads from what is no table"
 
 
 def _changes(census: Census, dialect: str, writes: set[str], targets: set[int]) -> tuple[bool, str, str]:
@@ -239,6 +353,14 @@ def _changes(census: Census, dialect: str, writes: set[str], targets: set[int]) 
             name = "back"
         transaction = "chain" if node.args.get("chain") else name
     for node in census.all(*session):
+        if node.__class__ is exp.Command and str(node.this).upper() == "REFRESH":
+            from bot.core.query_optimizer.sql.definitions import refreshed
+
+            views = refreshed(f"REFRESH {node.text('expression')}", dialect)
+            writes |= views
+            reason = reason or "refresh is no read"
+            anything = anything or not views
+            continue
         found, why = _session(node, exp)
         anything = anything or found
         reason = reason or why
@@ -310,14 +432,20 @@ def fold(name: str, *, quoted: bool, dialect: str) -> str:
     """A part of a name as its database compares it.
 
     PostgreSQL keeps the case of quoted names alone; SQLite compares without case, and whether MySQL
-    does depends on the server's machine, so without case is the safe side there.
+    does depends on the server's machine, so without case is the safe side there. Of letters outside ASCII
+    the case is never told apart.
     """
     if dialect == "postgres":
-        name = name if quoted else name.lower()
         if len(name) > _POSTGRES_NAME // 4:
             name = name.encode("utf-8", "replace")[:_POSTGRES_NAME].decode("utf-8", "ignore")
-    else:
+        if name.isascii():
+            name = name if quoted else name.lower()
+    elif name.isascii():
         name = name.lower()
+    if not name.isascii():
+        # What each server makes of other letters hangs on its encoding, collation and file system: two
+        # names that any of them may take for one are one here.
+        name = unicodedata.normalize("NFC", unicodedata.normalize("NFKC", name).casefold())
     # A dot inside a name must not look like one between names.
     if name.isidentifier() or _PLAIN.match(name):
         return name
@@ -338,6 +466,9 @@ def _is_cte(table: Any, name: str, dialect: str, exp: Any) -> bool:
                 if label is None:
                     continue
                 same = fold(label.name, quoted=bool(label.args.get("quoted")), dialect=dialect) == name
+                if same and label.name != table.name:
+                    # Folded alike only: where case may count, the table of that name may be meant.
+                    same = dialect in ("postgres", "sqlite") and (label.name + table.name).isascii()
                 # Within the WITH itself only the names before this one are known.
                 if inside and not clause.args.get("recursive") and _holds(cte, table):
                     break
@@ -407,30 +538,38 @@ def write_marks(names: Iterable[str]) -> set[str]:
     """Under what the results are filed that may have read one of these tables.
 
     A result is filed under ``s.t`` and ``?.t`` if it read s.t, under ``t`` if it read t. A write to s.t
-    concerns ``s.t`` and ``t``; one to t concerns ``t`` and ``?.t``.
+    concerns ``s.t`` and ``t``; one to t concerns ``t`` and ``?.t``; any write concerns ``ANY``.
     """
     marks: set[str] = set()
     for name in names:
         marks.update(parts_of(name))
         marks.add(f"?.{name}")
+    if marks:
+        marks.add(ANY)
     return marks
 
 
 class Relations:
     """Which tables stand behind views, and which change along with others.
 
-    Kept under every way a name may be written; changed only by ``view`` and ``cascade``.
+    Kept under every way a name may be written; changed only by ``view``, ``cascade`` and ``learn``. A name
+    that nothing is known of is a table's, until a statement is seen that may have defined views unseen: from
+    then on, only what was seen to be created as a table is one, and any other name may stand for any table.
     """
 
     def __init__(self) -> None:
         self._behind: dict[str, set[str]] = {}
         self._along: dict[str, set[str]] = {}
+        self._tables: set[str] = set()
+        self._functions: set[str] = set()
         self._marks: dict[frozenset[str], frozenset[str]] = {}  # of marks_of, until a relation joins
+        self.doubt = False
+        """Views may have been defined unseen."""
         self.overflow = False
         """Too many to remember: then any write may change anything."""
 
     def __bool__(self) -> bool:
-        return bool(self._behind or self._along)
+        return bool(self._behind or self._along or self.doubt)
 
     def __len__(self) -> int:
         return len(self._behind) + len(self._along)
@@ -443,6 +582,40 @@ class Relations:
         """A write to ``table`` changes ``tables`` too, by a trigger or a foreign key."""
         self._add(self._along, table, tables)
 
+    def learn(self, declaration: Declaration) -> None:
+        """Take in what a statement said of a name."""
+        kind, name, others = declaration
+        if kind == "view":
+            self.view(name, others)
+        elif kind == "cascade":
+            self.cascade(name, others)
+        elif kind == "table":
+            if len(self._tables) < MAX_RELATIONS:
+                self._tables.add(name)
+        elif kind in ("renamed", "renamed view"):
+            self._rename(name, others, is_view=kind == "renamed view")
+        elif kind == "function":
+            if len(self._functions) < MAX_RELATIONS:
+                self._functions.add(name)
+        elif kind == "doubt":
+            self.doubt = True
+        self._marks.clear()
+
+    @property
+    def functions(self) -> frozenset[str]:
+        """Names of functions that were seen to be created."""
+        return frozenset(self._functions)
+
+    def _rename(self, name: str, others: frozenset[str], *, is_view: bool) -> None:
+        is_known = name in self._tables or any(_may_be_one(name, view) for view in self._behind)
+        for other in others:
+            if name in self._tables:
+                self._tables.add(other)
+            # Both ways: what is read under one name may have been read, or written, under the other.
+            self.view(other, (name,) if is_known or not is_view else (name, ANY))
+            self.view(name, (other,))
+        self._tables.discard(name)
+
     def _add(self, where: dict[str, set[str]], name: str, others: Iterable[str]) -> None:
         if name not in where and len(self) >= MAX_RELATIONS:
             self.overflow = True
@@ -453,12 +626,15 @@ class Relations:
     def clear(self) -> None:
         self._behind.clear()
         self._along.clear()
+        self._tables.clear()
+        self._functions.clear()
         self._marks.clear()
-        self.overflow = False
+        self.doubt = self.overflow = False
 
     def read_by(self, names: frozenset[str]) -> frozenset[str]:
         """``names``, and what stands behind those of them that are views."""
-        return self._closure(names, (self._behind,)) if self._behind else names
+        found = self._closure(names, (self._behind,)) if self._behind else names
+        return self._doubted(found) if self.doubt else found
 
     def marks_of(self, names: frozenset[str]) -> frozenset[str]:
         """What a result that read ``names`` is filed under: :func:`read_marks` of ``read_by``."""
@@ -470,8 +646,20 @@ class Relations:
         return marks
 
     def written_by(self, names: frozenset[str]) -> frozenset[str]:
-        """``names``, and what changes along with them."""
-        return self._closure(names, (self._behind, self._along)) if self else names
+        """``names``, and what changes along with them; with ``ANY`` among them, that is anything."""
+        if not self:
+            return names
+        found = self._closure(names, (self._behind, self._along))
+        return self._doubted(found) if self.doubt else found
+
+    def all_written(self, names: frozenset[str], anything: bool) -> tuple[frozenset[str], bool]:
+        """(``written_by``, whether that may be anything)"""
+        found = self.written_by(names)
+        return found, anything or self.overflow or ANY in found
+
+    def _doubted(self, names: frozenset[str]) -> frozenset[str]:
+        known = self._tables
+        return names | {ANY} if names - known - {ANY, NEVER} else names
 
     @staticmethod
     def _closure(names: Iterable[str], maps: tuple[dict[str, set[str]], ...]) -> frozenset[str]:
@@ -486,3 +674,7 @@ class Relations:
                         found |= fresh
                         queue += fresh
         return frozenset(found)
+
+
+def _may_be_one(name: str, other: str) -> bool:
+    return not write_marks([name]).isdisjoint(read_marks(frozenset((other,))))

@@ -3,7 +3,9 @@
 import pytest
 
 from bot.core.query_optimizer.analyzer import analyze
+from bot.core.query_optimizer.functions import Known
 from bot.core.query_optimizer.tables import (
+    ANY,
     MAX_RELATIONS,
     Relations,
     names_given,
@@ -67,6 +69,28 @@ def names(text):
         ("", "ALTER TABLE a RENAME TO b", "", "a b"),
         ("", "ALTER TABLE a DROP COLUMN x", "", "a"),
         (PG, "CREATE INDEX i ON a (x)", "", "a"),
+        (PG, "REFRESH MATERIALIZED VIEW CONCURRENTLY s.v", "", "s.v"),
+        (PG, "ALTER VIEW v RENAME TO w", "", "v w"), (MY, "ALTER VIEW v AS SELECT * FROM u", "u", "v"),
+        (PG, "CREATE RECURSIVE VIEW v(a) AS SELECT a FROM t", "t", "v"),
+        (MY, "ALTER ALGORITHM=MERGE VIEW v AS SELECT * FROM u", "u", "v"),
+        # Words that the parser does not take.
+        (PG, "INSERT INTO a (x,y) VALUES ($1,$2),($1,$3)", "", "a"),
+        (PG, "SELECT x FROM a WHERE i IN ($1,$2) AND j IN (SELECT k FROM b WHERE z IN ($1,$3))", "a b", ""),
+        (PG, "SELECT '$1,$' FROM a WHERE b = ARRAY[$1,$2] AND c[$1:$2] = '{$1,$2}'", "a", ""),
+        (MY, "INSERT INTO a (x) VALUES (%s) ON DUPLICATE KEY UPDATE x = VALUES(x), y = VALUES(y) + 1",
+            "", "a"),
+        (LITE, "UPDATE OR IGNORE a SET x = 1", "", "a"), ("", "update or replace a set x = 1", "", "a"),
+        (MY, "UPDATE LOW_PRIORITY a SET x = 1", "", "a"),
+        (MY, "UPDATE IGNORE a JOIN b SET a.x = 1", "a b", "a b"),
+        (MY, "DELETE IGNORE FROM a WHERE x = 'UPDATE IGNORE b'", "", "a"),
+        (MY, "SELECT /*+ INDEX(a i) MAX_EXECUTION_TIME(9) */ x FROM a", "a", ""),
+        ("", "SELECT /*+ INDEX(a i) */ x FROM a", "a", ""),
+        (PG, "/*+ SeqScan(a) */ SELECT x FROM a", "a", ""),
+        ("", "SELECT strftime('%Y', x), date_format(x, '%Y'), to_char(x, 'YYYY') FROM a", "a", ""),
+        (PG, "SELECT pg_typeof(x), pg_size_pretty(y) FROM a", "a", ""),
+        # What changes a sequence writes that, as if it were a table.
+        (PG, "SELECT nextval('s.q'::regclass)", "", "s.q"), (MY, "SELECT NEXT VALUE FOR q", "", "q"),
+        (PG, "SELECT setval('Q', 77)", "", "q Q"), (MY, "SELECT nextval(q), setval(r, 5)", "", "q r"),
         # Scripts.
         ("", "INSERT INTO a VALUES (1); DELETE FROM b; SELECT * FROM c", "c", "a b"),
         # SQLite's IN takes a table.
@@ -96,7 +120,7 @@ def test_reads_and_writes(dialect, query, reads, writes):
         ("", "FROBNICATE ALL"), ("", "UPDATE a SET x = ; broken"), (PG, "DO $$ BEGIN DELETE FROM a; END $$"),
         (MY, "CALL tidy_up()"), (PG, "EXECUTE prepared(1)"), (PG, "TRUNCATE a CASCADE"),
         (PG, "DROP TABLE a CASCADE"), (PG, "DROP SCHEMA s CASCADE"), (PG, "ALTER TABLE a SET SCHEMA s"),
-        (MY, "RENAME TABLE a TO b"), (PG, "REFRESH MATERIALIZED VIEW v"), (PG, "SET search_path = other"),
+        (MY, "RENAME TABLE a TO b"), (PG, "SET search_path = other"),
         (MY, "USE other"), (LITE, "ATTACH DATABASE 'x' AS y"), (LITE, "PRAGMA case_sensitive_like(1)"),
         (PG, "EXPLAIN ANALYZE DELETE FROM a"), (PG, "EXPLAIN (ANALYZE, BUFFERS) DELETE FROM a"),
         (PG, "SELECT add_user('x')"), (PG, "SELECT * FROM add_user('x')"), (PG, "SELECT mine.lower('x')"),
@@ -107,13 +131,21 @@ def test_reads_and_writes(dialect, query, reads, writes):
         (PG, "SHOW x; )("), (PG, "DELETE FROM a WHERE CURRENT OF c"), ("", "x" * 300_000),
         (LITE, "WITH t AS (SELECT 1) REPLACE INTO a SELECT * FROM t"),
         # A word before the name that a parser takes for the name.
-        (MY, "UPDATE LOW_PRIORITY a SET x = 1"), (MY, "UPDATE LOW_PRIORITY a JOIN b SET a.x = 1"),
+        ("", "UPDATE LOW_PRIORITY a SET x = 1"), ("", "UPDATE LOW_PRIORITY a JOIN b SET a.x = 1"),
         (MY, "DELETE QUICK FROM a"), ("", "UPDATE ONLY a SET x = 1"), ("", "DELETE FROM ONLY a"),
         ("", "WITH b AS (SELECT 1) DELETE FROM ONLY a"),
         # Explained, and executed as well.
         (MY, "ANALYZE UPDATE a SET x = 1"), (MY, "ANALYZE FORMAT=JSON DELETE FROM a"),
         (PG, "EXPLAIN ANALYSE UPDATE a SET x = 1"), (PG, "EXPLAIN (VERBOSE, ANALYSE) DELETE FROM a"),
         ("", "DESC ANALYSE DELETE FROM a"),
+        # A function of the user's own under the name of another database's, or with other arguments.
+        (PG, "SELECT merge(9)"), (PG, "SELECT quote(9)"), (PG, "SELECT first(9)"), (PG, "SELECT total()"),
+        (PG, "SELECT ifnull(1, 2)"), (PG, "SELECT strftime('x')"), (PG, "SELECT lower(9)"),
+        (PG, "SELECT to_date('x')"), (PG, "SELECT lower(x) FROM a x"), (PG, 'SELECT "Lower"(y) FROM a'),
+        (PG, "SELECT rank(9)"), (PG, "SELECT convert(9)"), (PG, "SELECT date_format(y, 'x') FROM a"),
+        (MY, "SELECT string_agg(1, 2)"), (MY, "SELECT date_trunc('day', x) FROM a"),
+        (MY, "SELECT s.count(1)"),
+        (PG, "SELECT nextval($1)"), (PG, "SELECT lo_put(4242, 0, 'z')"),
         (PG, "SELECT set_config('search_path', 's', false)"), (PG, "SELECT set_config($1, 's', false)"),
     ],
 )  # fmt: skip
@@ -140,8 +172,104 @@ def test_what_changes_nothing_drops_nothing(dialect, query):
 def test_a_function_declared_pure_neither_writes_nor_keeps_a_result_out():
     query = "SELECT tax(price) FROM a"
     assert analyze(query, PG).writes_anything
-    found = analyze(query, PG, frozenset({"tax"}))
+    found = analyze(query, PG, Known(pure=frozenset({"tax"})))
     assert (found.is_write, found.cacheable) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "query"),
+    [
+        # Strings that are read as times, if the type is one.
+        (PG, "SELECT 'now'::timestamptz"), (PG, "SELECT date 'today'"),
+        (PG, "SELECT CAST(' Tomorrow ' AS date)"),
+        (PG, "SELECT x FROM a WHERE t < 'NOW'"), (PG, "SELECT x FROM a WHERE t <@ '[yesterday,)'::tstzrange"),
+        (PG, "SELECT E'\\x6eow'::date"), (PG, "SELECT U&'\\006eow'::date"), (PG, "SELECT $$now$$::date"),
+        (PG, "SELECT ('no' || 'w')::date"), (PG, "SELECT 'no'\n'w'::date"), (PG, "SELECT N'now'::date"),
+        ("", "SELECT x FROM a WHERE t = 'today12:00'"), (LITE, "SELECT date(x, 'localtime') FROM a"),
+        (LITE, "SELECT datetime()"), (LITE, "SELECT strftime('%s')"), (LITE, "SELECT unixepoch('NOW')"),
+        (LITE, "SELECT timediff('now', x) FROM a"), (LITE, "SELECT CURRENT_DATE"),
+        (MY, "SELECT UTC_DATE"), (MY, "SELECT sysdate()"), (MY, "SELECT unix_timestamp()"),
+        (MY, "SELECT LOCALTIMESTAMP"), (MY, "SELECT @@time_zone"), (PG, "SELECT age(x) FROM a"),
+        # Who asks.
+        *((PG, f"SELECT {word}") for word in (
+            "user", "current_role", "session_user", "current_user", "system_user", "current_catalog",
+            "current_schema", "current_setting('x')", "pg_backend_pid()", "txid_current()",
+            "inet_client_addr()", "pg_has_role('b', 'member')", "current_schemas(true)")),
+        (MY, "SELECT user()"), (MY, "SELECT connection_id()"), (MY, "SELECT CURRENT_ROLE"),
+        ("", "SELECT user"),
+        (MY, "SELECT row_count()"), (LITE, "SELECT changes()"), (MY, "SELECT found_rows()"),
+        # What hangs on the catalog, or on what the user may have defined.
+        (PG, "SELECT 'a'::regclass::oid"), (PG, "SELECT x::mood FROM a"), (PG, "SELECT 1 OPERATOR(s.+++) 2"),
+        (PG, "SELECT obj_description(1)"), (PG, "SELECT lo_get(4242)"),
+        (PG, "SELECT pg_try_advisory_lock(1)"),
+        # Sequences.
+        (PG, "SELECT * FROM users_id_seq"), (PG, "SELECT last_value, is_called FROM q"),
+        (MY, "SELECT next_not_cached_value FROM q"),
+        # A dialect that is not known may have either meaning.
+        ("", "SELECT total(x) FROM a"), ("", "SELECT ifnull(x, 1) FROM a"),
+        ("", "SELECT strftime('%Y', x) FROM a"),
+    ],
+)  # fmt: skip
+def test_what_may_differ_without_a_write_is_not_cached(dialect, query):
+    assert not analyze(query, dialect).cacheable
+
+
+@pytest.mark.parametrize(
+    ("dialect", "query"),
+    [
+        (PG, "SELECT 'epoch'::timestamptz, 'allballs'::time, 'infinity'::date"),
+        (PG, "SELECT x FROM a WHERE s = 'knowhow' OR s = 'known'"), (LITE, "SELECT x FROM a WHERE s = 'now'"),
+        (LITE, "SELECT user FROM a"), (LITE, "SELECT date(x), strftime('%Y', x, '+1 day'), total(y) FROM a"),
+        (PG, 'SELECT "user", a.user FROM a'), (MY, "SELECT user FROM a"), (PG, "SELECT age(x, y) FROM a"),
+        (PG, "SELECT x::citext, x::numeric(9, 2), x::timestamptz, x::text[], x::jsonb FROM a"),
+        (PG, "SELECT count(*), sum(x), lower(y), coalesce(x, 1), round(x, 2), concat(x, 1),"
+             " date_trunc('day', z), "
+             "extract(year FROM z), to_char(z, 'YYYY'), json_build_object('a', x), row_to_json(a), "
+             "string_agg(y, ',' ORDER BY y, x), array_agg(x), substring(y FROM 2), greatest(x, 1), "
+             "percentile_cont(0.5) WITHIN GROUP (ORDER BY x), jsonb_agg(x ORDER BY x, y) FROM a GROUP BY 1"),
+        (PG, "SELECT rank() OVER (PARTITION BY x ORDER BY y), lag(x,"
+             " 1) OVER w FROM a WINDOW w AS (ORDER BY x)"),
+        (PG, "SELECT * FROM unnest($1::int[]) u, generate_series(1, 9) g"),
+        (PG, "SELECT x -> 'a' ->> 'b', x @> '{}', x #>> '{a,b}', y ~* 'z' FROM a WHERE z && ARRAY[1]"),
+        (PG, "SELECT ts_rank(to_tsvector('english', x), plainto_tsquery('english', $1)) FROM a"),
+        (MY, "SELECT ifnull(x, 1), date_format(y, '%Y'), group_concat(x), json_extract(z, '$.a'), if(x,"
+             " 1, 2), "
+             "unix_timestamp(y), concat_ws(',', x, y), truncate(x, 2), date_add(y, interval 1 day) FROM a"),
+        ("", "SELECT count(*), sum(x), max(y), lower(z), coalesce(x, 1), abs(x), round(x, 1) FROM a"),
+    ],
+)  # fmt: skip
+def test_what_hangs_on_the_tables_alone_is_cached(dialect, query):
+    found = analyze(query, dialect)
+    assert (found.not_cacheable, found.is_write) == ("", False)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "one", "other", "same"),
+    [
+        (PG, "Заказы", '"Заказы"', True), (PG, "ÄÖ", '"äö"', True), (PG, "Straße", "STRASSE", True),
+        (PG, "e\u0301", "\u00e9", True), (LITE, "ÄÖ", "[äö]", True), (MY, "`äö`", "ÄÖ", True),
+        (PG, "Users", '"Users"', False), (PG, "ä" * 40, "ä" * 31, True), (PG, "a" * 70, "a" * 63, True),
+        (PG, '"a.b"', "a.b", False), (PG, '"a""b"', 's."a""b"', True),
+    ],
+)  # fmt: skip
+def test_a_write_reaches_a_name_that_the_database_may_take_for_the_same(dialect, one, other, same):
+    read = analyze(f"SELECT * FROM {one}", dialect).reads
+    written = analyze(f"UPDATE {other} SET x = 1", dialect).writes
+    assert (not read_marks(read).isdisjoint(write_marks(written) - {ANY})) is same
+
+
+@pytest.mark.parametrize(
+    ("dialect", "query", "reads"),
+    [
+        (PG, 'WITH "заказы" AS (SELECT 1) SELECT * FROM "Заказы"', {"заказы"}),
+        (PG, "WITH заказы AS (SELECT 1) SELECT * FROM заказы", set()),
+        (MY, "WITH t AS (SELECT 1) SELECT * FROM T", {"t"}),  # where a server tells case apart
+        (LITE, "WITH t AS (SELECT 1) SELECT * FROM T", set()),
+        (PG, "WITH t AS (SELECT 1) SELECT * FROM \uff54", {"t"}),
+    ],
+)  # fmt: skip
+def test_the_name_of_a_with_hides_no_table_that_may_be_another(dialect, query, reads):
+    assert analyze(query, dialect).reads == reads
 
 
 @pytest.mark.parametrize("table", ["pg_stat_activity", "information_schema.tables", "sqlite_master"])

@@ -1,0 +1,1 @@
+"""What is known of SQL and of the databases that speak it."""

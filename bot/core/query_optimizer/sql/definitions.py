@@ -1,0 +1,228 @@
+"""What a statement defines: views, partitions, heirs, cascading keys, triggers, sequences, functions (pure).
+
+What a parser reads is told by its tree, the rest by the words of the text. A definition that cannot be read
+leaves a doubt: from then on any name may be a view (:class:`Relations`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from bot.core.query_optimizer.census import Census
+from bot.core.query_optimizer.tables import ANY, NEVER, Declaration, name_of, names_given
+
+
+def declared(
+    census: Census, dialect: str, text: str, writes: Iterable[str], reads: Iterable[str], reason: str
+) -> list[Declaration]:
+    """What a CREATE, an ALTER or a statement that the parser only passes through says of which names.
+
+    ``reason`` is why what it reads must not be cached.
+    """
+    from sqlglot import exp
+
+    statement = census.statement
+    if statement.__class__ is exp.Command:
+        return declared_by_words(_text_of(statement, text), dialect)
+    kind = str(statement.args.get("kind") or "").upper()
+    target = statement.this.find(exp.Table) if hasattr(statement.this, "find") else None
+    name = name_of(target, dialect) if target is not None else ""
+    if not name:
+        return declared_by_words(text, dialect)
+    found: list[Declaration] = []
+    if kind == "VIEW":
+        body = statement.args.get("expression") or next(iter(census.all(exp.Select)), None)
+        if body is not None:
+            lasting = reason and not census.all(exp.MaterializedProperty)
+            found.append(Declaration("view", name, frozenset((*reads, NEVER) if lasting else reads)))
+    elif kind == "TABLE":
+        if statement.__class__ is exp.Create and not census.all(exp.TemporaryProperty):
+            found.append(Declaration("table", name))
+        for part in census.all(exp.PartitionedOfProperty):
+            found += _both_ways(name, [name_of(part.this, dialect)])
+        for heirs in census.all(exp.InheritsProperty):
+            found += _both_ways(name, [name_of(parent, dialect) for parent in heirs.expressions])
+        for reference in census.all(exp.Reference):
+            options = " ".join(str(option) for option in reference.args.get("options") or ()).upper()
+            parent = reference.find(exp.Table)
+            if parent is not None and _PASSES_ON.search(options):
+                found.append(Declaration("cascade", name_of(parent, dialect), frozenset((name,))))
+    elif kind == "SEQUENCE":
+        found.append(Declaration("view", name, frozenset((ANY,))))
+    elif kind in ("FUNCTION", "AGGREGATE", "PROCEDURE"):
+        found.append(Declaration("function", _last(name)))
+    elif kind not in ("INDEX", "SCHEMA", "DATABASE"):
+        found += declared_by_words(text, dialect)
+    if statement.__class__ is exp.Alter:
+        for renamed in census.all(exp.AlterRename):
+            others = frozenset(name_of(table, dialect) for table in renamed.find_all(exp.Table))
+            # In PostgreSQL and MySQL ALTER TABLE renames views, too.
+            is_view = kind == "VIEW" or dialect != "sqlite"
+            found.append(Declaration("renamed view" if is_view else "renamed", name, others))
+        if kind == "TABLE":
+            found += _relations_in(statement.sql(dialect=dialect or None), dialect)
+    return found
+
+
+def _text_of(command: Any, text: str) -> str:
+    """A statement that is passed through, and all after it: the body of a trigger has its own semicolons."""
+    rest = str(command.args.get("expression") or "")
+    at = text.find(rest[:40]) if rest else -1
+    return f"{command.this} {text[at:] if at >= 0 else rest}"
+
+
+_PASSES_ON = re.compile(r"ON\s+(?:DELETE|UPDATE)\s+(?:CASCADE|SET)")
+_PART = r"""(?:"(?:[^"]|"")+"|`[^`]+`|\[[^\]]+\]|[^\W\d][\w$]*)"""
+_NAME = rf"{_PART}(?:\s*\.\s*{_PART}){{0,2}}"
+_START = r"(?is)\A\W*"
+_IF_NOT_EXISTS = r"(?:IF\s+NOT\s+EXISTS\s+)?"
+_RENAMES = re.compile(
+    rf"(?is)(?:TABLES?\s+|,\s*)(?:IF\s+EXISTS\s+)?({_NAME})\s+(?:WAIT\s+\d+\s+|NOWAIT\s+)?TO\s+({_NAME})"
+)
+_TRIGGER = re.compile(rf"(?is)\bTRIGGER\b.*?\bON\s+({_NAME})(.*)")
+_RULE = re.compile(rf"(?is)\bRULE\b.*?\bON\s+(?:SELECT|INSERT|UPDATE|DELETE)\s+TO\s+({_NAME})")
+_PARTITION_OF = re.compile(rf"(?is)\bTABLE\s+{_IF_NOT_EXISTS}({_NAME})\s+PARTITION\s+OF\s+({_NAME})")
+_ATTACHED = re.compile(
+    rf"(?is)\bTABLE\s+(?:IF\s+EXISTS\s+)?(?:ONLY\s+)?({_NAME})\s+ATTACH\s+PARTITION\s+({_NAME})"
+)
+_HEIR = re.compile(rf"(?is)\bTABLE\s+(?:IF\s+EXISTS\s+)?(?:ONLY\s+)?({_NAME})\b.*?\sINHERIT\s+({_NAME})")
+_CREATED = re.compile(rf"(?is)\bTABLE\s+{_IF_NOT_EXISTS}({_NAME})")
+_LASTING_TABLE = re.compile(r"(?i)CREATE\s+(?:OR\s+REPLACE\s+)?(?:UNLOGGED\s+)?TABLE\b")
+_ALTERED = re.compile(rf"(?is)\AALTER\s+TABLE\s+(?:IF\s+EXISTS\s+)?(?:ONLY\s+)?({_NAME})")
+_INHERITS = re.compile(r"(?is)\)\s*INHERITS\s*\(([^()]*)\)")
+_REFERENCES = re.compile(
+    rf"(?is)\bREFERENCES\s+({_NAME})\s*(?:\([^()]*\))?[^,;]*?\bON\s+(?:DELETE|UPDATE)\s+(?:CASCADE|SET)\b"
+)
+_FUNCTION = re.compile(rf"(?is)\b(?:FUNCTION|AGGREGATE|PROCEDURE)\s+{_IF_NOT_EXISTS}({_NAME})")
+_SEQUENCE = re.compile(rf"(?is)\bSEQUENCE\s+{_IF_NOT_EXISTS}({_NAME})")
+_MATERIALIZED = re.compile(rf"(?is)\AREFRESH\s+MATERIALIZED\s+VIEW\s+(?:CONCURRENTLY\s+)?({_NAME})")
+_FIRST_WORDS = re.compile(r"(?is)\A\s*(\w+)(?:\s+OR\s+REPLACE)?(.*)")
+_OF_VIEWS = re.compile(
+    r"(?i)\b(?:view|rename|schema|rule|trigger|partition|inherits?|references|execute|call|perform|select)\b"
+)
+_ASKED = re.compile(r"(?is)\bexists\s*\(\s*select\b[^()]*\)")
+_WRITTEN = re.compile(
+
+           rf"(?is)\b(?:INSERT\s+(?:OR\s+\w+\s+)?INTO|REPLACE\s+INTO|UPDATE(?:\s+OR\s+\w+)?|DELETE\s+FROM)\s+({_NAME})"
+)
+_WRITING = re.compile(r"(?is)\b(?:INSERT|REPLACE|UPDATE|DELETE)\b(?!\s*\()|--|/\*")
+_COMMENTS = re.compile(r"(?s)\A(?:\s|--[^\n]*(?:\n|\Z)|/\*(?![!+]|M!).*?\*/)*")
+
+
+def without_comments_before(text: str) -> str:
+    return text[_COMMENTS.match(text).end() :]  # type: ignore[union-attr]  # it matches nothing, too
+
+
+def declared_by_words(text: str, dialect: str) -> list[Declaration]:
+    """The same of a text that no parser reads. What cannot be told either leaves a doubt."""
+    text = without_comments_before(text)
+    match = _FIRST_WORDS.match(text)
+    word = match.group(1).lower() if match else ""
+    if word in _DEFINE_NOTHING:
+        return []
+    if word == "rename":
+        pairs = [(_names(a, dialect), _names(b, dialect)) for a, b in _RENAMES.findall(text)]
+        renamed = [
+            Declaration("renamed view", one, frozenset(others)) for names, others in pairs for one in names
+        ]
+        return renamed or [Declaration("doubt")]
+    if word == "do":
+        return [Declaration("doubt")] if _OF_VIEWS.search(_ASKED.sub("", text)) else []
+    if word in ("create", "alter") and match is not None:
+        found = _created(text, dialect)
+        kinds = re.match(r"(?is)\W*(?:\w+\W+){0,3}?(" + "|".join(_KINDS) + r")\b", match.group(2))
+        if found or (kinds is not None and kinds.group(1).lower() not in _OPAQUE):
+            return found
+    return [Declaration("doubt")]
+
+
+# Statements that define no relation, whether they can be read or not.
+_DEFINE_NOTHING = frozenset(
+    (
+        "select insert update delete merge replace with values table set show explain describe desc analyze "
+        "truncate drop grant revoke comment begin start commit end rollback abort savepoint release lock "
+        "unlock vacuum reindex cluster checkpoint listen unlisten notify deallocate prepare fetch close move "
+        "declare copy load kill optimize flush discard reset refresh reassign security pragma detach attach "
+        "use xa handler cache change purge check repair checksum binlog signal resignal"
+    ).split()
+)
+_KINDS = (
+    "table view trigger rule function aggregate procedure sequence index role user group type domain "
+    "database schema extension cast operator collation conversion policy publication "
+    "subscription server statistics "
+    "tablespace text event language transform access foreign large default system materialized"
+).split()
+_OPAQUE = frozenset("table view materialized event schema foreign rule trigger text".split())
+"""Kinds that may be, or become, something to read from."""
+
+
+def _created(text: str, dialect: str) -> list[Declaration]:
+    head = text[:200]
+    found: list[Declaration] = []
+    if (match := _TRIGGER.search(text)) is not None and re.search(r"(?i)\A\w+\b.{0,80}?\bTRIGGER\b", head):
+        body = match.group(2)
+        begin = re.search(r"(?i)\bBEGIN\b", body)
+        written = _WRITTEN.findall(body[begin.start() :]) if begin is not None else []
+        others = {name for each in written for name in _names(each, dialect)}
+        if dialect != "sqlite" or len(_WRITING.findall(body)) != len(written) or not written:
+            others = {ANY}  # its function, or what it calls, may write anything
+        return [Declaration("cascade", name, frozenset(others)) for name in _names(match.group(1), dialect)]
+    if (match := _RULE.search(text)) is not None and re.search(r"(?i)\A\w+\b.{0,30}?\bRULE\b", head):
+        names = _names(match.group(1), dialect)
+        return [Declaration(kind, name, frozenset((ANY,))) for name in names for kind in ("cascade", "view")]
+    if (match := _FUNCTION.search(head)) is not None:
+        return [Declaration("function", _last(match.group(1)))]
+    if (match := _SEQUENCE.search(head)) is not None:
+        return [Declaration("view", name, frozenset((ANY,))) for name in _names(match.group(1), dialect)]
+    found += _relations_in(text, dialect)
+    if _LASTING_TABLE.match(text) and (match := _CREATED.search(head)) is not None:
+        found += [Declaration("table", name) for name in _names(match.group(1), dialect)]
+    return found
+
+
+def _relations_in(text: str, dialect: str) -> list[Declaration]:
+    """Partitions, heirs and cascading keys of a CREATE or ALTER TABLE, by its words."""
+    found: list[Declaration] = []
+    for pattern in (_PARTITION_OF, _ATTACHED, _HEIR):
+        if (match := pattern.search(text)) is not None:
+            for name in _names(match.group(1), dialect):
+                found += _both_ways(name, _names(match.group(2), dialect))
+    owner = _ALTERED.match(text) or _CREATED.search(text[:200])
+    if owner is None:
+        return found
+    names = _names(owner.group(1), dialect)
+    if (match := _INHERITS.search(text)) is not None:
+        for parent in match.group(1).split(","):
+            for name in names:
+                found += _both_ways(name, _names(parent, dialect))
+    for parent in _REFERENCES.findall(text):
+        found += [Declaration("cascade", each, frozenset(names)) for each in _names(parent, dialect)]
+    return found
+
+
+def _both_ways(name: str, others: Iterable[str]) -> list[Declaration]:
+    """A write to a part or an heir changes what the whole reads, and one to the whole its parts."""
+    named = frozenset(other for other in others if other)
+    return [
+        Declaration("cascade", name, named),
+        *[Declaration("cascade", other, frozenset((name,))) for other in named],
+    ]
+
+
+def refreshed(text: str, dialect: str) -> frozenset[str]:
+    """The materialized view that a REFRESH fills anew; nothing if it is no REFRESH."""
+    match = _MATERIALIZED.match(without_comments_before(text))
+    return frozenset(_names(match.group(1), dialect)) if match is not None else frozenset()
+
+
+def _names(written: str, dialect: str) -> list[str]:
+    try:
+        return names_given(re.sub(r"\s*\.\s*", ".", written.strip()), dialect)
+    except ValueError:
+        return []
+
+
+def _last(written: str) -> str:
+    return re.split(r"\.", written)[-1].strip().strip('"`[]').lower()

@@ -1,0 +1,38 @@
+"""Strings that a database may read as the current time (pure).
+
+PostgreSQL's dates and times take 'now', 'today', 'tomorrow' and 'yesterday', with a time and a zone beside
+them, in any case, inside ranges and arrays, and from parameters as from literals; SQLite's functions of
+time take 'now'. Which type a column or a parameter has, a text does not tell.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+MOMENT = re.compile(r"(?i)(?<![a-z])(?:now|today|tomorrow|yesterday)(?![a-z])")
+
+_LONGEST = 1000
+"""Characters above which a parameter is a text that somebody wrote."""
+
+_MOST = 1000
+"""Values looked at; who hands over more does not ask for the time."""
+
+
+def names_a_moment(params: Any) -> bool:
+    """Whether a parameter, at any depth, is a string that may be read as the current time."""
+    queue = [params]
+    for value in queue:  # grows while it is read
+        if isinstance(value, str):
+            if len(value) <= _LONGEST and MOMENT.search(value):
+                return True
+        elif isinstance(value, bytes):
+            if len(value) <= _LONGEST and MOMENT.search(value.decode("ascii", "replace")):
+                return True
+        elif isinstance(value, dict):
+            queue += value.values()
+        elif isinstance(value, list | tuple | set | frozenset):
+            queue += value
+        if len(queue) > _MOST:
+            return True  # not looked at any further: nobody knows
+    return False
