@@ -13,6 +13,9 @@ SPACE = "results"
 MAX_TABLES = 10_000
 """Tables whose last write is remembered; beyond that, the oldest counts as a write to all tables."""
 
+_NEVER = frozenset((NEVER, f"\0{NEVER}"))
+"""The second is how a result of a named database is filed."""
+
 _PLAIN = (str, int, bytes, bool, type(None))
 
 
@@ -58,7 +61,7 @@ class ResultCache:
         self, key: Hashable, frozen: Frozen, tables: frozenset[str], *, begun: int, now: float, ttl: float
     ) -> bool:
         """Store a result that was read after ``begun``; False if it may be stale or is too large."""
-        if NEVER in tables or self.written_since(begun, tables):
+        if not _NEVER.isdisjoint(tables) or self.written_since(begun, tables):
             return False
         entry = self.store.put(
             SPACE, key, frozen.value, size=frozen.size + 200, now=now, ttl=ttl, thaw=frozen.thaw, meta=tables

@@ -104,8 +104,7 @@ _OF_VIEWS = re.compile(
 )
 _ASKED = re.compile(r"(?is)\bexists\s*\(\s*select\b[^()]*\)")
 _WRITTEN = re.compile(
-
-           rf"(?is)\b(?:INSERT\s+(?:OR\s+\w+\s+)?INTO|REPLACE\s+INTO|UPDATE(?:\s+OR\s+\w+)?|DELETE\s+FROM)\s+({_NAME})"
+    rf"(?is)\b(?:INSERT\s+(?:OR\s+\w+\s+)?INTO|REPLACE\s+INTO|UPDATE(?:\s+OR\s+\w+)?|DELETE\s+FROM)\s+({_NAME})"
 )
 _WRITING = re.compile(r"(?is)\b(?:INSERT|REPLACE|UPDATE|DELETE)\b(?!\s*\()|--|/\*")
 _COMMENTS = re.compile(r"(?s)\A(?:\s|--[^\n]*(?:\n|\Z)|/\*(?![!+]|M!).*?\*/)*")

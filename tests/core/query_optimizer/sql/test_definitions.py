@@ -2,6 +2,7 @@
 
 import pytest
 
+from bot.core.query_optimizer.result_scopes import Scope
 from bot.core.query_optimizer.service import QueryOptimizer
 
 PG, MY, LITE = "postgres", "mysql", "sqlite"
@@ -137,6 +138,9 @@ async def test_a_result_is_not_dropped_by_what_cannot_change_it(dialect, seen, r
 async def test_a_view_that_changes_without_a_write_is_never_cached(body):
     optimizer = await optimizer_that_saw(PG, [f"CREATE VIEW v AS {body}", "SELECT * FROM v"])
     assert not await is_kept(optimizer, "SELECT * FROM v")
+    scope = Scope(database="shop")
+    await optimizer.execute("SELECT * FROM v", None, rows, scope=scope)
+    assert await optimizer.get_cached_result("SELECT * FROM v", scope=scope) is None
 
 
 async def test_a_function_seen_to_be_created_under_a_built_ins_name_is_the_users():
