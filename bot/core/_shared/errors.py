@@ -18,6 +18,10 @@ class InvalidArgumentError(MisuseError, ValueError):
     """An argument or setting is outside what is allowed; the message names it, its value and the bounds."""
 
 
+class CircularLoadError(MisuseError, RuntimeError):
+    """What is being loaded needs, by way of other loads or not, itself; the message names the circle."""
+
+
 class ClosedError(Phase4Error):
     """The service or resource was closed by its owner while, or before, it was used."""
 

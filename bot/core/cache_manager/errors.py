@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from bot.core._shared.errors import CorruptPayloadError, Phase4Error, UnsupportedValueError
+from bot.core._shared.errors import (
+    CircularLoadError,
+    CorruptPayloadError,
+    Phase4Error,
+    UnsupportedValueError,
+)
 
-__all__ = ["CorruptPayloadError", "LoaderTimeoutError", "UnsupportedValueError"]
+__all__ = ["CircularLoadError", "CorruptPayloadError", "LoaderTimeoutError", "UnsupportedValueError"]
 
 
 class LoaderTimeoutError(Phase4Error, TimeoutError):

@@ -81,7 +81,7 @@ class CacheManager(Phase4Service):
         self._warming_interval = 600.0
         self._counters = Counters()
         self._tasks = BackgroundTasks()
-        self._flights: SingleFlight[tuple[Any, Frozen | None]] = SingleFlight()
+        self._flights: SingleFlight[tuple[Any, Frozen | None]] = SingleFlight(name=_shown)
         self._warmer = Warmer(self._tasks, clock)
         self._l1 = self._new_l1()
         self._l2: L2 | None = None
@@ -666,7 +666,8 @@ class CacheManager(Phase4Service):
         None and other falsy values are values. Any number of concurrent misses of this process run
         one load; a caller that is cancelled leaves alone, and the loader's exception reaches every
         waiter and is not cached. A value that was changed or dropped while it loaded is returned and
-        not cached. ``tags`` may be a function of the loaded value, for tags that only it can tell. See
+        not cached. A loader that waits for its own key, through whatever other loads and tasks, raises
+        CircularLoadError. ``tags`` may be a function of the loaded value, for tags that only it can tell. See
         :class:`LoadOptions` for stale values, timeouts and early refresh.
         """
         if not self._enabled:
@@ -936,6 +937,11 @@ class CacheManager(Phase4Service):
     async def reset(self) -> None:
         await self.reset_statistics()
         await self.clear()
+
+
+def _shown(at: tuple[str, str]) -> str:
+    namespace, key = at
+    return repr(key) if namespace == DEFAULT_NAMESPACE else f"{key!r} in {namespace!r}"
 
 
 def _keep(value: Any, body: bytes) -> Frozen:

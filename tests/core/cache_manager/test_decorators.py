@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from bot.core.cache_manager import CacheManager, LoadOptions, cached
+from bot.core.cache_manager import CacheManager, CircularLoadError, LoadOptions, cached
 
 
 @pytest.fixture
@@ -213,6 +213,19 @@ async def test_concurrent_calls_run_once_and_cancelled_ones_leave_alone(cache):
     assert isinstance(results[0], asyncio.CancelledError)
     assert results[1:] == [[1]] * 99
     assert calls == [1]
+
+
+async def test_a_function_that_awaits_itself_is_told_so(cache):
+    @cached(key_prefix="menu")
+    async def menu(user_id):
+        return await asyncio.gather(price(user_id))
+
+    @cached(key_prefix="price", namespace="prices")
+    async def price(user_id):
+        return await menu(user_id)
+
+    with pytest.raises(CircularLoadError, match="'menu:1' -> 'price:1' in 'prices' -> 'menu:1'"):
+        await asyncio.wait_for(menu(1), 30)
 
 
 async def test_options_are_passed_on(cache):
