@@ -14,7 +14,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 from bot.core._shared.bounded_store import MAX_FREQUENCY
 from bot.core._shared.errors import invalid
-from bot.core.cache_manager.keys import valid_key
+from bot.core.cache_manager.keys import valid_key, valid_name
 from bot.core.cache_manager.models import PLAIN, LoadOptions, valid_ttl
 from bot.core.cache_manager.service import DEFAULT_NAMESPACE, CacheManager, Tags
 
@@ -66,7 +66,7 @@ def cached(
         return cached()(key_prefix)
     if ttl is not None:
         valid_ttl(ttl)
-    valid_key(namespace, "namespace")
+    valid_name(namespace, "namespace")
     if key is not None and not callable(key):
         raise invalid("key", key, "a function of the arguments that returns a string")
 
@@ -74,7 +74,7 @@ def cached(
         if not inspect.iscoroutinefunction(function):
             raise TypeError(f"cached: {function!r} is no async function")
         prefix = key_prefix or _own_prefix(function)
-        key_of = _key_maker(function, valid_key(prefix, "key_prefix"), key)
+        key_of = _key_maker(function, valid_name(prefix, "key_prefix"), key)
 
         plain = options is PLAIN
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from functools import lru_cache
 
@@ -12,16 +13,58 @@ EVERY_VALUE = f"{PREFIX}:v:*".encode()
 """A MATCH pattern that finds the keys of every namespace."""
 
 MAX_KEY = 1024
-"""Characters of a key or a namespace."""
+"""Characters of a namespace, of a pattern, and of a key that is stored as it is."""
+
+READABLE = 512
+"""Characters of a longer key that are stored, for patterns and for whoever reads it in Redis."""
+
+_TAIL = 65
+"""Characters that end what is stored for a hashed key: ``~`` and 64 digits."""
 
 
 def valid_key(key: object, name: str = "key") -> str:
-    """The key itself; raises TypeError or ValueError for what is no key."""
+    """What is stored for a key (or a tag); raises TypeError or ValueError for what is none.
+
+    That is the key itself, unless it is longer than :data:`MAX_KEY` or holds a lone surrogate, which no
+    encoding carries: then its beginning and its hash. No other key is stored as the same. Only for keys
+    that callers give: what is stored is not stored as itself.
+    """
     if not isinstance(key, str):
         raise TypeError(f"{name} = {key!r:.100}: expected a string")
-    if not 0 < len(key) <= MAX_KEY:
-        raise invalid(name, key[:100], f"a string of 1 to {MAX_KEY:,} characters")
-    return key
+    length = len(key)
+    if 0 < length <= MAX_KEY and key.isascii() and (length < _TAIL or key[-_TAIL] != "~"):
+        return key
+    if not key:
+        raise invalid(name, key, "a string of 1 character or more")
+    return _storable(key)
+
+
+def _storable(key: str) -> str:
+    try:
+        encoded = key.encode()
+    except UnicodeEncodeError:
+        encoded = key.encode("utf-8", "surrogatepass")
+    else:
+        # One that looks as if it was hashed is hashed, too, so that nobody can write another's.
+        if len(key) <= MAX_KEY and not (len(key) >= _TAIL and key[-_TAIL] == "~"):
+            return key
+    return f"{printable(key[:READABLE])}~{hashlib.blake2b(encoded, digest_size=32).hexdigest()}"
+
+
+def printable(text: str) -> str:
+    """The text with ``?`` for each lone surrogate, as it stands in the readable part of a hashed key."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def valid_name(value: object, name: str) -> str:
+    """A namespace or a prefix as it is; raises TypeError or ValueError for what is none."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} = {value!r:.100}: expected a string")
+    if not 0 < len(value) <= MAX_KEY:
+        raise invalid(name, value[:100], f"a string of 1 to {MAX_KEY:,} characters")
+    if printable(value) != value:
+        raise invalid(name, value[:100], "a string without lone surrogates")
+    return value
 
 
 @lru_cache(maxsize=1024)

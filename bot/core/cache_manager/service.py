@@ -22,7 +22,7 @@ from bot.core._shared.tasks import BackgroundTasks
 from bot.core._shared.values import encode_body, thaw_body
 from bot.core.cache_manager import codec
 from bot.core.cache_manager.errors import LoaderTimeoutError, UnsupportedValueError
-from bot.core.cache_manager.keys import MAX_KEY, compile_glob, redis_key, valid_key
+from bot.core.cache_manager.keys import MAX_KEY, compile_glob, printable, redis_key, valid_key, valid_name
 from bot.core.cache_manager.l1 import L1, Meta
 from bot.core.cache_manager.l2 import L2, Change
 from bot.core.cache_manager.models import PLAIN, LoadOptions, valid_ttl
@@ -327,24 +327,29 @@ class CacheManager(Phase4Service):
         if namespace is not None and l2 is not None and l2.link.available and not self._lru:
             # _find's commonest case, in place: under load each coroutine in between counts.
             if namespace not in self._used:
-                valid_key(namespace, "namespace")
-            if key.__class__ is not str:
-                valid_key(key)
-            found = await self._read_l2(l2, namespace, key)
+                valid_name(namespace, "namespace")
+            stored = valid_key(key)
+            if stored is key:
+                found = await self._read_l2(l2, namespace, key)
+            else:
+                found = await self._find(stored, namespace, renamed=True)
         else:
-            found = await self._find(valid_key(key), namespace)
+            stored = valid_key(key)
+            found = await self._find(stored, namespace, renamed=stored is not key)
         return default if found is _ABSENT else found
 
     def get_local(self, key: str, namespace: str | None = None, default: Any = None) -> Any:
         """:meth:`get` from L1 alone, without awaiting; a miss is not counted."""
         entry = (self._default if namespace is None else self._spaces.get(namespace, _NOTHING)).get(key)
         if entry is None:
+            stored = valid_key(key)
             if self._lru and self._enabled and not self._deaf:
-                found = self._in_l1(key, self._used if namespace is None else (namespace,))
+                found = self._in_l1(stored, self._used if namespace is None else (namespace,))
                 return default if found is _ABSENT else found
-            if namespace is not None:
-                return default
-            entry = self._in_used_namespaces(key)
+            if namespace is None:
+                entry = self._in_used_namespaces(stored)
+            elif stored is not key:
+                entry = self._spaces.get(namespace, _NOTHING).get(stored)
         if entry is None or entry.expires_at <= self._now():
             return default
         if entry.frequency < MAX_FREQUENCY:
@@ -361,8 +366,11 @@ class CacheManager(Phase4Service):
                 return entry
         return None
 
-    async def _find(self, key: str, namespace: str | None) -> Any:
-        """The value of a key that is not in its first place; _ABSENT if it is nowhere."""
+    async def _find(self, key: str, namespace: str | None, *, renamed: bool = False) -> Any:
+        """The value of a key that is not in its first place; _ABSENT if it is nowhere.
+
+        ``renamed``: it was looked for under what the caller gave, which is not what it is stored as.
+        """
         if not self._enabled:
             return _ABSENT
         if namespace is None:
@@ -371,8 +379,8 @@ class CacheManager(Phase4Service):
                 return self._hit(entry)
             namespaces = list(self._used)
         else:
-            namespaces = [valid_key(namespace, "namespace")]
-        if self._lru and not self._deaf:
+            namespaces = [valid_name(namespace, "namespace")]
+        if (self._lru or renamed) and not self._deaf:
             found = self._in_l1(key, namespaces)
             if found is not _ABSENT:
                 return found
@@ -442,13 +450,13 @@ class CacheManager(Phase4Service):
         found: dict[str, Any] = {}
         missing: list[str] = []
         for key in wanted:
-            value = self.get_local(valid_key(key), namespace, _ABSENT)
+            value = self.get_local(key, namespace, _ABSENT)
             if value is _ABSENT:
                 missing.append(key)
             else:
                 found[key] = value
         if missing and self._enabled:
-            values = await asyncio.gather(*[self._find(key, namespace) for key in missing])
+            values = await asyncio.gather(*[self._find(valid_key(key), namespace) for key in missing])
             found |= {key: value for key, value in zip(missing, values, strict=True) if value is not _ABSENT}
         return {key: found[key] for key in wanted if key in found}
 
@@ -467,8 +475,8 @@ class CacheManager(Phase4Service):
         A value larger than L1 skips L1; one that L2 cannot carry stays in L1. Raises TypeError for a
         value that cannot be copied, such as an open file.
         """
-        valid_key(key)
-        valid_key(namespace, "namespace")
+        key = valid_key(key)
+        valid_name(namespace, "namespace")
         tags = _valid_tags(tags)
         seconds = self._default_ttl if ttl is None else valid_ttl(ttl)
         if not self._enabled:
@@ -538,9 +546,8 @@ class CacheManager(Phase4Service):
         tags: Sequence[str] = (),
     ) -> int:
         """:meth:`set` for several keys in one round trip; how many a tier holds."""
-        for key in items:
-            valid_key(key)
-        valid_key(namespace, "namespace")
+        stored_as = {key: valid_key(key) for key in items}
+        valid_name(namespace, "namespace")
         tags = _valid_tags(tags)
         seconds = self._default_ttl if ttl is None else valid_ttl(ttl)
         if not self._enabled or not items:
@@ -549,7 +556,8 @@ class CacheManager(Phase4Service):
         prepared: list[tuple[str, bytes | None, Frozen]] = []
         for key, value in items.items():
             body = None if l2 is None else self._body(value)
-            prepared.append((key, body, freeze(value) if body is None else _keep(value, body)))
+            frozen = freeze(value) if body is None else _keep(value, body)
+            prepared.append((stored_as[key], body, frozen))
         self._use(namespace)
         stored: set[str] = set()
         sent: list[tuple[str, bytes, int, Sequence[str]]] = []
@@ -582,8 +590,8 @@ class CacheManager(Phase4Service):
 
     async def delete(self, key: str, namespace: str = DEFAULT_NAMESPACE) -> bool:
         """Drop one key in both tiers, for every instance; False if neither had it."""
-        valid_key(key)
-        valid_key(namespace, "namespace")
+        key = valid_key(key)
+        valid_name(namespace, "namespace")
         if not self._enabled:
             return False
         had = self._l1.store.peek(namespace, key, self._now()) is not None
@@ -595,8 +603,8 @@ class CacheManager(Phase4Service):
 
         Reads every key of the namespace here and scans the keys in Redis: for hot paths use tags.
         """
-        valid_key(pattern, "pattern")
-        valid_key(namespace, "namespace")
+        pattern = valid_name(printable(pattern) if isinstance(pattern, str) else pattern, "pattern")
+        valid_name(namespace, "namespace")
         compile_glob(pattern)
         if not self._enabled:
             return 0
@@ -636,7 +644,7 @@ class CacheManager(Phase4Service):
         A process that has used more than ``MAX_NAMESPACES`` drops those of the others in Redis too.
         """
         if namespace is not None:
-            valid_key(namespace, "namespace")
+            valid_name(namespace, "namespace")
         if not self._enabled:
             return 0
         self._changed_unknown()
@@ -677,8 +685,15 @@ class CacheManager(Phase4Service):
             if options.early_refresh and self._should_refresh(entry, options):
                 self._refresh(key, loader, ttl, namespace, tags, options)
             return self._hit(entry)
-        valid_key(key)
-        valid_key(namespace, "namespace")
+        stored = valid_key(key)
+        valid_name(namespace, "namespace")
+        if stored is not key:
+            entry = self._spaces.get(namespace, _NOTHING).get(stored)
+            if entry is not None and entry.expires_at > self._now():
+                if options.early_refresh and self._should_refresh(entry, options):
+                    self._refresh(stored, loader, ttl, namespace, tags, options)
+                return self._hit(entry)
+            key = stored
         found = await self._find(key, namespace)
         if found is not _ABSENT:
             return found
@@ -840,8 +855,8 @@ class CacheManager(Phase4Service):
         Warming the same key again replaces its loader. With ``warming`` switched off there is the
         first load only.
         """
-        valid_key(key)
-        valid_key(namespace, "namespace")
+        key = valid_key(key)
+        valid_name(namespace, "namespace")
         seconds = self._default_ttl if ttl is None else valid_ttl(ttl)
         every = self._warming_interval if interval is None else valid_ttl(interval, "interval")
         if not self._enabled:
@@ -866,7 +881,7 @@ class CacheManager(Phase4Service):
 
     def stop_warming(self, key: str, namespace: str = DEFAULT_NAMESPACE) -> bool:
         """Load a warmed key no more; False if it was not warmed."""
-        return self._warmer.forget(namespace, key)
+        return self._warmer.forget(namespace, valid_key(key))
 
     # For other services, which the start-up joins to this one.
 

@@ -14,6 +14,7 @@ from bot.core.cache_manager.keys import (
     redis_key,
     redis_pattern,
     valid_key,
+    valid_name,
 )
 from tests.support.servers import RedisServer, running
 
@@ -104,9 +105,34 @@ def test_globs_agree_with_fnmatch(pattern, text):
     assert bool(compile_glob(pattern).fullmatch(text)) == fnmatch.fnmatchcase(text, pattern)
 
 
-@pytest.mark.parametrize("key", ["", "x" * 1025])
-def test_a_bad_key_is_named(key):
-    with pytest.raises(ValueError, match="key = "):
-        valid_key(key)
-    with pytest.raises(TypeError, match="key = 5: expected a string"):
+def test_what_is_no_key_is_refused():
+    with pytest.raises(ValueError, match="key = ''"):
+        valid_key("")
+    with pytest.raises(TypeError, match="expected a string"):
         valid_key(5)
+    for name in ("", "x" * 1025, "a \ud83d"):
+        with pytest.raises(ValueError, match="namespace = "):
+            valid_name(name, "namespace")
+
+
+@pytest.mark.parametrize("key", ["k", "x" * 1024, "ключ", "😀" * 1024, "~" + "a" * 63, "a~b"])
+def test_a_key_is_stored_as_it_is(key):
+    assert valid_key(key) is key
+
+
+def test_a_long_key_and_one_that_cannot_be_encoded_are_hashed_and_stay_readable():
+    long, surrogate = "message:" + "слово " * 700, "hi \ud83d!"
+    keys = [long, long + " ", surrogate, "hi \ud83e!", "hi ?!", "x" * 1025, "\ud83d" * 5000]
+    stored = [valid_key(key) for key in keys]
+    assert len(set(stored)) == len(keys)
+    for key in stored:
+        assert len(key) <= 1024
+        key.encode()
+    assert stored[0].startswith("message:слово слово")
+    assert stored[2].startswith("hi ?!~")
+    assert stored == [valid_key(key) for key in keys]
+
+
+def test_nobody_can_write_what_another_key_is_stored_as():
+    stored = valid_key("x" * 5000)
+    assert valid_key(stored) != stored

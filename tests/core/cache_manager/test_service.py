@@ -469,6 +469,26 @@ async def test_a_value_that_cannot_be_copied_is_refused(cache):
         await cache.set("k", (n for n in range(3)))
 
 
+@pytest.mark.parametrize("key", ["message:" + "x" * 4096, "message:\ud83d", "message:" + "ё\udcff" * 4096])
+@pytest.mark.parametrize("eviction", ["s3fifo", "lru"])
+async def test_any_text_is_a_key(cache, key, eviction):
+    await cache.enable(eviction=eviction)
+    loader = Loader([1])
+    assert await cache.get_or_load(key, loader, namespace="n") == [1]
+    assert await cache.get_or_load(key, loader, namespace="n") == [1]
+    assert loader.runs == 1
+    assert await cache.get(key) == await cache.get(key, "n") == cache.get_local(key, "n") == [1]
+    assert cache.get_local(key) == [1]
+    assert await cache.get(key + "!") is None
+    assert await cache.set_many({key: 1, key + "!": 2}) == 2
+    assert await cache.get_many([key, key + "!", "other"]) == {key: 1, key + "!": 2}
+    assert await cache.delete(key)
+    assert await cache.get(key, "default") is None
+    assert await cache.invalidate_pattern("message:*", namespace="n") == 1
+    await cache.set(key, 1, tags=[key])
+    assert await cache.invalidate_tag(key) == 1
+
+
 async def test_a_loaded_value_that_cannot_be_copied_is_answered_and_said_once(cache, caplog):
     async def loader():
         return (n for n in range(3))

@@ -62,6 +62,25 @@ async def test_a_ttl_of_any_length_is_read_back(pair, ttl):
     assert (await b.get_statistics())["l2_undecodable"] == 0
 
 
+@pytest.mark.parametrize("key", ["message:" + "x" * 4096, "message:\ud83d", "message:" + "ё\udcff" * 4096])
+async def test_any_text_is_a_key_for_every_instance(pair, key):
+    a, b = pair
+    assert await a.set(key, [1], tags=[key])
+    assert await b.get(key) == [1]
+    assert await b.get_many([key]) == {key: [1]}
+    await a.set(key, [2])
+    await until(lambda: equals(lambda: b.get(key), [2]))
+    assert await b.delete(key)
+    await until(lambda: equals(lambda: a.get(key), None))
+    await a.set_many({key: 3}, tags=[key])
+    assert await b.get(key) == 3
+    assert await a.invalidate_tag(key) == 1
+    await until(lambda: equals(lambda: b.get(key), None))
+    await a.set(key, 4)
+    assert await b.invalidate_pattern("message:*") == 1
+    assert await b.invalidate_pattern("message:\ud83d*") == 0
+
+
 async def test_none_is_a_value_in_redis_too(pair):
     a, b = pair
     loads = []
