@@ -17,6 +17,7 @@ from bot.core.query_optimizer.parameters import Parameters
 from bot.core.query_optimizer.sql.definitions import declared_by_words
 from bot.core.query_optimizer.sql.rewording import reworded
 from bot.core.query_optimizer.tables import HARMLESS, Effects, effects
+from bot.core.query_optimizer.transactions import transaction_of
 
 # Nothing is tried twice: a comment that may also end later would double the time with each comment.
 _FIRST_WORD = re.compile(r"\s*+(?:--[^\n]*+\n\s*+|/\*(?>.*?\*/)\s*+)*+([A-Za-z]+)", re.DOTALL)
@@ -68,6 +69,7 @@ class Reading(Struct, frozen=True):
             census.release()
 
 
+_CLOCK = re.compile(r"(?i)\b(?:date|time|datetime|julianday|unixepoch|strftime|timediff)\W*\(")
 _EXECUTABLE_COMMENT = re.compile(r"(?i)/\*M?!")
 
 
@@ -84,18 +86,35 @@ def read(query: str, dialect: str, known: Known = NOTHING) -> Reading:
         return Reading(query, dialect, unreadable, [], [], parameters)
     censuses = [Census(statement) for statement in statements]
     kind = _type_of(statements[0]) if len(statements) == 1 else QueryType.SCRIPT
-    found = [effects(census, dialect, known, parsed) for census in censuses]
+    found = [
+        _with_transaction(effects(census, dialect, known, parsed), census, dialect) for census in censuses
+    ]
     if dialect != "postgres" and dialect != "sqlite" and _EXECUTABLE_COMMENT.search(query):
         # To MySQL, or to MariaDB, that is no comment but runs, and no parser here reads it.
         found.append(Effects(frozenset(), frozenset(), anything=True, reason="it has code in a comment"))
     if any(effect.transaction == "rollback" for effect in found) and _CHAIN.search(query):
         # Which the parser does not tell.
         found = [e._replace(transaction="chain") if e.transaction == "rollback" else e for e in found]
-    analysis = _summary(kind, fingerprint, normal_form, found)
+    takes_moments = dialect in ("postgres", "") or (dialect == "sqlite" and _CLOCK.search(query) is not None)
+    analysis = _summary(kind, fingerprint, normal_form, found, takes_moments)
     return Reading(query, dialect, analysis, censuses, tokens or [], parameters)
 
 
-def _summary(kind: QueryType, fingerprint: str, normal_form: str, found: list[Effects]) -> Analysis:
+def _with_transaction(effect: Effects, census: Census, dialect: str) -> Effects:
+    """What statements that are no definitions do to the transaction beside what they say."""
+    statement = census.statement
+    if effect.transaction or _type_of(statement) is not QueryType.OTHER:
+        return effect
+    if statement.__class__.__name__ == "Command":
+        words = f"{statement.this} {statement.text('expression')[:100]}".lower().split()
+    else:
+        words = statement.sql().lower().split()[:2] if statement.key == "set" else [statement.key]
+    return effect._replace(transaction=transaction_of(words, dialect)[0])
+
+
+def _summary(
+    kind: QueryType, fingerprint: str, normal_form: str, found: list[Effects], takes_moments: bool
+) -> Analysis:
     """One text's meaning from that of its statements."""
     first = found[0]
     if len(found) == 1:
@@ -125,6 +144,7 @@ def _summary(kind: QueryType, fingerprint: str, normal_form: str, found: list[Ef
         writes_anything=anything,
         not_cacheable=reasons[0] if reasons else "",
         transaction=transaction,
+        takes_moments=takes_moments,
         declares=tuple(dict.fromkeys(each for effect in found for each in effect.declares)),
     )
 
@@ -199,6 +219,9 @@ def _unreadable(query: str, tokens: list[Any], fingerprint: str, normal_form: st
     transaction, savepoint = _TRANSACTIONS.get(word, ""), ""
     if transaction:
         transaction, savepoint = _what_is_left(tokens, transaction)
+    other, harmless = transaction_of([token.text.lower() for token in tokens[:3]], dialect)
+    if other or harmless:
+        transaction = other
     is_end = match is not None and _END.match(query, match.start(1)) is not None
     if transaction in ("commit", "rollback") and _CHAIN.search(query):
         transaction = "chain"
@@ -208,7 +231,8 @@ def _unreadable(query: str, tokens: list[Any], fingerprint: str, normal_form: st
         normal_form=normal_form,
         reads=frozenset(),
         writes=frozenset(),
-        writes_anything=not is_end and (word not in HARMLESS or word in _RUN or ";" in query),
+        writes_anything=not is_end
+        and ((word not in HARMLESS and not harmless) or word in _RUN or ";" in query),
         not_cacheable="it cannot be parsed",
         transaction=transaction,
         savepoint=savepoint,

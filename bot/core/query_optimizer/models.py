@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 if TYPE_CHECKING:
     from bot.core.query_optimizer.evidence import Evidence
@@ -61,6 +61,8 @@ class Analysis(Struct, frozen=True):
     """The savepoint that it sets or releases."""
     declares: tuple[Declaration, ...] = ()
     """What it defines: views and other relations between tables."""
+    takes_moments: bool = False
+    """A parameter such as 'now' may be read as the current time."""
     graphql: GraphQLReading | None = None
     """What else is known of a GraphQL text; None for all other texts."""
     operations: Mapping[str, Analysis] = {}
@@ -164,6 +166,11 @@ class Advice(Struct, frozen=True, dict=True):
     def characters(self) -> int:
         """About what it takes, for the bound on what is remembered."""
         return len(self.query) * 2 + sum(map(len, self.recommendations)) * 2 + 1_500
+
+    def of(self, query: str) -> Advice:
+        """The same of ``query``, which differs from this one's in comments alone."""
+        optimized = query if self.optimized_query == self.query else self.optimized_query
+        return structs.replace(self, query=query, optimized_query=optimized)
 
     def result(
         self,

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+import datetime
+import ipaddress
+from collections.abc import Hashable, Iterable
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
+from uuid import UUID
 
 from bot.core._shared.bounded_store import BoundedStore, Entry
 from bot.core._shared.isolation import Frozen
@@ -16,7 +21,16 @@ MAX_TABLES = 10_000
 _NEVER = frozenset((NEVER, f"\0{NEVER}"))
 """The second is how a result of a named database is filed."""
 
-_PLAIN = (str, int, bytes, bool, type(None))
+_PLAIN = frozenset((str, int, bytes, bool, type(None)))
+_WRITTEN_APART = frozenset(
+    (datetime.datetime, datetime.date, datetime.time, datetime.timedelta, datetime.timezone, Decimal)
+)
+_IMMUTABLE = frozenset(
+    (
+        UUID, Fraction, ipaddress.IPv4Address, ipaddress.IPv6Address, ipaddress.IPv4Network,
+        ipaddress.IPv6Network, ipaddress.IPv4Interface, ipaddress.IPv6Interface,
+    )
+)  # fmt: skip
 
 
 class ResultCache:
@@ -117,22 +131,38 @@ def key_of(query: str, params: Any) -> Hashable:
 
 
 def freeze_params(value: Any) -> Hashable:
-    """A hashable form in which 1, True, 1.0 and "1" all differ, as do equals that are written apart."""
-    if type(value) in _PLAIN:
-        return type(value), value
-    if type(value) is float:
-        return float, value or repr(value)  # 0.0 equals -0.0
-    if isinstance(value, list | tuple):
-        return tuple, tuple([freeze_params(item) for item in value])
-    if isinstance(value, Mapping):
-        items = [(freeze_params(name), freeze_params(item)) for name, item in value.items()]
-        return dict, frozenset(items)
-    if isinstance(value, set | frozenset):
-        return set, frozenset([freeze_params(item) for item in value])
-    module = type(value).__module__
-    if module in ("datetime", "decimal"):
+    """A hashable form of plain data in which whatever a driver may send apart differs.
+
+    1, True, 1.0 and "1" are four values, [1, 2] and (1, 2) two (an array and a row), as are equals that are
+    written apart, and dicts in another order (a JSON's). Raises TypeError for types that it does not know.
+    """
+    return _frozen(value, _PARAMETERS)
+
+
+_PARAMETERS = object()
+"""The container of all parameters: names in a dict have no order."""
+
+
+def _frozen(value: Any, where: object = None) -> Hashable:
+    kind = type(value)
+    if kind in _PLAIN:
+        return kind, value
+    if kind is float:
+        return float, value if value and value == value else repr(value)  # 0.0 equals -0.0, NaN not itself
+    if kind is tuple or kind is list:
+        return kind, tuple([_frozen(item) for item in value])
+    if kind is dict:
+        items = [(_frozen(name), _frozen(item)) for name, item in value.items()]
+        return dict, frozenset(items) if where is _PARAMETERS else tuple(items)
+    if kind is set or kind is frozenset:
+        return kind, frozenset([_frozen(item) for item in value])
+    if kind in _WRITTEN_APART:
         # 12:00+00:00 equals 13:00+01:00, and 1.0 equals 1.00.
-        return type(value), value, repr(value)
-    if module in ("uuid", "fractions", "bson.objectid"):
-        return type(value), value
-    raise TypeError(f"parameter of type {type(value).__qualname__}: expected plain data")
+        return kind, value, repr(value)
+    if kind in _IMMUTABLE or (isinstance(value, UUID) and kind.__module__.startswith("asyncpg.")):
+        return kind, value
+    if isinstance(value, tuple) and hasattr(kind, "_fields"):
+        return kind, tuple([_frozen(item) for item in value])
+    if kind.__module__ == "bson.objectid":
+        return kind, value
+    raise TypeError(f"parameter of type {kind.__qualname__}: expected plain data")

@@ -43,6 +43,8 @@ from bot.core.query_optimizer.n_plus_one import (
 from bot.core.query_optimizer.remembered import Remembered
 from bot.core.query_optimizer.result_scopes import read_in, scope_key, tell, told, written_in
 from bot.core.query_optimizer.results import ResultCache, key_of
+from bot.core.query_optimizer.sql.comments import untagged
+from bot.core.query_optimizer.sql.moments import names_a_moment
 from bot.core.query_optimizer.stats import MAX_SHOWN, ExecutionStatistics, has_parameters
 from bot.core.query_optimizer.tables import Relations, names_given, write_marks
 from bot.core.query_optimizer.timing import STOPWATCH, SlowQueryLog, Stopwatch
@@ -379,6 +381,9 @@ class QueryOptimizer(Phase4Service):
                 # Not kept: it depends on the variables, and parsing is all that is slow about it.
                 analysis = self._analyse(query, params)
                 return advise_graphql(query, analysis, params, self._max_depth, self._max_complexity)
+            text = untagged(query)
+            if text is not query:
+                return self._advise(text, params).of(query)
             advise, read = _readers()
             reading = read(query, self._dialect, self._known)
             advice = advise(reading)
@@ -403,6 +408,8 @@ class QueryOptimizer(Phase4Service):
                 if analysis.not_cacheable == MISSING and MISSING not in self._unkept:
                     self._unkept.add(MISSING)
                     logger.warning("GraphQL is executed and not cached: %s", MISSING)
+            elif (text := untagged(query)) is not query:
+                return self._analyse(text, params)
             else:
                 from bot.core.query_optimizer.analyzer import analyze  # imports sqlglot, on the first query
 
@@ -414,9 +421,13 @@ class QueryOptimizer(Phase4Service):
         return analysis
 
     def _key(self, query: str, params: Any, scope: Any = None) -> Hashable:
-        """Under what a result is kept: GraphQL by its normal form. Raises TypeError as ``key_of`` does."""
-        text = query
+        """Under what a result is kept: GraphQL by its normal form, SQL without a tracer's comments.
+
+        Raises TypeError as ``key_of`` does.
+        """
+        text = untagged(query)
         if is_graphql(query):
+            text = query
             reading = self._analyse(query, params).graphql
             if reading is not None:
                 text = f"graphql {reading.normal_form}"
@@ -523,12 +534,17 @@ class QueryOptimizer(Phase4Service):
             return False
         if found is not None:
             found.answered()
-        if not analysis.cacheable or self._transactions.current() is not None:
+        if not self._may_keep(analysis, params):
             return False
         frozen = self._freeze(analysis, result)
         if frozen is None:
             return False
         return self._cache.put(key, frozen, marks, begun=begun, now=now, ttl=seconds)
+
+    def _may_keep(self, analysis: Analysis, params: Any) -> bool:
+        if not analysis.cacheable or self._transactions.current() is not None:
+            return False
+        return params is None or not analysis.takes_moments or not names_a_moment(params)
 
     def _say_unproven(self, analysis: Analysis) -> None:
         if analysis.cacheable and UNPROVEN not in self._unkept:
@@ -590,20 +606,21 @@ class QueryOptimizer(Phase4Service):
                 self._hits += 1
                 return entry.value if entry.thaw is None else entry.thaw(entry.value)
         analysis = self._analyse(query, params)
-        if analysis.graphql is not None:
+        if analysis.graphql is not None or untagged(query) is not query:
             if key is not None:
                 key = self._key(query, params, scope)
                 entry = self._live.get(key)
                 if entry is not None and entry.expires_at > self._now() and not self._hidden(query):
                     self._hits += 1
                     return entry.value if entry.thaw is None else entry.thaw(entry.value)
-            self._refuse(analysis, query, params)
+            if analysis.graphql is not None:
+                self._refuse(analysis, query, params)
         self._watch(analysis, key, query, params, self._now(), executor)
         if analysis.is_write:
             return await self._write(analysis, query, params, executor, database)
         if analysis.transaction:
             return await self._transact(analysis, query, params, executor)
-        if key is None or not analysis.cacheable or self._transactions.current() is not None:
+        if key is None or not self._may_keep(analysis, params):
             return await self._timed(analysis, query, params, executor, key)
         return await self._load(key, analysis, query, params, executor, seconds, database)
 

@@ -349,6 +349,10 @@ def _changes(census: Census, dialect: str, writes: set[str], targets: set[int]) 
         anything = True  # UPDATE LOW_PRIORITY t: to the parser t is an alias
     for node in census.all(*ends):
         name = {exp.Transaction: "begin", exp.Commit: "commit", exp.Rollback: "rollback"}[node.__class__]
+        if name == "begin" and any(
+            str(m).upper() in ("SLAVE", "REPLICA") for m in node.args.get("modes") or ()
+        ):
+            name = "implicit"  # START SLAVE
         if name == "rollback" and node.args.get("savepoint"):
             name = "back"
         transaction = "chain" if node.args.get("chain") else name
@@ -378,7 +382,7 @@ _STORED = frozenset(("TABLE", "VIEW", "INDEX", "MATERIALIZED VIEW"))
 def _session(node: Any, exp: Any) -> tuple[bool, str]:
     """(whether a statement about the session may change any result, why its own is not cached)"""
     if isinstance(node, exp.Command):
-        word = str(node.this).lower()
+        word = str(node.this).lower().split()[0]
         rest = str(node.args.get("expression") or "").lower()
         if word == "explain":
             runs = ("analyze" in rest or "analyse" in rest) and not rest.strip(" '").startswith("query plan")

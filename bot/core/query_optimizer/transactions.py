@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any
@@ -121,6 +121,36 @@ class Transactions:
     def _end_and_begin(self, recurs: bool) -> None:
         self.end()
         self.begin().recurs = recurs
+
+
+# What MySQL commits before it carries out, beside definitions.
+_COMMITS = frozenset(
+    (
+        "grant revoke analyze optimize repair check flush lock unlock cache load rename reset install "
+        "uninstall start stop change purge create drop alter truncate shutdown"
+    ).split()
+)
+
+
+def transaction_of(words: Sequence[str], dialect: str) -> tuple[str, bool]:
+    """(what a statement that begins with these words does to the transaction beside BEGIN and the like, in
+    the words of :meth:`Transactions.change`; whether that is all it does)"""
+    first, second = words[0] if words else "", words[1] if len(words) > 1 else ""
+    if first == "prepare" and second == "transaction":
+        return "commit", True  # it goes on without this connection, and shows by a COMMIT PREPARED
+    if dialect not in ("mysql", ""):
+        return "", False
+    if first == "xa":
+        if second in ("start", "begin"):
+            return "begin", True
+        if second in ("commit", "rollback"):
+            return second, True
+        return "", second in ("end", "prepare", "recover")
+    if first == "start" and second == "transaction":
+        return "", False
+    if first == "set" and second == "password":
+        return "implicit", False
+    return ("implicit", first == "start") if first in _COMMITS else ("", False)
 
 
 def _unknown() -> Transaction:

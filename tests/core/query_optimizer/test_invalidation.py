@@ -297,3 +297,58 @@ async def test_a_definition_that_fails_has_committed_in_mysql(optimizer, db):
     with pytest.raises(OSError):
         await optimizer.execute("CREATE TABLE other (x INT)", None, fails)
     assert not await is_kept(optimizer)
+
+
+@pytest.mark.parametrize(
+    "commit", ["GRANT SELECT ON a TO b", "LOCK TABLES a READ", "ANALYZE TABLE a", "START TRANSACTION"]
+)
+async def test_what_commits_by_the_way_in_mysql_shows_what_was_written(optimizer, db, commit):
+    await optimizer.enable(dialect="mysql")
+    for statement in ("BEGIN", "UPDATE a SET x = 1"):
+        await optimizer.execute(statement, None, db)
+    # Another context reads, and caches, what was before the commit.
+    other = contextvars.Context()
+    await asyncio.create_task(optimizer.execute("SELECT * FROM a", None, db), context=other)
+    assert "SELECT * FROM a" in optimizer._cache.live
+    await optimizer.execute(commit, None, db)
+    assert "SELECT * FROM a" not in optimizer._cache.live
+
+
+async def test_a_prepared_transaction_shows_when_it_is_committed_by_whomever(optimizer, db):
+    for statement in ("BEGIN", "UPDATE a SET x = 1", "PREPARE TRANSACTION 'one'", "SELECT * FROM a"):
+        await optimizer.execute(statement, None, db)
+    assert await kept(optimizer, "SELECT * FROM a") == [True]
+    commit = optimizer.execute("COMMIT PREPARED 'one'", None, db)
+    await asyncio.create_task(commit, context=contextvars.Context())
+    assert await kept(optimizer, "SELECT * FROM a") == [False]
+
+
+async def test_what_is_read_within_an_xa_transaction_is_not_cached(optimizer, db):
+    await optimizer.enable(dialect="mysql")
+    for statement in ("XA START 'one'", "UPDATE a SET x = 1", "SELECT * FROM a"):
+        await optimizer.execute(statement, None, db)
+    assert await kept(optimizer, "SELECT * FROM a") == [False]
+
+
+@pytest.mark.parametrize(
+    ("dialect", "query", "params", "cached"),
+    [
+        ("postgres", "SELECT * FROM a WHERE t < $1", ("now",), False),
+        ("postgres", "SELECT * FROM a WHERE t < $1", (" Today 12:00 ",), False),
+        ("postgres", "SELECT * FROM a WHERE t = ANY($1)", (["2024-01-01", "tomorrow"],), False),
+        ("postgres", "SELECT * FROM a WHERE t < %(t)s", {"t": b"yesterday"}, False),
+        ("postgres", "SELECT * FROM a WHERE t < $1", ("2024-01-01",), True),
+        ("postgres", "SELECT * FROM a WHERE s = $1", ("knows",), True),
+        ("", "SELECT * FROM a WHERE t < ?", ("now",), False),
+        ("sqlite", "SELECT strftime('%Y', ?)", ("NOW",), False),
+        ("sqlite", "SELECT julianday(?)", ("now",), False),
+        ("sqlite", "SELECT date(?)", ("2024-01-01",), True),
+        ("sqlite", "SELECT * FROM a WHERE s = ?", ("now",), True),
+        ("mysql", "SELECT * FROM a WHERE s = %s", ("now",), True),
+    ],
+)  # fmt: skip
+async def test_a_parameter_that_may_be_the_current_time(optimizer, db, dialect, query, params, cached):
+    await optimizer.enable(dialect=dialect)
+    await optimizer.execute(query, params, db)
+    assert (await optimizer.get_cached_result(query, params) is not None) is cached
+    assert await optimizer.cache_query_result(query, [1], params=params, fresh=True) is cached

@@ -3,14 +3,22 @@
 import asyncio
 from datetime import UTC, datetime, time, timedelta, timezone
 from decimal import Decimal
+from typing import NamedTuple
+from uuid import UUID
 
 import pytest
+from asyncpg.pgproto.pgproto import UUID as AsyncpgUUID
 
 from bot.core.query_optimizer import QueryOptimizer, QueryType, database_time
 from bot.core.query_optimizer.timing import MAX_LOGGED
 from tests.support.clock import until_idle
 
 USERS = "SELECT * FROM users WHERE id = ?"
+
+
+class Point(NamedTuple):
+    x: int
+    y: int
 
 
 class FakeRows:
@@ -83,6 +91,10 @@ async def test_parameters_that_are_equal_in_python_only_are_not_one(optimizer, d
         (time(12, tzinfo=UTC), time(13, tzinfo=timezone(timedelta(hours=1)))),
         (datetime(2024, 5, 1, 12, tzinfo=UTC), datetime(2024, 5, 1, 14, tzinfo=timezone(timedelta(hours=2)))),
         (datetime(2024, 10, 27, 2), datetime(2024, 10, 27, 2, fold=1)),
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}),  # as JSON they are two texts
+        ({1}, frozenset({1})),
+        (Point(1, 2), (1, 2)),
+        (UUID(int=1), AsyncpgUUID(str(UUID(int=1)))),
     ],
 )
 async def test_parameters_that_are_equal_and_written_apart_are_two(optimizer, db, one, other):
@@ -90,6 +102,18 @@ async def test_parameters_that_are_equal_and_written_apart_are_two(optimizer, db
     for params in ((one,), (other,), (one,), {"when": one}, {"when": other}):
         await optimizer.execute(USERS, params, db)
     assert len(db.executed) == 4
+
+
+async def test_lists_and_tuples_are_two_to_a_driver(optimizer, db):
+    for params in ([1, 2], (1, 2), ([1, 2],), ((1, 2),), ({"a": [1]},), ({"a": (1,)},)):
+        await optimizer.execute(USERS, params, db)
+    assert len(db.executed) == 6
+
+
+async def test_names_of_parameters_have_no_order(optimizer, db):
+    await optimizer.execute(USERS, {"a": 1, "b": 2}, db)
+    await optimizer.execute(USERS, {"b": 2, "a": 1}, db)
+    assert len(db.executed) == 1
 
 
 async def test_parameters_in_lists_and_dicts_are_compared_by_value(optimizer, db):

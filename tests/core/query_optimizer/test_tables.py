@@ -334,6 +334,13 @@ def test_what_looks_alike_is_cached(dialect, query):
         (LITE, "SAVEPOINT s; DELETE FROM a; RELEASE s", ""),
         (LITE, "BEGIN; CREATE TRIGGER t AFTER INSERT ON a BEGIN SELECT 1; END; SELECT 2", "begin"),
         # Definitions commit in MySQL, and may be MySQL's where no dialect is named.
+        *((MY, statement, "implicit") for statement in (
+            "GRANT SELECT ON a TO b", "ANALYZE TABLE a", "FLUSH TABLES", "LOCK TABLES a WRITE",
+            "UNLOCK TABLES",
+            "RENAME TABLE a TO b", "CREATE USER b", "REPAIR TABLE a", "START REPLICA", "SET PASSWORD = 'x'")),
+        (MY, "XA START 'x'", "begin"), (MY, "XA END 'x'", ""), (MY, "XA COMMIT 'x' ONE PHASE", "commit"),
+        (PG, "PREPARE TRANSACTION 'x'", "commit"), (PG, "COMMIT PREPARED 'x'", "commit"),
+        (PG, "GRANT a TO b", ""), (PG, "ANALYZE a", ""), (LITE, "ANALYZE", ""),
         (MY, "CREATE TABLE a (x INT)", "implicit"), ("", "DROP TABLE a", "implicit"),
         (MY, "BEGIN; UPDATE a SET x = 1; TRUNCATE b", "begin"), (PG, "CREATE TABLE a (x INT)", ""),
     ],

@@ -37,6 +37,8 @@ def declared(
         if body is not None:
             lasting = reason and not census.all(exp.MaterializedProperty)
             found.append(Declaration("view", name, frozenset((*reads, NEVER) if lasting else reads)))
+    elif kind == "TABLE" and (virtual := _VIRTUAL.match(text)) is not None:
+        found += _virtual(name, virtual.group(2).lower(), virtual.group(3), dialect)
     elif kind == "TABLE":
         if statement.__class__ is exp.Create and not census.all(exp.TemporaryProperty):
             found.append(Declaration("table", name))
@@ -102,6 +104,7 @@ _FIRST_WORDS = re.compile(r"(?is)\A\s*(\w+)(?:\s+OR\s+REPLACE)?(.*)")
 _OF_VIEWS = re.compile(
     r"(?i)\b(?:view|rename|schema|rule|trigger|partition|inherits?|references|execute|call|perform|select)\b"
 )
+_OF_RELATIONS = re.compile(r"(?i)\b(?:rename|schema|partition|inherit|references|of)\b")
 _ASKED = re.compile(r"(?is)\bexists\s*\(\s*select\b[^()]*\)")
 _WRITTEN = re.compile(
     rf"(?is)\b(?:INSERT\s+(?:OR\s+\w+\s+)?INTO|REPLACE\s+INTO|UPDATE(?:\s+OR\s+\w+)?|DELETE\s+FROM)\s+({_NAME})"
@@ -129,6 +132,8 @@ def declared_by_words(text: str, dialect: str) -> list[Declaration]:
         return renamed or [Declaration("doubt")]
     if word == "do":
         return [Declaration("doubt")] if _OF_VIEWS.search(_ASKED.sub("", text)) else []
+    if word == "alter" and _ALTERED.match(text) and not _OF_RELATIONS.search(text):
+        return []
     if word in ("create", "alter") and match is not None:
         found = _created(text, dialect)
         kinds = re.match(r"(?is)\W*(?:\w+\W+){0,3}?(" + "|".join(_KINDS) + r")\b", match.group(2))
@@ -160,6 +165,10 @@ _OPAQUE = frozenset("table view materialized event schema foreign rule trigger t
 def _created(text: str, dialect: str) -> list[Declaration]:
     head = text[:200]
     found: list[Declaration] = []
+    if (match := _VIRTUAL.match(text)) is not None:
+        for name in _names(match.group(1), dialect):
+            found += _virtual(name, match.group(2).lower(), match.group(3), dialect)
+        return found
     if (match := _TRIGGER.search(text)) is not None and re.search(r"(?i)\A\w+\b.{0,80}?\bTRIGGER\b", head):
         body = match.group(2)
         begin = re.search(r"(?i)\bBEGIN\b", body)
@@ -199,6 +208,21 @@ def _relations_in(text: str, dialect: str) -> list[Declaration]:
     for parent in _REFERENCES.findall(text):
         found += [Declaration("cascade", each, frozenset(names)) for each in _names(parent, dialect)]
     return found
+
+
+_VIRTUAL = re.compile(rf"(?is)\s*CREATE\s+VIRTUAL\s+TABLE\s+{_IF_NOT_EXISTS}({_NAME})\s+USING\s+(\w+)(.*)")
+_OWN_ROWS = frozenset("fts3 fts4 fts5 rtree rtree_i32 geopoly".split())
+_CONTENT = re.compile(r"(?i)\bcontent\s*=\s*[\"'\[]?([\w.]*)")
+
+
+def _virtual(name: str, module: str, arguments: str, dialect: str) -> list[Declaration]:
+    """SQLite's virtual tables: rows of their own, of another table, or from anywhere."""
+    if module in _OWN_ROWS:
+        content = _CONTENT.search(arguments)
+        if content is None or not content.group(1):
+            return [Declaration("table", name)]
+        return [Declaration("view", name, frozenset(_names(content.group(1), dialect)))]
+    return [Declaration("view", name, frozenset((ANY, NEVER)))]
 
 
 def _both_ways(name: str, others: Iterable[str]) -> list[Declaration]:

@@ -88,6 +88,9 @@ T_TO_U = "CREATE RULE r AS ON INSERT TO t DO ALSO INSERT INTO u VALUES (new.x)"
         (PG, ["CREATE TRIGGER g AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION f()"], "u", "DELETE FROM t"),
         (MY, ["CREATE TRIGGER g AFTER INSERT ON t FOR EACH ROW CALL f()"], "u", "INSERT INTO t VALUES (1)"),
         (PG, [T_TO_U], "u", "INSERT INTO t VALUES (1)"),
+        # Virtual tables: the rows of another table, or from anywhere.
+        (LITE, ["CREATE VIRTUAL TABLE f USING fts5(x, content='t')"], "f", "DELETE FROM t"),
+        (LITE, ["CREATE VIRTUAL TABLE f USING csv(filename='t.csv')"], "f", "DELETE FROM a"),
         # Sequences.
         (PG, ["CREATE SEQUENCE q"], "q", "INSERT INTO t VALUES (1)"), (PG, [], "q", "SELECT nextval('q')"),
         (PG, ["SELECT setval('s.q', 1)"], "q", "DELETE FROM t"), (MY, [], "q", "SELECT nextval(q)"),
@@ -121,6 +124,8 @@ async def test_a_result_is_dropped_by_what_may_change_it(dialect, seen, read, wr
          "t", "DELETE FROM a"),
         (PG, ["CREATE EXTENSION IF NOT EXISTS citext", "CREATE ROLE bob"], "t", "DELETE FROM a"),
         (MY, ["SELECT own(1)"], "t", "DELETE FROM a"), (LITE, ["SELECT own(1)"], "t", "DELETE FROM a"),
+        (PG, ["ALTER TABLE x DISABLE TRIGGER ALL"], "t", "DELETE FROM a"),
+        (LITE, ["CREATE VIRTUAL TABLE f USING fts5(x)"], "f", "DELETE FROM a"),
         # Nor does doubt touch what was seen to be created as a table.
         (PG, ["CALL migrate()", "CREATE TABLE IF NOT EXISTS t (x int)", "CREATE TABLE a (x int)"], "t",
          "DELETE FROM a"),

@@ -1,0 +1,61 @@
+"""Comments that change nothing: those that tracers put before or behind a statement (pure).
+
+``/*traceparent='00-...'*/`` (sqlcommenter), ``/* application:bot */`` (marginalia), ``-- tag``: another each
+time, so neither a cached result nor an analysis may go by them. Hints (``/*+ ... */``) and what MySQL and
+MariaDB execute (``/*! ... */``, ``/*M! ... */``) are no comments.
+"""
+
+from __future__ import annotations
+
+import re
+
+_BEFORE = re.compile(r"\s*(?:/\*(?![!+]|[Mm]!)(?:[^*/]|\*(?!/)|/(?!\*))*+\*/|--[ \t][^\n\r]*+\n)")
+_NOT_INERT = re.compile(r"(?i)\A(?:[!+]|M!)|[\"`$\\\]]|\*/")
+_SENDS_ELSEWHERE = re.compile(
+    r"(?i)maxscale|proxysql|mycat|vt\+|balance|master|primary|replica|slave|rout|shard"
+)
+"""Words for proxies, which choose a server by them."""
+
+
+def untagged(query: str) -> str:
+    """``query`` without the comments at its ends; the same object if there are none.
+
+    Two texts that come to the same mean the same, whatever the dialect. At the start it is plain what a
+    comment is. At the end, what is taken off has quotes in pairs and none of the other marks that could end
+    a string or a comment: if the rest leaves a string open there, neither text is a statement.
+    """
+    if "/*" not in query and "--" not in query:
+        return query
+    text = query
+    while (match := _BEFORE.match(text)) is not None and not _SENDS_ELSEWHERE.search(match.group()):
+        text = text[match.end() :]
+    shorter = _without_last(text)
+    while shorter is not None:
+        text = shorter
+        shorter = _without_last(text)
+    text = text.strip() if text is not query else text
+    return text or query
+
+
+def _without_last(text: str) -> str | None:
+    end = text.rstrip()
+    if end.endswith(";"):
+        end = end[:-1].rstrip()
+    if end.endswith("*/"):
+        start = end.rfind("/*", 0, len(end) - 2)
+        if start >= 0 and _is_inert(end[start + 2 : -2]):
+            return end[:start].rstrip()
+        return None
+    line = max(end.rfind("\n"), end.rfind("\r")) + 1
+    start = end.find("-- ", line)
+    if start >= 0 and _is_inert(end[start + 3 :]):
+        return end[:start].rstrip()
+    return None
+
+
+def _is_inert(content: str) -> bool:
+    return (
+        content.count("'") % 2 == 0
+        and _NOT_INERT.search(content) is None
+        and _SENDS_ELSEWHERE.search(content) is None
+    )
