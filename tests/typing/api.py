@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, assert_type
 
@@ -29,6 +30,7 @@ from bot.core.query_optimizer import (
     OptimizationResult,
     QueryOptimizer,
     database_time,
+    optimize_query,
 )
 from bot.core.rate_limiter import RateLimitConfig, RateLimiter, RateLimitStatus
 
@@ -71,6 +73,44 @@ async def bare_handler(user_id: int) -> str:
 @cached
 async def get_name(user_id: int) -> str:
     return str(user_id)
+
+
+class Menu:
+    @cached(ttl=60)
+    async def text(self, lang: str = "en") -> str:
+        return lang
+
+    @classmethod
+    @cached
+    async def count(cls, lang: str) -> int:
+        return len(lang)
+
+    @staticmethod
+    @cached
+    async def languages(country: str) -> list[str]:
+        return [country]
+
+
+async def functions_that_are_cached(menu: Menu) -> None:
+    task = asyncio.create_task(get_user(1))
+    assert_type(await task, dict[str, int])
+    assert_type(get_user.cache_key(user_id=1), str)
+    assert_type(await get_user.invalidate(1), bool)
+    assert_type(await asyncio.create_task(menu.text("de")), str)
+    assert_type(menu.text.cache_key(lang="de"), str)
+    assert_type(await menu.text.invalidate("de"), bool)
+    assert_type(Menu.text.cache_key(menu, "de"), str)
+    assert_type(await asyncio.create_task(Menu.count("de")), int)
+    assert_type(await Menu.languages("de"), list[str])
+    assert_type(await asyncio.create_task(fetch("SELECT 1", 5)), list[dict[str, int]])
+    assert_type(await asyncio.create_task(bare_handler(5)), str)
+    await menu.text.invalidate(5)  # type: ignore[arg-type]
+    get_user.cache_key("1")  # type: ignore[arg-type]
+
+
+@optimize_query(ttl=60)
+async def fetch(query: str, user_id: int) -> list[dict[str, int]]:
+    return [{"id": user_id}]
 
 
 async def bare(user_id: int) -> None:

@@ -2,34 +2,119 @@
 
 from __future__ import annotations
 
-import datetime
-import decimal
 import functools
-import hashlib
 import inspect
-import secrets
-import uuid
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, ParamSpec, TypeVar, overload
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
 from bot.core._shared.bounded_store import MAX_FREQUENCY
 from bot.core._shared.errors import invalid
-from bot.core.cache_manager.keys import valid_key, valid_name
+from bot.core.cache_manager.call_keys import LONGEST_INT, LONGEST_READABLE, KeyOf, key_maker
+from bot.core.cache_manager.keys import valid_name
 from bot.core.cache_manager.models import PLAIN, LoadOptions, valid_ttl
 from bot.core.cache_manager.service import DEFAULT_NAMESPACE, CacheManager, Tags
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+S = TypeVar("S")
 
-LONGEST_INT = 512
-"""Bits up to which an int is written in decimal, which Python does slowly for long ones, or not at all."""
 
-LONGEST_READABLE = 200
-"""Characters of arguments up to which they stand in the key as they are, and are not hashed."""
+class CachedFunction(Protocol[P, R_co]):
+    """What ``@cached`` makes of a function; of a method likewise, bound to the object it is taken from."""
+
+    __name__: str
+    __qualname__: str
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
+        """The cached value for these arguments, or what the function returns, which is cached then."""
+
+    def cache_key(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """The key of a call, for the methods of :class:`CacheManager`."""
+
+    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, bool]:
+        """Drop what is cached of a call; False if nothing was."""
+
+    @overload
+    def __get__(self, instance: None, owner: type | None = None, /) -> CachedFunction[P, R_co]: ...
+    @overload
+    def __get__(
+        self: CachedFunction[Concatenate[S, Q], R_co], instance: S, owner: type | None = None, /
+    ) -> CachedFunction[Q, R_co]: ...
+    @overload  # below @staticmethod
+    def __get__(self, instance: object, owner: type | None = None, /) -> CachedFunction[P, R_co]: ...
+
+
+class _CachedMethod(functools.partial[Any]):
+    """A cached method; bound, it has its object as the one argument of the partial.
+
+    A partial, so that it is called by C and counts as a coroutine function.
+    """
+
+    __module__: str
+    on_class = False
+
+    def __get__(self, instance: Any, owner: Any = None) -> _CachedMethod:
+        if self.on_class:
+            instance = type(instance) if owner is None else owner
+        if instance is None or self.args:
+            return self
+        return _CachedMethod(self.func, instance)
+
+    def cache_key(self, *args: Any, **kwargs: Any) -> str:
+        found: str = self.func.cache_key(*self.args, *args, **kwargs)  # type: ignore[attr-defined]
+        return found
+
+    async def invalidate(self, *args: Any, **kwargs: Any) -> bool:
+        found: bool = await self.func.invalidate(*self.args, *args, **kwargs)  # type: ignore[attr-defined]
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        # As a bound method has them.
+        if self.args and name == "__self__":
+            return self.args[0]
+        if self.args and name == "__signature__":
+            signature = inspect.signature(self.func)
+            return signature.replace(parameters=list(signature.parameters.values())[len(self.args) :])
+        if name == "__func__":
+            return self.func
+        if (
+            self.args
+            and name.startswith("__")
+            and name not in ("__name__", "__qualname__", "__annotations__")
+        ):
+            raise AttributeError(name)
+        return getattr(self.func, name)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _CachedMethod):
+            return NotImplemented
+        return self.func is other.func and list(map(id, self.args)) == list(map(id, other.args))
+
+    def __hash__(self) -> int:
+        return hash((self.func, *map(id, self.args)))
+
+
+class _CachedClassMethod(_CachedMethod):
+    on_class = True
+
+
+class _Decorator(Protocol):
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[type[S], P], Awaitable[R]], /
+    ) -> Callable[Concatenate[type[S], P], Coroutine[Any, Any, R]]: ...
+    @overload
+    def __call__(self, function: Callable[P, Awaitable[R]], /) -> CachedFunction[P, R]: ...
 
 
 @overload
-def cached(function: Callable[P, Awaitable[R]], /) -> Callable[P, Awaitable[R]]: ...
+def cached(
+    function: Callable[Concatenate[type[S], P], Awaitable[R]], /
+) -> Callable[Concatenate[type[S], P], Coroutine[Any, Any, R]]: ...
+@overload
+def cached(function: Callable[P, Awaitable[R]], /) -> CachedFunction[P, R]: ...
 @overload
 def cached(
     key_prefix: str | None = None,
@@ -39,7 +124,7 @@ def cached(
     *,
     tags: Tags = (),
     options: LoadOptions = PLAIN,
-) -> Callable[[Callable[P, Awaitable[R]]], Callable[P, Awaitable[R]]]: ...
+) -> _Decorator: ...
 def cached(
     key_prefix: Any = None,
     ttl: float | None = 300,
@@ -52,129 +137,94 @@ def cached(
     """Cache what an ``async def`` returns, None and other falsy values included, for ``ttl`` seconds.
 
     Entries are keyed by the bound arguments, so ``f(1)`` and ``f(user_id=1)`` are one, and ``1`` and
-    ``"1"`` two. ``self`` and ``cls`` are left out, so that objects share values. Where that is wrong, or
-    arguments are no plain data, give ``key``, a function of the same arguments, ``self`` included,
-    that returns the key's last part. ``key_prefix`` defaults to the function's module and name; a
-    closure without one shares its values with no other, since its name does not tell what it closes over.
-    Concurrent calls run the function once. ``tags`` and ``options`` are those of
+    ``"1"`` two. ``self`` and ``cls`` are left out, so that objects of one class share values; classes
+    that inherit the method do not. Where that is wrong, or arguments are no plain data, give ``key``, a
+    function of the same arguments, ``self`` included, that returns the key's last part. ``key_prefix``
+    defaults to the function's module and name; what a partial binds is part of the key, too. A closure,
+    or a method of one object, without one shares its values with no other, since its name does not tell
+    what it closes over. Concurrent calls run the function once. ``tags`` and ``options`` are those of
     :meth:`CacheManager.get_or_load`. While the cache is off, the function is just called. ``@cached``
-    without parentheses takes every default.
+    without parentheses takes every default; it stands above or below ``@classmethod``.
 
-    The decorated function has ``cache_key(*args, **kwargs)`` and ``await invalidate(*args, **kwargs)``.
+    The decorated function is a coroutine function and has ``cache_key(*args, **kwargs)`` and ``await
+    invalidate(*args, **kwargs)``; those of a bound method are about calls on its object.
     """
-    if callable(key_prefix):
+    if callable(key_prefix) or isinstance(key_prefix, classmethod | staticmethod):
         return cached()(key_prefix)
     if ttl is not None:
         valid_ttl(ttl)
     valid_name(namespace, "namespace")
+    if key_prefix is not None:
+        valid_name(key_prefix, "key_prefix")
     if key is not None and not callable(key):
         raise invalid("key", key, "a function of the arguments that returns a string")
 
-    def decorate(function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
+    def decorate(given: Any) -> Any:
+        if isinstance(given, staticmethod):
+            return staticmethod(decorate(given.__func__))
+        on_class = isinstance(given, classmethod)
+        function = given.__func__ if on_class else given
         if not inspect.iscoroutinefunction(function):
-            raise TypeError(f"cached: {function!r} is no async function")
-        prefix = key_prefix or _own_prefix(function)
-        key_of = _key_maker(function, valid_name(prefix, "key_prefix"), key)
-
-        plain = options is PLAIN
-
-        @functools.wraps(function)
-        async def caching(*args: P.args, **kwargs: P.kwargs) -> R:
-            cache: CacheManager = _instance() or CacheManager.get_instance()
-            if not cache._enabled:
-                return await function(*args, **kwargs)
-            at = key_of(args, kwargs)
-            if plain:
-                # CacheManager.get_local, in place: a hit costs half of what it would through calls.
-                entry = cache._spaces.get(namespace, _NOTHING).get(at)
-                if entry is not None and entry.expires_at > cache._now():
-                    if entry.frequency < MAX_FREQUENCY:
-                        entry.frequency += 1
-                    cache._counters.l1_hits += 1
-                    thaw = entry.thaw
-                    return entry.value if thaw is None else thaw(entry.value)  # type: ignore[no-any-return]
-            return await cache.get_or_load(  # type: ignore[no-any-return]
-                at, lambda: function(*args, **kwargs), ttl, namespace, tags=tags, options=options
-            )
-
-        async def invalidate(*args: P.args, **kwargs: P.kwargs) -> bool:
-            return await CacheManager.get_instance().delete(key_of(args, kwargs), namespace)
-
-        caching.cache_key = lambda *args, **kwargs: key_of(args, kwargs)  # type: ignore[attr-defined]
-        caching.invalidate = invalidate  # type: ignore[attr-defined]
-        return caching
+            if not inspect.iscoroutinefunction(getattr(type(function), "__call__", None)):  # noqa: B004
+                raise TypeError(f"cached: {function!r} is no async function")
+            function = function.__call__
+        key_of = key_maker(function, key_prefix, key, on_class=on_class)
+        caching = _caching(function, key_of, ttl, namespace, tags, options)
+        if not on_class and not _is_method(function):
+            return caching
+        method = (_CachedClassMethod if on_class else _CachedMethod)(caching)
+        return functools.update_wrapper(method, function)
 
     return decorate
+
+
+def _is_method(function: Any) -> bool:
+    """Whether a function stands in a class and takes its object or class."""
+    scope = getattr(function, "__qualname__", "").rpartition(".")[0]
+    if not inspect.isfunction(function) or not scope or scope.endswith("<locals>"):
+        return False
+    return next(iter(inspect.signature(function).parameters), None) in ("self", "cls")
+
+
+def _caching(
+    function: Callable[..., Any],
+    key_of: KeyOf,
+    ttl: float | None,
+    namespace: str,
+    tags: Tags,
+    options: LoadOptions,
+) -> Any:
+    plain = options is PLAIN
+
+    @functools.wraps(function)
+    async def caching(*args: Any, **kwargs: Any) -> Any:
+        cache: CacheManager = _instance() or CacheManager.get_instance()
+        if not cache._enabled:
+            return await function(*args, **kwargs)
+        at = key_of(args, kwargs)
+        if plain:
+            # CacheManager.get_local, in place: a hit costs half of what it would through calls.
+            entry = cache._spaces.get(namespace, _NOTHING).get(at)
+            if entry is not None and entry.expires_at > cache._now():
+                if entry.frequency < MAX_FREQUENCY:
+                    entry.frequency += 1
+                cache._counters.l1_hits += 1
+                thaw = entry.thaw
+                return entry.value if thaw is None else thaw(entry.value)
+        return await cache.get_or_load(
+            at, lambda: function(*args, **kwargs), ttl, namespace, tags=tags, options=options
+        )
+
+    async def invalidate(*args: Any, **kwargs: Any) -> bool:
+        return await CacheManager.get_instance().delete(key_of(args, kwargs), namespace)
+
+    caching.cache_key = lambda *args, **kwargs: key_of(args, kwargs)  # type: ignore[attr-defined]
+    caching.invalidate = invalidate  # type: ignore[attr-defined]
+    return caching
 
 
 _NOTHING: dict[Any, Any] = {}
 # get_instance without its call: a tenth of a hit.
 _instance: Callable[[], Any] = functools.partial(CacheManager._instances.get, CacheManager)
 
-
-def _own_prefix(function: Callable[..., Any]) -> str:
-    prefix = f"{function.__module__}.{function.__qualname__}"
-    if "<locals>" in prefix and getattr(function, "__closure__", None):
-        # What one factory makes has one name, in every process, and answers of its own.
-        return f"{prefix}@{secrets.token_hex(8)}"
-    return prefix
-
-
-def _key_maker(
-    function: Callable[..., Any], prefix: str, key: Callable[..., str] | None
-) -> Callable[[Any, Any], str]:
-    if key is not None:
-        return lambda args, kwargs: f"{prefix}:{valid_key(key(*args, **kwargs))}"
-    signature = inspect.signature(function)
-    parameters = list(signature.parameters.values())
-    skipped = parameters[0].name if parameters and parameters[0].name in ("self", "cls") else None
-    plain = [p for p in parameters if p.name != skipped]
-    # The common case, one argument that is given by position and is an int or a str, needs no binding.
-    single = (
-        len(parameters) == 1 and len(plain) == 1 and plain[0].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
-    )
-
-    start = f"{prefix}:"
-
-    def key_of(args: Any, kwargs: Any) -> str:
-        if single and not kwargs and len(args) == 1:
-            value = args[0]
-            kind = type(value)
-            if kind is int and value.bit_length() <= LONGEST_INT:
-                return start + str(value)
-            if kind is str and len(value) < LONGEST_READABLE // 2:
-                return f"{prefix}:{_text(value)}"
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        parts = [_text(value) for name, value in bound.arguments.items() if name != skipped]
-        text = ",".join(parts)
-        if len(text) > LONGEST_READABLE:
-            text = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=20).hexdigest()
-        return f"{prefix}:{text}" if text else prefix
-
-    return key_of
-
-
-def _text(value: Any) -> str:
-    """A text that differs for values that differ, types included."""
-    kind = type(value)
-    if kind is int:
-        return str(value) if value.bit_length() <= LONGEST_INT else hex(value)
-    if kind is str:
-        text: str = value
-        # Quoted and escaped: an argument with a comma or a quote in it must not read as two.
-        return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
-    if kind in (bool, float, bytes, type(None), complex):
-        return repr(value)
-    if kind in (list, tuple):
-        inside = ",".join(_text(item) for item in value)
-        return f"[{inside}]" if kind is list else f"({inside},)"
-    if isinstance(value, Mapping):
-        return "{" + ",".join(sorted(f"{_text(k)}:{_text(v)}" for k, v in value.items())) + "}"
-    if kind in (set, frozenset):
-        return "<" + ",".join(sorted(map(_text, value))) + ">"
-    if isinstance(value, datetime.date | datetime.time | datetime.timedelta | decimal.Decimal | uuid.UUID):
-        return repr(value)
-    if kind.__module__ == "bson.objectid":
-        return f"ObjectId({value})"
-    raise TypeError(f"argument of type {kind.__qualname__}: expected plain data; give @cached a key function")
+__all__ = ["LONGEST_INT", "LONGEST_READABLE", "CachedFunction", "cached"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar, overload
 
 from bot.core.query_optimizer.result_scopes import scope_key
@@ -18,11 +18,11 @@ QUERY_ARGUMENTS = ("query", "sql", "query_str", "sql_query", "statement")
 
 
 @overload
-def optimize_query(function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]: ...
+def optimize_query(function: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any, Any, R]]: ...
 @overload
 def optimize_query(
     *, ttl: float | None = None, scope: Any = None
-) -> Callable[[Callable[P, Awaitable[R]]], Callable[P, Awaitable[R]]]: ...
+) -> Callable[[Callable[P, Awaitable[R]]], Callable[P, Coroutine[Any, Any, R]]]: ...
 def optimize_query(function: Any = None, *, ttl: float | None = None, scope: Any = None) -> Any:
     """Run an ``async def`` that executes a query through :meth:`QueryOptimizer.execute`.
 

@@ -1,6 +1,11 @@
 """``@cached`` on functions and methods."""
 
 import asyncio
+import functools
+import inspect
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -86,6 +91,235 @@ async def test_self_is_left_out(cache):
     await Repository.two(2)
     await Repository().two(2)
     assert calls == [1, 2]
+
+
+class Repository:
+    @cached(ttl=60)
+    async def get(self, number):
+        return f"{type(self).__name__}:{number}"
+
+    @cached(key_prefix="kept")
+    async def named(self):
+        return type(self).__name__
+
+    @cached(key=lambda self, number: str(number))
+    async def keyed(self, number):
+        return type(self).__name__
+
+    @classmethod
+    @cached
+    async def below(cls, number):
+        return cls.__name__
+
+    @cached
+    @classmethod
+    async def above(cls, number):
+        return cls.__name__
+
+    @cached
+    async def __call__(self, number):
+        return type(self).__name__
+
+
+class Users(Repository):
+    pass
+
+
+class Files(Repository):
+    async def get(self, number):
+        return "files " + await super().get(number)
+
+
+async def test_classes_that_inherit_a_method_share_nothing(cache):
+    repository, users, files = Repository(), Users(), Files()
+    for _ in range(2):
+        assert [await one.get(1) for one in (repository, users, files)] == [
+            "Repository:1", "Users:1", "files Files:1"
+        ]  # fmt: skip
+        for call in (
+            lambda one: one.named(), lambda one: one.keyed(1), lambda one: one.below(1),
+            lambda one: type(one).above(1), lambda one: one.above(2), lambda one: one(1),
+        ):  # fmt: skip
+            assert [await call(one) for one in (repository, users, files)] == ["Repository", "Users", "Files"]
+    assert await Users().get(1) == "Users:1"
+    assert repository.named.cache_key() == "kept"
+    assert users.named.cache_key() == f"kept@{__name__}.Users"
+
+
+async def test_what_a_bound_method_drops_is_what_it_cached(cache):
+    class Menu:
+        @cached(ttl=60)
+        async def text(self, lang="en"):
+            return lang
+
+    menu = Menu()
+    await menu.text("de")
+    await menu.text("en")
+    assert await menu.text.invalidate("de") is True
+    assert cache.get_local(Menu.text.cache_key(menu, "de")) is None
+    assert cache.get_local(menu.text.cache_key()) == "en"
+    text = menu.text
+    assert await text(lang="fr") == "fr"
+    assert await Menu.text.invalidate(menu, "fr")
+    assert not await text.invalidate("fr")
+
+
+async def test_of_a_class_method_too(cache):
+    assert await Users.below(5) == await Users.above(5) == "Users"
+    assert not await Files.below.invalidate(5)
+    assert await Users.below.invalidate(5)
+    assert await Users().above.invalidate(5)
+
+
+def table(name):
+    class Table(Repository):
+        @cached
+        async def own(self):
+            return name
+
+    return Table
+
+
+async def test_classes_of_one_name_share_nothing(cache):
+    one, two = table("one"), table("two")
+    assert [await one().own(), await two().own()] == ["one", "two"]
+    assert one().get.cache_key(1) != two().get.cache_key(1)
+    assert one().get.cache_key(1) == one().get.cache_key(1)
+    first, second = [type("Dynamic", (Repository,), {}) for _ in range(2)]
+    assert first().get.cache_key(1) != second().get.cache_key(1)
+    assert first.below.cache_key(1) != second.below.cache_key(1)
+
+
+async def add(a, b=0):
+    return a + b
+
+
+async def test_partials_share_nothing_unless_they_bind_the_same(cache):
+    one, two = cached(functools.partial(add, 1)), cached(functools.partial(add, 2))
+    assert [await one(1), await two(1)] == [2, 3]
+    assert one.cache_key(1) == cached(functools.partial(add, 1)).cache_key(1)
+    named = [cached(key_prefix="p")(functools.partial(add, b=b)) for b in (1, 2)]
+    assert [await function(1) for function in named] == [2, 3]
+    assert await named[0].invalidate(1)
+    opaque = [cached(functools.partial(add, object())) for _ in range(2)]
+    assert opaque[0].cache_key(1) != opaque[1].cache_key(1)
+
+
+class Menus:
+    @cached
+    async def text(self, lang):
+        return lang
+
+    german = functools.partialmethod(text, "de")
+
+
+async def test_a_partial_method_is_a_call_of_its_method(cache):
+    menus = Menus()
+    assert await menus.german() == "de"
+    assert await menus.text.invalidate("de")
+
+
+class Multiply:
+    def __init__(self, by):
+        self.by = by
+
+    async def __call__(self, number):
+        return self.by * number
+
+    async def method(self, number):
+        return self.by * number
+
+
+async def test_callable_objects_and_methods_of_one_object_share_nothing(cache):
+    twice, thrice = Multiply(2), Multiply(3)
+    assert [await call(5) for call in map(cached, (twice, thrice))] == [10, 15]
+    assert [await call(5) for call in map(cached, (twice.method, thrice.method))] == [10, 15]
+
+
+def multiplied(by):
+    def decorate(function):
+        @functools.wraps(function)
+        async def wrapper(*args):
+            return by * await function(*args)
+
+        return wrapper
+
+    return decorate
+
+
+async def test_decorated_functions_of_one_name_share_nothing_and_are_the_same_everywhere(cache):
+    twice, thrice = cached(multiplied(2)(add)), cached(multiplied(3)(add))
+    assert [await twice(5), await thrice(5), await cached(add)(5)] == [10, 15, 5]
+    assert twice.cache_key(5) == cached(multiplied(2)(add)).cache_key(5)
+
+
+def either(first):
+    if first:
+
+        @cached
+        async def load():
+            return 1
+    else:
+
+        @cached
+        async def load():
+            return 2
+
+    return load
+
+
+async def test_two_functions_within_a_function_are_two(cache):
+    assert [await either(True)(), await either(False)()] == [1, 2]
+    assert either(True).cache_key() == either(True).cache_key()
+
+
+def test_keys_are_the_same_in_every_process():
+    program = (
+        "from tests.core.cache_manager.test_decorators import *\n"
+        "print(Users().get.cache_key(1), Files.below.cache_key(1), cached(multiplied(2)(add)).cache_key(1),"
+        " cached(functools.partial(add, 1)).cache_key(1), either(True).cache_key())"
+    )
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True, text=True, check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }  # fmt: skip
+    here = (
+        Users().get.cache_key(1), Files.below.cache_key(1), cached(multiplied(2)(add)).cache_key(1),
+        cached(functools.partial(add, 1)).cache_key(1), either(True).cache_key(),
+    )  # fmt: skip
+    assert printed == {" ".join(here) + "\n"}
+
+
+def test_a_cached_function_looks_like_the_one_it_caches():
+    users = Users()
+    for function in (times(2), users.get, Users.get, Users.below, users.above, cached(add), menus_german()):
+        assert inspect.iscoroutinefunction(function)
+    assert str(inspect.signature(users.get)) == "(number)"
+    assert str(inspect.signature(Users.get)) == "(self, number)"
+    assert str(inspect.signature(Users.below)) == "(number)"
+    assert (users.get.__name__, users.get.__self__) == ("get", users)
+    assert users.get == users.get
+    assert users.get != Users().get
+    assert hash(users.get) == hash(users.get)
+
+
+def menus_german():
+    return Menus().german
+
+
+def test_arguments_that_are_too_nested_are_refused_in_no_time():
+    doubled = []
+    for _ in range(60):
+        doubled = [doubled, doubled]
+    endless = []
+    endless.append(endless)
+    for value in (doubled, endless):
+        with pytest.raises(TypeError, match="nested too deeply, or of too many parts; give @cached a key"):
+            cached(add).cache_key(value)
 
 
 async def test_a_key_function_tells_objects_apart(cache):
