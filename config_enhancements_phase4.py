@@ -103,13 +103,18 @@ ENABLE_LOAD_BALANCER = False
 
 # Rate limiter
 
-# requests per second of a client (a number > 0 and <= 1_000_000)
+# requests per second of a client (a number > 0 and <= 1_000_000_000_000)
 # RATE_LIMIT_DEFAULT_RPS = 10
 # requests a client may make at once (a whole number >= 1 and <= 1_000_000_000)
 # RATE_LIMIT_BURST_SIZE = 50
-# limits by tier: name -> {requests_per_second, burst_size} (a dict)
+# limits by tier: name -> {requests_per_second, burst_size, backoff} (a dict)
 # RATE_LIMITS = {}
-# seconds a client waits after its first request made too early (a number > 0 and <= 31_536_000)
+# make clients that come back too early, again and again, wait longer (True or False)
+# RATE_LIMIT_BACKOFF = True
+# seconds since its first refusal in which a client cannot come back too early (a number >= 0 and <=
+# 31_536_000)
+# RATE_LIMIT_BACKOFF_GRACE = 1
+# seconds a client waits that came back too early; doubled each time (a number > 0 and <= 31_536_000)
 # RATE_LIMIT_BACKOFF_BASE = 2
 # seconds such a wait grows to at most (a number > 0 and <= 31_536_000)
 # RATE_LIMIT_BACKOFF_MAX = 3600

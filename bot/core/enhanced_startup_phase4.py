@@ -14,10 +14,10 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from bot.core._shared.tasks import LoopLocalLock
-from bot.core.phase4_config import EXPLAINING, ConfigError, Phase4Config, mask_secrets
+from bot.core.phase4_config import EXPLAINING, ConfigError, Phase4Config, TierBackoff, mask_secrets
 from bot.core.phase4_service import Phase4Service
 
 if TYPE_CHECKING:
@@ -108,16 +108,23 @@ def _explain(optimizer: Any, config: Phase4Config) -> None:
 
 
 async def _enable_rate_limiter(limiter: Any, config: Phase4Config) -> None:
-    from bot.core.rate_limiter import RateLimitConfig
+    from bot.core.rate_limiter import Backoff, RateLimitConfig
+
+    def backoff(own: bool | TierBackoff) -> Backoff | Literal["default"] | None:
+        if isinstance(own, bool):
+            return "default" if own else None
+        return Backoff(own.base, own.max, own.grace)
 
     await limiter.enable(
         default_limit=RateLimitConfig(config.RATE_LIMIT_DEFAULT_RPS, config.RATE_LIMIT_BURST_SIZE),
         tiers={
-            tier: RateLimitConfig(limit.requests_per_second, limit.burst_size)
+            tier: RateLimitConfig(limit.requests_per_second, limit.burst_size, backoff=backoff(limit.backoff))
             for tier, limit in config.RATE_LIMITS.items()
         },
         backoff_base=config.RATE_LIMIT_BACKOFF_BASE,
         backoff_max=config.RATE_LIMIT_BACKOFF_MAX,
+        backoff=config.RATE_LIMIT_BACKOFF,
+        backoff_grace=config.RATE_LIMIT_BACKOFF_GRACE,
         redis_url=config.RATE_LIMIT_REDIS_URL,
     )
 

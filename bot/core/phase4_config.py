@@ -64,11 +64,20 @@ class ConfigError(InvalidArgumentError):
         """One sentence each, which names setting, value and bounds."""
 
 
+class TierBackoff(Struct, frozen=True, forbid_unknown_fields=True):
+    """The backoff of one tier, where it is not that of the settings."""
+
+    base: PositiveSeconds = 2.0
+    max: PositiveSeconds = 3600.0
+    grace: Seconds = 1.0
+
+
 class TierLimit(Struct, frozen=True, forbid_unknown_fields=True):
     """One entry of ``RATE_LIMITS``."""
 
-    requests_per_second: Annotated[float, Meta(gt=0, le=1_000_000)]
+    requests_per_second: Annotated[float, Meta(gt=0, le=1_000_000_000_000)]
     burst_size: Annotated[int, Meta(ge=1, le=1_000_000_000)] = 50
+    backoff: bool | TierBackoff = True
 
 
 class PoolSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -198,16 +207,22 @@ class Phase4Config(Struct, frozen=True, kw_only=True):
     ] = field(default_factory=dict)
 
     RATE_LIMIT_DEFAULT_RPS: Annotated[
-        float, Meta(gt=0, le=1_000_000, description="requests per second of a client")
+        float, Meta(gt=0, le=1_000_000_000_000, description="requests per second of a client")
     ] = 10.0
     RATE_LIMIT_BURST_SIZE: Annotated[
         int, Meta(ge=1, le=1_000_000_000, description="requests a client may make at once")
     ] = 50
     RATE_LIMITS: Annotated[
-        dict[str, TierLimit], _doc("limits by tier: name -> {requests_per_second, burst_size}")
+        dict[str, TierLimit], _doc("limits by tier: name -> {requests_per_second, burst_size, backoff}")
     ] = field(default_factory=dict)
+    RATE_LIMIT_BACKOFF: Annotated[
+        bool, _doc("make clients that come back too early, again and again, wait longer")
+    ] = True
+    RATE_LIMIT_BACKOFF_GRACE: Annotated[
+        Seconds, _doc("seconds since its first refusal in which a client cannot come back too early")
+    ] = 1.0
     RATE_LIMIT_BACKOFF_BASE: Annotated[
-        PositiveSeconds, _doc("seconds a client waits after its first request made too early")
+        PositiveSeconds, _doc("seconds a client waits that came back too early; doubled each time")
     ] = 2.0
     RATE_LIMIT_BACKOFF_MAX: Annotated[PositiveSeconds, _doc("seconds such a wait grows to at most")] = 3600.0
     RATE_LIMIT_REDIS_URL: Annotated[str, _doc("Redis that shares limits between instances; empty: local")] = (
@@ -436,6 +451,10 @@ def _conflicts(config: Phase4Config) -> Iterator[str]:
             f"RATE_LIMIT_BACKOFF_BASE = {config.RATE_LIMIT_BACKOFF_BASE:g}: expected at most "
             f"RATE_LIMIT_BACKOFF_MAX = {config.RATE_LIMIT_BACKOFF_MAX:g}"
         )
+    for tier, limit in config.RATE_LIMITS.items():
+        own = limit.backoff
+        if isinstance(own, TierBackoff) and own.base > own.max:
+            yield f"RATE_LIMITS[{tier!r}].backoff.base = {own.base:g}: expected at most its max, {own.max:g}"
     for name, pool in config.DATABASE_POOLS.items():
         low = config.POOL_MIN_SIZE if pool.min_size is None else pool.min_size
         high = config.POOL_MAX_SIZE if pool.max_size is None else pool.max_size

@@ -17,7 +17,7 @@ from bot.core._shared.clock import SYSTEM_CLOCK
 from bot.core.rate_limiter.bucket import Buckets
 from bot.core.rate_limiter.mirror import PEEK, REFUND, RESERVE, Mirror, client_key
 from bot.core.rate_limiter.models import RateLimitConfig
-from bot.core.rate_limiter.penalty import Penalties
+from bot.core.rate_limiter.penalty import UNTIL, Penalties
 from bot.core.rate_limiter.shared import script_source
 
 LIMITS = [RateLimitConfig(2.0, 3), RateLimitConfig(0.25, 2), RateLimitConfig(8.0, 4)]
@@ -28,15 +28,15 @@ def script_told_the_time():
     source = script_source()
     for real, told in (
         ("call('TIME')", "{ARGV[#KEYS + 1], ARGV[#KEYS + 2]}"),
-        ("min(left, LONGEST) * 1000)", "min(left, LONGEST) * 1000000)"),
+        ("min(longest, LONGEST) * 1000)", "min(longest, LONGEST) * 1000000)"),
     ):
         assert source.count(real) == 1
         source = source.replace(real, told)
     return source
 
 
-def penalties():
-    return Penalties(1.0, 8.0)
+def penalties(limit):
+    return Penalties(1.0, 8.0, 1.0, 1 / limit.requests_per_second)
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +54,12 @@ class SharedAndLocal(RuleBasedStateMachine):
         super().__init__()
         # Sixty-fourths of a second, which neither microseconds nor floats round.
         self.ticks = 64 * 1_790_000_000
-        self.local = [Buckets(limit, penalties()) for limit in LIMITS]
+        self.local = [Buckets(limit, penalties(limit)) for limit in LIMITS]
         self.mirrors = [
-            Mirror(limit, penalties(), SYSTEM_CLOCK, "config", str(n)) for n, limit in enumerate(LIMITS)
+            Mirror(limit, penalties(limit), SYSTEM_CLOCK, "config", str(n)) for n, limit in enumerate(LIMITS)
         ]
-        self.tickets = []
+        self.places = []
+        self.since = {}
 
     @initialize()
     def start_with_nothing(self):
@@ -75,15 +76,19 @@ class SharedAndLocal(RuleBasedStateMachine):
             keys=[client_key(client) for client, _ in calls],
             args=[*[argument for _, argument in calls], seconds, part * 15_625],
         )
-        now, *numbers = struct.unpack(f"<{1 + 2 * len(calls)}d", answer)
+        now, *numbers = struct.unpack(f"<{1 + 4 * len(calls)}d", answer)
         assert now == self.now
-        return list(zip(numbers[::2], numbers[1::2], strict=True))
+        return list(zip(*(numbers[n::4] for n in range(4)), strict=True))
 
     def settle(self, limit, client):
         """The local bucket, forgotten if it is full, as it may be at any time."""
         local = self.local[limit]
-        record = local.records.get(client, [0.0, 0])
-        if local.peek(client, self.now) == local.tolerance and record[0] <= self.now:
+        record = local.records.get(client, [0.0])
+        if (
+            local.peek(client, self.now) == local.tolerance
+            and record[UNTIL] <= self.now
+            and not local.penalties.matters(client, self.now)
+        ):
             local.forget(client)
         return local
 
@@ -98,14 +103,14 @@ class SharedAndLocal(RuleBasedStateMachine):
             slack = local.take(client, self.now, tokens)
             expected.append((slack, local.penalties.violations(client)))
         answers = self.ask([(client, self.mirrors[n].take_argument(tokens)) for n, client, tokens in checks])
-        for (slack, violations), (expected_slack, expected_violations) in zip(answers, expected, strict=True):
+        for (slack, steps, _, _), (expected_slack, expected_steps) in zip(answers, expected, strict=True):
             assert slack == pytest.approx(expected_slack, abs=1e-5)
             if slack < 0:
-                assert min(violations, 4) == expected_violations
+                assert min(steps, 4) == expected_steps
 
     @rule(limit=st.sampled_from(range(3)), client=st.sampled_from(CLIENTS))
     def look(self, limit, client):
-        ((slack, _),) = self.ask([(client, self.mirrors[limit].argument(PEEK, 0))])
+        ((slack, *_),) = self.ask([(client, self.mirrors[limit].argument(PEEK, 0))])
         assert slack == pytest.approx(self.local[limit].peek(client, self.now), abs=1e-5)
 
     @rule(
@@ -115,20 +120,28 @@ class SharedAndLocal(RuleBasedStateMachine):
     )
     def reserve(self, limit, client, longest):
         local, mirror = self.settle(limit, client), self.mirrors[limit]
-        wait, ticket = local.reserve(client, self.now, 1, longest)
-        ((slack, granted),) = self.ask([(client, mirror.argument(RESERVE, 1, longest))])
+        wait, taken = local.reserve(client, self.now, 1, longest)
+        ((slack, number, epoch, _),) = self.ask([(client, mirror.argument(RESERVE, 1, longest))])
         assert max(0.0, -slack) == pytest.approx(wait, abs=1e-5)
-        assert granted == (not math.isnan(ticket))
-        if granted and wait:
-            self.tickets.append((limit, client, ticket, self.now + mirror.tolerance - slack))
+        assert bool(number) == taken
+        if taken and wait:
+            self.places.append((limit, client, self.now + wait, number, epoch))
 
-    @rule()
-    def give_back(self):
-        if self.tickets:
-            limit, client, ticket, server_ticket = self.tickets.pop()
-            if ticket > self.now + self.local[limit].tolerance:  # whose wait has not ended
-                self.settle(limit, client).refund(client, ticket, 1)
-                self.ask([(client, self.mirrors[limit].argument(REFUND, 1, server_ticket))])
+    @rule(which=st.integers(0, 100))
+    def give_back(self, which):
+        if self.places:
+            limit, client, ready, number, epoch = self.places.pop(which % len(self.places))
+            if ready > self.now:  # its wait has not ended
+                local = self.settle(limit, client)
+                if self.since.get(client, 0) <= epoch:
+                    local.refund(client, self.now, 1)
+                self.ask([(client, self.mirrors[limit].argument(REFUND, 1, number, epoch, 1.0))])
+                # Those behind move up: all that is left of them, which is told by the number.
+                cost = local.interval
+                self.places = [
+                    (n, c, at - cost if (n, c) == (limit, client) and k > number else at, k, e)
+                    for n, c, at, k, e in self.places
+                ]
 
     @rule(ticks=st.one_of(st.sampled_from([8, 32, 64, 72]), st.integers(0, 64 * 6)))
     def wait(self, ticks):
@@ -139,7 +152,8 @@ class SharedAndLocal(RuleBasedStateMachine):
         self.script.registered_client.unlink(client_key(client))
         for local in self.local:
             local.forget(client)
-        self.tickets = [ticket for ticket in self.tickets if ticket[1] != client]
+        self.since[client] = self.now + 1 / 128  # what was reserved before is given back in vain
+        self.ticks += 1
 
 
 def test_shared_and_local_agree(script):
@@ -152,16 +166,18 @@ def test_shared_and_local_agree(script):
 @pytest.mark.parametrize(
     "value",
     [
-        b"", b"x", b"\x00" * 40, b"\xff" * 40, b"junk" * 10, b"\x7f\xf0" * 60,
-        struct.pack("<8sdddd", b"limit id", math.nan, math.nan, math.nan, math.nan),
-        struct.pack("<8sdddd", b"limit id", math.inf, math.inf, 1e300, -math.inf),
+        b"", b"x", b"\x00" * 40, b"\x02", b"\x02" + b"\x00" * 80, b"\x02" + b"\xff" * 80,
+        b"\xff" * 40, b"junk" * 10, b"\x7f\xf0" * 60,
+        b"\x02" + struct.pack("<8s9d", b"limit id", *[math.nan] * 9),
+        b"\x02" + struct.pack("<8s9d", b"limit id", 1e300, math.inf, 1.0, 0.0, 0.0, 1e300, 0.0, 0.0, 0.0),
+        b"\x02" + struct.pack("<8s9d", b"limit id", 0.0, 0.0, -1.0, 0.0, 0.0, 1e10, 0.0, 0.0, 2e9),
     ],
 )  # fmt: skip
 def test_foreign_bytes_under_a_key_give_a_full_bucket(script, value):
-    mirror = Mirror(LIMITS[0], penalties(), SYSTEM_CLOCK, "config", "0")
+    mirror = Mirror(LIMITS[0], penalties(LIMITS[0]), SYSTEM_CLOCK, "config", "0")
     mirror.limit_id = b"limit id"
     client = script.registered_client
     client.set(client_key("foreign"), value)
     answer = script(keys=[client_key("foreign")], args=[mirror.take_argument(1), 1_790_000_000, 0])
-    assert struct.unpack("<3d", answer)[1:] == (1.0, 0.0)
+    assert struct.unpack("<5d", answer)[1:] == (1.0, 0.0, 1_790_000_000.0, 0.0)
     client.delete(client_key("foreign"))

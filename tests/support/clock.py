@@ -5,6 +5,18 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+from collections.abc import Callable
+
+
+class Timer:
+    """A call that is to come."""
+
+    def __init__(self, callback: Callable[[], object]) -> None:
+        self.callback = callback
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
 
 
 class VirtualClock:
@@ -13,7 +25,7 @@ class VirtualClock:
     def __init__(self, start: float = 1_000.0, epoch: float = 1_700_000_000.0) -> None:
         self._now = start
         self._offset = epoch - start
-        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._sleepers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
 
     def monotonic(self) -> float:
@@ -26,9 +38,17 @@ class VirtualClock:
         if seconds <= 0:
             await asyncio.sleep(0)
             return
-        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._sleepers, (self._now + seconds, next(self._order), woken))
+        loop = asyncio.get_running_loop()
+        woken: asyncio.Future[None] = loop.create_future()
+        self.call_later(seconds, lambda: woken.done() or woken.set_result(None), loop)
         await woken
+
+    def call_later(
+        self, seconds: float, callback: Callable[[], object], loop: asyncio.AbstractEventLoop
+    ) -> Timer:
+        timer = Timer(callback)
+        heapq.heappush(self._sleepers, (self._now + seconds, next(self._order), timer))
+        return timer
 
     def jump(self, seconds: float) -> None:
         """Move time without waking anybody: for code that only reads the clock."""
@@ -43,10 +63,10 @@ class VirtualClock:
         end = self._now + seconds
         await until_idle()
         while self._sleepers and self._sleepers[0][0] <= end:
-            at, _, woken = heapq.heappop(self._sleepers)
+            at, _, timer = heapq.heappop(self._sleepers)
             self._now = max(self._now, at)
-            if not woken.done():
-                woken.set_result(None)
+            if not timer.cancelled:
+                timer.callback()
             await until_idle()
         self._now = end
         await until_idle()

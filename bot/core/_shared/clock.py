@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Protocol
+
+
+class TimerHandle(Protocol):
+    """A call that is to come."""
+
+    def cancel(self) -> None:
+        """It is not to come."""
+        ...
 
 
 class Clock(Protocol):
@@ -22,6 +31,12 @@ class Clock(Protocol):
         """Return after ``seconds`` of this clock's time."""
         ...
 
+    def call_later(
+        self, seconds: float, callback: Callable[[], object], loop: asyncio.AbstractEventLoop
+    ) -> TimerHandle:
+        """Call ``callback`` on ``loop`` after ``seconds`` of this clock's time."""
+        ...
+
 
 class SystemClock:
     """The machine's own clock."""
@@ -32,6 +47,11 @@ class SystemClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+    def call_later(
+        self, seconds: float, callback: Callable[[], object], loop: asyncio.AbstractEventLoop
+    ) -> TimerHandle:
+        return loop.call_later(seconds, callback)
 
 
 SYSTEM_CLOCK = SystemClock()

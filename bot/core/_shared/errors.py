@@ -52,10 +52,13 @@ def message_of(error: BaseException, otherwise: str = "") -> str:
 
 def invalid(name: str, value: object, allowed: str) -> InvalidArgumentError:
     """Build the error for a bad argument: ``name`` and ``value`` as given, ``allowed`` in words."""
+    return InvalidArgumentError(f"{name} = {shown(value)}: expected {allowed}")
+
+
+def shown(value: object) -> str:
+    """``repr(value)``, cut to what fits a message; the type's name if it cannot be told."""
     try:
-        shown = repr(value)
+        text = repr(value)
     except Exception:  # an int of 5,000 digits among others
-        shown = f"a {type(value).__qualname__}"
-    if len(shown) > 200:
-        shown = f"{shown[:200]}..."
-    return InvalidArgumentError(f"{name} = {shown}: expected {allowed}")
+        text = f"a {type(value).__qualname__}"
+    return f"{text[:200]}..." if len(text) > 200 else text

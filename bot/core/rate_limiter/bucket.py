@@ -12,17 +12,18 @@ change places. So at most about twice the live buckets, and 1,024, are held.
 
 from __future__ import annotations
 
+import itertools
 import math
 
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
-from bot.core.rate_limiter.models import ClientId, RateLimitConfig
-from bot.core.rate_limiter.penalty import Penalties
+from bot.core.rate_limiter.models import EARLY, ClientId, RateLimitConfig, plain_client
+from bot.core.rate_limiter.penalty import COUNT, UNTIL, Penalties
 
 EPSILON = 1e-9
-"""Seconds by which a check may miss and still pass: what waiting ``retry_after`` loses to rounding.
+"""Seconds by which any check may miss and still pass, at least: what waiting loses to rounding.
 
-More, in proportion, for buckets that take longer than a year to fill. It does not add up: the TAT
-that is kept is the exact one."""
+``EARLY``, or half the time of a token if that is less, where tokens take longer; and who was told to
+wait until then is ``EARLY`` at any rate. None of it adds up: the TAT that is kept is the exact one."""
 
 MIN_ROTATION = 1024
 """Clients below which nothing is forgotten; it would free nothing worth the work."""
@@ -47,10 +48,10 @@ class Buckets:
         self.interval = 1.0 / config.requests_per_second
         self.tolerance = config.burst_size * self.interval
         self.lead = self.tolerance - self.interval
-        self.epsilon = max(EPSILON, 8 * math.ulp(self.tolerance))
+        self.epsilon = max(EPSILON, min(EARLY, self.interval / 2), 8 * math.ulp(self.tolerance))
         self.penalties = penalties
         self.records = penalties.records  # the same dict, one look-up nearer
-        # TAT by client. Changed only by take, adopt, refuse, reserve, refund and forget.
+        # TAT by client. Changed only by take, adopt, refuse, reserve, refund, sweep and forget.
         self.fresh: dict[ClientId, float] = {}
         self.aging: dict[ClientId, float] = {}
         self.allowed = 0
@@ -65,6 +66,9 @@ class Buckets:
         0.0 or more: taken, and as many seconds' worth of tokens are left. Negative: nothing was
         taken, and the same call succeeds that many seconds later. ``tokens`` is 1 to ``burst_size``.
         """
+        kind = client.__class__
+        if kind is not int and kind is not str:
+            client = plain_client(client)
         tat = self.fresh.get(client)
         if tat is None:
             tat = self.adopt(client, now)
@@ -80,30 +84,20 @@ class Buckets:
 
     def refuse(self, client: ClientId, now: float, tokens: int, tat: float, slack: float) -> float:
         """The rest of ``take`` when ``slack`` is negative; ``tat`` is what taking would make it."""
-        if slack >= -self.epsilon:
+        penalties = self.penalties
+        if slack >= -self.epsilon or (slack >= -EARLY and penalties.waited(client, now)):
             self.fresh[client] = tat
             self.allowed += 1
             return 0.0
         self.blocked += 1
-        penalties = self.penalties
-        record = self.records.get(client)
-        if record is None:
-            self.records[client] = [now - slack - self.epsilon, 0]
-            return slack
-        if now < record[0]:
-            count = record[1]
-            last = penalties.last_step
-            record[1] = count = count + 1 if count < last else last
-            backoff = penalties.steps[count]
+        backoff = penalties.refused(client, now, -slack)
+        if backoff:
             wait = backoff + (tokens - 1) * self.interval
             if wait + slack > 0.0:
                 # The bucket will hold exactly one token when the backoff ends, and none before.
                 self.fresh[client] = now + backoff + self.lead
                 slack = -wait
-        else:
-            # It waited, got a token, and ran out again: a fresh start.
-            record[1] = 0
-        record[0] = now - slack - self.epsilon
+            penalties.told(client, now, -slack)
         return slack
 
     def peek(self, client: ClientId, now: float) -> float:
@@ -113,8 +107,8 @@ class Buckets:
             tat = self.aging.get(client, now)
         return self.tolerance - max(0.0, tat - now)
 
-    def reserve(self, client: ClientId, now: float, tokens: int, max_wait: float) -> tuple[float, float]:
-        """Take ``tokens`` ahead of time: (seconds until they are there, ticket for :meth:`refund`).
+    def reserve(self, client: ClientId, now: float, tokens: int, max_wait: float) -> tuple[float, bool]:
+        """Take ``tokens`` ahead of time: (seconds until they are there, whether they are taken).
 
         When that is more than ``max_wait`` nothing is taken. Those who reserve are served in order. Who
         is then served is counted by the caller, since a wait may end otherwise.
@@ -126,31 +120,23 @@ class Buckets:
         wait = tat - self.tolerance - now
         if wait <= self.epsilon:
             wait = 0.0
-        elif wait > max_wait:
+        elif wait > max_wait + EARLY:
             self.blocked += 1
-            return wait, math.nan
+            return wait, False
         self.fresh[client] = tat
-        return wait, tat
+        return wait, True
 
-    def refund(self, client: ClientId, ticket: float, tokens: int) -> None:
-        """Give back a reservation that was not used; a client in backoff gets nothing back.
+    def refund(self, client: ClientId, now: float, tokens: int) -> bool:
+        """Give back tokens that were not used; False, and nothing, to a client in backoff.
 
-        Tokens reserved by others since then keep their times, so that much is not given back:
-        as in golang.org/x/time/rate, it would let two into one slot. Nor is anything of a reservation
-        that the bucket no longer holds: the client was forgiven since, so it has its tokens.
+        Who waits behind them is to move up by as much (see Line), or two would get one place.
         """
         held = self.fresh if client in self.fresh else self.aging
         tat = held.get(client)
-        if tat is None or self.penalties.violations(client):
-            return
-        later = tat - ticket
-        # Later reservations that were given back have left the ticket's time, but for rounding.
-        rounding = self.epsilon + 4 * math.ulp(ticket)
-        if later < -rounding:
-            return
-        back = tokens * self.interval - (later if later > rounding else 0.0)
-        if back > 0.0:
-            held[client] = tat - back
+        if tat is None or self.penalties.in_backoff(client, now):
+            return False
+        held[client] = tat - tokens * self.interval
+        return True
 
     def forget(self, client: ClientId) -> bool:
         """Give the client a full bucket and a clean slate; False if it had both."""
@@ -159,19 +145,19 @@ class Buckets:
         self.penalties.forget(client)
         return found
 
-    def sweep(self, now: float) -> None:
-        """Forget every full bucket at once: O(n), for limits that are hardly used any more."""
+    def sweep(self, now: float, at_most: int) -> bool:
+        """Look at ``at_most`` clients and forget those whose bucket is full; whether none is left."""
         for held in (self.fresh, self.aging):
-            for client in [client for client, tat in held.items() if tat <= now]:
-                del held[client]
-                self.penalties.forget(client)
+            for client, tat in list(itertools.islice(held.items(), at_most)):
+                if tat <= now and not self.penalties.matters(client, now):
+                    del held[client]
+                    self.penalties.forget(client)
+        return not self.fresh and not self.aging
 
     def adopt(self, client: ClientId, now: float) -> float:
         """The TAT of a client that is not in ``fresh``, which it joins."""
         tat = self.aging.pop(client, None)
         if tat is None:
-            if not isinstance(client, int | str):
-                raise TypeError(f"client_id = {client!r}: expected an int or a str")
             tat = now
             self._look_at_two(now)
         self.fresh[client] = tat
@@ -186,7 +172,7 @@ class Buckets:
             self.fresh = {}
         for _ in range(min(2, len(aging))):
             client, tat = aging.popitem()
-            if tat > now:
+            if tat > now or self.penalties.matters(client, now):
                 self.fresh[client] = tat
             else:
                 self.penalties.forget(client)
@@ -197,6 +183,7 @@ class Buckets:
         held = {**self.fresh, **self.aging}
         records = self.records
         assert records.keys() <= held.keys(), "who is told to wait is remembered"
-        for client, (until, violations) in records.items():
-            if violations:
-                assert until <= held[client] + 2 * self.epsilon, "no backoff outlives its bucket"
+        for client, record in records.items():
+            if self.penalties.in_backoff(client, now):
+                assert record[UNTIL] <= held[client] + 2 * self.epsilon, "no backoff outlives its bucket"
+            assert 0 <= record[COUNT] <= self.penalties.last_step

@@ -7,9 +7,15 @@ import inspect
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, overload
 
-from bot.core._shared.errors import invalid
+from bot.core._shared.errors import invalid, shown
 from bot.core.rate_limiter.errors import RateLimitExceeded
-from bot.core.rate_limiter.models import ClientId, KeyFunction, RateLimitConfig
+from bot.core.rate_limiter.models import (
+    MAX_BURST_SIZE,
+    BackoffChoice,
+    ClientId,
+    KeyFunction,
+    RateLimitConfig,
+)
 from bot.core.rate_limiter.service import RateLimiter
 
 P = ParamSpec("P")
@@ -18,8 +24,10 @@ R = TypeVar("R")
 CLIENT_ARGUMENTS = ("client_id", "user_id", "chat_id")
 """Arguments that name the client, in order of preference, when ``key`` does not."""
 
-EVERYBODY = "*"
-"""The client of a function whose calls name none: all its callers share one bucket."""
+UPDATE_ATTRIBUTES = (
+    "from_user", "effective_user", "sender_chat", "effective_sender", "chat", "effective_chat",
+)  # fmt: skip
+"""What of an update names the client, in order of preference: posts of channels have no user."""
 
 
 @overload
@@ -30,12 +38,14 @@ def rate_limited(
     burst_size: int | None = None,
     key: KeyFunction | str | None = None,
     tier: str | None = None,
+    backoff: BackoffChoice = "default",
 ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 def rate_limited(
     rps: Any = None,
     burst_size: int | None = None,
     key: KeyFunction | str | None = None,
     tier: str | None = None,
+    backoff: BackoffChoice = "default",
 ) -> Any:
     """Limit the calls of a function per client; a call too many raises ``RateLimitExceeded``.
 
@@ -43,24 +53,33 @@ def rate_limited(
     rounded up); with ``tier`` its calls count against that tier instead; with neither, against a
     limit of its own with the default values (10 per second, burst 50), also without parentheses.
 
-    ``key`` says who the client is: the name of an argument, or a function of the call's arguments
-    that returns an int or a str. Without it, the client is the argument ``client_id``, ``user_id`` or
-    ``chat_id`` if the function has one; else the ``from_user.id`` (aiogram, Pyrogram) or
-    ``effective_user.id`` (python-telegram-bot) of an argument; else all callers share one bucket.
+    ``backoff`` is that of the function's limit (see RateLimitConfig).
 
-    Serves ``async def`` and plain functions; a plain one cannot wait for a Redis that shares the limit
+    ``key`` says who the client is: the name of an argument, or a function of the call's arguments
+    that returns an int or a str. Without it, or where it gives None, the client is the argument
+    ``client_id``, ``user_id`` or ``chat_id`` if the function has one; else that of an update among the
+    arguments: its ``from_user`` (aiogram, Pyrogram) or ``effective_user`` (python-telegram-bot), and for
+    posts of channels, which have none, ``sender_chat`` or ``chat``. Calls that name nobody share one
+    bucket, which knows no backoff.
+
+    Serves ``async def`` and plain functions, methods, static and class methods, ``functools.partial`` and
+    callable objects; a plain one cannot wait for a Redis that shares the limit
     (see ``RateLimiter.check``). While the limiter is off, the function is just called.
     """
     if callable(rps):
         return rate_limited()(rps)
-    if tier is not None and (rps is not None or burst_size is not None):
-        raise invalid("tier", tier, "no tier when rps or burst_size is given")
+    if tier is not None and (rps is not None or burst_size is not None or backoff != "default"):
+        raise invalid("tier", tier, "no tier when rps, burst_size or backoff is given")
     if key is not None and not isinstance(key, str) and not callable(key):
         raise invalid("key", key, "the name of an argument, or a function")
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        label = f"{function.__module__}.{function.__qualname__}"
-        config = None if tier is not None else _own_limit(rps, burst_size, label)
+        if isinstance(function, staticmethod | classmethod):
+            return type(function)(decorate(function.__func__))
+        if not callable(function):
+            raise invalid("function", function, "something that can be called")
+        label = label_of(function)
+        config = None if tier is not None else _own_limit(rps, burst_size, label, backoff)
         client_of = _client_finder(function, key)
 
         limit_name = label if tier is None else f"tier {tier}"
@@ -71,7 +90,7 @@ def rate_limited(
             if wait > 0.0:
                 raise RateLimitExceeded(wait, limit=limit_name)
 
-        if inspect.iscoroutinefunction(function):
+        if _is_async(function):
 
             @functools.wraps(function)
             async def limited(*args: P.args, **kwargs: P.kwargs) -> Any:
@@ -82,7 +101,7 @@ def rate_limited(
                         raise RateLimitExceeded(status.retry_after, limit=limit_name)
                 elif limiter.enabled:
                     limit(limiter, args, kwargs)
-                return await function(*args, **kwargs)
+                return await function(*args, **kwargs)  # type: ignore[misc]  # R is the coroutine
 
             return limited  # type: ignore[return-value]  # R is the coroutine, which async def makes
 
@@ -98,41 +117,85 @@ def rate_limited(
     return decorate
 
 
-def _own_limit(rps: float | None, burst_size: int | None, label: str) -> RateLimitConfig:
+def label_of(function: Callable[..., Any]) -> str:
+    """The name of a function's limit: the same in every instance, and another for another function.
+
+    Lambdas are told apart by their line, partials by what they bind.
+    """
+    if isinstance(function, functools.partial):
+        bound = [_written(value) for value in function.args]
+        bound += [f"{name}={_written(value)}" for name, value in function.keywords.items()]
+        return f"{label_of(function.func)}({', '.join(bound)})"
+    named = function if hasattr(function, "__qualname__") else type(function)
+    label = f"{getattr(named, '__module__', '')}.{named.__qualname__}"
+    code = getattr(function, "__code__", None)
+    return f"{label}:{code.co_firstlineno}" if code is not None and "<lambda>" in label else label
+
+
+def _written(value: object) -> str:
+    """A value as every process writes it, which an address in memory is not."""
+    return shown(value) if isinstance(value, int | str | float | bytes | None) else type(value).__qualname__
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004 - of an object, whose class makes it a coroutine
+    )
+
+
+def _own_limit(
+    rps: float | None, burst_size: int | None, label: str, backoff: BackoffChoice
+) -> RateLimitConfig:
     if rps is None:
         defaults = RateLimitConfig()
         burst = defaults.burst_size if burst_size is None else burst_size
-        return RateLimitConfig(defaults.requests_per_second, burst, label)
+        return RateLimitConfig(defaults.requests_per_second, burst, label, backoff)
     # Validated before it is rounded: int() of a NaN says nothing a user could use.
     rate = RateLimitConfig(rps, 1).requests_per_second
-    return RateLimitConfig(rate, max(1, -int(-rate // 1)) if burst_size is None else burst_size, label)
+    burst = max(1, min(MAX_BURST_SIZE, -int(-rate // 1))) if burst_size is None else burst_size
+    return RateLimitConfig(rate, burst, label, backoff)
 
 
 def _client_finder(
     function: Callable[..., Any], key: KeyFunction | str | None
 ) -> Callable[[Any, Any], ClientId]:
     if callable(key):
-        return lambda args, kwargs: key(*args, **kwargs)
-    signature = inspect.signature(function)
+        named = _client_finder(function, None)
+
+        def from_function(args: Any, kwargs: Any) -> ClientId:
+            found = key(*args, **kwargs)
+            return named(args, kwargs) if found is None else found
+
+        return from_function
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some functions written in C
+        signature = inspect.Signature(
+            [inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL),
+             inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)]
+        )  # fmt: skip
     if key is not None and key not in signature.parameters:
-        raise invalid("key", key, f"an argument of {function.__qualname__}: {list(signature.parameters)}")
-    name = key or next((n for n in CLIENT_ARGUMENTS if n in signature.parameters), None)
-    if name is not None:
+        raise invalid("key", key, f"an argument of {label_of(function)}: {list(signature.parameters)}")
+    names = [name for name in (key, *CLIENT_ARGUMENTS) if name is not None and name in signature.parameters]
+    if not names:
+        return _from_update
 
-        def from_argument(args: Any, kwargs: Any) -> ClientId:
-            bound = signature.bind(*args, **kwargs)
-            bound.apply_defaults()
+    def from_argument(args: Any, kwargs: Any) -> ClientId:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        for name in names:
             found: ClientId = bound.arguments[name]
-            return found
+            if found is not None:
+                return found
+        return _from_update(args, kwargs)
 
-        return from_argument
-    return _from_update
+    return from_argument
 
 
 def _from_update(args: Any, kwargs: Any) -> ClientId:
     for value in (*args, *kwargs.values()):
-        user = getattr(value, "from_user", None) or getattr(value, "effective_user", None)
-        found = getattr(user, "id", None)
-        if isinstance(found, int | str):
-            return found
-    return EVERYBODY
+        for attribute in UPDATE_ATTRIBUTES:
+            found = getattr(getattr(value, attribute, None), "id", None)
+            if isinstance(found, int | str) and not isinstance(found, bool):
+                return found
+    return None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 
 from bot.core._shared.clock import Clock
 from bot.core.rate_limiter.bucket import Buckets
-from bot.core.rate_limiter.models import ClientId, RateLimitConfig
-from bot.core.rate_limiter.penalty import Penalties
+from bot.core.rate_limiter.models import EARLY, Backoff, ClientId, RateLimitConfig
+from bot.core.rate_limiter.penalty import COUNT, EARLY_FROM, UNTIL, Penalties
 
 # As bucket.lua has them.
 TAKE, PEEK, RESERVE, REFUND, PENALTY, RESET = range(6)
@@ -20,12 +21,17 @@ FORGIVEN_SECONDS = 5.0
 RESET_ARGUMENT = _CHECK.pack(b"p4reset!", RESET, 0.0, 0.0, 0.0, 0.0, FORGIVEN_SECONDS, 0.0, 0.0)
 """Forgive a client everything."""
 
+NEVER = 1e8
+"""Seconds to go from which bucket.lua means that it is past for ever, or never comes."""
+
 MAX_PLAIN = 64
 """Bytes of a client's name that stand in a key as they are; a longer one is hashed."""
 
 
 def client_key(client: ClientId) -> bytes:
     """The Redis key of a client. No two clients share one, whatever is in their names."""
+    if client is None:
+        return b"p4r:e:"
     if isinstance(client, int):
         if -(2**63) <= client < 2**63:
             return b"p4r:i:%d" % client
@@ -51,19 +57,20 @@ class Mirror(Buckets):
     more tokens for a client than Redis does, but for what other instances took since.
     """
 
-    __slots__ = ("arguments", "limit_id", "margin")
+    __slots__ = ("arguments", "limit_id", "margin", "reserved_alone")
 
     def __init__(
         self, config: RateLimitConfig, penalties: Penalties, clock: Clock, kind: str, name: str
     ) -> None:
         super().__init__(config, penalties, clock)
-        identity = repr((kind, name, config.requests_per_second, config.burst_size))
+        identity = repr((kind, name, config.requests_per_second, config.burst_size, *_own(config)))
         self.limit_id = hashlib.blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        # What two clocks may differ by when they measure the wait between two tokens: at least the
-        # two microseconds that Redis's own clock is read to, at most a millisecond.
-        self.margin = max(2e-6, min(1e-3, self.interval * 0.01), self.epsilon)
+        # At least the two microseconds that Redis's own clock is read to.
+        self.margin = max(2e-6, self.epsilon)
         # Packed takes by tokens, since nearly all are alike. Emptied when the backoff changes.
         self.arguments: dict[int, bytes] = {}
+        self.reserved_alone = 0
+        """Reservations while Redis was away, for their order."""
 
     def argument(self, mode: int, tokens: int, a: float = 0.0, b: float = 0.0, c: float = 0.0) -> bytes:
         """One argument of bucket.lua; what the numbers are depends on the mode."""
@@ -71,32 +78,53 @@ class Mirror(Buckets):
             self.limit_id, mode, self.interval, self.tolerance, self.margin, float(tokens), a, b, c
         )
 
-    def take_argument(self, tokens: int) -> bytes:
+    def take_argument(self, tokens: int, client: ClientId = "") -> bytes:
         """The argument of a take."""
+        if client is None:
+            return self.argument(TAKE, tokens)  # nobody in particular has no backoff
         found = self.arguments.get(tokens)
         if found is None:
             if len(self.arguments) >= 64:
                 self.arguments.clear()
-            found = self.argument(TAKE, tokens, self.penalties.base, self.penalties.cap)
+            penalties = self.penalties
+            found = self.argument(TAKE, tokens, penalties.base, penalties.cap, penalties.grace)
             self.arguments[tokens] = found
         return found
+
+    def penalty_argument(self, client: ClientId, now: float, offset: float) -> bytes | None:
+        """Let Redis know of an early client; None if there is nothing to know. ``offset`` is Redis's time
+        less ours."""
+        record = self.records.get(client)
+        if record is None or (not record[COUNT] and record[EARLY_FROM] != -math.inf):
+            return None
+        until, count, early, step = record
+        # A thousandth less than was said, as in bucket.lua.
+        until -= max(0.0, until - now) * 0.001
+        tat = self.fresh.get(client, self.aging.get(client, 0.0))
+        far = 1e18
+        return _CHECK.pack(
+            self.limit_id, PENALTY,
+            far if step == math.inf else step + offset, self.tolerance, self.penalties.memory,
+            -far if early == -math.inf else early + offset,
+            tat + offset, until + offset, float(count),
+        )  # fmt: skip
 
     def refused(self, client: ClientId, now: float, tokens: int) -> float:
         """The negative slack of a check that a remembered refusal answers; 0.0 if Redis must be asked.
 
-        Being asked before its ``retry_after`` has passed, it counts as the violation that it is.
+        Being asked before its ``retry_after`` has passed, it counts as it would in Redis.
         """
         record = self.records.get(client)
-        if record is None or now >= record[0]:
+        if record is None or now >= record[UNTIL] - EARLY:
             return 0.0
         tat = self._tat(client, now) + tokens * self.interval
         slack = now + self.tolerance - tat
-        if slack >= -self.epsilon:
+        if slack >= -EARLY:
             return 0.0  # it was refused more tokens than these
         return self.refuse(client, now, tokens, tat, slack)
 
     def heard_of_take(
-        self, client: ClientId, now: float, tokens: int, slack: float, violations: float
+        self, client: ClientId, now: float, tokens: int, slack: float, count: float, early: float, step: float
     ) -> float:
         """Keep what Redis answered; returns the slack, within what is possible."""
         if slack >= 0.0:
@@ -108,8 +136,12 @@ class Mirror(Buckets):
         if client not in self.fresh:
             self.adopt(client, now)
         self.fresh[client] = now - slack + self.tolerance - tokens * self.interval
-        count = int(min(max(violations, 0.0), self.penalties.last_step))
-        self.records[client] = [now - slack - self.epsilon, count]
+        self.records[client] = [
+            now - slack,
+            int(min(max(count, 0.0), self.penalties.last_step)),
+            -math.inf if early < -NEVER else now + early,
+            math.inf if step > NEVER else now + step,
+        ]
         return slack
 
     def heard_of_bucket(self, client: ClientId, now: float, slack: float) -> None:
@@ -119,12 +151,10 @@ class Mirror(Buckets):
         if tat > self._tat(client, now):
             self.fresh[client] = tat
 
-    def standing(self, client: ClientId) -> tuple[float, float, int] | None:
-        """(TAT, told to wait until, violations in a row) of a client in backoff; None of another."""
-        record = self.records.get(client)
-        if record is None or not record[1]:
-            return None
-        return self.fresh.get(client, self.aging.get(client, 0.0)), record[0], record[1]
+    def early(self, client: ClientId) -> bool:
+        """Whether a client did not wait, of which Redis is to know."""
+        record = self.records[client]
+        return record[COUNT] > 0 or record[EARLY_FROM] == -math.inf
 
     def forget_refusals(self) -> None:
         """Ask Redis again about everybody."""
@@ -135,3 +165,11 @@ class Mirror(Buckets):
         if tat is None:
             tat = self.adopt(client, now)
         return max(tat, now)
+
+
+def _own(config: RateLimitConfig) -> tuple[object, ...]:
+    """What a backoff of its own adds to a limit's identity; nothing for the default one."""
+    backoff = config.backoff
+    if isinstance(backoff, Backoff):
+        return backoff.base, backoff.max, backoff.grace
+    return () if backoff is not None else (None,)

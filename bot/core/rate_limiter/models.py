@@ -2,16 +2,84 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
-from bot.core._shared.errors import invalid
+from bot.core._shared.errors import invalid, shown
 
-ClientId = int | str
+ClientId = int | str | None
+"""Who asks. None is nobody in particular: all such requests share one bucket, without backoff."""
 
-MAX_REQUESTS_PER_SECOND = 1_000_000.0
+EARLY = 0.0015
+"""Seconds before the told time from which a request passes: uvloop counts in milliseconds, and wakes
+up to one and a half before a sleep has ended."""
+
+MAX_REQUESTS_PER_SECOND = 1e12
 MAX_BURST_SIZE = 1_000_000_000
+
+
+def plain_client(client: object) -> ClientId:
+    """The client as an int, a str or None of exactly that type, so that only equal ids are one client.
+
+    Members of enums, and other ints and strs by inheritance, are their value. Raises TypeError for
+    anything else: True and 1.0 would be client 1.
+    """
+    if client is None or client.__class__ is int or client.__class__ is str:
+        return client
+    if isinstance(client, str):
+        return str.__str__(client)
+    if isinstance(client, int) and not isinstance(client, bool):
+        return int.__int__(client)
+    raise TypeError(f"client_id = {shown(client)}: expected an int, a str, or None (nobody in particular)")
+
+
+class Backoff:
+    """What it costs to come back too early, again and again. Immutable.
+
+    The nth step makes a client wait ``base * 2**(n-1)`` seconds, at most ``max``. Requests within ``grace``
+    seconds of a first refusal cost nothing: they were on their way. Raises ValueError for figures that
+    are no finite numbers (base and max above 0, base at most max, grace 0 or more).
+    """
+
+    __slots__ = ("base", "grace", "max")
+
+    base: float
+    max: float
+    grace: float
+
+    def __init__(self, base: float = 2.0, max: float = 3600.0, grace: float = 1.0) -> None:
+        seconds = "a finite number of seconds"
+        object.__setattr__(self, "base", _number("base", base, f"{seconds} > 0", least=sys.float_info.min))
+        object.__setattr__(self, "max", _number("max", max, f"{seconds} > 0", least=sys.float_info.min))
+        object.__setattr__(self, "grace", _number("grace", grace, f"{seconds} >= 0"))
+        if self.base > self.max:
+            raise invalid("base", base, f"at most max = {self.max:g}")
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"{name}: a Backoff cannot be changed; make another one")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"{name}: a Backoff cannot be changed")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Backoff) and self._figures() == other._figures()
+
+    def __hash__(self) -> int:
+        return hash(self._figures())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Backoff, self._figures()
+
+    def __repr__(self) -> str:
+        return f"Backoff(base={self.base:g}, max={self.max:g}, grace={self.grace:g})"
+
+    def _figures(self) -> tuple[float, float, float]:
+        return self.base, self.max, self.grace
+
+
+BackoffChoice = Backoff | Literal["default"] | None
 
 
 class RateLimitConfig:
@@ -21,32 +89,43 @@ class RateLimitConfig:
     build its config on each call and still share the client's tokens with the call before. Give
     limits of equal values a ``name`` each to keep their tokens apart.
 
+    ``backoff`` is "default" (the limiter's figures), None (off: who comes too early is refused, and no
+    more), or a :class:`Backoff` of its own.
+
     Raises ValueError naming field and value for a rate or a burst that is no positive finite number
-    (rate above 0, at most 1,000,000; burst a whole number from 1 to 1,000,000,000).
+    (rate above 0, at most 1e12, as for bytes; burst a whole number from 1 to 1,000,000,000).
     """
 
     # Interned, so that identity is equality and the limiter's look-up hashes a pointer.
-    __slots__ = ("__weakref__", "burst_size", "name", "requests_per_second")
+    __slots__ = ("__weakref__", "backoff", "burst_size", "name", "requests_per_second")
 
     requests_per_second: float
     burst_size: int
     name: str
+    backoff: BackoffChoice
 
     def __new__(
-        cls, requests_per_second: float = 10.0, burst_size: int = 50, name: str = ""
+        cls,
+        requests_per_second: float = 10.0,
+        burst_size: int = 50,
+        name: str = "",
+        backoff: BackoffChoice = "default",
     ) -> RateLimitConfig:
         rate = _valid_rate(requests_per_second)
         burst = _valid_burst(burst_size)
         if not isinstance(name, str):
             raise invalid("name", name, "a string")
-        known = _interned.get((rate, burst, name))
+        if backoff is not None and not isinstance(backoff, Backoff) and backoff != "default":
+            raise invalid("backoff", backoff, 'a Backoff, None or "default"')
+        known = _interned.get((rate, burst, name, backoff))
         if known is not None:
             return known
         config = super().__new__(cls)
         object.__setattr__(config, "requests_per_second", rate)
         object.__setattr__(config, "burst_size", burst)
         object.__setattr__(config, "name", name)
-        return _interned.setdefault((rate, burst, name), config)
+        object.__setattr__(config, "backoff", backoff)
+        return _interned.setdefault((rate, burst, name, backoff), config)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError(f"{name}: a RateLimitConfig cannot be changed; make another one")
@@ -55,19 +134,36 @@ class RateLimitConfig:
         raise AttributeError(f"{name}: a RateLimitConfig cannot be changed")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return RateLimitConfig, (self.requests_per_second, self.burst_size, self.name)
+        return RateLimitConfig, (self.requests_per_second, self.burst_size, self.name, self.backoff)
 
     def __repr__(self) -> str:
         name = f", name={self.name!r}" if self.name else ""
-        return (
-            f"RateLimitConfig(requests_per_second={self.requests_per_second:g}, "
-            f"burst_size={self.burst_size}{name})"
-        )
+        backoff = "" if self.backoff == "default" else f", backoff={self.backoff!r}"
+        return f"RateLimitConfig({self.figures}{name}{backoff})"
+
+    @property
+    def figures(self) -> str:
+        """Rate and burst, exactly."""
+        rate = self.requests_per_second
+        return f"requests_per_second={exact(rate)}, burst_size={self.burst_size}"
 
 
-_interned: weakref.WeakValueDictionary[tuple[float, int, str], RateLimitConfig] = (
+_interned: weakref.WeakValueDictionary[tuple[float, int, str, BackoffChoice], RateLimitConfig] = (
     weakref.WeakValueDictionary()
 )
+
+
+def exact(number: float) -> str:
+    """A number so that no two are written alike."""
+    return f"{number:g}" if float(f"{number:g}") == number else repr(number)
+
+
+def _number(name: str, value: object, allowed: str, least: float = 0.0) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise invalid(name, value, allowed)
+    if not least <= value <= sys.float_info.max:  # an int may be larger than any float
+        raise invalid(name, value, allowed)
+    return float(value)
 
 
 def _valid_rate(value: object) -> float:
@@ -160,3 +256,4 @@ class RateLimitStatus(tuple[Any, ...]):
 
 
 KeyFunction = Callable[..., ClientId]
+"""Of a call's arguments, who asks; None if it cannot tell."""

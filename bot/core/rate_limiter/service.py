@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import sys
+from collections import deque
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.errors import invalid
@@ -14,15 +15,29 @@ from bot.core.phase4_service import Phase4Service
 from bot.core.rate_limiter.bucket import Buckets
 from bot.core.rate_limiter.errors import RateLimitExceeded, UnknownTierError
 from bot.core.rate_limiter.mirror import Mirror
-from bot.core.rate_limiter.models import ClientId, RateLimitConfig, RateLimitStatus
+from bot.core.rate_limiter.models import (
+    Backoff,
+    ClientId,
+    RateLimitConfig,
+    RateLimitStatus,
+    exact,
+    plain_client,
+)
 from bot.core.rate_limiter.penalty import Penalties
 from bot.core.rate_limiter.stats import shared_figures, snapshot
+from bot.core.rate_limiter.waiting import Lines
 
 if TYPE_CHECKING:
     from bot.core.rate_limiter.shared import SharedBuckets
 
 MANY_LIMITS = 256
-"""Distinct limits from which those with no live bucket are dropped when another one comes."""
+"""Distinct limits from which those with no live bucket are dropped as others come, and beyond which
+the statistics tell only of all the others together."""
+
+LOOKED_AT = 64
+"""Clients of a limit that are looked at, at most, to see whether it can be dropped."""
+
+OTHERS = "other limits"
 
 
 class RateLimiter(Phase4Service):
@@ -48,19 +63,26 @@ class RateLimiter(Phase4Service):
         self._clock = clock
         self._now = clock.monotonic
         self._default_limit = RateLimitConfig()
-        self._backoff_base = 2.0
-        self._backoff_max = 3600.0
+        self._backoff_on = True
+        self._backoff_base, self._backoff_max, self._backoff_grace = 2.0, 3600.0, 1.0
         self._tier_limits: dict[str, RateLimitConfig] = {}
         # Buckets by limit; None stands for the default one. Changed by enable, disable and _buckets.
         self._by_config: dict[RateLimitConfig | None, Buckets] = {}
         self._by_tier: dict[str, Buckets] = {}
+        # The configs of _by_config in the order in which they are looked at, and what was counted for
+        # those that were dropped: [allowed, blocked]. Changed by _buckets, _drop_idle_limits and resets.
+        self._in_turn: deque[RateLimitConfig] = deque()
+        self._dropped = [0, 0]
         # The same as _by_config while on and not shared, else empty: the one look-up of a check then
         # also tells whether the limiter is on and may decide by itself. Changed by enable and disable.
         self._local = self._by_config
+        # Who waits in acquire where limits are not shared, and how many ever did, for their order.
+        self._lines = Lines(clock)
+        self._reserved = 0
         self._shared: SharedBuckets | None = None
         self._redis_url = ""
         # What statuses of a limiter that is off refer to.
-        self._off = Buckets(self._default_limit, Penalties(2.0, 3600.0), clock)
+        self._off = Buckets(self._default_limit, Penalties(0.0, 0.0), clock)
 
     @property
     def shared(self) -> bool:
@@ -74,19 +96,27 @@ class RateLimiter(Phase4Service):
         default_limit: RateLimitConfig | None = None,
         tiers: Mapping[str, RateLimitConfig] | None = None,
         *,
+        backoff: bool | None = None,
         backoff_base: float | None = None,
         backoff_max: float | None = None,
+        backoff_grace: float | None = None,
         redis_url: str | None = None,
     ) -> bool:
         """Switch on, or reconfigure; None leaves what was set before (at first: 10 rps, burst 50).
 
-        ``tiers`` replaces all tiers. ``backoff_base`` and ``backoff_max`` are seconds. A limit whose
-        values did not change keeps its clients' buckets. ``redis_url`` names the Redis that holds the
+        ``tiers`` replaces all tiers. ``backoff`` says whether clients that come back too early wait longer,
+        and the ``backoff_...`` how long, in seconds, as in Backoff; for limits that have no backoff of their
+        own. A limit whose values did not change keeps its clients' buckets.
+
+        ``redis_url`` names the Redis that holds the
         buckets of all instances (``redis+cluster://`` for a cluster); "": each has its own. Redis need
         not be there. Raises ValueError for values out of bounds.
         """
-        base = self._backoff_base if backoff_base is None else _positive("backoff_base", backoff_base)
-        cap = self._backoff_max if backoff_max is None else _positive("backoff_max", backoff_max)
+        base = self._backoff_base if backoff_base is None else _seconds("backoff_base", backoff_base, ">")
+        cap = self._backoff_max if backoff_max is None else _seconds("backoff_max", backoff_max, ">")
+        grace = self._backoff_grace if backoff_grace is None else _seconds("backoff_grace", backoff_grace)
+        if backoff is not None and not isinstance(backoff, bool):
+            raise invalid("backoff", backoff, "True or False")
         if base > cap:
             raise invalid("backoff_base", base, f"at most backoff_max = {cap:g}")
         if default_limit is not None and not isinstance(default_limit, RateLimitConfig):
@@ -98,10 +128,11 @@ class RateLimiter(Phase4Service):
         async with self._transition:
             before = self._share(self._redis_url if redis_url is None else redis_url)
             self._redis_url = self._redis_url if redis_url is None else redis_url
-            self._backoff_base, self._backoff_max = base, cap
+            self._backoff_base, self._backoff_max, self._backoff_grace = base, cap, grace
+            self._backoff_on = self._backoff_on if backoff is None else backoff
             self._default_limit = default_limit or self._default_limit
             for buckets in self._all_buckets():
-                buckets.penalties.configure(base, cap)
+                buckets.penalties.configure(*self._backoff_of(buckets.config), buckets.interval)
                 if isinstance(buckets, Mirror):
                     buckets.arguments.clear()
             previous = self._by_config.get(None)
@@ -133,6 +164,8 @@ class RateLimiter(Phase4Service):
             before = self._share("")
             self._by_config = self._local = {}
             self._by_tier = {}
+            self._in_turn.clear()
+            self._dropped = [0, 0]
             await _stop(before)
         return True
 
@@ -153,15 +186,28 @@ class RateLimiter(Phase4Service):
             self._shared = None
         # The buckets of before know nothing of this Redis: they start anew.
         self._by_config, self._by_tier, self._local = {}, {}, {}
+        self._in_turn.clear()
+        self._dropped = [0, 0]
         return before
 
     def _new_buckets(self, config: RateLimitConfig, *, own: bool = False, tier: str | None = None) -> Buckets:
-        penalties = Penalties(self._backoff_base, self._backoff_max)
+        penalties = Penalties(*self._backoff_of(config), 1.0 / config.requests_per_second)
         if self._shared is None:
             return Buckets(config, penalties, self._clock)
         if tier is not None:
             return Mirror(config, penalties, self._clock, "tier", tier)
         return Mirror(config, penalties, self._clock, "config" if own else "default", config.name)
+
+    def _backoff_of(self, config: RateLimitConfig) -> tuple[float, float, float]:
+        """Base, cap and grace of a limit's backoff; a base of 0 is none."""
+        backoff = config.backoff
+        if backoff is None:
+            return 0.0, 0.0, 0.0
+        if isinstance(backoff, Backoff):
+            return backoff.base, backoff.max, backoff.grace
+        if not self._backoff_on:
+            return 0.0, 0.0, 0.0
+        return self._backoff_base, self._backoff_max, self._backoff_grace
 
     def _all_buckets(self) -> list[Buckets]:
         return [*self._by_config.values(), *self._by_tier.values()]
@@ -180,9 +226,12 @@ class RateLimiter(Phase4Service):
     ) -> tuple[bool, RateLimitStatus]:
         """Take ``tokens_required`` tokens of the client if they are there: (allowed, status).
 
-        The limit is ``config``, or that of ``tier``, or the default one. A request made before the
-        ``retry_after`` of the one refused before it has passed lengthens the wait (see Penalties).
-        Raises ValueError for tokens below 1 or above the burst size, which could never be had, and
+        The limit is ``config``, or that of ``tier``, or the default one. A client that was told to wait
+        and comes back too early, again and again, waits longer (see Penalties and Backoff). A
+        ``client_id`` of None is nobody in particular: all such requests share one bucket.
+
+        Raises TypeError for a client that is no int, str or None (True and 1.0 would be client 1),
+        ValueError for tokens below 1 or above the burst size, which could never be had, and
         UnknownTierError for a tier that is not defined.
         """
         buckets = self._local.get(config)
@@ -190,8 +239,12 @@ class RateLimiter(Phase4Service):
             shared = self._shared
             if shared is None:
                 return self._take_checked(client_id, config, tokens_required, tier)
-            return await shared.take(self._mirror(config, tier, tokens_required), client_id, tokens_required)
+            mirror = self._mirror(config, tier, tokens_required)
+            return await shared.take(mirror, plain_client(client_id), tokens_required)
         # Buckets.take, in place and for one token: the call alone would be a sixth of the check.
+        kind = client_id.__class__
+        if kind is not int and kind is not str:
+            client_id = plain_client(client_id)
         now = self._now()
         fresh = buckets.fresh
         tat = fresh.get(client_id)
@@ -216,6 +269,7 @@ class RateLimiter(Phase4Service):
         buckets = self._buckets(config, tier, tokens)
         if buckets is None:
             return True, self._pass(config, tier)
+        client_id = plain_client(client_id)
         now = self._now()
         slack = buckets.take(client_id, now, tokens)
         return slack >= 0.0, RateLimitStatus((buckets, slack, tokens, now))
@@ -231,11 +285,14 @@ class RateLimiter(Phase4Service):
         buckets = self._local.get(config)
         if buckets is None:
             if self._shared is not None:
-                return self._shared.take_nowait(self._mirror(config, None, 1), client_id)
+                return self._shared.take_nowait(self._mirror(config, None, 1), plain_client(client_id))
             buckets = self._buckets(config, None, 1)
             if buckets is None:
                 return 0.0
         # Buckets.take, in place, as in is_allowed.
+        kind = client_id.__class__
+        if kind is not int and kind is not str:
+            client_id = plain_client(client_id)
         now = self._now()
         fresh = buckets.fresh
         tat = fresh.get(client_id)
@@ -256,7 +313,7 @@ class RateLimiter(Phase4Service):
     def check_tier(self, client_id: ClientId, tier: str) -> float:
         """:meth:`check` for the limit of a tier."""
         if self._shared is not None:
-            return self._shared.take_nowait(self._mirror(None, tier, 1), client_id)
+            return self._shared.take_nowait(self._mirror(None, tier, 1), plain_client(client_id))
         return self._take_checked(client_id, None, 1, tier)[1].retry_after
 
     async def allow_batch(
@@ -279,7 +336,8 @@ class RateLimiter(Phase4Service):
     ) -> RateLimitStatus:
         """Wait until the tokens are there and take them; first come, first served.
 
-        The tokens are taken ahead, so nobody overtakes; a wait that is cancelled gives them back.
+        The tokens are taken ahead, so nobody overtakes; a wait that is cancelled gives them back, and
+        those behind it move up.
         If it would take longer than ``timeout`` seconds, RateLimitExceeded is raised at once and
         nothing is taken; a negative one, of a deadline just passed, is as 0. Waiting is what a client is
         told to do, so it never counts as a violation.
@@ -288,22 +346,23 @@ class RateLimiter(Phase4Service):
         if buckets is None:
             return self._pass(config, tier)
         max_wait = math.inf if timeout is None else _max_wait(timeout)
+        client = plain_client(client_id)
         if self._shared is not None and isinstance(buckets, Mirror):
             label = _label(buckets.config, tier)
-            return await self._shared.acquire(buckets, client_id, tokens_required, max_wait, label)
+            return await self._shared.acquire(buckets, client, tokens_required, max_wait, label)
         now = self._now()
-        wait, ticket = buckets.reserve(client_id, now, tokens_required, max_wait)
-        if wait > max_wait:
+        wait, taken = buckets.reserve(client, now, tokens_required, max_wait)
+        if not taken:
             raise RateLimitExceeded(wait, limit=_label(buckets.config, tier))
         if wait > 0.0:
-            try:
-                await self._clock.sleep(wait)
-            except BaseException:
-                buckets.refund(client_id, ticket, tokens_required)
-                raise
+            self._reserved += 1
+            await self._lines.wait(
+                (buckets, client), now + wait, tokens_required * buckets.interval, (0.0, self._reserved),
+                lambda: buckets.refund(client, self._now(), tokens_required),
+            )  # fmt: skip
             now = self._now()
         buckets.allowed += 1
-        return RateLimitStatus((buckets, max(0.0, buckets.peek(client_id, now)), 0, now))
+        return RateLimitStatus((buckets, max(0.0, buckets.peek(client, now)), 0, now))
 
     # Tiers and clients.
 
@@ -333,6 +392,7 @@ class RateLimiter(Phase4Service):
         buckets = self._buckets(config, tier, 1)
         if buckets is None:
             return self._pass(config, tier)
+        client_id = plain_client(client_id)
         alone: tuple[bool, ...] = ()
         if self._shared is not None and isinstance(buckets, Mirror):
             slack, degraded = await self._shared.peek(buckets, client_id)
@@ -351,11 +411,13 @@ class RateLimiter(Phase4Service):
         Where limits are shared, in every instance: they hear of it within milliseconds, or when Redis
         is back if it is away.
         """
+        client_id = plain_client(client_id)
         if self._shared is not None:
             return await self._shared.reset_client(client_id)
         found = False
         for buckets in self._all_buckets():
             found = buckets.forget(client_id) or found
+            self._lines.forget((buckets, client_id))
         return found
 
     # Figures.
@@ -365,9 +427,10 @@ class RateLimiter(Phase4Service):
 
         ``active_clients`` counts buckets held: those that are not full, and some that were not long ago.
         """
-        named = [(_label(config, None), buckets) for config, buckets in self._by_config.items()]
-        named += [(_label(buckets.config, tier), buckets) for tier, buckets in self._by_tier.items()]
-        figures = snapshot(named, len(self._tier_limits))
+        limits = [("default", buckets) for config, buckets in self._by_config.items() if config is None]
+        limits += [(_label(buckets.config, tier), buckets) for tier, buckets in self._by_tier.items()]
+        limits += [(_label(config, None), held) for config, held in self._by_config.items() if config]
+        figures = snapshot(limits, len(self._tier_limits), MANY_LIMITS, OTHERS, self._dropped)
         figures["enabled"] = self._enabled
         return {**figures, **shared_figures(self._shared)}
 
@@ -385,6 +448,7 @@ class RateLimiter(Phase4Service):
         """Counters to zero; no client gains or loses a token."""
         for buckets in self._all_buckets():
             buckets.allowed = buckets.blocked = 0
+        self._dropped = [0, 0]
         if self._shared is not None:
             self._shared.reset_statistics()
 
@@ -415,6 +479,8 @@ class RateLimiter(Phase4Service):
             if len(self._by_config) >= MANY_LIMITS:
                 self._drop_idle_limits()
             buckets = self._by_config[config] = self._new_buckets(limit, own=config is not None)
+            if config is not None:
+                self._in_turn.append(config)
         return buckets
 
     def _mirror(self, config: RateLimitConfig | None, tier: str | None, tokens: int) -> Mirror:
@@ -424,12 +490,19 @@ class RateLimiter(Phase4Service):
         return found
 
     def _drop_idle_limits(self) -> None:
+        """Look at two limits, those longest not looked at, and drop them if no bucket of theirs is live."""
         now = self._now()
-        for config, buckets in list(self._by_config.items()):
-            if config is not None:
-                buckets.sweep(now)
-                if not len(buckets):
-                    del self._by_config[config]
+        for _ in range(min(2, len(self._in_turn))):
+            config = self._in_turn.popleft()
+            buckets = self._by_config.get(config)
+            if buckets is None:
+                continue  # of a time before the limiter was off
+            if buckets.sweep(now, LOOKED_AT):
+                del self._by_config[config]
+                self._dropped[0] += buckets.allowed
+                self._dropped[1] += buckets.blocked
+            else:
+                self._in_turn.append(config)
 
     def _pass(self, config: RateLimitConfig | None, tier: str | None) -> RateLimitStatus:
         """The status of a limiter that is off: allowed, nothing taken."""
@@ -453,14 +526,15 @@ def _label(config: RateLimitConfig | None, tier: str | None) -> str:
         return f"tier {tier}"
     if config is None:
         return "default"
-    return config.name or f"{config.requests_per_second:g}/s burst {config.burst_size}"
+    return config.name or f"{exact(config.requests_per_second)}/s burst {config.burst_size}"
 
 
-def _positive(name: str, value: float) -> float:
+def _seconds(name: str, value: float, least: Literal[">", ">="] = ">=") -> float:
+    allowed = f"a finite number of seconds {least} 0"
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise invalid(name, value, "a finite number of seconds > 0")
-    if not 0 < value <= sys.float_info.max:  # an int may be larger than any float
-        raise invalid(name, value, "a finite number of seconds > 0")
+        raise invalid(name, value, allowed)
+    if not 0 <= value <= sys.float_info.max or (least == ">" and not value):  # an int may exceed any float
+        raise invalid(name, value, allowed)
     return float(value)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import random
 import struct
 from collections.abc import Callable, Iterable
 from importlib.resources import files
@@ -18,7 +19,6 @@ from bot.core._shared.tasks import BackgroundTasks
 from bot.core.rate_limiter.errors import RateLimitExceeded
 from bot.core.rate_limiter.mirror import (
     PEEK,
-    PENALTY,
     REFUND,
     RESERVE,
     RESET_ARGUMENT,
@@ -26,11 +26,14 @@ from bot.core.rate_limiter.mirror import (
     client_key,
 )
 from bot.core.rate_limiter.models import ClientId, RateLimitStatus
+from bot.core.rate_limiter.waiting import Lines
 from bot.core.redis_link import RedisLink, RedisUnavailableError, subscribe
 
 logger = logging.getLogger(__name__)
 
 CHANNEL = "p4r:reset"
+MOVED = b"p4r:m:"
+"""What messages begin with that bucket.lua sends when a place in a line was given back."""
 
 REPORT_INTERVAL = 0.1
 """Seconds for which the violations of clients that are refused without Redis are gathered."""
@@ -38,7 +41,13 @@ REPORT_INTERVAL = 0.1
 MAX_OWED = 1_000
 """Clients forgiven while Redis is away that are remembered, to be forgiven there when it is back."""
 
-_NUMBERS = [struct.Struct(f"<{1 + 2 * calls}d") for calls in range(257)]
+_NUMBERS = [struct.Struct(f"<{1 + 4 * calls}d") for calls in range(257)]
+
+_Result = tuple[float, float, float, float]
+"""Slack and three numbers, as bucket.lua has them."""
+
+_GIVEN_BACK = struct.Struct("<8sdddd")
+"""Limit, who gave back, epoch, number, and the tokens in seconds."""
 
 
 def script_source() -> str:
@@ -75,6 +84,10 @@ class SharedBuckets:
         self._unreported: dict[tuple[Mirror, ClientId], None] = {}
         self._report_timer: asyncio.TimerHandle | None = None
         self._owed: dict[ClientId, None] = {}
+        # Who waits for what Redis has reserved, and for what was reserved while it was away.
+        self._lines = Lines(clock)
+        self._lines_alone = Lines(clock)
+        self._id = float(random.getrandbits(52))
         self._resets = 0
         # Redis's clock less ours, at the last answer; too small by the time that took to arrive.
         self._offset: float | None = None
@@ -115,9 +128,9 @@ class SharedBuckets:
             sent = self._now()
             try:
                 answer = self._script.call(
-                    key, mirror.take_argument(tokens), (self._take_back, mirror, client, tokens)
+                    key, mirror.take_argument(tokens, client), (self._take_back, mirror, client, tokens)
                 )
-                slack, violations, _ = await answer
+                slack, count, early, step = await answer
             except BackendError as error:
                 self._failed(error)
             except asyncio.CancelledError:
@@ -127,7 +140,7 @@ class SharedBuckets:
             else:
                 now = self._now()
                 self._served(now - sent)
-                slack = mirror.heard_of_take(client, now, tokens, slack, violations)
+                slack = mirror.heard_of_take(client, now, tokens, slack, count, early, step)
                 if slack < 0.0 and resets != self._resets:
                     # It may have been forgiven since: what was refused before that is not remembered.
                     mirror.penalties.forget(client)
@@ -159,8 +172,7 @@ class SharedBuckets:
         """Wait for the tokens; raises RateLimitExceeded if that takes longer than ``max_wait``."""
         key = client_key(client)
         degraded = True
-        server_ticket = 0.0
-        wait = ticket = math.nan
+        wait = number = epoch = math.nan
         if self._reachable():
             sent = self._now()
             try:
@@ -169,7 +181,7 @@ class SharedBuckets:
                     mirror.argument(RESERVE, tokens, max_wait),
                     (self._give_back_if, mirror, client, tokens),
                 )
-                slack, granted, server_now = await answer
+                slack, number, epoch, _ = await answer
             except BackendError as error:
                 self._failed(error)
             except asyncio.CancelledError:
@@ -181,25 +193,29 @@ class SharedBuckets:
                 self._served(now - sent)
                 degraded = False
                 wait = -slack if slack < -mirror.margin else 0.0
-                if granted != 1.0:
+                if not number:
                     mirror.blocked += 1
                     raise RateLimitExceeded(wait, limit=label)
                 mirror.heard_of_bucket(client, now, min(slack, mirror.tolerance))
-                ticket = now + mirror.tolerance - slack
-                server_ticket = server_now + mirror.tolerance - slack
         if degraded:
             self.degraded_checks += 1
-            wait, ticket = mirror.reserve(client, self._now(), tokens, max_wait)
-            if wait > max_wait:
+            wait, taken = mirror.reserve(client, self._now(), tokens, max_wait)
+            if not taken:
                 raise RateLimitExceeded(wait, limit=label)
         if wait > 0.0:
-            try:
-                await self._clock.sleep(wait)
-            except BaseException:
-                mirror.refund(client, ticket, tokens)
-                if not degraded:
-                    self._give_back(mirror, key, tokens, server_ticket)
-                raise
+            cost = tokens * mirror.interval
+            ready = self._now() + wait
+            if degraded:
+                mirror.reserved_alone += 1
+                await self._lines_alone.wait(
+                    (mirror, client), ready, cost, (0.0, mirror.reserved_alone),
+                    lambda: mirror.refund(client, self._now(), tokens),
+                )  # fmt: skip
+            else:
+                await self._lines.wait(
+                    (mirror.limit_id, key), ready, cost, (epoch, number),
+                    lambda: self._give_back_place(mirror, client, tokens, number, epoch),
+                )  # fmt: skip
         mirror.allowed += 1
         now = self._now()
         left = max(0.0, mirror.peek(client, now))
@@ -210,7 +226,7 @@ class SharedBuckets:
         key = client_key(client)
         if self._reachable():
             try:
-                slack, _, _ = await self._script.call(key, mirror.argument(PEEK, 0))
+                slack, _, _, _ = await self._script.call(key, mirror.argument(PEEK, 0))
             except BackendError as error:
                 self._failed(error)
             else:
@@ -241,8 +257,8 @@ class SharedBuckets:
         slack = mirror.take(client, now, tokens)
         return slack >= 0.0, RateLimitStatus((mirror, slack, tokens, now, True))
 
-    def _decode(self, answer: Any, calls: int) -> list[tuple[float, float, float]]:
-        """(slack, second number, Redis's time) for each call; ValueError for anything else."""
+    def _decode(self, answer: Any, calls: int) -> list[_Result]:
+        """A result for each call; ValueError for anything else."""
         numbers = _NUMBERS[calls]
         if answer.__class__ is not bytes or len(answer) != numbers.size:
             raise ValueError(f"expected {numbers.size} bytes")
@@ -250,35 +266,38 @@ class SharedBuckets:
         if not all(map(math.isfinite, (server_now, *found))):
             raise ValueError("not all numbers are finite")
         self._offset = server_now - self._now()
-        return [(found[i], found[i + 1], server_now) for i in range(0, len(found), 2)]
+        return [(found[i], found[i + 1], found[i + 2], found[i + 3]) for i in range(0, len(found), 4)]
 
     # What comes back when nobody waits for it any more.
 
-    def _take_back(
-        self, result: tuple[float, float, float], mirror: Mirror, client: ClientId, tokens: int
-    ) -> None:
-        slack, _, server_now = result
+    def _take_back(self, result: _Result, mirror: Mirror, client: ClientId, tokens: int) -> None:
+        slack, _, epoch, number = result
         if slack >= 0.0:
-            # What passed at once holds no place in a queue that others could stand behind.
-            ticket = server_now + mirror.tolerance - min(slack, 0.0)
-            self._give_back(mirror, client_key(client), tokens, ticket)
+            self._give_back(mirror, client_key(client), tokens, number, epoch)
 
-    def _give_back_if(
-        self, result: tuple[float, float, float], mirror: Mirror, client: ClientId, tokens: int
-    ) -> None:
-        slack, granted, server_now = result
-        if granted == 1.0:
-            # What passed at once holds no place in a queue that others could stand behind.
-            ticket = server_now + mirror.tolerance - min(slack, 0.0)
-            self._give_back(mirror, client_key(client), tokens, ticket)
+    def _give_back_if(self, result: _Result, mirror: Mirror, client: ClientId, tokens: int) -> None:
+        _, number, epoch, _ = result
+        if number:
+            self._give_back(mirror, client_key(client), tokens, number, epoch)
 
-    def _give_back(self, mirror: Mirror, key: bytes, tokens: int, server_ticket: float) -> None:
+    def _give_back_place(
+        self, mirror: Mirror, client: ClientId, tokens: int, number: float, epoch: float
+    ) -> bool:
+        """Give back what a wait had reserved; whether those behind move up."""
+        given_back = mirror.refund(client, self._now(), tokens)
+        self._send_back(mirror, client_key(client), tokens, number, epoch)
+        return given_back
+
+    def _give_back(self, mirror: Mirror, key: bytes, tokens: int, number: float, epoch: float) -> None:
+        """Give back what nobody had begun to wait for."""
+        self._lines.move_up((mirror.limit_id, key), (epoch, number), tokens * mirror.interval)
+        self._send_back(mirror, key, tokens, number, epoch)
+
+    def _send_back(self, mirror: Mirror, key: bytes, tokens: int, number: float, epoch: float) -> None:
         with contextlib.suppress(RuntimeError):  # no event loop runs any more, as at exit
-            self._script.send(key, mirror.argument(REFUND, tokens, server_ticket))
+            self._script.send(key, mirror.argument(REFUND, tokens, number, epoch, self._id))
 
-    def _charged(
-        self, result: tuple[float, float, float], mirror: Mirror, client: ClientId, resets: int
-    ) -> None:
+    def _charged(self, result: _Result, mirror: Mirror, client: ClientId, resets: int) -> None:
         self._served(None)
         if resets == self._resets:
             mirror.heard_of_bucket(client, self._now(), min(result[0], mirror.tolerance))
@@ -287,7 +306,7 @@ class SharedBuckets:
 
     def _remember(self, mirror: Mirror, client: ClientId) -> None:
         self.remembered += 1
-        if mirror.records[client][1] == 0:
+        if not mirror.early(client):
             return
         self._unreported[mirror, client] = None
         if self._report_timer is None:
@@ -304,12 +323,8 @@ class SharedBuckets:
         if self._offset is None or not self.link.available or self._stopped:
             return  # this instance goes on refusing them
         for mirror, client in unreported:
-            standing = mirror.standing(client)
-            if standing is not None:
-                tat, until, count = standing
-                # A thousandth less than was said, as in bucket.lua.
-                until -= max(0.0, until - self._now()) * 0.001 + mirror.margin
-                argument = mirror.argument(PENALTY, 0, tat + self._offset, until + self._offset, count)
+            argument = mirror.penalty_argument(client, self._now(), self._offset)
+            if argument is not None:
                 self._script.send(client_key(client), argument)
 
     # Resets.
@@ -319,6 +334,8 @@ class SharedBuckets:
         for mirror in self._mirrors():
             found = mirror.forget(client) or found
             self._unreported.pop((mirror, client), None)
+            self._lines_alone.forget((mirror, client))
+            self._lines.forget((mirror.limit_id, client_key(client)))
         return found
 
     def _owe(self, client: ClientId) -> None:
@@ -326,12 +343,15 @@ class SharedBuckets:
             self._owed[client] = None
 
     async def _forgive(self, key: bytes, client: ClientId) -> bool:
-        _, found, _ = await self._script.call(key, RESET_ARGUMENT)
+        _, found, _, _ = await self._script.call(key, RESET_ARGUMENT)
         # After Redis has forgotten: who asks it because of this message finds a full bucket.
         await self.link.execute("PUBLISH", CHANNEL, key[:6] + _name(client))
         return bool(found)
 
     def _heard(self, message: bytes) -> None:
+        if message.startswith(MOVED):
+            self._heard_of_place(message[len(MOVED) :])
+            return
         self._resets += 1
         try:
             client = _client(message)
@@ -340,6 +360,15 @@ class SharedBuckets:
             self._forget_refusals()
             return
         self._forget(client)
+
+    def _heard_of_place(self, message: bytes) -> None:
+        """Another instance gave back a place that waits of this one may stand behind."""
+        size = _GIVEN_BACK.size
+        if len(message) <= size:
+            return
+        limit, instance, epoch, number, cost = _GIVEN_BACK.unpack(message[:size])
+        if instance != self._id and math.isfinite(epoch) and number >= 0.0 and 0.0 < cost < math.inf:
+            self._lines.move_up((limit, message[size:]), (epoch, number), cost)
 
     def _forget_refusals(self) -> None:
         self._send_reports()
@@ -438,6 +467,8 @@ def _answered(answer: asyncio.Future[Any]) -> bool:
 
 
 def _name(client: ClientId) -> bytes:
+    if client is None:
+        return b""
     return b"%x" % client if isinstance(client, int) else client.encode("utf-8", "surrogatepass")
 
 
@@ -447,6 +478,8 @@ def _client(message: bytes) -> ClientId:
         raise ValueError("not a reset")
     if kind in (b"i", b"j"):
         return int(name, 16)
+    if kind == b"e":
+        return None
     if kind in (b"s", b"h"):
         return name.decode("utf-8", "surrogatepass")
     raise ValueError("not a reset")

@@ -1,11 +1,15 @@
 """``@rate_limited`` on handlers as bot frameworks call them."""
 
 import asyncio
+import contextlib
+import functools
 from types import SimpleNamespace
 
 import pytest
 
-from bot.core.rate_limiter import RateLimitConfig, RateLimiter, RateLimitExceeded, rate_limited
+from bot.core.rate_limiter import Backoff, RateLimitConfig, RateLimiter, RateLimitExceeded, rate_limited
+from bot.core.rate_limiter.decorators import label_of
+from tests.support.clock import VirtualClock
 
 
 @pytest.fixture
@@ -47,6 +51,134 @@ async def test_the_client_is_the_user_of_an_update(limiter, attribute):
     assert await outcomes(handler, (first, None), (second, None), (first, None)) == [
         "done", "done", "refused",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("attribute", ["sender_chat", "effective_sender", "chat", "effective_chat"])
+async def test_a_post_of_a_channel_has_no_user_and_counts_for_its_chat(limiter, attribute):
+    @rate_limited(rps=0.01, burst_size=1)
+    async def handler(post):
+        return None
+
+    @rate_limited(rps=0.01, burst_size=1, key=lambda post: post.from_user and post.from_user.id)
+    async def keyed(post):
+        return None
+
+    first, second = (
+        SimpleNamespace(from_user=None, effective_user=None, **{attribute: SimpleNamespace(id=n)})
+        for n in (-1001, -1002)
+    )
+    for function in (handler, keyed):
+        assert await outcomes(function, (first,), (second,), (first,)) == ["done", "done", "refused"]
+
+
+@pytest.mark.parametrize("key", ["name", lambda name, user_id=None: name])
+async def test_a_key_that_gives_none_leaves_it_to_the_arguments_and_to_everybody(limiter, key):
+    @rate_limited(rps=0.01, burst_size=1, key=key)
+    async def handler(name, user_id=None):
+        return None
+
+    calls = [("a",), ("a",), (None, 7), (None, 8), (None, 7), (None,), (None, None)]
+    assert await outcomes(handler, *calls) == [
+        "done", "refused", "done", "done", "refused", "done", "refused",
+    ]  # fmt: skip
+
+
+async def test_callers_that_name_nobody_are_not_punished_for_each_other():
+    clock = VirtualClock()
+    limiter = RateLimiter.get_instance()
+    limiter._clock, limiter._now, before = clock, clock.monotonic, (limiter._clock, limiter._now)
+    try:
+        await limiter.enable()
+
+        @rate_limited(rps=1, burst_size=1)
+        async def job():
+            return None
+
+        job_limit = RateLimitConfig(1, 1, label_of(job))
+        for _ in range(3_000):
+            with contextlib.suppress(RateLimitExceeded):
+                await job()
+            clock.jump(0.01)
+        status = await limiter.get_client_status(None, job_limit)
+        assert status.retry_after <= 1.0
+    finally:
+        await limiter.disable()
+        limiter._clock, limiter._now = before
+
+
+async def test_everything_that_can_be_called_can_be_limited(limiter):
+    one_each = rate_limited(rps=0.01, burst_size=1)
+
+    async def plain(user_id, text="t"):
+        return user_id
+
+    class Callable:
+        async def __call__(self, user_id):
+            return user_id
+
+    class Bot:
+        async def bare(self, user_id):
+            return user_id
+
+        @one_each
+        async def method(self, user_id):
+            return user_id
+
+        @one_each
+        @staticmethod
+        async def static_inside(user_id):
+            return user_id
+
+        @staticmethod
+        @one_each
+        async def static_outside(user_id):
+            return user_id
+
+        @one_each
+        @classmethod
+        async def of_class(cls, user_id):
+            return cls, user_id
+
+    bot = Bot()
+    one = one_each(functools.partial(plain, text="a"))
+    other = one_each(functools.partial(plain, text="b"))
+    returns_coroutine = one_each(lambda user_id: plain(user_id))
+    another_lambda = one_each(lambda user_id: plain(user_id))
+    functions = [
+        one, other, one_each(Callable()), one_each(bot.bare), returns_coroutine, another_lambda,
+        bot.method, bot.static_inside, Bot.static_outside,
+    ]  # fmt: skip
+    for function in functions:
+        assert await outcomes(function, (1,), (2,), (1,)) == ["done", "done", "refused"], function
+    assert await Bot.of_class(5) == (Bot, 5)
+    assert one_each(functools.partial(plain, 3)).__wrapped__.args == (3,)
+    limited = rate_limited(rps=1)(functools.partial(plain, 3))
+    assert await limited() == 3
+
+
+async def test_who_hammers_a_decorated_function_waits_longer():
+    clock = VirtualClock()
+    limiter = RateLimiter.get_instance()
+    limiter._clock, limiter._now, before = clock, clock.monotonic, (limiter._clock, limiter._now)
+    try:
+        await limiter.enable()
+        longest = {}
+        for backoff in ("default", None, Backoff(30, 30, 0.1)):
+
+            @rate_limited(rps=1, burst_size=1, backoff=backoff)
+            async def handler(user_id):
+                return None
+
+            for _ in range(1_000):
+                try:
+                    await handler(1)
+                except RateLimitExceeded as error:
+                    longest[backoff] = max(longest.get(backoff, 0), error.retry_after)
+                clock.jump(0.01)
+        assert list(longest.values()) == pytest.approx([4.0, 0.99, 30.0], abs=0.02)
+    finally:
+        await limiter.disable()
+        limiter._clock, limiter._now = before
 
 
 async def test_without_a_client_all_callers_share(limiter):
@@ -151,6 +283,8 @@ async def test_off_means_the_function_is_just_called():
         ({"rps": 1, "burst_size": 0}, "burst_size = 0"),
         ({"burst_size": 0}, "burst_size = 0"),
         ({"rps": 1, "tier": "a"}, "tier = 'a'"),
+        ({"tier": "a", "backoff": None}, "tier = 'a'"),
+        ({"rps": 1, "backoff": 5}, "backoff = 5"),
         ({"rps": 1, "key": "nobody"}, "key = 'nobody'"),
         ({"rps": 1, "key": 5}, "key = 5"),
     ],

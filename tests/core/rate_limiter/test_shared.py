@@ -1,6 +1,7 @@
 """Limits that instances share through a real Redis, and what happens when it fails."""
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -112,16 +113,86 @@ async def test_waiting_retry_after_succeeds_and_never_meets_a_backoff(pair):
 
 async def test_who_does_not_wait_is_punished_in_every_instance(pair):
     a, b = pair
-    for _ in range(2):
-        await a.is_allowed("u", QUICK)
-    waits = [(await a.is_allowed("u", QUICK))[1].retry_after for _ in range(4)]
-    assert waits[0] <= 0.05
-    assert waits[1:] == pytest.approx([2.0, 4.0, 8.0], abs=0.01)
+    for limiter in pair:
+        await limiter.enable(backoff_base=60.0, backoff_grace=0.0)
+    limit = RateLimitConfig(0.1, 1)
+    await a.is_allowed("u", limit)
+
+    async def punished():
+        return (await a.is_allowed("u", limit))[1].retry_after > 55.0
+
+    await until(punished)
 
     async def heard():
-        return (await b.get_client_status("u", QUICK)).retry_after > 7.0
+        return (await b.get_client_status("u", limit)).retry_after > 50.0
 
     await until(heard)
+    assert (await b.is_allowed("u", limit))[1].retry_after > 50.0
+
+
+async def test_a_burst_costs_the_refill_time_in_every_instance(pair):
+    limit = RateLimitConfig(0.5, 5)
+    for _ in range(3):
+        outcomes = await asyncio.gather(
+            *[limiter.is_allowed("u", limit) for _ in range(50) for limiter in pair]
+        )
+        assert max(status.retry_after for _, status in outcomes) <= 2.001
+    assert (await pair[0].get_client_status("u", limit)).retry_after <= 2.001
+
+
+async def test_a_hundred_waits_that_time_out_in_two_instances_leave_no_debt(pair):
+    a, b = pair
+    limit = RateLimitConfig(1.0, 1)
+    await a.acquire("u", limit)
+
+    async def wait(limiter):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await limiter.acquire("u", limit)
+
+    await asyncio.gather(*[wait(limiter) for _ in range(50) for limiter in pair])
+
+    async def no_debt():
+        return (await b.get_client_status("u", limit)).retry_after <= 1.0
+
+    await until(no_debt)
+
+
+async def test_who_waits_behind_one_that_gives_up_in_another_instance_moves_up(pair):
+    a, b = pair
+    limit = RateLimitConfig(0.1, 5)
+    await a.allow_batch("u", 5, limit)
+    first = asyncio.ensure_future(a.acquire("u", limit, 5))
+
+    async def reserved(seconds):
+        return (await b.get_client_status("u", limit)).retry_after > seconds
+
+    await until(lambda: reserved(50))
+    second = asyncio.ensure_future(b.acquire("u", limit))
+    await until(lambda: reserved(65))
+    line = next(iter(b._shared._lines._lines.values()))
+    before = line.first_ready
+    first.cancel()
+
+    async def moved_up():
+        return line.first_ready < before
+
+    await until(moved_up)
+    assert line.first_ready == pytest.approx(before - 50.0)
+    second.cancel()
+    await asyncio.wait([first, second])
+
+
+async def test_nobody_in_particular_is_shared_and_forgiven(pair):
+    a, b = pair
+    assert (await a.allow_batch(None, 5, SLOW))[0]
+    assert not (await b.is_allowed(None, SLOW))[0]
+    assert await a.reset_client(None)
+
+    async def passes():
+        return (await b.is_allowed(None, SLOW))[0]
+
+    await until(passes)
 
 
 async def test_a_refusal_is_remembered_so_that_an_abuser_costs_no_round_trip(pair, raw):
@@ -156,13 +227,15 @@ async def test_a_client_forgiven_in_one_instance_is_forgiven_in_all(pair):
 
 async def test_a_penalty_on_its_way_does_not_undo_a_reset(pair):
     a, b = pair
+    for limiter in pair:
+        await limiter.enable(backoff_grace=0.0)
     for _ in range(10):
         await a.is_allowed("u", SLOW)  # refused, and asks on: that is told to Redis a little later
     mirror, client = next(iter(a._shared._unreported))
-    standing = mirror.standing(client)
+    tat, record = mirror.fresh[client], mirror.records[client]
     assert await b.reset_client("u") is True
     # As if it had left a moment before the reset was heard of here.
-    mirror.fresh[client], mirror.records[client] = standing[0], [standing[1], standing[2]]
+    mirror.fresh[client], mirror.records[client] = tat, record
     a._shared._unreported[mirror, client] = None
     a._shared._send_reports()
     await a._shared._script.drain()
@@ -270,15 +343,15 @@ async def test_the_decorator_shares(redis_server, pair):
 
 async def test_no_name_of_a_client_reaches_another_one(pair, raw):
     names = [1, "1", "i:1", "s:1", "a", "a:b", "{a}", "a{b}", "", " ", "*", "x" * 65, "x" * 66]
-    names += [2**63, -(2**63) - 1, 10**6000, "\ud800", "a\x00", "a\r\nDEL p4r:i:1\r\n", True + 1]
+    names += [2**63, -(2**63) - 1, 10**6000, "\ud800", "a\x00", "a\r\nDEL p4r:i:1\r\n", True + 1, None]
     assert len({client_key(name) for name in names}) == len(names)
     for name in names:
         assert (await pair[0].allow_batch(name, 5, SLOW))[0], name
         assert not (await pair[1].is_allowed(name, SLOW))[0], name
     for name in names:
         assert await pair[1].reset_client(name)
-    for bad in (None, 1.5, b"x"):
-        with pytest.raises(TypeError, match=r"client_id = .*: expected an int or a str"):
+    for bad in (True, 1.0, 1.5, b"x"):
+        with pytest.raises(TypeError, match=r"client_id = .*: expected an int, a str, or None"):
             await pair[0].is_allowed(bad, SLOW)
 
 
@@ -569,10 +642,12 @@ async def test_off_under_load_leaves_no_task_and_no_connection(redis_server, raw
 async def test_violations_not_yet_told_are_told_when_it_goes_off(pair, redis_server):
     third = RateLimiter()
     await third.enable(redis_url=redis_server.url)
+    await third.enable(backoff_base=60.0, backoff_grace=0.0)
+    limit = RateLimitConfig(0.1, 1)
     for _ in range(5):
-        await third.is_allowed("u", QUICK)
+        await third.is_allowed("u", limit)
     await third.disable()
-    assert (await pair[0].get_client_status("u", QUICK)).retry_after > 3.0
+    assert (await pair[0].get_client_status("u", limit)).retry_after > 50.0
 
 
 # Configuration and event loops.
