@@ -6,7 +6,7 @@ import functools
 import re
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from bot.core.query_optimizer.census import Census
 from bot.core.query_optimizer.dialects import statements_of, tokens_in
@@ -238,6 +238,20 @@ def _unreadable(query: str, tokens: list[Any], fingerprint: str, normal_form: st
         savepoint=savepoint,
         declares=() if is_end else tuple(declared_by_words(query, dialect)),
     )
+
+
+_LAST_WORD = re.compile(r"(?i)(?:\A|[\s;])(?:COMMIT|END|ROLLBACK|ABORT)(?:\s+(?:TRANSACTION|WORK))?[\s;]*\Z")
+
+
+def unreadable(
+    query: str, dialect: str, fingerprint: str, normal_form: str, why: str = "it cannot be parsed"
+) -> Analysis:
+    """What is left to say of a text that was not parsed: by its first word, and its last."""
+    found = _unreadable(query, [], fingerprint, normal_form, dialect)
+    transaction = found.transaction
+    if transaction == "begin" and _LAST_WORD.search(query[-200:]):
+        transaction = "script"  # a script that ends what it begins
+    return structs.replace(found, not_cacheable=why, transaction=transaction)
 
 
 def _what_is_left(tokens: list[Any], first: str) -> tuple[str, str]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bot.core.query_optimizer.fingerprint import marked, tokens_of
+from bot.core.query_optimizer.sql.long_texts import SHORT
 
 Sample = tuple[str, Any]
 """A query's text and its parameters."""
@@ -24,16 +25,14 @@ def batched(normal_form: str, first: Sample, second: Sample, dialect: str) -> st
         return "one that takes a list, or one field per value under an alias: { a: f(id: 1) b: f(id: 2) }"
     if word in ("INSERT", "REPLACE"):
         return "one INSERT of all rows, VALUES (...), (...), or the driver's executemany"
+    if max(len(normal_form), len(first[0]), len(second[0])) > SHORT:
+        return _GENERAL
     try:
         return _batched(normal_form, first, second, dialect) or _GENERAL
-    except _parse_errors():
+    except MemoryError:
+        raise
+    except Exception:  # whatever a parser makes of it: the general advice is right, too
         return _GENERAL
-
-
-def _parse_errors() -> tuple[type[Exception], ...]:
-    from sqlglot.errors import SqlglotError
-
-    return SqlglotError, RecursionError, ValueError, TypeError, AttributeError, KeyError, IndexError
 
 
 def _batched(normal_form: str, first: Sample, second: Sample, dialect: str) -> str:

@@ -27,6 +27,9 @@ def _as_name(match: re.Match[str]) -> str:
     return match.group() if number is None else NUMBERED + number
 
 
+MAX_SPLIT = 2_000
+"""Characters up to which a text that has no tokens is split by sqlparse, which takes some 10 µs for each."""
+
 _WORD = re.compile(r"[A-Za-z_][\w$]*")
 _LIST = re.compile(r"\( \?(?: , \?)+ \)")
 _ROWS = re.compile(r"(VALUES \( \? \))(?: , \( \? \))+")
@@ -67,7 +70,7 @@ def shape_of(query: str, tokens: list[Any] | None, dialect: str = "") -> tuple[s
             normal = _ROWS.sub(r"\1", normal)
         source = normal
     elif len(query) <= MAX_TEXT:
-        source = _by_sqlparse(query)
+        source = _by_sqlparse(query) if len(query) <= MAX_SPLIT else query
         # Where a quote does not end, nothing tells data from the rest.
         word = _WORD.search(source)
         normal = f"{word.group().upper() if word else '?'} ... (a text that cannot be read)"
@@ -90,8 +93,31 @@ MAX_TYPES = 6
 as a type and as a call, which doubles its work, or quadruples it, with every level."""
 
 
+MAX_OPEN_JOINS = 8
+"""Joins without their ON or USING: the parser tries whether what follows is nested in them, which doubles its
+work with each."""
+
+
+def _has_open_joins(tokens: list[Any]) -> bool:
+    joins = 0
+    last = ""
+    for token in tokens:
+        text = token.text.upper()
+        if text in ("JOIN", "STRAIGHT_JOIN"):
+            if last not in ("CROSS", "NATURAL"):
+                joins += 1
+                if joins > MAX_OPEN_JOINS:
+                    return True
+        elif text in ("ON", "USING"):
+            joins = max(0, joins - 1)
+        last = text
+    return False
+
+
 def is_too_deep(query: str, tokens: list[Any]) -> bool:
     """Whether a parser that recurses may run out of stack, or time, on these tokens. Parses nothing."""
+    if query.upper().count("JOIN") > MAX_OPEN_JOINS and _has_open_joins(tokens):
+        return True
     if query.count("(") > MAX_TYPES or query.count("[") > MAX_TYPES:
         return _has_nested_types(tokens) or (len(tokens) > MAX_NESTING and _is_nested(tokens))
     return len(tokens) > MAX_NESTING and _is_nested(tokens)

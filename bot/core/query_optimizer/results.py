@@ -7,6 +7,7 @@ import ipaddress
 from collections.abc import Hashable, Iterable
 from decimal import Decimal
 from fractions import Fraction
+from sys import getsizeof
 from typing import Any
 from uuid import UUID
 
@@ -78,7 +79,14 @@ class ResultCache:
         if not _NEVER.isdisjoint(tables) or self.written_since(begun, tables):
             return False
         entry = self.store.put(
-            SPACE, key, frozen.value, size=frozen.size + 200, now=now, ttl=ttl, thaw=frozen.thaw, meta=tables
+            SPACE,
+            key,
+            frozen.value,
+            size=frozen.size + size_of_key(key) + 200,
+            now=now,
+            ttl=ttl,
+            thaw=frozen.thaw,
+            meta=tables,
         )
         if entry is None:
             return False
@@ -121,6 +129,14 @@ class ResultCache:
         indexed = {entry for entries in self._by_table.values() for entry in entries}
         assert indexed <= set(self.live.values())
         assert all(self._by_table.values())
+
+
+def size_of_key(key: Any) -> int:
+    """Bytes of a key: its text and its parameters."""
+    kind = type(key)
+    if kind is tuple or kind is frozenset:
+        return getsizeof(key) + sum(map(size_of_key, key))
+    return 0 if isinstance(key, type) else getsizeof(key)
 
 
 def key_of(query: str, params: Any) -> Hashable:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import replace
@@ -11,16 +10,24 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from bot.core._shared.bounded_store import MAX_FREQUENCY
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
-from bot.core._shared.errors import LARGEST, invalid
+from bot.core._shared.errors import LARGEST, InvalidArgumentError, invalid
 from bot.core._shared.isolation import Frozen, freeze
 from bot.core._shared.singleflight import SingleFlight
 from bot.core.phase4_service import Phase4Service
+from bot.core.query_optimizer.analyses import (
+    MAX_ADVISED,
+    advice_on,
+    analysis_of,
+    analysis_size,
+    graphql_analysis_of,
+    key_of_text,
+    stumbled,
+)
 from bot.core.query_optimizer.errors import QueryTooComplexError
 from bot.core.query_optimizer.functions import NOTHING
 from bot.core.query_optimizer.graphql import (
     MISSING,
     advise_graphql,
-    analyze_graphql,
     excess,
     is_graphql,
     operation_name_of,
@@ -44,6 +51,7 @@ from bot.core.query_optimizer.remembered import Remembered
 from bot.core.query_optimizer.result_scopes import read_in, scope_key, tell, told, written_in
 from bot.core.query_optimizer.results import ResultCache, key_of
 from bot.core.query_optimizer.sql.comments import untagged
+from bot.core.query_optimizer.sql.long_texts import SHORT
 from bot.core.query_optimizer.sql.moments import names_a_moment
 from bot.core.query_optimizer.stats import MAX_SHOWN, ExecutionStatistics, has_parameters
 from bot.core.query_optimizer.tables import Relations, names_given, write_marks
@@ -70,15 +78,6 @@ _MAY_INDEX = (QueryType.DDL, QueryType.SCRIPT, QueryType.OTHER)
 UNPROVEN = "no look-up"
 
 _MB = 1_048_576
-
-
-@functools.cache
-def _readers() -> Any:
-    """What reads SQL; it imports sqlglot, so on the first query only."""
-    from bot.core.query_optimizer.advice import advise
-    from bot.core.query_optimizer.analyzer import read
-
-    return advise, read
 
 
 class QueryOptimizer(Phase4Service):
@@ -342,7 +341,13 @@ class QueryOptimizer(Phase4Service):
 
             if not self._enabled:
                 return OptimizationResult(query, QueryType.UNKNOWN, query, fingerprint="", tables=[])
-            return advise_mongo(query, params).result(self._ttl)
+            try:
+                return advise_mongo(query, params).result(self._ttl)
+            except MemoryError:
+                raise
+            except Exception as error:
+                stumbled(error, "a MongoDB query")
+                return OptimizationResult(query, QueryType.UNKNOWN, query, fingerprint="", tables=[])
         if not self._enabled:
             return OptimizationResult(query, QueryType.UNKNOWN, query, fingerprint="", tables=[])
         advice = self._advise(query, params)
@@ -375,21 +380,25 @@ class QueryOptimizer(Phase4Service):
         self._plans = explain.PlanReader(explainer, dialect, self._now, timeout=seconds)
 
     def _advise(self, query: str, params: Any) -> Advice:
+        if is_graphql(query):
+            # Not kept: it depends on the variables, and parsing is all that is slow about it.
+            analysis = self._analyse(query, params)
+            try:
+                return advise_graphql(query, analysis, params, self._max_depth, self._max_complexity)
+            except MemoryError:
+                raise
+            except Exception as error:
+                stumbled(error, "advice on a GraphQL text")
+                return Advice(query, analysis, query)
+        text = untagged(query)
+        if text is not query:
+            return self._advise(text, params).of(query)
+        if len(query) > MAX_ADVISED:
+            return Advice(query, self._analyse(query), query)
         advice = self._advices.get(query)
         if advice is None:
-            if is_graphql(query):
-                # Not kept: it depends on the variables, and parsing is all that is slow about it.
-                analysis = self._analyse(query, params)
-                return advise_graphql(query, analysis, params, self._max_depth, self._max_complexity)
-            text = untagged(query)
-            if text is not query:
-                return self._advise(text, params).of(query)
-            advise, read = _readers()
-            reading = read(query, self._dialect, self._known)
-            advice = advise(reading)
-            reading.release()
-            if len(query) < 50_000:
-                self._advices.put(query, advice, advice.characters)
+            advice = advice_on(query, self._dialect, self._known)
+            self._advices.put(query, advice, advice.characters)
         return advice
 
     def _n_plus_one_of(self, analysis: Analysis) -> list[Finding]:
@@ -401,21 +410,19 @@ class QueryOptimizer(Phase4Service):
         return [Finding("Q900", "n_plus_one", "warning", message, f"Use one query: {fix}")]
 
     def _analyse(self, query: str, params: Any = None) -> Analysis:
-        analysis = self._analyses.get(query)
+        key = query if len(query) <= SHORT else key_of_text(query)
+        analysis = self._analyses.get(key)
         if analysis is None:
             if is_graphql(query):
-                analysis = analyze_graphql(query)
+                analysis = graphql_analysis_of(query)
                 if analysis.not_cacheable == MISSING and MISSING not in self._unkept:
                     self._unkept.add(MISSING)
                     logger.warning("GraphQL is executed and not cached: %s", MISSING)
             elif (text := untagged(query)) is not query:
                 return self._analyse(text, params)
             else:
-                from bot.core.query_optimizer.analyzer import analyze  # imports sqlglot, on the first query
-
-                analysis = analyze(query, self._dialect, self._known)
-            if len(query) < 50_000:
-                self._analyses.put(query, analysis, len(query) + len(analysis.normal_form) + 500)
+                analysis = analysis_of(query, self._dialect, self._known)
+            self._analyses.put(key, analysis, analysis_size(key, analysis))
         if analysis.operations:
             return analysis.operations.get(operation_name_of(params) or "", analysis)
         return analysis
@@ -435,7 +442,15 @@ class QueryOptimizer(Phase4Service):
         return key if scope is None else (self._scope(scope)[0], key)
 
     def _refuse(self, analysis: Analysis, query: str, params: Any) -> None:
-        message, depth, complexity = excess(query, analysis, params, self._max_depth, self._max_complexity)
+        try:
+            message, depth, complexity = excess(
+                query, analysis, params, self._max_depth, self._max_complexity
+            )
+        except MemoryError:
+            raise
+        except Exception as error:
+            stumbled(error, "the measuring of a GraphQL text")
+            return
         if message:
             raise QueryTooComplexError(message, depth=depth, complexity=complexity)
 
@@ -454,7 +469,9 @@ class QueryOptimizer(Phase4Service):
                 entry = self._live.get(key_of(query, params))
             else:
                 entry = self._live.get(self._key(query, params, scope)) if self._enabled else None
-        except TypeError:
+        except (InvalidArgumentError, MemoryError):
+            raise
+        except Exception:
             return None  # parameters that cannot be told apart are never cached
         if entry is not None and entry.expires_at > self._now() and not self._in_transaction[0]:
             if entry.frequency < MAX_FREQUENCY:
@@ -510,7 +527,10 @@ class QueryOptimizer(Phase4Service):
         database = "" if scope is None else self._scope(scope)[1]
         try:
             key = self._key(query, params, scope)
-        except TypeError:
+            hash(key)
+        except (InvalidArgumentError, MemoryError):
+            raise
+        except Exception:
             return False
         analysis = self._analyse(query, params)
         found = self._lookups.find(key)
@@ -558,7 +578,9 @@ class QueryOptimizer(Phase4Service):
     def _freeze(self, analysis: Analysis, result: Any) -> Frozen | None:
         try:
             return freeze(result)
-        except TypeError as error:
+        except MemoryError:
+            raise
+        except Exception as error:
             if analysis.fingerprint not in self._unkept and len(self._unkept) < 1000:
                 self._unkept.add(analysis.fingerprint)
                 logger.warning("Results of %.200s are not cached: %s", analysis.normal_form, error)
@@ -589,22 +611,25 @@ class QueryOptimizer(Phase4Service):
         database = ""
         try:
             key: Hashable = query if params is None else key_of(query, params)
-        except TypeError:
-            key = None
-        if scope is not None:
-            place, database = self._scope(scope)
-            key = None if key is None else (place, key)
-        if key is not None:
+            if scope is not None:
+                place, database = self._scope(scope)
+                key = place, key
             entry = self._live.get(key)
-            if (
-                entry is not None
-                and entry.expires_at > self._now()
-                and not (self._in_transaction[0] and self._hidden(query))
-            ):
-                if entry.frequency < MAX_FREQUENCY:
-                    entry.frequency += 1
-                self._hits += 1
-                return entry.value if entry.thaw is None else entry.thaw(entry.value)
+        except (InvalidArgumentError, MemoryError):
+            raise
+        except Exception:
+            key = entry = None  # parameters that cannot be told apart are never cached
+            if scope is not None:
+                database = self._scope(scope)[1]
+        if (
+            entry is not None
+            and entry.expires_at > self._now()
+            and not (self._in_transaction[0] and self._hidden(query))
+        ):
+            if entry.frequency < MAX_FREQUENCY:
+                entry.frequency += 1
+            self._hits += 1
+            return entry.value if entry.thaw is None else entry.thaw(entry.value)
         analysis = self._analyse(query, params)
         if analysis.graphql is not None or untagged(query) is not query:
             if key is not None:

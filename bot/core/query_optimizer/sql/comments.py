@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import re
 
+MAX_TAGS = 10
+"""Comments taken off at each end; each costs a copy of the text."""
+
 _BEFORE = re.compile(r"\s*(?:/\*(?![!+]|[Mm]!)(?:[^*/]|\*(?!/)|/(?!\*))*+\*/|--[ \t][^\n\r]*+\n)")
 _NOT_INERT = re.compile(r"(?i)\A(?:[!+]|M!)|[\"`$\\\]]|\*/")
 _SENDS_ELSEWHERE = re.compile(
@@ -27,12 +30,16 @@ def untagged(query: str) -> str:
     if "/*" not in query and "--" not in query:
         return query
     text = query
-    while (match := _BEFORE.match(text)) is not None and not _SENDS_ELSEWHERE.search(match.group()):
+    for _ in range(MAX_TAGS):
+        match = _BEFORE.match(text)
+        if match is None or _SENDS_ELSEWHERE.search(match.group()):
+            break
         text = text[match.end() :]
-    shorter = _without_last(text)
-    while shorter is not None:
-        text = shorter
+    for _ in range(MAX_TAGS):
         shorter = _without_last(text)
+        if shorter is None:
+            break
+        text = shorter
     text = text.strip() if text is not query else text
     return text or query
 
