@@ -14,7 +14,7 @@ from bot.core.query_optimizer.fingerprint import is_too_deep, shape_of, tokens_o
 from bot.core.query_optimizer.functions import NOTHING, Known
 from bot.core.query_optimizer.models import Analysis, QueryType
 from bot.core.query_optimizer.parameters import Parameters
-from bot.core.query_optimizer.sql.definitions import declared_by_words
+from bot.core.query_optimizer.sql.definitions import declared_by_words, written_by_words
 from bot.core.query_optimizer.sql.rewording import reworded
 from bot.core.query_optimizer.tables import HARMLESS, Effects, effects
 from bot.core.query_optimizer.transactions import transaction_of
@@ -82,7 +82,9 @@ def read(query: str, dialect: str, known: Known = NOTHING) -> Reading:
     if tokens and not is_too_deep(query, tokens):
         statements, parsed = _parse(query, tokens, dialect, parameters)
     if statements is None:
-        unreadable = _unreadable(query, tokens or [], fingerprint, normal_form, dialect)
+        unreadable = _read_elsewhere(query, fingerprint, normal_form, known) if dialect == "" else None
+        if unreadable is None:
+            unreadable = _unreadable(query, tokens or [], fingerprint, normal_form, dialect)
         return Reading(query, dialect, unreadable, [], [], parameters)
     censuses = [Census(statement) for statement in statements]
     kind = _type_of(statements[0]) if len(statements) == 1 else QueryType.SCRIPT
@@ -98,6 +100,41 @@ def read(query: str, dialect: str, known: Known = NOTHING) -> Reading:
     takes_moments = dialect in ("postgres", "") or (dialect == "sqlite" and _CLOCK.search(query) is not None)
     analysis = _summary(kind, fingerprint, normal_form, found, takes_moments)
     return Reading(query, dialect, analysis, censuses, tokens or [], parameters)
+
+
+def _read_elsewhere(query: str, fingerprint: str, normal_form: str, known: Known) -> Analysis | None:
+    """What a text means that is not read without a dialect, by all of those that read it together.
+
+    Only what it means: advice needs to know how it is written.
+    """
+    readings = []
+    for dialect in ("postgres", "mysql", "sqlite"):
+        tokens = tokens_of(query, dialect)
+        if not tokens or is_too_deep(query, tokens):
+            continue
+        statements, parsed = _parse(query, tokens, dialect, Parameters())
+        if statements is not None:
+            censuses = [Census(statement) for statement in statements]
+            kind = _type_of(statements[0]) if len(statements) == 1 else QueryType.SCRIPT
+            found = [_with_transaction(effects(census, "", known, parsed), census, "") for census in censuses]
+            readings.append((kind, found))
+            for census in censuses:
+                census.release()
+    shapes = {(kind, tuple([effect.transaction for effect in found])) for kind, found in readings}
+    if len(shapes) != 1 or _EXECUTABLE_COMMENT.search(query) or _CHAIN.search(query):
+        return None
+    merged = [
+        Effects(
+            reads=frozenset().union(*[effect.reads for effect in same]),
+            writes=frozenset().union(*[effect.writes for effect in same]),
+            anything=any(effect.anything for effect in same),
+            reason=next((effect.reason for effect in same if effect.reason), ""),
+            transaction=same[0].transaction,
+            declares=tuple(each for effect in same for each in effect.declares),
+        )
+        for same in zip(*[found for _, found in readings], strict=True)
+    ]
+    return _summary(readings[0][0], fingerprint, normal_form, merged, takes_moments=True)
 
 
 def _with_transaction(effect: Effects, census: Census, dialect: str) -> Effects:
@@ -222,6 +259,7 @@ def _unreadable(query: str, tokens: list[Any], fingerprint: str, normal_form: st
     other, harmless = transaction_of([token.text.lower() for token in tokens[:3]], dialect)
     if other or harmless:
         transaction = other
+    written = written_by_words(query, dialect)
     is_end = match is not None and _END.match(query, match.start(1)) is not None
     if transaction in ("commit", "rollback") and _CHAIN.search(query):
         transaction = "chain"
@@ -230,8 +268,9 @@ def _unreadable(query: str, tokens: list[Any], fingerprint: str, normal_form: st
         fingerprint=fingerprint,
         normal_form=normal_form,
         reads=frozenset(),
-        writes=frozenset(),
+        writes=written,
         writes_anything=not is_end
+        and not written
         and ((word not in HARMLESS and not harmless) or word in _RUN or ";" in query),
         not_cacheable="it cannot be parsed",
         transaction=transaction,

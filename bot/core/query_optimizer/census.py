@@ -14,11 +14,12 @@ from typing import Any
 class Census:
     """A statement's nodes by their exact class, each list from the outside in, left to right."""
 
-    __slots__ = ("_nodes", "by_class", "statement")
+    __slots__ = ("_nodes", "_sources", "by_class", "statement")
 
     def __init__(self, statement: Any) -> None:
         self.statement = statement
         self.by_class: dict[type, list[Any]] = {}
+        self._sources: frozenset[str] | None = None
         expression, leaves = _classes()
         by_class = self.by_class
         queue = self._nodes = [statement]
@@ -44,6 +45,21 @@ class Census:
             return by_class.get(classes[0], [])
         return [node for kind in classes for node in by_class.get(kind, ())]
 
+    @property
+    def sources(self) -> frozenset[str]:
+        """Names, in lower case, that tables go by."""
+        if self._sources is None:
+            names = set()
+            for table in self.by_class.get(_table(), ()):
+                args = table.args
+                alias = args.get("alias")
+                named = args.get("this") if alias is None else alias.args.get("this")
+                name = None if named is None else named.args.get("this")
+                if name.__class__ is str:
+                    names.add(name.lower())
+            self._sources = frozenset(names)
+        return self._sources
+
     def has(self, classes: Iterable[type]) -> bool:
         return not self.by_class.keys().isdisjoint(classes)
 
@@ -60,6 +76,13 @@ def _classes() -> tuple[type, frozenset[type]]:
     # What stands below these says nothing that they do not say themselves.
     leaves = (exp.Column, exp.Literal, exp.Identifier, exp.Boolean, exp.Null, exp.DataType, exp.Hint)
     return exp.Expr, frozenset(leaves)
+
+
+@functools.cache
+def _table() -> type:
+    from sqlglot import exp
+
+    return exp.Table
 
 
 @functools.lru_cache(maxsize=1024)

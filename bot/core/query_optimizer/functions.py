@@ -71,7 +71,6 @@ class Verdict(NamedTuple):
 
 
 _PURE = Verdict()
-_NAME = re.compile(r"""[^\W\d][\w$]*\Z|"[^"]+"\Z|`[^`]+`\Z""")
 _SEQUENCES = frozenset(("nextval", "setval"))
 _WRITERS = frozenset(("dblink", "load_extension", "dblink_exec"))
 _CLOCKS = frozenset(("date", "time", "datetime", "julianday", "unixepoch", "strftime", "timediff"))
@@ -93,12 +92,59 @@ _FOREIGN_TO_MYSQL = frozenset(
 )
 _FOREIGN_WORDS = re.compile(r"(?i)\b(?:convert|ts_or_ds_to_date_str|var_map)\s*\(")
 _FOREIGN_WORDS_TO_MYSQL = re.compile(r"(?i)\b(?:string_agg|ts_or_ds_to_date_str|var_map)\s*\(")
-_IN_CALL = re.compile(r"""(?i)'(?:[^']|'')*+'|"[^"]*+"|[()\[\],]|\border\s++by\b|[^\s()\[\],'"]""")
+_IN_CALL = re.compile(r"""(?i)'(?:[^']|'')*+'|"[^"]*+"|[()\[\],]|\border\s++by\b|[^\s()\[\],'"]++""")
+
+
+_UNCONDITIONAL: dict[str, frozenset[str | None]] = {
+    "postgres": frozenset(builtins.POSTGRES),
+    "mysql": builtins.MYSQL - _CURRENT_WITHOUT_ARGUMENTS,
+    "sqlite": builtins.SQLITE - _CLOCKS,
+    "": frozenset(),
+}
+"""Names that are pure wherever they are the database's own."""
+
+_SIMPLE_NAMES = "count sum avg min max lower upper abs length coalesce".split()
+_SIMPLE = {
+    name: "P" if name in builtins.POSTGRES_GRAMMAR else builtins.POSTGRES[name].first
+    for name in _SIMPLE_NAMES
+}
+"""Functions that most texts call and that each database has, with the categories of PostgreSQL's argument.
+The parser lets them have one argument alone."""
+
+
+def is_simple(function: Any, text: str, dialect: str, own: frozenset[str], census: Census) -> bool:
+    """A quick look, before :func:`judge`: whether it is one of those, and pure."""
+    meta = function._meta
+    if not meta:
+        return False
+    end = meta.get("end")
+    if end is None:
+        return False
+    name = text[meta["start"] : end + 1].lower()
+    categories = _SIMPLE.get(name)
+    if categories is None or function.parent.__class__ in _qualified() or name in own:
+        return False
+    if categories == "P" or dialect == "sqlite" or dialect == "mysql":
+        return True
+    return _may_be(function.args.get("this"), categories, census)
+
+
+@functools.cache
+def _qualified() -> tuple[type, type]:
+    from sqlglot import exp
+
+    return exp.Dot, exp.Table
 
 
 def judge(function: Any, text: str, dialect: str, known: Known, census: Census) -> Verdict:
     """What a call may do; ``text`` is what was parsed: its words tell how the function was named."""
     name = _written_name(function, text)
+    if (
+        name in _UNCONDITIONAL[dialect]
+        and name not in known.own
+        and (dialect != "postgres" or _is_of_postgres(name, function, text, census))
+    ):
+        return _PURE
     reason = _why_not_class(function.__class__)
     if name is None:
         return _judge_without_name(function, text, dialect, reason)
@@ -146,7 +192,9 @@ def _judge_without_name(function: Any, text: str, dialect: str, reason: str) -> 
     is_foreign = (
         kind in _FOREIGN_TO_MYSQL
         if dialect == "mysql"
-        else kind in _FOREIGN or (kind == "If" and dialect != "sqlite")
+        else kind == "If"
+        if dialect != "sqlite" and kind == "If"
+        else kind in _FOREIGN and not (kind == "Chr" and dialect == "sqlite")
     )
     if not is_foreign and kind in ("Cast", "GroupConcat", "Array", "TryCast", "Anonymous"):
         words = _FOREIGN_WORDS_TO_MYSQL if dialect == "mysql" else _FOREIGN_WORDS
@@ -170,7 +218,7 @@ def _is_certain(name: str, function: Any, text: str, dialect: str, census: Censu
     return name in builtins.MYSQL and _is_of_postgres(name, function, text, census)
 
 
-def _is_of_postgres(name: str, function: Any, text: str, census: Census) -> bool:
+def _is_of_postgres(name: str | None, function: Any, text: str, census: Census) -> bool:
     """Whether PostgreSQL has a function of that name that takes such arguments.
 
     pg_catalog comes first in every search path, but a function of the user's own may fit the arguments
@@ -178,7 +226,7 @@ def _is_of_postgres(name: str, function: Any, text: str, census: Census) -> bool
     """
     if name in builtins.POSTGRES_GRAMMAR:
         return True
-    found = builtins.POSTGRES.get(name)
+    found = None if name is None else builtins.POSTGRES.get(name)
     if found is None:
         return False
     if found.within_group and function.parent.__class__.__name__ == "WithinGroup":
@@ -186,7 +234,7 @@ def _is_of_postgres(name: str, function: Any, text: str, census: Census) -> bool
     count = _count_arguments(function, text)
     if count not in found.counts and not 0 <= found.at_least <= count:
         return False
-    return not count or "P" in found.first or _may_be(_first_argument(function), found.first, census)
+    return not count or _may_be(_first_argument(function), found.first, census)
 
 
 def _is_known(name: str, dialect: str) -> bool:
@@ -201,7 +249,11 @@ def _is_known(name: str, dialect: str) -> bool:
         or (name.startswith(builtins.POSTGRES_READ_PREFIXES) and name not in builtins.POSTGRES_WRITERS)
         or name in _VOLATILE_IN_POSTGRES
     )
-    return of_postgres if dialect == "postgres" else of_postgres or of_mysql or name in builtins.SQLITE
+    return (
+        of_postgres
+        if dialect == "postgres"
+        else of_postgres or of_mysql or name in builtins.SQLITE or name in builtins.SQLITE_READS
+    )
 
 
 def _is_other_known(name: str, dialect: str) -> bool:
@@ -212,7 +264,11 @@ def _is_other_known(name: str, dialect: str) -> bool:
 
 def _may_be(argument: Any, categories: str, census: Census) -> bool:
     """Whether an argument may be of these categories of types, as far as the text tells."""
+    if "P" in categories:
+        return True
     kind = argument.__class__.__name__
+    if kind == "Column" and argument.args.get("table") is not None:
+        return True
     while kind in ("Neg", "Paren") and argument.this is not None:
         argument, kind = argument.this, argument.this.__class__.__name__
     if kind == "Literal":
@@ -226,10 +282,8 @@ def _may_be(argument: Any, categories: str, census: Census) -> bool:
 
 def _is_row(column: Any, census: Census) -> bool:
     """Whether a name is that of a table of the statement, so that a whole row is meant."""
-    from sqlglot import exp
-
-    name = column.name.lower()
-    return any(name == table.alias_or_name.lower() for table in census.all(exp.Table, exp.Subquery, exp.CTE))
+    name = column.args["this"].args.get("this")
+    return name.__class__ is str and name.lower() in census.sources
 
 
 # Types that PostgreSQL or an extension brings and that the parser does not know.
@@ -304,16 +358,17 @@ def _written_name(function: Any, text: str) -> str | None:
     if not meta or "start" not in meta:
         return None
     name = text[meta["start"] : meta["end"] + 1]
-    if _NAME.match(name) is None:
+    if not name.isidentifier() and name[:1] not in ('"', "`"):
         name = function.name if function.__class__.__name__ == "Anonymous" else function.sql_names()[0]
     name = name[1:-1] if name[:1] in ('"', "`") else name.lower()
-    parent = function.parent
-    kind = parent.__class__.__name__
-    qualifier = ""
-    if kind == "Dot" and parent.args.get("expression") is function:
-        qualifier = parent.this.name.lower()
-    elif kind == "Table":
-        qualifier = parent.text("db").lower()
+    parent: Any = function.parent
+    kind: Any = parent.__class__
+    if kind not in _qualified():
+        return name
+    qualifier = parent.text("db") if parent.__class__.__name__ == "Table" else ""
+    if not qualifier and parent.args.get("expression") is function:
+        qualifier = parent.this.name
+    qualifier = qualifier.lower()
     return f"{qualifier}.{name}" if qualifier not in ("", "pg_catalog") else name
 
 

@@ -23,9 +23,10 @@ from bot.core.query_optimizer.functions import (
     Known,
     calls_among,
     is_of_user,
+    is_simple,
     judge,
 )
-from bot.core.query_optimizer.sql.moments import MOMENT
+from bot.core.query_optimizer.sql.moments import MOMENT, may_name_a_moment
 
 GRAPHQL = "(graphql)"
 """What every GraphQL query reads and every mutation writes; no database can have a table of this name."""
@@ -133,8 +134,15 @@ def effects(census: Census, dialect: str, known: Known = NOTHING, text: str = ""
     reason = reason or _why_not_again(census, dialect, known, exp)
     if not reason and dialect in ("postgres", ""):
         reason = _why_not_by_type(census, text, exp)
-    for kind in calls_among(tuple(census.by_class)):
+    statement = census.statement
+    # An index is of functions that change nothing, and a PRAGMA's arguments look like a call.
+    is_quiet = statement.__class__ is exp.Pragma or (
+        statement.__class__ is exp.Create and statement.args.get("kind") == "INDEX"
+    )
+    for kind in () if is_quiet else calls_among(tuple(census.by_class)):
         for function in census.by_class[kind]:
+            if is_simple(function, text, dialect, known.own, census):
+                continue
             verdict = judge(function, text, dialect, known, census)
             if verdict.may_write:
                 anything = True
@@ -146,7 +154,6 @@ def effects(census: Census, dialect: str, known: Known = NOTHING, text: str = ""
                 writes |= names
                 declares += [Declaration("view", name, frozenset((ANY,))) for name in names]
             reason = reason or verdict.reason
-    statement = census.statement
     if statement.__class__ is exp.Describe and "ANALYZE" not in str(statement.args.get("style")).upper():
         return Effects(frozenset(), frozenset(), anything, reason)  # it explains and does not run
     if changes and statement.__class__ in (exp.Create, exp.Alter, exp.Command):
@@ -175,13 +182,15 @@ def _sequence_named(argument: Any, dialect: str, exp: Any) -> frozenset[str]:
 
 def _why_not_by_type(census: Census, text: str, exp: Any) -> str:
     """What PostgreSQL makes of a value by its type: a time of 'now', a cast or an operator of the user's."""
-    if MOMENT.search(text) or census.has((exp.Concat, exp.DPipe)):
+    moment = may_name_a_moment(text)
+    if not moment and "\\" not in text and _of_types().isdisjoint(census.by_class):
+        return ""
+    joined = census.has((exp.Concat, exp.DPipe))
+    if moment or joined:
         strings = [str(literal.this) for literal in census.all(exp.Literal) if literal.is_string]
-        if any(MOMENT.search(string) for string in strings) or (
-            census.has((exp.Concat, exp.DPipe)) and MOMENT.search("".join(strings))
-        ):
+        if any(MOMENT.search(string) for string in strings) or (joined and MOMENT.search("".join(strings))):
             return "a string in it may be read as the current time"
-        if not all(node.__class__ is exp.Literal for node in census.all(*_string_classes())):
+        if census.has(_string_classes()):
             return "a string in it may be read as the current time"
     if "\\" in text and _ESCAPED.search(text):
         return "a string in it is written with escapes"
@@ -195,6 +204,13 @@ def _why_not_by_type(census: Census, text: str, exp: Any) -> str:
 
 
 _ESCAPED = re.compile(r"(?i)\b(?:e|u&)'(?:[^']|'')*\\[xu0-9+]")
+
+
+@functools.cache
+def _of_types() -> frozenset[type]:
+    from sqlglot import exp
+
+    return frozenset((exp.Concat, exp.DPipe, exp.Cast, exp.TryCast, exp.Operator, *_string_classes()))
 
 
 @functools.cache
@@ -222,15 +238,15 @@ _WORDS_OF_MYSQL = frozenset(
         "localtimestamp current_date current_time current_timestamp rownum"
     ).split()
 )
-_WORDS = {
-    "postgres": _WORDS_OF_POSTGRES,
-    "mysql": _WORDS_OF_MYSQL,
-    "sqlite": frozenset(("current_date", "current_time", "current_timestamp")),
-    "": _WORDS_OF_POSTGRES | _WORDS_OF_MYSQL,
-}
 _COLUMNS_OF_SEQUENCES = frozenset(
     "last_value is_called log_cnt next_not_cached_value cycle_option cache_size cycle_count".split()
 )
+_WORDS = {
+    "postgres": _WORDS_OF_POSTGRES | _COLUMNS_OF_SEQUENCES,
+    "mysql": _WORDS_OF_MYSQL | _COLUMNS_OF_SEQUENCES,
+    "sqlite": frozenset(("current_date", "current_time", "current_timestamp")),
+    "": _WORDS_OF_POSTGRES | _WORDS_OF_MYSQL | _COLUMNS_OF_SEQUENCES,
+}
 
 
 def _why_not_again(census: Census, dialect: str, known: Known, exp: Any) -> str:
@@ -248,14 +264,14 @@ def _why_not_again(census: Census, dialect: str, known: Known, exp: Any) -> str:
         name = args["this"]
         if name.__class__ is not exp.Identifier:
             continue
-        if args.get("table") is None and not name.args.get("quoted"):
-            word = name.this.lower()
-            if word in words:
+        word = name.args["this"].lower()
+        if args.get("table") is None:
+            if word in words and not name.args.get("quoted"):
+                if word in _COLUMNS_OF_SEQUENCES:
+                    return f"{word} is a sequence's, which changes without a write to it"
                 return f"{word} differs from call to call"
-            if word in _COLUMNS_OF_SEQUENCES:
-                return f"{word} is a sequence's, which changes without a write to it"
-        elif own and name.this.lower() in own:
-            return f"{name.this} may be a function of the user's own"  # row.function, for function(row)
+        elif own and word in own:
+            return f"{word} may be a function of the user's own"  # row.function, for function(row)
     if dialect not in ("mysql", ""):
         return ""
     for select in census.all(exp.Select):
@@ -357,14 +373,14 @@ def _changes(census: Census, dialect: str, writes: set[str], targets: set[int]) 
             name = "back"
         transaction = "chain" if node.args.get("chain") else name
     for node in census.all(*session):
-        if node.__class__ is exp.Command and str(node.this).upper() == "REFRESH":
-            from bot.core.query_optimizer.sql.definitions import refreshed
+        if node.__class__ is exp.Command:
+            from bot.core.query_optimizer.sql.definitions import written_by_words
 
-            views = refreshed(f"REFRESH {node.text('expression')}", dialect)
-            writes |= views
-            reason = reason or "refresh is no read"
-            anything = anything or not views
-            continue
+            by_words = written_by_words(f"{node.this} {node.text('expression')}", dialect)
+            if by_words:
+                writes |= by_words
+                reason = reason or "it is no read"
+                continue
         found, why = _session(node, exp)
         anything = anything or found
         reason = reason or why
@@ -439,17 +455,14 @@ def fold(name: str, *, quoted: bool, dialect: str) -> str:
     does depends on the server's machine, so without case is the safe side there. Of letters outside ASCII
     the case is never told apart.
     """
-    if dialect == "postgres":
-        if len(name) > _POSTGRES_NAME // 4:
-            name = name.encode("utf-8", "replace")[:_POSTGRES_NAME].decode("utf-8", "ignore")
-        if name.isascii():
-            name = name if quoted else name.lower()
-    elif name.isascii():
-        name = name.lower()
+    if dialect == "postgres" and len(name) > _POSTGRES_NAME // 4:
+        name = name.encode("utf-8", "replace")[:_POSTGRES_NAME].decode("utf-8", "ignore")
     if not name.isascii():
         # What each server makes of other letters hangs on its encoding, collation and file system: two
         # names that any of them may take for one are one here.
         name = unicodedata.normalize("NFC", unicodedata.normalize("NFKC", name).casefold())
+    elif not (quoted and dialect == "postgres"):
+        name = name.lower()
     # A dot inside a name must not look like one between names.
     if name.isidentifier() or _PLAIN.match(name):
         return name

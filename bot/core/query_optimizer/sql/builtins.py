@@ -212,3 +212,11 @@ SQLITE = frozenset(
         generate_series cast case extract
     """.split()
 )
+
+SQLITE_READS = frozenset(
+    (
+        "last_insert_rowid changes total_changes random randomblob sqlite_version sqlite_source_id "
+        "sqlite_offset sqlite_compileoption_get sqlite_compileoption_used"
+    ).split()
+)
+"""What is not cached: it differs from call to call."""

@@ -99,7 +99,15 @@ _REFERENCES = re.compile(
 )
 _FUNCTION = re.compile(rf"(?is)\b(?:FUNCTION|AGGREGATE|PROCEDURE)\s+{_IF_NOT_EXISTS}({_NAME})")
 _SEQUENCE = re.compile(rf"(?is)\bSEQUENCE\s+{_IF_NOT_EXISTS}({_NAME})")
-_MATERIALIZED = re.compile(rf"(?is)\AREFRESH\s+MATERIALIZED\s+VIEW\s+(?:CONCURRENTLY\s+)?({_NAME})")
+_MATERIALIZED = re.compile(
+    rf"(?is)\AREFRESH\s+MATERIALIZED\s+VIEW\s+(?:CONCURRENTLY\s+)?({_NAME})(?!.*;\s*\S)"
+)
+_LOADED = re.compile(rf"(?is)\ALOAD\s+(?:DATA|XML)\s.*?\sINTO\s+TABLE\s+({_NAME})(?!.*\bSET\b)(?!.*;)")
+_LISTED = re.compile(rf"(?i)\ACREATE\s+(?:UNLOGGED\s+)?TABLE\s+{_IF_NOT_EXISTS}({_NAME})\s*\((?!\s*SELECT\b)")
+_MORE = re.compile(
+    r"(?i)\b(?:rename|schema|select|with|using|default|partition|inherits?|exchange)\b(?!\s+time)|;"
+)
+"""In a CREATE or ALTER TABLE: what calls functions, reads, or concerns other tables."""
 _FIRST_WORDS = re.compile(r"(?is)\A\s*(\w+)(?:\s+OR\s+REPLACE)?(.*)")
 _OF_VIEWS = re.compile(
     r"(?i)\b(?:view|rename|schema|rule|trigger|partition|inherits?|references|execute|call|perform|select)\b"
@@ -234,10 +242,16 @@ def _both_ways(name: str, others: Iterable[str]) -> list[Declaration]:
     ]
 
 
-def refreshed(text: str, dialect: str) -> frozenset[str]:
-    """The materialized view that a REFRESH fills anew; nothing if it is no REFRESH."""
-    match = _MATERIALIZED.match(without_comments_before(text))
-    return frozenset(_names(match.group(1), dialect)) if match is not None else frozenset()
+def written_by_words(text: str, dialect: str) -> frozenset[str]:
+    """The table that a text writes which no parser reads; nothing if that is not plain, or not all of it."""
+    text = without_comments_before(text)
+    for pattern in (_MATERIALIZED, _LOADED):
+        if (match := pattern.match(text)) is not None:
+            return frozenset(_names(match.group(1), dialect))
+    match = _LISTED.match(text) or _ALTERED.match(text)
+    if match is None or _MORE.search(text, match.end()) is not None:
+        return frozenset()
+    return frozenset(_names(match.group(1), dialect))
 
 
 def _names(written: str, dialect: str) -> list[str]:

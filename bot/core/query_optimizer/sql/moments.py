@@ -12,6 +12,13 @@ from typing import Any
 
 MOMENT = re.compile(r"(?i)(?<![a-z])(?:now|today|tomorrow|yesterday)(?![a-z])")
 
+
+def may_name_a_moment(text: str) -> bool:
+    """A quick look, whatever stands around the words."""
+    text = text.lower()
+    return "now" in text or "today" in text or "tomorrow" in text or "yesterday" in text
+
+
 _LONGEST = 1000
 """Characters above which a parameter is a text that somebody wrote."""
 

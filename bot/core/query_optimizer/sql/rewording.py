@@ -12,6 +12,7 @@ _REPLACE = re.compile(r"(?i)\A\s*REPLACE\s+(?:(?:LOW_PRIORITY|DELAYED)\s+)?(?:IN
 _UPDATE_OR = re.compile(r"(?i)\bUPDATE\s+OR\s+(?:ROLLBACK|ABORT|REPLACE|FAIL|IGNORE)\b")
 # In MySQL LOW_PRIORITY and IGNORE are reserved: no table has such a name without quotes.
 _MODIFIED = re.compile(r"(?i)\b(UPDATE|DELETE)\s+(?:LOW_PRIORITY\s+)?(?:IGNORE\b)?")
+_URGENT = re.compile(r"(?i)\A\s*INSERT\s+(?:LOW_PRIORITY|DELAYED|HIGH_PRIORITY)\b")
 _RECURSIVE_VIEW = re.compile(
     r"(?i)\A(\s*CREATE\s+(?:OR\s+REPLACE\s+)?(?:(?:LOCAL\s+|GLOBAL\s+)?TEMP(?:ORARY)?\s+)?)RECURSIVE\s+(?=VIEW\b)"
 )
@@ -32,6 +33,8 @@ def reworded(query: str, tokens: list[Any], dialect: str) -> str:
             query = _at_tokens(_UPDATE_OR, query, tokens, "UPDATE", "UPDATE ")
         if dialect == "mysql":
             query = _at_tokens(_MODIFIED, query, tokens, ("UPDATE", "DELETE"), r"\1 ")
+    elif word == "INSERT" and dialect in ("mysql", ""):
+        query = _URGENT.sub("INSERT ", query, count=1)
     elif word == "CREATE":
         query = _RECURSIVE_VIEW.sub(r"\1", query, count=1)
     elif word == "ALTER" and dialect in ("mysql", ""):
