@@ -16,6 +16,7 @@ import heapq
 import math
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterator
+from sys import getsizeof
 from typing import Any
 
 SMALL_SHARE = 10
@@ -72,7 +73,8 @@ class BoundedStore:
 
     Get, put, remove and evict are O(1) amortized. Not for concurrent threads; no call awaits, so
     tasks of one loop need no lock. ``on_drop`` hears of every entry with ``meta`` that leaves
-    (evicted, expired, removed or replaced), after it has left; it must not call back into the store.
+    (evicted, expired, removed or replaced), after it has left; of the store's methods it may call
+    :meth:`refund`.
     """
 
     def __init__(
@@ -82,17 +84,21 @@ class BoundedStore:
         max_entries: int,
         on_drop: Callable[[Entry], None] | None = None,
         lru: bool = False,
+        space_overhead: int = 0,
     ) -> None:
+        """``space_overhead``: bytes to count for each space besides its name; 0 counts no name either."""
         if max_bytes < 1 or max_entries < 1:
             raise ValueError(f"max_bytes = {max_bytes}, max_entries = {max_entries}: expected 1 or more")
         self.max_bytes = max_bytes
         self.max_entries = max_entries
         self._on_drop = on_drop
+        self._space_overhead = space_overhead
         # All of what follows is changed only by put, _drop, _evict_one, clear and resize.
         self._spaces: dict[str, dict[Hashable, Entry]] = {}
         self._pinned: set[str] = set()
         self._count = 0
         self._bytes = 0
+        self._beside = 0  # of _bytes, what is charged beside the entries
         # The queues may hold entries that are no longer live; they are skipped when met, and
         # _compact keeps them a minority.
         self._small: deque[Entry] = deque()
@@ -135,11 +141,25 @@ class BoundedStore:
 
     @property
     def bytes_used(self) -> int:
-        """The sum of the sizes given to :meth:`put` for what is stored now."""
+        """The sum of the sizes given to :meth:`put`, of the spaces and of what is charged."""
         return self._bytes
+
+    def charge(self, size: int) -> None:
+        """Count bytes that the owner keeps beside the entries, evicting until both bounds hold."""
+        self._bytes += size
+        self._beside += size
+        while self._count and self._bytes > self.max_bytes:
+            self._evict_one(incoming=0)
+
+    def refund(self, size: int) -> None:
+        """Count them no more."""
+        self._bytes -= size
+        self._beside -= size
 
     def space(self, name: str) -> dict[Hashable, Entry]:
         """The live entries of one space, for reading; the same dict for as long as the store lives."""
+        if name in self._spaces and name not in self._pinned:
+            self.refund(self._space_size(name))  # as one of a few that stay, it is part of the program
         self._pinned.add(name)
         return self._spaces.setdefault(name, {})
 
@@ -203,7 +223,9 @@ class BoundedStore:
         old = found.get(key) if found is not None else None
         if old is not None:
             self._drop(old)
-        if size > self.max_bytes or (ttl is not None and ttl <= 0):
+        # For its space, which may be new, or become so by what is evicted.
+        room = 0 if space in self._pinned else self._space_size(space)
+        if size + room > self.max_bytes or (ttl is not None and ttl <= 0):
             return None
         expires_at = NEVER if ttl is None else now + ttl
         entry = Entry(space, key, value, thaw, meta, size, expires_at, expires_at + keep)
@@ -212,8 +234,8 @@ class BoundedStore:
             entry.frequency, entry.in_main = old.frequency, old.in_main
         elif self._ghosts and self._ghosts.pop(hash((space, key)), 0) is None:
             entry.in_main = True
-        while self._count >= self.max_entries or self._bytes + size > self.max_bytes:
-            self._evict_one(incoming=size)
+        while self._count and (self._count >= self.max_entries or self._bytes + size + room > self.max_bytes):
+            self._evict_one(incoming=size + room)
         if ttl is not None:
             second = math.ceil(entry.drop_at)
             bucket = self._expiring.get(second)
@@ -224,6 +246,9 @@ class BoundedStore:
         found = self._spaces.get(space)
         if found is None:
             found = self._spaces[space] = {}
+            if space not in self._pinned:
+                self._bytes += self._space_size(space)
+                self._beside += self._space_size(space)
         found[key] = entry
         self._count += 1
         self._bytes += size
@@ -284,8 +309,11 @@ class BoundedStore:
     def resize(self, *, max_bytes: int, max_entries: int) -> None:
         """Change the bounds, evicting at once what no longer fits."""
         self.max_bytes, self.max_entries = max_bytes, max_entries
-        while self._count > max_entries or self._bytes > max_bytes:
+        while self._count and (self._count > max_entries or self._bytes > max_bytes):
             self._evict_one(incoming=0)
+
+    def _space_size(self, name: str) -> int:
+        return getsizeof(name) + self._space_overhead if self._space_overhead else 0
 
     # How entries leave.
 
@@ -295,6 +323,7 @@ class BoundedStore:
         del found[entry.key]
         if not found and entry.space not in self._pinned:
             del self._spaces[entry.space]
+            self.refund(self._space_size(entry.space))
         self._count -= 1
         self._bytes -= entry.size
         if self._lru is not None:
@@ -373,7 +402,11 @@ class BoundedStore:
         live = [entry for found in self._spaces.values() for entry in found.values()]
         assert all(entry.live for entry in live)
         assert len(live) == self._count <= self.max_entries
-        assert sum(entry.size for entry in live) == self._bytes <= self.max_bytes
+        assert sum(entry.size for entry in live) + self._beside == self._bytes
+        assert self._bytes <= self.max_bytes or not live
+        assert self._beside >= sum(
+            self._space_size(name) for name in self._spaces if name not in self._pinned
+        )
         scheduled = [entry for bucket in self._expiring.values() for entry in bucket]
         assert sorted(map(id, scheduled)) == sorted(id(entry) for entry in live if entry.drop_at != NEVER)
         assert set(self._due) >= self._expiring.keys(), "each second is in the heap"

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from sys import getsizeof
 from typing import Any, NamedTuple
 
 from bot.core._shared.bounded_store import BoundedStore, Entry
 from bot.core._shared.isolation import Frozen
 from bot.core.cache_manager.keys import compile_glob
 
-ENTRY_OVERHEAD = 520
+ENTRY_OVERHEAD = 360
 """Bytes of an entry besides its key and value: the entry, its places in dict, queue and expiry."""
+
+NAMESPACE_OVERHEAD = 220
+"""Bytes of a namespace besides its name and entries: a small dict, and its place in another."""
+
+META_SIZE = 110
+"""Bytes of an entry's notes: tuples, and a number."""
+
+TAG_OF_ENTRY = 48
+"""Bytes of one tag of one entry: its place in a tuple and in a set."""
+
+TAG_OVERHEAD = 300
+"""Bytes of a tag besides its name: a small set and its place in a dict."""
 
 
 class Meta(NamedTuple):
@@ -19,15 +32,36 @@ class Meta(NamedTuple):
     load_seconds: float
 
 
+class _Tagged:
+    """The entries of a tag. It holds the one string that all of them have as the tag's name."""
+
+    __slots__ = ("entries", "name")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.entries: set[Entry] = set()
+
+    @property
+    def size(self) -> int:
+        return getsizeof(self.name) + TAG_OVERHEAD
+
+
 class L1:
-    """Entries by namespace and key, and by tag. Not for concurrent threads; nothing here awaits."""
+    """Entries by namespace and key, and by tag. Not for concurrent threads; nothing here awaits.
+
+    Its bound counts values, keys, tags and namespaces, each in bytes as they lie in memory.
+    """
 
     def __init__(self, *, max_bytes: int, max_entries: int, lru: bool = False) -> None:
         self.store = BoundedStore(
-            max_bytes=max_bytes, max_entries=max_entries, on_drop=self._dropped, lru=lru
+            max_bytes=max_bytes,
+            max_entries=max_entries,
+            on_drop=self._dropped,
+            lru=lru,
+            space_overhead=NAMESPACE_OVERHEAD,
         )
         # Changed only by put and _dropped.
-        self._by_tag: dict[str, set[Entry]] = {}
+        self._by_tag: dict[str, _Tagged] = {}
 
     def put(
         self,
@@ -42,31 +76,55 @@ class L1:
     ) -> bool:
         """Store; False if the value alone is larger than the tier."""
         value, thaw, size = frozen
-        size += len(key) + ENTRY_OVERHEAD
+        if not key.isascii():
+            # A string of its own: encoding it elsewhere makes that string remember its bytes for good.
+            key = (key + " ")[:-1]
+        size += getsizeof(key) + ENTRY_OVERHEAD
+        if meta is not None:
+            meta, tags_size = self._noted(meta)
+            size += tags_size
         entry = self.store.put(
             namespace, key, value, size=size, now=now, ttl=ttl, thaw=thaw, meta=meta, keep=keep
         )
         if entry is None:
             return False
-        if meta is not None:
+        if meta is not None and meta.tags:
             for tag in meta.tags:
-                self._by_tag.setdefault(tag, set()).add(entry)
+                tagged = self._by_tag.get(tag)
+                if tagged is None:
+                    tagged = self._by_tag[tag] = _Tagged(tag)
+                    tagged.entries.add(entry)
+                    self.store.charge(tagged.size)
+                    if not entry.live:
+                        return False
+                else:
+                    tagged.entries.add(entry)
         return True
+
+    def _noted(self, meta: Meta) -> tuple[Meta, int]:
+        """The notes with the tags' own strings, and their bytes."""
+        if not meta.tags:
+            return meta, META_SIZE
+        by_tag = self._by_tag
+        tags = tuple([by_tag[tag].name if tag in by_tag else tag for tag in dict.fromkeys(meta.tags)])
+        return meta._replace(tags=tags), META_SIZE + TAG_OF_ENTRY * len(tags)
 
     def _dropped(self, entry: Entry) -> None:
         meta: Meta | None = entry.meta
         if meta is None:
             return
         for tag in meta.tags:
-            entries = self._by_tag.get(tag)
-            if entries is not None:
-                entries.discard(entry)
-                if not entries:
+            tagged = self._by_tag.get(tag)
+            if tagged is not None:
+                tagged.entries.discard(entry)
+                if not tagged.entries:
                     del self._by_tag[tag]
+                    self.store.refund(tagged.size)
 
     def drop_tag(self, tag: str) -> list[tuple[str, Any]]:
         """Drop what carries the tag: (namespace, key) of each."""
-        gone = [(entry.space, entry.key) for entry in self._by_tag.get(tag, ())]
+        tagged = self._by_tag.get(tag)
+        gone = [] if tagged is None else [(entry.space, entry.key) for entry in tagged.entries]
         for namespace, key in gone:
             self.store.remove(namespace, key)
         return gone
@@ -83,7 +141,8 @@ class L1:
         """For tests."""
         self.store.check_invariants()
         live = {entry for entries in self.store.spaces.values() for entry in entries.values()}
-        for tag, entries in self._by_tag.items():
-            assert entries
-            assert entries <= live
-            assert all(tag in entry.meta.tags for entry in entries)
+        for tag, tagged in self._by_tag.items():
+            assert tagged.name == tag
+            assert tagged.entries
+            assert tagged.entries <= live
+            assert all(tag in entry.meta.tags for entry in tagged.entries)

@@ -98,7 +98,8 @@ class CacheManager(Phase4Service):
         # Every change, counted, and the last ones by what they changed: a read or load notes the count
         # when it starts and asks at its end whether its key was among what came since.
         self._changes = 0
-        self._recent: deque[tuple[str, str, bool] | frozenset[str] | None] = deque(maxlen=MAX_RECENT)
+        # Keys by their hash: one taken for another only keeps a value out of L1.
+        self._recent: deque[tuple[int, bool] | frozenset[str] | None] = deque(maxlen=MAX_RECENT)
         self._l1_only_types: set[str] = set()
         self._uncopyable_types: set[str] = set()
         # Who hears the messages of a topic from other instances. Changed only by listen.
@@ -268,7 +269,7 @@ class CacheManager(Phase4Service):
     def _changed(self, namespace: str, key: str, *, loaded: bool = False) -> None:
         self._l1.store.remove(namespace, key)
         self._changes += 1
-        self._recent.append((namespace, key, loaded))
+        self._recent.append((hash((namespace, key)), loaded))
 
     def _changed_unknown(self) -> None:
         self._changes += 1
@@ -298,8 +299,8 @@ class CacheManager(Phase4Service):
         if since > len(self._recent):
             return True
         last = islice(reversed(self._recent), since)
-        at = (namespace, key, False)
-        reloaded = (namespace, key, reloads)
+        at = (hash((namespace, key)), False)
+        reloaded = (at[0], reloads)
         for change in last:
             if isinstance(change, frozenset):
                 if tags is None or not change.isdisjoint(tags):
