@@ -30,6 +30,8 @@ ENABLE_LOAD_BALANCER = False
 # QUERY_OPTIMIZER_CACHE_MAX_ENTRIES = 10000
 # seconds from which an execution counts as slow (a number > 0 and <= 31_536_000)
 # QUERY_OPTIMIZER_SLOW_QUERY_THRESHOLD = 1
+# seconds after which a read that callers share is given up; 0: never (a number >= 0 and <= 31_536_000)
+# QUERY_OPTIMIZER_QUERY_TIMEOUT = 120
 # watch for the N+1 query pattern (True or False)
 # QUERY_OPTIMIZER_DETECT_N_PLUS_ONE = True
 # SQL dialect of analysed queries; empty: generic (one of '', 'postgres', 'mysql', 'sqlite')

@@ -66,6 +66,7 @@ async def _enable_query_optimizer(optimizer: Any, config: Phase4Config) -> None:
         cache_max_size_mb=config.QUERY_OPTIMIZER_CACHE_MAX_SIZE_MB,
         cache_max_entries=config.QUERY_OPTIMIZER_CACHE_MAX_ENTRIES,
         slow_query_threshold=config.QUERY_OPTIMIZER_SLOW_QUERY_THRESHOLD,
+        query_timeout=config.QUERY_OPTIMIZER_QUERY_TIMEOUT,
         detect_n_plus_one=config.QUERY_OPTIMIZER_DETECT_N_PLUS_ONE,
         n_plus_one_threshold=config.QUERY_OPTIMIZER_N_PLUS_ONE_THRESHOLD,
         n_plus_one_window=config.QUERY_OPTIMIZER_N_PLUS_ONE_WINDOW,

@@ -122,6 +122,9 @@ class Phase4Config(Struct, frozen=True, kw_only=True):
     QUERY_OPTIMIZER_SLOW_QUERY_THRESHOLD: Annotated[
         PositiveSeconds, _doc("seconds from which an execution counts as slow")
     ] = 1.0
+    QUERY_OPTIMIZER_QUERY_TIMEOUT: Annotated[
+        Seconds, _doc("seconds after which a read that callers share is given up; 0: never")
+    ] = 120.0
     QUERY_OPTIMIZER_DETECT_N_PLUS_ONE: Annotated[bool, _doc("watch for the N+1 query pattern")] = True
     QUERY_OPTIMIZER_DIALECT: Annotated[
         Literal["", "postgres", "mysql", "sqlite"], _doc("SQL dialect of analysed queries; empty: generic")

@@ -32,13 +32,14 @@ def _first_text(key: Hashable) -> str:
 
 
 class _Flight(Generic[T]):
-    __slots__ = ("depth", "key", "loop", "name", "task", "waiters", "waits")
+    __slots__ = ("depth", "key", "loop", "name", "task", "timer", "waiters", "waits")
 
     def __init__(self, key: Hashable, name: Callable[[Any], str], loop: asyncio.AbstractEventLoop) -> None:
         self.key = key
         self.name = name
         self.loop = loop
         self.task: asyncio.Task[None]
+        self.timer: asyncio.TimerHandle | None = None
         # In the order they came; who is cancelled leaves it.
         self.waiters: dict[asyncio.Future[T], None] = {}
         # What it waits for itself, by way of which of its tasks.
@@ -97,9 +98,18 @@ class SingleFlight(Generic[T]):
     def __contains__(self, key: Hashable) -> bool:
         return key in self._flights
 
-    async def run(self, key: Hashable, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    async def run(
+        self,
+        key: Hashable,
+        work: Callable[[], Coroutine[Any, Any, T]],
+        *,
+        timeout: float | None = None,
+        expired: Callable[[], Exception] = TimeoutError,
+    ) -> T:
         """Return what ``work()`` returns, joining the run of ``key`` that is under way if there is one.
 
+        A run that takes longer than ``timeout`` seconds is cancelled, and given up whether it takes notice of
+        that or not: all who wait for it get the error of ``expired()``, and the next caller starts anew.
         Raises CircularLoadError if that run waits for this call, through whatever other runs and tasks.
         """
         loop = asyncio.get_running_loop()
@@ -120,6 +130,8 @@ class SingleFlight(Generic[T]):
             self._flights[key] = flight
             flight.task = loop.create_task(self._fly(key, flight, work), name="single-flight")
             flight.task.add_done_callback(partial(self._landed, key, flight))
+            if timeout is not None:
+                flight.timer = loop.call_later(timeout, self._expire, key, flight, expired)
         elif current is not None:
             suspect = _circle(asyncio.current_task(), current, flight)
         waiter: asyncio.Future[T] = loop.create_future()
@@ -183,7 +195,19 @@ class SingleFlight(Generic[T]):
                 if not waiter.done():
                     waiter.set_result(result)
 
+    def _expire(self, key: Hashable, flight: _Flight[T], expired: Callable[[], Exception]) -> None:
+        if flight.task.done():
+            return
+        self._leave(key, flight)
+        error = expired()
+        for waiter in flight.waiters:
+            if not waiter.done():
+                waiter.set_exception(error)
+        flight.task.cancel()
+
     def _landed(self, key: Hashable, flight: _Flight[T], task: asyncio.Task[None]) -> None:
+        if flight.timer is not None:
+            flight.timer.cancel()
         # Here and not in the run, which somebody may have cancelled before it ever began.
         if task.cancelled():
             self._leave(key, flight)

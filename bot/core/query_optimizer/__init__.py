@@ -1,7 +1,7 @@
 """Query analysis, results cached until a write, statistics."""
 
 from bot.core.query_optimizer.decorators import optimize_query
-from bot.core.query_optimizer.errors import QueryTooComplexError
+from bot.core.query_optimizer.errors import QueryTimeoutError, QueryTooComplexError
 from bot.core.query_optimizer.models import Finding, IndexSuggestion, OptimizationResult, QueryType, SlowQuery
 from bot.core.query_optimizer.n_plus_one import NPlusOnePattern
 from bot.core.query_optimizer.result_scopes import Scope
@@ -14,6 +14,7 @@ __all__ = [
     "NPlusOnePattern",
     "OptimizationResult",
     "QueryOptimizer",
+    "QueryTimeoutError",
     "QueryTooComplexError",
     "QueryType",
     "Scope",

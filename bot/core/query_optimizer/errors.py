@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bot.core._shared.errors import MisuseError
+from bot.core._shared.errors import BackendError, MisuseError
 
 
 class QueryTooComplexError(MisuseError):
@@ -15,3 +15,7 @@ class QueryTooComplexError(MisuseError):
         super().__init__(message)
         self.depth = depth
         self.complexity = complexity
+
+
+class QueryTimeoutError(BackendError, TimeoutError):
+    """The executor of a read has not answered in time; whoever waited for it gets this."""

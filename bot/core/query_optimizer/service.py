@@ -23,7 +23,7 @@ from bot.core.query_optimizer.analyses import (
     key_of_text,
     stumbled,
 )
-from bot.core.query_optimizer.errors import QueryTooComplexError
+from bot.core.query_optimizer.errors import QueryTimeoutError, QueryTooComplexError
 from bot.core.query_optimizer.functions import NOTHING
 from bot.core.query_optimizer.graphql import (
     MISSING,
@@ -97,6 +97,7 @@ class QueryOptimizer(Phase4Service):
         self._max_size_mb = 50.0
         self._max_entries = 10_000
         self._slow_threshold = 1.0
+        self._query_timeout: float | None = 120.0
         self._detector = Detector()
         self._detecting = True
         self._relations = Relations()
@@ -144,6 +145,7 @@ class QueryOptimizer(Phase4Service):
         pure_functions: Collection[str] | None = None,
         graphql_max_depth: int | None = None,
         graphql_max_complexity: int | None = None,
+        query_timeout: float | None = None,
     ) -> bool:
         """Switch on, or reconfigure; None leaves what was set before.
 
@@ -154,8 +156,8 @@ class QueryOptimizer(Phase4Service):
         ``views`` and ``cascades`` are what :meth:`declare_view` and :meth:`declare_cascade` take, by
         name; ``pure_functions`` names functions of the database's own that change nothing and depend on
         their arguments alone. GraphQL operations deeper than ``graphql_max_depth`` (50) fields or of a
-        complexity over ``graphql_max_complexity`` (10,000) are not executed. Raises ValueError for values
-        out of bounds.
+        complexity over ``graphql_max_complexity`` (10,000) are not executed. A read that callers share is
+        given up after ``query_timeout`` (120) seconds, 0: never. Raises ValueError for values out of bounds.
         """
         ttl = self._ttl if cache_ttl is None else _positive("cache_ttl", cache_ttl)
         size = (
@@ -171,6 +173,9 @@ class QueryOptimizer(Phase4Service):
             if slow_query_threshold is None
             else _positive("slow_query_threshold", slow_query_threshold)
         )
+        timeout = self._query_timeout
+        if query_timeout is not None:
+            timeout = None if _seconds("query_timeout", query_timeout) == 0 else float(query_timeout)
         if dialect is not None and dialect not in DIALECTS:
             raise invalid("dialect", dialect, f"one of {DIALECTS}")
         if n_plus_one_threshold is not None and (
@@ -190,7 +195,7 @@ class QueryOptimizer(Phase4Service):
                 raise invalid(name, limit, "a whole number of 1 or more")
         pure = self._known.pure if pure_functions is None else _functions(pure_functions)
         async with self._transition:
-            self._ttl, self._slow_threshold = ttl, slow
+            self._ttl, self._slow_threshold, self._query_timeout = ttl, slow, timeout
             if (max_depth, max_complexity) != (self._max_depth, self._max_complexity):
                 self._max_depth, self._max_complexity = max_depth, max_complexity
                 self._advices = Remembered(ANALYSES_CHARACTERS)
@@ -594,7 +599,9 @@ class QueryOptimizer(Phase4Service):
         Concurrent callers of the same read share one execution and get a copy each. A write drops,
         after it has run (or failed, or was cancelled: it may have written), every result that read
         what it wrote. What must not be cached is executed each time. Errors of the executor reach
-        the caller and are not cached. Parameters must be plain data for a result to be cached.
+        the caller and are not cached. Parameters must be plain data for a result to be cached. Raises
+        QueryTimeoutError for a read that may be cached and takes longer than the timeout (:meth:`enable`): it
+        is cancelled, and the next caller starts anew.
         An execution's time is what the executor takes, or what it spends ``with database_time():``.
         ``params`` of a GraphQL query are its variables, or a dict with ``variables`` and
         ``operation_name``; raises QueryTooComplexError, without executing, for what exceeds the limits.
@@ -744,13 +751,21 @@ class QueryOptimizer(Phase4Service):
 
         # The version is part of the key: who reads after a write must not join a run from before it.
         version = self._cache.version(self._marks(analysis, database))
-        frozen = await self._flights.run((key, version), run)
+        frozen = await self._flights.run(
+            (key, version), run, timeout=self._query_timeout, expired=lambda: self._given_up(analysis)
+        )
         if led:
             return raw  # the cache has a copy of its own
         if frozen is not None:
             return frozen.value if frozen.thaw is None else frozen.thaw(frozen.value)
         # The leader's result cannot be copied, and an object that two callers hold is not two results.
         return await self._timed(analysis, query, params, executor, key)
+
+    def _given_up(self, analysis: Analysis) -> QueryTimeoutError:
+        logger.warning("Query given up after %g s: %.300s", self._query_timeout or 0, analysis.normal_form)
+        return QueryTimeoutError(
+            f"no answer to the query within {self._query_timeout or 0:g} s (QUERY_OPTIMIZER_QUERY_TIMEOUT)"
+        )
 
     async def _timed(
         self, analysis: Analysis, query: str, params: Any, executor: Executor, key: Hashable
@@ -933,6 +948,12 @@ def _positive(name: str, value: object) -> float:
         raise invalid(name, value, "a finite number > 0")
     if not 0 < value <= LARGEST:
         raise invalid(name, value, "a finite number > 0")
+    return float(value)
+
+
+def _seconds(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LARGEST:
+        raise invalid(name, value, "seconds, 0 or more")
     return float(value)
 
 

@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 from asyncpg.pgproto.pgproto import UUID as AsyncpgUUID
 
-from bot.core.query_optimizer import QueryOptimizer, QueryType, database_time
+from bot.core.query_optimizer import QueryOptimizer, QueryTimeoutError, QueryType, database_time
 from bot.core.query_optimizer.timing import MAX_LOGGED
 from tests.support.clock import until_idle
 
@@ -240,6 +240,44 @@ async def test_an_error_reaches_every_caller_and_is_not_cached(optimizer, db):
     assert await optimizer.execute(USERS, (1,), db)
 
 
+@pytest.mark.parametrize("takes_notice", [True, False])
+async def test_a_read_that_gets_no_answer_holds_nobody(optimizer, takes_notice, caplog):
+    await optimizer.enable(query_timeout=0.05)
+    silent, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def hangs(query, params):
+        while not silent.is_set():
+            try:
+                await silent.wait()
+            except asyncio.CancelledError:
+                cancelled.set()
+                if takes_notice:
+                    raise
+        return ["late"]
+
+    outcomes = await asyncio.gather(
+        *[optimizer.execute(USERS, (1,), hangs) for _ in range(5)], return_exceptions=True
+    )
+    assert [type(error) for error in outcomes] == [QueryTimeoutError] * 5
+    assert "QUERY_OPTIMIZER_QUERY_TIMEOUT" in str(outcomes[0])
+    assert caplog.text.count("Query given up after 0.05 s: SELECT * FROM users WHERE id = ?") == 1
+
+    async def answers(query, params):
+        return ["row"]
+
+    assert await optimizer.execute(USERS, (1,), answers) == ["row"], "the next caller starts anew"
+    await cancelled.wait()
+    silent.set()
+    await until_idle()
+    assert isinstance(outcomes[0], TimeoutError)
+
+
+async def test_without_a_timeout_a_read_may_take_any_time(optimizer, db):
+    await optimizer.enable(query_timeout=0)
+    assert await optimizer.execute(USERS, (1,), db) == [{"id": 1, "name": "ann"}]
+    assert optimizer._query_timeout is None
+
+
 async def test_a_result_that_cannot_be_copied_is_shared_by_nobody(optimizer, caplog):
     async def run(query, params):
         await asyncio.sleep(0)
@@ -437,7 +475,7 @@ async def test_a_run_that_ends_after_the_optimizer_was_switched_off_caches_nothi
     [
         ("cache_ttl", 0), ("cache_ttl", float("nan")), ("cache_ttl", "300"), ("cache_max_size_mb", -1),
         ("cache_max_entries", 0), ("cache_max_entries", 1.5), ("slow_query_threshold", float("inf")),
-        ("dialect", "oracle"),
+        ("dialect", "oracle"), ("query_timeout", -1), ("query_timeout", "1"), ("query_timeout", float("inf")),
     ],
 )  # fmt: skip
 async def test_a_bad_argument_is_named(clock, argument, value):
