@@ -25,6 +25,8 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from bot.core._shared.errors import InvalidArgumentError
+from bot.core._shared.masking import mask_secrets as mask_secrets
+from bot.core._shared.masking import mask_url as mask_url
 
 logger = logging.getLogger(__name__)
 
@@ -587,27 +589,6 @@ def _said_of(what: str, value: Any, source: str, allowed: str) -> str:
     if len(shown) > 200:
         shown = shown[:200] + "..."
     return f"{what} = {shown} (from {source}): expected {allowed}"
-
-
-def mask_secrets(text: str) -> str:
-    """``text`` with the user:password part of every URL replaced, fit for logs and status."""
-    # Greedy up to the last @ before a space: a password may hold one, and quotes too, and hiding too much
-    # does no harm. So it is with what looks like a user and a password without a scheme.
-    text = re.sub(r"(?<=://)\S*@", "***@", text)
-    text = re.sub(r"(?<![^\s'\"=(])[^\s'\"=(/:@]*(?://)?:[^\s/:@][^\s@]*@(?=[\w.\[-])", "***@", text)
-    text = re.sub(r"(?i)\b(password|passwd|pwd|token|secret)=[^&\s'\"]+", r"\1=***", text)
-    # So a dict of options looks.
-    named = r"(?i)(['\"]\w*(?:password|passwd|pwd|token|secret)['\"]: )(?:'[^']*'|\"[^\"]*\")"
-    return re.sub(named, r"\1'***'", text)
-
-
-def mask_url(url: str) -> str:
-    """``mask_secrets`` of one URL: all that stands before the last @, even what no URL may hold."""
-    start, separator, rest = url.partition("://")
-    _, at, host = (rest if separator else url).rpartition("@")
-    if not at:
-        return mask_secrets(url)
-    return f"{start if separator else ''}{separator}***@{mask_secrets(host)}"
 
 
 def _unknown(name: str, source: str) -> str:

@@ -4,7 +4,7 @@ import types
 
 import pytest
 
-from bot.core.phase4_config import ConfigError, Phase4Config, mask_secrets, mask_url
+from bot.core.phase4_config import ConfigError, Phase4Config
 
 
 def module(name="config_enhancements_phase4", **values):
@@ -175,38 +175,6 @@ def test_an_instance_id_is_given_once():
     twice = [{"id": "a", "address": "h", "port": 1}] * 2
     with pytest.raises(ConfigError, match="'a' is given twice"):
         load({"LOAD_BALANCER_INSTANCES": twice})
-
-
-@pytest.mark.parametrize(
-    ("text", "masked"),
-    [
-        ("redis://user:secret@host/0", "redis://***@host/0"),
-        ("redis://:s3c@r/et@host:1/0", "redis://***@host:1/0"),
-        ("postgresql://h/db?user=u&password=secret", "postgresql://h/db?user=u&password=***"),
-        ("redis://:it's-secret\"s@host:1/0 is away", "redis://***@host:1/0 is away"),
-        ("URL = 'user:secret@host/db': no", "URL = '***@host/db': no"),
-        ("redis//:secret@host", "***@host"),
-        ("{'user': 'u', 'db_password': 'a secret'}", "{'user': 'u', 'db_password': '***'}"),
-        ("at 12:30 write to me@example.com", "at 12:30 write to me@example.com"),
-        ("http://plain/path", "http://plain/path"),
-    ],
-)
-def test_secrets_are_masked(text, masked):
-    assert mask_secrets(text) == masked
-    assert "secret" not in mask_secrets(text)
-
-
-@pytest.mark.parametrize(
-    ("url", "masked"),
-    [
-        ("redis://:a secret@host:1/0", "redis://***@host:1/0"),
-        ("postgresql://u:secret#x@host/db", "postgresql://***@host/db"),
-        ("secret@host", "***@host"),
-        ("postgresql://host/db?password=secret", "postgresql://host/db?password=***"),
-    ],
-)
-def test_of_one_url_all_before_the_last_at_is_masked(url, masked):
-    assert mask_url(url) == masked
 
 
 def test_a_refused_url_is_shown_without_its_password():

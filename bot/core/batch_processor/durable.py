@@ -394,6 +394,7 @@ class Durable:
             return Submission.refused(
                 f"the batch processor is full: {self.length} items pending in Redis, "
                 f"max_pending = {self._d.max_pending}",
+                "full",
                 self._d.counters.handling.mean() or self._d.batch_timeout,
             )
         if code == ADDED:
@@ -406,7 +407,7 @@ class Durable:
         self._d.counters.refused += 1
         # With a cause the call was made; without one the breaker knew better.
         doubt = "" if error.__cause__ is None else "; whether the item was added is not known"
-        return Submission.refused(f"{error}{doubt}", PAUSE_LONGEST)
+        return Submission.refused(f"{error}{doubt}", "unknown" if doubt else "unavailable", PAUSE_LONGEST)
 
     # Reading.
 

@@ -10,6 +10,9 @@ from msgspec import Struct
 
 BatchState = Literal["pending", "running", "retrying", "completed", "failed"]
 ItemState = Literal["pending", "done", "failed", "dead_lettered"]
+Refusal = Literal["", "off", "full", "unavailable", "unknown"]
+"""Why an item was not taken: the processor is off or full; Redis is away (unavailable), or went away in the
+middle, so that the item may have been taken all the same (unknown)."""
 
 
 class BatchItem(Struct, eq=False):
@@ -49,6 +52,8 @@ class Submission(tuple[bool, str, str]):
     """
 
     reason: str = ""
+    refusal: Refusal = ""
+    """The reason's kind; empty if the item was taken."""
     retry_after: float = 0.0
     """Seconds after which trying again makes sense; 0.0 when it was taken, or never will be."""
 
@@ -68,9 +73,10 @@ class Submission(tuple[bool, str, str]):
         return self[2]
 
     @classmethod
-    def refused(cls, reason: str, retry_after: float = 0.0) -> Submission:
+    def refused(cls, reason: str, refusal: Refusal, retry_after: float = 0.0) -> Submission:
         made = cls((False, "", ""))
         made.reason = reason
+        made.refusal = refusal
         made.retry_after = retry_after
         return made
 

@@ -405,14 +405,25 @@ class BatchProcessor(Phase4Service):
         return item_id, self._durable.encode(item_id, priority, data)
 
     async def submit_many(
-        self, data: Iterable[Any], priority: int = 0, *, all_or_none: bool = False
+        self,
+        data: Iterable[Any],
+        priority: int = 0,
+        *,
+        keys: Iterable[str] | None = None,
+        all_or_none: bool = False,
     ) -> list[Submission]:
-        """:meth:`submit_item` for each, in order. ``all_or_none``: take none if not all have room."""
+        """:meth:`submit_item` for each, in order, with a key for each if there are ``keys``.
+
+        ``all_or_none``: take none if not all have room.
+        """
         wanted = list(data)
+        ids: list[str | None] = [None] * len(wanted) if keys is None else list(keys)
+        if len(ids) != len(wanted):
+            raise invalid("keys", f"{len(ids)} keys", f"one for each of the {len(wanted)} items")
         _valid_priority(priority)
         d = self._dispatcher
         if self._durable is not None and d.accepting:
-            pairs = [self._for_redis(one, priority, None) for one in wanted]
+            pairs = [self._for_redis(one, priority, key) for one, key in zip(wanted, ids, strict=True)]
             if all_or_none:
                 return await self._durable.offer_all(pairs)
             offers = [self._durable.offer(*pair) for pair in pairs]
@@ -421,7 +432,7 @@ class BatchProcessor(Phase4Service):
         if all_or_none and d.accepting and d.lacks_room(len(wanted)):
             refused = self._full(len(wanted))
             return [refused] * len(wanted)
-        return [self._submit_item(one, priority, None) for one in wanted]
+        return [self._submit_item(one, priority, key) for one, key in zip(wanted, ids, strict=True)]
 
     def _submit_item(self, data: Any, priority: int, key: str | None) -> Submission:
         d = self._dispatcher
@@ -431,7 +442,7 @@ class BatchProcessor(Phase4Service):
             _valid_key(key)
         self._move_here()
         if not d.accepting:
-            return Submission.refused(_OFF)
+            return Submission.refused(_OFF, "off")
         if key is not None and d.holds_key(key):
             self._duplicates += 1
             return Submission((True, key, ""))
@@ -449,6 +460,7 @@ class BatchProcessor(Phase4Service):
         retry_after = d.counters.handling.mean() or d.batch_timeout
         return Submission.refused(
             f"the batch processor is full: {d.unfinished} items pending, max_pending = {d.max_pending}",
+            "full",
             retry_after,
         )
 
