@@ -19,6 +19,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from benchmarks.load.workload import TOKEN
+from bot.service.settings import TOKEN_VARIABLE
+
 ROOT = Path(__file__).resolve().parents[2]
 OWN_SERVER_CONNECTIONS = 300
 """``max_connections`` of the PostgreSQL that is started here: more than a bot without pools opens."""
@@ -53,7 +56,8 @@ class Service:
                     sys.executable, "-m", "bot", "--log-level", self._log_level, "--port", str(self.port),
                     "--data-dir", self.directory,
                 ],
-                cwd=ROOT, env={**clean, **self._settings}, stdout=log, stderr=subprocess.STDOUT,
+                cwd=ROOT, env={**clean, TOKEN_VARIABLE: TOKEN, **self._settings},
+                stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
@@ -87,7 +91,10 @@ class Service:
         return True
 
     def _get(self, path: str) -> dict[str, Any]:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as response:
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}{path}", headers={"Authorization": f"Bearer {TOKEN}"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as response:
             found: dict[str, Any] = json.loads(response.read())
             return found
 

@@ -94,13 +94,18 @@ def _write(kind: str, rng: random.Random) -> Request:
     return Request(kind, _post("/api/batch", json.dumps({"items": items}).encode(), "application/json"))
 
 
+TOKEN = "token-of-the-benchmark"
+"""The load is a bot's: with it the users that it names are believed, so that each has a limit of its own."""
+
+_HEAD = f"Host: bench\r\nAuthorization: Bearer {TOKEN}\r\n"
+
+
 def _get(path: str) -> bytes:
-    return f"GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n".encode()
+    return f"GET {path} HTTP/1.1\r\n{_HEAD}\r\n".encode()
 
 
 def _post(path: str, body: bytes, content_type: str = "application/octet-stream") -> bytes:
     head = (
-        f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: {content_type}\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
+        f"POST {path} HTTP/1.1\r\n{_HEAD}Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body

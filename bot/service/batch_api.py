@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import re
 import secrets
@@ -16,12 +17,18 @@ from aiohttp import web
 from cachetools import TTLCache
 from msgspec import Meta, Struct
 
+from bot.core._shared.errors import BackendError
+from bot.core._shared.masking import one_line
 from bot.core.batch_processor import BatchItem, BatchProcessor
 from bot.core.cache_manager import CacheManager
 from bot.core.query_optimizer import QueryOptimizer
 from bot.service.api_errors import ApiError, bad_request
+from bot.service.bodies import read_json
 from bot.service.data_api import user_tag
 from bot.service.database import ConstraintError, Database, DatabaseUnavailableError, Row
+from bot.service.request_guard import check_json
+
+logger = logging.getLogger("bot.service.batch")
 
 MAX_ITEMS = 1_000
 """Items of one request at most."""
@@ -93,22 +100,33 @@ class BatchApi:
         ``Retry-After`` when the processor has no room for all of them.
         """
         wait = _wants_to_wait(request)
-        downloads = _decode(await request.read())
+        check_json(request)
+        downloads = _decode(await read_json(request))
         batch_id = secrets.token_hex(8)
         now = int(time.time())
         rows = [{**msgspec.structs.asdict(download), "started_at": now} for download in downloads]
         if not self._processor.enabled:
             self._ended[batch_id] = items = await self._write_one_by_one(batch_id, rows)
             return _answer(batch_id, items, batched=False)
-        self._sent[batch_id] = item_ids = await self._submit(rows)
+        item_ids = [f"{batch_id}-{number}" for number in range(1, len(rows) + 1)]
+        # Before they are submitted: what became of them can be asked for whatever happens from here on.
+        self._sent[batch_id] = item_ids
+        await self._submit(batch_id, rows, item_ids)
         if wait:
             await self._wait(item_ids)
-        items = await self._items(item_ids)
+        try:
+            items = await self._items(item_ids)
+        except BackendError:
+            # They are taken; a 500 would have the client send them again.
+            items = [{"item_id": item_id, "state": "pending"} for item_id in item_ids]
         ended = wait and all(item["state"] != "pending" for item in items)
         return _answer(batch_id, items, batched=True, status=200 if ended else 202)
 
     async def get(self, request: web.Request) -> web.Response:
-        """The state of each item: pending, done, failed, dead_lettered, or unknown (kept no more)."""
+        """The state of each item: pending, done, failed, dead_lettered, or unknown (kept no more).
+
+        503 with ``Retry-After`` while the queue, which alone knows, cannot be asked.
+        """
         batch_id = request.match_info["batch_id"]
         if batch_id in self._ended:
             return _answer(batch_id, self._ended[batch_id], batched=False)
@@ -117,17 +135,42 @@ class BatchApi:
             raise ApiError(
                 404, "no_such_batch", f"There is no batch {batch_id[:40]!r}, or it is no longer kept."
             )
-        return _answer(batch_id, await self._items(item_ids), batched=True)
+        try:
+            items = await self._items(item_ids)
+        except BackendError as error:
+            logger.warning("Batch %s cannot be looked up: %s", batch_id, one_line(error))
+            raise ApiError(
+                503, "batch_unavailable", "The queue cannot be asked now; the batch is not lost.",
+                headers={"Retry-After": "1"}, batch_id=batch_id,
+            ) from None  # fmt: skip
+        return _answer(batch_id, items, batched=True)
 
     async def handle(self, items: list[BatchItem]) -> list[Any]:
         """The processor's handler: the outcome of each item, in order."""
         async with self._database.one_connection():
             return await self._record([item.data for item in items])
 
-    async def _submit(self, rows: Sequence[Row]) -> list[str]:
-        taken = await self._processor.submit_many(rows, all_or_none=True)
-        if not taken or all(one.success for one in taken):
-            return [one.item_id for one in taken]
+    async def _submit(self, batch_id: str, rows: Sequence[Row], item_ids: Sequence[str]) -> None:
+        """Submit all or none; raises ApiError if they were not taken, or if that cannot be known."""
+        taken = await self._processor.submit_many(rows, keys=item_ids, all_or_none=True)
+        refused = next((one for one in taken if not one.success), None)
+        if refused is None:
+            return
+        headers = {"Retry-After": str(max(1, math.ceil(refused.retry_after)))}
+        if refused.refusal == "unknown":
+            logger.warning("Batch %s: %s", batch_id, one_line(refused.reason))
+            raise ApiError(
+                503, "batch_unknown",
+                "The queue was cut off; the items may be in it. Ask for the batch before sending it again.",
+                headers={**headers, "Location": f"/api/batch/{batch_id}"}, batch_id=batch_id,
+            )  # fmt: skip
+        del self._sent[batch_id]
+        if refused.refusal != "full":
+            # The reason names the server, which is nobody's business.
+            logger.warning("Batch %s: %s", batch_id, one_line(refused.reason))
+            raise ApiError(
+                503, "batch_unavailable", "None taken: the queue cannot be reached now.", headers=headers
+            )
         room = (await self._processor.get_statistics())["max_pending"]
         if len(rows) > room:
             raise ApiError(
@@ -135,11 +178,9 @@ class BatchApi:
                 "too_many_items",
                 f"items: at most {room:,} at once (BATCH_MAX_PENDING), not {len(rows):,}.",
             )
-        refused = next(one for one in taken if not one.success)
-        seconds = max(1, math.ceil(refused.retry_after))
         raise ApiError(
             503, "batch_full", f"None taken: {refused.reason}.",
-            headers={"Retry-After": str(seconds)}, retry_after=seconds,
+            headers=headers, retry_after=int(headers["Retry-After"]),
         )  # fmt: skip
 
     async def _wait(self, item_ids: Iterable[str]) -> None:
@@ -261,7 +302,7 @@ def _decode(body: bytes) -> list[Download]:
         found = _WHERE.match(str(error))
         where, what = (found["where"] or "body", found["what"]) if found else ("body", str(error))
         raise bad_request(f"{where}: {what}.") from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise bad_request(
             f'body: expected JSON such as {{"items": [{{"user_id": 1, "file_id": 2}}]}}: {error}.'
         ) from None

@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bot.service import check, status
-from bot.service.settings import ServiceSettings, parse_port
+from bot.service.settings import HOSTS_VARIABLE, TOKEN_VARIABLE, ServiceSettings, parse_port
 
 DEFAULT_PORT = 8000
-TOKEN_VARIABLE = "PHASE4_DASHBOARD_TOKEN"  # noqa: S105 - the name of a variable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         port=port,
         data_dir=Path(arguments.data_dir),
         balance=arguments.balance,
-        trusted_proxies=frozenset(re.findall(r"[^,\s]+", os.environ.get("TRUSTED_PROXIES", ""))),
+        trusted_proxies=_names("TRUSTED_PROXIES"),
+        allowed_hosts=_names(HOSTS_VARIABLE),
         dashboard_token=token,
     )
     try:
@@ -100,6 +100,11 @@ def _parser() -> argparse.ArgumentParser:
         module.add_arguments(command)
         command.set_defaults(run=module.run)
     return parser
+
+
+def _names(variable: str) -> frozenset[str]:
+    """What an environment variable lists, with commas or spaces between."""
+    return frozenset(re.findall(r"[^,\s]+", os.environ.get(variable, "")))
 
 
 def _port(text: str) -> int:

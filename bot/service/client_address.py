@@ -1,4 +1,4 @@
-"""Who a request comes from, when a front stands between."""
+"""Who a request comes from, and by what name it asks, when a front stands between."""
 
 from __future__ import annotations
 
@@ -16,3 +16,18 @@ def client_address(request: web.Request) -> str:
         told = ",".join(request.headers.getall("X-Forwarded-For", [])).rpartition(",")[2].strip()
         return told[:64] or peer
     return peer
+
+
+_FORWARDED = ("X-Forwarded-For", "X-Real-IP", "Forwarded", "Via")
+
+
+def is_forwarded(request: web.Request) -> bool:
+    """Whether a proxy says that it passes the request on, so that its peer is not who asks."""
+    return any(name in request.headers for name in _FORWARDED)
+
+
+def host_name(host: str) -> str:
+    """The host of a Host header without its port: ``[::1]:8000`` -> ``::1``."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.partition(":")[0].lower().rstrip(".")

@@ -9,8 +9,10 @@ from aiohttp import web
 from msgspec import Meta, Struct
 
 from bot.service.api_errors import bad_request
+from bot.service.bodies import read_json
 from bot.service.data_api import DataApi
 from bot.service.middleware import CACHE_STATE, DATA_SECONDS
+from bot.service.request_guard import check_json
 
 
 class Command(Struct, forbid_unknown_fields=True):
@@ -35,9 +37,10 @@ class ExecuteApi:
 
     async def post(self, request: web.Request) -> web.Response:
         """Execute one command."""
+        check_json(request)
         try:
-            command = _DECODER.decode(await request.read())
-        except msgspec.DecodeError as error:  # ValidationError included
+            command = _DECODER.decode(await read_json(request))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:  # ValidationError included
             raise bad_request(f'body: expected JSON such as {{"command": "data"}}: {error}.') from None
         if command.command == "ping":
             if command.user_id is not None or command.search is not None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
 import aiohttp
 from aiohttp import web
+from multidict import CIMultiDict
 from yarl import URL
 
 import bot
@@ -18,34 +20,43 @@ from bot.core.enhanced_startup_phase4 import (
 )
 from bot.core.load_balancer import Instance, InstanceFailure, LoadBalancer, NoInstanceError
 from bot.core.phase4_config import ConfigError, Phase4Config
+from bot.service import forwarded_headers
 from bot.service.api_errors import ApiError
-from bot.service.client_address import TRUSTED_PROXIES, client_address
-from bot.service.dashboard.access import Access
+from bot.service.bodies import Bodies, Body
+from bot.service.client_address import client_address
 from bot.service.dashboard.events import LOGGER, EventLog
 from bot.service.dashboard.feed import Feed
 from bot.service.dashboard.pages import Dashboard, page
-from bot.service.drain import Drain
 from bot.service.loop_lag import LoopLag
 from bot.service.metrics_api import MetricsApi
-from bot.service.middleware import REQUEST_ID, around_request
-from bot.service.server import ACCESS, DRAIN, FEED
+from bot.service.middleware import REQUEST_ID
+from bot.service.server import ACCESS, FEED, make_application
 from bot.service.settings import MAX_UPLOAD_BYTES, CannotStartError, ServiceSettings
 
 logger = logging.getLogger("bot.front")
 
-_PASSED_ON = ("Content-Type", "Accept")
-_PASSED_BACK = (
-    "Content-Type", "X-Cache", "Server-Timing", "Retry-After", "Allow", "Location",
-    "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset",
-)  # fmt: skip
+MAX_BODIES_IN_FLIGHT = 256 * 1024 * 1024
+"""Bytes of request bodies that a front holds at a time, 64 KiB of each in memory and the rest on disk."""
+
+HELD_ANSWER = 64 * 1024
+"""Bytes of an answer that are read before it is passed back; the rest is passed on as it comes."""
+
+STALL_SECONDS = 60.0
+"""For which an instance may send nothing of an answer, or a client take in nothing."""
+
 _READS = ("GET", "HEAD")
 _REPEATABLE_POSTS = ("/api/execute",)
+_OWN_HEADERS = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
+"""What an HTTP client would add by itself: the instance gets what the caller said, or nothing."""
 
 
 class Answer(NamedTuple):
     status: int
-    headers: dict[str, str]
+    headers: CIMultiDict[str]
     body: bytes
+    """All of it, or its beginning."""
+    rest: aiohttp.ClientResponse | None
+    """Where the rest comes from; None: there is none."""
 
     @property
     def deliberate(self) -> bool:
@@ -58,22 +69,26 @@ class Forward(NamedTuple):
 
     method: str
     path: str
-    headers: dict[str, str]
-    body: bytes
+    headers: CIMultiDict[str]
+    body: Body
     repeatable: bool
     failures: list[tuple[str, Answer]]
     """The answers of 5xx that it got, and from whom; for want of a better one they are passed back."""
+    opened: list[aiohttp.ClientResponse]
+    """Every answer that came, to be closed when the request ends."""
 
 
 class Front:
     """Passes ``/api/*`` on to an instance and its answer back; ``X-Instance`` names who answered.
 
-    A body is held in memory until it is answered, so that another instance can be tried: 16 MiB at most.
+    A body is taken in whole before it is sent, so that another instance can be tried (see ``Bodies`` for
+    the bounds); an answer is passed on as it comes.
     """
 
     def __init__(self, balancer: LoadBalancer) -> None:
         self._balancer = balancer
         self._session: aiohttp.ClientSession | None = None
+        self._bodies = Bodies(MAX_UPLOAD_BYTES, MAX_BODIES_IN_FLIGHT)
 
     async def start(self) -> None:
         self._session = aiohttp.ClientSession(
@@ -81,6 +96,7 @@ class Front:
             timeout=aiohttp.ClientTimeout(total=None),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
+            skip_auto_headers=_OWN_HEADERS,
         )
         self._balancer.request_handler = self._send
 
@@ -91,56 +107,89 @@ class Front:
     async def _send(self, instance: Instance, request: Forward) -> Answer:
         assert self._session is not None
         url = URL(instance.get_url() + request.path, encoded=True)
-        async with self._session.request(
-            request.method, url, headers=request.headers, data=request.body or None, allow_redirects=False
-        ) as response:
-            body = await response.read()
-            headers = {name: response.headers[name] for name in _PASSED_BACK if name in response.headers}
-            answer = Answer(response.status, headers, body)
-            # What another instance might do better is a failure here, also if it is deliberate.
-            if answer.status >= 500 and (request.repeatable or not answer.deliberate):
-                request.failures.append((instance.id, answer))
-                raise InstanceFailure(f"HTTP {answer.status}", status=answer.status)
-            return answer
+        headers = request.headers
+        data: bytes | AsyncIterator[bytes] | None = request.body.data or None
+        if request.body.data is None:
+            headers = headers.copy()
+            headers["Content-Length"] = str(request.body.size)
+            data = request.body.chunks()
+        response = await self._session.request(
+            request.method, url, headers=headers, data=data, allow_redirects=False
+        )
+        request.opened.append(response)
+        head = bytearray()
+        while len(head) <= HELD_ANSWER and (chunk := await response.content.readany()):
+            head += chunk
+        rest = None if response.content.at_eof() else response
+        answer = Answer(response.status, forwarded_headers.of_answer(response.headers), bytes(head), rest)
+        # What another instance might do better is a failure here, also if it is deliberate.
+        if answer.status >= 500 and (request.repeatable or not answer.deliberate):
+            request.failures.append((instance.id, answer))
+            raise InstanceFailure(f"HTTP {answer.status}", status=answer.status)
+        return answer
 
-    async def handle(self, request: web.Request) -> web.Response:
+    async def handle(self, request: web.Request) -> web.StreamResponse:
         """Any request below ``/api/``. 502 when no instance answered it, 503 when there was none to ask.
 
         An answer of 5xx is passed back if it is a 503 with Retry-After that no other instance bettered, or
         if the request may not be repeated, whose caller wants to know what became of it.
         """
         client = client_address(request)
-        headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
-        headers["X-Request-Id"] = request[REQUEST_ID]
-        headers["X-Forwarded-For"] = client
+        headers = forwarded_headers.of_request(request.headers, client, request.scheme, request[REQUEST_ID])
         repeatable = request.method in _READS or request.path in _REPEATABLE_POSTS
         # Without the host that a client may have named before it, as to a proxy; escapes stay as they came.
         path = request.rel_url.raw_path_qs
-        forward = Forward(request.method, path, headers, await request.read(), repeatable, failures=[])
-        # Limits are counted by each instance, so a client's limited requests must meet one and the same.
-        session = request.query.get("user_id", client) if request.path == "/api/upload" else None
-        if request.path.startswith("/api/batch"):
-            session = client  # what became of a batch is known to the instance that took it
-        success, result, instance_id = await self._balancer.route_request(
-            forward, session, idempotent=repeatable
-        )
-        if not success:
-            logger.warning("[%s] %s", request[REQUEST_ID], result)
-            for instance_id, failure in forward.failures:
-                if failure.deliberate or not repeatable:
-                    return _passed_back(failure, instance_id)
-            if isinstance(result, NoInstanceError):
-                raise ApiError(
-                    503, "no_instance", "No instance can take the request now.", headers={"Retry-After": "1"}
+        # Limits are counted by each instance, and what became of a batch is known to the one that took it, so
+        # such requests of a client must meet one and the same.
+        sticky = request.path == "/api/upload" or request.path.startswith("/api/batch")
+        async with self._bodies.received(request) as body:
+            forward = Forward(request.method, path, headers, body, repeatable, failures=[], opened=[])
+            try:
+                success, result, instance_id = await self._balancer.route_request(
+                    forward, client if sticky else None, idempotent=repeatable
                 )
-            raise ApiError(502, "no_answer", "No instance answered the request; see the log.")
-        return _passed_back(result, instance_id or "")
+                if success:
+                    return await _pass_back(request, result, instance_id or "")
+                logger.warning("[%s] %s", request[REQUEST_ID], result)
+                for instance_id, failure in forward.failures:
+                    if failure.deliberate or not repeatable:
+                        return await _pass_back(request, failure, instance_id)
+            finally:
+                for response in forward.opened:
+                    response.close()  # if it was read to its end, its connection has long been given back
+        if isinstance(result, NoInstanceError):
+            raise ApiError(
+                503, "no_instance", "No instance can take the request now.", headers={"Retry-After": "1"}
+            )
+        raise ApiError(502, "no_answer", "No instance answered the request; see the log.")
 
 
-def _passed_back(answer: Answer, instance_id: str) -> web.Response:
-    return web.Response(
-        status=answer.status, body=answer.body, headers={**answer.headers, "X-Instance": instance_id}
-    )
+async def _pass_back(request: web.Request, answer: Answer, instance_id: str) -> web.StreamResponse:
+    headers = answer.headers.copy()
+    headers["X-Instance"] = instance_id
+    if answer.rest is None and request.method != "HEAD":
+        headers.popall("Content-Length", None)
+        return web.Response(status=answer.status, body=answer.body, headers=headers)
+    response = web.StreamResponse(status=answer.status, headers=headers)
+    # The middleware adds to the headers of an answer; of this one they are sent before it can.
+    response.headers["X-Request-Id"] = request[REQUEST_ID]
+    await response.prepare(request)
+    try:
+        async with asyncio.timeout(None) as stalled:
+            chunk = answer.body if request.method != "HEAD" else b""
+            while chunk:
+                stalled.reschedule(asyncio.get_running_loop().time() + STALL_SECONDS)
+                await response.write(chunk)
+                chunk = await answer.rest.content.readany() if answer.rest is not None else b""
+        await response.write_eof()
+    except (TimeoutError, aiohttp.ClientError, ConnectionError) as error:
+        # The status is sent: only a connection that breaks can tell the client that there is no more.
+        logger.warning(
+            "[%s] the answer of %s was cut off: %s", request[REQUEST_ID], instance_id, type(error).__name__
+        )
+        if request.transport is not None:
+            request.transport.abort()
+    return response
 
 
 def create_front(settings: ServiceSettings) -> web.Application:
@@ -158,21 +207,20 @@ def create_front(settings: ServiceSettings) -> web.Application:
             {"id": f"{host}:{port}", "address": host, "port": port} for host, port in settings.balance
         ],
     }
-    drain = Drain()
-    app = web.Application(
-        middlewares=[drain.middleware(), around_request], client_max_size=MAX_UPLOAD_BYTES + 1
-    )
-    app[DRAIN] = drain
-    app[TRUSTED_PROXIES] = settings.trusted_proxies
+    app = make_application(settings, client_max_size=MAX_UPLOAD_BYTES + 1)
+    access = app[ACCESS]
     front = Front(LoadBalancer.get_instance())
     lag = LoopLag()
-    access = app[ACCESS] = Access(settings.host, settings.dashboard_token)
     events = EventLog()
     feed = app[FEED] = Feed(events, lambda: lag.last)
+
+    async def health(request: web.Request) -> web.Response:
+        return await _health(access.may_look(request))
+
     app.router.add_get("/", page().get)
     app.router.add_get("/api", _index)
     Dashboard(access, feed).add_routes(app)
-    app.router.add_get("/health", _health)
+    app.router.add_get("/health", health)
     app.router.add_get("/metrics", access.guard(MetricsApi(lag).get))
     app.router.add_route("*", "/api/{path:.+}", front.handle)
 
@@ -205,12 +253,14 @@ async def _index(_: web.Request) -> web.Response:
     return web.json_response(body)
 
 
-async def _health(_: web.Request) -> web.Response:
-    """200 while an instance is healthy, with each one's state and figures; 503 otherwise."""
+async def _health(in_full: bool) -> web.Response:
+    """200 while an instance is healthy, 503 otherwise; ``in_full``, with each one's state and figures."""
     status = await get_phase4_status()
     figures = status.get("load_balancer", {})
     healthy = bool(figures.get("healthy_instances"))
     well = "degraded" if figures.get("degraded") else "ok"
+    if not in_full:
+        return web.json_response({"status": well if healthy else "down"}, status=200 if healthy else 503)
     body = {
         "status": well if healthy else "down",
         "version": bot.__version__,

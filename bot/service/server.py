@@ -14,15 +14,16 @@ from typing import Any
 from aiohttp import web
 
 import bot
+from bot.core._shared.masking import one_line
 from bot.core.enhanced_startup_phase4 import (
     get_phase4_status,
     initialize_phase4_services,
     shutdown_phase4_services,
 )
-from bot.core.phase4_config import mask_secrets
 from bot.service.activity_api import ActivityApi
 from bot.service.batch_api import BatchApi
 from bot.service.client_address import TRUSTED_PROXIES
+from bot.service.connections import BACKLOG, BriefHttpLog, Connection, Connections, most_connections
 from bot.service.dashboard.access import Access
 from bot.service.dashboard.events import LOGGER, EventLog
 from bot.service.dashboard.feed import Feed
@@ -35,6 +36,7 @@ from bot.service.journal import Journal
 from bot.service.loop_lag import LoopLag
 from bot.service.metrics_api import MetricsApi
 from bot.service.middleware import around_request
+from bot.service.request_guard import AllowedHosts, guard
 from bot.service.settings import MAX_JSON_BYTES, CannotStartError, ServiceSettings, Urls
 from bot.service.upload_api import UploadApi
 
@@ -45,6 +47,7 @@ DRAIN_SECONDS = 10.0
 
 
 DRAIN: web.AppKey[Drain] = web.AppKey("drain", Drain)
+CONNECTIONS: web.AppKey[Connections] = web.AppKey("connections", Connections)
 ACCESS: web.AppKey[Access] = web.AppKey("access", Access)
 FEED: web.AppKey[Feed] = web.AppKey("feed", Feed)
 
@@ -54,21 +57,15 @@ def create_app(settings: ServiceSettings, phase4: Mapping[str, Any] | None = Non
 
     Raises CannotStartError, here or when it starts.
     """
-    drain = Drain()
-    app = web.Application(
-        middlewares=[drain.middleware(), around_request],
-        client_max_size=MAX_JSON_BYTES,
-    )
-    app[DRAIN] = drain
-    app[TRUSTED_PROXIES] = settings.trusted_proxies
+    app = make_application(settings, client_max_size=MAX_JSON_BYTES)
+    access = app[ACCESS]
     urls = Urls.load(phase4)
     database = open_database(urls.database, settings.database_path)
     journal = Journal(urls.mongodb) if urls.mongodb else None
     data = DataApi(database)
-    uploads = UploadApi(database, settings.upload_dir, journal)
+    uploads = UploadApi(database, settings.upload_dir, access, journal)
     batches = BatchApi(database)
     lag = LoopLag()
-    access = app[ACCESS] = Access(settings.host, settings.dashboard_token)
     events = EventLog()
     feed = app[FEED] = Feed(events, lambda: lag.last)
     shown = page()
@@ -80,8 +77,8 @@ def create_app(settings: ServiceSettings, phase4: Mapping[str, Any] | None = Non
             return await _index(request)
         return await shown.get(request)
 
-    async def health(_: web.Request) -> web.Response:
-        return await _health(database, journal)
+    async def health(request: web.Request) -> web.Response:
+        return await _health(database, journal, access.may_look(request))
 
     app.router.add_get("/", root)
     app.router.add_get("/api", _index)
@@ -98,6 +95,7 @@ def create_app(settings: ServiceSettings, phase4: Mapping[str, Any] | None = Non
 
     async def life(_: web.Application) -> AsyncIterator[None]:
         logging.getLogger(LOGGER).addHandler(events)
+        await uploads.remove_leftovers()
         await database.prepare(_progress)
         report = await initialize_phase4_services(phase4)
         for error in report["errors"]:
@@ -121,6 +119,27 @@ def create_app(settings: ServiceSettings, phase4: Mapping[str, Any] | None = Non
     return app
 
 
+def make_application(settings: ServiceSettings, *, client_max_size: int) -> web.Application:
+    """An application with what stands before every handler: limits, drain, errors as JSON, the guard."""
+    drain = Drain()
+    connections = Connections(most_connections(), settings.trusted_proxies)
+    access = Access(settings.host, settings.dashboard_token)
+    app = web.Application(
+        middlewares=[
+            connections.middleware(),
+            drain.middleware(),
+            around_request,
+            guard(access, AllowedHosts(settings.allowed_hosts)),
+        ],
+        client_max_size=client_max_size,
+    )
+    app[CONNECTIONS] = connections
+    app[DRAIN] = drain
+    app[ACCESS] = access
+    app[TRUSTED_PROXIES] = settings.trusted_proxies
+    return app
+
+
 def _front(settings: ServiceSettings) -> web.Application:
     from bot.service.front import create_front
 
@@ -137,7 +156,7 @@ async def _connect(database: ServiceDatabase, journal: Journal | None, pooled: b
         try:
             await database.use_pool(pools)
         except Exception as error:
-            logger.error("No pool, a connection for each request: %s", mask_secrets(str(error)))
+            logger.error("No pool, a connection for each request: %s", one_line(error))
     if journal is not None:
         await journal.start(pools)
 
@@ -147,8 +166,11 @@ async def _index(request: web.Request) -> web.Response:
     return web.json_response({"service": "bot-phase4", "version": bot.__version__, "paths": paths})
 
 
-async def _health(database: ServiceDatabase, journal: Journal | None) -> web.Response:
-    """200 while requests can be answered; 503 when the database cannot be reached."""
+async def _health(database: ServiceDatabase, journal: Journal | None, in_full: bool) -> web.Response:
+    """200 while requests can be answered; 503 when the database cannot be reached.
+
+    ``in_full``, with every figure: they name addresses and files, which is not for everybody.
+    """
     kept = {} if journal is None else {"journal": journal.figures()}
     healthy = True
     failure = {}
@@ -156,9 +178,12 @@ async def _health(database: ServiceDatabase, journal: Journal | None) -> web.Res
         await database.fetch("SELECT 1 AS one")
     except Exception as error:
         healthy = False
-        failure["error"] = mask_secrets(f"{type(error).__name__}: {error}")
+        failure["error"] = one_line(error)
+    status = "ok" if healthy else "down"
+    if not in_full:
+        return web.json_response({"status": status}, status=200 if healthy else 503)
     body = {
-        "status": "ok" if healthy else "down",
+        "status": status,
         "version": bot.__version__,
         "database": {**await database.figures(), **failure},
         **kept,
@@ -187,7 +212,11 @@ async def serve(settings: ServiceSettings, ready: Callable[[int], None] | None =
         print(f"Cannot start: {error}", file=sys.stderr)
         return 1
     # What is still there after the drain gets a second to notice that it is cut off.
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+    # A front passes encoded bodies on as they came.
+    runner = web.AppRunner(
+        app, access_log=None, shutdown_timeout=1.0, logger=_http_log(), auto_decompress=not settings.balance
+    )
+    connections = app[CONNECTIONS]
     try:
         try:
             listener = _listen(settings)
@@ -200,9 +229,11 @@ async def serve(settings: ServiceSettings, ready: Callable[[int], None] | None =
             listener.close()
             print(f"Cannot start: {error}", file=sys.stderr)
             return 1
-        site = web.SockSite(runner, listener)
-        await site.start()
         port = listener.getsockname()[1]
+        # Not by web.SockSite, which takes every connection for as long as its client likes.
+        server = await loop.create_server(
+            lambda: Connection(_protocol(runner), connections), sock=listener, backlog=BACKLOG
+        )
         status = await get_phase4_status()
         print(
             f"Bot service on http://{settings.host}:{port}  (Ctrl-C stops it)\n"
@@ -215,14 +246,27 @@ async def serve(settings: ServiceSettings, ready: Callable[[int], None] | None =
             ready(port)
         await stop.wait()
         logger.info("Stopping: requests in progress have %g s", DRAIN_SECONDS)
-        await site.stop()
+        server.close()
         app[FEED].close()  # streams would never end by themselves
         if left := await app[DRAIN].wait_until_idle(DRAIN_SECONDS):
             logger.warning("Stopping: %d request(s) cut off after %g s", left, DRAIN_SECONDS)
     finally:
-        await runner.cleanup()  # closes the listener it was given
+        connections.close()
+        await runner.cleanup()
     print("Stopped.", flush=True)
     return 0
+
+
+def _protocol(runner: web.AppRunner) -> asyncio.Protocol:
+    assert runner.server is not None
+    return runner.server()
+
+
+def _http_log() -> logging.Logger:
+    """What the web server logs to: without a traceback for every malformed request."""
+    log = logging.getLogger("bot.http")
+    log.filters = [BriefHttpLog()]
+    return log
 
 
 def _dashboard_line(settings: ServiceSettings, port: int, access: Access) -> str:
@@ -242,7 +286,7 @@ def _listen(settings: ServiceSettings):  # type: ignore[no-untyped-def]
 
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     # Bound before anything else is started: a taken port must not cost a data set first.
-    return socket.create_server((settings.host, settings.port), family=family, backlog=1024)
+    return socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
 
 
 def _cannot_listen(settings: ServiceSettings, error: OSError) -> str:

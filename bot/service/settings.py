@@ -26,6 +26,9 @@ def parse_port(text: str) -> int:
     return port
 
 
+TOKEN_VARIABLE = "PHASE4_DASHBOARD_TOKEN"  # noqa: S105 - the name of a variable
+HOSTS_VARIABLE = "PHASE4_ALLOWED_HOSTS"
+
 MAX_UPLOAD_BYTES = 16 * 1024 * 1024
 MAX_JSON_BYTES = 1024 * 1024
 
@@ -41,6 +44,8 @@ class ServiceSettings:
     """Instances (host, port) that this one fronts; none: it answers by itself."""
     trusted_proxies: frozenset[str] = frozenset()
     """Addresses whose ``X-Forwarded-For`` is believed."""
+    allowed_hosts: frozenset[str] = frozenset()
+    """Names by which it may be asked for, beside addresses and names that only this network knows."""
     dashboard_token: str = field(default="", repr=False)
     """Asked for by the dashboard and ``/metrics``. Empty: none on the loopback, elsewhere one is made."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import os
 import sys
 import time
 import urllib.error
@@ -13,7 +14,8 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TextIO
 
-from bot.core.phase4_config import mask_secrets, mask_url
+from bot.core._shared.masking import mask_secrets, mask_url
+from bot.service.settings import TOKEN_VARIABLE
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 TIMEOUT = 5.0
@@ -43,22 +45,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--watch", action="store_true", help="show it again and again until Ctrl-C")
     parser.add_argument("--interval", type=_seconds, default=2.0, help="seconds between two looks (2)")
     parser.add_argument("--format", choices=["table", "json"], default="table", help="(table)")
+    parser.add_argument(
+        "--token", dest="status_token",
+        help=f"the service's token; else the environment's {TOKEN_VARIABLE} (better: other users of the "
+        f"machine see arguments)",
+    )  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the status; returns the exit status."""
     try:
         url = _health_url(arguments.url)
+        token = _token(arguments.status_token)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
+
+    def fetch(address: str) -> dict[str, Any]:
+        return _fetch(address, token)
+
     if not arguments.watch:
-        return _show_once(url, arguments.format, sys.stdout)
+        return _show_once(url, arguments.format, sys.stdout, fetch)
     try:
         while True:
             if sys.stdout.isatty():
                 sys.stdout.write(_CLEAR)
-            _show_once(url, arguments.format, sys.stdout)
+            _show_once(url, arguments.format, sys.stdout, fetch)
             sys.stdout.write("\n" if not sys.stdout.isatty() else "")
             sys.stdout.flush()
             time.sleep(arguments.interval)
@@ -94,10 +106,21 @@ def _health_url(text: str) -> str:
     )
 
 
-def _fetch(url: str) -> dict[str, Any]:
+def _token(given: str | None) -> str:
+    token = os.environ.get(TOKEN_VARIABLE, "").strip() if given is None else given
+    if not token.isascii() or not token.isprintable():
+        named = TOKEN_VARIABLE if given is None else "--token"
+        raise ValueError(f"{named}: expected printable ASCII characters")
+    return token
+
+
+def _fetch(url: str, token: str = "") -> dict[str, Any]:
     shown = mask_url(url)
+    request = urllib.request.Request(url)  # noqa: S310 - http or https, see above
+    if token:
+        request.add_header("Authorization", f"Bearer {token}")
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT) as response:  # noqa: S310 - http or https, see above
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:  # noqa: S310
             body = response.read()
     except urllib.error.HTTPError as error:
         body = error.read()  # 503 carries the status of a service that is down
@@ -115,6 +138,11 @@ def _fetch(url: str) -> dict[str, Any]:
         health = json.loads(body)
     except ValueError:
         health = None
+    if isinstance(health, dict) and health.keys() == {"status"}:
+        raise UnreachableError(
+            f"{shown} says {str(health['status'])[:20]!r}, and its figures only to who has its token: "
+            f"set {TOKEN_VARIABLE}, or give --token"
+        )
     if not isinstance(health, dict) or not isinstance(health.get("phase4"), dict):
         raise UnreachableError(f"{shown} answers, but not as the bot service does")
     return health

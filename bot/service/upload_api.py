@@ -19,14 +19,16 @@ from bot.core.cache_manager import CacheManager
 from bot.core.query_optimizer import QueryOptimizer
 from bot.core.rate_limiter import RateLimitConfig, RateLimiter
 from bot.service.api_errors import ApiError, bad_request
+from bot.service.bodies import BODY_SECONDS, deadline, next_chunk
 from bot.service.client_address import client_address
+from bot.service.dashboard.access import Access
 from bot.service.data_api import parse_user_id, tags_of_name
 from bot.service.database import Database
 from bot.service.journal import Journal
 from bot.service.settings import MAX_UPLOAD_BYTES
 
-READ_SECONDS = 30.0
-"""For which a client may send nothing of a body it has announced."""
+LEFTOVER_SECONDS = 2 * BODY_SECONDS
+"""Age from which a file of an upload in progress is one of a process that was killed."""
 
 UPLOAD_LIMIT = RateLimitConfig(requests_per_second=2.0, burst_size=5, name="upload")
 
@@ -43,10 +45,17 @@ _KINDS = {
 class UploadApi:
     """GET asks whether an upload would be taken now; POST uploads. Both count against the limit."""
 
-    def __init__(self, database: Database, directory: Path, journal: Journal | None = None) -> None:
+    def __init__(
+        self, database: Database, directory: Path, access: Access, journal: Journal | None = None
+    ) -> None:
         self._database = database
+        self._access = access
         self._directory = directory
         self._journal = journal
+
+    async def remove_leftovers(self) -> None:
+        """Remove what a killed process left of uploads in progress; other instances' own are younger."""
+        await asyncio.to_thread(_remove_older, self._directory, time.time() - LEFTOVER_SECONDS)
 
     async def get(self, request: web.Request) -> web.Response:
         headers = await self._limit(request)
@@ -87,9 +96,17 @@ class UploadApi:
         )
 
     async def _limit(self, request: web.Request) -> dict[str, str]:
-        """Take a token, or raise 429. The client is the address, unless the bot names its user."""
+        """Take a token, or raise 429.
+
+        The client is the address, whoever it says it uploads for: a user that anybody may name could be
+        locked out by anybody. Only of a bot that shows the service's token the user it names is believed.
+        """
         user = request.query.get("user_id")
-        client = f"user:{parse_user_id(user)}" if user is not None else f"ip:{client_address(request)}"
+        client = f"ip:{client_address(request)}"
+        if user is not None:
+            user_id = parse_user_id(user)
+            if self._access.bears_token(request):
+                client = f"user:{user_id}"
         allowed, status = await RateLimiter.get_instance().is_allowed(client, UPLOAD_LIMIT)
         headers = {
             "X-RateLimit-Limit": str(status.limit),
@@ -117,18 +134,21 @@ class UploadApi:
         """
         if request.content_length is not None and request.content_length > MAX_UPLOAD_BYTES:
             raise _too_large()
+        if request.content_type.startswith("multipart/"):
+            raise ApiError(415, "unsupported_type", "Send the file's bytes as the body, not a form.")
         digest = hashlib.sha256()
         size = 0
         target = self._directory / f"{secrets.token_hex(16)}.part"
         file = await asyncio.to_thread(_create, target)
         try:
             try:
-                while chunk := await _next_chunk(request):
-                    size += len(chunk)
-                    if size > MAX_UPLOAD_BYTES:
-                        raise _too_large()
-                    digest.update(chunk)
-                    await asyncio.to_thread(file.write, chunk)
+                async with deadline():
+                    while chunk := await next_chunk(request):
+                        size += len(chunk)
+                        if size > MAX_UPLOAD_BYTES:
+                            raise _too_large()
+                        digest.update(chunk)
+                        await asyncio.to_thread(file.write, chunk)
             finally:
                 file.close()
             if size == 0:
@@ -140,12 +160,11 @@ class UploadApi:
             target.unlink(missing_ok=True)
 
 
-async def _next_chunk(request: web.Request) -> bytes:
-    try:
-        async with asyncio.timeout(READ_SECONDS):
-            return await request.content.read(256 * 1024)
-    except TimeoutError:
-        raise ApiError(408, "too_slow", f"Nothing of the body came for {READ_SECONDS:g} s.") from None
+def _remove_older(directory: Path, before: float) -> None:
+    for path in directory.glob("*.part"):
+        with contextlib.suppress(OSError):  # another instance may be doing the same
+            if path.stat().st_mtime < before:
+                path.unlink()
 
 
 def _create(path: Path):  # type: ignore[no-untyped-def]  # io's type depends on the mode

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 from urllib.parse import urlsplit
@@ -30,6 +32,17 @@ class Answer(NamedTuple):
     status: int
     headers: Any
     body: Any
+
+
+class _From(urllib.request.HTTPHandler):
+    """Connects from a given address."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self._source = source
+
+    def http_open(self, request: urllib.request.Request) -> Any:
+        return self.do_open(partial(http.client.HTTPConnection, source_address=(self._source, 0)), request)
 
 
 class Service:
@@ -72,7 +85,7 @@ class Service:
         self._reader.join(timeout)
         return self.output
 
-    def wait_until_up(self, timeout: float = 30.0) -> None:
+    def wait_until_up(self, timeout: float = 90.0) -> None:
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             assert self.process is not None
@@ -83,13 +96,23 @@ class Service:
             time.sleep(0.05)
         raise AssertionError("the service did not come up")
 
-    def call(self, path: str, *, method: str = "GET", body: bytes | None = None, **headers: str) -> Answer:
+    def call(
+        self,
+        path: str,
+        *,
+        method: str = "GET",
+        body: bytes | None = None,
+        source: str = "127.0.0.1",
+        **headers: str,
+    ) -> Answer:
+        """``source``: the client's address, any of the loopback's; limits are counted by it."""
+        opener = urllib.request.build_opener(_From(source))
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.port}{path}", method=method, data=body,
             headers={name.replace("_", "-"): value for name, value in headers.items()},
         )  # fmt: skip
         try:
-            with urllib.request.urlopen(request, timeout=20) as response:
+            with opener.open(request, timeout=20) as response:
                 return Answer(response.status, response.headers, json.loads(response.read()))
         except urllib.error.HTTPError as error:
             with error:

@@ -14,7 +14,7 @@ from bot.core.query_optimizer import QueryOptimizer
 from bot.service.dashboard import pages
 from bot.service.dashboard.access import COOKIE, Access, is_loopback, valid_token
 from bot.service.dashboard.events import EventLog
-from bot.service.dashboard.feed import Feed
+from bot.service.dashboard.feed import MAX_VIEWERS, Feed
 from bot.service.server import FEED, create_app
 from bot.service.settings import ServiceSettings
 from tests.service.conftest import Service
@@ -142,7 +142,21 @@ def test_the_token_is_in_no_log(data_dir):
 def test_an_open_dashboard_answers_to_localhost_only(service):
     status, _, text = get(service, "/dashboard/feed", Host="evil.example")
     assert status == 403
+    assert "PHASE4_ALLOWED_HOSTS" in text
+
+
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "X-Real-IP", "Forwarded", "Via"])
+@pytest.mark.parametrize("path", ["/dashboard/feed", "/metrics"])
+def test_what_a_proxy_on_this_machine_passes_on_is_not_from_this_machine(service, path, header):
+    status, _, text = get(service, path, **{header.replace("-", "_"): "203.0.113.5"})
+    assert status == 403
     assert "PHASE4_DASHBOARD_TOKEN" in text
+
+
+def test_health_tells_strangers_no_more_than_how_it_is(service):
+    assert service.call("/health").body["phase4"]
+    for stranger in ({"X_Forwarded_For": "203.0.113.5"}, {"Host": "rebind.example"}):
+        assert service.call("/health", **stranger).body == {"status": "ok"}
 
 
 def test_a_stop_does_not_wait_for_viewers(own_service):
@@ -215,6 +229,23 @@ async def test_viewers_share_a_sampler_which_ends_with_the_last(app, session):
         history = (await next_state(again))["history"]
     assert len(history["t"]) > 1, "a reload shows what was sampled before"
     assert all(len(values) == len(history["t"]) for values in history["series"].values())
+
+
+async def test_one_who_opens_many_streams_keeps_nobody_out(app):
+    feed = app.feed
+    streams = [feed.stream(client="attacker") for _ in range(MAX_VIEWERS)]
+    for stream in streams:
+        await anext(stream)
+    operator = feed.stream(client="operator")
+    await anext(operator)
+    assert feed.viewers == MAX_VIEWERS
+    async with asyncio.timeout(10):
+        assert [event async for event in streams[0]] == [], "the oldest of the attacker's ends"
+    async with asyncio.timeout(10):
+        assert (await anext(operator)).startswith(b"id: ")
+    for stream in [*streams, operator]:
+        await stream.aclose()
+    assert feed.viewers == 0
 
 
 async def test_a_viewer_that_comes_back_gets_what_it_missed_only(app, session):

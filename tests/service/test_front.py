@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.request
 
+import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
@@ -50,7 +51,10 @@ def eventually(condition, seconds=60.0):
         time.sleep(0.05)
 
 
-def test_a_front_passes_on_fails_over_and_tells(data_dir, start_instances):
+def test_a_front_passes_on_fails_over_and_tells(data_dir, start_instances, monkeypatch):
+    monkeypatch.setenv(
+        "TRUSTED_PROXIES", "127.0.0.1"
+    )  # the instances believe what the front says of its clients
     instances = start_instances("", "", "")
     front = Front(data_dir, instances)
     front.start()
@@ -67,7 +71,7 @@ def test_a_front_passes_on_fails_over_and_tells(data_dir, start_instances):
         batch = b'{"items": [{"user_id": 1, "file_id": 900000000}]}'
         taken = front.call("/api/batch", method="POST", body=batch)
         assert front.call(f"/api/batch/{taken.body['batch_id']}").body["items"] == taken.body["items"]
-        limited = [front.call("/api/upload?user_id=12").status for _ in range(7)]
+        limited = [front.call("/api/upload", source="127.0.3.1").status for _ in range(7)]
         assert limited == [200] * 5 + [429] * 2, "one client's limit is counted by one instance"
 
         instances[0].kill()
@@ -101,7 +105,7 @@ async def fronted():
 
     async def start(*handlers):
         for n, handler in enumerate(handlers):
-            instance = web.Application()
+            instance = web.Application(client_max_size=2**24)
             instance.router.add_route("*", "/{path:.*}", handler)
             servers.append(TestServer(instance))
             await servers[-1].start_server()
@@ -130,14 +134,15 @@ def answering(status, **headers):
 
 
 async def test_an_instance_that_says_when_to_come_back_is_passed_back(fronted):
-    full = answering(503, Retry_After="3", X_Secret="kept")
+    full = answering(503, Retry_After="3", X_Of_The_Instance="kept", Keep_Alive="timeout=5")
     client = await fronted(full, full)
     for _ in range(20):  # no failure: nobody is left alone for it
         async with client.post("/api/batch", data=b"{}") as answer:
             assert (answer.status, answer.headers["Retry-After"]) == (503, "3")
             assert (await answer.json())["error"]["code"] == "of the instance"
             assert answer.headers["X-Instance"] in ("i0", "i1")
-            assert "X-Secret" not in answer.headers
+            assert answer.headers["X-Of-The-Instance"] == "kept"
+            assert "Keep-Alive" not in answer.headers
     assert len(full.asked) == 20, "what may not be repeated is asked once"
 
 
@@ -191,6 +196,108 @@ async def test_a_target_is_passed_on_as_it_came_also_with_the_host_before_it(fro
     assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
     writer.close()
     assert well.asked == [path]
+
+
+async def test_an_encoding_survives_and_only_what_the_client_asks_for_is_asked(fronted):
+    asked = []
+
+    async def packed(request):
+        asked.append(dict(request.headers))
+        answer = web.json_response({"a": "b" * 2_000})
+        answer.enable_compression()
+        return answer
+
+    client = await fronted(packed)
+    async with client.get("/api/data", headers={"Accept-Encoding": "gzip"}) as answer:
+        assert answer.headers["Content-Encoding"] == "gzip"
+        assert (await answer.json())["a"] == "b" * 2_000
+    reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+    writer.write(b"GET /api/data HTTP/1.1\r\nHost: x\r\nCookie: a=b\r\nConnection: close\r\n\r\n")
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    assert b"Content-Encoding" not in head
+    assert body.startswith(b'{"a"')
+    assert "Accept-Encoding" not in asked[-1]
+    assert "User-Agent" not in asked[-1]
+    assert asked[-1]["Cookie"] == "a=b"
+    writer.close()
+
+
+async def test_head_has_the_length_that_get_would_have(fronted):
+    async def sized(request):
+        return web.Response(body=b"x" * 12_345, headers={"ETag": "one"})
+
+    client = await fronted(sized)
+    async with client.head("/api/data") as answer:
+        assert (answer.headers["Content-Length"], answer.headers["ETag"]) == ("12345", "one")
+
+
+@pytest.mark.parametrize("status", [204, 304])
+async def test_answers_without_a_body(fronted, status):
+    async def empty(request):
+        return web.Response(status=status, headers={"ETag": "one"})
+
+    client = await fronted(empty)
+    for _ in range(2):  # on one connection: a body that is none would be taken for the next answer
+        async with client.get("/api/data") as answer:
+            assert (answer.status, answer.headers["ETag"], await answer.read()) == (status, "one", b"")
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_large_answer_is_passed_on_as_it_comes(fronted, chunked):
+    block = bytes(range(256)) * 1_024
+    go_on = asyncio.Event()
+
+    async def large(request):
+        answer = web.StreamResponse(headers={} if chunked else {"Content-Length": str(len(block) * 8)})
+        await answer.prepare(request)
+        for number in range(8):
+            if number == 4:
+                await go_on.wait()
+            await answer.write(block)
+        return answer
+
+    client = await fronted(large)
+    async with client.get("/api/data") as answer:
+        first = await answer.content.readexactly(len(block) * 3)
+        go_on.set()
+        assert first + await answer.read() == block * 8
+        assert answer.headers["X-Request-Id"]
+
+
+async def test_an_answer_that_breaks_off_is_not_passed_for_whole(fronted):
+    async def breaking(request):
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        await answer.write(b"x" * 300_000)
+        request.transport.abort()
+        return answer
+
+    async def ask():
+        async with client.get("/api/data") as answer:
+            return await answer.read()
+
+    client = await fronted(breaking)
+    with pytest.raises(aiohttp.ClientError):
+        await ask()
+
+
+async def test_a_large_body_reaches_the_instance_that_is_tried_second(fronted):
+    got = []
+
+    async def failing(request):
+        await request.read()
+        return web.Response(status=500)
+
+    async def taking(request):
+        got.append(await request.read())
+        return web.Response(status=201)
+
+    client = await fronted(failing, taking)
+    body = bytes(range(256)) * 2_000
+    for _ in range(4):
+        async with client.post("/api/execute", data=body) as answer:
+            assert answer.status == 201
+    assert got == [body] * 4
 
 
 @pytest.mark.parametrize("balance", ["here", "h:0", "h:99999", "h:1,h:1", "h:1,"])

@@ -3,6 +3,8 @@
 import contextlib
 import hashlib
 import json
+import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -13,6 +15,7 @@ import pytest
 
 from bot.service.data_api import MOST_FOUND
 from bot.service.server import DRAIN_SECONDS
+from bot.service.upload_api import LEFTOVER_SECONDS
 from tests.service.conftest import Service
 
 
@@ -73,14 +76,15 @@ def test_a_request_id_fit_for_a_log_is_kept_and_another_is_not(service):
 
 
 def test_five_uploads_pass_and_the_sixth_is_told_when_to_come_back(service):
-    answers = [service.call("/api/upload?user_id=1001") for _ in range(7)]
+    answers = [service.call(f"/api/upload?user_id={1001 + n}", source="127.0.1.1") for n in range(7)]
     assert [answer.status for answer in answers] == [200] * 5 + [429] * 2
     assert answers[0].headers["X-RateLimit-Limit"] == "5"
     assert [answer.headers["X-RateLimit-Remaining"] for answer in answers[:2]] == ["4", "3"]
     assert answers[5].headers["Retry-After"] == "1"
     assert 0 < answers[5].body["error"]["retry_after"] <= 0.5
     assert int(answers[6].headers["Retry-After"]) == 2, "it came back too early"
-    assert service.call("/api/upload?user_id=1002").status == 200, "another user is not held up"
+    other = service.call("/api/upload?user_id=1001", source="127.0.1.2")
+    assert other.status == 200, "whoever names a user, it is the address that is limited"
     assert service.call("/health").body["phase4"]["rate_limiter"]["total_blocked"] >= 2
 
 
@@ -104,7 +108,8 @@ def test_an_upload_keeps_the_searches_that_it_cannot_change(data_dir):
 def test_an_upload_is_stored_under_its_digest_and_found_at_once(service):
     content = b"some bytes" * 1000
     before = service.call("/api/data?search=my%20upload").body["files"]
-    answer = service.call("/api/upload?user_id=7&name=my%20upload.pdf", method="POST", body=content)
+    target = "/api/upload?user_id=7&name=my%20upload.pdf"
+    answer = service.call(target, method="POST", body=content, source="127.0.1.3")
     assert answer.status == 201
     digest = hashlib.sha256(content).hexdigest()
     assert (answer.body["size_bytes"], answer.body["sha256"]) == (10_000, digest)
@@ -124,14 +129,13 @@ def test_an_upload_is_stored_under_its_digest_and_found_at_once(service):
         ("name=a.pdf", b"x" * (16 * 1024 * 1024 + 1), 413, "at most"),
     ],
 )
-def test_a_bad_upload_leaves_nothing(service, query, body, status, word, request):
+def test_a_bad_upload_leaves_nothing(service, query, body, status, word):
     uploads = service.data_dir / "uploads"
     before = set(uploads.glob("*"))
     # A client of its own: the limit is not what is tested here.
-    separator = "&" if query else ""
-    own = "" if "user_id" in query else f"{separator}user_id={abs(hash(request.node.name)) % 2000 + 1}"
+    own = f"127.0.2.{len(query) + len(body) % 3 + 1}"
     try:
-        answer = service.call(f"/api/upload?{query}{own}", method="POST", body=body)
+        answer = service.call(f"/api/upload?{query}", method="POST", body=body, source=own)
     except OSError:
         assert status == 413, "only a refused large body may be cut off while it is sent"
     else:
@@ -157,7 +161,7 @@ def test_an_upload_that_the_database_does_not_take_leaves_nothing(own_service):
 
 @pytest.mark.parametrize("path", ["/api/execute", "/api/batch", "/api/upload?name=a.pdf&user_id=1777"])
 def test_a_body_that_is_not_what_its_headers_say_is_the_clients_fault(service, path):
-    answer = service.call(path, method="POST", body=b"not gzip", Content_Encoding="gzip")
+    answer = service.call(path, method="POST", body=b"not gzip", Content_Encoding="gzip", source="127.0.1.4")
     assert (answer.status, answer.body["error"]["code"]) == (400, "bad_request")
 
 
@@ -165,7 +169,7 @@ def test_a_client_that_stops_sending_its_upload_is_told_so(data_dir):
     slow = Service(data_dir)
     slow.command = lambda: [
         "-c",
-        "import sys; from bot.service import cli, upload_api; upload_api.READ_SECONDS = 0.3; "
+        "import sys; from bot.service import cli, bodies; bodies.READ_SECONDS = 0.3; "
         f"sys.exit(cli.main(['--port', '{slow.port}', '--data-dir', {str(data_dir)!r}]))",
     ]
     slow.start()
@@ -178,6 +182,22 @@ def test_a_client_that_stops_sending_its_upload_is_told_so(data_dir):
         assert not list(data_dir.glob("uploads/*.part"))
     finally:
         slow.close()
+
+
+def test_what_a_killed_process_left_of_an_upload_is_removed_at_the_next_start(tmp_path, data_dir):
+    folder = tmp_path / "uploads"
+    folder.mkdir()
+    old, young, stored = (folder / name for name in ("old.part", "young.part", "0" * 64))
+    for path in (old, young, stored):
+        path.write_bytes(b"x")
+    long_ago = time.time() - LEFTOVER_SECONDS - 1
+    os.utime(old, (long_ago, long_ago))
+    os.utime(stored, (long_ago, long_ago))
+    shutil.copy(data_dir / "phase4.db", tmp_path / "phase4.db")
+    service = Service(tmp_path)
+    service.start()
+    service.close()
+    assert sorted(folder.iterdir()) == sorted([young, stored])
 
 
 def test_load_from_a_hundred_clients_at_once_is_answered(service):

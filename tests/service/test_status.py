@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 
 from bot.service.status import _health_url, as_table
+from tests.service.conftest import Service
 from tests.support.servers import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, environ: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "bot", "status", *arguments],
-        cwd=ROOT, capture_output=True, text=True, timeout=60,
+        cwd=ROOT, capture_output=True, text=True, timeout=60, env={**os.environ, **(environ or {})},
     )  # fmt: skip
 
 
@@ -37,6 +38,24 @@ def test_json_is_what_health_says(service):
     shown = json.loads(run(f"127.0.0.1:{service.port}/health", "--format", "json").stdout)
     assert shown["status"] == "ok"
     assert "query_optimizer" in shown["phase4"]
+
+
+def test_a_service_that_has_a_token_tells_its_figures_to_who_has_it(data_dir):
+    token = "a-token-of-sixteen-letters"
+    guarded = Service(data_dir, PHASE4_DASHBOARD_TOKEN=token)
+    guarded.start()
+    try:
+        url = f"http://127.0.0.1:{guarded.port}"
+        refused = run(url)
+        assert refused.returncode == 1
+        assert "its figures only to who has its token: set PHASE4_DASHBOARD_TOKEN" in refused.stdout
+        assert run(url, "--token", token).stdout.startswith("service ok")
+        assert run(url, environ={"PHASE4_DASHBOARD_TOKEN": token}).stdout.startswith("service ok")
+        assert run(url, "--token", "wr\u00f6ng").returncode == 2
+        assert guarded.call("/health").body == {"status": "ok"}
+        assert guarded.call("/health", Authorization=f"Bearer {token}").body["database"]
+    finally:
+        guarded.close()
 
 
 def test_watch_looks_again_until_it_is_told_to_stop(service):

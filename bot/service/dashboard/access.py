@@ -18,10 +18,15 @@ import msgspec
 from aiohttp import web
 
 from bot.service.api_errors import ApiError
+from bot.service.bodies import deadline
+from bot.service.client_address import host_name, is_forwarded
 from bot.service.middleware import Handler
 
 COOKIE = "phase4_dashboard"
 SESSION_SECONDS = 12 * 3600
+SIGN_IN_SECONDS = 10.0
+MAX_SIGN_IN = 4_096
+"""Bytes of the body that are looked at."""
 MIN_TOKEN = 16
 """Characters; shorter ones could be guessed."""
 
@@ -61,12 +66,14 @@ class Access:
     def needed(self) -> bool:
         return bool(self.token)
 
+    def bears_token(self, request: web.Request) -> bool:
+        """Whether a request shows the service's token, so that it is the operator's own, or their bot's."""
+        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        return self.needed and scheme.lower() == "bearer" and self._is_token(given.strip())
+
     def granted(self, request: web.Request) -> bool:
         """Whether a request may look."""
-        if not self.needed:
-            return True
-        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and self._is_token(given.strip()):
+        if not self.needed or self.bears_token(request):
             return True
         return self._is_session(request.cookies.get(COOKIE, ""))
 
@@ -80,12 +87,21 @@ class Access:
                 headers={"WWW-Authenticate": 'Bearer realm="phase4"'},
             )
 
-    def check_name(self, request: web.Request) -> None:
-        """Raise ApiError 403 for an open dashboard that is asked for by a name from elsewhere.
+    def is_open_to(self, request: web.Request) -> bool:
+        """Whether a request comes from this machine itself, as far as can be told.
 
-        A page of another site could else have its own name resolve to the loopback and read along.
+        A page of another site could have its own name resolve to the loopback and read along; a proxy on
+        this machine passes on what comes from anywhere.
         """
-        if not self.needed and not is_loopback(_name_of(request.host)):
+        return is_loopback(host_name(request.host)) and not is_forwarded(request)
+
+    def may_look(self, request: web.Request) -> bool:
+        """Whether to tell a request more than that the service is well."""
+        return self.granted(request) if self.needed else self.is_open_to(request)
+
+    def check_name(self, request: web.Request) -> None:
+        """Raise ApiError 403 for an open dashboard that is asked for from elsewhere."""
+        if not self.needed and not self.is_open_to(request):
             raise ApiError(
                 403,
                 "loopback_only",
@@ -112,8 +128,10 @@ class Access:
 
     async def sign_in(self, request: web.Request) -> web.Response:
         """The token in the body, for a cookie."""
+        async with deadline(SIGN_IN_SECONDS):
+            body = await request.read()
         try:
-            given = msgspec.json.decode(await request.read(), type=dict[str, object])["token"]
+            given = msgspec.json.decode(body[:MAX_SIGN_IN], type=dict[str, object])["token"]
         except (ValueError, KeyError, RecursionError):
             raise ApiError(400, "bad_request", 'Send {"token": "..."}.') from None
         if not self.needed or not isinstance(given, str) or not self._is_token(given.strip()):
@@ -147,10 +165,3 @@ class Access:
         if not (text.isascii() and text.isdigit()) or len(text) > 12 or int(text) < self._now():
             return False
         return hmac.compare_digest(cookie.encode("utf-8", "replace"), self._session(int(text)).encode())
-
-
-def _name_of(host: str) -> str:
-    """The host without its port: ``[::1]:8000`` -> ``::1``."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0]

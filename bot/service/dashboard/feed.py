@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
@@ -22,10 +23,6 @@ logger = logging.getLogger(__name__)
 
 INTERVAL = 2.0
 MAX_VIEWERS = 20
-
-
-class TooManyViewersError(Exception):
-    """As many look as may."""
 
 
 class Feed:
@@ -50,7 +47,7 @@ class Feed:
         self._recent = RecentReader(clock.monotonic())
         self._history = History()
         # The rest is changed by stream, close and the sampler.
-        self._viewers = 0
+        self._viewers: list[tuple[str, asyncio.Event]] = []  # who, and what ends their stream
         self._sampler: asyncio.Task[None] | None = None
         self._state: dict[str, Any] = {}
         self._state_at = 0.0
@@ -59,21 +56,33 @@ class Feed:
 
     @property
     def viewers(self) -> int:
-        return self._viewers
+        return len(self._viewers)
 
     @property
     def sampling(self) -> bool:
         return self._sampler is not None and not self._sampler.done()
 
-    async def stream(self, after: float = 0.0) -> AsyncGenerator[bytes]:
-        """Server-sent events: the state and the history later than ``after`` (Unix time), at each sample."""
-        if self._viewers >= MAX_VIEWERS:
-            raise TooManyViewersError
-        self._viewers += 1
+    async def stream(self, after: float = 0.0, client: str = "") -> AsyncGenerator[bytes]:
+        """Server-sent events: the state and the history later than ``after`` (Unix time), at each sample.
+
+        With MAX_VIEWERS already, whoever holds the most streams loses the oldest of them, so that nobody
+        is kept out by one who opens many.
+        """
+        if len(self._viewers) >= MAX_VIEWERS:
+            held = Counter(name for name, _ in self._viewers)
+            most = max(held.values())
+            victim = next(viewer for viewer in self._viewers if held[viewer[0]] == most)
+            self._viewers.remove(victim)
+            victim[1].set()
+            if self._turn is not None:
+                self._turn.set()  # it waits for that
+                self._turn = asyncio.Event()
+        viewer = (client, asyncio.Event())
+        self._viewers.append(viewer)
         try:
             yield b"retry: 2000\n\n"
             seen = -1.0
-            while not self._closed:
+            while not self._closed and not viewer[1].is_set():
                 if self._sampler is None or self._sampler.done():
                     self._turn = self._turn or asyncio.Event()
                     self._sampler = asyncio.get_running_loop().create_task(self._sample(), name="dashboard")
@@ -89,8 +98,9 @@ class Feed:
                 after = seen
                 yield f"id: {seen:.3f}\ndata: {json.dumps(body, separators=(',', ':'))}\n\n".encode()
         finally:
-            self._viewers -= 1
-            if self._viewers == 0:
+            if viewer in self._viewers:
+                self._viewers.remove(viewer)
+            if not self._viewers:
                 self._stop_sampling()
 
     def close(self) -> None:

@@ -10,8 +10,9 @@ from importlib import resources
 from aiohttp import web
 
 from bot.service.api_errors import ApiError
+from bot.service.client_address import client_address
 from bot.service.dashboard.access import Access
-from bot.service.dashboard.feed import Feed, TooManyViewersError, unix_time
+from bot.service.dashboard.feed import Feed, unix_time
 
 STALL_SECONDS = 10.0
 """A viewer that takes in nothing for so long is dropped."""
@@ -64,13 +65,9 @@ class Dashboard:
                 "X-Accel-Buffering": "no",  # else nginx would hold the events back
             }
         )
-        events = self._feed.stream(after)
+        events = self._feed.stream(after, client_address(request))
         try:
             first = await anext(events)
-        except TooManyViewersError:
-            raise ApiError(
-                503, "too_many_viewers", "Too many look at the dashboard.", headers={"Retry-After": "10"}
-            ) from None
         except StopAsyncIteration:
             raise ApiError(503, "stopping", "The service is stopping.") from None
         async with contextlib.aclosing(events):

@@ -1,0 +1,260 @@
+"""Connections of clients: how many, how long they may wait, and which goes when there are too many.
+
+aiohttp has no time limit for the head of a request and takes every connection; without both, a thousand
+half-sent requests leave nobody else an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.typedefs import Middleware
+
+from bot.service.middleware import Handler
+
+logger = logging.getLogger("bot.http")
+
+HEAD_SECONDS = 15.0
+"""In which the head of a connection's first request has to be there."""
+
+IDLE_SECONDS = 75.0
+"""For which a connection may wait for its next request; as nginx."""
+
+MAX_CONNECTIONS = 2_048
+RESERVED_DESCRIPTORS = 128
+"""Of the process's open files, what connections leave to databases, uploads and the rest."""
+
+BACKLOG = 128
+"""Connections that the kernel keeps until they are taken."""
+
+_SWEEP_SECONDS = 1.0
+_LOG_SECONDS = 60.0
+_LINES_PER_MINUTE = 20
+
+
+def most_connections() -> int:
+    """As many as the process's limit of open files allows, MAX_CONNECTIONS at most."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return MAX_CONNECTIONS
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS
+    return max(32, min(MAX_CONNECTIONS, soft - RESERVED_DESCRIPTORS))
+
+
+class Connections:
+    """The open connections, at most ``limit`` in all and half of it for one address.
+
+    A new one takes the place of the one that waits longest without a request in progress, so that
+    whoever holds connections open keeps nobody out; if all are busy, it is refused. ``trusted``: addresses
+    of proxies, behind which many clients stand, may have them all.
+    """
+
+    def __init__(
+        self, limit: int, trusted: frozenset[str] = frozenset(), *, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._limit = limit
+        self._per_address = max(1, limit // 2)
+        self._trusted = trusted
+        self._now = now
+        # All changed by admit, begun, ended and gone. A connection is in one of the three.
+        self._fresh: OrderedDict[Connection, float] = OrderedDict()  # since when it waits for its first head
+        self._idle: OrderedDict[Connection, float] = OrderedDict()  # since when it waits for its next head
+        self._busy: dict[Connection, int] = {}  # its requests in progress
+        self._by_address: Counter[str] = Counter()
+        self._by_transport: dict[asyncio.BaseTransport, Connection] = {}
+        self._refused = 0
+        self._told = float("-inf")
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._by_transport)
+
+    def admit(self, connection: Connection) -> bool:
+        """Take a new connection in; False: there is no room for it."""
+        address = connection.address
+        fair = address in self._trusted or self._by_address[address] < self._per_address
+        if not fair or len(self) >= self._limit:
+            waiting = self._longest_waiting(None if fair else address)
+            if waiting is None:
+                self._refuse(address)
+                return False
+            waiting.abort()
+        self._by_address[address] += 1
+        assert connection.transport is not None
+        self._by_transport[connection.transport] = connection
+        self._fresh[connection] = self._now()
+        if self._sweeper is None:
+            self._sweep()
+        return True
+
+    def _longest_waiting(self, address: str | None) -> Connection | None:
+        for waiting in (self._fresh, self._idle):
+            for connection in waiting:
+                if address is None or connection.address == address:
+                    return connection
+        return None
+
+    def _refuse(self, address: str) -> None:
+        self._refused += 1
+        now = self._now()
+        if now - self._told >= _LOG_SECONDS:
+            logger.warning(
+                "%d connection(s) refused, the last from %s: %d are open, each with a request in progress",
+                self._refused, address, len(self),
+            )  # fmt: skip
+            self._told, self._refused = now, 0
+
+    def begun(self, transport: asyncio.BaseTransport | None) -> None:
+        """The head of a request is there."""
+        connection = self._by_transport.get(transport) if transport is not None else None
+        if connection is not None:
+            self._fresh.pop(connection, None)
+            self._idle.pop(connection, None)
+            self._busy[connection] = self._busy.get(connection, 0) + 1
+
+    def ended(self, transport: asyncio.BaseTransport | None) -> None:
+        """A request has been answered."""
+        connection = self._by_transport.get(transport) if transport is not None else None
+        if connection is not None and connection in self._busy:
+            self._busy[connection] -= 1
+            if not self._busy[connection]:
+                del self._busy[connection]
+                self._idle[connection] = self._now()
+
+    def gone(self, connection: Connection) -> None:
+        """The connection is closed."""
+        transport = connection.transport
+        if transport is None or self._by_transport.pop(transport, None) is None:
+            return
+        self._fresh.pop(connection, None)
+        self._idle.pop(connection, None)
+        self._busy.pop(connection, None)
+        self._by_address[connection.address] -= 1
+        if not self._by_address[connection.address]:
+            del self._by_address[connection.address]
+
+    def _sweep(self) -> None:
+        """Close what has waited for too long; again in a second while there are connections."""
+        now = self._now()
+        for waiting, seconds in ((self._fresh, HEAD_SECONDS), (self._idle, IDLE_SECONDS)):
+            while waiting:
+                connection, since = next(iter(waiting.items()))
+                if now - since < seconds:
+                    break
+                connection.abort()
+        self._sweeper = None
+        if self._by_transport:
+            self._sweeper = asyncio.get_running_loop().call_later(_SWEEP_SECONDS, self._sweep)
+
+    def close(self) -> None:
+        """Stop watching."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+
+    def middleware(self) -> Middleware:
+        """Tells when requests begin and end; the first of all."""
+
+        @web.middleware
+        async def watch(request: web.Request, handler: Handler) -> web.StreamResponse:
+            transport = request.transport
+            self.begun(transport)
+            try:
+                return await handler(request)
+            finally:
+                self.ended(transport)
+
+        return watch
+
+    def check_invariants(self) -> None:
+        """Assert that each connection is counted once."""
+        everywhere = [*self._fresh, *self._idle, *self._busy]
+        assert len(everywhere) == len(set(everywhere)) == len(self._by_transport) <= self._limit
+        assert set(everywhere) == set(self._by_transport.values())
+        assert Counter(connection.address for connection in everywhere) == self._by_address
+        assert all(count > 0 for count in self._busy.values())
+
+
+class Connection(asyncio.Protocol):
+    """A client's connection, in front of the protocol of the web server."""
+
+    def __init__(self, server: asyncio.Protocol, connections: Connections) -> None:
+        self._server = server
+        self._connections = connections
+        self._admitted = False
+        self.transport: asyncio.BaseTransport | None = None
+        self.address = ""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        peer = transport.get_extra_info("peername")
+        self.address = str(peer[0]) if isinstance(peer, tuple) and peer else ""
+        self.transport = transport
+        self._admitted = self._connections.admit(self)
+        if self._admitted:
+            self._server.connection_made(transport)
+        else:
+            self.abort()
+
+    def data_received(self, data: bytes) -> None:
+        if self._admitted:
+            self._server.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        return self._server.eof_received() if self._admitted else None
+
+    def pause_writing(self) -> None:
+        self._server.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._server.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connections.gone(self)
+        if self._admitted:
+            self._server.connection_lost(exc)
+
+    def abort(self) -> None:
+        """Close without a word, and count it no more."""
+        self._connections.gone(self)
+        if isinstance(self.transport, asyncio.Transport):
+            self.transport.abort()
+
+
+class BriefHttpLog(logging.Filter):
+    """What the web server logs of malformed requests: one line each, and not many of them."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._now = now
+        # Changed by filter.
+        self._since = float("-inf")
+        self._lines = 0
+        self._left_out = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if not isinstance(error, HttpProcessingError):
+            return True
+        now = self._now()
+        if now - self._since >= _LOG_SECONDS:
+            self._since, self._lines = now, 0
+        self._lines += 1
+        if self._lines > _LINES_PER_MINUTE:
+            self._left_out += 1
+            return False
+        more = f" ({self._left_out} more were not logged)" if self._left_out else ""
+        self._left_out = 0
+        what = error.message.splitlines()[0][:100] if error.message else type(error).__name__
+        record.msg, record.args = "Malformed request: %s%s", (what, more)
+        record.exc_info, record.exc_text = None, None
+        record.levelno, record.levelname = logging.INFO, "INFO"
+        return True

@@ -1,0 +1,103 @@
+"""Whose requests are taken: not those that a foreign web page has a browser send.
+
+A service on the loopback is reached by every page that this machine's browsers show. A page of
+another site can send simple requests (cross-site request forgery), and one whose own name is made to resolve
+to the loopback can read the answers as well (DNS rebinding).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from bot.service.api_errors import ApiError
+from bot.service.client_address import host_name
+from bot.service.dashboard.access import Access
+from bot.service.middleware import Handler
+from bot.service.settings import HOSTS_VARIABLE
+
+_OPEN = frozenset(
+    ("/", "/health", "/dashboard/dashboard.css", "/dashboard/dashboard.js", "/dashboard/icon.svg")
+)
+"""The page and its files hold no figure; ``/health`` tells strangers one word."""
+
+_PRIVATE = ("localhost", "internal", "local", "lan", "home.arpa", "test")
+"""Ends of names that no public name server answers for, so that no web page can have one."""
+
+
+class AllowedHosts:
+    """Names by which the service may be asked for: addresses, local names, and those that are named."""
+
+    def __init__(self, named: Iterable[str] = ()) -> None:
+        self._named = {name.lower().rstrip(".") for name in named}
+        own = socket.gethostname().lower().rstrip(".")
+        if own:
+            self._named.add(own)
+
+    def allows(self, host: str) -> bool:
+        """Whether a web page cannot have that name, or the operator has named it."""
+        name = host_name(host)
+        if not name:
+            return False
+        try:
+            ipaddress.ip_address(name.partition("%")[0])
+        except ValueError:
+            single = "." not in name
+            return single or name in self._named or name.endswith(tuple(f".{end}" for end in _PRIVATE))
+        return True
+
+
+def same_origin(origin: str, host: str) -> bool:
+    """Whether a page of ``origin`` (``http://name:port``) asks the service by the same name and port."""
+    try:
+        parts = urlsplit(origin)
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+        asked = urlsplit(f"//{host}")
+        return (
+            parts.scheme in ("http", "https")
+            and parts.hostname is not None
+            and parts.hostname == asked.hostname
+            and port == (asked.port or {"http": 80, "https": 443}[parts.scheme])
+        )
+    except ValueError:
+        return False
+
+
+def guard(access: Access, hosts: AllowedHosts) -> Middleware:
+    """The middleware that refuses with 403 what a foreign page sends, or asks for by a name of its own."""
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path not in _OPEN:
+            if not hosts.allows(request.host) and not (access.needed and access.granted(request)):
+                raise ApiError(
+                    403,
+                    "unknown_host",
+                    f"This service does not answer to {host_name(request.host)[:100]!r}. "
+                    f"If that is its name, set {HOSTS_VARIABLE}.",
+                )
+            origin = request.headers.get("Origin")
+            site = request.headers.get("Sec-Fetch-Site", "none")
+            foreign = origin is not None and not same_origin(origin, request.host)
+            if foreign or site not in ("none", "same-origin"):
+                raise ApiError(403, "foreign_origin", "Requests of other sites' pages are not taken.")
+        return await handler(request)
+
+    return check
+
+
+def check_json(request: web.Request) -> None:
+    """Raise ApiError 415 for a body of a type that a foreign page's form can send without asking.
+
+    ``application/x-www-form-urlencoded`` is what curl and urllib say of any body; from a browser, which
+    sends an Origin, it is taken at its word.
+    """
+    kind = request.content_type if "Content-Type" in request.headers else ""
+    form = kind == "application/x-www-form-urlencoded" and "Origin" in request.headers
+    if form or kind in ("multipart/form-data", "text/plain"):
+        raise ApiError(415, "unsupported_type", f"Send JSON (Content-Type: application/json), not {kind}.")
