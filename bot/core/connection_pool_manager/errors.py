@@ -15,6 +15,9 @@ class PoolTimeoutError(CapacityError, TimeoutError):
 class PoolConnectError(BackendError):
     """A connection could not be opened: the server is away, refuses, or does not answer in time."""
 
+    login_refused = False
+    """The server answered, and refused the user or password."""
+
 
 class PoolSetupError(BackendError):
     """Pools of ``DATABASE_POOLS`` could not be created; the message names each with its reason."""

@@ -34,7 +34,7 @@ class Guard:
         self.cursors: list[Any] | None = None
         """What the driver must end by hand, for those whose objects cannot ask."""
 
-    def check(self, name: str = "what was taken from it") -> None:
+    def check(self, name: str = "something taken from its lease") -> None:
         """Raise LeaseReleasedError if the lease has ended."""
         if self.ended:
             raise self.error(name)

@@ -9,6 +9,9 @@ What it holds to, after every call:
 - a connection is in exactly one of these states; it is leased to one holder.
 - waiters are served in the order they came; nobody who comes later takes a connection past them.
 - a server that refuses is tried by one attempt at a time, with growing delays, however many wait.
+- once a server refuses what only a primary may do, another is looked for: by one new connection at a time,
+  never more often than SEARCH_INTERVAL, and only while calls are refused. What exists goes on serving
+  until one is found; then the older connections are checked before their next lease.
 
 Source of the rules: HikariCP (maximum lifetime with jitter, idle shrink, alive bypass window), and
 httpcore's pool for the shape.
@@ -30,7 +33,15 @@ from bot.core.connection_pool_manager.stats import Counters
 
 OPEN_LIMIT = 8
 """Connections opened at once: a burst must not become a storm of handshakes."""
-RETRY_BASE, RETRY_CAP = 0.05, 2.0
+RETRY_BASE, RETRY_CAP = 0.05, 1.0
+LOGIN_RETRY_BASE, LOGIN_RETRY_CAP = 10.0, 60.0
+"""A server that refuses the login is asked rarely: it may lock the account after a few attempts."""
+FAILURE_MEMORY = 30.0
+"""An attempt that failed longer ago says nothing of the next."""
+SEARCH_INTERVAL = 0.5
+"""While a demoted server refuses calls, another is looked for at most this often."""
+DEMOTION_MEMORY = 60.0
+"""A server that refused nothing for so long is read-only on purpose, and only read from."""
 KEEPALIVE_SHARE = 4
 """At one tick at most this part of the idle connections (one in four) is pinged, or nobody could have one."""
 LIFETIME_JITTER = 0.1
@@ -46,9 +57,12 @@ class Verdict(IntEnum):
     """Only a new connection will do."""
     BROKEN = 3
     """It works no more: not even a goodbye can be sent."""
+    DEMOTED = 4
+    """Clean, but its server says that it is the primary no more. The pool itself is told by an argument."""
 
 
 BROKEN, LIFETIME, IDLE, DISCARDED, POOL_CLOSED = "broken", "lifetime", "idle", "discarded", "pool closed"
+DEMOTED, TOO_MANY = "led to a demoted server", "too many"
 """Why a connection is closed."""
 
 
@@ -121,9 +135,10 @@ class Close(NamedTuple):
 
 
 class Check(NamedTuple):
-    """Ping it; then call ``checked``."""
+    """Ping it, or ask it whether it leads to a primary; then call ``checked``."""
 
     slot: Slot
+    is_for_primary: bool = False
 
 
 class Reset(NamedTuple):
@@ -190,12 +205,35 @@ class Pool:
         self.waiters: OrderedDict[Waiter, None] = OrderedDict()
         self.is_closed = False
         self.failures = 0  # of opening, in a row
+        self.failed_at = -math.inf
+        self.login_refused = False  # why the last one failed
         self.last_error: BaseException | None = None
+        # The server refuses what only a primary may do: since when, and when it did so last.
+        self.demoted_since: float | None = None
+        self.refused_at = -math.inf
+        self.searched_at = -math.inf
+        self.is_searching = False  # the next connection is opened to find a primary
 
     @property
     def total(self) -> int:
         """Connections that exist or are about to."""
         return len(self.idle) + len(self.leased) + len(self.proving) + len(self.closing) + self.opening
+
+    def is_serving(self, now: float) -> bool:
+        """Whether callers get what they ask for: connections can be opened, or those there are work.
+
+        A server may refuse more connections than it allows while it serves those it has.
+        """
+        if self.is_closed or self.demoted_since is not None:
+            return False
+        if not self.failures:
+            return True
+        since = self.failed_at - RETRY_CAP
+        return any(
+            slot.proved_at > since and self._is_open(slot.raw)
+            for group in (self.idle, self.leased)
+            for slot in group
+        )
 
     # Acquiring.
 
@@ -272,8 +310,11 @@ class Pool:
         counters.waits.record(max(0.0, now - waiter.since))
         return waiter
 
-    def release(self, slot: Slot, now: float, verdict: Verdict) -> list[Action]:
-        """End the lease of ``slot``. KeyError if it is not leased."""
+    def release(self, slot: Slot, now: float, verdict: Verdict, *, demoted: bool = False) -> list[Action]:
+        """End the lease of ``slot``; ``demoted``: its server refused what only a primary may do.
+
+        KeyError if it is not leased.
+        """
         self.leased.remove(slot)
         self.counters.released += 1
         slot.idle_since = slot.proved_at = now
@@ -283,6 +324,8 @@ class Pool:
         slot.reported = slot.touched = False
         if self.is_closed:
             self._retire(slot, POOL_CLOSED, actions)
+        elif demoted and verdict is not Verdict.BROKEN and self._search(slot, now):
+            self._retire(slot, DEMOTED, actions)
         elif verdict is Verdict.BROKEN:
             self._retire(slot, BROKEN, actions)
         elif verdict is Verdict.DISCARD:
@@ -293,9 +336,43 @@ class Pool:
             self.proving.add(slot)
             self.counters.resets += 1
             actions.append(Reset(slot))
+        elif slot.suspect:
+            self.proving.add(slot)
+            actions.append(Check(slot, is_for_primary=True))
         else:
             self.idle.append(slot)
         return actions + self._serve(now)
+
+    def _search(self, slot: Slot, now: float) -> bool:
+        """Note that the server refused as a demoted one does; whether this connection is given up for it."""
+        self.refused_at = now
+        self.counters.refused_as_demoted += 1
+        if slot.suspect:
+            return True  # a primary is known, and this is not it
+        if self.demoted_since is None:
+            self.demoted_since = now
+        if now - self.searched_at < SEARCH_INTERVAL:
+            return False
+        self.searched_at = now
+        self.is_searching = True
+        return True
+
+    def _found_primary(self, now: float, *, is_sure: bool, actions: list[Action]) -> None:
+        """A new connection leads to a server that takes writes: the older ones may not."""
+        self.demoted_since = None
+        if not is_sure:
+            for slot in self.idle:
+                self._retire(slot, DEMOTED, actions)
+            self.idle.clear()
+        for slot in self.idle:
+            slot.suspect = True
+            slot.proved_at = -math.inf
+        for slot in self.proving:
+            slot.suspect = True
+        for slot in self.leased:
+            slot.suspect = slot.touched = True  # touched: off the short ways of a release
+            if not is_sure:
+                slot.expires_at = -math.inf
 
     def overdue(self, now: float) -> list[Waiter]:
         """Who has waited as long as they may; :meth:`withdraw` them."""
@@ -303,34 +380,48 @@ class Pool:
 
     # Outcomes of actions.
 
-    def opened(self, slot: Slot, now: float) -> list[Action]:
-        """A connection was opened."""
+    def opened(self, slot: Slot, now: float, *, is_primary: bool | None = None) -> list[Action]:
+        """A connection was opened.
+
+        ``is_primary``, asked while ``demoted_since`` is set: whether it leads to a server that takes
+        writes; None: that cannot be told, so only trying shows.
+        """
         self.opening -= 1
         self.failures = 0
         self.last_error = None
+        self.login_refused = False
+        self.is_searching = False
         self.counters.opened += 1
         slot.opened_at = slot.idle_since = slot.proved_at = now
         slot.expires_at = now + self.options.max_lifetime * (1 - self._rng.uniform(0, LIFETIME_JITTER))
         actions: list[Action] = []
+        if self.demoted_since is not None and is_primary is not False:
+            self._found_primary(now, is_sure=is_primary is True, actions=actions)
         if self.is_closed:
             self._retire(slot, POOL_CLOSED, actions)
         else:
             self._shelve(slot)
         return actions + self._serve(now)
 
-    def open_failed(self, error: BaseException | None, now: float) -> list[Action]:
+    def open_failed(
+        self, error: BaseException | None, now: float, *, login_refused: bool = False
+    ) -> list[Action]:
         """A connection could not be opened; None: the attempt was given up."""
         self.opening -= 1
         if error is not None:
             self.failures += 1
+            self.failed_at = now
+            self.login_refused = login_refused
             self.last_error = error
             self.counters.open_failures += 1
         return self._serve(now)
 
-    def checked(self, slot: Slot, ok: bool, now: float) -> list[Action]:
-        """A ping came back, or did not."""
+    def checked(self, slot: Slot, ok: bool, now: float, *, is_for_primary: bool = False) -> list[Action]:
+        """A ping, or a question for the primary, came back, or did not."""
         self.counters.checks += 1
         actions: list[Action] = []
+        if ok and is_for_primary:
+            slot.suspect = False
         if not ok:
             # What has been quiet for as long as this one is most likely dead too (a server that was
             # restarted, a firewall that forgot). To find out one by one would take a timeout each.
@@ -347,7 +438,11 @@ class Pool:
         self.proving.remove(slot)
         actions: list[Action] = []
         if self.is_closed or not ok:
-            self._retire(slot, POOL_CLOSED if self.is_closed else BROKEN, actions)
+            reason = POOL_CLOSED if self.is_closed else DEMOTED if slot.suspect else BROKEN
+            self._retire(slot, reason, actions)
+        elif slot.suspect:
+            self.proving.add(slot)
+            actions.append(Check(slot, is_for_primary=True))
         else:
             slot.proved_at = now
             self._shelve(slot)
@@ -367,6 +462,11 @@ class Pool:
         options = self.options
         if self.is_closed:
             return actions
+        if self.failures and not self.opening and now - self.failed_at > FAILURE_MEMORY:
+            self.failures, self.last_error, self.login_refused = 0, None, False
+        if self.demoted_since is not None and now - self.refused_at > DEMOTION_MEMORY:
+            self.demoted_since = None
+            self.is_searching = False
         spare = self.total - len(self.closing) - options.min_size
         pings = max(1, len(self.idle) // KEEPALIVE_SHARE)
         for slot in list(self.idle):
@@ -386,7 +486,7 @@ class Pool:
                 pings -= 1
                 self.idle.remove(slot)
                 self.proving.add(slot)
-                actions.append(Check(slot))
+                actions.append(Check(slot, slot.suspect))
         if options.leak_threshold:
             for slot in self.leased:
                 held = now - slot.leased_at
@@ -427,19 +527,28 @@ class Pool:
             elif len(self.proving) < len(waiters):
                 idle.pop()
                 self.proving.add(slot)
-                actions.append(Check(slot))
+                actions.append(Check(slot, slot.suspect))
             else:
                 break
         existing = len(idle) + len(self.leased) + len(self.proving)
-        wanted = max(len(waiters) - len(self.proving), self.options.min_size - existing) - self.opening
+        wanted = max(len(waiters) - len(self.proving), self.options.min_size - existing, self.is_searching)
+        wanted -= self.opening
         room = self.options.max_size - self.total
         allowed = (1 if self.failures else OPEN_LIMIT) - self.opening
         for _ in range(min(wanted, room, allowed)):
             self.opening += 1
             self.counters.peak_connections = max(self.counters.peak_connections, self.total)
-            delay = full_jitter(self.failures, RETRY_BASE, RETRY_CAP, self._rng) if self.failures else 0.0
-            actions.append(Open(delay))
+            actions.append(Open(self._delay()))
         return actions
+
+    def _delay(self) -> float:
+        """Seconds before the next attempt to open a connection."""
+        if not self.failures:
+            return 0.0
+        if self.login_refused:
+            longest = min(LOGIN_RETRY_CAP, LOGIN_RETRY_BASE * 2 ** min(self.failures - 1, 8))
+            return self._rng.uniform(longest / 2, longest)
+        return full_jitter(self.failures, RETRY_BASE, RETRY_CAP, self._rng)
 
     def _grant(self, slot: Slot, now: float, actions: list[Action]) -> None:
         waiter, _ = self.waiters.popitem(last=False)

@@ -26,6 +26,7 @@ from bot.core.connection_pool_manager.lease import PooledConnection, caller_site
 from bot.core.connection_pool_manager.models import PoolHealth, PoolSpec
 from bot.core.connection_pool_manager.pool import (
     BROKEN,
+    SEARCH_INTERVAL,
     Action,
     Check,
     Close,
@@ -75,6 +76,7 @@ class PoolRunner:
         self._outage = False  # an outage is logged when it begins and when it ends
         self._drained: asyncio.Event | None = None
         self._verdict_failed = False
+        self._demotion = ""  # what the server said last when it refused as a demoted one does
         self._alarm: Callable[[], Any] | None = None
         self._alarm_at = math.inf
         self._settled: asyncio.Future[None] | None = None  # start waits for the first connections
@@ -254,7 +256,9 @@ class PoolRunner:
             raise LeaseError(f"connection of pool {self.name!r}: released twice")
         set_own(lease, "_slot", None)
         guard = slot.guard
+        demotion = None
         if guard is not None:
+            demotion = guard.demotion
             _end(slot)
         try:
             verdict = self._verdict(slot.raw)
@@ -262,7 +266,9 @@ class PoolRunner:
             # A driver's package that changed must cost a connection, not the caller's answer.
             verdict = Verdict.BROKEN
             self._report_verdict(error)
-        if verdict is _CLEAN and healthy and not slot.touched:
+        if verdict is Verdict.DEMOTED:
+            verdict, demotion = _CLEAN, demotion or "the server is not the primary any more"
+        if verdict is _CLEAN and healthy and not slot.touched and demotion is None:
             pool = self.pool
             if not pool.waiters:
                 if pool.put(slot, self._now()):
@@ -276,7 +282,22 @@ class PoolRunner:
         elif slot.touched and verdict is _CLEAN and self.spec.options.reset != "never":
             verdict = Verdict.RESET
         if slot in self.pool.leased:  # else the pool was closed over its head
-            self._do(self.pool.release(slot, self._now(), verdict))
+            if demotion is None:
+                self._do(self.pool.release(slot, self._now(), verdict))
+            else:
+                self._release_demoted(slot, verdict, demotion)
+
+    def _release_demoted(self, slot: Slot, verdict: Verdict, said: str) -> None:
+        was_known = self.pool.demoted_since is not None
+        actions = self.pool.release(slot, self._now(), verdict, demoted=True)
+        if self.pool.demoted_since is not None:
+            self._demotion = mask_secrets(said)
+            if not was_known:
+                logger.warning(
+                    "Pool %r: the server does not take writes (any more): %s; another one is looked for by "
+                    "connecting anew, at most every %g s", self.name, self._demotion, SEARCH_INTERVAL,
+                )  # fmt: skip
+        self._do(actions)
 
     def _report_verdict(self, error: Exception) -> None:
         if not self._verdict_failed:
@@ -339,7 +360,11 @@ class PoolRunner:
                     "close", self._close(action.slot, action.reason), partial(self._closed, action.slot)
                 )
             elif isinstance(action, Check):
-                self._prove_soon("check", action.slot, self.driver.ping, self.pool.checked)
+                if action.is_for_primary:
+                    report = partial(self.pool.checked, is_for_primary=True)
+                    self._prove_soon("check", action.slot, self._prove_primary, report)
+                else:
+                    self._prove_soon("check", action.slot, self.driver.ping, self.pool.checked)
             elif isinstance(action, Reset):
                 self._prove_soon("reset", action.slot, self.driver.reset, self.pool.was_reset)
             elif isinstance(action, Refuse):
@@ -381,7 +406,14 @@ class PoolRunner:
                 work.close()
                 undone()
 
-        self._tasks.spawn(run(), name=self._task_name(what)).add_done_callback(ended)
+        running = run()
+        try:
+            task = self._tasks.spawn(running, name=self._task_name(what))
+        except RuntimeError:  # the loop has ended, and with it everything that it might have done
+            running.close()
+            work.close()
+            return
+        task.add_done_callback(ended)
 
     def _prove_soon(
         self,
@@ -396,8 +428,13 @@ class PoolRunner:
         if slot in self.pool.proving:
             self._do(report(slot, ok, self._now()))
 
+    async def _prove_primary(self, raw: Any) -> None:
+        if await self.driver.is_primary(raw) is False:
+            raise PoolConnectError("it leads to a server that does not take writes")
+
     def _not_opened(self, failure: Exception | None) -> None:
-        self._do(self.pool.open_failed(failure, self._now()))
+        login_refused = isinstance(failure, PoolConnectError) and failure.login_refused
+        self._do(self.pool.open_failed(failure, self._now(), login_refused=login_refused))
 
     async def _open(self, delay: float) -> None:
         try:
@@ -406,7 +443,10 @@ class PoolRunner:
             if self.pool.is_closed:
                 self._not_opened(None)
                 return
+            if self.pool.is_searching:
+                self.driver.look_elsewhere()
             raw = await self._connect()
+            is_primary = None if self.pool.demoted_since is None else await self._is_primary(raw)
         except BaseException as error:
             failure = error if isinstance(error, Exception) else None
             if failure is not None and not self._outage:
@@ -419,7 +459,26 @@ class PoolRunner:
         if self._outage:
             self._outage = False
             logger.info("Pool %r: connected again", self.name)
-        self._do(self.pool.opened(self._slot(raw), self._now()))
+        was_demoted = self.pool.demoted_since is not None
+        actions = self.pool.opened(self._slot(raw), self._now(), is_primary=is_primary)
+        if was_demoted and self.pool.demoted_since is None:
+            logger.warning(
+                "Pool %r: a server that takes writes was found; older connections are checked before they "
+                "are used again", self.name,
+            )  # fmt: skip
+        self._do(actions)
+
+    async def _is_primary(self, raw: Any) -> bool | None:
+        """Whether a new connection leads to a server that takes writes; False also if it does not answer."""
+        try:
+            async with asyncio.timeout(self.spec.options.validation_timeout):
+                return await self.driver.is_primary(raw)
+        except Exception as error:
+            logger.debug("Pool %r: cannot ask for the primary: %s", self.name, self.masked(error))
+            return False
+        except BaseException:
+            self.driver.terminate(raw)
+            raise
 
     def _slot(self, raw: Any) -> Slot:
         self._number += 1
@@ -444,10 +503,12 @@ class PoolRunner:
                     f"{sorted(self.spec.driver_options)}: {self.masked(error)}"
                 ) from None
             # Not from error: its text and its frames may hold the password.
-            raise PoolConnectError(
+            failure = PoolConnectError(
                 f"cannot connect to {mask_url(self.spec.url)} ({self.spec.backend}): {self.masked(error)}; "
                 "check that the server runs, and the host, port, user and password of the url"
-            ) from None
+            )
+            failure.login_refused = self.driver.is_login_refused(error)
+            raise failure from None
 
     def masked(self, error: BaseException) -> str:
         """What an error says, without secrets."""
@@ -542,7 +603,10 @@ class PoolRunner:
                 self.release(lease, healthy)
         except Exception as error:
             return PoolHealth(False, (time.perf_counter() - started) * 1000, self.masked(error))
-        return PoolHealth(True, (time.perf_counter() - started) * 1000)
+        milliseconds = (time.perf_counter() - started) * 1000
+        if self.pool.demoted_since is not None:
+            return PoolHealth(False, milliseconds, self._last_error())
+        return PoolHealth(True, milliseconds)
 
     def _closed_error(self) -> PoolClosedError:
         return PoolClosedError(f"pool {self.name!r} is closed")
@@ -563,7 +627,9 @@ class PoolRunner:
         cause = pool.last_error
         if pool.opening:
             text += f", opening {pool.opening}"
-        if cause is not None:
+        if cause is not None and pool.is_serving(self._now()):
+            text += f". No further connection can be opened: {cause}"
+        elif cause is not None:
             text += f". The server cannot be reached: {cause}"
         elif pool.opening and len(pool.leased) < pool.options.max_size:
             text += ". The server has not answered the attempts to connect yet"
@@ -613,9 +679,20 @@ class PoolRunner:
             "connections_closed": counters.closed,
             "connect_failures": counters.open_failures,
             "resets": counters.resets,
-            "healthy": pool.failures == 0 and not pool.is_closed,
-            "last_error": None if pool.last_error is None else self.masked(pool.last_error),
+            "refused_as_demoted": counters.refused_as_demoted,
+            "demoted": pool.demoted_since is not None,
+            "healthy": pool.is_serving(now),
+            "last_error": self._last_error(),
         }
+
+    def _last_error(self) -> str | None:
+        """What keeps the pool from its work, or a part of it; None: nothing."""
+        pool = self.pool
+        if pool.last_error is not None:
+            return self.masked(pool.last_error)
+        if pool.demoted_since is not None:
+            return f"the server does not take writes: {self._demotion}"
+        return None
 
     def histogram(self) -> HistogramSnapshot:
         """How long callers waited for a connection."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
+import re
 from collections.abc import AsyncIterator
 
+import asyncpg
 import pytest
 
 from bot.core.connection_pool_manager import ConnectionPoolManager, LeaseError, PoolTimeoutError
+from tests.support.apart import execute_on_postgresql
 
 
 @pytest.fixture
@@ -121,3 +125,59 @@ async def test_exhaustion_and_misuse_are_told(manager: ConnectionPoolManager, po
         await manager.release_connection("pg", held)
     with pytest.raises(LeaseError, match="after the connection was released"):
         await held.fetchval("SELECT 1")
+
+
+async def test_a_change_of_the_schema_fails_one_statement_and_not_one_for_each_connection(
+    manager: ConnectionPoolManager, postgresql_url: str
+) -> None:
+    await manager.create_pool("pg", "postgresql", min_size=5, max_size=5, url=postgresql_url)
+
+    async def read_on_each() -> int:
+        failed = 0
+        async with contextlib.AsyncExitStack() as stack:
+            leases = [await stack.enter_async_context(manager.connection("pg")) for _ in range(5)]
+            for lease in leases:
+                try:
+                    async with lease.transaction():
+                        await lease.fetch("SELECT * FROM changing")
+                except asyncpg.InvalidCachedStatementError:
+                    failed += 1
+        return failed
+
+    async with manager.connection("pg") as conn:
+        await conn.execute("DROP TABLE IF EXISTS changing; CREATE TABLE changing (a int)")
+    assert await read_on_each() == 0
+    async with manager.connection("pg") as conn:
+        await conn.execute("ALTER TABLE changing ADD COLUMN b int")
+    assert await read_on_each() == 1
+    assert await read_on_each() == 0
+    async with manager.connection("pg") as conn:
+        await conn.execute("DROP TABLE changing")
+
+
+async def test_a_pool_that_serves_is_healthy_although_the_server_allows_it_no_more_connections(
+    manager: ConnectionPoolManager, postgresql_url: str
+) -> None:
+    role = "phase4_limited"
+    await asyncio.to_thread(execute_on_postgresql, postgresql_url, f"DROP ROLE IF EXISTS {role}")
+    await asyncio.to_thread(
+        execute_on_postgresql, postgresql_url, f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 2"
+    )
+    url = re.sub(r"//[^@/]*@?", f"//{role}@", postgresql_url, count=1)
+    await manager.create_pool("pg", "postgresql", min_size=1, max_size=6, url=url)
+
+    async def work() -> None:
+        async with manager.connection("pg", timeout=30) as conn:
+            await conn.execute("SELECT pg_sleep(0.01)")
+
+    await asyncio.gather(*(work() for _ in range(30)))
+    figures = (await manager.get_statistics())["pg"]
+    assert figures["connect_failures"] > 0, "the limit was met"
+    assert figures["failed_acquisitions"] == 0, "and every call served"
+    assert figures["healthy"]
+    assert "too many connections" in figures["last_error"]
+    for _ in range(50):
+        await work()
+        assert (await manager.get_statistics())["pg"]["healthy"]
+    await manager.disable()
+    await asyncio.to_thread(execute_on_postgresql, postgresql_url, f"DROP ROLE {role}")

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from bot.core.connection_pool_manager import ConnectionPoolManager
+from bot.core.connection_pool_manager.drivers import session_state
 
 
 @pytest.fixture
@@ -22,6 +23,11 @@ async def pools():
         ("SET SESSION sql_mode = ''", "SELECT @@sql_mode <> ''", 1),
         ("CREATE TEMPORARY TABLE leak (x int)", "SELECT COUNT(*) FROM leak", "no such table"),
         ("SELECT GET_LOCK('phase4-leak', 0)", "SELECT IS_USED_LOCK('phase4-leak') IS NULL", 1),
+        ("BEGIN NOT ATOMIC SET SESSION time_zone = '+03:00'; END", "SELECT @@time_zone", "SYSTEM"),
+        ("IF 1 THEN SET SESSION time_zone = '+03:00'; END IF", "SELECT @@time_zone", "SYSTEM"),
+        ("EXECUTE IMMEDIATE 'SET time_zone = \"+03:00\"'", "SELECT @@time_zone", "SYSTEM"),
+        ("SELECT 1 # it's\n; SET time_zone = '+03:00'", "SELECT @@time_zone", "SYSTEM"),
+        ("BEGIN/**/NOT ATOMIC SET time_zone = '+03:00'; END", "SELECT @@time_zone", "SYSTEM"),
     ],
 )
 async def test_mysql(pools, mysql_url, dirty, probe, clean):
@@ -101,3 +107,29 @@ async def test_the_lease_of_a_cancelled_query_is_clean_for_the_next(pools, postg
             await query
         async with pools.connection("p", 5) as conn:
             assert await conn.fetchval("SELECT to_regclass('pg_temp.leak') IS NULL")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("SELECT 1", session_state.CLEAN),
+        ("SELECT begin, start FROM shifts WHERE begin > 3", session_state.CLEAN),
+        ("INSERT INTO notes VALUES ('it''s; BEGIN here')", session_state.CLEAN),
+        ("INSERT INTO notes VALUES ('it\\'s mine')", session_state.CLEAN),
+        ("INSERT INTO notes VALUES ('it\\'s; yours')", session_state.RESET),
+        ("SELECT 5 # ' \n INTO @leak -- '", session_state.RESET),
+        ("BEGIN", session_state.CLEAN),
+        ("begin work;", session_state.CLEAN),
+        ("START TRANSACTION", session_state.CLEAN),
+        ("START TRANSACTION READ ONLY", session_state.READ_ONLY),
+        ("START SLAVE", session_state.DISCARD),
+        ("BEGIN NOT ATOMIC SELECT 1; END", session_state.DISCARD),
+        ("SELECT 1; BEGIN NOT ATOMIC SELECT 1; END", session_state.DISCARD),
+        ("FOR i IN 1..2 DO SELECT 1; END FOR", session_state.DISCARD),
+        ("SOMETHING NEW", session_state.DISCARD),
+        ("SET time_zone = '+03:00'", session_state.RESET),
+        ("CALL something()", session_state.RESET),
+    ],
+)
+def test_what_is_not_understood_of_mysql_is_dirty(text, found):
+    assert session_state.classify_mysql(text) == found

@@ -91,6 +91,13 @@ class Driver(ABC):
         """Whether the error says that the server is not, or not any more, the one that takes writes."""
         return False
 
+    def is_login_refused(self, error: BaseException) -> bool:
+        """Whether the error of connecting says that the user or password is wrong."""
+        return False
+
+    def look_elsewhere(self) -> None:  # noqa: B027  # most drivers resolve the name for each connection
+        """Have the next connection go where the url leads now: that server is the primary no more."""
+
     async def is_primary(self, raw: Any) -> bool | None:
         """Whether ``raw`` leads to a server that takes writes; None: that cannot be told."""
         return None

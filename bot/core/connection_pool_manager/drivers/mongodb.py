@@ -4,6 +4,10 @@ The driver multiplexes: a connection belongs to it only for one operation. So le
 client, whose ``maxPoolSize`` is the pool's: at most that many operations, and server connections, at once
 (the driver keeps two more per server to watch its health). Sessions keep no state between leases.
 
+Of a replica set the driver finds the new primary by itself. A url of one address it never leaves: there,
+once the server says that it is the primary no more, the next connection is one of a new client, which
+resolves the name anew.
+
 A lease is bound to a database and a collection. The database is the url's, or ``test`` as in MongoDB's
 own tools; the collection is the ``collection`` option, or one called like the pool. ``conn.find_one(...)``
 goes to the collection, ``conn.command(...)`` to the database, ``conn.users`` and ``conn["users"]`` are
@@ -17,9 +21,11 @@ import contextlib
 import functools
 from typing import Any
 
+from bot.core._shared.demotion import mongodb_needs_another_server
 from bot.core._shared.errors import invalid
 from bot.core.connection_pool_manager.drivers.base import Driver, import_driver
 from bot.core.connection_pool_manager.guard import Guard
+from bot.core.connection_pool_manager.models import PoolSpec
 from bot.core.connection_pool_manager.pool import Verdict
 
 
@@ -49,6 +55,20 @@ class MongoHandle:
 
     def __repr__(self) -> str:
         return f"<MongoHandle {self.collection.full_name}>"
+
+
+def _is_not_primary(error: BaseException) -> bool:
+    from pymongo.errors import NotPrimaryError
+
+    code = getattr(error, "code", None)
+    if isinstance(code, int):
+        return mongodb_needs_another_server(code)
+    return isinstance(error, NotPrimaryError)
+
+
+def _is_single(client: Any) -> bool:
+    """Whether the driver stays with one address, whatever becomes of the server there."""
+    return client.topology_description.topology_type_name in ("Single", "Unknown")
 
 
 @functools.cache
@@ -86,6 +106,13 @@ class MongodbDriver(Driver):
     is_reached = False
     """The last attempt to connect worked."""
 
+    def __init__(self, spec: PoolSpec) -> None:
+        super().__init__(spec)
+        self.clients: dict[int, tuple[Any, set[int]]] = {}
+        """By identity, since two clients of one url are equal: the client, and its handles in use."""
+        self.closing: set[asyncio.Task[Any]] = set()  # clients that were replaced
+        self.must_look_elsewhere = False
+
     async def start(self) -> None:
         kind = self.options.pop("driver", "motor")
         if kind not in ("motor", "pymongo"):
@@ -95,6 +122,7 @@ class MongodbDriver(Driver):
         if not isinstance(collection, str):
             raise invalid("collection", collection, "the name of a collection")
         options = self.spec.options
+        self.given_listeners = self.options.pop("event_listeners", ())
         # Ours first: the pool's own size must hold whatever the url says.
         settings = {
             "serverSelectionTimeoutMS": int(options.connect_timeout * 1000),
@@ -105,16 +133,38 @@ class MongodbDriver(Driver):
             "maxConnecting": min(8, options.max_size),
         }
         if kind == "motor":
-            factory = import_driver("motor.motor_asyncio", "motor", self.backend).AsyncIOMotorClient
+            self.factory = import_driver("motor.motor_asyncio", "motor", self.backend).AsyncIOMotorClient
         else:
-            factory = import_driver("pymongo", "pymongo>=4.13", self.backend).AsyncMongoClient
-        self.client: Any = factory(self.url, **settings)
-        self.database = self.client.get_default_database(database or "test")
-        if database:
-            self.database = self.client[database]
-        self.collection = self.database[collection]
+            self.factory = import_driver("pymongo", "pymongo>=4.13", self.backend).AsyncMongoClient
+        self.settings = settings
         self.is_motor = kind == "motor"
+        self.client: Any = self._new_client()
+        self.database_name = database or self.client.get_default_database("test").name
+        self.collection_name = collection
+        self.clients[id(self.client)] = (self.client, set())
         self.seeds = self._seeds()
+
+    def _new_client(self) -> Any:
+        from pymongo.monitoring import ServerListener
+
+        class Watch(ServerListener):
+            """Hears of a server that is the primary no more; on the driver's threads, so it only notes it."""
+
+            refusal: str | None = None
+
+            def opened(self, event: Any) -> None:
+                pass
+
+            def closed(self, event: Any) -> None:
+                pass
+
+            def description_changed(self, event: Any) -> None:
+                error = event.new_description.error
+                if error is not None and _is_not_primary(error):
+                    self.refusal = f"{type(error).__name__}: {error}"
+
+        self.watch = Watch()
+        return self.factory(self.url, **self.settings, event_listeners=[*self.given_listeners, self.watch])
 
     def _seeds(self) -> list[tuple[str, int | None]]:
         """The addresses of the url; none where only the driver can find them."""
@@ -125,7 +175,26 @@ class MongodbDriver(Driver):
         return list(uri_parser.parse_uri(self.url)["nodelist"])
 
     async def connect(self) -> Any:
-        handle = MongoHandle(self.client, self.database, self.collection)
+        client, old = self.client, None
+        if self.must_look_elsewhere and _is_single(client.delegate if self.is_motor else client):
+            old, client = client, self._new_client()
+            self.client = client
+            self.clients[id(client)] = (client, set())
+            self.is_reached = False
+        self.must_look_elsewhere = False
+        database = client[self.database_name]
+        handle = MongoHandle(client, database, database[self.collection_name])
+        self.clients[id(client)][1].add(id(handle))
+        try:
+            return await self._reach(handle)
+        except BaseException:
+            self._forget(handle)
+            raise
+        finally:
+            if old is not None:
+                self._close_if_unused(old)
+
+    async def _reach(self, handle: MongoHandle) -> MongoHandle:
         if not self.is_reached:
             await self._knock()
         self.is_reached = False
@@ -163,31 +232,70 @@ class MongodbDriver(Driver):
         return bool(raw.is_usable)
 
     def verdict(self, raw: Any) -> Verdict:
-        return Verdict.CLEAN if raw.is_usable else Verdict.DISCARD
+        if not raw.is_usable:
+            return Verdict.DISCARD
+        if self.watch.refusal is not None and raw.client is self.client:
+            self.watch.refusal = None  # told once
+            return Verdict.DEMOTED
+        return Verdict.CLEAN
+
+    def look_elsewhere(self) -> None:
+        self.must_look_elsewhere = True
+
+    def is_demotion(self, error: BaseException, raw: Any) -> bool:
+        return _is_not_primary(error)
+
+    def is_login_refused(self, error: BaseException) -> bool:
+        return getattr(error, "code", None) == 18
+
+    async def is_primary(self, raw: Any) -> bool | None:
+        answer = await raw.client.admin.command("hello")
+        return bool(answer.get("isWritablePrimary", answer.get("ismaster", True)))
 
     async def ping(self, raw: Any) -> None:
-        await self.client.admin.command("ping")
+        await raw.client.admin.command("ping")
 
     async def reset(self, raw: Any) -> None:
         pass
 
     async def close(self, raw: Any) -> None:
-        raw.is_usable = False
+        self._forget(raw)
 
     def terminate(self, raw: Any) -> None:
-        raw.is_usable = False
+        self._forget(raw)
 
-    async def stop(self) -> None:
-        client = getattr(self, "client", None)
-        if client is None:
+    def _forget(self, raw: MongoHandle) -> None:
+        if raw.is_usable:
+            raw.is_usable = False
+            if (known := self.clients.get(id(raw.client))) is not None:
+                known[1].discard(id(raw))
+                self._close_if_unused(raw.client)
+
+    def _close_if_unused(self, client: Any) -> None:
+        """Close a client that was replaced, once its last handle is gone."""
+        known = self.clients.get(id(client))
+        if client is self.client or known is None or known[1]:
             return
+        del self.clients[id(client)]
         if self.is_motor:
             client.close()
         else:
-            await client.close()
+            with contextlib.suppress(RuntimeError):  # no event loop runs
+                closing = asyncio.get_running_loop().create_task(client.close())
+                self.closing.add(closing)
+                closing.add_done_callback(self.closing.discard)
+
+    async def stop(self) -> None:
+        for client, _ in list(self.clients.values()):
+            if self.is_motor:
+                client.close()
+            else:
+                await client.close()
+        if self.closing:
+            await asyncio.wait(self.closing)
 
     def abandon(self) -> None:
-        client = getattr(self, "client", None)
-        if client is not None and self.is_motor:
+        for client, _ in list(self.clients.values()):
             with contextlib.suppress(Exception):
-                client.close()
+                if self.is_motor:
+                    client.close()

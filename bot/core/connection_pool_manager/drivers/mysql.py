@@ -15,7 +15,8 @@ import functools
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from bot.core._shared.errors import invalid
+from bot.core._shared.demotion import mysql_needs_another_server
+from bot.core._shared.errors import invalid, message_of
 from bot.core.connection_pool_manager.drivers import session_state
 from bot.core.connection_pool_manager.drivers.base import Driver, hard_close, import_driver
 from bot.core.connection_pool_manager.guard import Guard, guarded_methods
@@ -26,6 +27,11 @@ _classify = session_state.Classifier(session_state.classify_mysql)
 
 _COM_INIT_DB, _COM_QUERY, _COM_PING, _COM_STMT_PREPARE = 0x02, 0x03, 0x0E, 0x16
 _COM_RESET_CONNECTION = 0x1F
+
+_READ_ONLY_TRANSACTION = 1792
+"""ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION: of the server only if the lease did not ask for it."""
+_LOGIN_REFUSED = (1044, 1045, 1251, 1698, 1862, 3118, 4151)
+"""Access denied, in its kinds; the password has expired; the account is locked."""
 
 _SUSPECT_ROUTINES = """
 SELECT EXISTS (SELECT 1 FROM information_schema.routines
@@ -47,6 +53,8 @@ def _connection_class() -> Any:
         phase4_busy = 0
         phase4_driver: Any = None
         phase4_guard: Any = None
+        phase4_read_only = False
+        """The current lease asked for a transaction or session that is read-only."""
 
         def _phase4_note(self, command: int, sql: Any) -> None:
             self.phase4_seen += 1
@@ -60,6 +68,8 @@ def _connection_class() -> Any:
                     found = max(found, session_state.RESET)
             if found & session_state.ROUTINES and self.phase4_driver is not None:
                 self.phase4_driver.always_reset = True
+            if found & session_state.READ_ONLY:
+                self.phase4_read_only = True
             self.phase4_taint = max(self.phase4_taint, found & 3)
 
         async def _execute_command(self, command: int, sql: Any) -> Any:
@@ -236,7 +246,27 @@ class MysqlDriver(Driver):
 
     def view(self, raw: Any, guard: Guard) -> Any:
         raw.phase4_guard = guard
+        raw.phase4_read_only = False
         return _view_class()(raw, guard)
+
+    def is_demotion(self, error: BaseException, raw: Any) -> bool:
+        number = error.args[0] if error.args else None
+        if not isinstance(number, int):
+            return False
+        if number == _READ_ONLY_TRANSACTION:
+            return not raw.phase4_read_only
+        return mysql_needs_another_server(number, message_of(error))
+
+    def is_login_refused(self, error: BaseException) -> bool:
+        return bool(error.args) and error.args[0] in _LOGIN_REFUSED
+
+    async def is_primary(self, raw: Any) -> bool | None:
+        async with raw.cursor() as cursor:
+            await cursor.execute("SELECT @@global.read_only, @@global.innodb_read_only")
+            values = await cursor.fetchone()
+        if raw.get_transaction_status():
+            await raw.rollback()
+        return all(str(value).upper() in ("0", "OFF") for value in values)
 
     def end_cursors(self, cursors: list[Any], guard: Guard) -> None:
         for cursor in cursors:

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import weakref
 from typing import Any
 
+from bot.core._shared.demotion import postgresql_needs_another_server
 from bot.core.connection_pool_manager.drivers import session_state
 from bot.core.connection_pool_manager.drivers.base import Driver, hard_close, import_driver
 from bot.core.connection_pool_manager.guard import Guard, guarded_methods
@@ -37,6 +39,12 @@ SELECT EXISTS (
         WHEN l.lanname = 'internal' THEN p.prosrc ~* 'set_config|advisory|setseed'
         ELSE true END)
 """
+
+_READ_ONLY_TRANSACTION = "25006"
+_IS_PRIMARY = (
+    "SELECT NOT pg_catalog.pg_is_in_recovery()"
+    " AND pg_catalog.current_setting('transaction_read_only') = 'off'"
+)
 
 _RESET = (
     "SET SESSION AUTHORIZATION DEFAULT; RESET ALL; CLOSE ALL; UNLISTEN *; "
@@ -72,13 +80,31 @@ def _connection_class() -> Any:
         phase4_busy = 0
         """Calls under way: a lease that ends in the middle of one gives back no usable connection."""
         phase4_driver: Any = None
+        phase4_read_only = False
+        """The current lease asked for a transaction or session that is read-only."""
 
         def phase4_note(self, text: Any) -> None:
             found = _classify(text) if isinstance(text, str) else session_state.DISCARD
             if found:
                 if found & session_state.ROUTINES and self.phase4_driver is not None:
                     self.phase4_driver.always_reset = True
+                if found & session_state.READ_ONLY:
+                    self.phase4_read_only = True
                 self.phase4_taint = max(self.phase4_taint, found & 3)
+
+        # asyncpg has its own pool forget everywhere what one connection has found to be out of date: after a
+        # change of the schema one statement fails, and not one for each connection.
+
+        def _drop_global_statement_cache(self) -> None:
+            for connection in self._phase4_all():
+                connection._drop_local_statement_cache()
+
+        def _drop_global_type_cache(self) -> None:
+            for connection in self._phase4_all():
+                connection._drop_local_type_cache()
+
+        def _phase4_all(self) -> list[Any]:
+            return [self] if self.phase4_driver is None else list(self.phase4_driver.connections)
 
         def get_reset_query(self) -> str:
             # SESSION AUTHORIZATION first: the role that was set may not be allowed the rest.
@@ -178,6 +204,7 @@ class PostgresqlDriver(Driver):
     def __init__(self, spec: Any) -> None:
         super().__init__(spec)
         self.always_reset = self.reset_mode == "always"
+        self.connections: weakref.WeakSet[Any] = weakref.WeakSet()
 
     async def start(self) -> None:
         self._asyncpg = import_driver(self.package, self.extra, self.backend)
@@ -197,10 +224,24 @@ class PostgresqlDriver(Driver):
             raise
         raw.phase4_taint = 0
         raw.phase4_driver = self
+        self.connections.add(raw)
         return raw
 
     def view(self, raw: Any, guard: Guard) -> Any:
+        raw.phase4_read_only = False
         return _view_class()(raw, guard)
+
+    def is_demotion(self, error: BaseException, raw: Any) -> bool:
+        code = getattr(error, "sqlstate", None)
+        if not isinstance(code, str) or not postgresql_needs_another_server(code):
+            return False
+        return not (code == _READ_ONLY_TRANSACTION and raw.phase4_read_only)
+
+    def is_login_refused(self, error: BaseException) -> bool:
+        return str(getattr(error, "sqlstate", "")).startswith("28")
+
+    async def is_primary(self, raw: Any) -> bool | None:
+        return bool(await raw.fetchval(_IS_PRIMARY))
 
     def is_open(self, raw: Any) -> bool:
         return not raw.is_closed()

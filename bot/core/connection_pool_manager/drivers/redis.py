@@ -12,7 +12,8 @@ import re
 from collections import deque
 from typing import Any
 
-from bot.core._shared.errors import invalid
+from bot.core._shared.demotion import redis_needs_another_server
+from bot.core._shared.errors import invalid, message_of
 from bot.core.connection_pool_manager.drivers.base import Driver, hard_close, import_driver
 from bot.core.connection_pool_manager.guard import Guard
 from bot.core.connection_pool_manager.pool import Verdict
@@ -267,6 +268,29 @@ class RedisDriver(Driver):
         view.__dict__.update(raw.__dict__)  # its own: what a lease sets on its client ends with it
         view.connection_pool = leased
         return view
+
+    def is_demotion(self, error: BaseException, raw: Any) -> bool:
+        from redis import exceptions
+
+        if isinstance(error, exceptions.ReadOnlyError | exceptions.MasterDownError):
+            return True
+        return isinstance(error, exceptions.ResponseError) and redis_needs_another_server(message_of(error))
+
+    def is_login_refused(self, error: BaseException) -> bool:
+        from redis import exceptions
+
+        kinds = (exceptions.AuthenticationError, exceptions.AuthenticationWrongNumberOfArgsError)
+        return isinstance(error, kinds)
+
+    async def is_primary(self, raw: Any) -> bool | None:
+        from redis import exceptions
+
+        try:
+            return (await raw.execute_command("ROLE"))[0] in (b"master", "master")
+        except exceptions.ConnectionError:
+            raise
+        except exceptions.ResponseError:  # an ACL without it, or a proxy that does not know it
+            return None
 
     def is_open(self, raw: Any) -> bool:
         connection = raw.connection_pool.phase4_connection

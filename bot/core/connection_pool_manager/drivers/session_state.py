@@ -20,18 +20,27 @@ DISCARD = 2
 """Only a new connection undoes it."""
 ROUTINES = 4
 """Flag: it may have created a function or trigger, which later statements may run."""
+READ_ONLY = 8
+"""Flag: it may have asked for a transaction or session that is read-only."""
+
+_READ_ONLY = re.compile(r"(?i)read[\s_]+only|read_only")
 
 _LEADING_COMMENTS = re.compile(r"^(?:\s+|--[^\n]*(?:\n|$)|/\*(?![!M+]).*?\*/)*", re.DOTALL)
 _STATEMENT_STARTS = re.compile(r"(?:^|;)[\s(;]*([a-zA-Z]+|\S|$)")
 
 _COMMON = {
     "select", "insert", "update", "delete", "with", "values", "table", "explain", "begin", "start",
-    "commit", "rollback", "end", "savepoint", "release", "create", "alter", "drop", "truncate",
-    "analyze", "",
+    "commit", "rollback", "savepoint", "release", "create", "alter", "drop", "truncate", "analyze", "",
 }  # fmt: skip
+# The words that may follow BEGIN where it begins a transaction; in MariaDB it begins a block, too.
+_BEGIN_OF_BLOCK = re.compile(
+    r"(?i)(?:^|;)[\s(]*begin\b(?!\s*(?:;|$|work\b|transaction\b|isolation\b|read\b|not\s+deferrable\b|deferrable\b"
+    r"|deferred\b|immediate\b|exclusive\b))"
+)
+_START_OF_ELSE = re.compile(r"(?i)(?:^|;)[\s(]*start\b(?!\s+transaction\b)")
 
 _POSTGRESQL_STARTS = _COMMON | {
-    "merge", "abort", "copy", "vacuum", "comment", "grant", "revoke", "reindex", "refresh", "notify",
+    "end", "merge", "abort", "copy", "vacuum", "comment", "grant", "revoke", "reindex", "refresh", "notify",
     "lock", "show", "checkpoint", "cluster",
 }  # fmt: skip
 # Anywhere in the text, literals and comments included. query_to_xml and ts_stat run SQL they are given.
@@ -40,11 +49,21 @@ _POSTGRESQL_HARMFUL = re.compile(
     r"|\binto\s+unlogged|u&\"|\bcursor\b"
 )
 _POSTGRESQL_DISCARD = re.compile(r"(?i)\b(?:prepare|load|execute)\b")
+# A backup and an origin of replication last as long as the session.
+_POSTGRESQL_SESSION = re.compile(r"(?i)replication_origin|backup_start|start_backup")
 _POSTGRESQL_ROUTINES = re.compile(
     r"(?i)\b(?:create|alter)\b.*\b(?:function|procedure|extension|language|routine)\b", re.DOTALL
 )
 
 _MYSQL_STARTS = _COMMON | {"replace", "show", "describe", "desc", "optimize", "check"}
+# What COM_RESET_CONNECTION undoes, whatever it did. Of a statement that starts otherwise (a block, a loop,
+# EXECUTE IMMEDIATE, XA, of a later version) nobody knows.
+_MYSQL_RESETTABLE = _MYSQL_STARTS | {
+    "set", "lock", "unlock", "call", "do", "prepare", "deallocate", "handler", "flush", "kill", "grant",
+    "revoke", "rename", "repair", "checksum", "signal", "help",
+}  # fmt: skip
+# Where the end of a literal depends on the server's mode, or a comment may hold a quote: not to be cut out.
+_MYSQL_UNSURE = re.compile(r"#|--|/\*|\\['\"]")
 _MYSQL_LITERALS = re.compile(r"'(?:[^'\\]|\\.|'')*'|\"(?:[^\"\\]|\\.|\"\")*\"", re.DOTALL)
 _MYSQL_HARMFUL = re.compile(
     r"(?i)@|/\*[!M]|get_lock|temporary|last_insert_id\s*\(\s*[^\s)]|sql_calc_found|\bprepare\b"
@@ -56,7 +75,7 @@ _MYSQL_ROUTINES = re.compile(
     r"(?i)\b(?:create|alter)\b.*\b(?:function|procedure|trigger|event|package)\b", re.DOTALL
 )
 
-_SQLITE_STARTS = _COMMON | {"replace", "reindex", "vacuum"}
+_SQLITE_STARTS = _COMMON | {"end", "replace", "reindex", "vacuum"}
 _SQLITE_HARMFUL = re.compile(r"(?i)\btemp|load_extension")
 _SQLITE_READING_PRAGMA = re.compile(
     r"(?i)^\s*pragma\s+(?:(?:table_info|table_xinfo|table_list|index_list|index_info|index_xinfo"
@@ -78,21 +97,32 @@ def classify_postgresql(text: str) -> int:
         found = RESET
     if _POSTGRESQL_DISCARD.search(text) and not _starts_known(text, _POSTGRESQL_STARTS):
         found = DISCARD
+    if _POSTGRESQL_SESSION.search(text):
+        found = DISCARD
     if _POSTGRESQL_ROUTINES.search(text):
         found |= ROUTINES
+    if _READ_ONLY.search(text):
+        found |= READ_ONLY
     return found
 
 
 def classify_mysql(text: str) -> int:
     """As :func:`classify_postgresql`, for MySQL and MariaDB."""
-    text = _MYSQL_LITERALS.sub("''", text[_LEADING_COMMENTS.match(text).end() :])  # type: ignore[union-attr]
+    whole = text[_LEADING_COMMENTS.match(text).end() :]  # type: ignore[union-attr]  # it matches nothing, too
+    text = _MYSQL_LITERALS.sub("''", whole)
     found = CLEAN
-    if not _starts_known(text, _MYSQL_STARTS) or _MYSQL_HARMFUL.search(text):
-        found = RESET
-    if _MYSQL_DISCARD.search(text):
+    for read in (text, whole) if _MYSQL_UNSURE.search(whole) else (text,):
+        if not _starts_known(read, _MYSQL_STARTS) or _MYSQL_HARMFUL.search(read):
+            found = RESET
+    if not _starts_known(text, _MYSQL_RESETTABLE) or _MYSQL_DISCARD.search(text):
         found = DISCARD
-    if _MYSQL_ROUTINES.search(text):
+    routine = _MYSQL_ROUTINES.search(text)
+    if not routine and (_BEGIN_OF_BLOCK.search(text) or _START_OF_ELSE.search(text)):
+        found = DISCARD
+    if routine:
         found |= ROUTINES
+    if _READ_ONLY.search(text):
+        found |= READ_ONLY
     return found
 
 
