@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any
+
+from bot.core._shared.loop_owner import seen, still_runs
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +31,13 @@ class BackgroundTasks:
     def __len__(self) -> int:
         return sum(1 for task, loop in self._tasks.items() if not loop.is_closed() and not task.done())
 
+    def __iter__(self) -> Iterator[asyncio.Task[Any]]:
+        return iter(list(self._tasks))
+
     def spawn(self, coro: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
         """Run ``coro`` until it ends or :meth:`stop` is called; an exception it raises is logged."""
         loop = asyncio.get_running_loop()
+        seen(loop)
         task = loop.create_task(coro, name=name)
         self._tasks[task] = loop
         task.add_done_callback(self._done)
@@ -53,7 +59,7 @@ class BackgroundTasks:
             if loop is current:
                 task.cancel()
                 mine.append(task)
-            elif loop.is_running():
+            elif still_runs(loop):
                 elsewhere.append(
                     asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_cancel_and_wait(task), loop))
                 )
@@ -66,8 +72,8 @@ class BackgroundTasks:
     def abandon(self) -> None:
         """Let go of the tasks whose loop does not run: should it run again, they end then."""
         for task, loop in list(self._tasks.items()):
-            if not loop.is_running():
-                if not loop.is_closed():
+            if not still_runs(loop):
+                if not loop.is_closed() and not loop.is_running():
                     task.cancel()
                 self._tasks.pop(task, None)
 
@@ -84,7 +90,7 @@ async def run_on_loop(
     if loop is asyncio.get_running_loop():
         await action()
         return True
-    if loop.is_closed() or not loop.is_running():
+    if not still_runs(loop):
         return False
     await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(action(), loop))
     return True

@@ -23,7 +23,7 @@ from bot.core.cache_manager.keys import (
     redis_pattern,
     tag_key,
 )
-from bot.core.redis_link import RedisLink, RedisUnavailableError, subscribe
+from bot.core.redis_link import RedisLink, RedisUnavailableError, Subscription
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +77,8 @@ class L2:
         self._tasks = BackgroundTasks()
         self._stopped = False
         self._accepted: asyncio.Event | None = None
+        self.subscription: Subscription | None = None
+        self._forget_moves = link.on_move(self._moved)
         self.errors = 0
         self._refusal_said = False
         self.undecodable = 0
@@ -230,13 +232,8 @@ class L2:
     def _message(self, what: str, name: str, keys: list[str]) -> bytes:
         return self._encode((self._id, what, name, keys))
 
-    def listen(
-        self,
-        tasks: BackgroundTasks,
-        on_change: Callable[[Change], None],
-        on_state: Callable[[bool], None],
-    ) -> None:
-        """Hear of other instances' changes, for ever; see ``redis_link.subscribe`` for the states."""
+    def listen(self, on_change: Callable[[Change], None], on_state: Callable[[bool], None]) -> None:
+        """Hear of other instances' changes until :meth:`stop`; for the states see ``subscribe``."""
 
         def heard(raw: bytes) -> None:
             try:
@@ -248,7 +245,13 @@ class L2:
             if sender != self._id:
                 on_change((what, name, keys))
 
-        tasks.spawn(subscribe(self.link, CHANNEL, heard, on_state), name="cache-changes")
+        self.subscription = self.link.listen(CHANNEL, heard, on_state)
+
+    async def hearing_settled(self) -> None:
+        """Wait until the subscription stands or is known not to, if that is not known yet."""
+        self.link.here()
+        if self.subscription is not None and self.subscription.beginning and not self.link.owner.elsewhere:
+            await self.subscription.settled()
 
     async def tell(self, topic: str, items: list[str]) -> bool:
         """Send the other instances a message of another service's; False if Redis is away."""
@@ -286,6 +289,12 @@ class L2:
             # Refused, as by a full server, which still takes deletions: the old value must go.
             await self.resync()
 
+    def _moved(self) -> None:
+        # The tasks of the event loop before have ended with it.
+        self._tasks.abandon()
+        if not self.in_step:
+            self._keep_trying()
+
     def _keep_trying(self) -> None:
         if not self._stopped and not self._tasks:
             self._tasks.spawn(self._until_in_step(), name="cache-make-good")
@@ -308,6 +317,9 @@ class L2:
     async def stop(self) -> None:
         """Try no more."""
         self._stopped = True
+        self._forget_moves()
+        if self.subscription is not None:
+            await self.subscription.stop()
         await self._tasks.stop()
 
     async def resync(self) -> None:

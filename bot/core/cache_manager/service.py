@@ -176,7 +176,7 @@ class CacheManager(Phase4Service):
         self._l2 = L2(link, compress=self._compress)
         self._deaf = True  # until the subscription stands
         self._forget_recovery = link.on_recovery(self._recovered)
-        self._l2.listen(self._tasks, self._heard, self._hearing)
+        self._l2.listen(self._heard, self._hearing)
 
     async def _first_words(self) -> None:
         """Give the subscription a moment to stand; without it L1 is not used while Redis answers."""
@@ -185,10 +185,8 @@ class CacheManager(Phase4Service):
             return
         with contextlib.suppress(BackendError):  # said by the link, once
             await l2.link.execute("PING")
-        for _ in range(100):
-            if not self._deaf or not l2.link.available:
-                return
-            await asyncio.sleep(0.005)
+        if l2.link.available:
+            await l2.hearing_settled()
 
     async def _leave_l2(self) -> None:
         l2, self._l2 = self._l2, None
@@ -415,6 +413,10 @@ class CacheManager(Phase4Service):
         return _ABSENT
 
     async def _read_l2(self, l2: L2, namespace: str, key: str) -> Any:
+        if self._deaf:
+            # Under an event loop that is new here the subscription only begins: what is read before
+            # it stands would be dropped from L1 at once.
+            await l2.hearing_settled()
         begun = self._changes
         at = redis_key(namespace, key)
         try:
@@ -941,7 +943,8 @@ class CacheManager(Phase4Service):
             "stale_served": counters.stale_served,
             "early_refreshes": counters.early_refreshes,
             "warming_tasks": len(self._warmer),
-            "degraded": l2 is not None and (not l2.link.available or self._deaf),
+            "degraded": l2 is not None and (not l2.link.available or self._deaf or l2.link.impaired),
+            "l2_refused": dict(l2.link.refused) if l2 is not None else {},
         }
 
     async def reset_statistics(self) -> None:

@@ -27,7 +27,7 @@ from bot.core.rate_limiter.mirror import (
 )
 from bot.core.rate_limiter.models import ClientId, RateLimitStatus
 from bot.core.rate_limiter.waiting import Lines
-from bot.core.redis_link import RedisLink, RedisUnavailableError, subscribe
+from bot.core.redis_link import RedisLink, RedisUnavailableError, Subscription
 
 logger = logging.getLogger(__name__)
 
@@ -73,9 +73,9 @@ class SharedBuckets:
         self._clock = clock
         self._now = clock.monotonic
         self._script = link.batched_script(script_source(), self._decode)
+        # They and the timer live on the link's event loop.
         self._tasks = BackgroundTasks()
-        # The event loop that the tasks and the timer belong to. Changed by _on_loop and stop.
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._subscription: Subscription | None = None
         # Every limit in use; the service owns them.
         self._mirrors = mirrors
         self._stopped = False
@@ -93,6 +93,7 @@ class SharedBuckets:
         self._offset: float | None = None
         self._probing: asyncio.Task[Any] | None = None
         self._stop_hearing = link.on_recovery(self._back)
+        self._forget_moves = link.on_move(self._moved)
         self.refusing = False
         """Whether Redis answered the last check with an error."""
         self.checks = 0
@@ -311,9 +312,10 @@ class SharedBuckets:
         self._unreported[mirror, client] = None
         if self._report_timer is None:
             with contextlib.suppress(RuntimeError):  # called by code that runs in no event loop
-                self._on_loop()
                 loop = asyncio.get_running_loop()
-                self._report_timer = loop.call_later(REPORT_INTERVAL, self._send_reports)
+                self.link.here()
+                if not self.link.owner.elsewhere:
+                    self._report_timer = loop.call_later(REPORT_INTERVAL, self._send_reports)
 
     def _send_reports(self) -> None:
         if self._report_timer is not None:
@@ -378,20 +380,14 @@ class SharedBuckets:
     # Redis going and coming back.
 
     def start(self) -> None:
-        """Listen for resets on the running event loop."""
-        self._on_loop()
+        """Listen for resets."""
+        if self._subscription is None and not self._stopped:
+            self._subscription = self.link.listen(CHANNEL, self._heard, self._listening)
 
-    def _on_loop(self) -> None:
-        loop = asyncio.get_running_loop()
-        if loop is self._loop or self._stopped:
-            return
-        if self._loop is not None:
-            # The loop before has ended, and its tasks with it.
-            self._tasks, self._probing, self._report_timer = BackgroundTasks(), None, None
-        self._loop = loop
-        self._tasks.spawn(
-            subscribe(self.link, CHANNEL, self._heard, self._listening), name="rate-limiter-resets"
-        )
+    def _moved(self) -> None:
+        # The event loop before has ended, and its tasks and timers with it.
+        self._tasks.abandon()
+        self._tasks, self._probing, self._report_timer = BackgroundTasks(), None, None
 
     def _listening(self, stands: bool) -> None:
         if stands:
@@ -401,7 +397,7 @@ class SharedBuckets:
 
     def _reachable(self) -> bool:
         try:
-            self._on_loop()
+            self.link.here()
         except RuntimeError:
             return False  # called by code that runs in no event loop
         if self._stopped:
@@ -415,7 +411,7 @@ class SharedBuckets:
     def _back(self) -> None:
         if self._owed and not self._stopped:
             with contextlib.suppress(RuntimeError):
-                self._on_loop()
+                self.link.here()
                 self._tasks.spawn(self._pay(), name="rate-limiter-owed-resets")
 
     async def _pay(self) -> None:
@@ -442,12 +438,15 @@ class SharedBuckets:
     async def stop(self) -> None:
         """Tell Redis what it has not heard, end every task and close the connection; the link stays."""
         self._stop_hearing()
+        self._forget_moves()
         try:
-            if self._loop is asyncio.get_running_loop():
+            if self.link.owner.loop is asyncio.get_running_loop():
                 self._send_reports()
                 await self._script.drain()
         finally:
             self._stopped = True
+            if self._subscription is not None:
+                await self._subscription.stop()
             if self._report_timer is not None:
                 self._report_timer.cancel()
                 self._report_timer = None
