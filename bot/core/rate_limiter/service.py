@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
-from bot.core._shared.errors import invalid
+from bot.core._shared.errors import invalid, shown
 from bot.core._shared.histogram import HistogramSnapshot
 from bot.core.phase4_service import Phase4Service
 from bot.core.rate_limiter.bucket import Buckets
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 MANY_LIMITS = 256
 """Distinct limits from which those with no live bucket are dropped as others come, and beyond which
 the statistics tell only of all the others together."""
+
+_ONE = 1
+"""The only 1 there is, so that True and 1.0 are found out without being compared."""
 
 LOOKED_AT = 64
 """Clients of a limit that are looked at, at most, to see whether it can be dropped."""
@@ -234,8 +237,11 @@ class RateLimiter(Phase4Service):
         ValueError for tokens below 1 or above the burst size, which could never be had, and
         UnknownTierError for a tier that is not defined.
         """
-        buckets = self._local.get(config)
-        if buckets is None or tier is not None or tokens_required != 1:
+        try:
+            buckets = self._local.get(config)
+        except TypeError:
+            raise _no_limit(config) from None
+        if buckets is None or tier is not None or tokens_required is not _ONE:
             shared = self._shared
             if shared is None:
                 return self._take_checked(client_id, config, tokens_required, tier)
@@ -282,7 +288,10 @@ class RateLimiter(Phase4Service):
         bucket, and takes the token there in the background. What other instances took since Redis
         last answered here is owed, and paid before the client's next request.
         """
-        buckets = self._local.get(config)
+        try:
+            buckets = self._local.get(config)
+        except TypeError:
+            raise _no_limit(config) from None
         if buckets is None:
             if self._shared is not None:
                 return self._shared.take_nowait(self._mirror(config, None, 1), plain_client(client_id))
@@ -467,7 +476,7 @@ class RateLimiter(Phase4Service):
         elif isinstance(config, RateLimitConfig):
             limit = config
         else:
-            raise TypeError(f"config = {config!r}: expected a RateLimitConfig")
+            raise _no_limit(config)
         if tokens.__class__ is not int or not 1 <= tokens <= limit.burst_size:
             raise invalid(
                 "tokens_required", tokens, f"a whole number from 1 to the burst size, {limit.burst_size}"
@@ -511,6 +520,10 @@ class RateLimiter(Phase4Service):
         if off.config is not limit:
             self._off = off = self._new_buckets(limit)
         return RateLimitStatus((off, off.tolerance, 0, self._now()))
+
+
+def _no_limit(config: object) -> TypeError:
+    return TypeError(f"config = {shown(config)}: expected a RateLimitConfig")
 
 
 async def _stop(shared: SharedBuckets | None) -> None:

@@ -127,6 +127,10 @@ class SharedBuckets:
         if self._reachable():
             resets = self._resets
             sent = self._now()
+            if (mirror, client) in self._unreported:
+                # Redis is to know that it came too early before it decides.
+                del self._unreported[mirror, client]
+                self._report(mirror, client)
             try:
                 answer = self._script.call(
                     key, mirror.take_argument(tokens, client), (self._take_back, mirror, client, tokens)
@@ -325,6 +329,10 @@ class SharedBuckets:
         if self._offset is None or not self.link.available or self._stopped:
             return  # this instance goes on refusing them
         for mirror, client in unreported:
+            self._report(mirror, client)
+
+    def _report(self, mirror: Mirror, client: ClientId) -> None:
+        if self._offset is not None:
             argument = mirror.penalty_argument(client, self._now(), self._offset)
             if argument is not None:
                 self._script.send(client_key(client), argument)

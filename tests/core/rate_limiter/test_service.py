@@ -274,8 +274,12 @@ async def test_a_batch_passes_whole_or_not_at_all(limiter):
 
 @pytest.mark.parametrize("tokens", [0, -1, 6, 1.0, "1", True, None])
 async def test_tokens_that_can_never_be_had_are_refused_with_the_bounds(limiter, tokens):
-    with pytest.raises(ValueError, match=r"tokens_required = .*: expected a whole number from 1 to .* 5$"):
-        await limiter.is_allowed("u", UPLOAD, tokens_required=tokens)
+    for _ in range(2):
+        with pytest.raises(
+            ValueError, match=r"tokens_required = .*: expected a whole number from 1 to .* 5$"
+        ):
+            await limiter.is_allowed("u", UPLOAD, tokens_required=tokens)
+        assert (await limiter.is_allowed("u", UPLOAD))[0]
 
 
 async def test_tiers(limiter):
@@ -292,8 +296,12 @@ async def test_tiers(limiter):
 
 
 async def test_what_is_no_limit_is_refused(limiter):
-    with pytest.raises(TypeError, match="config = 5: expected a RateLimitConfig"):
-        await limiter.is_allowed("u", 5)
+    for bad in (5, {"burst_size": 5}, "free"):
+        for call in (limiter.is_allowed, limiter.acquire, limiter.get_client_status):
+            with pytest.raises(TypeError, match=r"config = .*: expected a RateLimitConfig"):
+                await call("u", bad)
+        with pytest.raises(TypeError, match=r"config = .*: expected a RateLimitConfig"):
+            limiter.check("u", bad)
     with pytest.raises(TypeError, match="limit of tier 'x' = 5"):
         limiter.set_tier_limit("x", 5)
     with pytest.raises(ValueError, match="tier = ''"):

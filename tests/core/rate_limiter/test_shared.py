@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import math
 import os
+import struct
 import subprocess
 import sys
 import textwrap
@@ -11,7 +13,7 @@ import pytest
 
 from bot.core.enhanced_startup_phase4 import initialize_phase4_services, shutdown_phase4_services
 from bot.core.rate_limiter import RateLimitConfig, RateLimiter, RateLimitExceeded, rate_limited
-from bot.core.rate_limiter.mirror import client_key
+from bot.core.rate_limiter.mirror import RESERVE, client_key
 from bot.core.redis_link import RedisLink
 from tests.support.servers import RedisServer, running
 
@@ -181,6 +183,73 @@ async def test_who_waits_behind_one_that_gives_up_in_another_instance_moves_up(p
     assert line.first_ready == pytest.approx(before - 50.0)
     second.cancel()
     await asyncio.wait([first, second])
+
+
+async def test_what_was_taken_before_a_reset_is_not_given_back_after_it(pair):
+    a, _ = pair
+    await a.acquire("u", SLOW)
+    mirror, key = a._by_config[SLOW], client_key("u")
+    _, number, epoch, _ = await a._shared._script.call(key, mirror.argument(RESERVE, 1, math.inf))
+    await a.reset_client("u")
+    assert (await a.allow_batch("u", 5, SLOW))[0]
+    a._shared._send_back(mirror, key, 1, number, epoch)
+    await a._shared._script.drain()
+    assert (await a.get_client_status("u", SLOW)).remaining == 0
+    _, number, epoch, _ = await a._shared._script.call(key, mirror.argument(RESERVE, 1, math.inf))
+    a._shared._send_back(mirror, key, 1, number, epoch)
+    a._shared._send_back(mirror, key, 1, number, epoch)
+    await a._shared._script.drain()
+    assert (await a.get_client_status("u", SLOW)).remaining == 1, "what is given back since, is"
+
+
+async def test_a_client_in_backoff_gets_nothing_back(pair):
+    a, b = pair
+    limit = RateLimitConfig(1.0, 1)
+    for limiter in pair:
+        await limiter.enable(backoff_base=60.0, backoff_grace=0.0)
+    await a.is_allowed("u", limit)
+    mirror, key = a._by_config[limit], client_key("u")
+    _, number, epoch, _ = await a._shared._script.call(key, mirror.argument(RESERVE, 1, math.inf))
+
+    async def punished():
+        await a.is_allowed("u", limit)
+        return (await b.get_client_status("u", limit)).retry_after > 55.0
+
+    await until(punished)
+    a._shared._send_back(mirror, key, 1, number, epoch)
+    await a._shared._script.drain()
+    assert (await b.get_client_status("u", limit)).retry_after > 55.0
+    # Nor does a wait that it gave up let it in.
+    waiting = asyncio.ensure_future(b.acquire("u", limit))
+    await asyncio.sleep(0.05)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    assert (await b.get_client_status("u", limit)).retry_after > 55.0
+
+
+async def test_who_hammers_two_instances_by_turns_is_put_off_for_longer_and_longer(pair):
+    limit = RateLimitConfig(10.0, 1)
+    for limiter in pair:
+        await limiter.enable(backoff_base=0.4, backoff_grace=0.2)
+
+    async def put_off():
+        return max([(await limiter.is_allowed("u", limit))[1].retry_after for limiter in pair]) > 1.4
+
+    await until(put_off, 20.0)
+
+
+async def test_messages_about_places_that_make_no_sense_harm_nobody(pair, raw):
+    a, _ = pair
+    place = struct.Struct("<8sdddd")
+    key = client_key("u")
+    for body in (
+        b"", b"x", place.pack(b"limit id", 1.0, 2.0, 3.0, 4.0),
+        place.pack(b"limit id", *[math.nan] * 4) + key,
+        place.pack(a._by_config[None].limit_id, 1.0, 0.0, 0.0, math.inf) + key,
+    ):  # fmt: skip
+        await raw.execute("PUBLISH", "p4r:reset", b"p4r:m:" + body)
+    await listening(a, raw)
+    assert (await a.is_allowed("u", SLOW))[0]
 
 
 async def test_nobody_in_particular_is_shared_and_forgiven(pair):
