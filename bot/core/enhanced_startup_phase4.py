@@ -12,7 +12,7 @@ import importlib
 import logging
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -156,7 +156,7 @@ async def _enable_connection_pool_manager(pools: Any, config: Phase4Config) -> N
         keepalive_interval=config.POOL_KEEPALIVE_INTERVAL,
         leak_threshold=config.POOL_LEAK_THRESHOLD,
         pools=config.DATABASE_POOLS,
-        urls=urls_of(config),
+        urls={**urls_of(config), "DATABASE_URL": config.DATABASE_URL},
     )
 
 
@@ -230,9 +230,10 @@ async def initialize_phase4_services(
     """Start every service whose ``ENABLE_*`` flag is set; stop those whose flag no longer is.
 
     ``config`` overrides every other source of settings (see ``phase4_config``). Returns ``success``,
-    ``errors`` (each names the service or setting), ``services_initialized`` (class names) and
-    ``summary``. Never raises for a bad setting or a service that cannot start: a bad setting changes
-    nothing, and a service that cannot start stays off without stopping the others.
+    ``errors`` (each names the service or setting), ``warnings`` (what runs, but not as it was set: a pool
+    whose server is not there yet), ``services_initialized`` (class names) and ``summary``. Never raises
+    for a bad setting or a service that cannot start: a bad setting changes nothing, and a service that
+    cannot start stays off without stopping the others.
     """
     async with _runtime.transition:
         _runtime.loop = asyncio.get_running_loop()
@@ -243,6 +244,7 @@ async def initialize_phase4_services(
             return _report([], [f"configuration: {problem}" for problem in error.problems])
         started: list[str] = []
         errors: list[str] = []
+        warnings: list[str] = []
         fresh: list[Phase4Service] = []
         try:
             for wiring in _SERVICES:
@@ -269,6 +271,8 @@ async def initialize_phase4_services(
                     _tell(wiring, error, errors)
                     if found is not None and found.get_instance().enabled:
                         started.append(wiring.class_name)  # in part, such as all pools but one
+                if found is not None and found.get_instance().enabled:
+                    warnings += [_said(wiring, warning) for warning in found.get_instance().warnings()]
         except BaseException:
             # Cancelled half-way: what this call started, nobody would know to stop.
             for instance in reversed(fresh):
@@ -278,20 +282,24 @@ async def initialize_phase4_services(
             _runtime.started_at = time.monotonic()
         if not started:
             _runtime.started_at = None
-        report = _report(started, errors)
+        report = _report(started, errors, warnings)
         logger.info("%s", report["summary"])
         return report
 
 
 def _tell(wiring: _Wiring, error: Exception, errors: list[str]) -> None:
     """Log what a service failed with, and add it to the report."""
-    message = mask_secrets(f"{wiring.class_name}: {error or type(error).__name__}")
+    message = _said(wiring, str(error) or type(error).__name__)
     # The traceback may quote a URL with its password, so only the message is logged.
     logger.error("Phase 4: %s", message)
     errors.append(message)
 
 
-def _report(started: list[str], errors: list[str]) -> dict[str, Any]:
+def _said(wiring: _Wiring, text: str) -> str:
+    return mask_secrets(f"{wiring.class_name}: {text}")
+
+
+def _report(started: list[str], errors: list[str], warnings: Sequence[str] = ()) -> dict[str, Any]:
     if started:
         summary = f"Phase 4: {len(started)} service(s) running: {', '.join(started)}"
     elif errors:
@@ -300,9 +308,12 @@ def _report(started: list[str], errors: list[str]) -> dict[str, Any]:
         summary = "Phase 4 is off: no ENABLE_* flag is set"
     if errors:
         summary += f"; {len(errors)} error(s)"
+    if warnings:
+        summary += f"; {len(warnings)} warning(s)"
     return {
         "success": not errors,
         "errors": errors,
+        "warnings": list(warnings),
         "services_initialized": started,
         "summary": summary,
     }

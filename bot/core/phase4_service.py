@@ -84,6 +84,10 @@ class Phase4Service(ABC):
         """Waits and durations measured since the start, for a metrics reader; none by default."""
         return []
 
+    def warnings(self) -> list[str]:
+        """What runs, but not as it was set, for the report of the start; none by default."""
+        return []
+
     async def reset(self) -> None:
         """Set counters to zero and drop what is cached; the service stays on."""
         await self.reset_statistics()

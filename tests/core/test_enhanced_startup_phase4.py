@@ -36,6 +36,7 @@ async def test_the_minimal_profile_starts():
     assert report == {
         "success": True,
         "errors": [],
+        "warnings": [],
         "services_initialized": ["QueryOptimizer", "RateLimiter"],
         "summary": "Phase 4: 2 service(s) running: QueryOptimizer, RateLimiter",
     }

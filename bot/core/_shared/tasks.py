@@ -34,6 +34,11 @@ class BackgroundTasks:
     def __iter__(self) -> Iterator[asyncio.Task[Any]]:
         return iter(list(self._tasks))
 
+    def running(self) -> list[asyncio.Task[Any]]:
+        """The tasks of the event loop that runs."""
+        current = asyncio.get_running_loop()
+        return [task for task, loop in self._tasks.items() if loop is current]
+
     def spawn(self, coro: Coroutine[Any, Any, Any], *, name: str) -> asyncio.Task[Any]:
         """Run ``coro`` until it ends or :meth:`stop` is called; an exception it raises is logged."""
         loop = asyncio.get_running_loop()

@@ -17,6 +17,8 @@ class PoolConnectError(BackendError):
 
     login_refused = False
     """The server answered, and refused the user or password."""
+    is_setting = False
+    """A setting is wrong, so that trying again is of no use."""
 
 
 class PoolSetupError(BackendError):
@@ -25,6 +27,10 @@ class PoolSetupError(BackendError):
 
 class PoolClosedError(ClosedError):
     """The pool was closed before, or while, a connection was asked of it."""
+
+
+class PoolReplacedError(PoolClosedError):
+    """The pool was replaced by one of other settings: who waited for it asks that one."""
 
 
 class UnknownPoolError(MisuseError, LookupError):

@@ -213,6 +213,8 @@ class Pool:
         self.refused_at = -math.inf
         self.searched_at = -math.inf
         self.is_searching = False  # the next connection is opened to find a primary
+        self.shrinks_from = 0  # connections when max_size was lowered, until there are no more than that
+        self.is_strict = False  # closed, or shrinking: no short ways of giving back
 
     @property
     def total(self) -> int:
@@ -264,7 +266,7 @@ class Pool:
         if self.is_closed:
             return [Refuse(waiter)]
         self.waiters[waiter] = None
-        if len(self.leased) == self.options.max_size:
+        if len(self.leased) >= self.options.max_size:
             return []  # the short way: nothing to be done but wait
         return self._serve(now)
 
@@ -285,7 +287,7 @@ class Pool:
 
     def put(self, slot: Slot, now: float) -> bool:
         """The short way of a clean release; False, with nothing done: use :meth:`release`."""
-        if self.waiters or now >= slot.expires_at or slot.reported or self.is_closed:
+        if self.waiters or now >= slot.expires_at or slot.reported or self.is_strict:
             return False
         self.leased.remove(slot)
         slot.idle_since = slot.proved_at = now
@@ -298,7 +300,7 @@ class Pool:
 
         None, with nothing done: use :meth:`release`.
         """
-        if not self.waiters or now >= slot.expires_at or slot.reported:
+        if not self.waiters or now >= slot.expires_at or slot.reported or self.is_strict:
             return None
         waiter, _ = self.waiters.popitem(last=False)
         waiter.slot = slot
@@ -332,6 +334,8 @@ class Pool:
             self._retire(slot, DISCARDED, actions)
         elif now >= slot.expires_at:
             self._retire(slot, LIFETIME, actions)
+        elif self.is_strict and self.total >= self.options.max_size:
+            self._retire(slot, TOO_MANY, actions)
         elif verdict is Verdict.RESET:
             self.proving.add(slot)
             self.counters.resets += 1
@@ -399,6 +403,8 @@ class Pool:
             self._found_primary(now, is_sure=is_primary is True, actions=actions)
         if self.is_closed:
             self._retire(slot, POOL_CLOSED, actions)
+        elif self.total >= self.options.max_size:
+            self._retire(slot, TOO_MANY, actions)
         else:
             self._shelve(slot)
         return actions + self._serve(now)
@@ -440,6 +446,8 @@ class Pool:
         if self.is_closed or not ok:
             reason = POOL_CLOSED if self.is_closed else DEMOTED if slot.suspect else BROKEN
             self._retire(slot, reason, actions)
+        elif self.is_strict and self.total >= self.options.max_size:
+            self._retire(slot, TOO_MANY, actions)
         elif slot.suspect:
             self.proving.add(slot)
             actions.append(Check(slot, is_for_primary=True))
@@ -452,6 +460,9 @@ class Pool:
         """A connection is closed: there is room for another."""
         self.closing.remove(slot)
         self.counters.closed += 1
+        if self.total <= self.options.max_size:
+            self.shrinks_from = 0
+            self.is_strict = self.is_closed
         return self._serve(now)
 
     # Housekeeping.
@@ -496,9 +507,26 @@ class Pool:
                     actions.append(Leak(slot, held))
         return actions + self._serve(now)
 
+    def reconfigure(self, options: PoolOptions, now: float) -> list[Action]:
+        """Go on with other sizes and times. What is too many is closed once it is idle."""
+        self.options = options
+        self._validate_after = options.validate_after
+        actions: list[Action] = []
+        for slot in (*self.idle, *self.leased, *self.proving):
+            slot.expires_at = min(slot.expires_at, slot.opened_at + options.max_lifetime)
+        if self.is_closed:
+            return actions
+        self.shrinks_from = self.total
+        surplus = self.total - len(self.closing) - options.max_size
+        while surplus > 0 and self.idle:
+            self._retire(self.idle.pop(0), TOO_MANY, actions)
+            surplus -= 1
+        self.is_strict = surplus > 0
+        return actions + self._serve(now)
+
     def close(self, now: float) -> list[Action]:
         """Refuse waiters and close what is idle; what is leased is closed when it comes back."""
-        self.is_closed = True
+        self.is_closed = self.is_strict = True
         actions: list[Action] = [Refuse(waiter) for waiter in self.waiters]
         self.waiters.clear()
         for slot in self.idle:
@@ -578,7 +606,7 @@ class Pool:
         assert len(self.idle) == len(groups[0]), "an idle connection is listed once"
         assert len(set().union(*groups)) == sum(map(len, groups)), "a connection is in one state"
         assert 0 <= self.opening <= OPEN_LIMIT
-        assert self.total <= self.options.max_size
+        assert self.total <= max(self.options.max_size, self.shrinks_from)
         stamps = [slot.idle_since for slot in self.idle]
         assert stamps == sorted(stamps)
         assert all(waiter.slot is None for waiter in self.waiters)
@@ -587,5 +615,5 @@ class Pool:
             assert not self.idle
         elif self.waiters:
             coming = self.opening + len(self.proving) + len(self.closing)
-            assert coming or len(self.leased) == self.options.max_size, "somebody waits for nothing"
+            assert coming or len(self.leased) >= self.options.max_size, "somebody waits for nothing"
         assert self.counters.acquired == self.counters.released + len(self.leased)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -20,6 +21,7 @@ from bot.core.connection_pool_manager.errors import (
     LeaseError,
     PoolClosedError,
     PoolConnectError,
+    PoolReplacedError,
     PoolTimeoutError,
 )
 from bot.core.connection_pool_manager.lease import PooledConnection, caller_site, describe_site, set_own
@@ -51,6 +53,8 @@ CLOSE_TIMEOUT = 2.0
 LEAK_REPORTS_PER_MINUTE = 5
 _CLEAN = Verdict.CLEAN
 _new_lease = PooledConnection.__new__
+_inherited: list[PoolRunner] = []
+"""Pools of the process that this one was forked from; to collect them would close what is shared."""
 
 
 class PoolRunner:
@@ -75,7 +79,9 @@ class PoolRunner:
         self._number = 0
         self._outage = False  # an outage is logged when it begins and when it ends
         self._drained: asyncio.Event | None = None
+        self._process = os.getpid()
         self._verdict_failed = False
+        self._is_replaced = False
         self._demotion = ""  # what the server said last when it refused as a demoted one does
         self._alarm: Callable[[], Any] | None = None
         self._alarm_at = math.inf
@@ -85,12 +91,14 @@ class PoolRunner:
 
     # Life.
 
-    async def start(self) -> None:
+    async def start(self, *, wants_server: bool = True) -> None:
         """Open the first connection, then the rest up to ``min_size``; raises what is wrong with the first.
 
+        Without ``wants_server`` a server that is not there, or refuses, is no error: the pool tries on.
         Raises PoolConnectError, or what the driver says of bad options.
         """
         self.loop = asyncio.get_running_loop()
+        self._process = os.getpid()
         self._drained = asyncio.Event()
         try:
             await self.driver.start()
@@ -98,10 +106,15 @@ class PoolRunner:
             try:
                 raw = await self._connect()
             except BaseException as error:
-                self.pool.opening -= 1
-                if isinstance(error, Exception):
-                    self.pool.last_error = error
-                raise
+                if wants_server or not isinstance(error, PoolConnectError) or error.is_setting:
+                    self.pool.opening -= 1
+                    if isinstance(error, Exception):
+                        self.pool.last_error = error
+                    raise
+                self._outage = True
+                self._not_opened(error)
+                self._tasks.spawn(self._keep_house(), name=f"pool-{self.name}")
+                return
             self._do(self.pool.opened(self._slot(raw), self._now()))
             self._tasks.spawn(self._keep_house(), name=f"pool-{self.name}")
             await self._filled()
@@ -120,6 +133,31 @@ class PoolRunner:
                 await self._settled
         self._settled = None
 
+    def adopt(self, spec: PoolSpec) -> bool:
+        """Go on with other sizes and times, while it serves; False, with nothing done: it cannot."""
+        old = self.spec
+        if (spec.backend, spec.url, spec.driver_options) != (old.backend, old.url, old.driver_options):
+            return False
+        if not self.driver.adopt(spec):
+            return False
+        self.spec = spec
+        self._traces = spec.options.leak_threshold > 0
+        self._do(self.pool.reconfigure(spec.options, self._now()))
+        return True
+
+    def replace(self) -> None:
+        """Take no more callers: another pool of that name does. Who waits is told to ask that one."""
+        self._is_replaced = True
+        self._do(self.pool.close(self._now()))
+
+    def warning(self) -> str | None:
+        """What keeps the pool from working since its start; None: it works, or did."""
+        pool = self.pool
+        if pool.counters.opened or pool.last_error is None:
+            return None
+        again = "is tried again, rarely: it may lock the user out" if pool.login_refused else "is tried again"
+        return f"{self.masked_text(pool.last_error)}; until it works callers wait in vain, and it {again}"
+
     async def stop(self, *, drain: float) -> bool:
         """Refuse waiters, wait ``drain`` seconds for leases, close everything; False if leases were out."""
         self._do(self.pool.close(self._now()))
@@ -127,8 +165,9 @@ class PoolRunner:
         clean = True
         try:
             if (pool.leased or pool.proving or pool.closing or pool.opening) and self._drained is not None:
+                limit = max(drain, CLOSE_TIMEOUT) if not pool.leased else drain
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(max(drain, CLOSE_TIMEOUT) if not pool.leased else drain):
+                    async with asyncio.timeout(None if limit == math.inf else limit):
                         await self._drained.wait()
             if pool.leased:
                 clean = False
@@ -147,8 +186,21 @@ class PoolRunner:
                 await self.driver.stop()
         return clean
 
+    @property
+    def is_inherited(self) -> bool:
+        """Whether this process was forked from the one that the pool is of."""
+        return self._process != os.getpid()
+
     def abandon(self) -> None:
-        """Drop everything although the event loop is gone: sockets and threads are closed from here."""
+        """Drop everything although the event loop is gone: sockets and threads are closed from here.
+
+        What was inherited by a fork is left alone: sockets and the loop's selector are the parent's, too.
+        """
+        if self.is_inherited:
+            for slot in self.pool.leased:
+                _end(slot)
+            _inherited.append(self)
+            return
         self.pool.close(self._now())
         self._terminate_all()
         self.driver.abandon()
@@ -309,7 +361,8 @@ class PoolRunner:
 
     def release_here(self, lease: PooledConnection, healthy: bool) -> None:
         """As :meth:`release`, also when the pool's event loop is gone: then the connection is dropped."""
-        if self.loop is not None and (self.loop.is_closed() or not self.loop.is_running()):
+        loop = self.loop
+        if loop is not None and (loop.is_closed() or not loop.is_running() or self.is_inherited):
             slot = lease._slot
             if slot is None:
                 raise LeaseError(f"connection of pool {self.name!r}: released twice")
@@ -318,14 +371,15 @@ class PoolRunner:
             if slot in self.pool.leased:
                 self.pool.leased.discard(slot)
                 self.pool.counters.released += 1
-            self._terminate(slot)
+            if not self.is_inherited:
+                self._terminate(slot)
             return
         self.release(lease, healthy)
 
     def lost(self, slot: Slot) -> None:
         """A lease was dropped without release; called by the garbage collector, on any thread."""
         loop = self.loop
-        if loop is None or loop.is_closed() or slot not in self.pool.leased:
+        if loop is None or loop.is_closed() or slot not in self.pool.leased or self.is_inherited:
             return
         with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
             loop.call_soon_threadsafe(self._reclaim, slot)
@@ -508,11 +562,19 @@ class PoolRunner:
                 "check that the server runs, and the host, port, user and password of the url"
             )
             failure.login_refused = self.driver.is_login_refused(error)
+            failure.is_setting = self.driver.is_setting(error)
             raise failure from None
 
     def masked(self, error: BaseException) -> str:
-        """What an error says, without secrets."""
+        """What an error says, with its type and without secrets."""
         text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        return self._without_secrets(text)
+
+    def masked_text(self, error: BaseException) -> str:
+        """What an error says, without secrets."""
+        return self._without_secrets(str(error) or type(error).__name__)
+
+    def _without_secrets(self, text: str) -> str:
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return mask_secrets(text)
@@ -557,13 +619,12 @@ class PoolRunner:
             self._proved(slot, ok, report)
 
     async def _keep_house(self) -> None:
-        options = self.spec.options
-        shortest = min(options.idle_timeout, options.max_lifetime, options.keepalive_interval)
-        if options.leak_threshold:
-            shortest = min(shortest, options.leak_threshold)
-        period = min(max(shortest / 10, 0.05), 1.0)
         while not self.pool.is_closed:
-            await self.clock.sleep(period)
+            options = self.spec.options
+            shortest = min(options.idle_timeout, options.max_lifetime, options.keepalive_interval)
+            if options.leak_threshold:
+                shortest = min(shortest, options.leak_threshold)
+            await self.clock.sleep(min(max(shortest / 10, 0.05), 1.0))
             self._do(self.pool.tick(self._now()))
 
     def _leak(self, leak: Leak) -> None:
@@ -609,6 +670,8 @@ class PoolRunner:
         return PoolHealth(True, milliseconds)
 
     def _closed_error(self) -> PoolClosedError:
+        if self._is_replaced:
+            return PoolReplacedError(f"pool {self.name!r} was replaced by one of other settings")
         return PoolClosedError(f"pool {self.name!r} is closed")
 
     def _timeout_error(self, seconds: float) -> PoolTimeoutError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from asyncio import get_running_loop
 from collections import defaultdict
 from collections.abc import Mapping
@@ -15,10 +16,16 @@ import msgspec
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.errors import MisuseError, invalid
 from bot.core._shared.histogram import HistogramSnapshot
-from bot.core._shared.tasks import LoopLocalLock, run_on_loop
+from bot.core._shared.masking import mask_url
+from bot.core._shared.tasks import BackgroundTasks, LoopLocalLock, run_on_loop
 from bot.core.connection_pool_manager.drivers import driver_class
 from bot.core.connection_pool_manager.drivers.base import check_scheme
-from bot.core.connection_pool_manager.errors import LeaseError, PoolSetupError, UnknownPoolError
+from bot.core.connection_pool_manager.errors import (
+    LeaseError,
+    PoolReplacedError,
+    PoolSetupError,
+    UnknownPoolError,
+)
 from bot.core.connection_pool_manager.lease import PooledConnection, note_error
 from bot.core.connection_pool_manager.models import (
     BACKENDS,
@@ -64,6 +71,8 @@ class ConnectionPoolManager(Phase4Service):
         self._defaults: PoolOptions | None = None  # None: from the configuration
         self._configured: dict[str, PoolSettings] | None = None
         self._made_from_settings: set[str] = set()
+        self._replaced: set[PoolRunner] = set()  # by one of other settings; their leases are waited for
+        self._tasks = BackgroundTasks()
         self._urls: dict[str, str] = {}
 
     # On and off.
@@ -84,9 +93,11 @@ class ConnectionPoolManager(Phase4Service):
     ) -> bool:
         """Switch on. The figures are defaults for pools created from now on; times are seconds.
 
-        ``pools`` (the setting ``DATABASE_POOLS``) are created at once; one that was made so before and
-        is gone from it, or changed, is closed. ``urls`` gives a backend's url for pools that name none.
-        Raises InvalidArgumentError, and PoolSetupError naming every pool that failed; the others run.
+        ``pools`` (the setting ``DATABASE_POOLS``) exist from then on, whether or not their server is there
+        already: see :meth:`warnings`. One that was made so before and is gone from it is closed; one that
+        changed changes while it serves. ``urls`` gives a backend's url for pools that name none.
+        Raises InvalidArgumentError, and PoolSetupError naming every pool with a wrong setting; the others
+        run.
         """
         given = {
             name: value
@@ -133,13 +144,60 @@ class ConnectionPoolManager(Phase4Service):
             spec = self._spec(name, settings.backend, None, None, None, {})
             running = self._pools.get(name)
             if running is not None and running.spec != spec and name in self._made_from_settings:
-                await self._drop(name)
-            await self._create(spec)
+                await self._change(spec)
+            await self._create(spec, wants_server=False)
         except Exception as error:
             logger.error("Pool %r not created: %s", name, error)
             return f"pool {name!r}: {error}"
         self._made_from_settings.add(name)
         return None
+
+    async def _change(self, spec: PoolSpec) -> None:
+        """Have the pool of that name go on with other settings, while it serves.
+
+        Sizes and times change in place. With another url, or other driver options, new leases are the new
+        pool's, and the old one's connections go when they come back.
+        """
+        async with self._changing[spec.name]:
+            running = self._pools.get(spec.name)
+            if running is None or _is_orphan(running):
+                return
+            assert running.loop is not None
+
+            adopted = False
+
+            async def adopt() -> None:
+                nonlocal adopted
+                adopted = running.adopt(spec)
+
+            if await run_on_loop(running.loop, adopt) and adopted:
+                return
+            fresh = PoolRunner(spec, driver_class(spec.backend)(spec), clock=self._clock)
+            await fresh.start(wants_server=False)
+            self._pools[spec.name] = fresh
+            if running.loop is get_running_loop():
+                running.replace()
+                self._replaced.add(running)
+                self._tasks.spawn(self._finish(running), name=f"pool-{spec.name}-replaced")
+            else:
+                await self._stop(running, DRAIN_SECONDS)
+
+    async def _finish(self, runner: PoolRunner) -> None:
+        """Wait for the leases of a pool that was replaced."""
+        try:
+            await runner.stop(drain=math.inf)
+        finally:
+            self._replaced.discard(runner)
+
+    def warnings(self) -> list[str]:
+        """Pools of the settings whose server has not been reached yet, each with the reason."""
+        found = []
+        for name in sorted(self._made_from_settings):
+            runner = self._pools.get(name)
+            said = None if runner is None else runner.warning()
+            if said is not None:
+                found.append(f"pool {name!r}: {said}")
+        return found
 
     async def disable(self, *, drain_timeout: float = DRAIN_SECONDS) -> bool:
         """Close every pool, waiting ``drain_timeout`` seconds for leases; True if all came back."""
@@ -148,10 +206,21 @@ class ConnectionPoolManager(Phase4Service):
             self._made_from_settings.clear()
             # A pool that is being created is waited for, so that it is closed too.
             names = list(self._changing)
-            return all(await asyncio.gather(*[self._drop_if_there(name, drain_timeout) for name in names]))
+            clean = all(await asyncio.gather(*[self._drop_if_there(name, drain_timeout) for name in names]))
+            if self._replaced:
+                await asyncio.wait(self._tasks.running(), timeout=drain_timeout)
+                clean = clean and not self._replaced
+            await self._tasks.stop()
+            for runner in list(self._replaced):  # of an event loop that has ended
+                runner.abandon()
+            self._replaced.clear()
+            return clean
 
     async def _stop(self, runner: PoolRunner, drain: float) -> bool:
         clean = True
+        if runner.is_inherited:
+            runner.abandon()
+            return True
 
         async def stop() -> None:
             nonlocal clean
@@ -239,12 +308,20 @@ class ConnectionPoolManager(Phase4Service):
         url = self._urls.get(backend)
         if not url and config is not None:
             url = urls_of(config).get(backend)
+        general = self._urls.get("DATABASE_URL") or (config.DATABASE_URL if config is not None else "")
+        if not url and general and backend in ("postgresql", "mysql", "sqlite"):
+            # The local default would be another database than the one that was meant.
+            raise invalid(
+                "url", None,
+                f"a url of the pool's own: its backend is {backend!r}, and DATABASE_URL = "
+                f"{mask_url(general)} is not of that backend",
+            )  # fmt: skip
         url = url or LOCAL_DEFAULTS.get(backend)
         if not url:
             raise invalid("url", None, "a url such as sqlite:///bot.db, or DATABASE_URL set to one")
         return url
 
-    async def _create(self, spec: PoolSpec) -> None:
+    async def _create(self, spec: PoolSpec, *, wants_server: bool = True) -> None:
         async with self._changing[spec.name]:
             running = self._pools.get(spec.name)
             if running is not None and not _is_orphan(running):
@@ -257,8 +334,10 @@ class ConnectionPoolManager(Phase4Service):
                 running.abandon()
                 del self._pools[spec.name]
             runner = PoolRunner(spec, driver_class(spec.backend)(spec), clock=self._clock)
-            await runner.start()
+            await runner.start(wants_server=wants_server)
             self._pools[spec.name] = runner
+            if (said := runner.warning()) is not None:
+                logger.warning("Pool %r: %s", spec.name, said)
 
     async def close_pool(self, name: str, *, drain_timeout: float = DRAIN_SECONDS) -> bool:
         """Close a pool, waiting up to ``drain_timeout`` seconds for its leases; True if all came back.
@@ -292,9 +371,21 @@ class ConnectionPoolManager(Phase4Service):
         runner = self._pools.get(name)
         if runner is not None and runner.loop is get_running_loop():
             lease = runner.acquire_nowait()
-            return lease if lease is not None else await runner.wait(timeout)
-        runner = await self._runner_here(name)
-        return await runner.acquire(timeout)
+            if lease is not None:
+                return lease
+            deadline = self._clock.monotonic() + (
+                runner.spec.options.acquire_timeout if timeout is None else timeout
+            )
+            try:
+                return await runner.wait(timeout)
+            except PoolReplacedError:
+                timeout = max(0.001, deadline - self._clock.monotonic())
+        while True:
+            runner = await self._runner_here(name)
+            try:
+                return await runner.acquire(timeout)
+            except PoolReplacedError:
+                continue
 
     async def _runner_here(self, name: str) -> PoolRunner:
         runner = self._find(name)
@@ -302,7 +393,8 @@ class ConnectionPoolManager(Phase4Service):
             return runner
         if not _is_orphan(runner):
             raise MisuseError(f"pool {name!r} belongs to another running event loop; make one pool for each")
-        # Its event loop ended without closing it, as between two asyncio.run: begin anew on this one.
+        # Its event loop ended without closing it, as between two asyncio.run, or this process was forked
+        # from the pool's: begin anew on this one.
         async with self._changing[name]:
             runner = self._find(name)
             if runner.loop is not get_running_loop():
@@ -410,7 +502,7 @@ def _release(lease: PooledConnection, healthy: bool) -> None:
     loop = runner.loop
     if loop is get_running_loop():
         runner.release(lease, healthy)
-    elif loop is None or loop.is_closed() or not loop.is_running():
+    elif loop is None or loop.is_closed() or not loop.is_running() or runner.is_inherited:
         runner.release_here(lease, healthy)
     else:
         loop.call_soon_threadsafe(runner.release, lease, healthy)
@@ -418,7 +510,7 @@ def _release(lease: PooledConnection, healthy: bool) -> None:
 
 def _is_orphan(runner: PoolRunner) -> bool:
     loop = runner.loop
-    return loop is None or loop.is_closed() or not loop.is_running()
+    return loop is None or loop.is_closed() or not loop.is_running() or runner.is_inherited
 
 
 def _defaults_of(config: Phase4Config) -> PoolOptions:

@@ -1,12 +1,18 @@
 """Pools and event loops: made under one, used or closed under another."""
 
 import asyncio
+import subprocess
+import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 
 from bot.core._shared.errors import MisuseError
 from bot.core.connection_pool_manager import ConnectionPoolManager
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
@@ -73,3 +79,76 @@ def test_a_lease_outlives_its_loop_and_is_given_back_under_the_next(url):
     asyncio.run(manager.release_connection("p", lease))
     assert asyncio.run(one(manager)) == (1,)
     assert asyncio.run(manager.disable())
+
+
+@pytest.mark.parametrize("backend", ["sqlite", "redis", "postgresql", "mysql", "mongodb"])
+@pytest.mark.parametrize("loops", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("ended", ["closed", "stopped"])
+def test_disabled_under_another_loop_nothing_stays_open(request, tmp_path, backend, loops, ended):
+    """Also for a loop that was not closed and will not run again."""
+    import psutil
+    import uvloop
+
+    url = f"sqlite:///{tmp_path}/p.db" if backend == "sqlite" else request.getfixturevalue(f"{backend}_url")
+    make = uvloop.new_event_loop if loops == "uvloop" else asyncio.new_event_loop
+    process = psutil.Process()
+
+    def established():
+        # The loops' own pairs aside; unix sockets have no state that tells.
+        return {(c.fd, c.laddr) for c in process.net_connections("tcp") if c.status == "ESTABLISHED"}
+
+    pools = ConnectionPoolManager()
+    before = established()
+    loop = make()
+    loop.run_until_complete(pools.create_pool("p", backend, 2, 2, url=url))
+    lease = loop.run_until_complete(pools.acquire_connection("p"))
+    if ended == "closed":
+        loop.close()
+    asyncio.run(pools.disable(drain_timeout=0.1))
+    assert not pools.enabled
+    deadline = time.monotonic() + 10
+    while established() - before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert established() <= before
+    del lease
+    if ended == "stopped":
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+
+
+def test_a_child_process_has_connections_of_its_own(redis_url):
+    """And leaves the parent's alone."""
+    program = f"""
+import asyncio, os, sys
+from bot.core.connection_pool_manager import ConnectionPoolManager
+pools = ConnectionPoolManager()
+async def number():
+    async with pools.connection("p") as conn:
+        return await conn.client_id()
+async def parent():
+    await pools.create_pool("p", "redis", 1, 2, url={redis_url!r})
+    lease = await pools.acquire_connection("p")
+    mine = await lease.client_id()
+    child = os.fork()
+    if child == 0:
+        try:
+            assert asyncio.run(number()) != mine
+            assert asyncio.run(pools.create_pool("p", "redis", 1, 2, url={redis_url!r}))
+            assert asyncio.run(number()) != mine
+            assert asyncio.run(pools.disable())
+            os._exit(0)
+        except BaseException as error:
+            print(repr(error), file=sys.stderr, flush=True)
+            os._exit(1)
+    code = await asyncio.to_thread(os.waitpid, child, 0)
+    assert code[1] == 0, code
+    assert await lease.client_id() == mine
+    await pools.release_connection("p", lease)
+    assert await number()
+    assert await pools.disable()
+asyncio.run(parent())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr

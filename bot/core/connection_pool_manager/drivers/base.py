@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import importlib
 import logging
+import os
 import re
+import socket
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -91,6 +93,16 @@ class Driver(ABC):
         """Whether the error says that the server is not, or not any more, the one that takes writes."""
         return False
 
+    def adopt(self, spec: PoolSpec) -> bool:
+        """Go on with other options of the pool; False, with nothing done: another driver must be made."""
+        self.spec = spec
+        self.reset_mode = spec.options.reset
+        return True
+
+    def is_setting(self, error: BaseException) -> bool:
+        """Whether the error of connecting is one of the settings, so that trying again is of no use."""
+        return isinstance(error, ValueError)
+
     def is_login_refused(self, error: BaseException) -> bool:
         """Whether the error of connecting says that the user or password is wrong."""
         return False
@@ -139,11 +151,21 @@ def import_driver(package: str, extra: str, backend: str) -> Any:
 
 
 def check_scheme(url: str, backend: str, schemes: tuple[str, ...]) -> None:
-    """Raise InvalidArgumentError unless ``url`` is one of this backend's."""
+    """Raise InvalidArgumentError unless ``url`` is one of this backend's.
+
+    ``postgresql+psycopg://`` and the like are: what follows the plus names another library's driver.
+    """
     scheme = url.split("://", 1)[0].lower() if "://" in url else ""
-    if scheme.split("+")[0] not in schemes:
+    base, _, driver = scheme.partition("+")
+    takes_driver = backend in ("postgresql", "mysql", "sqlite") or (backend, driver) == ("mongodb", "srv")
+    if base not in schemes or (driver and not takes_driver):
         allowed = " or ".join(f"{name}://..." for name in schemes)
         raise invalid("url", mask_url(url), f"{allowed} for backend {backend!r}")
+
+
+def without_driver(url: str) -> str:
+    """``url`` without the driver that SQLAlchemy's urls name: ``postgres+asyncpg://...``."""
+    return re.sub(r"^(\w+)\+[\w-]+(?=://)", r"\1", url)
 
 
 def secrets_of(url: str, options: Mapping[str, Any]) -> list[str]:
@@ -169,6 +191,8 @@ def hard_close(transport: Any) -> None:
     with contextlib.suppress(Exception):
         loop = getattr(transport, "_loop", None)
         if loop is None or not loop.is_closed():
+            if loop is None or not loop.is_running():
+                shut_down(transport)  # what abort() leaves to the loop, which may never run again
             transport.abort()
             return
     with contextlib.suppress(Exception):
@@ -179,6 +203,14 @@ def hard_close(transport: Any) -> None:
         # Its finalizer would complain that nobody closed it.
         transport._sock = None
         sock.close()
+
+
+def shut_down(transport: Any) -> None:
+    """Have the other side know that a connection is over, without an event loop."""
+    with contextlib.suppress(Exception):
+        number = os.dup(transport.get_extra_info("socket").fileno())
+        with socket.socket(fileno=number) as copy:
+            copy.shutdown(socket.SHUT_RDWR)
 
 
 async def shielded(work: Any) -> Any:

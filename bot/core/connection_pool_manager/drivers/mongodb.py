@@ -245,6 +245,12 @@ class MongodbDriver(Driver):
     def is_demotion(self, error: BaseException, raw: Any) -> bool:
         return _is_not_primary(error)
 
+    def adopt(self, spec: PoolSpec) -> bool:
+        old, new = self.spec.options, spec.options
+        if (old.max_size, old.connect_timeout) != (new.max_size, new.connect_timeout):
+            return False  # they are the client's own, which cannot change them
+        return super().adopt(spec)
+
     def is_login_refused(self, error: BaseException) -> bool:
         return getattr(error, "code", None) == 18
 

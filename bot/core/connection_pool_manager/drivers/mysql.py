@@ -20,6 +20,7 @@ from bot.core._shared.errors import invalid, message_of
 from bot.core.connection_pool_manager.drivers import session_state
 from bot.core.connection_pool_manager.drivers.base import Driver, hard_close, import_driver
 from bot.core.connection_pool_manager.guard import Guard, guarded_methods
+from bot.core.connection_pool_manager.models import PoolSpec
 from bot.core.connection_pool_manager.pool import Verdict
 from bot.core.phase4_config import mask_url
 
@@ -194,7 +195,7 @@ class MysqlDriver(Driver):
     package = "asyncmy"
     extra = "asyncmy"
 
-    def __init__(self, spec: Any) -> None:
+    def __init__(self, spec: PoolSpec) -> None:
         super().__init__(spec)
         self.always_reset = self.reset_mode == "always"
 
@@ -256,6 +257,13 @@ class MysqlDriver(Driver):
         if number == _READ_ONLY_TRANSACTION:
             return not raw.phase4_read_only
         return mysql_needs_another_server(number, message_of(error))
+
+    def adopt(self, spec: PoolSpec) -> bool:
+        super().adopt(spec)
+        self.always_reset = self.reset_mode != "never"  # with "smart", until the next connection has looked
+        if "connect_timeout" not in self.options:
+            self.settings["connect_timeout"] = spec.options.connect_timeout
+        return True
 
     def is_login_refused(self, error: BaseException) -> bool:
         return bool(error.args) and error.args[0] in _LOGIN_REFUSED

@@ -15,8 +15,9 @@ from typing import Any
 
 from bot.core._shared.demotion import postgresql_needs_another_server
 from bot.core.connection_pool_manager.drivers import session_state
-from bot.core.connection_pool_manager.drivers.base import Driver, hard_close, import_driver
+from bot.core.connection_pool_manager.drivers.base import Driver, hard_close, import_driver, without_driver
 from bot.core.connection_pool_manager.guard import Guard, guarded_methods
+from bot.core.connection_pool_manager.models import PoolSpec
 from bot.core.connection_pool_manager.pool import Verdict
 
 _classify = session_state.Classifier(session_state.classify_postgresql)
@@ -201,7 +202,7 @@ class PostgresqlDriver(Driver):
     package = "asyncpg"
     extra = "asyncpg"
 
-    def __init__(self, spec: Any) -> None:
+    def __init__(self, spec: PoolSpec) -> None:
         super().__init__(spec)
         self.always_reset = self.reset_mode == "always"
         self.connections: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -213,9 +214,7 @@ class PostgresqlDriver(Driver):
         options = {"connection_class": _connection_class(), **self.options}
         # An attempt that times out must leave nothing behind: asyncpg's own timeout takes care of that.
         options.setdefault("timeout", self.spec.options.connect_timeout)
-        raw = await self._asyncpg.connect(
-            self.url.replace("postgresql+asyncpg://", "postgresql://"), **options
-        )
+        raw = await self._asyncpg.connect(without_driver(self.url), **options)
         try:
             if self.reset_mode == "smart":
                 self.always_reset = bool(await raw.fetchval(_SUSPECT_ROUTINES))
@@ -236,6 +235,11 @@ class PostgresqlDriver(Driver):
         if not isinstance(code, str) or not postgresql_needs_another_server(code):
             return False
         return not (code == _READ_ONLY_TRANSACTION and raw.phase4_read_only)
+
+    def adopt(self, spec: PoolSpec) -> bool:
+        super().adopt(spec)
+        self.always_reset = self.reset_mode != "never"  # with "smart", until the next connection has looked
+        return True
 
     def is_login_refused(self, error: BaseException) -> bool:
         return str(getattr(error, "sqlstate", "")).startswith("28")

@@ -16,6 +16,7 @@ from bot.core._shared.demotion import redis_needs_another_server
 from bot.core._shared.errors import invalid, message_of
 from bot.core.connection_pool_manager.drivers.base import Driver, hard_close, import_driver
 from bot.core.connection_pool_manager.guard import Guard
+from bot.core.connection_pool_manager.models import PoolSpec
 from bot.core.connection_pool_manager.pool import Verdict
 from bot.core.phase4_config import mask_url
 
@@ -275,6 +276,11 @@ class RedisDriver(Driver):
         if isinstance(error, exceptions.ReadOnlyError | exceptions.MasterDownError):
             return True
         return isinstance(error, exceptions.ResponseError) and redis_needs_another_server(message_of(error))
+
+    def adopt(self, spec: PoolSpec) -> bool:
+        if self.connect_options["socket_connect_timeout"] == self.spec.options.connect_timeout:
+            self.connect_options["socket_connect_timeout"] = spec.options.connect_timeout
+        return super().adopt(spec)
 
     def is_login_refused(self, error: BaseException) -> bool:
         from redis import exceptions

@@ -13,7 +13,7 @@ import sqlite3
 import uuid
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from bot.core._shared.errors import invalid
 from bot.core.connection_pool_manager.drivers import session_state
@@ -34,6 +34,14 @@ _HARMLESS = frozenset(
 
 _PRAGMAS = {"journal_mode": "WAL", "synchronous": "NORMAL", "foreign_keys": "ON"}
 """What each connection is opened with; ``pragmas={...}`` adds and overrides."""
+
+
+_PYTHON_OPTIONS: dict[str, Any] = {
+    "timeout": float, "detect_types": int, "cached_statements": int, "isolation_level": str,
+}  # fmt: skip
+"""Options of a url that ``sqlite3.connect`` takes."""
+_URI_OPTIONS = ("mode", "cache", "immutable", "nolock", "psow", "vfs", "modeof")
+"""Options of a url that SQLite takes in its own URIs."""
 
 
 @functools.cache
@@ -109,8 +117,15 @@ class SqliteDriver(Driver):
             if not name.isidentifier() or not str(value).lstrip("-").replace("_", "").isalnum():
                 raise invalid("pragmas", self.pragmas, "names and plain values, as {'busy_timeout': 5000}")
         self.anchor: sqlite3.Connection | None = None
-        path, query = self._path()
+        path, query, uri = self._path()
         options = {**query, **self.options}
+        if uri:
+            path, options["uri"] = uri, True
+            if query_of(uri).get("mode") == "ro" or "immutable" in query_of(uri):
+                self.pragmas.pop("journal_mode", None)  # it would be written to the file
+            if query_of(uri).get("mode") == "memory":
+                self.pragmas.pop("journal_mode", None)
+                self.anchor = sqlite3.connect(path, uri=True, check_same_thread=False)
         if path == ":memory:":
             # Separate connections to :memory: would be separate databases; this file system keeps one
             # in memory, with proper locks (shared cache has table locks that do not wait).
@@ -122,14 +137,41 @@ class SqliteDriver(Driver):
             raise invalid("url", self.url, "a file in a directory that exists")
         self.path, self.connect_options = path, options
 
-    def _path(self) -> tuple[str, dict[str, Any]]:
+    def _path(self) -> tuple[str, dict[str, Any], str]:
+        """The file; what of the url's query Python takes; and the URI for SQLite, if the rest is its own."""
         parts = urlsplit(self.url)
         if parts.netloc:
             raise invalid(
                 "url", mask_url(self.url), "sqlite:///relative.db, sqlite:////absolute.db or sqlite://"
             )
-        query = {name: float(value) if name == "timeout" else value for name, value in parse_qsl(parts.query)}
-        return unquote(parts.path[1:]) or ":memory:", query
+        path = unquote(parts.path[1:]) or ":memory:"
+        query: dict[str, Any] = {}
+        own: list[tuple[str, str]] = []
+        for name, value in parse_qsl(parts.query):
+            if name == "uri":
+                continue  # as SQLAlchemy has it: that the path begins with file: says the same
+            if name in _PYTHON_OPTIONS:
+                query[name] = self._option(name, value)
+            elif name in _URI_OPTIONS:
+                own.append((name, value))
+            else:
+                known = ", ".join([*_PYTHON_OPTIONS, *_URI_OPTIONS])
+                raise invalid("url", mask_url(self.url), f"of options after the ? only {known}")
+        if not own and not path.startswith("file:"):
+            return path, query, ""
+        file = path.removeprefix("file:")
+        if file != ":memory:" and dict(own).get("mode") != "memory":
+            if not _in_a_directory(file):
+                raise invalid("url", mask_url(self.url), "a file in a directory that exists")
+            file = _expanded(file)
+        return path, query, f"file:{quote(file)}" + (f"?{urlencode(own)}" if own else "")
+
+    def _option(self, name: str, value: str) -> Any:
+        kind = _PYTHON_OPTIONS[name]
+        try:
+            return kind(value)
+        except ValueError:
+            raise invalid("url", mask_url(self.url), f"{name} = a number") from None
 
     async def connect(self) -> Any:
         options = dict(self.connect_options)
@@ -164,6 +206,9 @@ class SqliteDriver(Driver):
         view.__dict__ = raw.__dict__
         view.phase4_guard = guard
         return view
+
+    def is_setting(self, error: BaseException) -> bool:
+        return "locked" not in str(error)  # no server that may come later
 
     def is_open(self, raw: Any) -> bool:
         return raw._connection is not None and raw._running
@@ -223,6 +268,11 @@ class SqliteDriver(Driver):
         anchor, self.anchor = getattr(self, "anchor", None), None
         if anchor is not None:
             anchor.close()
+
+
+def query_of(uri: str) -> dict[str, str]:
+    """The options in a URI of SQLite's."""
+    return dict(parse_qsl(uri.partition("?")[2]))
 
 
 def _expanded(path: str) -> str:
