@@ -113,8 +113,10 @@ _SERVES_NOBODY = ("LOADING", "BUSY ", "CLUSTERDOWN", "MASTERDOWN")
 
 def text_of(error: BaseException) -> str:
     """What Redis said, with its code in front (``NOPERM ...``), whole."""
-    code = getattr(error, "status_code", None) or _CODES.get(type(error).__name__, "")
     text = str(error)
+    code = getattr(error, "status_code", None) or _CODES.get(type(error).__name__, "")
+    if not code and type(error).__name__ == "AuthenticationError":  # redis-py 6 tells no code
+        code = "NOAUTH" if text.startswith(("Authentication required", "HELLO must be")) else "WRONGPASS"
     return text if not code or code == "ERR" or text.startswith(code) else f"{code} {text}"
 
 

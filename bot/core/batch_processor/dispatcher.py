@@ -16,6 +16,7 @@ from typing import Any
 
 from bot.core._shared.clock import Clock
 from bot.core._shared.errors import message_of
+from bot.core._shared.loop_owner import LoopOwner, still_runs
 from bot.core._shared.tasks import BackgroundTasks
 from bot.core.batch_processor.dead_letters import DeadLetters
 from bot.core.batch_processor.errors import (
@@ -92,6 +93,7 @@ class Dispatcher:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.now = clock.monotonic
+        self._owner = LoopOwner(self._forked)
         self.prefix = secrets.token_hex(4)
         """Begins every id, so that ids of two instances are never the same."""
         # Settings; the service sets them.
@@ -684,11 +686,24 @@ class Dispatcher:
         previous = self.loop
         self.loop = loop
         self.runs = loop.is_running
-        if previous is not None and not previous.is_running():
+        self._owner.claim()
+        if previous is not None and not still_runs(previous):
             # Who waited there for room or for a flush waits no more.
             self._room.clear()
             self._flushes.clear()
             self._take_over()
+
+    def _forked(self, loop: asyncio.AbstractEventLoop) -> None:
+        """In a child: what was taken in is the parent's to do, and its ids begin otherwise."""
+        self.prefix = secrets.token_hex(4)
+        self.loop, self.runs = None, bool  # as at the beginning
+        self._room.clear()
+        self._flushes.clear()
+        self.waiters.clear()
+        self.tracked.clear()
+        self._take_over()
+        self.forget(self.remaining())
+        self.refresh()
 
     def _take_over(self) -> None:
         self._watching = False

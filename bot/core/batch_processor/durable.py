@@ -17,7 +17,14 @@ from typing import Any, NamedTuple
 
 from bot.core._shared.backoff import exponential
 from bot.core._shared.clock import Clock
-from bot.core._shared.errors import BackendError, CorruptPayloadError, UnsupportedValueError, invalid
+from bot.core._shared.errors import (
+    BackendError,
+    CorruptPayloadError,
+    MisuseError,
+    UnsupportedValueError,
+    invalid,
+)
+from bot.core._shared.loop_owner import LoopOwner, still_runs
 from bot.core._shared.tasks import BackgroundTasks
 from bot.core.batch_processor.dispatcher import REVIVAL, Batch, Dispatcher, describe
 from bot.core.batch_processor.errors import (
@@ -113,6 +120,7 @@ class Durable:
         self._unconfirmed: set[str] = set()
         self._tasks = BackgroundTasks()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._owner = LoopOwner(self._forked)
         self._sending: asyncio.Task[None] | None = None
         self._polling: asyncio.Task[None] | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -150,10 +158,19 @@ class Durable:
             self.length, self.letters = await self.streams.tidy(int(SILENT_CONSUMERS * 1000))
 
     def ensure_running(self) -> None:
-        """Go on under the running event loop, if the one before runs no more."""
+        """Go on under the running event loop, if the one before runs no more.
+
+        Raises MisuseError while that one runs, in another thread: its futures cannot be awaited here.
+        """
         loop = asyncio.get_running_loop()
-        if self._loop is loop or (self._loop is not None and self._loop.is_running()):
+        if self._loop is loop:
             return
+        if still_runs(self._loop):
+            raise MisuseError(
+                "the batch processor lives on an event loop that still runs in another thread; call it there"
+            )
+        self._owner.claim()
+        self._consumer = self._d.prefix  # another one in a child after a fork
         if self._loop is not None:
             # Who waited under that loop waits no more.
             self._outbox.clear()
@@ -168,6 +185,16 @@ class Durable:
         self._start_reader()
         self._start_keeper()
         loop.call_soon(self._d.pump)
+
+    def _forked(self, loop: asyncio.AbstractEventLoop) -> None:
+        """In a child: what is held, and on its way to Redis, is the parent's."""
+        self._held.clear()
+        self._held_ids.clear()
+        self._alone = None
+        self._outbox.clear()
+        self._unconfirmed.clear()
+        self._tasks = BackgroundTasks()
+        self._sending = self._polling = self._reading = None
 
     def _start_reader(self) -> None:
         if not self._draining:

@@ -5,6 +5,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -56,6 +57,20 @@ async def serves(cache, limiter):
     assert await cache.set("k", 1, namespace="n")
     assert await cache.get("k", "n") == 1
     return (await limiter.is_allowed("c", SLOW))[1].degraded
+
+
+@pytest.mark.parametrize("missing", ["redis", "hiredis"])
+async def test_a_package_that_is_missing_is_named_when_a_service_is_enabled(missing, monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == missing] + [
+        f"{missing}.asyncio",
+        missing,
+    ]:
+        monkeypatch.setitem(sys.modules, name, None)
+    cache = CacheManager()
+    with pytest.raises(RedisUnavailableError, match=f"^{missing} is missing: pip install redis"):
+        await cache.enable(redis_url="redis://127.0.0.1:1/0")
+    assert not cache.enabled
+    assert not RedisLink._links
 
 
 # Rights.
