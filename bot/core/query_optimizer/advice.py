@@ -49,7 +49,7 @@ def _advise(reading: Reading, schema: Schema | None) -> Advice:
     optimized: str = reading.query
     done: list[str] = []
     if findings:
-        optimized, done = rewrite(reading, {finding.code for finding in findings})
+        optimized, done = rewrite(reading, {finding.code for finding in findings}, schema)
     if done:
         findings = [
             replace(finding, fix=f"{finding.fix} (Done in optimized_query: {REWRITES[finding.code]}.)")

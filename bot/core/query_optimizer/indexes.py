@@ -7,6 +7,7 @@ the same column. (Winand, "SQL Performance Explained", chapters 2 and 6.)
 
 from __future__ import annotations
 
+import hashlib
 import re
 from functools import lru_cache
 from typing import Any
@@ -15,8 +16,10 @@ from sqlglot import exp
 
 from bot.core.query_optimizer.models import IndexSuggestion
 from bot.core.query_optimizer.rules import Facts
+from bot.core.query_optimizer.schema import DeclaredType, Schema
 from bot.core.query_optimizer.scopes import COMPARISONS, Scope, Source, bare, is_constant, operands
 
+_D = exp.DataType.Type
 _SIMPLE = re.compile(r"[a-z_][a-z0-9_]*\Z")
 _ODD = re.compile(r"\W+")
 _MAX_NAME = 63
@@ -131,7 +134,7 @@ def _note(condition: Any, scope: Scope, wanted: dict[int, tuple[Source, _Wanted]
         column, is_equality = bare(condition.this), True
     elif kind is exp.Is and not condition.args.get("negate"):
         column, is_equality = bare(condition.this), condition.args["expression"].__class__ is exp.Null
-        if not is_equality:
+        if not is_equality or not _may_compare(column, scope, wanted):
             return
     elif kind is exp.Between:
         column, is_equality = bare(condition.this), False
@@ -153,6 +156,31 @@ def _note(condition: Any, scope: Scope, wanted: dict[int, tuple[Source, _Wanted]
     pair = wanted.get(id(source))
     if pair is not None:
         pair[1].note(column, pair[1].equal if is_equality else pair[1].ranged)
+
+
+_WITHOUT_ORDER = frozenset((_D.JSON, _D.XML, _D.POINT, _D.GEOMETRY, _D.GEOGRAPHY, _D.NULL, _D.UNKNOWN))
+_LONG = frozenset(
+    (_D.TEXT, _D.TINYTEXT, _D.MEDIUMTEXT, _D.LONGTEXT, _D.BLOB, _D.TINYBLOB, _D.MEDIUMBLOB, _D.LONGBLOB)
+)
+_STRINGS = frozenset((_D.VARCHAR, _D.CHAR, _D.NVARCHAR, _D.NCHAR, _D.VARBINARY, _D.BINARY))
+_PREFIX = 190
+"""Characters of a long column in an index of MySQL: of four such, all of their 3,072 bytes."""
+
+
+def _declared(source: Source, column: str, schema: Schema | None) -> DeclaredType | None:
+    return None if schema is None else schema.types.get(source.name.lower(), {}).get(column.lower())
+
+
+def _may_compare(column: Any, scope: Scope, wanted: dict[int, tuple[Source, _Wanted]]) -> bool:
+    """Whether a column that is only asked for NULL can be in an index: PostgreSQL has types without order."""
+    source = scope.source_of(column) if column.__class__ is exp.Column else None
+    pair = wanted.get(id(source))
+    if source is None or pair is None:
+        return False
+    if pair[1].dialect in ("mysql", "sqlite"):
+        return True
+    declared = _declared(source, column.name, scope.schema)
+    return declared is not None and declared.kind not in _WITHOUT_ORDER and not isinstance(declared.kind, str)
 
 
 def _is_query(node: Any) -> bool:
@@ -248,12 +276,19 @@ def _suggestion(source: Source, wanted: _Wanted, facts: Facts) -> IndexSuggestio
         name = _ODD.sub("_", name)
     dialect = facts.dialect
     listed = [_quoted(name, dialect) for name in names]
+    if dialect == "mysql" and facts.schema is not None:
+        kinds = [_declared(source, column, facts.schema) for column in columns]
+        if any(kind is not None and kind.kind in _WITHOUT_ORDER for kind in kinds):
+            return None  # JSON
+        listed = [f"{n}({_PREFIX})" if _is_long(kind) else n for n, kind in zip(listed, kinds, strict=True)]
     if directions:
         listed = [f"{n} DESC" if directions.get(c) else n for n, c in zip(listed, columns, strict=True)]
+    if len(name) > _MAX_NAME:  # cut off, two would be one
+        name = f"{name[: _MAX_NAME - 9]}_{hashlib.blake2b(name.encode(), digest_size=4).hexdigest()}"
     owner = source.node.args.get("db")
     schema = _name(owner, dialect) if owner is not None else ""
     of = _name(source.node.this, dialect)
-    name, table = name[:_MAX_NAME], _quoted(of, dialect)
+    table = _quoted(of, dialect)
     if schema and dialect == "sqlite":
         name = f"{_quoted(schema, dialect)}.{name}"  # which is where the table is looked for, too
     elif schema:
@@ -270,17 +305,40 @@ def _suggestion(source: Source, wanted: _Wanted, facts: Facts) -> IndexSuggestio
     )
 
 
-# Reserved in PostgreSQL, MySQL or SQLite, and likely as a name.
+def _is_long(declared: DeclaredType | None) -> bool:
+    if declared is None:
+        return False
+    return declared.kind in _LONG or (declared.kind in _STRINGS and (declared.length or 0) > _PREFIX)
+
+
+# What PostgreSQL, MySQL, MariaDB or SQLite takes for no name.
 _RESERVED = frozenset(
-    "add all alter analyze and any array as asc between both by case change check collate column constraint "
-    "create cross database databases default delete desc describe distinct div drop else end escape except "
-    "exists explain fetch for force foreign from full function grant group groups having if ignore in index "
-    "inner insert intersect interval into is isnull join key keys kill lateral leading left like limit lines "
-    "load lock match natural not notnull null offset on only option or order outer over partition placing "
-    "primary procedure range rank read references release rename repeat replace require restrict return "
-    "revoke right row rows schema select separator set show some ssl table tables then to trailing "
-    "transaction trigger true false union unique unlock update usage use user using values when where while "
-    "window with write".split()
+    "accessible add all alter analyse analyze and any array as asc asensitive asymmetric authorization "
+    "before between bigint binary blob both by call cascade case cast change char character check collate "
+    "collation column commit concurrently condition constraint continue convert create cross cube "
+    "cume_dist current_catalog current_date current_role current_schema current_time current_timestamp "
+    "current_user cursor database databases day_hour day_microsecond day_minute day_second dec decimal "
+    "declare default deferrable delayed delete delete_domain_id dense_rank desc describe deterministic "
+    "distinct distinctrow div do do_domain_ids double drop dual each else elseif empty enclosed end "
+    "escape escaped except exists exit explain false fetch first_value float for force foreign freeze "
+    "from full fulltext function grant group grouping groups having high_priority hour_microsecond "
+    "hour_minute hour_second if ignore ignore_domain_ids ilike in index infile initially inner inout "
+    "insensitive insert int integer intersect interval into is isnull iterate join json_table key keys "
+    "kill lag last_value lateral lead leading leave left like limit linear lines load localtime "
+    "localtimestamp lock long longblob longtext loop low_priority master_demote_to_replica "
+    "master_demote_to_slave master_ssl_verify_server_cert match maxvalue mediumblob mediumint mediumtext "
+    "middleint minute_microsecond minute_second mod modifies natural no_write_to_binlog not notnull "
+    "nth_value ntile null numeric of offset on only optimize option optionally or order out outer outfile "
+    "over overlaps page_checksum parse_vcol_expr partition percent_rank placing portion precision primary "
+    "procedure purge raise range rank read read_write reads real recursive ref_system_id references "
+    "regexp release rename repeat replace require resignal restrict return returning revoke right rlike "
+    "row row_number rows schema schemas second_microsecond select sensitive separator session_user set "
+    "show signal similar smallint some spatial specific sql sql_big_result sql_calc_found_rows "
+    "sql_small_result sqlexception sqlstate sqlwarning ssl starting stats_auto_recalc stats_persistent "
+    "stats_sample_pages straight_join symmetric system table tables tablesample terminated then tinyblob "
+    "tinyint tinytext to trailing transaction trigger true undo union unique unlock unsigned update usage "
+    "use user using utc_date utc_time utc_timestamp values varbinary varchar varcharacter variadic "
+    "varying verbose when where while window with write xor year_month zerofill".split()
 )
 
 
@@ -289,4 +347,6 @@ def _quoted(name: str, dialect: str) -> str:
     plain = _SIMPLE.match(name) or (name.isidentifier() and name.isascii() and dialect != "postgres")
     if plain and name.lower() not in _RESERVED:
         return name
-    return f"`{name}`" if dialect == "mysql" else '"' + name.replace('"', '""') + '"'
+    if dialect == "mysql":
+        return "`" + name.replace("`", "``") + "`"
+    return '"' + name.replace('"', '""') + '"'

@@ -14,6 +14,7 @@ from sqlglot import exp
 
 from bot.core.query_optimizer.analyzer import Reading
 from bot.core.query_optimizer.census import Census, functions_among
+from bot.core.query_optimizer.column_types import exact_family, family_shown
 from bot.core.query_optimizer.models import Finding, Severity
 from bot.core.query_optimizer.schema import Schema
 from bot.core.query_optimizer.scopes import (
@@ -56,6 +57,14 @@ class Facts:
 
     def is_root(self, node: Any) -> bool:
         return node is self.census.statement
+
+    def family(self, column: Any) -> str:
+        """ "whole", "text" and so on, if equal values of the column are known to be one; else empty."""
+        return exact_family(column, self.scopes.around(column), self.dialect)
+
+    def shows_exact_values(self, select: Any) -> bool:
+        scope = self.scope(select)
+        return all(family_shown(item, scope, self.dialect) for item in select.expressions)
 
 
 Advice = tuple[str, str]
@@ -278,20 +287,38 @@ def _correlated_scalar_subquery(node: Any, facts: Facts) -> Advice | None:
 def _redundant_distinct(node: Any, facts: Facts) -> Advice | None:
     parent = node.parent
     if parent.__class__ in (exp.Min, exp.Max):
-        return f"DISTINCT changes nothing in {parent.sql_name()}().", "Leave it out."
+        return f"DISTINCT is not needed in {parent.sql_name()}(): a value counts once there.", "Leave it out."
     why = why_distinct_is_redundant(parent) if parent.__class__ is exp.Select else ""
-    return (f"DISTINCT changes nothing: {why}.", "Leave it out.") if why else None
+    if not why:
+        return None
+    if asks_whether_any(parent) or not _is_compared_again(parent) or facts.shows_exact_values(parent):
+        return f"DISTINCT changes nothing: {why}.", "Leave it out."
+    return (
+        f"DISTINCT is not needed: {why}.",
+        "Leave it out, unless what it is compared with has another collation or type.",
+    )
+
+
+def _is_compared_again(select: Any) -> bool:
+    """Whether a SELECT's values are compared by others, so that it matters which of equal ones is kept."""
+    return asks_existence_only(select) or select.parent.__class__ is exp.Union
 
 
 def why_distinct_is_redundant(select: Any) -> str:
-    """Why the DISTINCT of a SELECT removes no row that is seen; empty if it may."""
+    """Why the DISTINCT of a SELECT removes no row that is seen; empty if it may.
+
+    Of columns whose equal values may be several (see ``column_types``) it holds as far as the query
+    around compares as the columns do.
+    """
     distinct = select.args.get("distinct")
     if distinct is None or distinct.args.get("on") is not None or is_limited(select):
         return ""
-    if _asks_existence_only(select):
-        return "IN and EXISTS only ask whether there is a row"
+    if asks_whether_any(select):
+        return "EXISTS only asks whether there is a row"
+    if asks_existence_only(select):
+        return "IN asks whether a value is there, not how often"
     parent = select.parent
-    if parent.__class__ is exp.Union and parent.args.get("distinct"):
+    if parent.__class__ is exp.Union and parent.args.get("distinct") and not _is_among_other_sets(parent):
         return "UNION removes duplicates anyway"
     group = select.args.get("group")
     if group is None:
@@ -310,22 +337,50 @@ def why_distinct_is_redundant(select: Any) -> str:
     return ""
 
 
+def _is_among_other_sets(union: Any) -> bool:
+    """Whether INTERSECT or EXCEPT stand beside it: which of them goes first differs by database."""
+    top = union
+    while top.parent.__class__ in SETS:
+        top = top.parent
+    return any(node is not top and node.__class__ is not exp.Union for node in top.find_all(*SETS)) or (
+        top.__class__ is not exp.Union
+    )
+
+
 @rule("Q015", "union-removes-duplicates", "info", exp.Union)
 def _union(node: Any, facts: Facts) -> Advice | None:
     if not node.args.get("distinct"):
         return None
-    if _asks_existence_only(node) and not is_limited(node):
-        return "UNION sorts out duplicates that IN and EXISTS do not care about.", "Use UNION ALL."
+    if asks_existence_only(node) and not is_limited(node):
+        if asks_whether_any(node):
+            return "UNION sorts out duplicates that EXISTS does not care about.", "Use UNION ALL."
+        return (
+            "UNION sorts out duplicates, and IN asks whether a value is there, not how often.",
+            "Use UNION ALL, unless what it is compared with has another collation or type.",
+        )
     left, right = select_in(node.this), select_in(node.args["expression"])
     if left.__class__ is exp.Select and right.__class__ is exp.Select:
         for one, other in zip(left.expressions, right.expressions, strict=False):
-            one, other = _unaliased(one), _unaliased(other)
-            if one.__class__ is other.__class__ is exp.Literal and one.this != other.this:
+            if _differ_surely(_unaliased(one), _unaliased(other)):
                 return (
                     "The parts of this UNION cannot have a row in common, yet all are compared.",
                     "Use UNION ALL unless one part repeats rows by itself.",
                 )
     return None
+
+
+def _differ_surely(one: Any, other: Any) -> bool:
+    """Whether two literals are equal in no collation: words that differ in more than case and accents."""
+    if one.__class__ is not exp.Literal or other.__class__ is not exp.Literal:
+        return False
+    if one.is_string != other.is_string:
+        return False
+    first, second = str(one.this), str(other.this)
+    if not one.is_string:
+        return first.isdigit() and second.isdigit() and int(first[:40]) != int(second[:40])
+    if not (first.isascii() and first.isalpha() and second.isascii() and second.isalpha()):
+        return False
+    return first.lower() != second.lower()
 
 
 # What is joined.
@@ -399,6 +454,8 @@ def why_join_is_inner(join: Any, scope: Scope) -> Any:
     side = join.args.get("side")
     if not side or side.upper() != "LEFT" or join.args.get("method") or join.this.__class__ is not exp.Table:
         return None
+    if (join.args.get("kind") or "").upper() not in ("", "OUTER"):
+        return None  # LEFT ANTI JOIN and the like
     alias = join.this.alias_or_name.lower()
     if scope.has_doubled_names:
         return None
@@ -418,6 +475,7 @@ def _is_null(condition: Any) -> bool:
 
 
 _NULL_REJECTING = frozenset((*COMPARISONS, exp.NEQ, exp.Like, exp.ILike))
+_MAY_TAKE_A_SIDE = _NULL_REJECTING | {exp.Is, exp.In, exp.Between, exp.Not, exp.And, exp.Or}
 
 
 def _rejects_null_of(condition: Any, alias: str) -> bool:
@@ -425,6 +483,8 @@ def _rejects_null_of(condition: Any, alias: str) -> bool:
     kind = condition.__class__
     if kind in _NULL_REJECTING:
         sides = [bare(condition.this), bare(condition.args["expression"])]
+        if any(side.__class__ in _MAY_TAKE_A_SIDE for side in sides):
+            return False  # a = 1 IS NULL: to most databases a condition on what a = 1 gives
     elif (
         kind is exp.Between
         or (kind is exp.In and condition.expressions)
@@ -459,6 +519,8 @@ def _natural_join(node: Any, facts: Facts) -> Advice | None:
 
 @rule("Q026", "comma-beside-join", "warning", exp.Select)
 def _comma_beside_join(node: Any, facts: Facts) -> Advice | None:
+    if facts.dialect == "sqlite":
+        return None  # which joins from left to right
     joins = node.args.get("joins") or ()
     commas = [j for j in joins if _joined_by_comma(j) and j.this.__class__ in (exp.Table, exp.Subquery)]
     if not commas or all(_joined_by_comma(join) for join in joins):
@@ -489,8 +551,16 @@ def is_join_unused(join: Any, scope: Scope) -> bool:
     select = scope.node
     if select.__class__ is not exp.Select or select.args.get("group") or (join.side or "").upper() != "LEFT":
         return False
+    if select.args.get("locks") or scope.has_doubled_names:
+        return False  # FOR UPDATE locks its rows, too
     on = join.args.get("on")
     if on is None or join.args.get("method") or join.this.__class__ is not exp.Table:
+        return False
+    if join.parent is not select or any(source.node.args.get("joins") for source in scope.sources.values()):
+        return False  # a join within a join: what stands in it goes as well
+    if any(source.node.__class__ not in (exp.Table, exp.Subquery) for source in scope.sources.values()):
+        return False  # a function or LATERAL, that may use it
+    if (join.args.get("kind") or "").upper() not in ("", "OUTER"):
         return False
     alias = join.this.alias_or_name.lower()
     inside = {id(column) for column in on.find_all(exp.Column)}
@@ -567,7 +637,7 @@ def _function_on_column(node: Any, facts: Facts) -> Advice | None:
         source = scope.source_of(columns[0]) if scope is not None else None
         if source is not None and not source.is_base:
             continue
-        return _advice_on_function(call, columns[0], source)
+        return _advice_on_function(call, columns[0])
     return None
 
 
@@ -577,19 +647,17 @@ _DATES = (
 )  # fmt: skip
 
 
-def _advice_on_function(call: Any, column: Any, source: Source | None) -> Advice:
+def _advice_on_function(call: Any, column: Any) -> Advice:
     name = written(column)
     is_cast = call.__class__ in (exp.Cast, exp.TryCast)
     function = "CAST" if is_cast else str(call.name if call.__class__ is exp.Anonymous else call.sql_name())
     what = f"{function.upper()}() on {name}: an index on {name} cannot serve the comparison."
-    target = f"{source.name} " if source is not None else ""
     if call.__class__ in _DATES or (is_cast and call.args["to"].is_type("date", "timestamp", "datetime")):
         return what, f"Compare {name} itself with a range: {name} >= start AND {name} < end."
     if call.__class__ is exp.Coalesce:
         return what, f"Compare {name} itself and test {name} IS NULL apart."
     if call.__class__ in (exp.Lower, exp.Upper):
-        ddl = f"CREATE INDEX ON {target}({function.upper()}({column.name}))"
-        return what, f"Index the expression, {ddl}, or use a case-insensitive collation."
+        return what, "Index the expression, or use a case-insensitive collation."
     return what, "Apply it to the other side of the comparison, or index the expression."
 
 
@@ -793,10 +861,10 @@ def _compared_with_itself(node: Any, facts: Facts) -> Advice | None:
         return None
     if not in_filter(node):
         return None  # SET x = x has its uses
-    return (
-        f"{written(one)} is compared with itself.",
-        f"Say which two columns are meant, or {written(one)} IS NOT NULL.",
-    )
+    if written(one) != written(other):
+        return None  # T.a and t.a may be of two tables in MySQL
+    instead = f", or {written(one)} IS NOT NULL" if node.__class__ in (exp.EQ, exp.GTE, exp.LTE) else ""
+    return f"{written(one)} is compared with itself.", f"Say which two columns are meant{instead}."
 
 
 _MOMENT_WORDS = ("time", "timestamp", "datetime", "created", "updated", "modified", "when")
@@ -827,21 +895,43 @@ def _never_true(node: Any, facts: Facts) -> Advice | None:
     if len(equalities) < 2:
         return None
     equal: dict[ColumnKey, Any] = {}
+    columns: dict[ColumnKey, str] = {}
     for condition in equalities:
         column, value = bare(condition.this), bare(condition.args["expression"])
         if column.__class__ is not exp.Column or value.__class__ is not exp.Literal:
             continue
         before = equal.setdefault(key_of(column), value)
         if before is value:
+            columns[key_of(column)] = written(column)
             continue
-        if before.is_string == value.is_string and before.this != value.this and (
-            value.is_string or float(before.this) != float(value.this)
-        ):  # fmt: skip
+        if written(column) == columns[key_of(column)] and _are_never_equal(before, value, column, facts):
             return (
-                f"{written(column)} cannot equal {before.this!r:.30} and {value.this!r:.30} at once: no row.",
+                f"{written(column)} cannot equal {before.this!r:.30} and {value.this!r:.30} at once: the "
+                "condition is never true.",
                 "Use OR, or leave one out.",
             )
     return None
+
+
+def _are_never_equal(one: Any, other: Any, column: Any, facts: Facts) -> bool:
+    """Whether no value of the column equals both literals.
+
+    Strings: where the column is known to tell any two apart. 'a' and 'A' may be one, as may '1' and '01',
+    '2024-01-01' and '2024-01-01 00:00', and any two words for MySQL's numbers. Numbers: where no float
+    comes between, and in MySQL where they cannot be a year or a date in two notations.
+    """
+    if one.is_string != other.is_string:
+        return False
+    first, second = str(one.this), str(other.this)
+    if one.is_string:
+        return first != second and facts.family(column) == "text"
+    if len(first) > 15 or len(second) > 15 or float(first) == float(second):
+        return False
+    if facts.dialect in ("postgres", "sqlite") or facts.family(column) == "whole":
+        return True
+    if not (first.isdigit() and second.isdigit() and len(first) == len(second)):
+        return False
+    return len(first) == 1 or "0" not in (first[0], second[0])
 
 
 @rule("Q031", "repeated-condition", "info", exp.And, exp.Or)
@@ -996,7 +1086,7 @@ def _limit_without_order(node: Any, facts: Facts) -> Advice | None:
     if value.__class__ is exp.Literal and value.this in ("0", "1"):
         return None
     if query.__class__ is exp.Select:
-        if not query.args.get("from_") or _asks_existence_only(query):
+        if not query.args.get("from_") or asks_existence_only(query):
             return None
         if not query.args.get("group") and any(_has_aggregate(item) for item in query.expressions):
             return None
@@ -1022,7 +1112,7 @@ def _order_in_subquery(node: Any, facts: Facts) -> Advice | None:
         return None
     if select.args.get("distinct") is not None and select.args["distinct"].args.get("on") is not None:
         return None
-    if _asks_existence_only(select):
+    if asks_existence_only(select):
         return "ORDER BY in the subquery of IN or EXISTS sorts for nothing.", "Leave it out."
     parent = select.parent
     if parent.__class__ is exp.Subquery and parent.parent.__class__ in (exp.From, exp.Join):
@@ -1126,7 +1216,7 @@ def _is_one_row(select: Any) -> bool:
     return not select.args.get("group") and any(_has_aggregate(item) for item in select.expressions)
 
 
-def _asks_existence_only(query: Any) -> bool:
+def asks_existence_only(query: Any) -> bool:
     """Whether a query is the whole of an IN's or EXISTS's subquery."""
     parent = query.parent
     if parent.__class__ is exp.Exists:
@@ -1136,6 +1226,14 @@ def _asks_existence_only(query: Any) -> bool:
             return True
         return parent.parent.__class__ is exp.In and parent.arg_key == "query"
     return parent.__class__ is exp.In and query.arg_key == "query"
+
+
+def asks_whether_any(query: Any) -> bool:
+    """Whether a query is the whole of an EXISTS's subquery."""
+    parent = query.parent
+    if parent.__class__ is exp.Subquery:
+        parent = parent.parent
+    return parent.__class__ is exp.Exists
 
 
 def _in_where_or_on(node: Any) -> bool:

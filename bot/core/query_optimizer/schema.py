@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlglot import exp
 
 from bot.core.query_optimizer.census import Census
+
+
+class DeclaredType(NamedTuple):
+    """The type that CREATE TABLE gives a column."""
+
+    kind: Any
+    """As sqlglot names it."""
+    length: int | None
+    is_plain: bool
+    """Whether there is no more to it, such as a COLLATE, that decides on how its values compare."""
 
 
 class Schema:
@@ -20,7 +30,10 @@ class Schema:
         self.unique: dict[str, list[frozenset[str]]] = {}
         self.columns: dict[str, set[str]] = {}
         """Table -> all its columns, of tables whose CREATE was read."""
+        self.types: dict[str, dict[str, DeclaredType]] = {}
         self.renamed: dict[str, str] = {}
+        self._types_in_doubt: set[str] = set()
+        self._no_types = False
 
     def learn(self, census: Census) -> None:
         """Take in what a statement declares; statements that declare nothing are passed over."""
@@ -39,6 +52,9 @@ class Schema:
         elif statement.__class__ is exp.Alter:
             table = statement.find(exp.Table)
             if table is not None:
+                actions = statement.args.get("actions") or (None,)
+                if any(action.__class__ is not exp.AddConstraint for action in actions):
+                    self._doubt_types(table.name.lower())
                 for renamed in statement.find_all(exp.AlterRename):
                     self.renamed[table.name.lower()] = renamed.this.name.lower()
                 for added in statement.find_all(exp.ColumnDef):
@@ -48,8 +64,34 @@ class Schema:
                 for alone in statement.find_all(exp.UniqueColumnConstraint):
                     self._add_index(table.name.lower(), _listed(alone), unique=True)
 
+        elif statement.__class__ is exp.Command and str(statement.this).upper() == "ALTER":
+            text = str(statement.args.get("expression")).upper()
+            if " OWNER TO " not in text:  # not read: it may have changed any column
+                self.types.clear()
+                self._no_types = True
+
+    def _doubt_types(self, table: str) -> None:
+        self.types.pop(table, None)
+        self._types_in_doubt.add(table)
+
+    def _learn_types(self, table: str, items: list[Any]) -> None:
+        if self._no_types or table in self._types_in_doubt:
+            return
+        types = {
+            item.name.lower(): declared
+            for item in items
+            if item.__class__ is exp.ColumnDef and (declared := _declared_type(item)) is not None
+        }
+        if self.types.setdefault(table, types) != types:
+            self._doubt_types(table)  # two tables of one name, or one that is made anew
+
     def _learn_table(self, table: str, items: Iterable[Any]) -> None:
+        items = list(items)
+        self._learn_types(table, items)
         for item in items:
+            if item.__class__ is exp.Identifier:  # a column of SQLite without a type
+                self.columns.setdefault(table, set()).add(item.name.lower())
+                continue
             if item.__class__ is exp.ColumnDef:
                 name = item.name.lower()
                 self.columns.setdefault(table, set()).add(name)
@@ -99,6 +141,30 @@ class Schema:
             if head[equal:] == wanted[equal:] and set(head[:equal]) == set(wanted[:equal]):
                 return True
         return False
+
+
+_ORDINARY = frozenset(
+    (exp.PrimaryKeyColumnConstraint, exp.NotNullColumnConstraint, exp.UniqueColumnConstraint,
+     exp.DefaultColumnConstraint, exp.CheckColumnConstraint, exp.AutoIncrementColumnConstraint,
+     exp.GeneratedAsIdentityColumnConstraint, exp.Reference, exp.CommentColumnConstraint)
+)  # fmt: skip
+"""What does not change how a column's values compare, as COLLATE does."""
+
+
+def _declared_type(column: Any) -> DeclaredType | None:
+    kind = column.args.get("kind")
+    if kind.__class__ is not exp.DataType:
+        return None
+    is_plain = (
+        not kind.args.get("nested")
+        and not kind.args.get("kind")
+        and all(
+            constraint.args.get("kind").__class__ in _ORDINARY
+            for constraint in column.args.get("constraints") or ()
+        )
+    )
+    size = kind.expressions[0].name if len(kind.expressions) == 1 else ""
+    return DeclaredType(kind.this, int(size) if size.isdigit() else None, is_plain)
 
 
 def _listed(constraint: Any) -> list[Any]:

@@ -7,6 +7,7 @@ import pytest
 
 from bot.core.query_optimizer.advice import advise
 from bot.core.query_optimizer.analyzer import read
+from bot.core.query_optimizer.schema import Schema
 
 PG, LITE = "postgres", "sqlite"
 TABLES = (
@@ -66,3 +67,47 @@ async def test_postgresql_takes_them(postgresql_url):
         for ddl in suggested(dialect, query) if dialect == PG else ():
             await connection.execute(ddl)
         await connection.close()
+
+
+def with_schema(dialect, ddl, query):
+    schema = Schema()
+    for census in read(ddl, dialect).censuses:
+        schema.learn(census)
+    return [suggestion.ddl for suggestion in advise(read(query, dialect), schema).index_suggestions]
+
+
+def test_a_type_without_order_is_in_no_index():
+    """PostgreSQL has such; a column that is only asked for NULL may be one."""
+    query = "SELECT id FROM jobs WHERE payload IS NULL AND state = 1"
+    assert suggested(PG, query) == ["CREATE INDEX idx_jobs_state ON jobs (state)"]
+    ddl = "CREATE TABLE jobs (state int, payload json)"
+    assert with_schema(PG, ddl, query) == ["CREATE INDEX idx_jobs_state ON jobs (state)"]
+    ddl = "CREATE TABLE jobs (state int, payload int)"
+    assert with_schema(PG, ddl, query) == ["CREATE INDEX idx_jobs_payload_state ON jobs (payload, state)"]
+
+
+def test_mysql_indexes_the_beginning_of_a_long_column():
+    query = "SELECT id FROM jobs WHERE note = 'x' AND name = 'y' AND state = 1"
+    ddl = "CREATE TABLE jobs (state int, note text, name varchar(255))"
+    assert with_schema("mysql", ddl, query) == [
+        "CREATE INDEX idx_jobs_note_name_state ON jobs (note(190), name(190), state)"
+    ]
+    assert with_schema("mysql", "CREATE TABLE jobs (note json)", "SELECT id FROM jobs WHERE note = '1'") == []
+
+
+def test_reserved_words_and_marks_in_names_are_quoted():
+    assert suggested("mysql", "SELECT id FROM `a``b` WHERE `float` = 1 AND `recursive` = 2") == [
+        "CREATE INDEX idx_a_b_float_recursive ON `a``b` (`float`, `recursive`)"
+    ]
+    assert suggested(PG, 'SELECT id FROM "over" WHERE "system_user" = 1 AND "lateral" = 2') == [
+        'CREATE INDEX idx_over_system_user_lateral ON "over" (system_user, "lateral")'
+    ]
+
+
+def test_long_names_stay_apart():
+    names = [
+        suggested(PG, f"SELECT id FROM {'t' * 60} WHERE {column} = 1")[0].split()[2]
+        for column in ("some_column", "some_other")
+    ]
+    assert names[0] != names[1]
+    assert all(len(name) == 63 for name in names)
