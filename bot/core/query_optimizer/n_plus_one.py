@@ -51,7 +51,7 @@ class NPlusOnePattern:
     call_sites: list[str] = field(default_factory=list)
     """``file:line in function``, outside the library, as far as they are known; five at most."""
     suggestion: str = ""
-    """The single query to use instead."""
+    """The single query to use instead; empty where none is known to give the same."""
     first_seen: float = 0.0
     """Unix time in seconds, as is ``last_seen``."""
     last_seen: float = 0.0
@@ -59,10 +59,8 @@ class NPlusOnePattern:
     def sentence(self) -> str:
         """The finding in words."""
         where = f" at {', '.join(self.call_sites)}" if self.call_sites else ""
-        return (
-            f"N+1: this query ran with {self.count} different values in one request{where}. "
-            f"Use one query: {self.suggestion}"
-        )
+        found = f"N+1: this query ran with {self.count} different values in one request{where}."
+        return f"{found} Use one query: {self.suggestion}" if self.suggestion else found
 
 
 class _Tally:
@@ -119,6 +117,8 @@ class Detector:
         self._scope: ContextVar[_Scope | None] = ContextVar("n_plus_one", default=None)
         self._generation = 0
         self.patterns: LRUCache[str, NPlusOnePattern] = LRUCache(maxsize=MAX_PATTERNS)
+        self.dismissed: LRUCache[str, bool] = LRUCache(maxsize=MAX_PATTERNS)
+        """Shapes whose repetition is no N+1: they walk through a table in pages or lists."""
         self.total = 0
         """Distinct shapes found since the start or the last reset."""
 
@@ -197,9 +197,15 @@ class Detector:
             sites.append(call_site)
         return pattern, new
 
+    def dismiss(self, tally: _Tally, fingerprint: str) -> None:
+        """What ``note`` told of is no pattern, and will not be one."""
+        self.dismissed[fingerprint] = True
+        tally.pattern = NPlusOnePattern(fingerprint, "")
+
     def clear(self) -> None:
         """Forget patterns and begin every context's count anew."""
         self.patterns.clear()
+        self.dismissed.clear()
         self.total = 0
         self._generation += 1
 

@@ -412,7 +412,8 @@ class QueryOptimizer(Phase4Service):
         if pattern is None:
             return []
         message, _, fix = pattern.sentence().partition(" Use one query: ")
-        return [Finding("Q900", "n_plus_one", "warning", message, f"Use one query: {fix}")]
+        fix = f"Use one query: {fix}" if fix else "Fetch what belongs together at once."
+        return [Finding("Q900", "n_plus_one", "warning", message, fix)]
 
     def _analyse(self, query: str, params: Any = None) -> Analysis:
         key = query if len(query) <= SHORT else key_of_text(query)
@@ -711,16 +712,24 @@ class QueryOptimizer(Phase4Service):
         tally = detector.note(analysis.fingerprint, hash(key), (query, params), now)
         if tally is None:
             return
+        sample, tally.sample = tally.sample, None
+        fingerprint = analysis.fingerprint
+        suggestion: str | None = None
+        if fingerprint not in detector.patterns:
+            if fingerprint not in detector.dismissed:
+                from bot.core.query_optimizer.batching import batched
+
+                suggestion = batched(analysis.normal_form, sample, (query, params), self._dialect)
+            if suggestion is None:
+                detector.dismiss(tally, fingerprint)
+                return
         site = call_site(executor)
         pattern, new = detector.found(
-            tally, analysis.fingerprint, analysis.normal_form[:MAX_SHOWN], site, self._clock.time()
+            tally, fingerprint, analysis.normal_form[:MAX_SHOWN], site, self._clock.time()
         )
         if new:
-            from bot.core.query_optimizer.batching import batched
-
-            pattern.suggestion = batched(analysis.normal_form, tally.sample, (query, params), self._dialect)
+            pattern.suggestion = suggestion or ""
             logger.warning("%s -- %.300s", pattern.sentence(), pattern.query)
-        tally.sample = None
 
     async def _load(
         self,

@@ -240,18 +240,29 @@ async def test_no_frame_and_no_task_is_kept(optimizer):
 @pytest.mark.parametrize(
     ("query", "params", "suggestion"),
     [
-        ("SELECT * FROM a WHERE id = %s", [(1,), (2,)], "SELECT * FROM a WHERE id IN (?, ?, ...)"),
-        ("SELECT * FROM a WHERE id = $1", [(1,), (2,)], "SELECT * FROM a WHERE id IN (?, ?, ...)"),
+        ("SELECT * FROM a WHERE id = %s", [(1,), (2,)], "SELECT * FROM a WHERE id IN (%s, %s, ...)"),
+        ("SELECT * FROM a WHERE id = $1", [(1,), (2,)], "SELECT * FROM a WHERE id = ANY($1)"),
+        ("SELECT * FROM a WHERE id IN ($1)", [(1,), (2,)], "SELECT * FROM a WHERE id = ANY($1)"),
+        (
+            "SELECT x FROM a WHERE kind = $2 AND owner = $1 AND n > 3",
+            [(1, "x"), (2, "x")],
+            "SELECT owner, x FROM a WHERE kind = $1 AND owner = ANY($2) AND n > $3",
+        ),
+        (
+            "SELECT x FROM a WHERE chat_id = $1 AND user_id = $2",
+            [(1, 2), (3, 4)],
+            "SELECT chat_id, user_id, x FROM a WHERE (chat_id, user_id) IN (($1, $2), ...)",
+        ),
         ("SELECT x FROM a WHERE ? = id", [(1,), (2,)], "SELECT id, x FROM a WHERE id IN (?, ?, ...)"),
         (
             "SELECT x FROM a WHERE kind = ? AND owner = ?",
             [(1, "x"), (1, "y")],
-            "SELECT owner, x FROM a WHERE owner IN (?, ?, ...) AND kind = ?",
+            "SELECT owner, x FROM a WHERE kind = ? AND owner IN (?, ?, ...)",
         ),
         (
             "SELECT x FROM a WHERE kind = :kind AND owner = :owner",
             [{"kind": 1, "owner": 1}, {"kind": 2, "owner": 1}],
-            "SELECT kind, x FROM a WHERE kind IN (?, ?, ...) AND owner = ?",
+            "SELECT kind, x FROM a WHERE kind IN (?, ?, ...) AND owner = :owner",
         ),
         (
             "SELECT x FROM a WHERE chat_id = ? AND user_id = ?",
@@ -261,7 +272,8 @@ async def test_no_frame_and_no_task_is_kept(optimizer):
         (
             "SELECT COUNT(*) FROM a WHERE user_id = ?",
             [(1,), (2,)],
-            "SELECT user_id, COUNT(*) FROM a WHERE user_id IN (?, ?, ...) GROUP BY user_id",
+            "SELECT user_id, COUNT(*) FROM a WHERE user_id IN (?, ?, ...) GROUP BY user_id "
+            "-- a value without rows is not in the result",
         ),
         (
             "SELECT x FROM a WHERE id = ? ORDER BY t DESC LIMIT 1",
@@ -286,18 +298,58 @@ async def test_no_frame_and_no_task_is_kept(optimizer):
             [(1,), (2,)],
             "one INSERT of all rows, VALUES (...), (...), or the driver's executemany",
         ),
-        (
-            "SELECT * FROM a WHERE t > ?",
-            [(1,), (2,)],
-            "fetch all values at once, with WHERE <column> IN (...)",
-        ),
+        # No query is known to give the same.
+        ("SELECT * FROM a WHERE t > ?", [(1,), (2,)], ""),
+        ("SELECT x FROM a WHERE id = ? OR owner = ?", [(1, 1), (2, 2)], ""),
+        ("SELECT x FROM a WHERE id = ? AND t > ?", [(1, 1), (2, 2)], ""),
+        ("SELECT x AS id FROM a WHERE id = ?", [(1,), (2,)], ""),
+        ("SELECT rank() OVER (ORDER BY x) FROM a WHERE id = ?", [(1,), (2,)], ""),
+        ("SELECT x FROM a WHERE y IN (SELECT y FROM b WHERE id = ?)", [(1,), (2,)], ""),
+        ("DELETE FROM a WHERE id = ? LIMIT 1", [(1,), (2,)], ""),
+        ("INSERT INTO a (x) SELECT x FROM b WHERE id = ?", [(1,), (2,)], ""),
+        # Pages and lists: whoever walks in them has batched already.
+        ("SELECT x FROM a WHERE id > ? ORDER BY id LIMIT 100", [(1,), (2,)], None),
+        ("SELECT x FROM a WHERE (t, id) < (?, ?) ORDER BY t DESC, id DESC LIMIT 9", [(1, 2), (1, 1)], None),
+        ("SELECT x FROM a ORDER BY id LIMIT 100 OFFSET ?", [(1,), (2,)], None),
+        ("SELECT x FROM a WHERE id IN (?, ?)", [(1, 2), (3, 4)], None),
+        ("SELECT x FROM a WHERE id = ANY($1)", [([1, 2],), ([3, 4],)], None),
     ],
 )
-def test_the_single_query(query, params, suggestion):
+@pytest.mark.parametrize("dialect", ["", "postgres", "mysql", "sqlite"])
+def test_the_single_query(query, params, suggestion, dialect):
+    if suggestion and dialect not in ("", "postgres"):
+        suggestion = suggestion.replace("= ANY($1)", "IN ($1, ...)").replace("= ANY($2)", "IN ($2, ...)")
+    if suggestion and dialect == "postgres":
+        suggestion = suggestion.replace("IN (%s, %s, ...)", "= ANY(%s)")
     first, second = ((query, each) for each in params)
-    assert batched(shape(query, "")[1], first, second, "") == suggestion
+    assert batched(shape(query, dialect)[1], first, second, dialect) == suggestion
+
+
+def test_a_suggestion_holds_nobodys_data():
+    first, second = (f"SELECT x FROM a WHERE owner = {n} AND token = 'secret' AND n > 12345" for n in (1, 2))
+    found = batched(shape(first, "")[1], (first, None), (second, None), "")
+    assert found == "SELECT owner, x FROM a WHERE owner IN (?, ?, ...) AND token = ? AND n > ?"
+
+
+async def test_pages_and_lists_are_no_pattern(optimizer, caplog):
+    for page in range(40):
+        await optimizer.execute("SELECT id FROM a WHERE id > ? ORDER BY id LIMIT 100", (page,), fetch)
+        await optimizer.execute("SELECT x FROM a WHERE id IN (?, ?)", (page, page + 1), fetch)
+    assert await patterns(optimizer) == []
+    assert "N+1" not in caplog.text
+
+
+async def test_where_no_single_query_is_known_none_is_told(optimizer, caplog):
+    query = "SELECT x FROM a WHERE t > ?"
+    for at in range(12):
+        await optimizer.execute(query, (at,), fetch)
+    [pattern] = await optimizer.get_n_plus_one_patterns()
+    assert (pattern.count, pattern.suggestion) == (12, "")
+    [finding] = [f for f in (await optimizer.analyze_query(query)).findings if f.code == "Q900"]
+    assert finding.fix == "Fetch what belongs together at once."
+    assert "Use one query" not in caplog.text
 
 
 @pytest.mark.parametrize("text", ["", "'", "((((", "SELECT", "\x00", "WHERE id = ?", "SELECT * FROM a WHERE"])
-def test_any_text_gets_a_suggestion(text):
-    assert batched(shape(text, "")[1], (text, None), (text, None), "")
+def test_any_text_gets_an_answer(text):
+    assert batched(shape(text, "")[1], (text, None), (text, None), "") == ""
