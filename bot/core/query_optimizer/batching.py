@@ -6,9 +6,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from bot.core.query_optimizer.dialects import statements_of, tokens_in
 from bot.core.query_optimizer.fingerprint import is_too_deep, tokens_of
 from bot.core.query_optimizer.parameters import Parameters
 from bot.core.query_optimizer.sql.long_texts import SHORT
+from bot.core.query_optimizer.sql.spelling import printed, spelling
 
 Sample = tuple[str, Any]
 """A query's text and its parameters."""
@@ -18,7 +20,6 @@ _MANY_UPDATES = "one UPDATE joined to a list of (key, value), or the driver's ex
 _UNKNOWN = object()
 _STEM = "phase4_parameter_"
 _WRITTEN = re.compile(rf":{_STEM}(\d+)\b")
-_PYFORMAT = re.compile(r"%\((\w+)\)s")
 
 
 def batched(normal_form: str, first: Sample, second: Sample, dialect: str) -> str | None:
@@ -47,8 +48,6 @@ class _Query:
     """A sample's tree, with the values of its literals and parameters."""
 
     def __init__(self, sample: Sample, dialect: str) -> None:
-        from bot.core.query_optimizer.dialects import statements_of
-
         query, params = sample
         tokens = tokens_of(query, dialect)
         if not tokens or is_too_deep(query, tokens):
@@ -138,7 +137,7 @@ def _batched(first: Sample, second: Sample, dialect: str) -> str | None:
     equal[0][0].replace(several)
     for condition, _, _ in equal[1:]:
         _leave_out(condition, exp)
-    return _printed(one, dialect) + note
+    return _restored(one, dialect) + note
 
 
 def _pairs(one: Any, other: Any, exp: Any) -> Iterator[tuple[Any, Any]]:
@@ -185,19 +184,11 @@ def _is_list(leaf: Any, one: Any, other: Any, exp: Any) -> bool:
 
 def _prints_as_written(query: _Query, dialect: str) -> bool:
     """Whether sqlglot prints the query's own tokens, so that it is likely to have understood it."""
-    from bot.core.query_optimizer.dialects import tokens_in
-    from bot.core.query_optimizer.rewrites import spelling
-
-    text = _text(query.tree, dialect)
+    text = printed(query.tree, dialect)
     return spelling(query.text, query.tokens) == spelling(text, tokens_in(text, dialect))
 
 
-def _text(tree: Any, dialect: str) -> str:
-    # PostgreSQL's printer writes %(name)s for the name of a parameter.
-    return _PYFORMAT.sub(r":\1", str(tree.sql(dialect=dialect or None, comments=False)))
-
-
-def _printed(query: _Query, dialect: str) -> str:
+def _restored(query: _Query, dialect: str) -> str:
     """The tree's text with its parameters as they were written, and without a literal's value."""
     from sqlglot import exp
 
@@ -217,7 +208,7 @@ def _printed(query: _Query, dialect: str) -> str:
             return f"${numbers.setdefault(written, len(numbers) + 1)}"
         return "?" if written[:1] == "?" else written
 
-    return _WRITTEN.sub(restored, _text(query.tree, dialect))
+    return _WRITTEN.sub(restored, printed(query.tree, dialect))
 
 
 def _compares(condition: Any, leaf: Any, exp: Any) -> bool:

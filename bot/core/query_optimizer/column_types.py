@@ -1,4 +1,4 @@
-"""Columns whose equal values are one value, as far as declarations tell (pure).
+"""Columns whose equal values are one value, as far as declarations tell.
 
 'a' and 'A' are equal in a case-insensitive column, 'a' and 'a ' in one that pads, 1 and 1.0 in one
 without a type: which of them a DISTINCT, a GROUP BY or a MIN gives is up to the plan, and comparing the

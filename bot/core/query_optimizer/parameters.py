@@ -1,4 +1,4 @@
-"""Parameters as drivers write them, named so that sqlglot reads them in every dialect.
+"""Parameters as drivers write them, named so that sqlglot reads them in every dialect (pure).
 
 ``%s`` and ``%(name)s`` (psycopg, aiomysql, asyncmy) are a division's remainder to sqlglot, and SQLite's
 ``?1`` is nothing at all; ``$1`` is a column to all but PostgreSQL. ``?`` and ``:name`` it knows.

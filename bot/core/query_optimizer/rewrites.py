@@ -19,7 +19,6 @@ What makes sure of that:
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Callable
 from itertools import pairwise
@@ -55,6 +54,7 @@ from bot.core.query_optimizer.scopes import (
     operands,
     select_in,
 )
+from bot.core.query_optimizer.sql.spelling import printed, spelling
 
 REWRITES = {
     "Q012": "DISTINCT left out",
@@ -103,7 +103,7 @@ def _rewrite(reading: Reading, wanted: set[str], schema: Schema | None) -> tuple
     if before:
         tokens = tokens_in(body, dialect)
     tree = statements_of(tokens, body, dialect)[0]
-    plain = _text(tree, dialect)
+    plain = printed(tree, dialect)
     if spelling(body, tokens) != spelling(plain, tokens_in(plain, dialect)):
         return query, []
     items = _named_by_their_text(tree, dialect)
@@ -119,7 +119,7 @@ def _rewrite(reading: Reading, wanted: set[str], schema: Schema | None) -> tuple
                 known = None  # what this one left is looked at anew
     if not done:
         return query, []
-    text = _text(tree, dialect)
+    text = printed(tree, dialect)
     if items and _named_by_their_text(tree, dialect) != items:
         return query, []
     after_tokens = tokens_in(text, dialect)
@@ -157,11 +157,6 @@ def _has_comment_or_joined_words(text: str, tokens: list[Any]) -> bool:
     return False
 
 
-def _text(tree: Any, dialect: str) -> str:
-    # PostgreSQL's printer writes %(name)s for the name of a parameter.
-    return _PYFORMAT.sub(r":\1", str(tree.sql(dialect=dialect or None, comments=False)))
-
-
 def _named_by_their_text(tree: Any, dialect: str) -> list[str]:
     """What a SELECT lists without an alias, beside columns: SQLite and MySQL name it by its very text.
 
@@ -170,7 +165,7 @@ def _named_by_their_text(tree: Any, dialect: str) -> list[str]:
     if dialect == "postgres":
         return []
     return [
-        _text(item, dialect)
+        printed(item, dialect)
         for select in tree.find_all(exp.Select)
         if select.parent is None or not _is_within_expression(select)
         for item in select.expressions
@@ -184,37 +179,6 @@ def _is_within_expression(select: Any) -> bool:
     while node.__class__ in (exp.Subquery, *SETS) and node.parent is not None:
         node = node.parent
     return node.__class__ not in (exp.From, exp.Join, exp.CTE, exp.Subquery, *SETS)
-
-
-_PYFORMAT = re.compile(r"%\((\w+)\)s")
-
-
-_NOISE = frozenset(("AS", "INNER", "OUTER", "ASC", "NOT", "ALL"))
-_SAME = {"!=": "<>", "==": "="}
-
-
-def spelling(text: str, tokens: list[Any]) -> list[str]:
-    """A text's tokens without what may be left out or, as NOT, moved; the parser tells those apart."""
-    kept = []
-    verbatim = _verbatim()
-    for token, following in zip(tokens, [*tokens[1:], None], strict=True):
-        if token.token_type in verbatim:
-            word = text[token.start : token.end + 1]
-            is_call = following is not None and following.text == "(" and word.isidentifier()
-            kept.append(word.upper() if is_call else word)
-            continue
-        word = " ".join(token.text.upper().split())
-        word = _SAME.get(word, word)
-        if word not in _NOISE:
-            kept.append(word)
-    return kept
-
-
-@functools.cache
-def _verbatim() -> frozenset[Any]:
-    from sqlglot.tokens import TokenType as T  # type: ignore[attr-defined]  # exported, not by its stub
-
-    return frozenset((T.VAR, T.IDENTIFIER, T.STRING, T.NATIONAL_STRING, T.RAW_STRING))
 
 
 _PARAMETER = re.compile(r"(?:[:@$]|%\()\w+")
