@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
+import re
 from typing import Any
 
 from bot.core.query_optimizer.functions import NOTHING, Known
@@ -15,6 +16,9 @@ logger = logging.getLogger(__name__)
 
 MAX_ADVISED = 8_000
 """Characters above which no advice is given on a text: the rules look at every pair of its parts."""
+
+MAX_CONDITIONS = 250
+"""ANDs and ORs above which no advice is given, for the same reason."""
 
 TOO_LONG = "it is too long to be read while others wait"
 
@@ -113,7 +117,7 @@ def graphql_analysis_of(query: str) -> Analysis:
 def advice_on(query: str, dialect: str, known: Known = NOTHING) -> Advice:
     """Advice on a SQL text. Long texts get none. Never raises but for want of memory."""
     advise, read = _advisers()
-    if len(query) <= MAX_ADVISED and is_readable(query):
+    if len(query) <= MAX_ADVISED and is_readable(query) and not _has_too_many_conditions(query):
         try:
             reading = read(query, dialect, known)
             advice: Advice = advise(reading)
@@ -124,6 +128,13 @@ def advice_on(query: str, dialect: str, known: Known = NOTHING) -> Advice:
         except Exception as error:
             stumbled(error, "advice on a SQL text")
     return Advice(query, analysis_of(query, dialect, known), query)
+
+
+_CONNECTIVE = re.compile(r"(?i)\b(?:AND|OR)\b")
+
+
+def _has_too_many_conditions(query: str) -> bool:
+    return len(query) > 1_000 and len(_CONNECTIVE.findall(query)) > MAX_CONDITIONS
 
 
 def key_of_text(query: str) -> str:

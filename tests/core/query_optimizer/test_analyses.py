@@ -306,3 +306,11 @@ async def test_no_text_stops_its_execution(optimizer, dialect):
         await optimizer.cache_query_result(query, ["row"])
         found = await optimizer.analyze_query(query)
         assert isinstance(found.query_type, QueryType)
+
+
+async def test_advice_has_an_end(optimizer):
+    few = "SELECT * FROM t WHERE " + " OR ".join(f"a = {n}" for n in range(200))
+    many = "SELECT * FROM t WHERE " + " OR ".join(f"a = {n}" for n in range(600))
+    assert (await optimizer.analyze_query(few)).findings
+    found = await optimizer.analyze_query(many)
+    assert (found.findings, found.tables, found.optimized_query) == ([], ["t"], many)
