@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import traceback
 
 from bot.core._shared.errors import message_of
 
 MAX_MASKED = 20_000
 """Characters of a text that are looked at; the rest is cut off."""
+
+MAX_TRACEBACK, MAX_FRAMES = 8_000, 20
 
 LINE = 300
 """Characters of a line, if it is not said otherwise."""
@@ -112,3 +115,12 @@ def one_line(what: object, limit: int = LINE) -> str:
     if not text.isprintable():
         text = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def masked_traceback(error: BaseException) -> str:
+    """The traceback of an error for the log: its last MAX_FRAMES frames, masked, bounded."""
+    try:
+        text = "".join(traceback.format_exception(error, limit=-MAX_FRAMES))
+    except Exception:  # its __str__ may raise anything
+        text = f"{type(error).__name__} (its text cannot be had)"
+    return mask_secrets(text[-MAX_TRACEBACK:]).rstrip()

@@ -15,8 +15,9 @@ from itertools import islice
 from typing import Any
 
 from bot.core._shared.clock import Clock
-from bot.core._shared.errors import message_of
+from bot.core._shared.errors import MisuseError, message_of
 from bot.core._shared.loop_owner import LoopOwner, still_runs
+from bot.core._shared.masking import masked_traceback, one_line
 from bot.core._shared.tasks import BackgroundTasks
 from bot.core.batch_processor.dead_letters import DeadLetters
 from bot.core.batch_processor.errors import (
@@ -400,7 +401,9 @@ class Dispatcher:
         if batch.state == "running":
             # Cancelled by somebody else: what it did is not known, and it is done again.
             if not task.cancelled() and (error := task.exception()) is not None:
-                logger.error("A batch ended with an error, and is run again or given up", exc_info=error)
+                logger.error(
+                    "A batch ended with an error, and is run again or given up\n%s", masked_traceback(error)
+                )
                 if batch.hopeless is None:
                     batch.error = describe(error)
                     if batch.attempts == before:
@@ -486,7 +489,20 @@ class Dispatcher:
             raise HandlerTimeoutError(f"the handler took longer than {self.handler_timeout:g} s") from error
 
     def _judge(self, items: list[BatchItem], answer: Any) -> Sequence[Any]:
-        """A value for each item; an exception where the item failed."""
+        """A value for each item; an exception where the item failed. Raises HandlerAnswerError."""
+        values = self._values(items, answer)
+        if any(hasattr(kind, "__await__") for kind in set(map(type, values))):
+            at = next(n for n, value in enumerate(values) if hasattr(type(value), "__await__"))
+            what = type(values[at]).__name__
+            for value in values:
+                if inspect.iscoroutine(value):
+                    value.close()  # it would only be complained of
+            raise HandlerAnswerError(
+                f"the handler answered a {what} for item {items[at].item_id}: an await is missing"
+            )
+        return values
+
+    def _values(self, items: list[BatchItem], answer: Any) -> Sequence[Any]:
         if isinstance(answer, Mapping):
             ids = [item.item_id for item in items]
             if list(answer) == ids and len(in_order := list(answer.values())) == len(ids):
@@ -514,8 +530,12 @@ class Dispatcher:
                 f"the handler answered {len(answer)} result(s) for {len(items)} item(s): a list must hold "
                 "one for each, in order"
             )
+        if inspect.iscoroutine(answer):
+            answer.close()
+        missing = ", and an await is missing" if hasattr(type(answer), "__await__") else ""
         raise HandlerAnswerError(
             f"the handler answered {type(answer).__name__}: expected a dict by item_id, or a list in order"
+            f"{missing}"
         )
 
     def _rest(self, batch: Batch, delay: float) -> None:
@@ -552,7 +572,9 @@ class Dispatcher:
             self._rest(part, 0.0)
 
     async def _give_up(self, batch: Batch, error: BaseException) -> None:
-        logger.error("Batch of %d item(s) given up: %s", len(batch.items), batch.error, exc_info=error)
+        logger.error(
+            "Batch of %d item(s) given up: %s\n%s", len(batch.items), batch.error, masked_traceback(error)
+        )
         values = [self._verdict(item, batch.error, error) for item in batch.items]
         if self.commit is not None:
             await self.commit(batch, values, True)
@@ -836,6 +858,14 @@ class Dispatcher:
         assert len(self.tracked) <= self.unfinished
 
 
+def another_loop() -> MisuseError:
+    """The error for a call under an event loop beside the one that the processor works under."""
+    return MisuseError(
+        "the batch processor works under another event loop, which is running: await it there "
+        "(asyncio.run_coroutine_threadsafe), or use a processor of this loop's own"
+    )
+
+
 def presentable(error: BaseException) -> Exception:
     """The error, or what stands for one that a future cannot hold or that would end who awaits it."""
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
@@ -846,8 +876,8 @@ def presentable(error: BaseException) -> Exception:
 
 
 def describe(error: BaseException) -> str:
-    """Type and message of an error, bounded; of one that cannot tell its message, the type."""
-    return f"{type(error).__name__}: {message_of(error, object.__repr__(error))}"[:1000]
+    """Type and message of an error on one line, masked and bounded; of one that cannot tell it, its repr."""
+    return one_line(f"{type(error).__name__}: {message_of(error, object.__repr__(error))}", 1000)
 
 
 def _set_result(future: asyncio.Future[Any], value: Any) -> None:

@@ -11,27 +11,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple
 
 from bot.core._shared.backoff import exponential
 from bot.core._shared.clock import Clock
-from bot.core._shared.errors import (
-    BackendError,
-    CorruptPayloadError,
-    MisuseError,
-    UnsupportedValueError,
-    invalid,
-)
+from bot.core._shared.errors import BackendError, CorruptPayloadError, UnsupportedValueError, invalid
 from bot.core._shared.loop_owner import LoopOwner, still_runs
 from bot.core._shared.tasks import BackgroundTasks
-from bot.core.batch_processor.dispatcher import REVIVAL, Batch, Dispatcher, describe
+from bot.core.batch_processor.dispatcher import REVIVAL, Batch, Dispatcher, another_loop, describe
 from bot.core.batch_processor.errors import (
     BatchClosedError,
     BatchQueueFullError,
     DeadLetteredError,
     ItemFailedError,
+    LostItemError,
     ResultNotKeptError,
     UnknownItemError,
 )
@@ -39,6 +35,7 @@ from bot.core.batch_processor.models import BatchItem, DeadLetter, ItemStatus, S
 from bot.core.batch_processor.streams import (
     ADDED,
     FULL,
+    LOST,
     PENDING,
     Delivery,
     OutcomeState,
@@ -67,6 +64,9 @@ POLL_FIRST, POLL_LONGEST = 0.02, 0.25
 
 PAUSE_FIRST, PAUSE_LONGEST = 0.05, 1.0
 """Seconds after a failed call."""
+
+AWAY = 1.0
+"""Seconds for which Redis may be away before a stop waits for it no longer."""
 
 SILENT_CONSUMERS = 3_600.0
 """Seconds without a sign after which a consumer that holds nothing is forgotten."""
@@ -133,6 +133,8 @@ class Durable:
         self._wake_reader = asyncio.Event()
         self._wake_keeper = asyncio.Event()
         self._read_count = AT_ONCE
+        self._committing = 0
+        """Batches that the handler is done with and Redis not yet. Changed by commit."""
         # Figures.
         self.length = 0
         self.letters = 0
@@ -166,9 +168,7 @@ class Durable:
         if self._loop is loop:
             return
         if still_runs(self._loop):
-            raise MisuseError(
-                "the batch processor lives on an event loop that still runs in another thread; call it there"
-            )
+            raise another_loop()
         self._owner.claim()
         self._consumer = self._d.prefix  # another one in a child after a fork
         if self._loop is not None:
@@ -242,6 +242,17 @@ class Durable:
             await asyncio.wait(mine, timeout=self._link.timeout + 0.5)
         await self._let_go(self._d.remaining(), begun=False)
 
+    async def only_redis_is_missing(self) -> None:
+        """Wait until every batch is handled but Redis, which has to be told, stays away for a moment."""
+        since = None
+        while since is None or self._clock.monotonic() - since < AWAY:
+            waits_for_redis = self._committing >= len(self._d.running) and not self._d.ready
+            if not waits_for_redis or self._link.available:
+                since = None
+            elif since is None:
+                since = self._clock.monotonic()
+            await self._clock.sleep(PAUSE_FIRST)
+
     async def close(self) -> None:
         """End every task and leave to others what is held; who waits here gets BatchClosedError."""
         self._draining = self._stopping = True
@@ -264,15 +275,22 @@ class Durable:
         await self._link.release()
 
     async def _let_go(self, items: Sequence[BatchItem], *, begun: bool) -> None:
-        """``begun``: the handler may have been given them, so it counts as a delivery."""
+        """``begun``: the handler may have been given them. An orderly stop counts as no delivery."""
         self._d.forget(items)
-        pairs = [(item.entry, item.deliveries - (not begun and not item.attempts)) for item in items]
         for item in items:
             self._drop(item.entry)
         self.given_back += len(items)
         try:
-            for start in range(0, len(pairs), AT_ONCE):
-                await self.streams.give_back(self._consumer, pairs[start : start + AT_ONCE])
+            for was_begun in (False, True):
+                # What was begun before is for the next handler to know, however often it is handed on.
+                pairs = [
+                    (item.entry, item.counted - 1)
+                    for item in items
+                    if (begun or item.attempts > 0 or item.deliveries > item.counted) is was_begun
+                ]
+                for start in range(0, len(pairs), AT_ONCE):
+                    part = pairs[start : start + AT_ONCE]
+                    await self.streams.give_back(self._consumer, part, begun=was_begun)
         except BackendError as error:
             logger.warning(
                 "%d item(s) could not be given back, and are taken over in %g s: %s",
@@ -432,8 +450,7 @@ class Durable:
 
     def _unavailable(self, error: BackendError) -> Submission:
         self._d.counters.refused += 1
-        # With a cause the call was made; without one the breaker knew better.
-        doubt = "" if error.__cause__ is None else "; whether the item was added is not known"
+        doubt = "; whether the item was added is not known" if _may_have_arrived(error) else ""
         return Submission.refused(f"{error}{doubt}", "unknown" if doubt else "unavailable", PAUSE_LONGEST)
 
     # Reading.
@@ -466,7 +483,7 @@ class Durable:
         """Hand entries to the dispatcher; returns those that must not be handled, and why."""
         condemned: list[tuple[BatchItem, str]] = []
         now = self._d.now()
-        for entry, count, value in deliveries:
+        for entry, count, value, stopped in deliveries:
             if entry in self._held:
                 continue  # its lease was over, and now it is this instance's again
             try:
@@ -475,14 +492,15 @@ class Durable:
                 unreadable = BatchItem(value, None, now, f"?{entry.decode()}", 0, 0, count, entry=entry)
                 condemned.append((unreadable, f"the entry cannot be read: {error}"))
                 continue
-            item = BatchItem(data, None, now, item_id, priority, 0, count, entry=entry)
+            seen = count + stopped
+            item = BatchItem(data, None, now, item_id, priority, 0, seen, entry=entry, counted=count)
             if count > self.max_deliveries:
                 reason = f"given to {count - 1} instances, each of which ended before it was handled"
                 condemned.append((item, reason))
                 continue
             self._held[entry] = _Held(item, value)
             self._held_ids.add(item_id)
-            self.redelivered += count > 1
+            self.redelivered += item.deliveries > 1
             if count > self._alone_from:
                 self._alone = entry
                 self._d.admit_alone(item)
@@ -500,7 +518,7 @@ class Durable:
 
     async def _condemn(self, condemned: Sequence[tuple[BatchItem, str]]) -> None:
         settlements = []
-        errors = [DeadLetteredError(item.item_id, item.deliveries - 1, why) for item, why in condemned]
+        errors = [DeadLetteredError(item.item_id, item.counted - 1, why) for item, why in condemned]
         for (item, why), error in zip(condemned, errors, strict=True):
             logger.error("Item %s given up: %s", item.item_id, why)
             settlements.append(self._settlement(item, error, dead=True))
@@ -602,7 +620,11 @@ class Durable:
         settlements = [
             self._settlement(item, value, dead=dead) for item, value in zip(batch.items, values, strict=True)
         ]
-        flags = await self._settle(settlements)
+        self._committing += 1
+        try:
+            flags = await self._settle(settlements)
+        finally:
+            self._committing -= 1
         for item, flag in zip(batch.items, flags, strict=True):
             self.settled_elsewhere += not flag
             self._drop(item.entry)
@@ -633,7 +655,7 @@ class Durable:
 
     async def status(self, item_id: str) -> ItemStatus | None:
         value = (await self.streams.outcomes([item_id]))[0]
-        if value is None:
+        if value is None or value == LOST:
             return None
         if value == PENDING:
             return ItemStatus(item_id, "pending")
@@ -729,6 +751,19 @@ class Durable:
             await self._clock.sleep(POLL_FIRST)
 
 
+def _may_have_arrived(error: BackendError) -> bool:
+    """Whether a script whose call failed so may have run all the same."""
+    # A refused script has done nothing; and without a cause no call was made, for the breaker knew better.
+    if isinstance(error, RedisRefusedError) or error.__cause__ is None:
+        return False
+    cause: BaseException | None = error.__cause__
+    while cause is not None:
+        if isinstance(cause, ConnectionRefusedError | socket.gaierror) or "connecting to" in str(cause):
+            return False  # there was no connection to send it over
+        cause = cause.__cause__ or cause.__context__
+    return True
+
+
 def _no_group(error: RedisRefusedError) -> bool:
     return "NOGROUP" in str(error) or "no such key" in str(error)
 
@@ -747,6 +782,8 @@ def unwrap(item_id: str, outcome: StoredOutcome) -> Any:
 def _stored(value: bytes | None, item_id: str) -> StoredOutcome:
     if value is None:
         raise UnknownItemError(f"item_id = {item_id!r}: no such item is pending, and no result of it is kept")
+    if value == LOST:
+        raise LostItemError(f"item {item_id} was taken, but its entry is gone from Redis: it was not handled")
     return outcome_of(value)
 
 

@@ -53,6 +53,10 @@ class ResultNotKeptError(BackendError):
     """Durable mode: the item is done, but its result is of a type or size that is not kept in Redis."""
 
 
+class LostItemError(BackendError):
+    """Durable mode: the item's entry is gone from Redis (trimmed, deleted, or lost with its server)."""
+
+
 class UnknownItemError(MisuseError, LookupError):
     """No item of that id is pending, and no result of it is kept (any more)."""
 

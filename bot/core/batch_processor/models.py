@@ -8,6 +8,9 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+MAX_PRIORITY = 1_000
+MAX_KEY_LENGTH = 200
+
 BatchState = Literal["pending", "running", "retrying", "completed", "failed"]
 ItemState = Literal["pending", "done", "failed", "dead_lettered"]
 Refusal = Literal["", "off", "full", "unavailable", "unknown"]
@@ -35,6 +38,8 @@ class BatchItem(Struct, eq=False):
     """Whether its result is kept for ``get_result``."""
     entry: bytes = b""
     """Durable mode: its id in the stream."""
+    counted: int = 1
+    """Durable mode: deliveries that count towards ``max_deliveries``; an orderly stop is none."""
 
     def __repr__(self) -> str:
         return f"BatchItem(item_id={self.item_id!r}, data={self.data!r}, priority={self.priority})"

@@ -7,15 +7,16 @@ import inspect
 import logging
 import math
 import re
-from asyncio import Future
+from asyncio import Future, get_running_loop
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.errors import invalid
 from bot.core._shared.histogram import HistogramSnapshot
+from bot.core._shared.loop_owner import still_runs
 from bot.core._shared.tasks import run_on_loop
-from bot.core.batch_processor.dispatcher import Dispatcher, presentable
+from bot.core.batch_processor.dispatcher import Dispatcher, another_loop, presentable
 from bot.core.batch_processor.errors import (
     BatchClosedError,
     BatchQueueFullError,
@@ -23,6 +24,8 @@ from bot.core.batch_processor.errors import (
     UnknownItemError,
 )
 from bot.core.batch_processor.models import (
+    MAX_KEY_LENGTH,
+    MAX_PRIORITY,
     BatchItem,
     BatchStatus,
     DeadLetter,
@@ -39,8 +42,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MAX_PRIORITY = 1_000
-MAX_KEY_LENGTH = 200
 _OFF = "the batch processor is off"
 _ROOM_POLL = 0.05
 _UNBOUNDED = 31_536_000.0
@@ -293,12 +294,17 @@ class BatchProcessor(Phase4Service):
             if d.unfinished and d.handler is not None:
                 flushed = d.flush()
                 # The time of the test's clock, if it is one: a drain waits as everything here does.
-                clock = asyncio.ensure_future(self._clock.sleep(self._drain_timeout))
+                ends: list[asyncio.Future[None]] = [
+                    flushed,
+                    asyncio.ensure_future(self._clock.sleep(self._drain_timeout)),
+                ]
+                if self._durable is not None:
+                    ends.append(asyncio.ensure_future(self._durable.only_redis_is_missing()))
                 try:
-                    await asyncio.wait((flushed, clock), return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
                 finally:
-                    clock.cancel()
-                    flushed.cancel()
+                    for end in ends:
+                        end.cancel()
         finally:
             clean = await d.stop()
         return clean
@@ -307,11 +313,16 @@ class BatchProcessor(Phase4Service):
         """Go on under this event loop if the one before has ended, as between two asyncio.run.
 
         Before it is asked whether there is room: what was under way there makes none until it is run.
+        Raises MisuseError while that one runs, in another thread.
         """
         d = self._dispatcher
-        if not d.runs() and d.accepting and self._durable is None:  # which sees to itself
-            d.adopt(asyncio.get_running_loop())
-            d.pump()
+        loop = asyncio.get_running_loop()
+        if d.loop is loop or not d.accepting or self._durable is not None:  # which sees to itself
+            return
+        if still_runs(d.loop):
+            raise another_loop()
+        d.adopt(loop)
+        d.pump()
 
     # Submitting.
 
@@ -328,7 +339,7 @@ class BatchProcessor(Phase4Service):
         Raises BatchQueueFullError or, while the processor is off, BatchClosedError.
         """
         d = self._dispatcher
-        if 0 < len(self._waiting) < d.open and priority == 0 and d.runs():
+        if 0 < len(self._waiting) < d.open and priority == 0 and d.loop is get_running_loop():
             # Others wait already, and with this one the batch is not full: nothing else is to be done.
             future: asyncio.Future[Any] = Future(loop=d.loop)
             self._waiting.append(BatchItem(data, future, self._now()))
@@ -548,8 +559,7 @@ class BatchProcessor(Phase4Service):
             return True
         if d.handler is None or not self._enabled:
             return False
-        if d.loop is not asyncio.get_running_loop():
-            d.adopt(asyncio.get_running_loop())
+        self._move_here()
         flushed = d.flush()
         try:
             async with asyncio.timeout(timeout) as deadline:

@@ -2,7 +2,8 @@
 
 Every change is one script over keys of one hash slot: it happens whole or not at all, in a cluster
 too. An entry lies in the stream from its submission until its item has ended; the key of an item says
-``P`` while it is pending, and then, for a time, how it ended. Needs Redis 6.2 or later, or Valkey.
+``P`` and the entry's id while it is pending, and then, for a time, how it ended. A key whose entry is gone
+(trimmed, deleted, lost with its server) stands for nothing. Needs Redis 6.2 or later, or Valkey.
 """
 
 from __future__ import annotations
@@ -12,32 +13,55 @@ from typing import Any, Literal, NamedTuple
 
 from bot.core._shared.errors import CorruptPayloadError, UnsupportedValueError
 from bot.core._shared.values import decode_body, encode_body
-from bot.core.batch_processor.models import DeadLetter
+from bot.core.batch_processor.models import MAX_KEY_LENGTH, MAX_PRIORITY, DeadLetter
 from bot.core.redis_link import RedisLink, RedisRefusedError
 
 GROUP = "workers"
 NOBODY = "given-back"
-"""The consumer that holds what was given back; nobody reads under this name."""
+"""The consumer that holds what was given back unbegun; nobody reads under this name."""
+STOPPED = "stopped"
+"""The same of what a handler had begun when its instance was stopped in good order."""
 
 PENDING = b"P"
+LOST = b"L"
 LONG_AGO = 86_400_000
 """Milliseconds for which what was given back has been idle, as Redis sees it: any lease is over."""
 
 ADDED, FULL, KNOWN = 1, 0, 2
 
-_ADD = """
+# Whether what a key says is that its item is pending, and its entry is there. Without an entry's id it was
+# written by an earlier version, and is believed.
+_IS_PENDING = """
+local function says(key)
+  local said = redis.pcall('GET', key)
+  return type(said) == 'string' and said  -- of another type, nobody here wrote it
+end
+local function is_pending(said)
+  if not said or said:sub(1, 1) ~= 'P' then return false end
+  local entry = said:sub(2)
+  if said == 'P' or #redis.call('XRANGE', KEYS[1], entry, entry) == 1 then return true end
+  -- What an instance has been given is being handled, though its entry may be trimmed.
+  local held = redis.pcall('XPENDING', KEYS[1], 'GROUP_NAME', entry, entry, 1)
+  return #held == 1
+end
+""".replace("GROUP_NAME", GROUP)
+
+_ADD = (
+    _IS_PENDING
+    + """
 local length = redis.call('XLEN', KEYS[1])
 local limit = tonumber(ARGV[1])
 local answers = {}
 local all = ARGV[2] == '0' or length + #KEYS - 1 <= limit
 for i = 2, #KEYS do
-  if redis.call('EXISTS', KEYS[i]) == 1 then
+  local said = says(KEYS[i])
+  if said and (said:sub(1, 1) ~= 'P' or is_pending(said)) then
     answers[i - 1] = 2
   elseif length >= limit or not all then
     answers[i - 1] = 0
   else
-    redis.call('XADD', KEYS[1], '*', 'v', ARGV[i + 1])
-    redis.call('SET', KEYS[i], 'P')
+    local entry = redis.call('XADD', KEYS[1], '*', 'v', ARGV[i + 1])
+    redis.call('SET', KEYS[i], 'P' .. entry)
     length = length + 1
     answers[i - 1] = 1
   end
@@ -45,22 +69,26 @@ end
 answers[#answers + 1] = length
 return answers
 """
+)
 
-# Memory may be full: what frees some must go on then, so a result that cannot be kept is let go.
-_SETTLE = """
+# Memory may be full: what frees some comes first then, after which a script may take some, so that a dead
+# letter has the place of its entry. A result that cannot be kept is let go.
+_SETTLE = (
+    _IS_PENDING
+    + """
 local answers = {}
 for i = 3, #KEYS do
   local at = 4 + (i - 3) * 3
   local entry, outcome, letter = ARGV[at], ARGV[at + 1], ARGV[at + 2]
-  if letter ~= '' and #redis.call('XRANGE', KEYS[1], entry, entry) == 1 then
-    redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[3], '*', 'v', letter)
-  end
   redis.call('XACK', KEYS[1], ARGV[1], entry)
-  if redis.call('XDEL', KEYS[1], entry) == 1 then
+  if redis.call('XDEL', KEYS[1], entry) == 1 or says(KEYS[i]) == 'P' .. entry then
+    if letter ~= '' then
+      redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[3], '*', 'v', letter)
+    end
     local kept = redis.pcall('SET', KEYS[i], outcome, 'PX', ARGV[2])
     if kept.err then redis.call('DEL', KEYS[i]) end
     answers[#answers + 1] = 1
-  elseif redis.call('GET', KEYS[i]) == outcome then
+  elseif says(KEYS[i]) == outcome then
     answers[#answers + 1] = 1
   else
     answers[#answers + 1] = 0
@@ -68,6 +96,7 @@ for i = 3, #KEYS do
 end
 return answers
 """
+)
 
 # XAUTOCLAIM in two steps, because what is claimed depends on how often it was delivered before.
 _CLAIM = """
@@ -80,6 +109,7 @@ for _ = 1, 20 do
   local idle = redis.call('XPENDING', KEYS[1], group, 'IDLE', lease, start, '+', 100)
   for _, entry in ipairs(idle) do
     local id, deliveries = entry[1], entry[4]
+    local stopped = entry[2] == ARGV[8] and 1 or 0
     local wanted = #taken < room
     if deliveries >= alone_from and deliveries < most then
       wanted = alone
@@ -88,7 +118,7 @@ for _ = 1, 20 do
     if wanted then
       local got = redis.call('XCLAIM', KEYS[1], group, consumer, lease, id)
       if got[1] and got[1][2] then
-        taken[#taken + 1] = {id, deliveries + 1, got[1][2][2]}
+        taken[#taken + 1] = {id, deliveries + 1, got[1][2][2], stopped}
       else
         redis.call('XACK', KEYS[1], group, id)
       end
@@ -140,14 +170,38 @@ end
 return {redis.call('XLEN', KEYS[1]), redis.call('XLEN', KEYS[2])}
 """
 
-_REPLAY = """
+_REPLAY = (
+    _IS_PENDING
+    + """
 if redis.call('XLEN', KEYS[1]) >= tonumber(ARGV[3]) then return -1 end
-if redis.call('GET', KEYS[3]) == 'P' then return 0 end
+if is_pending(says(KEYS[3])) then return 0 end
 if redis.call('XDEL', KEYS[2], ARGV[1]) == 0 then return 0 end
-redis.call('XADD', KEYS[1], '*', 'v', ARGV[2])
-redis.call('SET', KEYS[3], 'P')
+local entry = redis.call('XADD', KEYS[1], '*', 'v', ARGV[2])
+redis.call('SET', KEYS[3], 'P' .. entry)
 return 1
 """
+)
+
+# A key whose entry is gone is dropped: its item can be submitted anew, and nobody waits for it in vain.
+_LOOK = (
+    _IS_PENDING
+    + """
+local answers = {}
+for i = 2, #KEYS do
+  local said = says(KEYS[i])
+  if said and said:sub(1, 1) == 'P' then
+    if is_pending(said) then
+      said = 'P'
+    else
+      redis.call('DEL', KEYS[i])
+      said = 'L'
+    end
+  end
+  answers[i - 1] = said
+end
+return answers
+"""
+)
 
 OutcomeState = Literal["done", "unkept", "failed", "dead"]
 
@@ -176,6 +230,8 @@ class Delivery(NamedTuple):
     entry: bytes
     deliveries: int
     value: bytes
+    stopped: bool = False
+    """Whether a handler had begun it when its instance was stopped in good order, which is no delivery."""
 
 
 class Settlement(NamedTuple):
@@ -204,6 +260,7 @@ class Streams:
         self._leave = link.script(_LEAVE)
         self._tidy = link.script(_TIDY)
         self._replay = link.script(_REPLAY)
+        self._look = link.script(_LOOK)
 
     def _key(self, item_id: str) -> bytes:
         return self._of_item + item_id.encode("utf-8", "surrogatepass")
@@ -249,18 +306,19 @@ class Streams:
         Of those delivered ``alone_from`` to ``most`` - 1 times, at most one, and only if ``alone``.
         """
         found = await self._claim(
-            [self.items], [GROUP, consumer, lease_ms, room, alone_from, most, int(alone)]
+            [self.items], [GROUP, consumer, lease_ms, room, alone_from, most, int(alone), STOPPED]
         )
-        return [Delivery(entry, deliveries, value) for entry, deliveries, value in found]
+        return [Delivery(entry, count, value, bool(stopped)) for entry, count, value, stopped in found]
 
     async def refresh(self, consumer: str, entries: Sequence[bytes]) -> list[bytes]:
         """Begin the lease of these entries anew; returns those that are this consumer's no more."""
         return list(await self._refresh([self.items], [GROUP, consumer, *entries]))
 
-    async def give_back(self, consumer: str, entries: Sequence[tuple[bytes, int]]) -> None:
+    async def give_back(self, consumer: str, entries: Sequence[tuple[bytes, int]], *, begun: bool) -> None:
         """Leave (entry, deliveries to be remembered) pairs for whoever claims next."""
         flat = [part for pair in entries for part in pair]
-        await self._give_back([self.items], [GROUP, consumer, NOBODY, LONG_AGO, *flat])
+        owner = STOPPED if begun else NOBODY
+        await self._give_back([self.items], [GROUP, consumer, owner, LONG_AGO, *flat])
 
     async def leave(self, consumer: str) -> None:
         """Forget a consumer, unless it holds entries."""
@@ -282,9 +340,8 @@ class Streams:
         return [bool(flag) for flag in await self._settle(keys, arguments)]
 
     async def outcomes(self, item_ids: Sequence[str]) -> list[bytes | None]:
-        """What the keys of items hold: PENDING, an outcome, or None."""
-        # One hash slot: one MGET, in a cluster too.
-        return list(await self.link.execute("MGET", *[self._key(item_id) for item_id in item_ids]))
+        """What the keys of items hold: PENDING, an outcome, None, or LOST (told once, None after that)."""
+        return list(await self._look([self.items, *[self._key(item_id) for item_id in item_ids]], []))
 
     async def last_entry(self) -> bytes | None:
         """The id of the newest entry."""
@@ -334,7 +391,14 @@ def value_of(item_id: str, priority: int, data: Any) -> bytes:
 def wanted_of(value: bytes) -> Wanted:
     """The opposite of :func:`value_of`. Raises CorruptPayloadError."""
     parts = decode_body(value)
-    if type(parts) is not list or len(parts) != 3 or type(parts[0]) is not str or type(parts[1]) is not int:
+    if (
+        type(parts) is not list
+        or len(parts) != 3
+        or type(parts[0]) is not str
+        or not 1 <= len(parts[0]) <= MAX_KEY_LENGTH
+        or type(parts[1]) is not int
+        or abs(parts[1]) > MAX_PRIORITY
+    ):
         raise CorruptPayloadError("an entry that no batch processor wrote")
     return Wanted(*parts)
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import socket
 import sys
-import traceback
 from typing import Literal
 
 from bot.core._shared.errors import MisuseError
+from bot.core._shared.masking import masked_traceback
 from bot.core.load_balancer.errors import InstanceFailure, NotSentError, RequestRejected
 from bot.core.load_balancer.http_handler import MissingClientError
-from bot.core.phase4_config import mask_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +24,6 @@ FAULT_LOG_SECONDS = 60.0
 """For which a fault of the same kind at the same place is logged once."""
 
 _MAX_FAULTS = 100
-_MAX_TRACEBACK = 8_000
-_MAX_DEPTH = 20
 
 Blame = Literal["request", "code", "answer", "transport"]
 
@@ -119,7 +116,7 @@ class FaultLog:
             "Load balancer: the request handler %s has a bug, met at instance %s; the request is not tried "
             "elsewhere, and no instance is blamed%s\n%s",
             getattr(handler, "__qualname__", type(handler).__qualname__), instance_id, again,
-            _traceback(error),
+            masked_traceback(error),
         )  # fmt: skip
 
 
@@ -128,11 +125,3 @@ def _place(error: BaseException) -> tuple[str, int]:
     while entry is not None and entry.tb_next is not None:
         entry = entry.tb_next
     return ("", 0) if entry is None else (entry.tb_frame.f_code.co_filename, entry.tb_lineno)
-
-
-def _traceback(error: BaseException) -> str:
-    try:
-        text = "".join(traceback.format_exception(error, limit=-_MAX_DEPTH))
-    except Exception:  # its __str__ may raise anything
-        text = f"{type(error).__name__} (its text cannot be had)"
-    return mask_secrets(text[-_MAX_TRACEBACK:]).rstrip()

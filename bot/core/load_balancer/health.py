@@ -7,12 +7,11 @@ import random
 from collections.abc import Callable
 
 from bot.core._shared.clock import Clock
-from bot.core._shared.errors import message_of
+from bot.core._shared.masking import one_line
 from bot.core._shared.tasks import BackgroundTasks
 from bot.core.load_balancer.cluster import Cluster
 from bot.core.load_balancer.instances import Instance
 from bot.core.load_balancer.models import HealthCheck, InstanceState
-from bot.core.phase4_config import mask_secrets
 
 
 class HealthChecks:
@@ -159,5 +158,4 @@ async def _get(instance: Instance, path: str) -> str:
 
 def described(error: BaseException) -> str:
     """An error in one line, fit for logs and status."""
-    text = mask_secrets(message_of(error)).replace("\n", " ")[:200]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return one_line(error, 200)

@@ -14,13 +14,14 @@ import uuid
 import pytest
 import redis
 
-from bot.core._shared.errors import InvalidArgumentError
+from bot.core._shared.errors import InvalidArgumentError, MisuseError
 from bot.core.batch_processor import (
     BatchClosedError,
     BatchProcessor,
     BatchQueueFullError,
     DeadLetteredError,
     ItemFailedError,
+    LostItemError,
     MissingResultError,
     ResultNotKeptError,
     ResultTimeoutError,
@@ -669,6 +670,180 @@ async def test_settings_out_of_bounds_are_named(setting, value):
         await p.enable(echo, **({"redis_url": "redis://127.0.0.1:1"} | {setting: value}))
     assert not p.enabled
     assert not RedisLink._links
+
+
+async def test_a_full_redis_keeps_no_item_from_being_done(queue, caplog):
+    """Memory that dead letters take is what their entries gave back."""
+    with running(RedisServer()) as server, redis.Redis(port=server.port) as plain:
+        submitter, worker = BatchProcessor(), BatchProcessor()
+        await submitter.enable(None, redis_url=server.url, queue_name=queue)
+        for number in range(60):
+            await submitter.submit_item({"bad": number < 20, "x": "y" * 20_000})
+        plain.config_set("maxmemory", plain.info("memory")["used_memory"] - 200_000)
+        done = []
+
+        async def handle(items):
+            if any(item.data["bad"] for item in items):
+                raise RuntimeError("poison")
+            done.extend(items)
+            return [1] * len(items)
+
+        await worker.enable(
+            handle, max_batch_size=5, batch_timeout=0.02, max_concurrent=2, max_retries=0,
+            redis_url=server.url, queue_name=queue,
+        )  # fmt: skip
+        await until(lambda: len(done) == 40)
+        await until(lambda: plain.xlen(f"phase4:{{batch:{queue}}}:items") == 0)
+        assert len(await worker.dead_letters()) == 20
+        refused = await submitter.submit_item({"x": "y" * 900_000})
+        assert (refused.success, refused.refusal) == (False, "unavailable")
+        assert "not known" not in refused.reason, "Redis refused it, so it was not added"
+        assert await worker.disable()
+        assert await submitter.disable()
+
+
+@pytest.mark.parametrize("loss", ["trimmed", "deleted", "renamed"])
+async def test_a_key_whose_entry_is_gone_stands_for_nothing(instances, safe_server, queue, loss):
+    first = await instances(None)
+    assert (await first.submit_item("once", key="daily-7")).success
+    stream = f"phase4:{{batch:{queue}}}:items"
+    with redis.Redis(port=safe_server.port) as plain:
+        if loss == "trimmed":
+            plain.xtrim(stream, maxlen=0)
+        elif loss == "deleted":
+            plain.delete(stream)
+        else:
+            plain.rename(stream, f"{stream}-elsewhere")
+    seen = []
+
+    async def handle(items):
+        seen.extend(item.data for item in items)
+        return [item.data for item in items]
+
+    first.process_handler = handle
+    assert tuple(await first.submit_item("again", key="daily-7")) == (True, "daily-7", "")
+    assert await first.get_result("daily-7", timeout=20) == "again"
+    assert seen == ["again"]
+    assert (await first.submit_item("a third time", key="daily-7")).success
+    assert seen == ["again"], "its result is kept, so it adds nothing"
+
+
+async def test_who_waits_for_an_item_whose_entry_is_lost_is_told(instances, safe_server, queue):
+    first = await instances(None)
+    item_id = (await first.submit_item("lost")).item_id
+    waiting = asyncio.create_task(first.get_result(item_id))
+    await asyncio.sleep(0.1)
+    with redis.Redis(port=safe_server.port) as plain:
+        plain.xtrim(f"phase4:{{batch:{queue}}}:items", maxlen=0)
+    with pytest.raises(LostItemError, match=f"item {item_id} was taken, but its entry is gone"):
+        async with asyncio.timeout(20):
+            await waiting
+    assert await first.get_item_status(item_id) is None
+
+
+async def test_an_entry_trimmed_while_it_is_handled_is_done_all_the_same(instances, safe_server, queue):
+    trimmed = asyncio.Event()
+
+    async def handle(items):
+        await trimmed.wait()
+        return [item.data for item in items]
+
+    first = await instances(handle)
+    item_id = (await first.submit_item("x")).item_id
+    with redis.Redis(port=safe_server.port) as plain:
+        while not (await first.get_statistics())["running_batches"]:
+            await asyncio.sleep(0.01)
+        plain.xtrim(f"phase4:{{batch:{queue}}}:items", maxlen=0)
+    trimmed.set()
+    assert await first.get_result(item_id, timeout=20) == "x"
+
+
+async def test_an_orderly_stop_is_no_failed_delivery(instances):
+    """However many deploys a long job sees, it is not given up for them; its handler knows it was begun."""
+    submitter = await instances(None, lease=5)
+    await submitter.submit_item("a download", key="d1")
+    deliveries = []
+    begun = asyncio.Event()
+
+    async def long(items):
+        deliveries.extend(item.deliveries for item in items)
+        begun.set()
+        await asyncio.sleep(600)
+
+    for _ in range(4):
+        begun.clear()
+        worker = await instances(long, drain_timeout=0.05, max_deliveries=1, lease=5)
+        async with asyncio.timeout(20):
+            await begun.wait()
+        await worker.disable()
+    assert deliveries == [1, 2, 2, 2], "above 1 its effects may exist already"
+    assert await submitter.dead_letters() == []
+    last = await instances(echo, max_deliveries=1, lease=5)
+    assert await last.get_result("d1", timeout=20) == "a download"
+
+
+async def test_a_stop_while_redis_is_away_does_not_take_the_whole_drain_time(queue):
+    with running(RedisServer(extra=SAFE)) as server:
+        handled = asyncio.Event()
+
+        async def handle(items):
+            handled.set()
+            server.kill()
+            return [1] * len(items)
+
+        worker = BatchProcessor()
+        await worker.enable(
+            handle, batch_timeout=0.01, drain_timeout=3_000, redis_url=server.url, queue_name=queue
+        )
+        await worker.submit_item("x")
+        await handled.wait()
+        async with asyncio.timeout(60):  # far from the drain time
+            assert await worker.disable()
+        server.start()
+        again = BatchProcessor()
+        await again.enable(echo, batch_timeout=0.01, lease=0.2, redis_url=server.url, queue_name=queue)
+        with redis.Redis(port=server.port) as plain:
+            await until(lambda: plain.xlen(f"phase4:{{batch:{queue}}}:items") == 0)
+        assert await again.disable()
+
+
+async def test_whether_an_item_was_added_is_known_when_there_was_no_connection(queue):
+    with running(RedisServer()) as server:
+        processor = BatchProcessor()
+        await processor.enable(None, redis_url=server.url, queue_name=queue)
+        server.kill()
+        for _ in range(3):
+            refused = await processor.submit_item("x")
+            if refused.refusal == "unavailable":
+                break  # the first may have been under way on the connection that was cut
+        assert refused.refusal == "unavailable"
+        assert "not known" not in refused.reason
+        assert await processor.disable()
+
+
+async def test_under_another_loop_that_runs_beside_its_own_it_says_so(instances):
+    processor = await instances(echo)
+
+    async def elsewhere():
+        with pytest.raises(MisuseError, match="works under another event loop, which is running"):
+            await processor.submit_and_wait("x")
+        with pytest.raises(MisuseError):
+            await processor.submit_item("x")
+        with pytest.raises(MisuseError):
+            await processor.get_result("x")
+
+    await asyncio.to_thread(asyncio.run, elsewhere())
+    assert await processor.submit_and_wait("x") == "x"
+
+
+async def test_a_key_of_another_type_is_nobodys(instances, safe_server, queue):
+    """What else lies under the keys of items does no harm but to itself."""
+    with redis.Redis(port=safe_server.port) as plain:
+        plain.rpush(f"phase4:{{batch:{queue}}}:item:mine", "a list")
+        first = await instances(echo)
+        assert [one.success for one in await first.submit_many("ab", keys=["mine", "other"])] == [True, True]
+        assert await first.get_result("mine", timeout=20) == "a"
+        assert await first.get_result("other", timeout=20) == "b"
 
 
 async def test_in_a_cluster(queue):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from bot.core._shared.errors import MisuseError
 from bot.core.batch_processor import (
     BatchClosedError,
     BatchItem,
@@ -1010,3 +1011,66 @@ async def test_items_without_a_handler_are_told_of_once_and_again_when_they_are_
     await p.disable()
     assert caplog.records[-1].getMessage().endswith("3 item(s) unhandled; dead_letters() has them")
     assert len(await p.dead_letters()) == 3
+
+
+@pytest.mark.parametrize("answers", ["dict", "list", "all"])
+async def test_a_handler_that_forgets_an_await_has_its_items_given_up_and_none_counted_done(clock, answers):
+    async def work(data):
+        return data
+
+    async def forgetful(items):
+        if answers == "dict":
+            return {item.item_id: work(item.data) for item in items}
+        if answers == "list":
+            return [items[0].data, *[work(item.data) for item in items[1:]]]
+        return work(items)
+
+    processor = BatchProcessor(clock=clock)
+    await processor.enable(forgetful, max_batch_size=2)
+    waiting = [asyncio.ensure_future(processor.submit_and_wait(number)) for number in range(2)]
+    for done in asyncio.as_completed(waiting):
+        with pytest.raises(DeadLetteredError, match="an await is missing"):
+            await done
+    assert [letter.data for letter in await processor.dead_letters()] == [0, 1]
+    figures = await processor.get_statistics()
+    assert (figures["total_items_processed"], figures["dead_lettered_items"]) == (0, 2)
+    assert await processor.disable()
+
+
+async def test_under_another_loop_that_runs_beside_its_own_it_says_so(processor, handler):
+    async def elsewhere():
+        for call in (processor.submit_and_wait("x"), processor.submit_item("x"), processor.get_result("x")):
+            with pytest.raises(MisuseError, match="works under another event loop, which is running"):
+                await call
+        with pytest.raises(MisuseError):
+            processor.submit("x")
+
+    processor.submit("here")  # so that the shortest way in is open
+    await asyncio.to_thread(asyncio.run, elsewhere())
+    assert (await processor.get_statistics())["submitted_items"] == 1
+
+
+async def test_keys_of_many_and_the_kind_of_a_refusal(processor, handler):
+    handler.hold()
+    taken = await processor.submit_many("ab", keys=["k1", "k2"])
+    assert [one.item_id for one in taken] == ["k1", "k2"]
+    assert [one.refusal for one in taken] == ["", ""]
+    with pytest.raises(ValueError, match="keys = "):
+        await processor.submit_many("ab", keys=["k1"])
+    await processor.enable(max_pending=1)
+    assert (await processor.submit_item("c")).refusal == "full"
+    handler.let_go()
+
+
+async def test_what_a_handler_says_of_its_failure_shows_no_secret(clock, caplog):
+    async def leak(items):
+        raise RuntimeError("cannot reach\npostgresql://bot:hunter2@db/main")
+
+    processor = BatchProcessor(clock=clock)
+    await processor.enable(leak, max_batch_size=1, max_retries=0)
+    await processor.submit_item("x")
+    await until_idle()
+    [letter] = await processor.dead_letters()
+    assert letter.error == "RuntimeError: cannot reach postgresql://***@db/main"
+    assert "hunter2" not in caplog.text
+    assert await processor.disable()
