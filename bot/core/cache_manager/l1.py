@@ -89,17 +89,17 @@ class L1:
         if entry is None:
             return False
         if meta is not None and meta.tags:
+            # Filed under every tag before it is charged for, which may evict this very entry.
+            beside = 0
             for tag in meta.tags:
                 tagged = self._by_tag.get(tag)
                 if tagged is None:
                     tagged = self._by_tag[tag] = _Tagged(tag)
-                    tagged.entries.add(entry)
-                    self.store.charge(tagged.size)
-                    if not entry.live:
-                        return False
-                else:
-                    tagged.entries.add(entry)
-        return True
+                    beside += tagged.size
+                tagged.entries.add(entry)
+            if beside:
+                self.store.charge(beside)
+        return entry.live
 
     def _noted(self, meta: Meta) -> tuple[Meta, int]:
         """The notes with the tags' own strings, and their bytes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+from collections import Counter
 from collections.abc import Hashable, Iterable
 from decimal import Decimal
 from fractions import Fraction
@@ -16,6 +17,18 @@ from bot.core._shared.isolation import Frozen
 from bot.core.query_optimizer.tables import NEVER
 
 SPACE = "results"
+ENTRY_OVERHEAD = 450
+"""Bytes of a result besides its value and key: the entry, its places in dict, queue, expiry and tables."""
+
+LONG_TEXT = 100
+"""Characters from which a query's text is kept once for all its results."""
+
+TABLE_OVERHEAD = 300
+"""Bytes of a table that results read, besides its name: a small set and its place in a dict."""
+
+TEXT_OVERHEAD = 180
+"""Bytes of such a text besides itself."""
+
 MAX_TABLES = 10_000
 """Tables whose last write is remembered; beyond that, the oldest counts as a write to all tables."""
 
@@ -47,6 +60,8 @@ class ResultCache:
         self.live = self.store.space(SPACE)
         # Changed only by put, _dropped and the methods that record writes.
         self._by_table: dict[str, set[Entry]] = {}
+        # Long texts of queries, each kept and counted once: [the text, results of it]. As above.
+        self._texts: dict[str, list[Any]] = {}
         self._write_number = 0
         self._last_write: dict[str, int] = {}
         self._last_write_to_all = 0
@@ -78,11 +93,12 @@ class ResultCache:
         """Store a result that was read after ``begun``; False if it may be stale or is too large."""
         if not _NEVER.isdisjoint(tables) or self.written_since(begun, tables):
             return False
+        text, shared_key = self._shared(key)
         entry = self.store.put(
             SPACE,
-            key,
+            shared_key,
             frozen.value,
-            size=frozen.size + size_of_key(key) + 200,
+            size=frozen.size + size_of_key(key) - (getsizeof(text) if text else 0) + ENTRY_OVERHEAD,
             now=now,
             ttl=ttl,
             thaw=frozen.thaw,
@@ -90,9 +106,35 @@ class ResultCache:
         )
         if entry is None:
             return False
+        # Filed under everything before it is charged for, which may evict this very entry.
+        beside = 0
         for table in tables:
-            self._by_table.setdefault(table, set()).add(entry)
-        return True
+            entries = self._by_table.get(table)
+            if entries is None:
+                self._by_table[table] = {entry}
+                beside += getsizeof(table) + TABLE_OVERHEAD
+            else:
+                entries.add(entry)
+        if text:
+            known = self._texts.get(text)
+            if known is None:
+                self._texts[text] = [text, 1]
+                beside += getsizeof(text) + TEXT_OVERHEAD
+            else:
+                known[1] += 1
+        if beside:
+            self.store.charge(beside)
+        return entry.live
+
+    def _shared(self, key: Hashable) -> tuple[str, Hashable]:
+        """(the text of a key if it is long, else "", the key with the one string that all its like have)."""
+        text = _text_of(key)
+        if len(text) < LONG_TEXT:
+            return "", key
+        known = self._texts.get(text)
+        if known is None:
+            return text, key
+        return known[0], _with_text(key, text, known[0])
 
     def _dropped(self, entry: Entry) -> None:
         for table in entry.meta or ():
@@ -101,6 +143,14 @@ class ResultCache:
                 entries.discard(entry)
                 if not entries:
                     del self._by_table[table]
+                    self.store.refund(getsizeof(table) + TABLE_OVERHEAD)
+        text = _text_of(entry.key)
+        known = self._texts.get(text) if len(text) >= LONG_TEXT else None
+        if known is not None:
+            known[1] -= 1
+            if not known[1]:
+                del self._texts[text]
+                self.store.refund(getsizeof(text) + TEXT_OVERHEAD)
 
     def write(self, tables: Iterable[str]) -> int:
         """Tables were, or may have been, written: drop what read them; how many results that was."""
@@ -129,6 +179,28 @@ class ResultCache:
         indexed = {entry for entries in self._by_table.values() for entry in entries}
         assert indexed <= set(self.live.values())
         assert all(self._by_table.values())
+        texts = [text for entry in self.live.values() if len(text := _text_of(entry.key)) >= LONG_TEXT]
+        assert {text: known[1] for text, known in self._texts.items()} == Counter(texts)
+
+
+def _text_of(key: Any) -> str:
+    """The query's text in a key, which is ``text``, ``(text, parameters)`` or ``(scope, one of these)``."""
+    if type(key) is str:
+        return key
+    if type(key) is not tuple or len(key) != 2:
+        return ""
+    first, rest = key
+    if type(rest) is str:
+        return rest
+    if type(rest) is tuple and rest and type(rest[0]) is str:
+        return rest[0]
+    return first if type(first) is str else ""
+
+
+def _with_text(key: Any, text: str, shared: str) -> Hashable:
+    if type(key) is tuple:
+        return tuple([_with_text(part, text, shared) if type(part) in (str, tuple) else part for part in key])
+    return shared if key == text else key
 
 
 def size_of_key(key: Any) -> int:
