@@ -47,7 +47,7 @@ async def test_durable_batches_say_that_they_live_elsewhere(redis_server):
         lambda: batches.get_result(item),
         lambda: batches.flush(),
     ):
-        with pytest.raises(MisuseError, match="another thread"):
+        with pytest.raises(MisuseError, match="another event loop"):
             await asyncio.to_thread(asyncio.run, call())
     assert await batches.submit_and_wait(2) == 4
     # Switched off from there it is all the same.
