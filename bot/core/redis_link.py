@@ -27,7 +27,7 @@ from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.demotion import redis_needs_another_server
 from bot.core._shared.errors import BackendError, MisuseError, Phase4Error, invalid
 from bot.core._shared.loop_owner import LoopOwner
-from bot.core._shared.tasks import BackgroundTasks, run_on_loop
+from bot.core._shared.tasks import BackgroundTasks, run_on_loop, to_the_end
 from bot.core.phase4_config import mask_secrets, mask_url
 
 logger = logging.getLogger(__name__)
@@ -289,7 +289,7 @@ class RedisLink:
         self._scripts: list[BatchedScript | ClusterScript] = []
         self._subscriptions: list[Subscription] = []
         self.refused: dict[str, str] = {}
-        """What this user may not do, such as PUBLISH, and the server's words."""
+        """What this user may not do, such as ``PUBLISH p4c:changes``, and the server's words."""
         # Whether the last write was refused because the server is no primary, and what is done about
         # it. Changed only by found_read_only, found_writable and on_another_server.
         self.read_only = False
@@ -327,7 +327,10 @@ class RedisLink:
         await self.close()
 
     async def close(self) -> None:
-        """Close every connection."""
+        """Close every connection, also if the caller is cancelled meanwhile."""
+        await to_the_end(self._close())
+
+    async def _close(self) -> None:
         client, loop = self._client, self.owner.loop
         self._client = None
         tasks = self._forget_nodes()
@@ -707,7 +710,7 @@ class RedisLink:
         # Without the message others hear of the change later; without the change they never would.
         if command[0] != "PUBLISH" or not _FORBIDDEN.search(text):
             return False
-        self.found_refused("PUBLISH", told(text), "other instances are not told of changes made here")
+        self.found_refused(_named(command), told(text), "other instances are not told of changes made here")
         return True
 
     def forbids_evalsha(self, text: str) -> bool:
@@ -730,7 +733,7 @@ class RedisLink:
                 return 0
             raise
         if self.refused and command[0] == "PUBLISH":
-            self.refused.pop("PUBLISH", None)
+            self.refused.pop(_named(command), None)
         return answer
 
     async def pipeline(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -776,7 +779,7 @@ class RedisLink:
                     raise RedisRefusedError(told(text_of(answer))) from answer
                 answers[index] = 0
             elif self.refused and commands[index][0] == "PUBLISH":
-                self.refused.pop("PUBLISH", None)
+                self.refused.pop(_named(commands[index]), None)
         return answers
 
     async def unlink(self, keys: Sequence[bytes]) -> int:
@@ -992,6 +995,11 @@ def _is_repeatable(command: tuple[Any, ...]) -> bool:
     if command[0] == "SET" and len(command) > 3:
         return all(option in ("EX", "PX") or isinstance(option, int) for option in command[3:])
     return command[0] in _REPEATABLE
+
+
+def _named(command: tuple[Any, ...]) -> str:
+    """A command on a channel: rights are given by channel."""
+    return f"{command[0]} {command[1]}"
 
 
 def _redis_error() -> type[Exception]:
@@ -2125,7 +2133,7 @@ class Subscription:
                 self.standing = stands
                 if stands:
                     self.refused = ""
-                    self._link.refused.pop("SUBSCRIBE", None)
+                    self._link.refused.pop(f"SUBSCRIBE {self.channel}", None)
                 self._on_state(stands)
 
         def on_failure(text: str, refused: bool) -> None:
@@ -2133,9 +2141,9 @@ class Subscription:
             if self._run is run and refused:
                 self.refused = text
                 self._link.found_refused(
-                    "SUBSCRIBE",
+                    f"SUBSCRIBE {self.channel}",
                     text,
-                    f"changes that other instances tell on {self.channel} are not heard here",
+                    "changes that other instances tell of are not heard here",
                 )
 
         loop = asyncio.get_running_loop()

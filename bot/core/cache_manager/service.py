@@ -18,7 +18,7 @@ from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.errors import BackendError, invalid
 from bot.core._shared.isolation import IMMUTABLE, Frozen, freeze
 from bot.core._shared.singleflight import SingleFlight
-from bot.core._shared.tasks import BackgroundTasks
+from bot.core._shared.tasks import BackgroundTasks, to_the_end
 from bot.core._shared.values import encode_body, thaw_body
 from bot.core.cache_manager import codec
 from bot.core.cache_manager.errors import LoaderTimeoutError, UnsupportedValueError
@@ -192,10 +192,16 @@ class CacheManager(Phase4Service):
         l2, self._l2 = self._l2, None
         self._forget_recovery()
         self._deaf = False
-        await self._tasks.stop()
-        if l2 is not None:
-            await l2.stop()
-            await l2.link.release()
+
+        async def leave() -> None:
+            if l2 is not None:
+                await l2.stop()
+                await l2.link.release()
+
+        try:
+            await self._tasks.stop()
+        finally:
+            await to_the_end(leave())
 
     async def disable(self) -> bool:
         """Switch off: every entry of L1 is dropped, tasks end, connections close. L2 keeps its values."""

@@ -142,12 +142,26 @@ async def test_without_channels_redis_answers_reads_and_l1_does_not(redis_server
     await cache.clear("n")
     figures = await cache.get_statistics()
     assert figures["degraded"]
-    assert set(figures["l2_refused"]) == {"SUBSCRIBE", "PUBLISH"}
+    assert set(figures["l2_refused"]) == {"SUBSCRIBE p4c:changes", "PUBLISH p4c:changes"}
     assert figures["l2_errors"] == 0
     assert cache._l2.in_step
     assert caplog.text.count("refuses SUBSCRIBE") == 1
     assert caplog.text.count("refuses PUBLISH") == 1
     await off(cache, other)
+
+
+async def test_rights_to_one_channel_are_not_those_to_another(redis_server, caplog):
+    cache, limiter = await enabled(user(redis_server, "resetchannels", "&p4c:*"))
+    link = limiter._shared.link
+    for _ in range(5):
+        assert not (await limiter.is_allowed("c", SLOW))[1].degraded
+        await limiter.reset_client("c")
+        await cache.set("k", 1, namespace="n")
+    assert cache._l2.subscription.standing
+    assert set(link.refused) == {"SUBSCRIBE p4r:reset", "PUBLISH p4r:reset"}
+    assert caplog.text.count("refuses SUBSCRIBE p4r:reset") == 1
+    assert caplog.text.count("refuses PUBLISH p4r:reset") == 1
+    await off(cache, limiter)
 
 
 async def test_a_right_that_is_given_later_is_used(redis_server, monkeypatch):

@@ -3,7 +3,9 @@
 import asyncio
 import threading
 
-from bot.core._shared.tasks import BackgroundTasks, LoopLocalLock, run_on_loop
+import pytest
+
+from bot.core._shared.tasks import BackgroundTasks, LoopLocalLock, run_on_loop, to_the_end
 from tests.support.clock import until_idle
 
 
@@ -95,3 +97,33 @@ def test_a_lock_serves_loops_in_turn():
     asyncio.run(two())
     asyncio.run(two())
     assert order == ["a in", "a out", "b in", "b out"] * 2
+
+
+@pytest.mark.parametrize("cancels", [0, 1, 3])
+async def test_work_that_must_end_ends_though_its_caller_is_cancelled(cancels):
+    done = []
+
+    async def work():
+        await asyncio.sleep(0.02)
+        done.append(1)
+        return "result"
+
+    calling = asyncio.ensure_future(to_the_end(work()))
+    for _ in range(cancels):
+        await asyncio.sleep(0.002)
+        calling.cancel()
+    if cancels:
+        with pytest.raises(asyncio.CancelledError):
+            await calling
+    else:
+        assert await calling == "result"
+    assert done == [1]
+
+
+async def test_work_that_must_end_raises_its_own_error():
+    async def work():
+        await asyncio.sleep(0)
+        raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        await to_the_end(work())
