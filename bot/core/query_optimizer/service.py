@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
+import math
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -54,7 +55,7 @@ from bot.core.query_optimizer.sql.comments import untagged
 from bot.core.query_optimizer.sql.long_texts import SHORT
 from bot.core.query_optimizer.sql.moments import names_a_moment
 from bot.core.query_optimizer.stats import MAX_SHOWN, ExecutionStatistics, has_parameters
-from bot.core.query_optimizer.tables import Relations, names_given, write_marks
+from bot.core.query_optimizer.tables import Declaration, Relations, names_given, write_marks
 from bot.core.query_optimizer.timing import STOPWATCH, SlowQueryLog, Stopwatch
 from bot.core.query_optimizer.transactions import Transaction, Transactions, TransactionScope
 
@@ -76,6 +77,10 @@ _MAY_INDEX = (QueryType.DDL, QueryType.SCRIPT, QueryType.OTHER)
 """What may bring or take an index, or figures that the planner goes by."""
 
 UNPROVEN = "no look-up"
+
+CATALOG = "(catalog)"
+CATALOG_RETRY, LONGEST_CATALOG_RETRY = 60.0, 3600.0
+"""Seconds until a catalog that could not be read is asked for again, the first time and at most."""
 
 _MB = 1_048_576
 
@@ -123,6 +128,10 @@ class QueryOptimizer(Phase4Service):
         self._unkept: set[str] = set()
         self._after_write: AfterWrite | None = None
         self._plans: PlanReader | None = None
+        self._catalog: tuple[Explainer, str, float] | None = None
+        # When the catalog is read next, monotonic; never without a pool to read it from.
+        self._catalog_due = math.inf
+        self._catalog_retry = CATALOG_RETRY
 
     def _new_cache(self) -> ResultCache:
         return ResultCache(max_bytes=int(self._max_size_mb * _MB), max_entries=self._max_entries)
@@ -375,7 +384,8 @@ class QueryOptimizer(Phase4Service):
         per fingerprint for five minutes. Raises ValueError for a dialect that has no EXPLAIN known here.
         """
         if explainer is None:
-            self._plans = None
+            self._plans = self._catalog = None
+            self._catalog_due = math.inf
             return
         from bot.core.query_optimizer import explain
 
@@ -383,6 +393,51 @@ class QueryOptimizer(Phase4Service):
             raise invalid("dialect", dialect, f"one of {explain.DIALECTS}")
         seconds = _positive("timeout", timeout)
         self._plans = explain.PlanReader(explainer, dialect, self._now, timeout=seconds)
+        self._catalog = (explainer, dialect, seconds)
+        self._catalog_due, self._catalog_retry = 0.0, CATALOG_RETRY
+
+    async def learn_catalog(self) -> bool:
+        """Read from the database what its tables are: views, partitions, cascading keys, triggers, functions.
+
+        Asks the explainer of :meth:`explain_with`; False without one, or if it failed or timed out. Happens
+        by itself before the first result is looked up, and again after a statement that may have defined
+        views unseen. Call it after somebody else changed the schema.
+        """
+        if self._catalog is None:
+            return False
+        return bool(await self._flights.run(CATALOG, self._learn_catalog))
+
+    async def _learn_catalog(self) -> bool:
+        from bot.core.query_optimizer.sql.catalog import CATALOGS, MAX_DEFINITIONS, learnt
+
+        if self._catalog is None:
+            return False
+        explainer, dialect, timeout = self._catalog
+        relations = self._relations
+        self._catalog_due = math.inf  # a doubt that arises from now on asks again
+        had_doubt, relations.doubt = relations.doubt, False
+        done = False
+        try:
+            async with asyncio.timeout(timeout):
+                rows = (await explainer([(CATALOGS[dialect], None)]))[0]
+            if len(rows) > MAX_DEFINITIONS:
+                raise OverflowError(f"more than {MAX_DEFINITIONS:,} definitions")
+            found = await asyncio.to_thread(learnt, rows, dialect)
+            done = True
+        except Exception as error:
+            if CATALOG not in self._unkept:
+                self._unkept.add(CATALOG)
+                logger.warning("The catalog was not read (%r): views are known by declaration alone", error)
+            return False
+        finally:
+            if not done:
+                relations.doubt = relations.doubt or had_doubt
+                self._catalog_due = self._now() + self._catalog_retry
+                self._catalog_retry = min(self._catalog_retry * 2, LONGEST_CATALOG_RETRY)
+        self._catalog_retry = CATALOG_RETRY
+        self._learn(found)
+        self._cache.write_anything()  # what is kept is filed by what was known before
+        return True
 
     def _advise(self, query: str, params: Any) -> Advice:
         if is_graphql(query):
@@ -484,7 +539,11 @@ class QueryOptimizer(Phase4Service):
                 entry.frequency += 1
             self._hits += 1
             return entry.value if entry.thaw is None else entry.thaw(entry.value)
-        return self._look_closer(query, params, scope) if self._enabled else None
+        if not self._enabled:
+            return None
+        if self._catalog is not None and self._catalog_due <= self._now():
+            await self.learn_catalog()
+        return self._look_closer(query, params, scope)
 
     def _look_closer(self, query: str, params: Any, scope: Any) -> Any:
         """The cached result of what may be GraphQL, or asked for in a transaction; else opens a look-up."""
@@ -638,6 +697,8 @@ class QueryOptimizer(Phase4Service):
                 entry.frequency += 1
             self._hits += 1
             return entry.value if entry.thaw is None else entry.thaw(entry.value)
+        if self._catalog is not None and self._catalog_due <= self._now():
+            await self.learn_catalog()
         analysis = self._analyse(query, params)
         if analysis.graphql is not None or untagged(query) is not query:
             if key is not None:
@@ -792,7 +853,7 @@ class QueryOptimizer(Phase4Service):
 
     def _invalidate(self, analysis: Analysis, database: str) -> Awaitable[Any] | None:
         if analysis.declares:
-            self._learn(analysis)
+            self._learn(analysis.declares)
         if self._plans is not None and analysis.query_type in _MAY_INDEX:
             self._plans.forget()
         written, anything = self._relations.all_written(analysis.writes, analysis.writes_anything)
@@ -801,10 +862,12 @@ class QueryOptimizer(Phase4Service):
             transaction.write(written, anything, database)
         return self._written(written, anything, database)
 
-    def _learn(self, analysis: Analysis) -> None:
+    def _learn(self, declarations: Iterable[Declaration]) -> None:
         before = self._relations.functions
-        for declaration in analysis.declares:
+        for declaration in declarations:
             self._relations.learn(declaration)
+            if declaration.kind == "doubt" and self._catalog is not None:
+                self._catalog_due = 0.0
         if self._relations.functions != before:
             # A name that was a built-in's alone is so no more.
             self._known = self._known._replace(own=self._relations.functions)
