@@ -257,10 +257,13 @@ class RateLimiter(Phase4Service):
         if tat is None:
             tat = buckets.adopt(client_id, now)
             fresh = buckets.fresh
-        if tat < now:
-            tat = now
-        tat += buckets.interval
-        slack = now + buckets.tolerance - tat
+        # What the client has is full, as nearly always, or is reckoned.
+        if tat <= now:
+            tat = now + buckets.interval
+            slack = buckets.lead
+        else:
+            tat += buckets.interval
+            slack = now + buckets.tolerance - tat
         if slack >= 0.0:
             fresh[client_id] = tat
             buckets.allowed += 1
@@ -308,10 +311,13 @@ class RateLimiter(Phase4Service):
         if tat is None:
             tat = buckets.adopt(client_id, now)
             fresh = buckets.fresh
-        if tat < now:
-            tat = now
-        tat += buckets.interval
-        slack = now + buckets.tolerance - tat
+        # What the client has is full, as nearly always, or is reckoned.
+        if tat <= now:
+            tat = now + buckets.interval
+            slack = buckets.lead
+        else:
+            tat += buckets.interval
+            slack = now + buckets.tolerance - tat
         if slack >= 0.0:
             fresh[client_id] = tat
             buckets.allowed += 1
