@@ -66,7 +66,7 @@ def rate_limited(
     callable objects; a plain one cannot wait for a Redis that shares the limit
     (see ``RateLimiter.check``). While the limiter is off, the function is just called.
     """
-    if callable(rps):
+    if callable(rps) or isinstance(rps, classmethod):
         return rate_limited()(rps)
     if tier is not None and (rps is not None or burst_size is not None or backoff != "default"):
         raise invalid("tier", tier, "no tier when rps, burst_size or backoff is given")

@@ -26,7 +26,7 @@ def plain_client(client: object) -> ClientId:
     Members of enums, and other ints and strs by inheritance, are their value. Raises TypeError for
     anything else: True and 1.0 would be client 1.
     """
-    if client is None or client.__class__ is int or client.__class__ is str:
+    if client is None or type(client) is int or type(client) is str:
         return client
     if isinstance(client, str):
         return str.__str__(client)

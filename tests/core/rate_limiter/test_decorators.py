@@ -134,6 +134,11 @@ async def test_everything_that_can_be_called_can_be_limited(limiter):
         async def static_outside(user_id):
             return user_id
 
+        @rate_limited
+        @classmethod
+        async def bare_of_class(cls, user_id):
+            return user_id
+
         @one_each
         @classmethod
         async def of_class(cls, user_id):
@@ -151,6 +156,7 @@ async def test_everything_that_can_be_called_can_be_limited(limiter):
     for function in functions:
         assert await outcomes(function, (1,), (2,), (1,)) == ["done", "done", "refused"], function
     assert await Bot.of_class(5) == (Bot, 5)
+    assert await Bot.bare_of_class(5) == 5
     assert one_each(functools.partial(plain, 3)).__wrapped__.args == (3,)
     limited = rate_limited(rps=1)(functools.partial(plain, 3))
     assert await limited() == 3

@@ -129,7 +129,8 @@ async def test_who_does_not_wait_is_punished_in_every_instance(pair):
         return (await b.get_client_status("u", limit)).retry_after > 50.0
 
     await until(heard)
-    assert (await b.is_allowed("u", limit))[1].retry_after > 50.0
+    # Let it ask the other instance, which knows of no refusal: still one step in a wait.
+    assert 50.0 < (await b.is_allowed("u", limit))[1].retry_after <= 60.0
 
 
 async def test_a_burst_costs_the_refill_time_in_every_instance(pair):
@@ -204,7 +205,7 @@ async def test_what_was_taken_before_a_reset_is_not_given_back_after_it(pair):
 
 async def test_a_client_in_backoff_gets_nothing_back(pair):
     a, b = pair
-    limit = RateLimitConfig(1.0, 1)
+    limit = RateLimitConfig(0.1, 1)
     for limiter in pair:
         await limiter.enable(backoff_base=60.0, backoff_grace=0.0)
     await a.is_allowed("u", limit)
