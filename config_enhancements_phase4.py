@@ -94,6 +94,9 @@ ENABLE_LOAD_BALANCER = False
 # seconds after which a connection on loan is reported as leaked; 0: never (a number >= 0 and <=
 # 31_536_000)
 # POOL_LEAK_THRESHOLD = 60
+# seconds after which a call on a connection has failed, as on a silent one; 0: never (a number >= 0 and
+# <= 31_536_000)
+# POOL_QUERY_TIMEOUT = 60
 # MongoDB of pools that name no url (a string)
 # MONGODB_URL = ""
 # postgresql://, mysql:// or sqlite:// database of pools that name no url (a string)

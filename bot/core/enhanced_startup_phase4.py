@@ -155,6 +155,7 @@ async def _enable_connection_pool_manager(pools: Any, config: Phase4Config) -> N
         max_lifetime=config.POOL_MAX_LIFETIME,
         keepalive_interval=config.POOL_KEEPALIVE_INTERVAL,
         leak_threshold=config.POOL_LEAK_THRESHOLD,
+        query_timeout=config.POOL_QUERY_TIMEOUT,
         pools=config.DATABASE_POOLS,
         urls={**urls_of(config), "DATABASE_URL": config.DATABASE_URL},
     )

@@ -201,6 +201,9 @@ class Phase4Config(Struct, frozen=True, kw_only=True):
     POOL_LEAK_THRESHOLD: Annotated[
         Seconds, _doc("seconds after which a connection on loan is reported as leaked; 0: never")
     ] = 60.0
+    POOL_QUERY_TIMEOUT: Annotated[
+        Seconds, _doc("seconds after which a call on a connection has failed, as on a silent one; 0: never")
+    ] = 60.0
     MONGODB_URL: Annotated[str, _doc("MongoDB of pools that name no url")] = ""
     DATABASE_URL: Annotated[
         str, _doc("postgresql://, mysql:// or sqlite:// database of pools that name no url")

@@ -8,6 +8,7 @@ from bot.core.connection_pool_manager.errors import (
     PoolConnectError,
     PoolSetupError,
     PoolTimeoutError,
+    QueryTimeoutError,
     UnknownPoolError,
 )
 from bot.core.connection_pool_manager.lease import PooledConnection
@@ -26,5 +27,6 @@ __all__ = [
     "PoolSetupError",
     "PoolTimeoutError",
     "PooledConnection",
+    "QueryTimeoutError",
     "UnknownPoolError",
 ]

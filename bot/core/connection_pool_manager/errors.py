@@ -45,5 +45,11 @@ class LeaseReleasedError(LeaseError):
     """A lease, or what was taken from it (a cursor, a bound method), was used after its release."""
 
 
+class QueryTimeoutError(BackendError, TimeoutError):
+    """A call of a lease took longer than ``query_timeout``.
+
+    Its connection is closed unless it still works."""
+
+
 class MissingDriverError(MisuseError, ImportError):
     """The package that talks to this backend is not installed; the message says what to install."""

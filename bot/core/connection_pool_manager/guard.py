@@ -13,7 +13,7 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from bot.core.connection_pool_manager.errors import LeaseReleasedError
+from bot.core.connection_pool_manager.errors import LeaseReleasedError, QueryTimeoutError
 
 if TYPE_CHECKING:
     from bot.core.connection_pool_manager.drivers.base import Driver
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Guard:
     """One lease, as what was taken from it sees it. ``ended`` is set by the release, and never unset."""
 
-    __slots__ = ("cursors", "demotion", "driver", "ended", "pool", "raw")
+    __slots__ = ("calls", "cursors", "demotion", "driver", "ended", "pool", "raw", "running", "timed_out")
 
     def __init__(self, driver: Driver, raw: Any) -> None:
         self.driver = driver
@@ -31,6 +31,11 @@ class Guard:
         self.ended = False
         self.demotion: str | None = None
         """What the server said when it refused what only a primary may do; None: it did not."""
+        self.timed_out: QueryTimeoutError | None = None
+        """Why the connection was closed, or the statement ended, under a call that took too long."""
+        self.calls = 0
+        self.running = 0
+        """Calls of the view that have begun, and those under way."""
         self.cursors: list[Any] | None = None
         """What the driver must end by hand, for those whose objects cannot ask."""
 
@@ -48,6 +53,12 @@ class Guard:
         """Note what an error of a call says about the server."""
         if not self.ended and self.demotion is None and self.driver.is_demotion(error, self.raw):
             self.demotion = f"{type(error).__name__}: {error}"
+
+    def outcome(self, error: BaseException) -> BaseException:
+        """What a call that ended with ``error`` raises: that, or what it was ended for."""
+        self.failed(error)
+        timed_out, self.timed_out = self.timed_out, None
+        return error if timed_out is None else timed_out
 
     def end(self) -> None:
         """The lease is over."""
@@ -83,13 +94,21 @@ def _guarded(name: str, method: Any, connection: str | None) -> Callable[..., An
             guard = self.phase4_guard
             if guard.ended:
                 raise guard.error(repr(name))
+            guard.calls += 1
+            guard.running += 1
             try:
                 return await method(
                     self if connection is None else getattr(self, connection), *args, **kwargs
                 )
             except Exception as error:
-                guard.failed(error)
-                raise
+                if type(error) is TimeoutError and kwargs.get("timeout") is None:
+                    guard.driver.timed_out(guard)
+                told = guard.outcome(error)
+                if told is error:
+                    raise
+                raise told from error
+            finally:
+                guard.running -= 1
 
         return call_async
 

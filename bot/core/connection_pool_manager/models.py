@@ -29,6 +29,8 @@ class PoolOptions(Struct, frozen=True, kw_only=True):
     """A lease held longer is reported as a leak, with the stack that acquired it; 0: never."""
     validate_after: float = 0.5
     """A connection idle for longer is pinged before it is handed out (HikariCP's alive bypass window)."""
+    query_timeout: float = 60.0
+    """A call on a lease that takes longer has failed, as on a connection that fell silent; 0: never."""
     validation_timeout: float = 3.0
     """A ping or reset that takes longer has failed, and its connection is replaced."""
     reset: str = "smart"
@@ -49,7 +51,7 @@ class PoolOptions(Struct, frozen=True, kw_only=True):
             "validation_timeout",
         ):
             positive_seconds(name, getattr(self, name))
-        for name in ("leak_threshold", "validate_after"):
+        for name in ("leak_threshold", "validate_after", "query_timeout"):
             if getattr(self, name) != 0:
                 positive_seconds(name, getattr(self, name))
         if self.reset not in ("smart", "always", "never"):

@@ -70,6 +70,8 @@ class Slot:
     """One connection. Changed only by the pool, but for ``raw, site, touched, guard, view``."""
 
     __slots__ = (
+        "call",
+        "call_since",
         "expires_at",
         "guard",
         "idle_since",
@@ -101,6 +103,9 @@ class Slot:
         """Where the current lease was acquired."""
         self.touched = False
         """The holder reached past the lease, so nothing is known of what it did."""
+        self.call: int | None = None
+        self.call_since = 0.0
+        """The call of the lease that ran when the runner last looked, and since when it was seen."""
         self.guard: Any = None
         """Of the current lease, once it was used; everything taken from the lease asks it."""
         self.view: Any = None

@@ -23,7 +23,9 @@ from bot.core.connection_pool_manager.errors import (
     PoolConnectError,
     PoolReplacedError,
     PoolTimeoutError,
+    QueryTimeoutError,
 )
+from bot.core.connection_pool_manager.guard import Guard
 from bot.core.connection_pool_manager.lease import PooledConnection, caller_site, describe_site, set_own
 from bot.core.connection_pool_manager.models import PoolHealth, PoolSpec
 from bot.core.connection_pool_manager.pool import (
@@ -71,6 +73,7 @@ class PoolRunner:
         self.clock = clock
         self.loop: asyncio.AbstractEventLoop | None = None
         self.pool = Pool(spec.options, is_open=driver.is_open)
+        driver.report_timeout = self._timed_out
         self._now = clock.monotonic
         self._verdict = driver.verdict
         self._traces = spec.options.leak_threshold > 0
@@ -624,8 +627,37 @@ class PoolRunner:
             shortest = min(options.idle_timeout, options.max_lifetime, options.keepalive_interval)
             if options.leak_threshold:
                 shortest = min(shortest, options.leak_threshold)
+            if options.query_timeout:
+                shortest = min(shortest, options.query_timeout)
             await self.clock.sleep(min(max(shortest / 10, 0.05), 1.0))
+            self._end_slow_calls()
             self._do(self.pool.tick(self._now()))
+
+    def _end_slow_calls(self) -> None:
+        """End calls that have run for ``query_timeout``; seen from here, so that no call pays for a timer."""
+        limit = self.spec.options.query_timeout
+        if not limit:
+            return
+        now = self._now()
+        for slot in list(self.pool.leased):
+            guard = slot.guard
+            call = None if guard is None else self.driver.call_in_progress(slot.raw, guard)
+            if call is None or call != slot.call:
+                slot.call, slot.call_since = call, now
+            elif now - slot.call_since >= limit:
+                slot.call = None
+                self._timed_out(guard)
+                self.driver.interrupt(slot.raw)
+
+    def _timed_out(self, guard: Guard) -> None:
+        seconds = self.spec.options.query_timeout
+        self.pool.counters.query_timeouts += 1
+        guard.timed_out = QueryTimeoutError(
+            f"pool {self.name!r} ({self.spec.backend}): no answer within query_timeout = {seconds:g} s; the "
+            "connection fell silent, or the statement needs longer: raise POOL_QUERY_TIMEOUT, or the "
+            "pool's query_timeout"
+        )
+        self._report("%s", guard.timed_out)
 
     def _leak(self, leak: Leak) -> None:
         self._report(
@@ -742,6 +774,7 @@ class PoolRunner:
             "connections_closed": counters.closed,
             "connect_failures": counters.open_failures,
             "resets": counters.resets,
+            "query_timeouts": counters.query_timeouts,
             "refused_as_demoted": counters.refused_as_demoted,
             "demoted": pool.demoted_since is not None,
             "healthy": pool.is_serving(now),

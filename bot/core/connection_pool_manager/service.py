@@ -88,6 +88,7 @@ class ConnectionPoolManager(Phase4Service):
         max_lifetime: float | None = None,
         keepalive_interval: float | None = None,
         leak_threshold: float | None = None,
+        query_timeout: float | None = None,
         pools: Mapping[str, PoolSettings] | None = None,
         urls: Mapping[str, str] | None = None,
     ) -> bool:
@@ -110,6 +111,7 @@ class ConnectionPoolManager(Phase4Service):
                 "max_lifetime": max_lifetime,
                 "keepalive_interval": keepalive_interval,
                 "leak_threshold": leak_threshold,
+                "query_timeout": query_timeout,
             }.items()
             if value is not None
         }
@@ -523,6 +525,7 @@ def _defaults_of(config: Phase4Config) -> PoolOptions:
         max_lifetime=config.POOL_MAX_LIFETIME,
         keepalive_interval=config.POOL_KEEPALIVE_INTERVAL,
         leak_threshold=config.POOL_LEAK_THRESHOLD,
+        query_timeout=config.POOL_QUERY_TIMEOUT,
     )
 
 

@@ -19,6 +19,7 @@ class Counters:
         self.resets = 0
         self.checks = 0
         self.leaked = 0
+        self.query_timeouts = 0
         self.refused_as_demoted = 0
         """Leases whose server refused what only a primary may do."""
         self.peak_active = 0

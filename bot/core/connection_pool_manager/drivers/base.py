@@ -10,7 +10,7 @@ import os
 import re
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 from urllib.parse import unquote
 
@@ -45,6 +45,8 @@ class Driver(ABC):
         self.is_blind = False
         """The tracker does not see what runs, so that nothing is known of a connection after its lease."""
         self._tracker_checked = False
+        self.report_timeout: Callable[[Guard], None] = lambda guard: None
+        """Of the runner: counts and tells of a call that took too long."""
 
     def seen(self, raw: Any) -> int:
         """How much the tracker saw run on ``raw``."""
@@ -98,6 +100,17 @@ class Driver(ABC):
         self.spec = spec
         self.reset_mode = spec.options.reset
         return True
+
+    def call_in_progress(self, raw: Any, guard: Guard) -> int | None:
+        """A number of the call that runs on ``raw``, another one for each call; None: there is none."""
+        return guard.calls if guard.running else None
+
+    def interrupt(self, raw: Any) -> None:
+        """End the call that runs: it has taken too long."""
+        self.terminate(raw)
+
+    def timed_out(self, guard: Guard) -> None:  # noqa: B027
+        """The driver's own timeout for a call has ended one."""
 
     def is_setting(self, error: BaseException) -> bool:
         """Whether the error of connecting is one of the settings, so that trying again is of no use."""
@@ -203,6 +216,22 @@ def hard_close(transport: Any) -> None:
         # Its finalizer would complain that nobody closed it.
         transport._sock = None
         sock.close()
+
+
+KEEPALIVE = (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 30_000))
+"""Seconds, a count, and milliseconds: a host that is gone without a word is noticed after half a minute."""
+
+
+def keep_alive(transport: Any) -> None:
+    """Have the kernel find out that the other host is gone, also while a call waits for its answer."""
+    with contextlib.suppress(Exception):
+        sock = transport.get_extra_info("socket")
+        if sock.family not in (socket.AF_INET, socket.AF_INET6):
+            return
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in KEEPALIVE:
+            if hasattr(socket, name):  # not on every system
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def shut_down(transport: Any) -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import re
 from typing import Any
 
 from bot.core._shared.demotion import mongodb_needs_another_server
@@ -124,6 +125,8 @@ class MongodbDriver(Driver):
         options = self.spec.options
         self.given_listeners = self.options.pop("event_listeners", ())
         # Ours first: the pool's own size must hold whatever the url says.
+        if options.query_timeout and not re.search(r"(?i)[?&](socket)?timeoutms=", self.url):
+            self.options.setdefault("socketTimeoutMS", int(options.query_timeout * 1000))
         settings = {
             "serverSelectionTimeoutMS": int(options.connect_timeout * 1000),
             "connectTimeoutMS": int(options.connect_timeout * 1000),
@@ -247,9 +250,13 @@ class MongodbDriver(Driver):
 
     def adopt(self, spec: PoolSpec) -> bool:
         old, new = self.spec.options, spec.options
-        if (old.max_size, old.connect_timeout) != (new.max_size, new.connect_timeout):
+        fixed = (old.max_size, old.connect_timeout, old.query_timeout)
+        if fixed != (new.max_size, new.connect_timeout, new.query_timeout):
             return False  # they are the client's own, which cannot change them
         return super().adopt(spec)
+
+    def call_in_progress(self, raw: Any, guard: Guard) -> int | None:
+        return None  # the driver has its own timeout, for each of the connections it shares
 
     def is_login_refused(self, error: BaseException) -> bool:
         return getattr(error, "code", None) == 18

@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from bot.core._shared.demotion import mysql_needs_another_server
 from bot.core._shared.errors import invalid, message_of
 from bot.core.connection_pool_manager.drivers import session_state
-from bot.core.connection_pool_manager.drivers.base import Driver, hard_close, import_driver
+from bot.core.connection_pool_manager.drivers.base import Driver, hard_close, import_driver, keep_alive
 from bot.core.connection_pool_manager.guard import Guard, guarded_methods
 from bot.core.connection_pool_manager.models import PoolSpec
 from bot.core.connection_pool_manager.pool import Verdict
@@ -86,9 +86,10 @@ def _connection_class() -> Any:
                 self.phase4_taint = session_state.DISCARD
                 raise
             except Exception as error:
-                if self.phase4_guard is not None:
-                    self.phase4_guard.failed(error)
-                raise
+                told = error if self.phase4_guard is None else self.phase4_guard.outcome(error)
+                if told is error:
+                    raise
+                raise told from error
             finally:
                 self.phase4_busy -= 1
 
@@ -116,12 +117,18 @@ class _LeasedStatement:
         self._guard = guard
 
     async def execute(self, args: Any = ()) -> Any:
-        self._guard.check("a prepared statement")
+        guard = self._guard
+        guard.check("a prepared statement")
+        guard.running += 1
         try:
             return await self._statement.execute(args)
         except Exception as error:
-            self._guard.failed(error)
-            raise
+            told = guard.outcome(error)
+            if told is error:
+                raise
+            raise told from error
+        finally:
+            guard.running -= 1
 
     async def close(self) -> None:
         self._guard.check("a prepared statement")
@@ -231,6 +238,7 @@ class MysqlDriver(Driver):
         raw = _connection_class()(**self.settings)
         try:
             await raw.connect()
+            keep_alive(raw._transport)
             await self.check_tracker(raw)
             if self.reset_mode == "smart":
                 async with raw.cursor() as cursor:
@@ -264,6 +272,9 @@ class MysqlDriver(Driver):
         if "connect_timeout" not in self.options:
             self.settings["connect_timeout"] = spec.options.connect_timeout
         return True
+
+    def call_in_progress(self, raw: Any, guard: Guard) -> int | None:
+        return int(raw.phase4_seen) if raw.phase4_busy or guard.running else None
 
     def is_login_refused(self, error: BaseException) -> bool:
         return bool(error.args) and error.args[0] in _LOGIN_REFUSED

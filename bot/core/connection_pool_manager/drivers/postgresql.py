@@ -15,7 +15,13 @@ from typing import Any
 
 from bot.core._shared.demotion import postgresql_needs_another_server
 from bot.core.connection_pool_manager.drivers import session_state
-from bot.core.connection_pool_manager.drivers.base import Driver, hard_close, import_driver, without_driver
+from bot.core.connection_pool_manager.drivers.base import (
+    Driver,
+    hard_close,
+    import_driver,
+    keep_alive,
+    without_driver,
+)
 from bot.core.connection_pool_manager.guard import Guard, guarded_methods
 from bot.core.connection_pool_manager.models import PoolSpec
 from bot.core.connection_pool_manager.pool import Verdict
@@ -214,7 +220,10 @@ class PostgresqlDriver(Driver):
         options = {"connection_class": _connection_class(), **self.options}
         # An attempt that times out must leave nothing behind: asyncpg's own timeout takes care of that.
         options.setdefault("timeout", self.spec.options.connect_timeout)
+        # asyncpg's own timeout has the server cancel the statement, too.
+        options.setdefault("command_timeout", self.spec.options.query_timeout or None)
         raw = await self._asyncpg.connect(without_driver(self.url), **options)
+        keep_alive(raw._transport)
         try:
             if self.reset_mode == "smart":
                 self.always_reset = bool(await raw.fetchval(_SUSPECT_ROUTINES))
@@ -240,6 +249,12 @@ class PostgresqlDriver(Driver):
         super().adopt(spec)
         self.always_reset = self.reset_mode != "never"  # with "smart", until the next connection has looked
         return True
+
+    def call_in_progress(self, raw: Any, guard: Guard) -> int | None:
+        return None  # asyncpg has its own timeout
+
+    def timed_out(self, guard: Guard) -> None:
+        self.report_timeout(guard)
 
     def is_login_refused(self, error: BaseException) -> bool:
         return str(getattr(error, "sqlstate", "")).startswith("28")

@@ -14,7 +14,7 @@ from typing import Any
 
 from bot.core._shared.demotion import redis_needs_another_server
 from bot.core._shared.errors import invalid, message_of
-from bot.core.connection_pool_manager.drivers.base import Driver, hard_close, import_driver
+from bot.core.connection_pool_manager.drivers.base import Driver, hard_close, import_driver, keep_alive
 from bot.core.connection_pool_manager.guard import Guard
 from bot.core.connection_pool_manager.models import PoolSpec
 from bot.core.connection_pool_manager.pool import Verdict
@@ -30,20 +30,35 @@ _HARMFUL = frozenset(
 )  # fmt: skip
 
 
-def _is_harmful(command: Any) -> bool:
+# Their answer may take as long as they say, or for ever.
+_BLOCKING = frozenset(
+    {
+        "BLPOP", "BRPOP", "BLMOVE", "BRPOPLPUSH", "BLMPOP", "BZPOPMIN", "BZPOPMAX", "BZMPOP", "XREAD",
+        "XREADGROUP", "WAIT", "WAITAOF", "MONITOR", "SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE",
+    }
+)  # fmt: skip
+
+
+def _kind_of(command: Any) -> tuple[bool, bool]:
+    """Whether it may change the connection's state, and whether it may block."""
     text = bytes(command).decode("latin-1") if isinstance(command, bytes | bytearray) else str(command)
-    return text.split(" ", 1)[0].upper() in _HARMFUL
+    word = text.split(" ", 1)[0].upper()
+    return word in _HARMFUL or text.upper().startswith("SCRIPT DEBUG"), word in _BLOCKING
 
 
 @functools.cache
 def _tracked(base: Any) -> Any:
-    known: dict[Any, bool] = {}
+    known: dict[Any, tuple[bool, bool]] = {}
 
     class TrackedConnection(base):  # type: ignore[misc]
         """redis-py's connection, noting whether its state may differ from a new one's."""
 
         phase4_taint = False
         phase4_seen = 0
+        phase4_blocks = False
+        """The last command may wait for as long as it says."""
+        phase4_reads = 0
+        phase4_reading = 0
         phase4_guard: Any = None
         phase4_is_over = False
         """The pool has let go of it: nobody may connect it again."""
@@ -54,22 +69,32 @@ def _tracked(base: Any) -> Any:
 
                 raise RedisConnectionError("the connection of a lease that has ended is not opened again")
             await super().connect()
+            if self._writer is not None:
+                keep_alive(self._writer.transport)
 
         async def read_response(self, *args: Any, **kwargs: Any) -> Any:
+            # With a timeout of its own a read is a pubsub's, which waits as long as it likes.
+            counts = not self.phase4_blocks and kwargs.get("timeout") is None
+            self.phase4_reads += 1
+            self.phase4_reading += counts
             try:
                 return await super().read_response(*args, **kwargs)
             except Exception as error:
-                if self.phase4_guard is not None:
-                    self.phase4_guard.failed(error)
-                raise
+                told = error if self.phase4_guard is None else self.phase4_guard.outcome(error)
+                if told is error:
+                    raise
+                raise told from error
+            finally:
+                self.phase4_reading -= counts
 
         def _phase4_note(self, command: Any) -> None:
             self.phase4_seen += 1
-            harmful = known.get(command)
-            if harmful is None:
-                harmful = _is_harmful(command)
+            kind = known.get(command)
+            if kind is None:
+                kind = _kind_of(command)
                 if len(known) < 1024:
-                    known[command] = harmful
+                    known[command] = kind
+            harmful, self.phase4_blocks = kind
             if harmful:
                 self.phase4_taint = True
 
@@ -281,6 +306,10 @@ class RedisDriver(Driver):
         if self.connect_options["socket_connect_timeout"] == self.spec.options.connect_timeout:
             self.connect_options["socket_connect_timeout"] = spec.options.connect_timeout
         return super().adopt(spec)
+
+    def call_in_progress(self, raw: Any, guard: Guard) -> int | None:
+        connection = raw.connection_pool.phase4_connection
+        return int(connection.phase4_reads) if connection.phase4_reading else None
 
     def is_login_refused(self, error: BaseException) -> bool:
         from redis import exceptions

@@ -96,8 +96,17 @@ def _view_class() -> Any:
             return super()._conn
 
         async def _execute(self, fn: Any, *args: Any, **kwargs: Any) -> Any:
-            self.phase4_guard.check()
-            return await super()._execute(fn, *args, **kwargs)
+            guard = self.phase4_guard
+            guard.check()
+            try:
+                return await super()._execute(fn, *args, **kwargs)
+            except sqlite3.OperationalError as error:
+                told = guard.outcome(error)
+                if told is error:
+                    raise
+                raise told from error
+            finally:
+                guard.timed_out = None  # the statement was ended; the connection is as good as before
 
     for name, method in guarded_methods(base, None, by_hand).items():
         setattr(LeasedConnection, name, method)
@@ -206,6 +215,12 @@ class SqliteDriver(Driver):
         view.__dict__ = raw.__dict__
         view.phase4_guard = guard
         return view
+
+    def call_in_progress(self, raw: Any, guard: Guard) -> int | None:
+        return int(raw.phase4_seen) if raw.phase4_busy else None
+
+    def interrupt(self, raw: Any) -> None:
+        raw._connection.interrupt()
 
     def is_setting(self, error: BaseException) -> bool:
         return "locked" not in str(error)  # no server that may come later
