@@ -153,9 +153,10 @@ _READS = frozenset(("select", "with", "values"))
 _OTHERS = frozenset(
     (
         "insert update delete merge replace into truncate create alter drop call do exec execute begin "
-        "declare copy grant revoke vacuum attach pragma lock share load prepare explain"
+        "next declare copy grant revoke vacuum attach pragma lock share load prepare explain"
     ).split()
 )
+_NO_NAMES = frozenset(("set", "table", "only", "default", "lateral"))
 _UPSERT = re.compile(r"(?i)\b(?:DO|KEY)\s++(?:UPDATE|NOTHING)\b")
 # Names before a bracket that call nothing of the user's own: words of the grammar, and functions that all
 # databases have, none of which writes.
@@ -193,6 +194,8 @@ def outline(query: str, dialect: str, own: frozenset[str] = frozenset()) -> Outl
         if found is None or (word in ("update", "delete") and dialect not in ("postgres", "sqlite")):
             return unknown
         target = found.group(1)
+        if target.lower() in _HARMLESS_CALLS or target.lower() in _NO_NAMES:
+            return unknown
         body = _UPSERT.sub(" ", bare[found.end() :])
     elif word not in _READS:
         return unknown

@@ -64,6 +64,8 @@ def test_a_text_that_may_be_other_than_it_seems_is_not_cut(text, dialect):
         ("REPLACE INTO t VALUES (1)", "sqlite", "t", False),
         ("INSERT INTO `t` VALUES (1)", "mysql", "", True),
         ("INSERT INTO t SELECT mine()", "postgres", "", True),
+        ("INSERT INTO SELECT a FROM t", "postgres", "", True),
+        ("SELECT NEXT VALUE FOR s", "mysql", "", True),
         ("INSERT INTO t WITH a AS (UPDATE u SET b = 1 RETURNING b) SELECT b FROM a", "postgres", "", True),
         ("UPDATE t SET a = CASE WHEN b THEN 1 END", "postgres", "t", False),
         ("UPDATE t, u SET a = 1", "mysql", "", True),
