@@ -150,7 +150,7 @@ def weigh(
                 total += 8 * len(inside)  # values of attributes lie apart while nobody asked for __dict__
         else:
             inside += _members(thing)
-            if is_opaque(kind):
+            if kind not in ATOMS and is_opaque(kind):
                 total += _told_size(thing)
         if issubclass(kind, dict):
             inside += dict.keys(thing)  # not told of where all of them are strings

@@ -144,7 +144,8 @@ def cached(
     or a method of one object, without one shares its values with no other, since its name does not tell
     what it closes over. Concurrent calls run the function once. ``tags`` and ``options`` are those of
     :meth:`CacheManager.get_or_load`. While the cache is off, the function is just called. ``@cached``
-    without parentheses takes every default; it stands above or below ``@classmethod``.
+    without parentheses takes every default. It stands above ``@classmethod``, or below, where from
+    Python 3.13 on ``cache_key`` and ``invalidate`` have to be given the class.
 
     The decorated function is a coroutine function and has ``cache_key(*args, **kwargs)`` and ``await
     invalidate(*args, **kwargs)``; those of a bound method are about calls on its object.
