@@ -52,11 +52,15 @@ class _Wiring(NamedTuple):
         module = importlib.import_module(f"bot.core.{self.package}")
         return getattr(module, self.class_name, None)
 
-    def running(self) -> Phase4Service | None:
-        """The process's instance if it is enabled; imports nothing."""
+    def instance(self) -> Phase4Service | None:
+        """The process's instance, enabled or not; imports nothing and makes none."""
         module = sys.modules.get(f"bot.core.{self.package}")
         found = getattr(module, self.class_name, None)
-        instance = Phase4Service._instances.get(found) if found is not None else None
+        return Phase4Service._instances.get(found) if found is not None else None
+
+    def running(self) -> Phase4Service | None:
+        """The process's instance if it is enabled; imports nothing."""
+        instance = self.instance()
         return instance if instance is not None and instance.enabled else None
 
 
@@ -388,12 +392,14 @@ def _process_figures() -> dict[str, Any]:
 async def shutdown_phase4_services() -> bool:
     """Stop every running service, the last started first; True if all of them stopped cleanly.
 
-    May run under another event loop than the start did, as in ``asyncio.run`` at exit.
+    May run under another event loop than the start did, as in ``asyncio.run`` at exit. One that is
+    cancelled on the way is finished by the next.
     """
     clean = True
     async with _runtime.transition:
         for wiring in reversed(_SERVICES):
-            instance = wiring.running()
+            # Off or not: a disable that was cancelled has left an instance off and something to give back.
+            instance = wiring.instance()
             if instance is None:
                 continue
             try:

@@ -269,10 +269,12 @@ class Durable:
                 _fail(offer.future, BatchClosedError("the batch processor was switched off"))
             self._outbox.clear()
             self._unconfirmed.clear()
-        await self._let_go(self._d.remaining(), begun=True)
-        with contextlib.suppress(BackendError):
-            await self.streams.leave(self._consumer)
-        await self._link.release()
+        try:
+            await self._let_go(self._d.remaining(), begun=True)
+            with contextlib.suppress(BackendError):
+                await self.streams.leave(self._consumer)
+        finally:
+            await self._link.release()
 
     async def _let_go(self, items: Sequence[BatchItem], *, begun: bool) -> None:
         """``begun``: the handler may have been given them. An orderly stop counts as no delivery."""
