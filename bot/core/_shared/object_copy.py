@@ -31,7 +31,7 @@ from bot.core._shared.measuring import (
     weigh,
 )
 
-MAX_WORK = 60_000
+MAX_WORK = 40_000
 """Parts that a value may have, a container counting once and an object of another kind twice or more."""
 
 Copying = Generator[Any, Any, Any]
