@@ -1,7 +1,8 @@
 """Plain values as bytes and back, types included: MessagePack (msgspec) with extensions.
 
-Decoding builds plain data only, runs no code and is bounded in depth, for what comes back is
-untrusted; whatever does not fit raises CorruptPayloadError. Types that MessagePack lacks travel as
+Decoding builds plain data only, runs no code and is bounded in objects, depth and collisions of keys, for
+what comes back is untrusted; whatever does not fit raises CorruptPayloadError. The same bounds hold for
+what is encoded, so that all that was written can be read. Types that MessagePack lacks travel as
 extensions, so that what is read is of the very type that was written: a tuple stays a tuple.
 """
 
@@ -11,16 +12,20 @@ import datetime
 import decimal
 import struct
 import uuid
+from collections.abc import Callable
+from gc import is_tracked
 from typing import Any
 
 import msgspec
 
 from bot.core._shared.errors import CorruptPayloadError, UnsupportedValueError
-
-MAX_DEPTH = 64
+from bot.core._shared.msgpack_bounds import MAX_DEPTH, SMALL, check_body, check_collisions, check_depth
 
 (_TUPLE, _SET, _FROZENSET, _DATETIME, _DATE, _TIME, _TIMEDELTA, _DECIMAL, _UUID, _BIG_INT, _OBJECT_ID,
  _PAIRS, _BYTEARRAY, _COMPLEX) = range(1, 15)  # fmt: skip
+
+_NESTED = frozenset((_TUPLE, _SET, _FROZENSET, _TIMEDELTA, _PAIRS))
+"""Extensions that hold MessagePack themselves."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _SCALARS = frozenset((str, bytes, float, bool, type(None)))
@@ -36,11 +41,21 @@ def encode_body(value: Any) -> bytes:
     """The value's bytes, without a header. Raises UnsupportedValueError."""
     try:
         visits = _Visits(value)
-        return _encode(value if _is_native(value, 0, visits) else _wire(value, 0, visits))
+        body = _encode(value if _is_native(value, 0, visits) else _wire(value, 0, visits))
+        check_body(body, _NESTED)
     except UnsupportedValueError:
         raise
-    except (UnicodeEncodeError, OverflowError, RecursionError, TypeError, ValueError, _ExpandsError) as error:
+    except (
+        UnicodeEncodeError,
+        OverflowError,
+        RecursionError,
+        TypeError,
+        ValueError,
+        _ExpandsError,
+        CorruptPayloadError,
+    ) as error:
         raise UnsupportedValueError(f"{type(value).__qualname__}: {error}") from error
+    return body
 
 
 class _ExpandsError(Exception):
@@ -117,12 +132,15 @@ def _wire(value: Any, depth: int, visits: _Visits) -> Any:
     if kind is dict:
         if all(type(key) is str for key in value):
             return {key: _wire(item, depth + 1, visits) for key, item in value.items()}
+        check_collisions(value)
         pairs = [
             [_wire(key, depth + 1, visits), _wire(item, depth + 1, visits)] for key, item in value.items()
         ]
         return _extension(_PAIRS, _encode(pairs))
     for container, code in ((tuple, _TUPLE), (set, _SET), (frozenset, _FROZENSET)):
         if kind is container:
+            if code != _TUPLE:
+                check_collisions(value)
             return _extension(code, _encode([_wire(item, depth + 1, visits) for item in value]))
     if kind is datetime.datetime:
         if value.tzinfo is not None and type(value.tzinfo) is not datetime.timezone:
@@ -153,7 +171,7 @@ def _extension(code: int, data: bytes) -> msgspec.msgpack.Ext:
 
 
 def decode_body(body: bytes) -> Any:
-    """The value of a body. Raises CorruptPayloadError for bytes that are none."""
+    """The value of a body. Raises CorruptPayloadError for bytes that are none, or that build too much."""
     try:
         return thaw_body(body)
     except CorruptPayloadError:
@@ -163,22 +181,50 @@ def decode_body(body: bytes) -> Any:
         raise CorruptPayloadError(f"{type(error).__name__}: {error}") from error
 
 
-def _from_extension(code: int, data: memoryview) -> Any:
-    raw = bytes(data)
-    if code in (_TUPLE, _SET, _FROZENSET, _PAIRS, _TIMEDELTA):
-        items = _decode(raw)
-        if not isinstance(items, list):
-            raise CorruptPayloadError("an extension that holds no list")
-        if code == _TUPLE:
-            return tuple(items)
-        if code == _SET:
-            return set(items)
-        if code == _FROZENSET:
-            return frozenset(items)
-        if code == _PAIRS:
-            return {key: value for key, value in items}  # noqa: C416 - dict() would take any pair
+def thaw_body(body: bytes) -> Any:
+    """:func:`decode_body` with whatever exception it comes to; it costs less."""
+    size = len(body)
+    if size <= MAX_DEPTH:
+        return _decode_checked(body)
+    if size > SMALL:
+        check_body(body, _NESTED)
+    value = _decode_checked(body)
+    if is_tracked(value):  # it is no atom, and no container of atoms
+        check_depth(value)
+    return value
+
+
+def _decoder(*, checked: bool) -> Callable[[Any], Any]:
+    """A decoder of bodies; ``checked`` counts collisions before it builds a set or dict."""
+
+    def from_extension(code: int, data: memoryview) -> Any:
+        if code in _NESTED:
+            # The view and not a copy of it, or each level would hold all that is within it.
+            return _collection(code, decode(data), checked)
+        return _scalar(code, bytes(data))
+
+    decode = msgspec.msgpack.Decoder(ext_hook=from_extension).decode
+    return decode
+
+
+def _collection(code: int, items: Any, checked: bool) -> Any:
+    if not isinstance(items, list):
+        raise CorruptPayloadError("an extension that holds no list")
+    if code == _TUPLE:
+        return tuple(items)
+    if code == _TIMEDELTA:
         days, seconds, microseconds = items
         return datetime.timedelta(days, seconds, microseconds)
+    if checked:
+        check_collisions([key for key, _ in items] if code == _PAIRS else items)
+    if code == _SET:
+        return set(items)
+    if code == _FROZENSET:
+        return frozenset(items)
+    return {key: value for key, value in items}  # noqa: C416 - dict() would take any pair
+
+
+def _scalar(code: int, raw: bytes) -> Any:
     if code == _DATETIME:
         text, _, fold = raw.decode().partition("|")
         return datetime.datetime.fromisoformat(text).replace(fold=int(fold))
@@ -203,6 +249,6 @@ def _from_extension(code: int, data: memoryview) -> Any:
     raise CorruptPayloadError(f"unknown extension {code}")
 
 
-thaw_body = msgspec.msgpack.Decoder(ext_hook=_from_extension).decode
-"""``decode_body`` without a safety net, for bodies that were decoded before."""
-_decode = thaw_body
+_decode_checked = _decoder(checked=True)
+thaw_again = _decoder(checked=False)
+"""The value of a body that was encoded here or decoded before, without looking for what may be wrong."""

@@ -1,31 +1,53 @@
 """Values as bytes and back, safely: MessagePack (msgspec) behind a header with a version.
 
 What comes from Redis is untrusted. Decoding builds plain data only, runs no code, and is bounded in
-size and depth; whatever does not fit raises CorruptPayloadError. Types that MessagePack lacks travel
-as extensions, so that what is read is of the very type that was written: a tuple stays a tuple.
+bytes (:data:`MAX_PAYLOAD`), objects and depth (``_shared/msgpack_bounds.py``); whatever does not fit raises
+CorruptPayloadError, and nothing larger is ever written. Types that MessagePack lacks travel as
+extensions, so that what is read is of the very type that was written: a tuple stays a tuple.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from bot.core._shared.errors import LARGEST, CorruptPayloadError
+from bot.core._shared.errors import LARGEST, CorruptPayloadError, UnsupportedValueError
 from bot.core._shared.values import decode_body, encode_body
 
-VERSION = 1
+VERSION = 2
+"""Payloads of version 1, which had no tags, are misses."""
+
 COMPRESS_ABOVE = 1024
 """Bytes from which compression is tried: below, the round trip costs more than what is saved."""
 
 MAX_PAYLOAD = 64 * 1024 * 1024
-"""Bytes that a payload may unfold to."""
+"""Bytes that a value may have, encoded and not compressed. Larger ones stay in L1."""
 
-# Version, flags, wall time in seconds at which the value expires (0: never), seconds it took to load.
+MAX_INFLATED = 16 * 1024 * 1024
+"""Bytes that a payload may unfold to. Larger values travel uncompressed: few bytes make no large value."""
+
+MAX_TAGS = 1000
+"""Tags of one value."""
+
+TOKEN = 12
+"""Bytes of the random number that a tag has between two invalidations."""
+
+# Version, flags, time of Redis in seconds at which the value expires (0: never), seconds it took to load.
 _HEADER = struct.Struct(">BBdf")  # 14 bytes
 _unpack = _HEADER.unpack_from
-_COMPRESSED = 1
+# With _KEPT: seconds for which it may be served after that. With _TAGGED: how many tags, then each one's
+# token, bytes, and name. Then the body.
+_KEEP = struct.Struct(">d")
+_COUNT = struct.Struct(">H")
+_TAG = struct.Struct(f">{TOKEN}sH")
+_COMPRESSED, _TAGGED, _KEPT = 1, 2, 4
 # A stored None, told apart from nothing stored, needs no flag: nothing stored is no payload.
+
+
+class OtherVersionError(CorruptPayloadError):
+    """An earlier version wrote it."""
 
 
 class Payload(NamedTuple):
@@ -33,23 +55,78 @@ class Payload(NamedTuple):
 
     value: Any
     expires_at: float
-    """Wall time in seconds; 0.0 for never."""
+    """Time of Redis in seconds; 0.0 for never."""
     load_seconds: float
 
 
-def encode(value: Any, *, expires_at: float = 0.0, load_seconds: float = 0.0, compress: bool = True) -> bytes:
+class Opened(NamedTuple):
+    """A payload whose value is still encoded."""
+
+    body: bytes
+    expires_at: float
+    load_seconds: float
+    keep: float
+    """Seconds for which it may be served after ``expires_at``, when loading fails."""
+    tags: dict[str, bytes]
+    """Each with the token that it had when the value began to load."""
+
+
+def encode(
+    value: Any,
+    *,
+    expires_at: float = 0.0,
+    load_seconds: float = 0.0,
+    compress: bool = True,
+    keep: float = 0.0,
+    tags: Mapping[str, bytes] | None = None,
+) -> bytes:
     """The payload of a value. Raises UnsupportedValueError, naming the type that cannot travel."""
-    return fold(encode_body(value), expires_at=expires_at, load_seconds=load_seconds, compress=compress)
+    return fold(
+        encode_value(value),
+        expires_at=expires_at, load_seconds=load_seconds, compress=compress, keep=keep, tags=tags,
+    )  # fmt: skip
 
 
-def fold(body: bytes, *, expires_at: float = 0.0, load_seconds: float = 0.0, compress: bool = True) -> bytes:
+def encode_value(value: Any) -> bytes:
+    """The body of a payload. Raises UnsupportedValueError for what could not be read again."""
+    body = encode_body(value)
+    if len(body) > MAX_PAYLOAD:
+        raise UnsupportedValueError(
+            f"{type(value).__qualname__} of {len(body):,} bytes: more than {MAX_PAYLOAD:,}"
+        )
+    return body
+
+
+def fold(
+    body: bytes,
+    *,
+    expires_at: float = 0.0,
+    load_seconds: float = 0.0,
+    compress: bool = True,
+    keep: float = 0.0,
+    tags: Mapping[str, bytes] | None = None,
+) -> bytes:
     """The payload of a value that is already encoded."""
     flags = 0
-    if compress and len(body) > COMPRESS_ABOVE:
+    if compress and COMPRESS_ABOVE < len(body) <= MAX_INFLATED:
         smaller = zlib.compress(body, 1)
         if len(smaller) < len(body) * 0.9:
             body, flags = smaller, _COMPRESSED
-    return _HEADER.pack(VERSION, flags, expires_at, load_seconds) + body
+    if not keep and not tags:
+        return _HEADER.pack(VERSION, flags, expires_at, load_seconds) + body
+    parts = [b""]
+    if keep:
+        flags |= _KEPT
+        parts.append(_KEEP.pack(keep))
+    if tags:
+        flags |= _TAGGED
+        parts.append(_COUNT.pack(len(tags)))
+        for tag, token in tags.items():
+            name = tag.encode("utf-8", "surrogatepass")
+            parts += (_TAG.pack(token, len(name)), name)
+    parts[0] = _HEADER.pack(VERSION, flags, expires_at, load_seconds)
+    parts.append(body)
+    return b"".join(parts)
 
 
 def decode(payload: bytes) -> Payload:
@@ -60,21 +137,62 @@ def decode(payload: bytes) -> Payload:
 
 def unfold(payload: bytes) -> tuple[bytes, float, float]:
     """The parts of a :class:`Payload`, its value still as bytes for :func:`decode_body`."""
+    opened = open_payload(payload)
+    return unpack_body(payload, opened.body), opened.expires_at, opened.load_seconds
+
+
+def open_payload(payload: bytes) -> Opened:
+    """The parts of a payload; its body still compressed, for :func:`unpack_body`."""
     try:
         version, flags, expires_at, load_seconds = _unpack(payload)
     except struct.error as error:
         raise CorruptPayloadError(f"{len(payload)} bytes are no payload") from error
-    if version != VERSION or flags & ~_COMPRESSED:
+    if version == 1:
+        raise OtherVersionError("written by an earlier version")
+    if version != VERSION or flags & ~7:
         raise CorruptPayloadError(f"version {version}, flags {flags}: written by another version")
     if not 0.0 <= expires_at < 10 * LARGEST or not 0.0 <= load_seconds < 1e9:
         raise CorruptPayloadError("a time out of bounds")
-    body = payload[14:]
-    if flags:
-        inflate = zlib.decompressobj()
-        try:
-            body = inflate.decompress(body, MAX_PAYLOAD)
-        except zlib.error as error:
-            raise CorruptPayloadError(f"compressed body: {error}") from error
-        if not inflate.eof:
-            raise CorruptPayloadError(f"unfolds to more than {MAX_PAYLOAD:,} bytes, or is cut off")
-    return body, expires_at, load_seconds
+    if flags <= _COMPRESSED:
+        return Opened(payload[14:], expires_at, load_seconds, 0.0, _NO_TAGS)
+    position = 14
+    keep = 0.0
+    tags = {}
+    try:
+        if flags & _KEPT:
+            (keep,) = _KEEP.unpack_from(payload, position)
+            position += 8
+            if not 0.0 <= keep < 10 * LARGEST:
+                raise CorruptPayloadError("a time out of bounds")
+        if flags & _TAGGED:
+            (count,) = _COUNT.unpack_from(payload, position)
+            position += 2
+            if not 0 < count <= MAX_TAGS:
+                raise CorruptPayloadError(f"{count} tags")
+            for _ in range(count):
+                token, length = _TAG.unpack_from(payload, position)
+                position += _TAG.size
+                tags[payload[position : position + length].decode("utf-8", "surrogatepass")] = token
+                position += length
+    except (struct.error, UnicodeDecodeError) as error:
+        raise CorruptPayloadError(f"tags: {error}") from error
+    return Opened(payload[position:], expires_at, load_seconds, keep, tags)
+
+
+_NO_TAGS: dict[str, bytes] = {}
+
+
+def unpack_body(payload: bytes, body: bytes) -> bytes:
+    """The body that :func:`open_payload` found in ``payload``, decompressed if it was compressed."""
+    if not payload[1] & _COMPRESSED:
+        if len(body) > MAX_PAYLOAD:
+            raise CorruptPayloadError(f"more than {MAX_PAYLOAD:,} bytes")
+        return body
+    inflate = zlib.decompressobj()
+    try:
+        body = inflate.decompress(body, MAX_INFLATED)
+    except zlib.error as error:
+        raise CorruptPayloadError(f"compressed body: {error}") from error
+    if not inflate.eof:
+        raise CorruptPayloadError(f"unfolds to more than {MAX_INFLATED:,} bytes, or is cut off")
+    return body
