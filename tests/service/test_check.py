@@ -222,6 +222,18 @@ def test_each_server_is_named_once_with_every_setting_that_names_it():
             State.WARN,
             "95% of its maxmemory",
         ),
+        (
+            Server("redis", "u", ("REDIS_URL", "RATE_LIMIT_REDIS_URL"), True),
+            {"version": "7.0", "maxmemory": 10, "used_memory": 1, "maxmemory_policy": "volatile-lru"},
+            State.WARN,
+            "drops what RATE_LIMIT_REDIS_URL must keep",
+        ),
+        (
+            Server("redis", "u", ("CACHE_L2_REDIS_URL",), True),
+            {"version": "7.0", "maxmemory": 10, "used_memory": 1, "maxmemory_policy": "noeviction"},
+            State.WARN,
+            "new values stay out of Redis",
+        ),
     ],
 )
 def test_what_a_server_says_is_held_against_the_deployment(server, facts, state, word):

@@ -38,8 +38,8 @@ _FRAMES = 3 * MAX_DEPTH + 1
 _FIXED_SIZES = {
     **dict.fromkeys([*range(0x80), *range(0xE0, 0x100), 0xC0, 0xC2, 0xC3], 1),
     **{0xA0 + length: 1 + length for length in range(32)},
-    **{0xCA: 5, 0xCB: 9, 0xCC: 2, 0xCD: 3, 0xCE: 5, 0xCF: 9, 0xD0: 2, 0xD1: 3, 0xD2: 5, 0xD3: 9},
-}
+    0xCA: 5, 0xCB: 9, 0xCC: 2, 0xCD: 3, 0xCE: 5, 0xCF: 9, 0xD0: 2, 0xD1: 3, 0xD2: 5, 0xD3: 9,
+}  # fmt: skip
 _SIZES = bytes([_FIXED_SIZES.get(first, 0) for first in range(256)])
 
 # First byte -> bytes of the length that follows.
@@ -141,15 +141,21 @@ def _walk(body: bytes, nested: frozenset[int]) -> None:
         left, in_map = parts, is_map
 
 
+_CONTAINERS = frozenset((list, dict, tuple, set, frozenset))
+
+
 def check_depth(value: Any) -> None:
     """Raise CorruptPayloadError for a value that was built deeper than ``MAX_DEPTH``."""
-    level = [value]
-    # Two more, for what holds a value without being a container, such as a time zone.
-    for _ in range(MAX_DEPTH + 2):
-        level = [part for part in gc.get_referents(*level) if gc.is_tracked(part) and type(part) is not type]
+    level = [value] if type(value) in _CONTAINERS else []
+    for _ in range(MAX_DEPTH):
         if not level:
             return
-    raise CorruptPayloadError(f"nested deeper than {MAX_DEPTH}")
+        # At C's speed. What is not tracked holds atoms only.
+        level = [
+            part for part in gc.get_referents(*level) if gc.is_tracked(part) and type(part) in _CONTAINERS
+        ]
+    if level:
+        raise CorruptPayloadError(f"nested deeper than {MAX_DEPTH}")
 
 
 def check_collisions(members: Collection[Any]) -> None:

@@ -59,18 +59,6 @@ class Payload(NamedTuple):
     load_seconds: float
 
 
-class Opened(NamedTuple):
-    """A payload whose value is still encoded."""
-
-    body: bytes
-    expires_at: float
-    load_seconds: float
-    keep: float
-    """Seconds for which it may be served after ``expires_at``, when loading fails."""
-    tags: dict[str, bytes]
-    """Each with the token that it had when the value began to load."""
-
-
 def encode(
     value: Any,
     *,
@@ -137,12 +125,16 @@ def decode(payload: bytes) -> Payload:
 
 def unfold(payload: bytes) -> tuple[bytes, float, float]:
     """The parts of a :class:`Payload`, its value still as bytes for :func:`decode_body`."""
-    opened = open_payload(payload)
-    return unpack_body(payload, opened.body), opened.expires_at, opened.load_seconds
+    body, expires_at, load_seconds, _, _ = open_payload(payload)
+    return unpack_body(payload, body), expires_at, load_seconds
 
 
-def open_payload(payload: bytes) -> Opened:
-    """The parts of a payload; its body still compressed, for :func:`unpack_body`."""
+def open_payload(payload: bytes) -> tuple[bytes, float, float, float, dict[str, bytes]]:
+    """The parts of a payload: body, ``expires_at``, ``load_seconds``, ``keep``, and tags with their tokens.
+
+    The body is still compressed, for :func:`unpack_body`; ``keep`` are the seconds for which the value may
+    be served after ``expires_at`` when loading fails; a token is what its tag had before the value loaded.
+    """
     try:
         version, flags, expires_at, load_seconds = _unpack(payload)
     except struct.error as error:
@@ -154,7 +146,7 @@ def open_payload(payload: bytes) -> Opened:
     if not 0.0 <= expires_at < 10 * LARGEST or not 0.0 <= load_seconds < 1e9:
         raise CorruptPayloadError("a time out of bounds")
     if flags <= _COMPRESSED:
-        return Opened(payload[14:], expires_at, load_seconds, 0.0, _NO_TAGS)
+        return payload[14:], expires_at, load_seconds, 0.0, _NO_TAGS
     position = 14
     keep = 0.0
     tags = {}
@@ -176,7 +168,7 @@ def open_payload(payload: bytes) -> Opened:
                 position += length
     except (struct.error, UnicodeDecodeError) as error:
         raise CorruptPayloadError(f"tags: {error}") from error
-    return Opened(payload[position:], expires_at, load_seconds, keep, tags)
+    return payload[position:], expires_at, load_seconds, keep, tags
 
 
 _NO_TAGS: dict[str, bytes] = {}

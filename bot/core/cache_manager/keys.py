@@ -91,11 +91,6 @@ def parse_redis_key(at: bytes) -> tuple[str, str]:
     return namespace.replace("%3A", ":").replace("%25", "%"), key
 
 
-def tag_key(tag: str) -> bytes:
-    """Where the members of a tag lie in Redis."""
-    return f"{PREFIX}:t:{tag}".encode("utf-8", "surrogatepass")
-
-
 def redis_pattern(namespace: str, pattern: str) -> bytes:
     """A MATCH pattern that finds keys of one namespace only: those of the glob, and maybe others.
 

@@ -14,43 +14,37 @@ import msgspec
 from bot.core._shared.backoff import exponential
 from bot.core._shared.errors import BackendError
 from bot.core._shared.tasks import BackgroundTasks
+from bot.core.cache_manager.codec import TOKEN, OtherVersionError
 from bot.core.cache_manager.keys import (
     EVERY_VALUE,
+    PREFIX,
     compile_glob,
     namespace_prefix,
-    parse_redis_key,
     redis_key,
     redis_pattern,
-    tag_key,
 )
+from bot.core.cache_manager.tags import ANY_TAG, EXTEND, OPEN, decode_tokens, tag_key
 from bot.core.redis_link import RedisLink, RedisUnavailableError, Subscription
 
 logger = logging.getLogger(__name__)
 
-CHANNEL = "p4c:changes"
 SCAN_COUNT = 1000
+PIECE_KEYS, PIECE_BYTES = 250, 262_144
+"""Keys and bytes that go to Redis in one round trip: more would keep it, and this event loop, from others."""
+
+MAX_MESSAGE = 4_194_304
+"""Bytes of a message from another instance; those sent here are smaller."""
+
+AT_ONCE = 32
+"""Round trips with changes that are under way at once; each holds a connection."""
+
 RETRY_FIRST, RETRY_LONGEST = 0.1, 5.0
 """Seconds between two attempts to have Redis hear of what it refused."""
 
 MAX_UNSYNCED = 10_000
 """Keys changed while Redis was away that are remembered; beyond that the whole cache is dropped there."""
 
-# Takes the members of tags away, in one step that no other client comes between.
-_TAKE_TAGS = """
-local members = {}
-for _, tag in ipairs(KEYS) do
-  for _, member in ipairs(redis.call('SMEMBERS', tag)) do members[#members + 1] = member end
-  redis.call('DEL', tag)
-end
-return members
-"""
-
-# A tag's set lives as long as the longest-lived of its members.
-_ADD_TAG = """
-redis.call('SADD', KEYS[1], ARGV[1])
-local left = redis.call('PTTL', KEYS[1])
-if left < tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
-"""
+MARK_MILLISECONDS = 86_400_000
 
 Change = tuple[str, str, list[str]]
 """What happened, to which namespace (or tag), with which keys."""
@@ -62,10 +56,13 @@ class L2:
     def __init__(self, link: RedisLink, *, compress: bool) -> None:
         self.link = link
         self.compress = compress
+        self.channel = f"{PREFIX}:changes:{database_of(link)}"
+        """Where instances that share a database tell each other of changes; channels have no number."""
         self._id = secrets.token_bytes(8)
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(tuple[bytes, str, str, list[str]]).decode
-        self._take_tags = link.script(_TAKE_TAGS)
+        self._open = link.batched_script(OPEN, decode_tokens)
+        self._under_way: dict[asyncio.AbstractEventLoop, asyncio.Semaphore] = {}
         # Keys changed here while Redis did not hear of it. Changed only by _missed and _heard_of.
         self._unsynced: dict[bytes, int] = {}
         self.in_step = True
@@ -76,12 +73,16 @@ class L2:
         # At most one: it tries until Redis has heard of everything. Spawned only by _keep_trying.
         self._tasks = BackgroundTasks()
         self._stopped = False
+        self.clock_offset: float | None = None
+        """Seconds to add to the clock given to :meth:`read_clock` for Redis's time; None: not known."""
         self._accepted: asyncio.Event | None = None
         self.subscription: Subscription | None = None
         self._forget_moves = link.on_move(self._moved)
         self.errors = 0
         self._refusal_said = False
         self.undecodable = 0
+        self.malformed = 0
+        """Messages on the channel that no instance sends."""
 
     # Reading.
 
@@ -89,19 +90,72 @@ class L2:
         """Whether what Redis holds under a key is older than what was set or dropped here."""
         return bool(self._unsynced_all) or at in self._unsynced
 
-    def failed(self, error: BackendError) -> None:
+    def failed(self, error: Exception) -> None:
         """Count a failure; the first that is no outage is logged."""
         self.errors += 1
         if not isinstance(error, RedisUnavailableError) and not self._refusal_said:
             # That Redis is away is said by the link, once; this is another matter.
             self._refusal_said = True
-            logger.warning("Redis refused a cache operation: %s", error)
+            if isinstance(error, BackendError):
+                logger.warning("Redis refused a cache operation: %s", error)
+            else:
+                logger.warning("Redis answered a cache operation with nonsense: %r", error)
 
     def unreadable(self, error: Exception) -> None:
-        """Count bytes that are no value; the first are logged."""
+        """Count bytes that are no value; the first are logged. An earlier version's are a miss."""
+        if isinstance(error, OtherVersionError):
+            return
         self.undecodable += 1
         if self.undecodable == 1:
             logger.warning("A value in Redis cannot be read and counts as a miss: %s", error)
+
+    # Tags. See tags.py.
+
+    def ask_tokens(self, tags: Iterable[str]) -> dict[str, asyncio.Future[bytes | None]]:
+        """The tokens of tags, asked for with whatever else is read in this turn of the loop."""
+        asked = {tag: self.link.reader.get(tag_key(tag)) for tag in tags}
+        for future in asked.values():
+            future.add_done_callback(_seen)  # it may turn out that nobody needs it
+        return asked
+
+    async def tokens(self, asked: dict[str, asyncio.Future[bytes | None]]) -> dict[str, bytes | None]:
+        """What :meth:`ask_tokens` asked for; None for a tag that has no token, or none to be trusted."""
+        found: dict[str, bytes | None] = {}
+        failure: Exception | None = None
+        for tag, future in asked.items():
+            found[tag] = None
+            try:
+                token = await future
+            except Exception as error:
+                failure = failure or error
+                continue
+            if isinstance(token, bytes) and len(token) == TOKEN and not self.outdated(tag_key(tag)):
+                found[tag] = token
+        if failure is not None:
+            self.failed(failure)
+        return found
+
+    async def open_tags(self, tags: Sequence[str], milliseconds: int) -> dict[str, bytes] | None:
+        """The token of each tag, made where there is none; None if Redis does not tell them all.
+
+        They live for as long as a value of so many milliseconds, at least. The last is told last.
+        """
+        if not self.link.available:
+            return None
+        try:
+            argument = b"%d:%s" % (milliseconds, secrets.token_bytes(TOKEN))
+            # Those of one turn of the loop travel together, in this order; not so in a cluster.
+            apart = [tags[:-1], tags[-1:]] if self.link.cluster else [tags]
+            found: list[bytes] = []
+            for some in apart:
+                found += await asyncio.gather(*[self._open.call(tag_key(tag), argument) for tag in some])
+        except Exception as error:
+            self.failed(error)
+            return None
+        tokens = dict(zip(tags, found, strict=True))
+        if not self.in_step and any(self.outdated(tag_key(tag)) for tag in tags):
+            return None
+        return tokens
 
     # Writing. Each change travels with the message that tells the other instances.
 
@@ -111,53 +165,66 @@ class L2:
         key: str,
         payload: bytes,
         milliseconds: int,
-        tags: Sequence[str] = (),
+        tags: Iterable[str] = (),
         told: str = "drop",
     ) -> bool:
         """Store; False if Redis did not take it. ``told`` "load": no change, only loaded."""
-        return await self.set_many(namespace, [(key, payload, milliseconds, tags)], told)
+        return await self.set_many(namespace, [(key, payload)], milliseconds, tags, told)
 
     async def set_many(
-        self, namespace: str, items: Sequence[tuple[str, bytes, int, Sequence[str]]], told: str = "drop"
+        self,
+        namespace: str,
+        items: Sequence[tuple[str, bytes]],
+        milliseconds: int,
+        tags: Iterable[str] = (),
+        told: str = "drop",
     ) -> bool:
-        """Store several in one round trip; False if Redis did not take them all."""
-        commands: list[tuple[Any, ...]] = []
-        for key, payload, milliseconds, tags in items:
-            at = redis_key(namespace, key)
-            commands.append(("SET", at, payload, "PX", milliseconds))
-            commands += [("EVAL", _ADD_TAG, 1, tag_key(tag), at, milliseconds) for tag in tags]
-        keys = [key for key, *_ in items]
-        commands.append(("PUBLISH", CHANNEL, self._message(told, namespace, keys)))
-        return await self._send(commands, [redis_key(namespace, key) for key in keys]) is not None
+        """Store several in one round trip; False if Redis did not take them all.
+
+        The tokens of ``tags``, which the payloads carry, live for as long as the values at least.
+        """
+        at = [redis_key(namespace, key) for key, _ in items]
+        commands: list[tuple[Any, ...]] = [
+            ("SET", where, payload, "PX", milliseconds) for where, (_, payload) in zip(at, items, strict=True)
+        ]
+        commands += [("EVAL", EXTEND, 1, tag_key(tag), milliseconds) for tag in tags]
+        message = self._message(told, namespace, [key for key, _ in items])
+        commands.append(("PUBLISH", self.channel, message))
+        return await self._send(commands, at) is not None
 
     async def delete(self, namespace: str, keys: Sequence[str]) -> int:
         """Remove; how many there were, 0 if Redis is away."""
         at = [redis_key(namespace, key) for key in keys]
         commands: list[tuple[Any, ...]] = [("UNLINK", key) for key in at]
-        commands.append(("PUBLISH", CHANNEL, self._message("drop", namespace, list(keys))))
+        commands.append(("PUBLISH", self.channel, self._message("drop", namespace, list(keys))))
         answers = await self._send(commands, at)
-        return 0 if answers is None else sum(answers[:-1])
+        return 0 if answers is None else sum(1 for answer in answers[:-1] if answer == 1)
 
     async def _send(self, commands: list[tuple[Any, ...]], at: list[bytes]) -> list[Any] | None:
         """The answers; None if Redis did not take it all, which is then made good."""
         try:
-            answers = await self.link.pipeline(commands)
-        except BackendError as error:
-            if "WRONGTYPE" in str(error):
-                # Another program wrote over a tag: who carried it is not known any more.
-                self._missed_all()
-            else:
-                self._missed(at)
-            await self._not_taken(error)
-            return None
-        except (Exception, asyncio.CancelledError):
+            async with self._place():
+                answers = await self.link.pipeline(commands)
+        except asyncio.CancelledError:
             self._missed(at)  # cancelled half-way: it may hold the old value
             raise
+        except Exception as error:
+            self._missed(at)
+            await self._not_taken(error)
+            return None
         if not self.in_step:
             self._heard_of(at)
             if self._accepted is not None:
                 self._accepted.set()
         return answers
+
+    def _place(self) -> asyncio.Semaphore:
+        loop = asyncio.get_running_loop()
+        place = self._under_way.get(loop)
+        if place is None:
+            self._under_way = {loop: asyncio.Semaphore(AT_ONCE)}
+            place = self._under_way[loop]
+        return place
 
     async def drop_pattern(self, namespace: str, pattern: str, told: str) -> list[str]:
         """Remove the keys of a namespace that match a glob: which they were. O(keys in Redis)."""
@@ -166,12 +233,15 @@ class L2:
         gone: list[str] = []
         try:
             async for found in self.link.scan(redis_pattern(namespace, pattern), SCAN_COUNT):
-                named = {at: _name(at[start:]) for at in found}
+                named = {at: _name(at[start:]) for at in found if isinstance(at, bytes)}
                 meant = [at for at, key in named.items() if matches(key)]
                 await self.link.unlink(meant)
                 gone += [named[at] for at in meant]
-            await self.link.execute("PUBLISH", CHANNEL, self._message(told, namespace, [pattern]))
-        except BackendError as error:
+            await self.link.execute("PUBLISH", self.channel, self._message(told, namespace, [pattern]))
+        except asyncio.CancelledError:
+            self._missed_all()
+            raise
+        except Exception as error:
             self._missed_all()
             await self._not_taken(error)
         return gone
@@ -181,51 +251,37 @@ class L2:
         try:
             async for found in self.link.scan(EVERY_VALUE, SCAN_COUNT):
                 await self.link.unlink(found)
-            await self.link.execute("PUBLISH", CHANNEL, self._message("all", "", []))
-        except BackendError as error:
+            await self.link.execute("PUBLISH", self.channel, self._message("all", "", []))
+        except asyncio.CancelledError:
+            self._missed_all()
+            raise
+        except Exception as error:
             self._missed_all()
             await self._not_taken(error)
 
-    async def drop_tags(self, tags: Sequence[str]) -> tuple[int, list[tuple[str, str]] | None]:
-        """Remove what carries any of the tags: how many there were, and (namespace, key) of each.
-
-        None instead of these if Redis refused to tell.
-        """
-        by_namespace: dict[str, list[str]] = {}
-        gone = 0
-        members: list[bytes] | None = None
-        try:
-            at = [tag_key(tag) for tag in tags]
-            # The keys of one script lie on one node; in a cluster those of two tags need not.
-            calls = [[key] for key in at] if self.link.cluster else [at]
-            taken = await asyncio.gather(*[self._take_tags(keys) for keys in calls])
-            members = list(dict.fromkeys(member for found in taken for member in found))
-            for start in range(0, len(members), SCAN_COUNT):
-                gone += await self.link.unlink(members[start : start + SCAN_COUNT])
-            # By key, not by tag: what another instance read from here came without its tags.
-            for at_member in members:
-                with contextlib.suppress(ValueError):  # not ours; another program wrote into the set
-                    namespace, key = parse_redis_key(at_member)
-                    by_namespace.setdefault(namespace, []).append(key)
-            commands = [
-                ("PUBLISH", CHANNEL, self._message("drop", namespace, keys[start : start + SCAN_COUNT]))
-                for namespace, keys in by_namespace.items()
-                for start in range(0, len(keys), SCAN_COUNT)
-            ]
-            commands += [("PUBLISH", CHANNEL, self._message("tag", tag, [])) for tag in tags]
-            await self.link.pipeline(commands)
-        except (Exception, asyncio.CancelledError) as error:
-            # Taken away, the members are known here alone; taken half-way, to nobody.
-            if members is None:
-                self._missed_all()
-            else:
-                self._missed(members)
-            if not isinstance(error, BackendError):
+    async def drop_tags(self, tags: Sequence[str]) -> None:
+        """Make every value that carries any of the tags invalid, by taking the tags' tokens away."""
+        # First the mark that some tag was dropped: who reads tokens after a load looks at it last.
+        mark = tag_key(ANY_TAG)
+        first = [("SET", mark, secrets.token_bytes(TOKEN), "PX", MARK_MILLISECONDS)]
+        if self.link.cluster:
+            try:
+                await self._send(first, [mark])
+            except asyncio.CancelledError:
+                self._missed([tag_key(tag) for tag in tags])
                 raise
-            await self._not_taken(error)
-            if members is None and not isinstance(error, RedisUnavailableError):
-                return gone, None
-        return gone, [(namespace, key) for namespace, keys in by_namespace.items() for key in keys]
+        for start in range(0, len(tags), PIECE_KEYS):
+            piece = tags[start : start + PIECE_KEYS]
+            at = [tag_key(tag) for tag in piece]
+            missing = [mark, *at]  # a mark that is gone is another one, too
+            commands: list[tuple[Any, ...]] = [] if self.link.cluster else list(first)
+            commands += [("UNLINK", key) for key in at]
+            commands.append(("PUBLISH", self.channel, self._message("tags", "", list(piece))))
+            try:
+                await self._send(commands, missing)
+            except asyncio.CancelledError:
+                self._missed([tag_key(tag) for tag in tags[start:]])
+                raise
 
     # Staying in step.
 
@@ -237,15 +293,19 @@ class L2:
 
         def heard(raw: bytes) -> None:
             try:
+                if len(raw) > MAX_MESSAGE:
+                    raise ValueError(f"{len(raw):,} bytes")
                 sender, what, name, keys = self._decode(raw)
-            except (msgspec.DecodeError, UnicodeDecodeError):
+                if sender != self._id:
+                    on_change((what, name, keys))
+            except Exception as error:
                 # Not a message of ours: what it meant is unknown, so everything may have changed.
+                self.malformed += 1
+                if self.malformed == 1:
+                    logger.warning("L1 is emptied: a message on %s is no one's: %s", self.channel, error)
                 on_change(("all", "", []))
-                return
-            if sender != self._id:
-                on_change((what, name, keys))
 
-        self.subscription = self.link.listen(CHANNEL, heard, on_state)
+        self.subscription = self.link.listen(self.channel, heard, on_state)
 
     async def hearing_settled(self) -> None:
         """Wait until the subscription stands or is known not to, if that is not known yet."""
@@ -256,8 +316,8 @@ class L2:
     async def tell(self, topic: str, items: list[str]) -> bool:
         """Send the other instances a message of another service's; False if Redis is away."""
         try:
-            await self.link.execute("PUBLISH", CHANNEL, self._message("tell", topic, items))
-        except BackendError as error:
+            await self.link.execute("PUBLISH", self.channel, self._message("tell", topic, items))
+        except Exception as error:
             self.failed(error)
             return False
         return True
@@ -283,7 +343,7 @@ class L2:
             self._unsynced.pop(key, None)
         self.in_step = not self._unsynced and not self._unsynced_all
 
-    async def _not_taken(self, error: BackendError) -> None:
+    async def _not_taken(self, error: Exception) -> None:
         self.failed(error)
         if not isinstance(error, RedisUnavailableError):
             # Refused, as by a full server, which still takes deletions: the old value must go.
@@ -321,6 +381,7 @@ class L2:
         if self.subscription is not None:
             await self.subscription.stop()
         await self._tasks.stop()
+        await self._open.stop()
 
     async def resync(self) -> None:
         """Drop in Redis what was changed here while it did not hear of it."""
@@ -334,8 +395,8 @@ class L2:
             for start in range(0, len(at), SCAN_COUNT):
                 part = [key for key in at[start : start + SCAN_COUNT] if key in self._unsynced]
                 await self.link.unlink(part)
-            await self.link.execute("PUBLISH", CHANNEL, self._message("all", "", []))
-        except BackendError as error:
+            await self.link.execute("PUBLISH", self.channel, self._message("all", "", []))
+        except Exception as error:
             self.failed(error)
             return
         # Only now, and only what did not change again meanwhile: until then no read trusts these keys.
@@ -344,8 +405,33 @@ class L2:
         self._heard_of([key for key, change in keys.items() if self._unsynced.get(key) == change])
 
     async def _drop_everything(self) -> None:
-        async for found in self.link.scan(b"p4c:*", SCAN_COUNT):
+        async for found in self.link.scan(f"{PREFIX}:*".encode(), SCAN_COUNT):
             await self.link.unlink(found)
+
+    # Redis's clock.
+
+    async def read_clock(self, now: Callable[[], float]) -> None:
+        """Learn how far Redis's time is from ``now``: ages are told by one clock for all instances."""
+        before = now()
+        try:
+            seconds, microseconds = await self.link.execute("TIME")
+            told = int(seconds) + int(microseconds) / 1e6
+        except Exception as error:
+            self.failed(error)
+            return
+        self.clock_offset = told - (before + now()) / 2
+
+
+def database_of(link: RedisLink) -> int:
+    """The number of the database that a link's URL names."""
+    pool = getattr(link.client(), "connection_pool", None)  # a cluster has one database
+    number = pool.connection_kwargs.get("db") if pool is not None else 0
+    return int(number or 0)
+
+
+def _seen(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()
 
 
 def _name(key: bytes) -> str:

@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from itertools import islice
 from sys import getsizeof
 from typing import Any, ClassVar, TypeVar
 
 from bot.core._shared.bounded_store import MAX_FREQUENCY, Entry
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
-from bot.core._shared.errors import BackendError, invalid
+from bot.core._shared.errors import invalid
 from bot.core._shared.isolation import IMMUTABLE, Frozen, freeze
 from bot.core._shared.singleflight import SingleFlight
 from bot.core._shared.tasks import BackgroundTasks, to_the_end
-from bot.core._shared.values import encode_body, thaw_body
+from bot.core._shared.values import thaw_again, thaw_body
 from bot.core.cache_manager import codec
 from bot.core.cache_manager.errors import LoaderTimeoutError, UnsupportedValueError
 from bot.core.cache_manager.keys import MAX_KEY, compile_glob, printable, redis_key, valid_key, valid_name
 from bot.core.cache_manager.l1 import L1, Meta
-from bot.core.cache_manager.l2 import L2, Change
+from bot.core.cache_manager.l2 import L2, PIECE_BYTES, PIECE_KEYS, Change
 from bot.core.cache_manager.models import PLAIN, LoadOptions, valid_ttl
 from bot.core.cache_manager.stats import Counters
-from bot.core.cache_manager.warming import Warmer
+from bot.core.cache_manager.tags import ANY_TAG, same
+from bot.core.cache_manager.warming import TIMEOUT, Warmer
 from bot.core.phase4_service import Phase4Service
 from bot.core.redis_link import RedisLink
 
@@ -45,6 +45,12 @@ MAX_NAMESPACES = 64
 
 MAX_RECENT = 4096
 """Changes remembered by what they changed; a read that more of them came between is not kept in L1."""
+
+CLOCK_INTERVAL = 60.0
+"""Seconds after which Redis's time is asked for again."""
+
+MAX_GLOB_WORK = 1_000_000
+"""Characters of a glob times keys to compare with it, beyond which the whole namespace is dropped."""
 
 _MB = 1_048_576
 _ABSENT: Any = object()
@@ -81,6 +87,10 @@ class CacheManager(Phase4Service):
         self._warming_interval = 600.0
         self._counters = Counters()
         self._tasks = BackgroundTasks()
+        # What listens to Redis and makes good what it missed: ends when Redis is left, the others do not.
+        self._l2_tasks = BackgroundTasks()
+        # When Redis's time is to be asked for again.
+        self._read_clock_at = 0.0
         self._flights: SingleFlight[tuple[Any, Frozen | None]] = SingleFlight(name=_shown)
         self._warmer = Warmer(self._tasks, clock)
         self._l1 = self._new_l1()
@@ -151,8 +161,12 @@ class CacheManager(Phase4Service):
                 except BaseException:
                     await link.release()
                     raise
+            cancelled: asyncio.CancelledError | None = None
             if self._l2 is not None and (link is not None or not url):
-                await self._leave_l2()
+                try:
+                    await self._leave_l2()
+                except asyncio.CancelledError as error:
+                    cancelled = error  # it is left all the same; not to join the other would leave half of it
             self._default_ttl, self._warming_interval, self._redis_url = ttl, interval, url
             self._compress = self._compress if compression is None else compression
             self._warming_on = self._warming_on if warming is None else warming
@@ -168,6 +182,12 @@ class CacheManager(Phase4Service):
             elif self._l2 is not None:
                 self._l2.compress = self._compress
             self._look_into_l1()
+            if self._warming_on:
+                self._warmer.resume()
+            else:
+                self._warmer.pause()
+            if cancelled is not None:
+                raise cancelled
             if self._l2 is not None:
                 await self._first_words()
         return True
@@ -178,40 +198,54 @@ class CacheManager(Phase4Service):
         self._forget_recovery = link.on_recovery(self._recovered)
         self._l2.listen(self._heard, self._hearing)
 
+    def _redis_time(self, l2: L2) -> float:
+        """Seconds; while Redis has not told it, by the clock of this machine."""
+        now = self._now()
+        if now >= self._read_clock_at:
+            self._read_clock_at = now + CLOCK_INTERVAL
+            if l2.link.available:
+                self._l2_tasks.spawn(l2.read_clock(self._now), name="cache-clock")
+        offset = l2.clock_offset
+        return self._clock.time() if offset is None else now + offset
+
     async def _first_words(self) -> None:
         """Give the subscription a moment to stand; without it L1 is not used while Redis answers."""
         l2 = self._l2
         if l2 is None:
             return
-        with contextlib.suppress(BackendError):  # said by the link, once
-            await l2.link.execute("PING")
+        await l2.read_clock(self._now)
         if l2.link.available:
             await l2.hearing_settled()
 
     async def _leave_l2(self) -> None:
         l2, self._l2 = self._l2, None
+        tasks, self._l2_tasks = self._l2_tasks, BackgroundTasks()
         self._forget_recovery()
         self._deaf = False
 
         async def leave() -> None:
-            if l2 is not None:
-                await l2.stop()
-                await l2.link.release()
+            try:
+                await tasks.stop()
+            finally:
+                if l2 is not None:
+                    try:
+                        await l2.stop()
+                    finally:
+                        await l2.link.release()
 
-        try:
-            await self._tasks.stop()
-        finally:
-            await to_the_end(leave())
+        await to_the_end(leave())
 
     async def disable(self) -> bool:
         """Switch off: every entry of L1 is dropped, tasks end, connections close. L2 keeps its values."""
         async with self._transition:
             self._enabled = False
             self._warmer.forget_all()
-            await self._leave_l2()
-            await self._tasks.stop()
             self._l1 = self._new_l1()
             self._look_into_l1()
+            try:
+                await self._leave_l2()
+            finally:
+                await to_the_end(self._tasks.stop())
         return True
 
     def _look_into_l1(self) -> None:
@@ -232,12 +266,16 @@ class CacheManager(Phase4Service):
         elif what == "load":
             for key in keys:
                 self._changed(name, key, loaded=True)
-        elif what == "tag":
-            self._l1.drop_tag(name)
-            self._changed_tags((name,))
+        elif what == "tags":
+            for tag in keys:
+                self._l1.drop_tag(tag)
+            self._changed_tags(keys)
         elif what == "pattern":
-            for pattern in keys:
-                self._l1.drop_pattern(name, pattern)
+            work = sum(map(len, keys)) * len(self._l1.store.spaces.get(name, _NOTHING))
+            if work > MAX_GLOB_WORK or len(keys) != 1 or len(keys[0]) > MAX_KEY:
+                self._l1.store.clear(name)
+            else:
+                self._l1.drop_pattern(name, keys[0])
             self._changed_unknown()
         elif what == "clear":
             self._l1.store.clear(name)
@@ -267,8 +305,9 @@ class CacheManager(Phase4Service):
         self._l1.store.clear()
         self._changed_unknown()
         self._missed_messages()
+        self._read_clock_at = 0.0  # it may be another server that answers now, with another clock
         if self._l2 is not None and not self._l2.in_step and self._enabled:
-            self._tasks.spawn(self._l2.resync(), name="cache-resync")
+            self._l2_tasks.spawn(self._l2.resync(), name="cache-resync")
 
     def _changed(self, namespace: str, key: str, *, loaded: bool = False) -> None:
         self._l1.store.remove(namespace, key)
@@ -288,7 +327,7 @@ class CacheManager(Phase4Service):
         begun: int,
         namespace: str,
         key: str,
-        tags: Sequence[str] | None = None,
+        tags: Collection[str] | None = None,
         *,
         reloads: bool = True,
     ) -> bool:
@@ -371,7 +410,9 @@ class CacheManager(Phase4Service):
                 return entry
         return None
 
-    async def _find(self, key: str, namespace: str | None, *, renamed: bool = False) -> Any:
+    async def _find(
+        self, key: str, namespace: str | None, look_up: _LookUp | None = None, *, renamed: bool = False
+    ) -> Any:
         """The value of a key that is not in its first place; _ABSENT if it is nowhere.
 
         ``renamed``: it was looked for under what the caller gave, which is not what it is stored as.
@@ -394,7 +435,7 @@ class CacheManager(Phase4Service):
             if not l2.link.available and (found := self._in_l1(key, namespaces)) is not _ABSENT:
                 return found
             if len(namespaces) == 1:
-                return await self._read_l2(l2, namespaces[0], key)
+                return await self._read_l2(l2, namespaces[0], key, look_up)
             # Asked for together, they travel together; the first that has it wins.
             for found in await asyncio.gather(*[self._read_l2(l2, name, key) for name in namespaces]):
                 if found is not _ABSENT:
@@ -418,56 +459,96 @@ class CacheManager(Phase4Service):
                 return self._hit(entry)
         return _ABSENT
 
-    async def _read_l2(self, l2: L2, namespace: str, key: str) -> Any:
+    async def _read_l2(self, l2: L2, namespace: str, key: str, look_up: _LookUp | None = None) -> Any:
         if self._deaf:
             # Under an event loop that is new here the subscription only begins: what is read before
             # it stands would be dropped from L1 at once.
             await l2.hearing_settled()
         begun = self._changes
         at = redis_key(namespace, key)
+        if look_up is not None and look_up.tags:
+            look_up.asked = l2.ask_tokens(look_up.tags)
         try:
             raw = await l2.link.reader.get(at)
-        except BackendError as error:
+        except Exception as error:
             l2.failed(error)
             found = self._in_l1(key, [namespace])
             if found is not _ABSENT:
                 return found
             raw = None
+        if look_up is not None and look_up.asked:
+            look_up.tokens = await l2.tokens(look_up.asked)
         if raw is not None and (l2.in_step or not l2.outdated(at)):
             try:
-                body, expires_at, load_seconds = codec.unfold(raw)
-                value = thaw_body(body)
+                body, expires_at, load_seconds, keep, tags = codec.open_payload(raw)
+                if not tags or await self._in_force(l2, tags, look_up):
+                    body = codec.unpack_body(raw, body)
+                    value = thaw_body(body)
+                    if not keep:
+                        return self._found(
+                            l2, namespace, key, value, body, begun, expires_at, load_seconds, 0.0, tags
+                        )
+                    age = self._redis_time(l2) - expires_at
+                    if age < 0:
+                        return self._found(
+                            l2, namespace, key, value, body, begun, expires_at, load_seconds, keep, tags
+                        )
+                    if look_up is not None and age <= min(keep, look_up.stale_ttl):
+                        look_up.stale = _keep(value, body)
             except Exception as error:
                 # Foreign bytes; decode_body would say how they can fail, for a tenth of the read.
                 l2.unreadable(error)
-            else:
-                self._counters.l2_hits += 1
-                if self._l1.store.admits(namespace, key):
-                    ttl = expires_at - self._clock.time()
-                    if ttl > 0 and self._enabled and not self._changed_since(begun, namespace, key):
-                        meta = Meta((), load_seconds) if load_seconds else None
-                        self._l1.put(namespace, key, _keep(value, body), now=self._now(), ttl=ttl, meta=meta)
-                        if namespace not in self._used:
-                            self._use(namespace)
-                return value
         self._counters.l2_misses += 1
         return _ABSENT
 
+    async def _in_force(self, l2: L2, tags: dict[str, bytes], look_up: _LookUp | None) -> bool:
+        """Whether no tag of a value was dropped since it began to load; what is not known, was."""
+        known = look_up.tokens if look_up is not None else {}
+        found = {tag: known[tag] for tag in tags if tag in known}
+        if len(found) < len(tags):
+            found |= await l2.tokens(l2.ask_tokens([tag for tag in tags if tag not in known]))
+        return same(tags, found)
+
+    def _found(
+        self,
+        l2: L2,
+        namespace: str,
+        key: str,
+        value: Any,
+        body: bytes,
+        begun: int,
+        expires_at: float,
+        load_seconds: float,
+        keep: float,
+        tags: Collection[str],
+    ) -> Any:
+        """Count what L2 gave, and keep it in L1."""
+        self._counters.l2_hits += 1
+        if self._l1.store.admits(namespace, key):
+            ttl = expires_at - self._redis_time(l2)
+            if ttl > 0 and self._enabled and not self._changed_since(begun, namespace, key, tags):
+                meta = Meta(tuple(tags), load_seconds) if load_seconds or tags else None
+                frozen = _keep(value, body)
+                self._l1.put(namespace, key, frozen, now=self._now(), ttl=ttl, keep=keep, meta=meta)
+                if namespace not in self._used:
+                    self._use(namespace)
+        return value
+
     async def get_many(self, keys: Iterable[str], namespace: str = DEFAULT_NAMESPACE) -> dict[str, Any]:
-        """The values of those keys that are cached; what L1 lacks is read from Redis in one round trip."""
+        """The values of those keys that are cached; what L1 lacks is read from Redis, 500 keys at a time."""
         wanted = list(dict.fromkeys(keys))
         found: dict[str, Any] = {}
-        missing: list[str] = []
-        for key in wanted:
-            value = self.get_local(key, namespace, _ABSENT)
-            if value is _ABSENT:
-                missing.append(key)
-            else:
-                found[key] = value
-        if missing and self._enabled:
-            values = await asyncio.gather(*[self._find(valid_key(key), namespace) for key in missing])
-            found |= {key: value for key, value in zip(missing, values, strict=True) if value is not _ABSENT}
-        return {key: found[key] for key in wanted if key in found}
+        for start in range(0, len(wanted), _READ_AT_ONCE):
+            if start:
+                await asyncio.sleep(0)  # others have their turn, even if all of it is in L1
+            piece = wanted[start : start + _READ_AT_ONCE]
+            here = {key: self.get_local(key, namespace, _ABSENT) for key in piece}
+            missing = [key for key, value in here.items() if value is _ABSENT]
+            if missing and self._enabled:
+                values = await asyncio.gather(*[self._find(valid_key(key), namespace) for key in missing])
+                here.update(zip(missing, values, strict=True))
+            found |= {key: value for key, value in here.items() if value is not _ABSENT}
+        return found
 
     # Writing.
 
@@ -504,11 +585,19 @@ class CacheManager(Phase4Service):
         stale_ttl: float = 0.0,
         load_seconds: float = 0.0,
         loaded: bool = False,
+        tokens: dict[str, bytes] | None = None,
     ) -> bool:
+        """``tokens``: those of the tags from before a value was loaded; None: L2 must not have it."""
         l2 = self._l2
         body = None if l2 is None else self._body(value)
         if frozen is None:
             frozen = freeze(value) if body is None else _keep(value, body)
+        milliseconds = max(1, int((ttl + stale_ttl) * 1000))
+        if l2 is not None and body is not None and tags and not loaded:
+            # First: cancelled here, nothing has changed yet.
+            tokens = await l2.open_tags(tags, milliseconds)
+            if self._l2 is not l2:
+                return False
         if namespace not in self._used:
             self._use(namespace)
         self._changed(namespace, key)
@@ -517,12 +606,12 @@ class CacheManager(Phase4Service):
         if l2 is None:
             return in_l1
         begun = self._changes
-        if body is None:
+        if body is None or (tags and tokens is None):
             await l2.delete(namespace, [key])  # what it held before is no longer the value
             return in_l1
-        payload = self._payload(body, ttl, load_seconds)
+        payload = self._payload(l2, body, ttl, load_seconds, stale_ttl, tokens)
         told = "load" if loaded else "drop"
-        in_l2 = await l2.set(namespace, key, payload, max(1, int(ttl * 1000)), tags, told)
+        in_l2 = await l2.set(namespace, key, payload, milliseconds, tags, told)
         if self._changed_since(begun, namespace, key, tags):
             # Two writers at once: which of them came last is for Redis to say, not for L1.
             self._l1.store.remove(namespace, key)
@@ -534,7 +623,7 @@ class CacheManager(Phase4Service):
     def _body(self, value: Any) -> bytes | None:
         """The value encoded for L2; None if it cannot travel, which is counted, and logged once a type."""
         try:
-            return encode_body(value)
+            return codec.encode_value(value)
         except UnsupportedValueError as error:
             self._counters.l1_only += 1
             kind = type(value).__qualname__
@@ -543,9 +632,20 @@ class CacheManager(Phase4Service):
                 logger.warning("Values of type %s stay in L1, Redis does not carry them: %s", kind, error)
             return None
 
-    def _payload(self, body: bytes, ttl: float, load_seconds: float) -> bytes:
-        expires_at = self._clock.time() + ttl
-        return codec.fold(body, expires_at=expires_at, load_seconds=load_seconds, compress=self._compress)
+    def _payload(
+        self,
+        l2: L2,
+        body: bytes,
+        ttl: float,
+        load_seconds: float = 0.0,
+        keep: float = 0.0,
+        tags: dict[str, bytes] | None = None,
+    ) -> bytes:
+        return codec.fold(
+            body,
+            expires_at=self._redis_time(l2) + ttl, load_seconds=load_seconds, compress=self._compress,
+            keep=keep, tags=tags,
+        )  # fmt: skip
 
     async def set_many(
         self,
@@ -554,39 +654,77 @@ class CacheManager(Phase4Service):
         namespace: str = DEFAULT_NAMESPACE,
         tags: Sequence[str] = (),
     ) -> int:
-        """:meth:`set` for several keys in one round trip; how many a tier holds."""
-        stored_as = {key: valid_key(key) for key in items}
+        """:meth:`set` for several keys, some hundred in one round trip; how many of them a tier holds."""
+        pairs = [(valid_key(key), value) for key, value in items.items()]
         valid_name(namespace, "namespace")
         tags = _valid_tags(tags)
         seconds = self._default_ttl if ttl is None else valid_ttl(ttl)
         if not self._enabled or not items:
             return 0
-        l2 = self._l2
-        prepared: list[tuple[str, bytes | None, Frozen]] = []
-        for key, value in items.items():
-            body = None if l2 is None else self._body(value)
-            frozen = freeze(value) if body is None else _keep(value, body)
-            prepared.append((stored_as[key], body, frozen))
         self._use(namespace)
-        stored: set[str] = set()
-        sent: list[tuple[str, bytes, int, Sequence[str]]] = []
-        left_out: list[str] = []
-        meta = Meta(tags, 0.0) if tags else None
-        for key, body, frozen in prepared:
-            self._changed(namespace, key)
-            if self._l1.put(namespace, key, frozen, now=self._now(), ttl=seconds, keep=0.0, meta=meta):
-                stored.add(key)
-            if body is not None:
-                payload = self._payload(body, seconds, 0.0)
-                sent.append((key, payload, max(1, int(seconds * 1000)), tags))
+        tokens: dict[str, bytes] | None = None
+        if self._l2 is not None and tags:
+            tokens = await self._l2.open_tags(tags, max(1, int(seconds * 1000)))
+        in_l2 = 0
+        elsewhere: list[str] = []
+        position = 0
+        while position < len(pairs) and self._enabled:
+            if position:
+                await asyncio.sleep(0)  # others have their turn
+            taken, stored = await self._set_piece(pairs, position, seconds, namespace, tags, tokens)
+            if stored:
+                in_l2 += taken
             else:
+                elsewhere += [key for key, _ in pairs[position : position + taken]]
+            position += taken
+        now = self._now()
+        return in_l2 + sum(self._l1.store.peek(namespace, key, now) is not None for key in elsewhere)
+
+    async def _set_piece(
+        self,
+        pairs: list[tuple[str, Any]],
+        start: int,
+        ttl: float,
+        namespace: str,
+        tags: tuple[str, ...],
+        tokens: dict[str, bytes] | None,
+    ) -> tuple[int, bool]:
+        """How many pairs, from ``start``, were set, and whether L2 took them all."""
+        l2 = self._l2
+        sent: list[tuple[str, bytes]] = []
+        left_out: list[str] = []
+        frozen: list[tuple[str, Frozen]] = []
+        size = 0
+        for key, value in pairs[start : start + PIECE_KEYS]:
+            body = None if l2 is None else self._body(value)
+            frozen.append((key, freeze(value) if body is None else _keep(value, body)))
+            if l2 is None:
+                continue
+            if body is None or (tags and tokens is None):
                 left_out.append(key)
-        if l2 is not None:
-            if sent and await l2.set_many(namespace, sent):
-                stored |= {key for key, *_ in sent}
-            if left_out:
-                await l2.delete(namespace, left_out)
-        return len(stored)
+            else:
+                sent.append((key, self._payload(l2, body, ttl, tags=tokens)))
+                size += len(sent[-1][1])
+            if size >= PIECE_BYTES:
+                break
+        meta = Meta(tags, 0.0) if tags else None
+        for key, one in frozen:
+            self._changed(namespace, key)
+            self._l1.put(namespace, key, one, now=self._now(), ttl=ttl, keep=0.0, meta=meta)
+        if l2 is None:
+            return len(frozen), False
+        begun = self._changes
+        took = True
+        if sent:
+            took = await l2.set_many(namespace, sent, max(1, int(ttl * 1000)), tags)
+        if left_out:
+            took = False
+            await l2.delete(namespace, left_out)
+        if self._changes != begun:
+            for key, _ in sent:
+                if self._changed_since(begun, namespace, key, tags):
+                    self._l1.store.remove(namespace, key)
+        return len(frozen), took
 
     def _use(self, namespace: str) -> None:
         if namespace not in self._used:
@@ -624,28 +762,23 @@ class CacheManager(Phase4Service):
         return len(gone)
 
     async def invalidate_tag(self, tag: str) -> int:
-        """Drop every entry, in any namespace, that was stored with the tag; how many that was."""
+        """Drop every entry, in any namespace, that was stored with the tag; how many of L1 that was."""
         return await self.invalidate_tags((tag,))
 
     async def invalidate_tags(self, tags: Sequence[str]) -> int:
-        """Drop every entry, in any namespace, that was stored with any of the tags; how many that was.
+        """Drop every entry, in any namespace, that was stored with any of the tags; how many of L1 that was.
 
-        With Redis all of them cost what one does (in a cluster: one script for each).
+        In Redis it is one small command for each tag, however many values carry it; how many those are
+        is not known.
         """
-        tags = _valid_tags(tags)
+        tags = tuple(dict.fromkeys(_valid_tags(tags)))
         if not self._enabled or not tags:
             return 0
         self._changed_tags(tags)
-        here = sum(len(self._l1.drop_tag(tag)) for tag in tags)
-        if self._l2 is None:
-            return here
-        gone, keys = await self._l2.drop_tags(tags)
-        if keys is None:
-            self._l1.store.clear()
-            self._changed_unknown()
-        for namespace, key in keys or ():
-            self._changed(namespace, key)  # what L1 has from L2 came without its tags
-        return max(here, gone)
+        gone = sum(len(self._l1.drop_tag(tag)) for tag in tags)
+        if self._l2 is not None:
+            await self._l2.drop_tags(tags)
+        return gone
 
     async def clear(self, namespace: str | None = None) -> int:
         """Drop a namespace, or all that this process has used, in both tiers; how many entries of L1.
@@ -703,11 +836,13 @@ class CacheManager(Phase4Service):
                     self._refresh(stored, loader, ttl, namespace, tags, options)
                 return self._hit(entry)
             key = stored
-        found = await self._find(key, namespace)
+        checked = _checked(tags)
+        look_up = _LookUp(checked, options.stale_ttl) if checked or options.stale_ttl else None
+        found = await self._find(key, namespace, look_up)
         if found is not _ABSENT:
             return found
         seconds = self._default_ttl if ttl is None else valid_ttl(ttl)
-        return await self._load(key, loader, seconds, namespace, _checked(tags), options)
+        return await self._load(key, loader, seconds, namespace, checked, options, look_up)
 
     async def _load(
         self,
@@ -717,15 +852,16 @@ class CacheManager(Phase4Service):
         namespace: str,
         tags: tuple[str, ...] | TagsOf,
         options: LoadOptions,
+        look_up: _LookUp | None,
     ) -> Any:
         led = False
 
         async def run() -> tuple[Any, Frozen | None]:
             nonlocal led
             led = True
-            return await self._run_loader(key, loader, ttl, namespace, tags, options)
+            return await self._run_loader(key, loader, ttl, namespace, tags, options, look_up)
 
-        stale = self._stale(namespace, key, options)
+        stale = self._stale(namespace, key, options) or (look_up.stale if look_up is not None else None)
         flight = self._flights.run((namespace, key), run)
         try:
             if stale is not None and options.soft_timeout is not None:
@@ -774,7 +910,14 @@ class CacheManager(Phase4Service):
         namespace: str,
         tags: tuple[str, ...] | TagsOf,
         options: LoadOptions,
+        look_up: _LookUp | None = None,
     ) -> tuple[Any, Frozen | None]:
+        l2 = self._l2
+        milliseconds = max(1, int((ttl + options.stale_ttl) * 1000))
+        tokens: dict[str, bytes] | None = None
+        if l2 is not None and tags:
+            # Before the load begins: a tag that is dropped while it runs has another one then.
+            tokens = await self._tokens(l2, look_up or _LookUp(tags), milliseconds)
         start = self._now()
         begun = self._changes
         self._counters.loads += 1
@@ -805,13 +948,29 @@ class CacheManager(Phase4Service):
         if wanted and self._enabled and not self._changed_since(begun, namespace, key, carried):
             if options.ttl_jitter:
                 ttl *= 1 - random.random() * options.ttl_jitter / 100
-            await self._store(
-                namespace, key, value, frozen, ttl, carried,
-                stale_ttl=options.stale_ttl,
-                load_seconds=self._now() - start if options.early_refresh else 0.0,
-                loaded=True,
-            )  # fmt: skip
+            took = self._now() - start if options.early_refresh else 0.0
+            if l2 is not None and callable(tags) and tokens is not None and carried:
+                # Known only now: they are trusted if no tag at all was dropped meanwhile.
+                after = await l2.open_tags((*carried, ANY_TAG), milliseconds)
+                unchanged = after is not None and after.pop(ANY_TAG) == tokens[ANY_TAG]
+                tokens = after if unchanged else None
+            if self._enabled and not self._changed_since(begun, namespace, key, carried):
+                await self._store(
+                    namespace, key, value, frozen, ttl, carried,
+                    stale_ttl=options.stale_ttl, load_seconds=took, loaded=True,
+                    tokens=tokens if carried else None,
+                )  # fmt: skip
         return value, frozen
+
+    async def _tokens(self, l2: L2, look_up: _LookUp, milliseconds: int) -> dict[str, bytes] | None:
+        known = {tag: token for tag, token in look_up.tokens.items() if token is not None}
+        missing = [tag for tag in look_up.tags if tag not in known]
+        if missing:
+            made = await l2.open_tags(missing, milliseconds)
+            if made is None:
+                return None
+            known |= made
+        return known
 
     def _should_refresh(self, entry: Entry, options: LoadOptions) -> bool:
         meta: Meta | None = entry.meta
@@ -856,25 +1015,37 @@ class CacheManager(Phase4Service):
         ttl: float | None = None,
         interval: float | None = None,
         namespace: str = DEFAULT_NAMESPACE,
+        timeout: float = TIMEOUT,
     ) -> bool:
-        """Load a key now, and again every ``interval`` seconds until :meth:`stop_warming`.
+        """Load a key now, and again every ``interval`` seconds until :meth:`stop_warming` or :meth:`disable`.
 
-        True if the first load succeeded; a load that fails is logged and tried again at the next
-        turn. ``interval`` None takes the configured one. Instances spread their turns by up to a tenth.
-        Warming the same key again replaces its loader. With ``warming`` switched off there is the
-        first load only.
+        True if the first load succeeded; a load that fails, or takes longer than ``timeout`` seconds and is
+        cancelled then, is logged and tried again at the next turn. ``interval`` None takes the configured
+        one. Instances spread their turns by up to a tenth. Warming the same key again replaces its loader.
+        With ``warming`` switched off there is the first load only. It goes on when the cache is
+        reconfigured, with Redis or without.
         """
         key = valid_key(key)
         valid_name(namespace, "namespace")
         seconds = self._default_ttl if ttl is None else valid_ttl(ttl)
-        every = self._warming_interval if interval is None else valid_ttl(interval, "interval")
+        every = None if interval is None else valid_ttl(interval, "interval")
+        valid_ttl(timeout, "timeout")
         if not self._enabled:
             return False
 
         async def load() -> bool:
             try:
                 begun = self._changes
-                value = await loader_func()
+                async with asyncio.timeout(timeout) as limit:
+                    value = await loader_func()
+            except Exception as error:
+                self._counters.load_failures += 1
+                if isinstance(error, TimeoutError) and limit.expired():
+                    logger.warning("Warming %.100r took longer than %g s", key, timeout)
+                else:
+                    logger.warning("Warming %.100r failed: %r", key, error)
+                return False
+            try:
                 if self._enabled and not self._changed_since(begun, namespace, key, ()):
                     await self._store(namespace, key, value, freeze(value), seconds, loaded=True)
             except Exception as error:
@@ -885,7 +1056,7 @@ class CacheManager(Phase4Service):
 
         loaded = await load()
         if self._warming_on and self._enabled:
-            self._warmer.keep(namespace, key, load, every)
+            self._warmer.keep(namespace, key, load, lambda: every or self._warming_interval)
         return loaded
 
     def stop_warming(self, key: str, namespace: str = DEFAULT_NAMESPACE) -> bool:
@@ -938,6 +1109,7 @@ class CacheManager(Phase4Service):
             "l2_misses": counters.l2_misses,
             "l2_errors": l2.errors if l2 is not None else 0,
             "l2_undecodable": l2.undecodable if l2 is not None else 0,
+            "l2_malformed_messages": l2.malformed if l2 is not None else 0,
             "l1_only_values": counters.l1_only,
             "total_hits": hits,
             "total_misses": misses,
@@ -976,10 +1148,28 @@ def _keep(value: Any, body: bytes) -> Frozen:
     """
     if type(value) in IMMUTABLE:
         return Frozen(value, None, getsizeof(value))
-    return Frozen(body, thaw_body, len(body) + _BYTES_HEADER)
+    return Frozen(body, thaw_again, len(body) + _BYTES_HEADER)
 
 
 _BYTES_HEADER = getsizeof(b"")
+
+
+_READ_AT_ONCE = 500
+
+
+class _LookUp:
+    """What a read is asked for besides the value, and what it found of that."""
+
+    __slots__ = ("asked", "stale", "stale_ttl", "tags", "tokens")
+
+    def __init__(self, tags: tuple[str, ...] | TagsOf, stale_ttl: float = 0.0) -> None:
+        # What is to be known before a load begins.
+        self.tags = (ANY_TAG,) if callable(tags) else tags
+        self.stale_ttl = stale_ttl
+        self.asked: dict[str, asyncio.Future[bytes | None]] = {}
+        self.tokens: dict[str, bytes | None] = {}
+        self.stale: Frozen | None = None
+        """The last good value, if it has expired no longer than ``stale_ttl`` seconds ago."""
 
 
 class _TooSlow(Exception):
@@ -1003,6 +1193,8 @@ def _checked(tags: Tags) -> tuple[str, ...] | TagsOf:
 def _valid_tags(tags: Sequence[str]) -> tuple[str, ...]:
     if isinstance(tags, str):
         raise invalid("tags", tags, f"a sequence of strings, such as ({tags!r},)")
+    if len(tags) > codec.MAX_TAGS:
+        raise invalid("tags", len(tags), f"at most {codec.MAX_TAGS:,} of them")
     return tuple([valid_key(tag, "tag") for tag in tags]) if tags else ()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from bot.core._shared.clock import Clock
 from bot.core._shared.tasks import BackgroundTasks
@@ -13,40 +13,71 @@ from bot.core._shared.tasks import BackgroundTasks
 SPREAD = 0.1
 """Share of the interval by which turns come early at random: instances do not load together."""
 
+TIMEOUT = 60.0
+"""Seconds that a load may take, if the caller does not say otherwise."""
+
+
+class _Warmed(NamedTuple):
+    load: Callable[[], Awaitable[bool]]
+    interval: Callable[[], float]
+
 
 class Warmer:
-    """One task for each warmed key."""
+    """One task for each warmed key, but while paused."""
 
     def __init__(self, tasks: BackgroundTasks, clock: Clock) -> None:
         self._tasks = tasks
         self._clock = clock
         # Changed only by keep and forget.
-        self._warmed: dict[tuple[str, str], asyncio.Task[Any]] = {}
+        self._warmed: dict[tuple[str, str], _Warmed] = {}
+        # Those of them that have a task. Changed only by _start and _stop.
+        self._running: dict[tuple[str, str], asyncio.Task[Any]] = {}
 
     def __len__(self) -> int:
-        return len(self._warmed)
+        return sum(not (task.done() or task.get_loop().is_closed()) for task in self._running.values())
 
-    def keep(self, namespace: str, key: str, load: Callable[[], Awaitable[bool]], interval: float) -> None:
-        """Call ``load`` every ``interval`` seconds, instead of what was called for the key before."""
+    def keep(
+        self, namespace: str, key: str, load: Callable[[], Awaitable[bool]], interval: Callable[[], float]
+    ) -> None:
+        """Call ``load`` every ``interval()`` seconds, instead of what was called for the key before."""
         self.forget(namespace, key)
+        self._warmed[(namespace, key)] = _Warmed(load, interval)
+        self._start((namespace, key))
 
-        async def turns() -> None:
-            while True:
-                await self._clock.sleep(interval * (1 - random.random() * SPREAD))
-                await load()
+    def resume(self) -> None:
+        """Go on with every key, on the running event loop, whatever loop it was warmed under before."""
+        loop = asyncio.get_running_loop()
+        for at in self._warmed:
+            task = self._running.get(at)
+            if task is None or task.done() or task.get_loop() is not loop:
+                self._stop(at)
+                self._start(at)
 
-        self._warmed[(namespace, key)] = self._tasks.spawn(turns(), name="cache-warming")
+    def pause(self) -> None:
+        """Load nothing until :meth:`resume`."""
+        for at in self._warmed:
+            self._stop(at)
 
     def forget(self, namespace: str, key: str) -> bool:
         """Stop one; False if there was none."""
-        task = self._warmed.pop((namespace, key), None)
-        if task is None:
-            return False
-        loop = task.get_loop()
-        if not loop.is_closed():
-            task.cancel()
-        return True
+        self._stop((namespace, key))
+        return self._warmed.pop((namespace, key), None) is not None
 
     def forget_all(self) -> None:
         for namespace, key in list(self._warmed):
             self.forget(namespace, key)
+
+    def _start(self, at: tuple[str, str]) -> None:
+        warmed = self._warmed[at]
+
+        async def turns() -> None:
+            while True:
+                await self._clock.sleep(warmed.interval() * (1 - random.random() * SPREAD))
+                await warmed.load()
+
+        self._running[at] = self._tasks.spawn(turns(), name="cache-warming")
+
+    def _stop(self, at: tuple[str, str]) -> None:
+        task = self._running.pop(at, None)
+        if task is not None and not task.get_loop().is_closed():
+            task.cancel()

@@ -109,13 +109,25 @@ def judge(server: Server, facts: Mapping[str, Any]) -> list[Finding]:
             found.append(fail(server.name, f"version {version}", f"needs Redis {oldest} or later"))
         policy = str(facts.get("maxmemory_policy", "noeviction"))
         kept = [name for name in server.settings if name.startswith(("BATCH_", "RATE_"))]
-        if kept and policy.startswith("allkeys") and facts.get("maxmemory"):
+        evicts = policy != "noeviction" and bool(facts.get("maxmemory"))
+        # Limits have a ttl, so volatile-* policies drop them, too; batches have none.
+        lost = [name for name in kept if policy.startswith("allkeys") or name.startswith("RATE_")]
+        if lost and evicts:
             found.append(
                 warn(
                     server.name,
-                    f"maxmemory-policy is {policy}: when memory is full it drops what {' and '.join(kept)} "
+                    f"maxmemory-policy is {policy}: when memory is full it drops what {' and '.join(lost)} "
                     "must keep",
-                    "use a volatile-* policy, or a Redis of its own for the cache",
+                    "use noeviction, and a Redis of its own with allkeys-lru for the cache",
+                )
+            )
+        cached = any("REDIS_URL" in name and name not in kept for name in server.settings)
+        if cached and not kept and not evicts and facts.get("maxmemory"):
+            found.append(
+                warn(
+                    server.name,
+                    "maxmemory-policy is noeviction: when memory is full, new values stay out of Redis",
+                    "use allkeys-lru on a Redis that only caches; tags are safe under every policy",
                 )
             )
         limit, used = facts.get("maxmemory") or 0, facts.get("used_memory") or 0

@@ -364,6 +364,25 @@ async def test_a_first_warming_that_fails_says_so_and_is_tried_again(cache, cloc
     assert await cache.get("k") == "v"
     await cache.enable(warming=False)
     assert await cache.warm_cache("once", loader, interval=60) is True
+    assert (await cache.get_statistics())["warming_tasks"] == 0
+    await cache.enable(warming=True)
+    assert (await cache.get_statistics())["warming_tasks"] == 1, "the first goes on"
+
+
+async def test_warming_that_hangs_is_given_up_and_tried_again(cache, clock, caplog):
+    hanging, cancelled = asyncio.Event(), []
+
+    async def hang():
+        hanging.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.append(1)
+            raise
+
+    assert await cache.warm_cache("k", hang, interval=60, timeout=0.01) is False
+    assert cancelled == [1]
+    assert "took longer than 0.01 s" in caplog.text
     assert (await cache.get_statistics())["warming_tasks"] == 1
 
 

@@ -1,0 +1,65 @@
+"""Tags: a random token in Redis for each, and in each value the tokens that its tags had.
+
+A value counts only while each of its tags has the token that it had before the value began to load.
+Dropping a tag takes its token away: one command, however many values carry it, and none of them is
+touched. So it is safe when a token goes for another reason (evicted, flushed, expired, not yet on the
+replica that took over): the next one is another random number, and the value a miss. Nothing lists the
+members of a tag, and a token expires with the longest-lived value that carries it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bot.core.cache_manager.codec import TOKEN
+from bot.core.cache_manager.keys import PREFIX
+
+ANY_TAG = ""
+"""The tag that changes whenever any tag is dropped, for tags that are known only after the load."""
+
+
+def tag_key(tag: str) -> bytes:
+    """Where the token of a tag lies in Redis."""
+    return f"{PREFIX}:g:{tag}".encode("utf-8", "surrogatepass")
+
+
+# For each key: its token, made where there is none, to live for so many milliseconds at least. An
+# argument is these and the token to be, after a colon. What another program wrote there is replaced.
+OPEN = """
+local tokens = {}
+for i, key in ipairs(KEYS) do
+  local colon = string.find(ARGV[i], ':', 1, true)
+  local milliseconds = tonumber(string.sub(ARGV[i], 1, colon - 1))
+  local token = redis.pcall('GET', key)
+  if type(token) ~= 'string' or #token ~= TOKEN then
+    token = string.sub(ARGV[i], colon + 1)
+    redis.call('SET', key, token, 'PX', string.format('%.0f', milliseconds))
+  elseif redis.call('PTTL', key) < milliseconds then
+    redis.call('PEXPIRE', key, string.format('%.0f', milliseconds))
+  end
+  tokens[i] = token
+end
+return tokens
+""".replace("TOKEN", str(TOKEN))
+
+# A token lives for so many milliseconds at least.
+EXTEND = """
+local left = redis.call('PTTL', KEYS[1])
+if left >= 0 and left < tonumber(ARGV[1]) then return redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
+return 0
+"""
+
+
+def decode_tokens(answer: Any, count: int) -> Sequence[bytes]:
+    """The tokens that ``OPEN`` answers with; raises ValueError for anything else."""
+    if not isinstance(answer, list) or len(answer) != count:
+        raise ValueError(f"expected {count} tokens")
+    if not all(isinstance(token, bytes) and len(token) == TOKEN for token in answer):
+        raise ValueError(f"expected tokens of {TOKEN} bytes")
+    return answer
+
+
+def same(carried: dict[str, bytes], found: dict[str, bytes | None]) -> bool:
+    """Whether every tag of a value has the token that the value carries."""
+    return all(found.get(tag) == token for tag, token in carried.items())
