@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -74,13 +75,30 @@ def suggestions_for(facts: Facts) -> list[IndexSuggestion]:
     if len(found) < 2:
         return list(found.values())
     # One that begins another of the same table is served by that.
-    return [
-        suggestion
-        for (table, columns), suggestion in found.items()
-        if not any(
-            other != columns and of == table and other[: len(columns)] == columns for of, other in found
-        )
-    ]
+    return _named_apart(
+        [
+            suggestion
+            for (table, columns), suggestion in found.items()
+            if not any(
+                other != columns and of == table and other[: len(columns)] == columns for of, other in found
+            )
+        ]
+    )
+
+
+def _named_apart(suggestions: list[IndexSuggestion]) -> list[IndexSuggestion]:
+    """With other names for those that would be called as one before: t (a_b) and t_a (b)."""
+    names: set[str] = set()
+    apart = []
+    for suggestion in suggestions:
+        name = suggestion.ddl.split(" ON ", 1)[0]
+        if name in names:
+            digest = hashlib.blake2b(repr((suggestion.table, suggestion.columns)).encode(), digest_size=4)
+            other = f"{name[: len('CREATE INDEX ') + _MAX_NAME - 9]}_{digest.hexdigest()}"
+            suggestion = replace(suggestion, ddl=suggestion.ddl.replace(name, other, 1))
+        names.add(name)
+        apart.append(suggestion)
+    return apart
 
 
 def _wanted_in(scope: Scope, dialect: str) -> list[tuple[Source, _Wanted]]:

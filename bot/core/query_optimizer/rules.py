@@ -155,7 +155,7 @@ def _applicable(kinds: tuple[type, ...]) -> tuple[tuple[type, tuple[Rule, ...]],
 
 @rule("Q001", "update-without-where", "error", exp.Update)
 def _update_without_where(node: Any, facts: Facts) -> Advice | None:
-    if _is_within(node, exp.When) or node.args.get("where") or not _names_table(node):
+    if _is_within(node, exp.When) or node.args.get("where") or not _names_table(node) or is_limited(node):
         return None
     if node.args.get("from_") or node.this.args.get("joins"):
         return None  # a join restricts it

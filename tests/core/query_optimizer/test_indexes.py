@@ -111,3 +111,13 @@ def test_long_names_stay_apart():
     ]
     assert names[0] != names[1]
     assert all(len(name) == 63 for name in names)
+
+
+def test_indexes_of_one_query_have_names_of_their_own():
+    database = sqlite3.connect(":memory:")
+    database.executescript("CREATE TABLE t (a_b, i); CREATE TABLE t_a (b, i)")
+    both = suggested(LITE, "SELECT 1 FROM t WHERE a_b = 1 UNION ALL SELECT 2 FROM t_a WHERE b = 1")
+    assert len(both) == 2
+    for ddl in both:
+        database.execute(ddl)
+    database.close()

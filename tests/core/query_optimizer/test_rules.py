@@ -17,7 +17,7 @@ CASES = {
     "Q001": (
         ["UPDATE t SET x = 1", "UPDATE s.t SET x = (SELECT 1)"],
         ["UPDATE t SET x = 1 WHERE id = 2", "UPDATE t SET x = u.x FROM u WHERE u.id = t.id",
-         "UPDATE t SET x = 1 WHERE TRUE",
+         "UPDATE t SET x = 1 WHERE TRUE", "UPDATE t SET x = 1 LIMIT 5",
          "MERGE INTO t USING u ON t.id = u.id WHEN MATCHED THEN UPDATE SET x = 1",
          "INSERT INTO t (id, x) VALUES (1, 2) ON CONFLICT (id) DO UPDATE SET x = 2"],
     ),
