@@ -487,6 +487,8 @@ class QueryGenerator:
                 return Query(f"WITH w AS ({text}) SELECT COUNT(*) FROM w")
             case 7:
                 return Query(text.replace(" AS t1", "").replace("t1.", f"{self._first_table(text)}."))
+            case 9 if self.data.dialect == "postgres":
+                return Query(text.replace(" AS t1", " AS t1 (n, k, id)", 1), query.order)
             case 8:
                 return Query(text.lower() if "'" not in text and '"' not in text else text, query.order)
             case _:

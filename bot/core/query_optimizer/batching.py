@@ -185,7 +185,7 @@ def _is_list(leaf: Any, one: Any, other: Any, exp: Any) -> bool:
 def _prints_as_written(query: _Query, dialect: str) -> bool:
     """Whether sqlglot prints the query's own tokens, so that it is likely to have understood it."""
     text = printed(query.tree, dialect)
-    return spelling(query.text, query.tokens) == spelling(text, tokens_in(text, dialect))
+    return spelling(query.text, query.tokens, dialect) == spelling(text, tokens_in(text, dialect), dialect)
 
 
 def _restored(query: _Query, dialect: str) -> str:

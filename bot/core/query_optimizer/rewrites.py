@@ -104,7 +104,7 @@ def _rewrite(reading: Reading, wanted: set[str], schema: Schema | None) -> tuple
         tokens = tokens_in(body, dialect)
     tree = statements_of(tokens, body, dialect)[0]
     plain = printed(tree, dialect)
-    if spelling(body, tokens) != spelling(plain, tokens_in(plain, dialect)):
+    if spelling(body, tokens, dialect) != spelling(plain, tokens_in(plain, dialect), dialect):
         return query, []
     items = _named_by_their_text(tree, dialect)
     if any(body.count(item) != plain.count(item) for item in items):

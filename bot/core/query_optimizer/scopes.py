@@ -40,8 +40,10 @@ class Source:
         self.alias: str = (alias.name if alias is not None else "") or self.name
         db = node.args.get("db") if is_table else None
         in_catalog = db is not None and db.name.lower() in SYSTEM_SCHEMAS
+        renames = alias is not None and alias.__class__ is exp.TableAlias and alias.args.get("columns")
         self.is_base = (
             is_table
+            and not renames  # AS t (a, b): the table's own columns go by other names
             and not in_catalog
             and (db is not None or self.name.lower() not in with_names)
             and not self.name.lower().startswith(("pg_", "sqlite_"))

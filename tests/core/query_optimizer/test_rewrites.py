@@ -84,6 +84,9 @@ ALL = ("", "postgres", "mysql", "sqlite")
         "SELECT a FROM t WHERE (SELECT MAX(b) FROM u) AND 1 = 1",
         # 1 AS _000 to the parser, a number to newer databases; two strings that are one.
         "SELECT 1_0 FROM t WHERE x_1 = 1 AND y LIKE 'a' 'b' AND 1 = 1",
+        # A column with an alias to the parser, a word before a column to MySQL; an error to most.
+        "SELECT SOME_MODIFIER id FROM t WHERE 1 = 1",
+        "SELECT a FROM t PARTITION (p) WHERE 1 = 1",
         # A comment in the midst of it may be meant for somebody.
         "SELECT a /* keep */ FROM t WHERE 1 = 1",
         "SELECT a FROM t -- keep\nWHERE 1 = 1",
@@ -192,3 +195,19 @@ def test_columns_keep_their_names(dialect):
 def test_names_that_mysql_tells_apart_by_case_are_two(dialect):
     query = "SELECT T.id FROM a AS T WHERE EXISTS (SELECT 1 FROM b AS t WHERE T.x = 1 OR t.x = 2 OR 1 = 1)"
     assert advise(read(query, dialect)).optimized_query == query
+
+
+def test_columns_that_an_alias_renames_have_no_known_type():
+    schema = known("postgres", "CREATE TABLE t (id int, a text COLLATE nocase)")
+    query = "SELECT DISTINCT x.id, COUNT(*) FROM t AS x (a, id) GROUP BY x.id"
+    advice = advise(read(query, "postgres"), schema)
+    assert advice.optimized_query == query
+    query = "SELECT x.n FROM t AS x (n, id) WHERE x.n = 5"
+    assert advise(read(query, "postgres")).index_suggestions == ()
+
+
+def test_an_operator_that_a_database_does_not_know_goes_on_to_fail():
+    query = "SELECT a FROM t WHERE b == 1 AND 1 = 1"
+    for dialect in ("", "postgres", "mysql"):
+        assert advise(read(query, dialect)).optimized_query == query
+    assert advise(read(query, "sqlite")).optimized_query == "SELECT a FROM t WHERE b = 1"

@@ -15,22 +15,40 @@ def printed(tree: Any, dialect: str) -> str:
     return _PYFORMAT.sub(r":\1", str(tree.sql(dialect=dialect or None, comments=False)))
 
 
-_NOISE = frozenset(("AS", "INNER", "OUTER", "ASC", "NOT", "ALL"))
-_SAME = {"!=": "<>", "==": "="}
+_NOISE = frozenset(("INNER", "OUTER", "ASC", "NOT", "ALL"))
 
 
-def spelling(text: str, tokens: list[Any]) -> list[str]:
-    """A text's tokens without what may be left out or, as NOT, moved; the parser tells those apart."""
+def spelling(text: str, tokens: list[Any], dialect: str) -> list[str]:
+    """A text's tokens without what may be left out or, as NOT, moved; the parser tells those apart.
+
+    AS may be left out before the alias of a table, and only there: what stands before a column without it
+    may be a word that one database knows, as in SELECT SQL_NO_CACHE id.
+    """
     kept = []
     verbatim = _verbatim()
-    for token, following in zip(tokens, [*tokens[1:], None], strict=True):
+    clauses = [""]
+    last = len(tokens) - 1
+    for index, token in enumerate(tokens):
+        is_before_bracket = index < last and tokens[index + 1].text == "("
         if token.token_type in verbatim:
             word = text[token.start : token.end + 1]
-            is_call = following is not None and following.text == "(" and word.isidentifier()
-            kept.append(word.upper() if is_call else word)
+            kept.append(word.upper() if is_before_bracket and word.isidentifier() else word)
             continue
         word = " ".join(token.text.upper().split())
-        word = _SAME.get(word, word)
+        if word == "(":
+            clauses.append("")
+        elif word == ")" and len(clauses) > 1:
+            clauses.pop()
+        elif word in ("SELECT", "FROM"):
+            clauses[-1] = word
+        elif word == "AS":
+            renames = index + 1 < last and tokens[index + 2].text == "("
+            if clauses[-1] == "FROM" and not renames:
+                continue
+        elif word == "!=":
+            word = "<>"
+        elif word == "==" and dialect == "sqlite":
+            word = "="  # to the others it is an error
         if word not in _NOISE:
             kept.append(word)
     return kept
