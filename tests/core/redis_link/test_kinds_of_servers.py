@@ -11,7 +11,8 @@ import pytest
 
 from bot.core.cache_manager import CacheManager
 from bot.core.rate_limiter import RateLimitConfig, RateLimiter
-from bot.core.redis_link import RedisLink, RedisUnavailableError
+from bot.core.redis_link import RedisLink, RedisRefusedError, RedisUnavailableError
+from tests.support.fake_redis import FakeRedis
 from tests.support.proxy import Proxy
 from tests.support.servers import RedisServer, running
 
@@ -423,3 +424,61 @@ async def test_a_unix_socket_and_tls(tmp_path):
         await link.close()
     finally:
         server.close()
+
+
+# What a server says of itself.
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "LOADING Redis is loading the dataset in memory",
+        "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.",
+        "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+    ],
+)
+async def test_a_server_that_serves_nobody_is_away_until_it_serves(said, caplog):
+    serves = False
+
+    def answer(command):
+        if not serves:
+            return f"-{said}\r\n".encode()
+        return {b"MGET": b"*1\r\n$1\r\nv\r\n", b"PING": b"+PONG\r\n"}.get(command[0], b"+OK\r\n")
+
+    async with FakeRedis(answer) as server:
+        link = RedisLink(server.url)
+        for call in (lambda: link.reader.get(b"k"), lambda: link.execute("GET", "k")):
+            with pytest.raises(RedisUnavailableError):
+                await call()
+        assert not link.available
+        serves = True
+
+        async def back():
+            return await link.probe()
+
+        await until(back)
+        assert await link.reader.get(b"k") == b"v"
+        assert caplog.text.count("going on without it") == 1
+        await link.close()
+
+
+@pytest.mark.parametrize(
+    "said", ["MISCONF Redis is configured to save", "OOM command not allowed", "NOREPLICAS Not"]
+)
+async def test_a_server_that_only_refuses_writes_serves_reads(said, caplog):
+    def answer(command):
+        if command[0] == b"MGET":
+            return b"*1\r\n$1\r\nv\r\n"
+        return f"-{said}\r\n".encode()
+
+    async with FakeRedis(answer) as server:
+        link = RedisLink(server.url)
+        for _ in range(3):
+            with pytest.raises(RedisRefusedError, match=said[:4]):
+                await link.execute("SET", "k", "v")
+            assert await link.reader.get(b"k") == b"v"
+        assert link.available
+        assert not link.read_only
+        assert not caplog.text
+        assert server.connections == 2
+        await link.close()
