@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 
+import msgspec
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -63,6 +64,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     def hold(self, slot: Slot, holder: object) -> None:
         assert slot not in self.held, "one holder"
+        assert not slot.suspect, "nobody gets a connection that may lead to a demoted server, unasked"
         assert self.now < slot.expires_at, "nobody gets a connection past its lifetime"
         assert slot.raw.is_open, "nobody gets a connection that is known to be closed"
         self.held[slot] = holder
@@ -102,19 +104,30 @@ class PoolMachine(RuleBasedStateMachine):
             self.do(self.pool.withdraw(waiter, self.now, cancelled=True))
 
     @precondition(lambda self: self.held)
-    @rule(data=st.data(), verdict=st.sampled_from(Verdict))
-    def release(self, data: st.DataObject, verdict: Verdict) -> None:
+    @rule(
+        data=st.data(),
+        verdict=st.sampled_from([one for one in Verdict if one is not Verdict.DEMOTED]),
+        demoted=st.sampled_from([False, False, True]),
+    )
+    def release(self, data: st.DataObject, verdict: Verdict, demoted: bool) -> None:
         slot = data.draw(st.sampled_from(list(self.held)))
         del self.held[slot]
         if verdict is Verdict.CLEAN and not slot.raw.is_open:
             verdict = Verdict.BROKEN  # no driver calls a closed connection clean
-        if verdict is Verdict.CLEAN:
+        if verdict is Verdict.CLEAN and not demoted and not slot.touched:
             if self.pool.put(slot, self.now):
                 return
             if (waiter := self.pool.hand_over(slot, self.now)) is not None:
                 self.do([Grant(waiter, slot)])
                 return
-        self.do(self.pool.release(slot, self.now, verdict))
+        self.do(self.pool.release(slot, self.now, verdict, demoted=demoted))
+
+    @rule(low=st.integers(0, 3), more=st.integers(1, 4), lifetime=st.sampled_from([30.0, 60.0]))
+    def be_resized(self, low: int, more: int, lifetime: float) -> None:
+        options = msgspec.structs.replace(
+            self.pool.options, min_size=low, max_size=low + more, max_lifetime=lifetime
+        )
+        self.do(self.pool.reconfigure(options.validate(), self.now))
 
     # Time, and the server.
 
@@ -133,23 +146,30 @@ class PoolMachine(RuleBasedStateMachine):
             data.draw(st.sampled_from(known)).raw.is_open = False
 
     @precondition(lambda self: self.work)
-    @rule(data=st.data(), works=st.booleans())
-    def the_driver_finishes(self, data: st.DataObject, works: bool) -> None:
-        self.finish(self.work.pop(data.draw(st.integers(0, len(self.work) - 1))), works)
+    @rule(data=st.data(), works=st.booleans(), primary=st.sampled_from([True, False, None]))
+    def the_driver_finishes(self, data: st.DataObject, works: bool, primary: bool | None) -> None:
+        self.finish(self.work.pop(data.draw(st.integers(0, len(self.work) - 1))), works, primary)
 
-    def finish(self, action: Open | Close | Check | Reset, works: bool) -> None:
+    def finish(
+        self, action: Open | Close | Check | Reset, works: bool, primary: bool | None = True
+    ) -> None:
         if isinstance(action, Open):
             if works:
                 self.number += 1
-                self.do(self.pool.opened(Slot(FakeConnection(), self.number), self.now))
+                slot = Slot(FakeConnection(), self.number)
+                asked = self.pool.demoted_since is not None
+                self.do(self.pool.opened(slot, self.now, is_primary=primary if asked else None))
             else:
                 self.do(self.pool.open_failed(ConnectionError("refused"), self.now))
         elif isinstance(action, Close):
             self.do(self.pool.closed(action.slot, self.now))
         else:
             works = works and action.slot.raw.is_open
-            report = self.pool.checked if isinstance(action, Check) else self.pool.was_reset
-            self.do(report(action.slot, works, self.now))
+            if isinstance(action, Check):
+                is_for_primary = action.is_for_primary
+                self.do(self.pool.checked(action.slot, works, self.now, is_for_primary=is_for_primary))
+            else:
+                self.do(self.pool.was_reset(action.slot, works, self.now))
 
     # What holds.
 
@@ -161,7 +181,7 @@ class PoolMachine(RuleBasedStateMachine):
         assert self.pool.leased == set(self.held)
         assert list(self.pool.waiters) == self.queue
         assert self.pool.opening == sum(isinstance(action, Open) for action in self.work)
-        assert self.pool.total <= self.pool.options.max_size
+        assert self.pool.total <= max(self.pool.options.max_size, self.pool.shrinks_from)
         attempts = [action for action in self.work if isinstance(action, Open)]
         if self.pool.failures:
             assert sum(action.delay > 0 for action in attempts) <= 1, "an outage is no reason for a storm"
@@ -183,7 +203,8 @@ class PoolMachine(RuleBasedStateMachine):
         assert not self.queue, "somebody waits for ever"
         assert not self.work
         pool = self.pool
-        assert pool.total == len(pool.idle) >= pool.options.min_size
+        assert pool.options.max_size >= pool.total == len(pool.idle) >= pool.options.min_size
+        assert not pool.is_strict, "the short ways of giving back are open again"
         waiting = Waiter(self.now)
         self.do(pool.close(self.now))
         self.do(pool.request(waiting, self.now))

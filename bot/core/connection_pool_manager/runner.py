@@ -81,6 +81,7 @@ class PoolRunner:
         self._secrets = secrets_of(spec.url, spec.driver_options)
         self._number = 0
         self._outage = False  # an outage is logged when it begins and when it ends
+        self._outage_told_at = -math.inf
         self._drained: asyncio.Event | None = None
         self._process = os.getpid()
         self._verdict_failed = False
@@ -311,8 +312,9 @@ class PoolRunner:
             raise LeaseError(f"connection of pool {self.name!r}: released twice")
         set_own(lease, "_slot", None)
         guard = slot.guard
-        demotion = None
-        if guard is not None:
+        if guard is None:
+            demotion = None
+        else:
             demotion = guard.demotion
             _end(slot)
         try:
@@ -321,8 +323,6 @@ class PoolRunner:
             # A driver's package that changed must cost a connection, not the caller's answer.
             verdict = Verdict.BROKEN
             self._report_verdict(error)
-        if verdict is Verdict.DEMOTED:
-            verdict, demotion = _CLEAN, demotion or "the server is not the primary any more"
         if verdict is _CLEAN and healthy and not slot.touched and demotion is None:
             pool = self.pool
             if not pool.waiters:
@@ -332,6 +332,8 @@ class PoolRunner:
                 if not waiter.future.done():  # else cancelled in this very tick: its withdraw hands it on
                     waiter.future.set_result(None)
                 return
+        if verdict is Verdict.DEMOTED:
+            verdict, demotion = _CLEAN, demotion or "the server is not the primary any more"
         if not healthy:
             verdict = Verdict.BROKEN
         elif slot.touched and verdict is _CLEAN and self.spec.options.reset != "never":
@@ -507,8 +509,12 @@ class PoolRunner:
         except BaseException as error:
             failure = error if isinstance(error, Exception) else None
             if failure is not None and not self._outage:
-                self._outage = True
-                logger.error("Pool %r: %s; trying on", self.name, failure)
+                # At the server's limit of connections attempts fail and succeed by turns.
+                now = self._now()
+                if now - self._outage_told_at >= 60 or not self.pool.is_serving(now):
+                    self._outage = True
+                    self._outage_told_at = now
+                    logger.error("Pool %r: %s; trying on", self.name, failure)
             self._not_opened(failure)
             if failure is None:
                 raise
