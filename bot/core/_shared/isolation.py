@@ -21,6 +21,9 @@ from bot.core._shared.object_copy import copy_and_measure, copy_object, layout_o
 IMMUTABLE = ATOMS
 """Types whose instances cannot change and hold nothing that can."""
 
+SMALL = 1000
+"""Bytes of a dict's few parts below which it does not matter whether one of them occurs twice."""
+
 MAX_DEPTH = 64
 """Of containers that are copied by recursion; deeper values take the longer way, which has no limit."""
 
@@ -50,7 +53,10 @@ def freeze(value: Any) -> Frozen:
         if kind is dict:
             parts = [*value, *value.values()]
             if IMMUTABLE.issuperset(kinds := set(map(type, parts))):
-                return Frozen(value.copy(), dict.copy, getsizeof(value) + atoms_size(parts, kinds))
+                size = SMALL if len(parts) > 16 or UUID in kinds else sum(map(getsizeof, parts))
+                if size >= SMALL:
+                    size = atoms_size(parts, kinds)
+                return Frozen(value.copy(), dict.copy, getsizeof(value) + size)
         elif kind is list and value and (found := _freeze_rows(value)) is not None:
             return found
         return _freeze_tree(value) or _freeze_graph(value)
@@ -71,6 +77,8 @@ def _freeze_rows(rows: list[Any]) -> Frozen | None:
     every miss of a query passes here.
     """
     kind = type(rows[0])
+    if kind in IMMUTABLE:
+        return None
     if kind is not dict and kind is not tuple:
         layout = layout_of(kind)
         if layout.row is None or layout.attributes is not None:
