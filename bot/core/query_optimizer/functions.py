@@ -322,6 +322,7 @@ def _reads_clock(function: Any, name: str, text: str) -> bool:
     if _count_arguments(function, text) < (2 if name == "strftime" else 1):
         return True
     words = [str(literal.this) for literal in function.find_all(exp.Literal) if literal.is_string]
+    words.append("".join(words))
     return any(MOMENT.search(word) or word.strip().lower() in _OF_THE_MACHINE for word in words)
 
 
@@ -352,6 +353,11 @@ def _count_arguments(function: Any, text: str) -> int:
     return count
 
 
+def _unquoted(name: str) -> str:
+    # In MySQL a name in backticks is none of those that the grammar knows, such as count.
+    return name.lower() if name[0] == "`" else name[1:-1]
+
+
 def _written_name(function: Any, text: str) -> str | None:
     """How a function is called in the text, with the schema if not the database's; None for grammar."""
     meta = function._meta
@@ -360,7 +366,7 @@ def _written_name(function: Any, text: str) -> str | None:
     name = text[meta["start"] : meta["end"] + 1]
     if not name.isidentifier() and name[:1] not in ('"', "`"):
         name = function.name if function.__class__.__name__ == "Anonymous" else function.sql_names()[0]
-    name = name[1:-1] if name[:1] in ('"', "`") else name.lower()
+    name = _unquoted(name) if name[:1] in ('"', "`") else name.lower()
     parent: Any = function.parent
     kind: Any = parent.__class__
     if kind not in _qualified():

@@ -55,7 +55,15 @@ from bot.core.query_optimizer.sql.comments import untagged
 from bot.core.query_optimizer.sql.long_texts import SHORT
 from bot.core.query_optimizer.sql.moments import names_a_moment
 from bot.core.query_optimizer.stats import MAX_SHOWN, ExecutionStatistics, has_parameters
-from bot.core.query_optimizer.tables import Declaration, Relations, names_given, write_marks
+from bot.core.query_optimizer.tables import (
+    Declaration,
+    Relations,
+    declared_by,
+    is_message,
+    message_of,
+    names_given,
+    write_marks,
+)
 from bot.core.query_optimizer.timing import STOPWATCH, SlowQueryLog, Stopwatch
 from bot.core.query_optimizer.transactions import Transaction, Transactions, TransactionScope
 
@@ -295,7 +303,9 @@ class QueryOptimizer(Phase4Service):
         done = self._written(transaction.written, transaction.anything, transaction.database or "")
         return None if done is None else asyncio.shield(done)
 
-    def _written(self, tables: Collection[str], anything: bool, database: str) -> Awaitable[Any] | None:
+    def _written(
+        self, tables: Collection[str], anything: bool, database: str, declares: Sequence[Declaration] = ()
+    ) -> Awaitable[Any] | None:
         """Drop what read the tables (``anything``: all results) and tell the other instances."""
         if anything:
             self._cache.write_anything()
@@ -304,7 +314,8 @@ class QueryOptimizer(Phase4Service):
             self._drop(tables, database)
         if self._after_write is None:
             return None
-        return self._after_write([EVERY_TABLE] if anything else tell(sorted(tables), database))
+        names = [EVERY_TABLE] if anything else tell(sorted(tables), database)
+        return self._after_write([*names, *map(message_of, declares)] if declares else names)
 
     def _drop(self, tables: Collection[str], database: str) -> int:
         marks = write_marks(tables)
@@ -860,7 +871,7 @@ class QueryOptimizer(Phase4Service):
         transaction = self._transactions.current()
         if transaction is not None:
             transaction.write(written, anything, database)
-        return self._written(written, anything, database)
+        return self._written(written, anything, database, analysis.declares)
 
     def _learn(self, declarations: Iterable[Declaration]) -> None:
         before = self._relations.functions
@@ -877,8 +888,8 @@ class QueryOptimizer(Phase4Service):
     def after_write(self, hook: AfterWrite | None) -> None:
         """Call ``hook`` with the tables of each write ("*" for all), to tell other instances.
 
-        It is for :meth:`written_elsewhere` there: the last item may say in which database. What it returns is
-        awaited before the writer goes on. None takes the hook away.
+        It is for :meth:`written_elsewhere` there: other items may say in which database, and what the
+        statement defined. What it returns is awaited before the writer goes on. None takes the hook away.
         """
         self._after_write = hook
 
@@ -886,6 +897,11 @@ class QueryOptimizer(Phase4Service):
         """Another instance wrote these tables; None or "*": any of them."""
         if not isinstance(tables, list) or not all(isinstance(name, str) for name in tables):
             tables = None  # missed, or no message of ours
+        if tables is None:
+            self._catalog_due = 0.0  # what was defined may have been missed, too
+        else:
+            self._learn([each for name in tables if (each := declared_by(name)) is not None])
+            tables = [name for name in tables if not is_message(name)]
         if tables is None or EVERY_TABLE in tables:
             self._cache.write_anything()
             return

@@ -11,6 +11,7 @@ through (:mod:`definitions`), or declared: see :class:`Relations`.
 from __future__ import annotations
 
 import functools
+import json
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -27,6 +28,7 @@ from bot.core.query_optimizer.functions import (
     judge,
 )
 from bot.core.query_optimizer.sql.moments import MOMENT, may_name_a_moment
+from bot.core.query_optimizer.sql.operators import unknown_operator
 
 GRAPHQL = "(graphql)"
 """What every GraphQL query reads and every mutation writes; no database can have a table of this name."""
@@ -66,6 +68,36 @@ class Declaration(NamedTuple):
     view from now on."""
     name: str = ""
     others: frozenset[str] = frozenset()
+
+
+_MESSAGE = "(declares) "
+_KINDS = frozenset(("view", "cascade", "table", "renamed", "renamed view", "function", "doubt"))
+_LONGEST_MESSAGE = 20_000
+
+
+def message_of(declaration: Declaration) -> str:
+    """A declaration as other instances are told of it, among the tables that were written."""
+    kind, name, others = declaration
+    return _MESSAGE + json.dumps([kind, name, sorted(others)])
+
+
+def is_message(name: str) -> bool:
+    return name.startswith(_MESSAGE)
+
+
+def declared_by(message: str) -> Declaration | None:
+    """The declaration of a message; None if it is none. One that cannot be read leaves a doubt."""
+    if not message.startswith(_MESSAGE):
+        return None
+    try:
+        if len(message) > _LONGEST_MESSAGE:
+            raise ValueError("too long")
+        kind, name, others = json.loads(message[len(_MESSAGE) :])
+        if kind not in _KINDS or not all(isinstance(each, str) for each in (name, *others)):
+            raise ValueError("no declaration")
+        return Declaration(kind, name, frozenset(others))
+    except (ValueError, TypeError, RecursionError):
+        return Declaration("doubt")
 
 
 class Effects(NamedTuple):
@@ -124,6 +156,8 @@ def effects(census: Census, dialect: str, known: Known = NOTHING, text: str = ""
                 )
             elif name.endswith("_seq"):
                 reason = reason or f"{name} may be a sequence, which changes without a write to it"
+            if name in _WORDS[dialect] and not table.this.args.get("quoted") and not args.get("db"):
+                reason = reason or f"{name} differs from call to call"
             if name == "only" and dialect == "" and args.get("alias") is not None:
                 reason = reason or "ONLY may be PostgreSQL's word, and the table what follows"
             reads.add(name)
@@ -183,6 +217,8 @@ def _sequence_named(argument: Any, dialect: str, exp: Any) -> frozenset[str]:
 def _why_not_by_type(census: Census, text: str, exp: Any) -> str:
     """What PostgreSQL makes of a value by its type: a time of 'now', a cast or an operator of the user's."""
     moment = may_name_a_moment(text)
+    if own := unknown_operator(text):
+        return f"{own} may be an operator of the user's own"
     if not moment and "\\" not in text and _of_types().isdisjoint(census.by_class):
         return ""
     joined = census.has((exp.Concat, exp.DPipe))

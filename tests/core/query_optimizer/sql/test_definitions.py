@@ -157,3 +157,35 @@ async def test_a_function_seen_to_be_created_under_a_built_ins_name_is_the_users
     for query in ("SELECT upper(x) FROM t", "SELECT u.total FROM u"):
         await optimizer.execute(query, None, rows)
         assert not await is_kept(optimizer, query)
+
+
+async def test_what_is_defined_in_one_instance_is_known_in_the_others():
+    here, there = await optimizer_that_saw(PG, []), await optimizer_that_saw(PG, [])
+
+    async def told(tables):
+        there.written_elsewhere(tables)
+
+    here.after_write(told)
+    for statement in ("CREATE VIEW v AS SELECT * FROM t", "ALTER VIEW v RENAME TO w"):
+        await here.execute(statement, None, rows)
+    for query in ("SELECT * FROM w", "SELECT * FROM a"):
+        await there.execute(query, None, rows)
+    await there.execute("UPDATE t SET x = 1", None, rows)
+    assert not await is_kept(there, "SELECT * FROM w")
+    assert await is_kept(there, "SELECT * FROM a")
+    await here.execute("CALL migrate()", None, rows)
+    await there.execute("SELECT * FROM b", None, rows)
+    await there.execute("UPDATE t SET x = 1", None, rows)
+    assert not await is_kept(there, "SELECT * FROM b")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", '["view"]', '["x", "v", []]', '["view", "v", 1]', "[" * 9_000, "é" * 21_000],
+)
+async def test_a_message_that_is_none_of_ours_leaves_a_doubt_and_no_error(text):
+    optimizer = await optimizer_that_saw(PG, [])
+    optimizer.written_elsewhere(["t", f"(declares) {text}"])
+    await optimizer.execute("SELECT * FROM a", None, rows)
+    await optimizer.execute("DELETE FROM b", None, rows)
+    assert not await is_kept(optimizer, "SELECT * FROM a")
