@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8000
 
-.PHONY: run cluster test test-servers bench clean
+.PHONY: run cluster test test-servers bench lock audit clean
 
 run: $(VENV)/.service
 	exec $(BIN)/python -m bot --port $(PORT)
@@ -35,14 +35,32 @@ $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, this is " + sys.version)'
 	$(PYTHON) -m venv $(VENV)
 
-# One stamp for each set of dependencies: a second run installs nothing.
-$(VENV)/.service: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[service,redis]'
+# One stamp for each set of dependencies: a second run installs nothing. What is installed is what the lock
+# files name, by hash.
+$(VENV)/.service: pyproject.toml requirements/service.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements/service.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
-$(VENV)/.dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+$(VENV)/.dev: pyproject.toml requirements/dev.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@
+
+# The newest versions that pyproject.toml allows, for every system and Python it does.
+lock: | $(BIN)/python
+	$(BIN)/python -m pip install --quiet uv
+	for set in "service --extra redis" dev; do \
+		$(BIN)/python -m uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+			--no-emit-index-url --no-header --no-annotate --extra $$set pyproject.toml \
+			--output-file requirements/$${set%% *}.txt || exit 1; \
+	done
+
+# Against the database of known vulnerabilities, which has to be reached.
+audit: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/python -m pip_audit --require-hashes --requirement requirements/service.txt
+	$(BIN)/python -m pip_audit --require-hashes --requirement requirements/dev.txt
 
 $(VENV)/.bench: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev,bench]'

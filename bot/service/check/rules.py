@@ -34,9 +34,9 @@ PACKAGES: Mapping[str, str] = {
     "motor": "3.7",
     "pymongo": "4.13",
     "asyncpg": "0.30",
-    "asyncmy": "0.2.10",
+    "asyncmy": "0.2.13",
     "aiosqlite": "0.21",
-    "aiohttp": "3.11",
+    "aiohttp": "3.14.1",
 }
 """Package -> the oldest version that was tested; a test holds it against ``pyproject.toml``."""
 
