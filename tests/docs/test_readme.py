@@ -79,9 +79,11 @@ def test_every_block_is_run_here():
 
 def test_the_commands_without_make_are_those_of_make():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for extras in (".[service,redis]", ".[dev]"):
-        assert f"'{extras}'" in makefile
-        assert f"'{extras}'" in README
+    for locked in ("requirements/service.txt", "requirements/dev.txt"):
+        assert f"pip install --quiet --require-hashes --requirement {locked}" in makefile
+        assert f"pip install --quiet --require-hashes -r {locked}" in README
+    assert "pip install --quiet --no-deps --editable ." in makefile
+    assert README.count("pip install --quiet --no-deps --editable .") == 2
     for tool in ("ruff check .", "mypy", "pytest"):
         assert f"-m {tool}" in makefile
         assert f"-m {tool}" in README
