@@ -32,7 +32,7 @@ from bot.core.query_optimizer import (
     database_time,
     optimize_query,
 )
-from bot.core.rate_limiter import RateLimitConfig, RateLimiter, RateLimitStatus
+from bot.core.rate_limiter import Backoff, RateLimitConfig, RateLimiter, RateLimitStatus
 
 
 async def startup() -> None:
@@ -46,6 +46,9 @@ async def limits(user_id: int) -> None:
     limiter = RateLimiter.get_instance()
     assert_type(limiter, RateLimiter)
     upload = RateLimitConfig(requests_per_second=2.0, burst_size=5)
+    assert_type(RateLimitConfig(1.0, 5, backoff=None), RateLimitConfig)
+    assert_type(RateLimitConfig(1.0, 5, "login", Backoff(base=30, max=600, grace=2)), RateLimitConfig)
+    assert_type(limiter.check(None), float)
     allowed, status = await limiter.is_allowed(user_id, upload)
     assert_type(allowed, bool)
     assert_type(status, RateLimitStatus)
