@@ -289,7 +289,7 @@ class RedisLink:
         self._scripts: list[BatchedScript | ClusterScript] = []
         self._subscriptions: list[Subscription] = []
         self.refused: dict[str, str] = {}
-        """What this user may not do, such as ``PUBLISH p4c:changes``, and the server's words."""
+        """What this user may not do, such as ``PUBLISH p4c:changes:0``, and the server's words."""
         # Whether the last write was refused because the server is no primary, and what is done about
         # it. Changed only by found_read_only, found_writable and on_another_server.
         self.read_only = False
