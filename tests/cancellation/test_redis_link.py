@@ -88,7 +88,10 @@ async def test_calls_cancelled_at_any_turn_leave_a_link_that_works(redis_server)
                 one.cancel()
             await asyncio.wait(made, timeout=10)
             assert all(one.done() for one in made)
-            assert link._looking is None
+            # Calls of a batched script are tried elsewhere by a task of the link's, which ends by itself.
+            async with asyncio.timeout(10):
+                while link._looking is not None:
+                    await asyncio.sleep(0.001)
     here.execute_command("REPLICAOF", "NO", "ONE")
     async with asyncio.timeout(10):
         while True:

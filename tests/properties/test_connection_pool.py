@@ -150,9 +150,7 @@ class PoolMachine(RuleBasedStateMachine):
     def the_driver_finishes(self, data: st.DataObject, works: bool, primary: bool | None) -> None:
         self.finish(self.work.pop(data.draw(st.integers(0, len(self.work) - 1))), works, primary)
 
-    def finish(
-        self, action: Open | Close | Check | Reset, works: bool, primary: bool | None = True
-    ) -> None:
+    def finish(self, action: Open | Close | Check | Reset, works: bool, primary: bool | None = True) -> None:
         if isinstance(action, Open):
             if works:
                 self.number += 1
