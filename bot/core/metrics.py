@@ -141,6 +141,9 @@ _FAMILIES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "phase4_pool_connect_failures": ("counter", "Connections that could not be opened", ("pool",)),
     "phase4_pool_leaked": ("counter", "Leases held beyond the leak threshold", ("pool",)),
     "phase4_pool_longest_lease_seconds": ("gauge", "Age of the oldest lease", ("pool",)),
+    "phase4_pool_overdue_calls": ("gauge", "Calls that have had no answer for long", ("pool",)),
+    "phase4_pool_query_timeouts": ("counter", "Calls ended for their timeout", ("pool",)),
+    "phase4_pool_demoted": ("gauge", "1 while the server takes no writes", ("pool",)),
     "phase4_pool_healthy": ("gauge", "1 while the pool can connect", ("pool",)),
     "phase4_rate_limit_requests": ("counter", "Requests by limit and outcome", ("tier", "outcome")),
     "phase4_rate_limit_active_clients": ("gauge", "Clients whose bucket is not full", ("tier",)),
@@ -254,6 +257,9 @@ _POOL_FIGURES = (
     _Figure("connect_failures", "phase4_pool_connect_failures"),
     _Figure("leaked", "phase4_pool_leaked"),
     _Figure("longest_lease_seconds", "phase4_pool_longest_lease_seconds"),
+    _Figure("overdue_calls", "phase4_pool_overdue_calls"),
+    _Figure("query_timeouts", "phase4_pool_query_timeouts"),
+    _Figure("demoted", "phase4_pool_demoted"),
     _Figure("healthy", "phase4_pool_healthy"),
 )
 _LIMIT_FIGURES = (

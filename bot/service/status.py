@@ -240,6 +240,9 @@ def _connection_pool_manager(f: Mapping[str, Any]) -> Iterator[Row]:
         )
         failed, leaked = pool.get("failed_acquisitions", 0), pool.get("leaked", 0)
         yield Row(f"{name}: failed, leaked", f"{failed:,}, {leaked:,}", "0, 0", not failed and not leaked)
+        if pool.get("healthy") is False or pool.get("degraded"):
+            word = "unhealthy" if pool.get("healthy") is False else "degraded"
+            yield Row(f"{name}: {word}", str(pool.get("last_error") or "see the log"), "", False)
 
 
 def _rate_limiter(f: Mapping[str, Any]) -> Iterator[Row]:

@@ -1,10 +1,13 @@
 """A cancellation at each await of acquiring, creating and closing: nothing stays behind."""
 
 import asyncio
+import contextlib
+import itertools
 
 import pytest
 
-from bot.core.connection_pool_manager import PoolClosedError
+from bot.core.connection_pool_manager import ConnectionPoolManager, LeaseError, PoolClosedError
+from bot.core.phase4_config import PoolSettings
 from tests.support.clock import until_idle
 from tests.support.scripted_driver import scripted_pool
 
@@ -117,3 +120,48 @@ async def test_while_closing_waits_for_a_lease(clock):
     assert runner.driver.open_now == []
     runner.release(lease)
     assert runner.pool.total == 0
+
+
+@pytest.mark.parametrize("change", ["url", "sizes", "gone", "both"])
+async def test_at_each_await_of_changing_a_pool(tmp_path, change):
+    def settings(**changed):
+        fields = {"backend": "sqlite", "url": f"sqlite:///{tmp_path / 'a.db'}", "min_size": 2, "max_size": 3}
+        return {"p": PoolSettings(**{**fields, **changed})}
+
+    after = {
+        "url": settings(url=f"sqlite:///{tmp_path / 'b.db'}"),
+        "sizes": settings(min_size=1, max_size=1),
+        "gone": {},
+        "both": settings(url=f"sqlite:///{tmp_path / 'b.db'}", max_size=1, min_size=0),
+    }[change]
+    for turns in itertools.count():
+        before = asyncio.all_tasks()
+        manager = ConnectionPoolManager()
+        await manager.enable(pools=settings())
+        lease = await manager.acquire_connection("p")
+        runner = manager._pools["p"]
+        changing = asyncio.create_task(manager.enable(pools=after))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        was_done = changing.done()
+        changing.cancel()
+        await asyncio.wait([changing])
+        if change == "gone" and not was_done:
+            with contextlib.suppress(LeaseError):
+                await manager.release_connection("p", lease)
+        else:
+            await (await lease.execute("SELECT 1")).fetchone()
+            await manager.release_connection("p", lease)
+        # The next call finishes what was cancelled, and callers are served.
+        assert await manager.enable(pools=settings())
+        async with manager.connection("p", 20) as conn:
+            await conn.execute("SELECT 1")
+        runner.pool.check_invariants()
+        manager._pools["p"].pool.check_invariants()
+        assert await manager.disable()
+        assert not runner.pool.total
+        left = {task for task in asyncio.all_tasks() - before if not task.done()}
+        assert not left, f"cancelled after {turns} turns: {left}"
+        if was_done or turns > 60:
+            break
+    assert turns > 1

@@ -22,22 +22,25 @@ if TYPE_CHECKING:
 class Guard:
     """One lease, as what was taken from it sees it. ``ended`` is set by the release, and never unset."""
 
-    __slots__ = ("calls", "cursors", "demotion", "driver", "ended", "pool", "raw", "running", "timed_out")
+    # Defaults of the class and no slots: a lease that is used makes one, and most of it is never set.
+    ended = False
+    demotion: str | None = None
+    """What the server said when it refused what only a primary may do; None: it did not."""
+    timed_out: QueryTimeoutError | None = None
+    """Why the connection was closed, or the statement ended, under a call that took too long."""
+    calls = 0
+    running = 0
+    """Calls of the view that have begun, and those under way."""
+    cursors: list[Any] | None = None
+    """What the driver must end by hand, for those whose objects cannot ask."""
 
     def __init__(self, driver: Driver, raw: Any) -> None:
         self.driver = driver
         self.raw = raw
-        self.pool = driver.spec.name
-        self.ended = False
-        self.demotion: str | None = None
-        """What the server said when it refused what only a primary may do; None: it did not."""
-        self.timed_out: QueryTimeoutError | None = None
-        """Why the connection was closed, or the statement ended, under a call that took too long."""
-        self.calls = 0
-        self.running = 0
-        """Calls of the view that have begun, and those under way."""
-        self.cursors: list[Any] | None = None
-        """What the driver must end by hand, for those whose objects cannot ask."""
+
+    @property
+    def pool(self) -> str:
+        return self.driver.spec.name
 
     def check(self, name: str = "something taken from its lease") -> None:
         """Raise LeaseReleasedError if the lease has ended."""
@@ -51,6 +54,8 @@ class Guard:
 
     def failed(self, error: BaseException) -> None:
         """Note what an error of a call says about the server."""
+        if not self.ended and self.timed_out is None and self.driver.is_timeout(error):
+            self.driver.report_timeout(self)
         if not self.ended and self.demotion is None and self.driver.is_demotion(error, self.raw):
             self.demotion = f"{type(error).__name__}: {error}"
 
@@ -101,8 +106,6 @@ def _guarded(name: str, method: Any, connection: str | None) -> Callable[..., An
                     self if connection is None else getattr(self, connection), *args, **kwargs
                 )
             except Exception as error:
-                if type(error) is TimeoutError and kwargs.get("timeout") is None:
-                    guard.driver.timed_out(guard)
                 told = guard.outcome(error)
                 if told is error:
                     raise

@@ -75,6 +75,7 @@ class Slot:
         "expires_at",
         "guard",
         "idle_since",
+        "is_overdue",
         "leased_at",
         "number",
         "opened_at",
@@ -103,9 +104,10 @@ class Slot:
         """Where the current lease was acquired."""
         self.touched = False
         """The holder reached past the lease, so nothing is known of what it did."""
-        self.call: int | None = None
+        self.call: Any = None
         self.call_since = 0.0
-        """The call of the lease that ran when the runner last looked, and since when it was seen."""
+        self.is_overdue = False
+        """The call that ran when the runner last looked, since when, and whether that is long."""
         self.guard: Any = None
         """Of the current lease, once it was used; everything taken from the lease asks it."""
         self.view: Any = None
@@ -512,6 +514,17 @@ class Pool:
                     actions.append(Leak(slot, held))
         return actions + self._serve(now)
 
+    def probe(self, since: float) -> list[Action]:
+        """Ping an idle connection that is not known to have worked later than that; one at a time."""
+        if self.proving or self.is_closed:
+            return []
+        for slot in self.idle:
+            if slot.proved_at <= since:
+                self.idle.remove(slot)
+                self.proving.add(slot)
+                return [Check(slot, slot.suspect)]
+        return []
+
     def reconfigure(self, options: PoolOptions, now: float) -> list[Action]:
         """Go on with other sizes and times. What is too many is closed once it is idle."""
         self.options = options
@@ -579,8 +592,9 @@ class Pool:
         if not self.failures:
             return 0.0
         if self.login_refused:
-            longest = min(LOGIN_RETRY_CAP, LOGIN_RETRY_BASE * 2 ** min(self.failures - 1, 8))
-            return self._rng.uniform(longest / 2, longest)
+            spread = 1.2
+            shortest = min(LOGIN_RETRY_CAP / spread, LOGIN_RETRY_BASE * 2 ** min(self.failures - 1, 8))
+            return self._rng.uniform(shortest, shortest * spread)
         return full_jitter(self.failures, RETRY_BASE, RETRY_CAP, self._rng)
 
     def _grant(self, slot: Slot, now: float, actions: list[Action]) -> None:

@@ -52,6 +52,8 @@ logger = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT = 2.0
 """Seconds for a polite close; then the socket is closed without one."""
+OVERDUE_AFTER = 10.0
+"""Seconds without an answer after which a call is told of; half of ``query_timeout`` where that is less."""
 LEAK_REPORTS_PER_MINUTE = 5
 _CLEAN = Verdict.CLEAN
 _new_lease = PooledConnection.__new__
@@ -76,6 +78,7 @@ class PoolRunner:
         driver.report_timeout = self._timed_out
         self._now = clock.monotonic
         self._verdict = driver.verdict
+        self._is_let_go = driver.is_let_go
         self._traces = spec.options.leak_threshold > 0
         self._tasks = BackgroundTasks()
         self._secrets = secrets_of(spec.url, spec.driver_options)
@@ -86,6 +89,7 @@ class PoolRunner:
         self._process = os.getpid()
         self._verdict_failed = False
         self._is_replaced = False
+        self._overdue_told = False  # each time that calls begin to be overdue is logged once
         self._demotion = ""  # what the server said last when it refused as a demoted one does
         self._alarm: Callable[[], Any] | None = None
         self._alarm_at = math.inf
@@ -311,12 +315,11 @@ class PoolRunner:
         if slot is None:
             raise LeaseError(f"connection of pool {self.name!r}: released twice")
         set_own(lease, "_slot", None)
-        guard = slot.guard
-        if guard is None:
-            demotion = None
-        else:
-            demotion = guard.demotion
-            _end(slot)
+        demotion = None
+        if slot.guard is not None:
+            demotion = slot.guard.demotion
+            if slot.view is None or demotion is not None or not self._is_let_go(slot.view, slot.guard):
+                _end(slot)
         try:
             verdict = self._verdict(slot.raw)
         except Exception as error:
@@ -634,7 +637,7 @@ class PoolRunner:
             if options.leak_threshold:
                 shortest = min(shortest, options.leak_threshold)
             if options.query_timeout:
-                shortest = min(shortest, options.query_timeout)
+                shortest = min(shortest, options.query_timeout / 2)
             await self.clock.sleep(min(max(shortest / 10, 0.05), 1.0))
             self._end_slow_calls()
             self._do(self.pool.tick(self._now()))
@@ -642,26 +645,52 @@ class PoolRunner:
     def _end_slow_calls(self) -> None:
         """End calls that have run for ``query_timeout``; seen from here, so that no call pays for a timer."""
         limit = self.spec.options.query_timeout
-        if not limit:
-            return
         now = self._now()
+        overdue_after = min(OVERDUE_AFTER, limit / 2) if limit else OVERDUE_AFTER
         for slot in list(self.pool.leased):
             guard = slot.guard
             call = None if guard is None else self.driver.call_in_progress(slot.raw, guard)
             if call is None or call != slot.call:
-                slot.call, slot.call_since = call, now
-            elif now - slot.call_since >= limit:
+                slot.call, slot.call_since, slot.is_overdue = call, now, False
+            elif limit and now - slot.call_since >= limit:
                 slot.call = None
                 self._timed_out(guard)
                 self.driver.interrupt(slot.raw)
+            elif now - slot.call_since >= overdue_after:
+                slot.is_overdue = True
+        self._tell_of_overdue()
+
+    def _overdue(self) -> list[Slot]:
+        """Leases whose call has had no answer for long: slow statements, or connections that fell silent."""
+        return [slot for slot in self.pool.leased if slot.is_overdue and slot.call is not None]
+
+    def _tell_of_overdue(self) -> None:
+        overdue = self._overdue()
+        if overdue and not self._overdue_told:
+            first = min(overdue, key=lambda slot: slot.call_since)
+            limit = self.spec.options.query_timeout
+            logger.warning(
+                "Pool %r: no answer for %.1f s on %d of %d connections (connection %d, acquired at %s): slow "
+                "statements, or connections that fell silent; each is ended %s", self.name,
+                self._now() - first.call_since, len(overdue), self.pool.options.max_size, first.number,
+                describe_site(first.site), f"after query_timeout = {limit:g} s" if limit else "never",
+            )  # fmt: skip
+        self._overdue_told = bool(overdue)
+        if overdue:
+            # Slow, or silent? The idle ones are asked before callers find out one by one.
+            self._do(self.pool.probe(min(slot.call_since for slot in overdue)))
 
     def _timed_out(self, guard: Guard) -> None:
-        seconds = self.spec.options.query_timeout
+        name, seconds = self.driver.own_limit or ("query_timeout", self.spec.options.query_timeout)
+        raised = "raise POOL_QUERY_TIMEOUT, or the pool's query_timeout"
+        if self.driver.own_limit is not None:
+            raised = f"raise the pool's {name}"
+        elif self.driver.takes_timeout:
+            raised += ", or give the call timeout=seconds"
         self.pool.counters.query_timeouts += 1
         guard.timed_out = QueryTimeoutError(
-            f"pool {self.name!r} ({self.spec.backend}): no answer within query_timeout = {seconds:g} s; the "
-            "connection fell silent, or the statement needs longer: raise POOL_QUERY_TIMEOUT, or the "
-            "pool's query_timeout"
+            f"pool {self.name!r} ({self.spec.backend}): no answer within {name} = {seconds:g} s; the "
+            f"connection fell silent, or the statement needs longer: {raised}"
         )
         self._report("%s", guard.timed_out)
 
@@ -748,6 +777,7 @@ class PoolRunner:
         active = len(pool.leased)
         zeros = max(0, counters.acquired - waits.recorded)
         busy = len(pool.proving) + len(pool.closing)
+        overdue = self._overdue()
         return {
             "backend": self.spec.backend,
             "url": mask_url(self.spec.url),
@@ -783,7 +813,12 @@ class PoolRunner:
             "query_timeouts": counters.query_timeouts,
             "refused_as_demoted": counters.refused_as_demoted,
             "demoted": pool.demoted_since is not None,
-            "healthy": pool.is_serving(now),
+            "overdue_calls": len(overdue),
+            "longest_call_seconds": round(
+                max((now - slot.call_since for slot in pool.leased if slot.call is not None), default=0.0), 3
+            ),
+            "healthy": pool.is_serving(now) and len(overdue) < pool.options.max_size,
+            "degraded": bool(overdue) or self.pool.demoted_since is not None,
             "last_error": self._last_error(),
         }
 
@@ -794,6 +829,9 @@ class PoolRunner:
             return self.masked(pool.last_error)
         if pool.demoted_since is not None:
             return f"the server does not take writes: {self._demotion}"
+        if overdue := self._overdue():
+            longest = self._now() - min(slot.call_since for slot in overdue)
+            return f"{len(overdue)} calls have had no answer for up to {longest:.1f} s"
         return None
 
     def histogram(self) -> HistogramSnapshot:

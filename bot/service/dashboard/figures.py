@@ -234,7 +234,10 @@ def _state(key: str, on: bool, figures: Mapping[str, Any]) -> tuple[str, str]:
         return "failing", "its statistics cannot be read; see the log"
     if key == "connection_pool_manager":
         sick = [name for name, pool in pools({key: figures}).items() if pool.get("healthy") is False]
-        return ("degraded", f"cannot connect: {', '.join(sick[:3])}") if sick else ("on", "")
+        if sick:
+            return "degraded", f"cannot connect: {', '.join(sick[:3])}"
+        slow = [name for name, pool in pools({key: figures}).items() if pool.get("degraded")]
+        return ("degraded", f"calls without an answer: {', '.join(slow[:3])}") if slow else ("on", "")
     if key == "load_balancer":
         total, healthy = figures.get("total_instances", 0), figures.get("healthy_instances", 0)
         if total and healthy < total:

@@ -183,3 +183,37 @@ async def test_the_error_is_a_lease_error_that_names_pool_and_use(pools):
         pass
     with pytest.raises(LeaseError, match="pool 'p': 'execute' used after the connection was released"):
         await conn.execute("SELECT 1")
+
+
+async def test_a_redis_client_is_made_anew_only_for_those_that_something_was_taken_from(pools, redis_url):
+    await pools.create_pool("p", "redis", 1, 1, url=redis_url)
+    (slot,) = pools._pools["p"].pool.idle
+    async with pools.connection("p") as conn:
+        await conn.set("guard", 1)
+        await conn.pipeline().get("guard").execute()
+        first = slot.view
+    del first
+    async with pools.connection("p") as conn:
+        await conn.get("guard")
+        kept = slot.view
+        number = id(kept)
+        del kept
+    assert id(slot.view) == number, "nothing was taken from it"
+    for take in (
+        lambda conn: conn.get, lambda conn: conn.pipeline(), lambda conn: conn.pubsub(),
+        lambda conn: conn.lock("guard-lock"), lambda conn: conn.scan_iter("guard*"),
+        lambda conn: conn.register_script("return 1"), lambda conn: conn.get("guard"),
+        lambda conn: conn.connection_pool, lambda conn: conn.monitor(), lambda conn: conn.client(),
+    ):  # fmt: skip
+        async with pools.connection("p") as conn:
+            await conn.get("guard")
+            taken = take(conn)
+        assert slot.view is None, "something may still be used"
+        if asyncio.iscoroutine(taken):
+            taken.close()
+        del taken
+    async with pools.connection("p") as conn:
+        conn.greeting = "mine"
+    async with pools.connection("p") as conn:
+        assert not hasattr(conn, "greeting")
+        await conn.delete("guard")

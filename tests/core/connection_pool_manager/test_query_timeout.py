@@ -117,7 +117,8 @@ async def test_zero_is_never(pools, postgresql_url):
     await pools.create_pool("p", "postgresql", 1, 1, url=postgresql_url, query_timeout=0)
     async with pools.connection("p") as conn:
         await conn.execute("SELECT pg_sleep(0.5)")
-        assert conn.raw_connection._config.command_timeout is None
+        figures = (await pools.get_statistics())["p"]
+        assert figures["query_timeouts"] == 0
 
 
 @pytest.mark.parametrize("backend", ["postgresql", "redis", "mysql"])
@@ -140,3 +141,183 @@ async def test_the_kernel_is_asked_to_find_out_that_the_other_host_is_gone(pools
             if hasattr(socket, "TCP_USER_TIMEOUT"):
                 assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30_000
         await pools.disable()
+
+
+def pg_prepared(conn):
+    async def call():
+        await (await conn.prepare("SELECT pg_sleep(60)")).fetch()
+
+    return call()
+
+
+def pg_cursor(conn):
+    async def call():
+        async with conn.transaction():
+            async for _ in conn.cursor("SELECT pg_sleep(60)"):
+                pass
+
+    return call()
+
+
+def pg_opened_cursor(conn):
+    async def call():
+        async with conn.transaction():
+            cursor = await conn.cursor("SELECT pg_sleep(20 * i) FROM generate_series(0, 9) i")
+            await cursor.fetch(5)
+
+    return call()
+
+
+def pg_copy(conn):
+    async def take(data):
+        pass
+
+    return conn.copy_from_query("SELECT pg_sleep(60)", output=take)
+
+
+def pg_transaction(conn):
+    async def call():
+        async with conn.transaction():
+            await conn.execute("SELECT pg_sleep(60)")
+
+    return call()
+
+
+@pytest.mark.parametrize("call", [pg_prepared, pg_cursor, pg_opened_cursor, pg_copy, pg_transaction])
+async def test_every_kind_of_postgresql_call_is_limited_and_counted(pools, postgresql_url, call):
+    await pools.create_pool("p", "postgresql", 1, 1, url=postgresql_url, query_timeout=LIMIT)
+    async with pools.connection("p") as conn:
+        with pytest.raises(QueryTimeoutError, match="give the call timeout=seconds"):
+            await asyncio.wait_for(call(conn), 30)
+    assert (await pools.get_statistics())["p"]["query_timeouts"] == 1
+    async with pools.connection("p", 20) as conn:
+        assert await conn.fetchval("SELECT 7") == 7
+
+
+async def test_many_short_calls_are_no_long_one(pools, postgresql_url):
+    await pools.create_pool("p", "postgresql", 1, 1, url=postgresql_url, query_timeout=LIMIT)
+    async with pools.connection("p") as conn, conn.transaction():
+        until = asyncio.get_running_loop().time() + 3 * LIMIT
+        statement = await conn.prepare("SELECT pg_sleep(0.01)")
+        while asyncio.get_running_loop().time() < until:
+            await statement.fetch()
+            await conn.execute("SELECT 1")
+    assert (await pools.get_statistics())["p"]["query_timeouts"] == 0
+
+
+async def test_the_drivers_own_limit_is_named_by_its_name(pools, postgresql_url):
+    await pools.create_pool(
+        "p", "postgresql", 1, 1, url=postgresql_url, query_timeout=50, command_timeout=0.3
+    )
+    async with pools.connection("p") as conn:
+        with pytest.raises(QueryTimeoutError, match=r"command_timeout = 0\.3 s.*raise the pool's command"):
+            await conn.execute("SELECT pg_sleep(60)")
+        with pytest.raises(QueryTimeoutError, match="command_timeout"):
+            await (await conn.prepare("SELECT pg_sleep(60)")).fetchval()
+        with pytest.raises(TimeoutError) as caught:
+            await conn.execute("SELECT pg_sleep(60)", timeout=0.2)
+        assert not isinstance(caught.value, QueryTimeoutError), "its own limit is the caller's business"
+    assert (await pools.get_statistics())["p"]["query_timeouts"] == 2
+
+
+async def test_who_is_cancelled_while_the_pool_ends_the_call_stays_cancelled(pools, postgresql_url):
+    await pools.create_pool("p", "postgresql", 1, 1, url=postgresql_url, query_timeout=30)
+    runner = pools._pools["p"]
+
+    async def use():
+        async with pools.connection("p") as conn:
+            await conn.execute("SELECT pg_sleep(60)")
+
+    task = asyncio.create_task(use())
+    while not any(slot.guard and slot.raw.phase4_task for slot in runner.pool.leased):
+        await asyncio.sleep(0.01)
+    (slot,) = runner.pool.leased
+    runner._timed_out(slot.guard)
+    task.cancel()
+    runner.driver.interrupt(slot.raw)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    async with pools.connection("p", 20) as conn:
+        assert await conn.fetchval("SELECT 7") == 7
+
+
+async def test_rows_of_an_unbuffered_cursor_are_limited(pools, mysql_url):
+    from asyncmy.cursors import SSCursor
+
+    await pools.create_pool("p", "mysql", 1, 1, url=mysql_url, query_timeout=LIMIT)
+    async with pools.connection("p") as conn:
+        cursor = conn.cursor(SSCursor)
+
+        async def read():
+            await cursor.execute("SELECT 1 UNION ALL SELECT SLEEP(60)")
+            while await cursor.fetchone():
+                pass
+
+        with pytest.raises(Exception, match=r"query_timeout|Lost|closed|2013"):
+            await asyncio.wait_for(read(), 30)
+    assert (await pools.get_statistics())["p"]["query_timeouts"] == 1
+    async with pools.connection("p", 20) as conn, conn.cursor() as cursor:
+        await cursor.execute("SELECT 7")
+        assert (await cursor.fetchone())[0] == 7
+
+
+async def test_a_watch_held_while_its_holder_thinks_is_no_call(pools, redis_url):
+    await pools.create_pool("p", "redis", 1, 1, url=redis_url, query_timeout=LIMIT)
+    async with pools.connection("p") as conn:
+        async with conn.pipeline() as pipe:
+            await pipe.watch("phase4-watched")
+            await asyncio.sleep(LIMIT * 3)
+            pipe.multi()
+            pipe.set("phase4-watched", 1)
+            assert await pipe.execute() == [True]
+        await conn.delete("phase4-watched")
+    assert (await pools.get_statistics())["p"]["query_timeouts"] == 0
+
+
+async def test_a_pubsub_that_pings_waits_as_long_as_it_likes(pools, redis_url):
+    await pools.create_pool("p", "redis", 1, 1, url=redis_url, query_timeout=LIMIT)
+    async with pools.connection("p") as conn:
+        pubsub = conn.pubsub()
+        await pubsub.subscribe("phase4-silence")
+        await pubsub.ping()
+        await pubsub.get_message(timeout=5)
+        assert await pubsub.get_message(timeout=5)
+        listening = asyncio.create_task(pubsub.get_message(timeout=None))
+        await asyncio.sleep(LIMIT * 3)
+        assert not listening.done()
+        listening.cancel()
+        await asyncio.wait([listening])
+        await pubsub.aclose()
+    assert (await pools.get_statistics())["p"]["query_timeouts"] == 0
+
+
+async def test_a_pool_tells_of_calls_without_an_answer(pools, postgresql_url, caplog):
+    await pools.create_pool("p", "postgresql", 1, 2, url=postgresql_url, query_timeout=1.2)
+    async with pools.connection("p") as conn:
+        call = asyncio.create_task(conn.execute("SELECT pg_sleep(60)"))
+        async with asyncio.timeout(20):
+            while not (figures := (await pools.get_statistics())["p"])["overdue_calls"]:
+                await asyncio.sleep(0.02)
+        assert figures["degraded"]
+        assert figures["healthy"], "another connection can be had"
+        assert "1 calls have had no answer for" in figures["last_error"]
+        with pytest.raises(QueryTimeoutError):
+            await call
+    told = [record.getMessage() for record in caplog.records if "no answer for" in record.getMessage()]
+    assert len(told) == 1
+    assert "test_query_timeout.py" in told[0]
+    figures = (await pools.get_statistics())["p"]
+    assert not figures["degraded"]
+    assert figures["overdue_calls"] == 0
+
+
+async def test_a_pool_whose_every_connection_waits_is_not_healthy(pools, postgresql_url):
+    await pools.create_pool("p", "postgresql", 1, 1, url=postgresql_url, query_timeout=1.2)
+    async with pools.connection("p") as conn:
+        call = asyncio.create_task(conn.execute("SELECT pg_sleep(60)"))
+        async with asyncio.timeout(20):
+            while (await pools.get_statistics())["p"]["healthy"]:
+                await asyncio.sleep(0.02)
+        with pytest.raises(QueryTimeoutError):
+            await call
+    assert (await pools.get_statistics())["p"]["healthy"]

@@ -36,6 +36,8 @@ class Driver(ABC):
     """The module to import."""
     extra: ClassVar[str]
     """What to install for it."""
+    takes_timeout: ClassVar[bool] = False
+    """Its calls take a ``timeout`` of their own."""
 
     def __init__(self, spec: PoolSpec) -> None:
         self.spec = spec
@@ -45,6 +47,8 @@ class Driver(ABC):
         self.is_blind = False
         """The tracker does not see what runs, so that nothing is known of a connection after its lease."""
         self._tracker_checked = False
+        self.own_limit: tuple[str, float] | None = None
+        """The driver's own option that limits a call in place of ``query_timeout``: its name, and seconds."""
         self.report_timeout: Callable[[Guard], None] = lambda guard: None
         """Of the runner: counts and tells of a call that took too long."""
 
@@ -88,6 +92,13 @@ class Driver(ABC):
         """What a lease of ``raw`` gives access to: as ``raw``, until ``guard`` says that the lease ended."""
         return raw
 
+    def is_let_go(self, view: Any, guard: Guard) -> bool:
+        """Whether nobody but the pool holds ``view``, nor anything taken from it: the next lease may have it.
+
+        For drivers whose views cost more than to ask.
+        """
+        return False
+
     def end_cursors(self, cursors: list[Any], guard: Guard) -> None:  # noqa: B027
         """Have ``guard.cursors`` work no more."""
 
@@ -101,16 +112,17 @@ class Driver(ABC):
         self.reset_mode = spec.options.reset
         return True
 
-    def call_in_progress(self, raw: Any, guard: Guard) -> int | None:
-        """A number of the call that runs on ``raw``, another one for each call; None: there is none."""
+    def call_in_progress(self, raw: Any, guard: Guard) -> Any:
+        """What tells the call that runs on ``raw`` from the next one; None: none runs."""
         return guard.calls if guard.running else None
 
     def interrupt(self, raw: Any) -> None:
         """End the call that runs: it has taken too long."""
         self.terminate(raw)
 
-    def timed_out(self, guard: Guard) -> None:  # noqa: B027
-        """The driver's own timeout for a call has ended one."""
+    def is_timeout(self, error: BaseException) -> bool:
+        """Whether a call ended with this error because the driver's own limit for it was over."""
+        return False
 
     def is_setting(self, error: BaseException) -> bool:
         """Whether the error of connecting is one of the settings, so that trying again is of no use."""

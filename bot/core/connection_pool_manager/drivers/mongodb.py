@@ -21,6 +21,7 @@ import contextlib
 import functools
 import re
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 from bot.core._shared.demotion import mongodb_needs_another_server
 from bot.core._shared.errors import invalid
@@ -124,6 +125,7 @@ class MongodbDriver(Driver):
             raise invalid("collection", collection, "the name of a collection")
         options = self.spec.options
         self.given_listeners = self.options.pop("event_listeners", ())
+        self.own_limit = self._own_limit()
         # Ours first: the pool's own size must hold whatever the url says.
         if options.query_timeout and not re.search(r"(?i)[?&](socket)?timeoutms=", self.url):
             self.options.setdefault("socketTimeoutMS", int(options.query_timeout * 1000))
@@ -255,8 +257,25 @@ class MongodbDriver(Driver):
             return False  # they are the client's own, which cannot change them
         return super().adopt(spec)
 
-    def call_in_progress(self, raw: Any, guard: Guard) -> int | None:
+    def call_in_progress(self, raw: Any, guard: Guard) -> Any:
         return None  # the driver has its own timeout, for each of the connections it shares
+
+    def _own_limit(self) -> tuple[str, float] | None:
+        """Of the limits that the url and the options set for a call, the first that is found."""
+        given = {name.lower(): value for name, value in self.options.items()}
+        given |= {name.lower(): value for name, value in parse_qsl(urlsplit(self.url).query)}
+        for name in ("timeoutMS", "socketTimeoutMS"):
+            with contextlib.suppress(TypeError, ValueError):
+                if seconds := float(given[name.lower()]) / 1000 if name.lower() in given else 0.0:
+                    return name, seconds
+        return None
+
+    def is_timeout(self, error: BaseException) -> bool:
+        from pymongo.errors import ExecutionTimeout, NetworkTimeout, ServerSelectionTimeoutError
+
+        if isinstance(error, ServerSelectionTimeoutError):
+            return False  # there is no server that could be slow
+        return isinstance(error, NetworkTimeout | ExecutionTimeout)
 
     def is_login_refused(self, error: BaseException) -> bool:
         return getattr(error, "code", None) == 18

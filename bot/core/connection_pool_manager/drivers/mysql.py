@@ -273,8 +273,11 @@ class MysqlDriver(Driver):
             self.settings["connect_timeout"] = spec.options.connect_timeout
         return True
 
-    def call_in_progress(self, raw: Any, guard: Guard) -> int | None:
-        return int(raw.phase4_seen) if raw.phase4_busy or guard.running else None
+    def call_in_progress(self, raw: Any, guard: Guard) -> Any:
+        if raw.phase4_busy or guard.running:
+            return int(raw.phase4_seen)
+        # Rows of an unbuffered cursor are read without a call that this side sees.
+        return getattr(getattr(raw, "_proto", None), "_read_waiter", None)
 
     def is_login_refused(self, error: BaseException) -> bool:
         return bool(error.args) and error.args[0] in _LOGIN_REFUSED

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import weakref
+from asyncio import current_task
 from typing import Any
 
 from bot.core._shared.demotion import postgresql_needs_another_server
@@ -27,6 +28,8 @@ from bot.core.connection_pool_manager.models import PoolSpec
 from bot.core.connection_pool_manager.pool import Verdict
 
 _classify = session_state.Classifier(session_state.classify_postgresql)
+_new: Any = object.__new__
+_set_own = object.__setattr__
 
 # Functions outside the catalog schemas that may change the session of who calls them. Languages other
 # than SQL and PL/pgSQL cannot be read, so theirs are suspected; C functions come with extensions, of
@@ -47,6 +50,8 @@ SELECT EXISTS (
         ELSE true END)
 """
 
+CANCEL_TIMEOUT = 10.0
+"""Seconds for having the server cancel a statement; then the connection is closed."""
 _READ_ONLY_TRANSACTION = "25006"
 _IS_PRIMARY = (
     "SELECT NOT pg_catalog.pg_is_in_recovery()"
@@ -61,7 +66,9 @@ _RESET = (
 
 # What each public method of a connection may leave behind. One that is not listed here, of a later
 # version of asyncpg, counts as one that only a new connection undoes.
-_TAKES_SQL = ("execute", "executemany", "fetch", "fetchval", "fetchrow", "fetchmany", "copy_from_query")
+_TAKES_SQL = (
+    "execute", "executemany", "fetch", "fetchval", "fetchrow", "fetchmany", "copy_from_query", "prepare",
+)  # fmt: skip
 _CLEAN = {
     "transaction", "is_in_transaction", "is_closed", "close", "terminate", "reset", "get_reset_query",
     "get_server_pid", "get_server_version", "get_settings", "reload_schema_state", "remove_listener",
@@ -70,6 +77,136 @@ _CLEAN = {
 _CLEAN_AND_SLOW = ("copy_from_table", "copy_to_table", "copy_records_to_table")
 # An object that may still be at work when its lease ends; the reset finds out.
 _RESETS = ("add_listener", "add_log_listener")
+
+
+_CONNECTION, _VIEW, _PART = range(3)
+"""Whose method it is: a connection's, a lease's view of one, or that of a statement or cursor."""
+
+
+def _tracked(name: str, original: Any, owner: int) -> Any:
+    """``original``, noting what runs, for how long it may, and what its error says of the server.
+
+    One coroutine for all of it, and no timer: this is what each query of a bot pays. ``timeout=`` is the
+    caller's own limit; without one the pool ends the call after ``query_timeout``, by cancelling its task as
+    ``asyncio.timeout`` does, on which asyncpg has the server cancel the statement.
+    """
+    takes_sql = owner != _PART and name in _TAKES_SQL
+    prepares = name == "prepare"
+
+    @functools.wraps(original)
+    async def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if owner == _VIEW:
+            guard = self.phase4_guard
+            if guard.ended:
+                raise guard.error(repr(name))
+            raw = target = guard.raw
+        else:
+            raw = self if owner == _CONNECTION else self._connection
+            target, guard = self, raw.phase4_guard
+        if takes_sql:
+            raw.phase4_note(args[0] if args else kwargs.get("query", kwargs.get("command")))
+        is_first = not raw.phase4_busy  # else it is part of another call, or refused for one
+        raw.phase4_busy += 1
+        if is_first:
+            raw.phase4_calls += 1
+            raw.phase4_task = task = current_task()
+            raw.phase4_cancels = task.cancelling()  # type: ignore[union-attr]
+            raw.phase4_limit_is_own = (
+                kwargs.get("timeout") if owner != _PART else kwargs.get("timeout", _limit_of(self))
+            ) is not None
+        try:
+            result = await original(target, *args, **kwargs)
+        except asyncio.CancelledError:
+            # The server is told to stop it, which takes a moment; a reset waits for that.
+            raw.phase4_taint = max(raw.phase4_taint, session_state.RESET)
+            if is_first and raw.phase4_expired:
+                raw.phase4_expired = False
+                if raw.phase4_task.uncancel() <= raw.phase4_cancels:
+                    raise guard.outcome(TimeoutError()) from None
+            raise
+        except Exception as error:
+            if isinstance(error, TimeoutError):
+                raw.phase4_taint = max(raw.phase4_taint, session_state.RESET)
+                driver = raw.phase4_driver
+                if is_first and not raw.phase4_limit_is_own and driver is not None and driver.own_limit:
+                    driver.report_timeout(guard)
+            told = error if guard is None or not is_first else guard.outcome(error)
+            if told is error:
+                raise
+            raise told from error
+        finally:
+            raw.phase4_busy -= 1
+            if is_first:
+                if raw.phase4_expired:  # it ended in the moment in which it was to be ended
+                    raw.phase4_expired = False
+                    raw.phase4_task.uncancel()
+                raw.phase4_task = None
+        if prepares:
+            raw.phase4_taint = max(raw.phase4_taint, session_state.RESET)
+            result.__class__ = _part_classes()[0]
+        return result
+
+    return call
+
+
+def _limit_of(part: Any) -> Any:
+    return getattr(part, "_timeout", None)
+
+
+@functools.cache
+def _part_classes() -> tuple[Any, Any]:
+    """asyncpg's statements and cursors, tracked; of the same layout, so that theirs become these."""
+    from asyncpg.cursor import Cursor, CursorFactory, CursorIterator
+    from asyncpg.prepared_stmt import PreparedStatement
+
+    def tracked(kind: Any, name: str, *methods: str) -> Any:
+        made = {method: _tracked(method, getattr(kind, method), _PART) for method in methods}
+        return type(name, (kind,), {"__slots__": (), "__module__": __name__, "__doc__": kind.__doc__, **made})
+
+    cursor_class = tracked(Cursor, "TrackedCursor", "fetch", "fetchrow", "forward", "_init")
+    iterator_class = tracked(CursorIterator, "TrackedCursorIterator", "__anext__")
+
+    class TrackedCursorFactory(CursorFactory):  # type: ignore[misc]
+        __slots__ = ()
+
+        def __aiter__(self) -> Any:
+            iterator = super().__aiter__()
+            iterator.__class__ = iterator_class
+            return iterator
+
+        def __await__(self) -> Any:
+            return open_cursor(self).__await__()
+
+    async def opened(factory: Any) -> Any:
+        cursor = await _Awaitable(CursorFactory.__await__(factory))
+        cursor.__class__ = cursor_class
+        return cursor
+
+    open_cursor = _tracked("cursor", opened, _PART)
+    executing = ("explain", "fetch", "fetchval", "fetchrow", "fetchmany", "executemany")
+    base = tracked(
+        PreparedStatement, "Statement", *[name for name in executing if hasattr(PreparedStatement, name)]
+    )
+
+    class TrackedStatement(base):  # type: ignore[misc,valid-type]
+        __slots__ = ()
+
+        def cursor(self, *args: Any, **kwargs: Any) -> Any:
+            factory = super().cursor(*args, **kwargs)
+            factory.__class__ = TrackedCursorFactory
+            return factory
+
+    return TrackedStatement, TrackedCursorFactory
+
+
+class _Awaitable:
+    """What an ``__await__`` has returned, to be awaited."""
+
+    def __init__(self, steps: Any) -> None:
+        self.steps = steps
+
+    def __await__(self) -> Any:
+        return self.steps
 
 
 @functools.cache
@@ -89,6 +226,24 @@ def _connection_class() -> Any:
         phase4_driver: Any = None
         phase4_read_only = False
         """The current lease asked for a transaction or session that is read-only."""
+        phase4_guard: Any = None
+        phase4_calls = 0
+        phase4_task: Any = None
+        """Of the call under way, and how often it had been cancelled when the call began."""
+        phase4_cancels = 0
+        phase4_limit_is_own = False
+        """The call under way was given a ``timeout`` of its own."""
+        phase4_expired = False
+        """The call under way has taken too long; its task was cancelled for that."""
+
+        async def _cancel(self, *args: Any) -> None:
+            try:
+                async with asyncio.timeout(CANCEL_TIMEOUT):
+                    await super()._cancel(*args)
+                    return
+            except TimeoutError:
+                pass
+            self.terminate()
 
         def phase4_note(self, text: Any) -> None:
             found = _classify(text) if isinstance(text, str) else session_state.DISCARD
@@ -120,31 +275,9 @@ def _connection_class() -> Any:
         def cursor(self, query: Any, *args: Any, **kwargs: Any) -> Any:
             self.phase4_note(query)
             self.phase4_taint = max(self.phase4_taint, session_state.RESET)
-            return super().cursor(query, *args, **kwargs)
-
-        async def prepare(self, query: Any, *args: Any, **kwargs: Any) -> Any:
-            self.phase4_note(query)
-            self.phase4_taint = max(self.phase4_taint, session_state.RESET)
-            return await super().prepare(query, *args, **kwargs)
-
-    def tracked(name: str, takes_sql: bool) -> None:
-        original = getattr(asyncpg.Connection, name)
-
-        @functools.wraps(original)
-        async def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-            if takes_sql:
-                self.phase4_note(args[0] if args else kwargs.get("query", kwargs.get("command")))
-            self.phase4_busy += 1
-            try:
-                return await original(self, *args, **kwargs)
-            except (asyncio.CancelledError, TimeoutError):
-                # The server is told to stop it, which takes a moment; a reset waits for that.
-                self.phase4_taint = max(self.phase4_taint, session_state.RESET)
-                raise
-            finally:
-                self.phase4_busy -= 1
-
-        setattr(TrackedConnection, name, call)
+            factory = super().cursor(query, *args, **kwargs)
+            factory.__class__ = _part_classes()[1]
+            return factory
 
     def tainting(name: str, level: int) -> None:
         original = getattr(asyncpg.Connection, name)
@@ -157,11 +290,12 @@ def _connection_class() -> Any:
         setattr(TrackedConnection, name, call)
 
     for name in dir(asyncpg.Connection):
-        if name.startswith("_") or name in _CLEAN or name in ("cursor", "prepare"):
+        if name.startswith("_") or name in _CLEAN or name == "cursor":
             continue
+        original = getattr(asyncpg.Connection, name)
         if name in _TAKES_SQL or name in _CLEAN_AND_SLOW:
-            tracked(name, name in _TAKES_SQL)
-        elif callable(getattr(asyncpg.Connection, name)):
+            setattr(TrackedConnection, name, _tracked(name, original, _CONNECTION))
+        elif callable(original):
             tainting(name, session_state.RESET if name in _RESETS else session_state.DISCARD)
     return TrackedConnection
 
@@ -178,27 +312,30 @@ def _view_class() -> Any:
         Transactions, statements and cursors ask asyncpg's own counter of leases.
         """
 
-        __slots__ = ("phase4_connection", "phase4_guard")
+        __slots__ = ("phase4_guard",)
 
-        def __init__(self, connection: Any, guard: Guard) -> None:
-            set_own = object.__setattr__
-            set_own(self, "phase4_connection", connection)
-            set_own(self, "phase4_guard", guard)
+        @property
+        def phase4_connection(self) -> Any:
+            return self.phase4_guard.raw
 
         def __getattr__(self, name: str) -> Any:
             self.phase4_guard.check(repr(name))
-            return getattr(self.phase4_connection, name)
+            return getattr(self.phase4_guard.raw, name)
 
         def __setattr__(self, name: str, value: Any) -> None:
             self.phase4_guard.check(repr(name))
-            setattr(self.phase4_connection, name, value)
+            setattr(self.phase4_guard.raw, name, value)
 
         def __repr__(self) -> str:
-            return f"<LeasedConnection {self.phase4_connection!r}>"
+            return f"<LeasedConnection {self.phase4_guard.raw!r}>"
 
     public = [name for name in dir(base) if not name.startswith(("_", "phase4_"))]
     for name, method in guarded_methods(base, "phase4_connection", public).items():
         setattr(LeasedConnection, name, method)
+    original = import_driver("asyncpg", "asyncpg", "postgresql").Connection
+    for name in (*_TAKES_SQL, *_CLEAN_AND_SLOW):
+        if hasattr(original, name):
+            setattr(LeasedConnection, name, _tracked(name, getattr(original, name), _VIEW))
     return LeasedConnection
 
 
@@ -207,6 +344,7 @@ class PostgresqlDriver(Driver):
     schemes = ("postgresql", "postgres")
     package = "asyncpg"
     extra = "asyncpg"
+    takes_timeout = True
 
     def __init__(self, spec: PoolSpec) -> None:
         super().__init__(spec)
@@ -215,13 +353,13 @@ class PostgresqlDriver(Driver):
 
     async def start(self) -> None:
         self._asyncpg = import_driver(self.package, self.extra, self.backend)
+        if (seconds := self.options.get("command_timeout")) is not None:
+            self.own_limit = ("command_timeout", seconds)
 
     async def connect(self) -> Any:
         options = {"connection_class": _connection_class(), **self.options}
         # An attempt that times out must leave nothing behind: asyncpg's own timeout takes care of that.
         options.setdefault("timeout", self.spec.options.connect_timeout)
-        # asyncpg's own timeout has the server cancel the statement, too.
-        options.setdefault("command_timeout", self.spec.options.query_timeout or None)
         raw = await self._asyncpg.connect(without_driver(self.url), **options)
         keep_alive(raw._transport)
         try:
@@ -237,7 +375,10 @@ class PostgresqlDriver(Driver):
 
     def view(self, raw: Any, guard: Guard) -> Any:
         raw.phase4_read_only = False
-        return _view_class()(raw, guard)
+        raw.phase4_guard = guard
+        view = _new(_view_class())
+        _set_own(view, "phase4_guard", guard)
+        return view
 
     def is_demotion(self, error: BaseException, raw: Any) -> bool:
         code = getattr(error, "sqlstate", None)
@@ -250,11 +391,17 @@ class PostgresqlDriver(Driver):
         self.always_reset = self.reset_mode != "never"  # with "smart", until the next connection has looked
         return True
 
-    def call_in_progress(self, raw: Any, guard: Guard) -> int | None:
-        return None  # asyncpg has its own timeout
+    def call_in_progress(self, raw: Any, guard: Guard) -> Any:
+        if raw.phase4_task is None or raw.phase4_limit_is_own or self.own_limit is not None:
+            return None
+        return int(raw.phase4_calls)
 
-    def timed_out(self, guard: Guard) -> None:
-        self.report_timeout(guard)
+    def interrupt(self, raw: Any) -> None:
+        if raw.phase4_expired:
+            self.terminate(raw)  # its task was cancelled before, and went on
+        elif raw.phase4_task is not None:
+            raw.phase4_expired = True
+            raw.phase4_task.cancel()
 
     def is_login_refused(self, error: BaseException) -> bool:
         return str(getattr(error, "sqlstate", "")).startswith("28")

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import re
+import sys
+import weakref
 from collections import deque
 from typing import Any
 
@@ -17,8 +19,10 @@ from bot.core._shared.errors import invalid, message_of
 from bot.core.connection_pool_manager.drivers.base import Driver, hard_close, import_driver, keep_alive
 from bot.core.connection_pool_manager.guard import Guard
 from bot.core.connection_pool_manager.models import PoolSpec
-from bot.core.connection_pool_manager.pool import Verdict
+from bot.core.connection_pool_manager.pool import Slot, Verdict
 from bot.core.phase4_config import mask_url
+
+_set_own = object.__setattr__
 
 # SCRIPT and FUNCTION change the server, not the connection.
 _HARMFUL = frozenset(
@@ -57,8 +61,7 @@ def _tracked(base: Any) -> Any:
         phase4_seen = 0
         phase4_blocks = False
         """The last command may wait for as long as it says."""
-        phase4_reads = 0
-        phase4_reading = 0
+        phase4_is_subscribed = False
         phase4_guard: Any = None
         phase4_is_over = False
         """The pool has let go of it: nobody may connect it again."""
@@ -68,24 +71,28 @@ def _tracked(base: Any) -> Any:
                 from redis.exceptions import ConnectionError as RedisConnectionError
 
                 raise RedisConnectionError("the connection of a lease that has ended is not opened again")
+            if self.is_connected:
+                return
+            self.phase4_is_subscribed = False
+            # Errors are noted where the answer is parsed, so that an answer without one costs nothing.
+            self._parser.parse_error = self._phase4_error
             await super().connect()
             if self._writer is not None:
                 keep_alive(self._writer.transport)
 
-        async def read_response(self, *args: Any, **kwargs: Any) -> Any:
-            # With a timeout of its own a read is a pubsub's, which waits as long as it likes.
-            counts = not self.phase4_blocks and kwargs.get("timeout") is None
-            self.phase4_reads += 1
-            self.phase4_reading += counts
-            try:
-                return await super().read_response(*args, **kwargs)
-            except Exception as error:
-                told = error if self.phase4_guard is None else self.phase4_guard.outcome(error)
-                if told is error:
-                    raise
-                raise told from error
-            finally:
-                self.phase4_reading -= counts
+        def _phase4_error(self, response: Any) -> Any:
+            error = type(self._parser).parse_error(response)
+            if self.phase4_guard is not None:
+                self.phase4_guard.failed(error)
+            return error
+
+        def phase4_waits(self) -> bool:
+            """Whether a command is under way: not all of it was sent, or its answer is not there."""
+            reader, writer = self._reader, self._writer
+            if self.phase4_blocks or reader is None or writer is None:
+                return False
+            # With nobody waiting for it a lease may keep its connection as long as it likes: WATCH.
+            return reader._waiter is not None or writer.transport.get_write_buffer_size() > 0
 
         def _phase4_note(self, command: Any) -> None:
             self.phase4_seen += 1
@@ -94,9 +101,12 @@ def _tracked(base: Any) -> Any:
                 kind = _kind_of(command)
                 if len(known) < 1024:
                     known[command] = kind
-            harmful, self.phase4_blocks = kind
+            harmful, blocks = kind
             if harmful:
                 self.phase4_taint = True
+                if blocks:
+                    self.phase4_is_subscribed = True
+            self.phase4_blocks = blocks or self.phase4_is_subscribed
 
         def pack_command(self, *args: Any) -> Any:
             self._phase4_note(args[0])
@@ -193,11 +203,12 @@ def _pool_class() -> Any:
 
 @functools.cache
 def _view_classes() -> tuple[Any, Any]:
-    from redis.asyncio import Redis
+    from redis import asyncio
 
-    base = _pool_class()
+    base: Any = _pool_class()
+    client: Any = asyncio.Redis
 
-    class LeasedPool(base):  # type: ignore[misc,valid-type]
+    class LeasedPool(base):  # type: ignore[misc]
         """One connection as a lease sees it: clients, pipelines, pubsubs and locks ask it for theirs."""
 
         __slots__ = ("phase4_guard",)
@@ -205,27 +216,69 @@ def _view_classes() -> tuple[Any, Any]:
         def __del__(self) -> None:
             """Not the connection's end."""
 
-        async def get_connection(self, *_: Any, **__: Any) -> Any:
-            self.phase4_guard.check()
+        async def get_connection(self, *args: Any, **kwargs: Any) -> Any:
+            guard = self.phase4_guard
+            if guard.ended:
+                guard.check()
+            if not self.phase4_held and self.phase4_connection.is_connected:  # type: ignore[has-type]
+                self.phase4_held = True  # type: ignore[misc]
+                return self.phase4_connection
             return await super().get_connection()
 
         async def release(self, connection: Any) -> None:
-            if not self.phase4_guard.ended:  # else it is somebody else's, or closed
-                await super().release(connection)
+            guard = self.phase4_guard
+            if guard.ended:
+                return  # it is somebody else's, or closed
+            self.phase4_held = False  # type: ignore[misc]
+            if self.phase4_queue:
+                self._phase4_free()
+            if guard.timed_out is not None:  # why the call failed that gives its connection back
+                timed_out, guard.timed_out = guard.timed_out, None
+                raise timed_out
 
         async def disconnect(self, *_: Any, **__: Any) -> None:
             if not self.phase4_guard.ended:
                 await super().disconnect()
 
-    class LeasedClient(Redis):
-        """The client as one lease sees it."""
+    class LeasedClient(client):  # type: ignore[misc]
+        """The client as one lease sees it: what it sets on it, it sets for itself."""
+
+        __slots__ = ("phase4_has_own", "phase4_pool")
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:  # client() makes one more of its kind
+            _set_own(self, "phase4_has_own", True)
+            super().__init__(*args, **kwargs)
+
+        @property
+        def connection_pool(self) -> Any:
+            return self.phase4_pool
+
+        @connection_pool.setter
+        def connection_pool(self, value: Any) -> None:
+            _set_own(self, "phase4_pool", value)
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if not self.phase4_has_own:
+                _set_own(self, "__dict__", dict(self.__dict__))
+                _set_own(self, "phase4_has_own", True)
+            _set_own(self, name, value)
 
         def set_response_callback(self, command: str, callback: Any) -> None:
-            kind: Any = type(self.response_callbacks)
-            self.response_callbacks = kind(self.response_callbacks)
+            own: Any = vars(self)["response_callbacks"]
+            setattr(self, "response_callbacks", type(own)(own))  # noqa: B010  # its own from here on
             super().set_response_callback(command, callback)
 
     return LeasedPool, LeasedClient
+
+
+_references = getattr(sys, "getrefcount", None) if getattr(sys, "_is_gil_enabled", lambda: True)() else None
+"""Exact only where objects are counted, and by one thread at a time."""
+
+
+def _held(view: Any, guard: Guard) -> tuple[int, int, int]:
+    """How many hold a lease's client, the connection it shows, and its guard."""
+    assert _references is not None
+    return _references(view), _references(view.phase4_pool), _references(guard)
 
 
 class RedisDriver(Driver):
@@ -233,6 +286,7 @@ class RedisDriver(Driver):
     schemes = ("redis", "rediss", "unix", "valkey", "valkeys")
     package = "redis"
     extra = "redis[hiredis]"
+    held_by_pool: tuple[int, int, int] | None = None
 
     async def start(self) -> None:
         import_driver(self.package, self.extra, self.backend)
@@ -258,21 +312,24 @@ class RedisDriver(Driver):
             **self.options,
         }
 
-    async def connect(self) -> Any:
+    def _new_client(self) -> Any:
         from redis.asyncio import Redis
 
         connections = _pool_class()(
             connection_class=self.connection_class, max_connections=1, **self.connect_options
         )
-        connection = connections.make_connection()
-        connections.phase4_setup(connection, self.spec.options.acquire_timeout)
+        connections.phase4_setup(connections.make_connection(), self.spec.options.acquire_timeout)
+        return Redis(connection_pool=connections)
+
+    async def connect(self) -> Any:
+        client = self._new_client()
+        connection = client.connection_pool.phase4_connection
         try:
             await connection.connect()
         except BaseException:
             self._drop(connection)
             raise
         connection.phase4_taint = False
-        client = Redis(connection_pool=connections)
         try:
             await self.check_tracker(client)
         except BaseException:
@@ -291,9 +348,30 @@ class RedisDriver(Driver):
         leased.__dict__ = connections.__dict__
         leased.phase4_guard = guard
         view = client_kind.__new__(client_kind)
-        view.__dict__.update(raw.__dict__)  # its own: what a lease sets on its client ends with it
-        view.connection_pool = leased
+        _set_own(view, "__dict__", raw.__dict__)
+        _set_own(view, "phase4_pool", leased)
+        _set_own(view, "phase4_has_own", False)
         return view
+
+    def is_let_go(self, view: Any, guard: Guard) -> bool:
+        # To make a client costs as much as a tenth of a query. Bound methods, pipelines, pubsubs, locks and
+        # calls that are not over hold the client, its connection or the guard.
+        if _references is None or view.phase4_has_own or weakref.getweakrefcount(view):
+            return False
+        if self.held_by_pool is None:
+            self.held_by_pool = self._held_by_pool(view, guard)
+        return _held(view, guard) == self.held_by_pool
+
+    def _held_by_pool(self, view: Any, guard: Guard) -> tuple[int, int, int]:
+        """What :func:`_held` says of what only a slot holds, asked in the same way as by is_let_go."""
+
+        def ask(view: Any, guard: Guard) -> tuple[int, int, int]:
+            return _held(view, guard)
+
+        slot = Slot(self._new_client(), 0)
+        slot.guard = Guard(self, slot.raw)
+        slot.view = self.view(slot.raw, slot.guard)
+        return ask(slot.view, slot.guard)
 
     def is_demotion(self, error: BaseException, raw: Any) -> bool:
         from redis import exceptions
@@ -307,9 +385,9 @@ class RedisDriver(Driver):
             self.connect_options["socket_connect_timeout"] = spec.options.connect_timeout
         return super().adopt(spec)
 
-    def call_in_progress(self, raw: Any, guard: Guard) -> int | None:
+    def call_in_progress(self, raw: Any, guard: Guard) -> Any:
         connection = raw.connection_pool.phase4_connection
-        return int(connection.phase4_reads) if connection.phase4_reading else None
+        return int(connection.phase4_seen) if connection.phase4_waits() else None
 
     def is_login_refused(self, error: BaseException) -> bool:
         from redis import exceptions

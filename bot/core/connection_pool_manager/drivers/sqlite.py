@@ -44,6 +44,40 @@ _URI_OPTIONS = ("mode", "cache", "immutable", "nolock", "psow", "vfs", "modeof")
 """Options of a url that SQLite takes in its own URIs."""
 
 
+def _tracked(original: Any, *, in_lease: bool) -> Any:
+    """``_execute`` of a connection, or of a lease's view of one: in one coroutine, as every call pays it."""
+    run = original._execute
+
+    async def _execute(self: Any, fn: Any, *args: Any, **kwargs: Any) -> Any:
+        guard = self.phase4_guard if in_lease else None
+        if guard is not None and guard.ended:
+            raise guard.error("something taken from its lease")
+        state = self.__dict__  # shared by the connection and its views
+        state["phase4_seen"] += 1
+        if getattr(fn, "__name__", "") not in _HARMLESS:
+            state["phase4_taint"] = session_state.DISCARD
+        elif args and isinstance(text := args[0], str) and (found := _classify(text)):
+            state["phase4_taint"] = max(state["phase4_taint"], found)
+        state["phase4_busy"] += 1
+        try:
+            return await run(self, fn, *args, **kwargs)
+        except asyncio.CancelledError:
+            # The thread is still at it: what it leaves is not known before it is done.
+            state["phase4_taint"] = max(state["phase4_taint"], session_state.RESET)
+            raise
+        except sqlite3.OperationalError as error:
+            told = error if guard is None else guard.outcome(error)
+            if told is error:
+                raise
+            raise told from error
+        finally:
+            state["phase4_busy"] -= 1
+            if guard is not None and guard.timed_out is not None:
+                guard.timed_out = None  # the statement was ended; the connection is as good as before
+
+    return _execute
+
+
 @functools.cache
 def _connection_class() -> Any:
     aiosqlite = import_driver("aiosqlite", "aiosqlite", "sqlite")
@@ -51,28 +85,15 @@ def _connection_class() -> Any:
     class TrackedConnection(aiosqlite.Connection):  # type: ignore[misc,name-defined]
         """aiosqlite's connection, noting whether it may differ from a new one."""
 
-        phase4_taint = 0
-        phase4_seen = 0
-        phase4_busy = 0
         phase4_expected: tuple[Any, ...] = ()
 
-        async def _execute(self, fn: Any, *args: Any, **kwargs: Any) -> Any:
-            self.phase4_seen += 1
-            text = args[0] if args else None
-            if getattr(fn, "__name__", "") not in _HARMLESS:
-                self.phase4_taint = session_state.DISCARD
-            elif isinstance(text, str) and (found := _classify(text)):
-                self.phase4_taint = max(self.phase4_taint, found)
-            self.phase4_busy += 1
-            try:
-                return await super()._execute(fn, *args, **kwargs)
-            except asyncio.CancelledError:
-                # The thread is still at it: what it leaves is not known before it is done.
-                self.phase4_taint = max(self.phase4_taint, session_state.RESET)
-                raise
-            finally:
-                self.phase4_busy -= 1
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.phase4_taint = 0
+            self.phase4_seen = 0
+            self.phase4_busy = 0
 
+    TrackedConnection._execute = _tracked(aiosqlite.Connection, in_lease=False)
     return TrackedConnection
 
 
@@ -92,22 +113,12 @@ def _view_class() -> Any:
 
         @property
         def _conn(self) -> Any:
-            self.phase4_guard.check()
-            return super()._conn
+            if self.phase4_guard.ended:
+                self.phase4_guard.check()
+            inner = self._connection
+            return super()._conn if inner is None else inner
 
-        async def _execute(self, fn: Any, *args: Any, **kwargs: Any) -> Any:
-            guard = self.phase4_guard
-            guard.check()
-            try:
-                return await super()._execute(fn, *args, **kwargs)
-            except sqlite3.OperationalError as error:
-                told = guard.outcome(error)
-                if told is error:
-                    raise
-                raise told from error
-            finally:
-                guard.timed_out = None  # the statement was ended; the connection is as good as before
-
+    LeasedConnection._execute = _tracked(base.__base__, in_lease=True)
     for name, method in guarded_methods(base, None, by_hand).items():
         setattr(LeasedConnection, name, method)
     return LeasedConnection
@@ -216,7 +227,7 @@ class SqliteDriver(Driver):
         view.phase4_guard = guard
         return view
 
-    def call_in_progress(self, raw: Any, guard: Guard) -> int | None:
+    def call_in_progress(self, raw: Any, guard: Guard) -> Any:
         return int(raw.phase4_seen) if raw.phase4_busy else None
 
     def interrupt(self, raw: Any) -> None:
