@@ -102,6 +102,11 @@ class PooledConnection:
     def is_released(self) -> bool:
         return self._slot is None
 
+    def __reduce_ex__(self, protocol: object) -> Any:
+        raise TypeError(f"{self!r} cannot be copied or pickled: it has one holder")
+
+    __iter__ = None  # or __getitem__ would make it one that yields for ever
+
     def __getattr__(self, name: str) -> Any:
         slot = self._slot
         if slot is None:

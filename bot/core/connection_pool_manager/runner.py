@@ -571,7 +571,7 @@ class PoolRunner:
             # Not from error: its text and its frames may hold the password.
             failure = PoolConnectError(
                 f"cannot connect to {mask_url(self.spec.url)} ({self.spec.backend}): {self.masked(error)}; "
-                "check that the server runs, and the host, port, user and password of the url"
+                f"{self.driver.advice}"
             )
             failure.login_refused = self.driver.is_login_refused(error)
             failure.is_setting = self.driver.is_setting(error)

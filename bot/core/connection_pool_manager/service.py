@@ -19,7 +19,7 @@ from bot.core._shared.histogram import HistogramSnapshot
 from bot.core._shared.masking import mask_url
 from bot.core._shared.tasks import BackgroundTasks, LoopLocalLock, run_on_loop
 from bot.core.connection_pool_manager.drivers import driver_class
-from bot.core.connection_pool_manager.drivers.base import check_scheme
+from bot.core.connection_pool_manager.drivers.base import check_address, check_scheme
 from bot.core.connection_pool_manager.errors import (
     LeaseError,
     PoolReplacedError,
@@ -143,6 +143,8 @@ class ConnectionPoolManager(Phase4Service):
     async def _configure(self, name: str, settings: PoolSettings) -> str | None:
         """Make the pool of an entry of the settings; what went wrong, or None."""
         try:
+            if not name:
+                raise invalid("name", name, "a non-empty string")
             spec = self._spec(name, settings.backend, None, None, None, {})
             running = self._pools.get(name)
             if running is not None and running.spec != spec and name in self._made_from_settings:
@@ -293,6 +295,8 @@ class ConnectionPoolManager(Phase4Service):
             raise invalid("url", url, "a string")
         schemes = driver_class(backend).schemes
         check_scheme(url, backend, schemes)
+        if backend != "sqlite" and not url.lower().startswith("unix"):
+            check_address(url)
         defaults = self._defaults or _defaults_of(config or Phase4Config())
         fields = {key: options.pop(key) for key in list(options) if key in OPTION_NAMES}
         if entry is not None:

@@ -1,6 +1,8 @@
 """Nothing that was taken from a lease works after its release, on any driver, however it was kept."""
 
 import asyncio
+import copy
+import pickle
 
 import asyncpg
 import pytest
@@ -217,3 +219,33 @@ async def test_a_redis_client_is_made_anew_only_for_those_that_something_was_tak
     async with pools.connection("p") as conn:
         assert not hasattr(conn, "greeting")
         await conn.delete("guard")
+
+
+@pytest.mark.parametrize("attempt", [copy.copy, copy.deepcopy, pickle.dumps])
+async def test_a_lease_cannot_be_copied(pools, attempt):
+    await pools.create_pool("p", "sqlite", 1, 1, url="sqlite://")
+    async with pools.connection("p") as conn:
+        with pytest.raises(TypeError, match=r"p-1 .* cannot be copied or pickled"):
+            attempt(conn)
+        with pytest.raises(TypeError, match="not iterable"):
+            iter(conn)
+
+
+async def test_two_tasks_on_one_mysql_lease_are_told_so(pools, mysql_url):
+    await pools.create_pool("p", "mysql", 1, 1, url=mysql_url)
+
+    async def ask(conn, number):
+        async with conn.cursor() as cursor:
+            await cursor.execute(f"SELECT {number}, SLEEP(0.05)")
+            return (await cursor.fetchone())[0]
+
+    async with pools.connection("p") as conn:
+        calls = [ask(conn, 1), ask(conn, 2), conn.commit(), conn.ping(reconnect=False)]
+        first, *others = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 20)
+        assert first == 1
+        for told in others:
+            assert isinstance(told, LeaseError)
+            assert "another call" in str(told)
+        assert await ask(conn, 7) == 7
+    async with pools.connection("p") as conn:
+        assert await ask(conn, 8) == 8

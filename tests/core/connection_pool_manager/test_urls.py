@@ -6,7 +6,8 @@ import pytest
 
 from bot.core._shared.errors import InvalidArgumentError
 from bot.core.connection_pool_manager import ConnectionPoolManager, PoolSetupError
-from bot.core.phase4_config import Phase4Config
+from bot.core.connection_pool_manager.drivers.base import check_address
+from bot.core.phase4_config import Phase4Config, PoolSettings
 
 
 @pytest.fixture
@@ -66,11 +67,56 @@ async def test_a_file_that_mode_forbids_to_make_is_an_error(pools, tmp_path):
         ("redis", "redis+cluster://127.0.0.1/0", "redis://"),
         ("mongodb", "mongodb+motor://127.0.0.1/x", "mongodb://"),
         ("postgresql", "mysql://127.0.0.1/x", "backend 'postgresql'"),
+        ("postgresql", "postgresql://h:notaport/db", "host:port"),
+        ("postgresql", "postgresql://h:5432,i:99999/db", "up to 65535"),
+        ("postgresql", "postgresql://u:hunter[2@h/db", "%5B for"),
+        ("mysql", "mysql://u:hunter/2@h/db", "%2F for /"),
+        ("mysql", "mysql://h/db?charset=utf9", "charset = 'utf9'"),
+        ("redis", "redis://h:6379/first", "number of a database"),
+        ("mongodb", "mongodb://h:x/db", "host:port"),
+        ("mongodb", "mongodb://127.0.0.1:1/db?bogus=1", "bogus|Unknown option"),
+        ("mongodb", "mongodb://127.0.0.1:1/d$b", "Bad database|[Nn]ame"),
     ],
 )
 async def test_an_url_that_the_backend_does_not_take_is_named(pools, backend, url, word):
-    with pytest.raises(InvalidArgumentError, match=word):
+    with pytest.raises(InvalidArgumentError, match=word) as caught:
         await pools.create_pool("p", backend, url=url)
+    assert "hunter" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:Unknown option")
+@pytest.mark.parametrize(
+    "address",
+    [
+        "redis://u:p%40%2F%3A%5B@h:6379/1", "redis://[::1]:6379", "redis://h", "postgresql:///db?host=/tmp",
+        "postgresql://u:p@h:1,[fe80::1]:2/db", "mysql://ü:ä@bücher.example:3306/d", "mongodb://%2Ftmp%2Fm.sock/d",
+        "mongodb+srv://u:p@cluster.example/db", "mongodb://a:1,b:2,c/db?replicaSet=r",
+    ],
+)  # fmt: skip
+def test_addresses_that_are_some(address):
+    check_address(address)
+
+
+async def test_pragmas_are_names_and_values(pools):
+    for given in (5, "x", {"a b": 1}, {1: 2}, {"busy_timeout": "1; DROP TABLE t"}):
+        with pytest.raises(InvalidArgumentError, match=r"pragmas = .*busy_timeout"):
+            await pools.create_pool("p", "sqlite", url="sqlite://", pragmas=given)
+
+
+async def test_each_wrong_pool_of_the_settings_is_named(pools, tmp_path):
+    given = {
+        "": PoolSettings(backend="sqlite", url="sqlite://"),
+        "file": PoolSettings(backend="sqlite", url=f"sqlite:///{tmp_path}"),
+        "port": PoolSettings(backend="redis", url="redis://u:hunter2@h:77777"),
+        "fine": PoolSettings(backend="sqlite", url="sqlite://"),
+    }
+    with pytest.raises(PoolSetupError) as caught:
+        await pools.enable(pools=given)
+    told = str(caught.value)
+    for word in ("pool '': name = '': expected", "pool 'file'", "check that the file", "h:77777"):
+        assert word in told
+    assert "hunter2" not in told
+    assert list(await pools.get_statistics()) == ["fine"]
 
 
 @pytest.mark.parametrize("scheme", ["postgres+asyncpg", "postgresql+asyncpg", "postgresql+psycopg2"])

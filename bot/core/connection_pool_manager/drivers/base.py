@@ -36,6 +36,7 @@ class Driver(ABC):
     """The module to import."""
     extra: ClassVar[str]
     """What to install for it."""
+    advice: ClassVar[str] = "check that the server runs, and the host, port, user and password of the url"
     takes_timeout: ClassVar[bool] = False
     """Its calls take a ``timeout`` of their own."""
 
@@ -186,6 +187,25 @@ def check_scheme(url: str, backend: str, schemes: tuple[str, ...]) -> None:
     if base not in schemes or (driver and not takes_driver):
         allowed = " or ".join(f"{name}://..." for name in schemes)
         raise invalid("url", mask_url(url), f"{allowed} for backend {backend!r}")
+
+
+def check_address(url: str) -> None:
+    """Raise InvalidArgumentError unless what the url names as hosts and ports can be such.
+
+    A password with @, / or # that is not escaped ends up there.
+    """
+    place = re.split(r"[/?#]", url.partition("://")[2], maxsplit=1)[0].rpartition("@")[2]
+    login = url.partition("://")[2].rpartition("@")[0]
+    is_place = not re.search(r"[\[\]]", login)  # the parsers take them for an IPv6 address
+    for address in place.split(","):
+        found = re.fullmatch(r"(?:\[[0-9A-Za-z:.%_-]+\]|[^:\[\]\s]*)(?::([0-9]{0,9}))?", address)
+        is_place = is_place and found is not None and int(found[1] or 0) <= 65535
+    if not is_place:
+        raise invalid(
+            "url", mask_url(url),
+            "host:port with a port up to 65535, [..] around an IPv6 address, and in user and password "
+            "%40 for @, %2F for /, %3A for :, %23 for #, %5B for [",
+        )  # fmt: skip
 
 
 def without_driver(url: str) -> str:

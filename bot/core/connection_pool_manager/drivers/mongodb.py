@@ -29,6 +29,7 @@ from bot.core.connection_pool_manager.drivers.base import Driver, import_driver
 from bot.core.connection_pool_manager.guard import Guard
 from bot.core.connection_pool_manager.models import PoolSpec
 from bot.core.connection_pool_manager.pool import Verdict
+from bot.core.phase4_config import mask_secrets, mask_url
 
 
 class MongoHandle:
@@ -143,11 +144,20 @@ class MongodbDriver(Driver):
             self.factory = import_driver("pymongo", "pymongo>=4.13", self.backend).AsyncMongoClient
         self.settings = settings
         self.is_motor = kind == "motor"
-        self.client: Any = self._new_client()
-        self.database_name = database or self.client.get_default_database("test").name
+        from pymongo.errors import ConfigurationError, InvalidName, InvalidURI
+
+        try:
+            self.client: Any = self._new_client()
+            self.database_name = database or self.client.get_default_database("test").name
+            self.seeds = self._seeds()
+        except (ConfigurationError, InvalidName, InvalidURI) as error:
+            if "DNS" in str(error):
+                raise
+            # Not from the error, whose frames may hold the password.
+            allowed = f"a url and options that PyMongo takes, but: {mask_secrets(str(error))}"
+            raise invalid("url", mask_url(self.url), allowed) from None
         self.collection_name = collection
         self.clients[id(self.client)] = (self.client, set())
-        self.seeds = self._seeds()
 
     def _new_client(self) -> Any:
         from pymongo.monitoring import ServerListener

@@ -19,6 +19,7 @@ from bot.core._shared.demotion import mysql_needs_another_server
 from bot.core._shared.errors import invalid, message_of
 from bot.core.connection_pool_manager.drivers import session_state
 from bot.core.connection_pool_manager.drivers.base import Driver, hard_close, import_driver, keep_alive
+from bot.core.connection_pool_manager.errors import LeaseError
 from bot.core.connection_pool_manager.guard import Guard, guarded_methods
 from bot.core.connection_pool_manager.models import PoolSpec
 from bot.core.connection_pool_manager.pool import Verdict
@@ -74,10 +75,15 @@ def _connection_class() -> Any:
             self.phase4_taint = max(self.phase4_taint, found & 3)
 
         async def _execute_command(self, command: int, sql: Any) -> Any:
+            waiter = getattr(getattr(self, "_proto", None), "_read_waiter", None)
+            if waiter is not None and not waiter.done():
+                raise _in_use()
             self._phase4_note(command, sql)
             return await super()._execute_command(command, sql)
 
         async def query(self, sql: Any, unbuffered: bool = False) -> Any:
+            if self.phase4_busy:
+                raise _in_use()
             self.phase4_busy += 1
             try:
                 return await super().query(sql, unbuffered)
@@ -94,6 +100,14 @@ def _connection_class() -> Any:
                 self.phase4_busy -= 1
 
     return TrackedConnection
+
+
+def _in_use() -> LeaseError:
+    # The driver would send it, and each of the two would read the answer of the other, or wait for ever.
+    return LeaseError(
+        "this lease's connection waits for the answer of another call: await that first, or acquire a second "
+        "lease"
+    )
 
 
 class _Ended:
@@ -231,6 +245,10 @@ class MysqlDriver(Driver):
             raise invalid(
                 "url", mask_url(self.url), "no query but charset and unix_socket; use driver options"
             )
+        by_name = import_driver("asyncmy.charset", "asyncmy", self.backend).charset_by_name
+        charset = self.options.get("charset", settings["charset"])
+        if by_name(charset) is None:
+            raise invalid("charset", charset, "a character set of MySQL, as 'utf8mb4'")
         settings["connect_timeout"] = self.spec.options.connect_timeout
         self.settings = {**settings, **self.options}
 

@@ -13,6 +13,7 @@ import sys
 import weakref
 from collections import deque
 from typing import Any
+from urllib.parse import urlsplit
 
 from bot.core._shared.demotion import redis_needs_another_server
 from bot.core._shared.errors import invalid, message_of
@@ -294,6 +295,9 @@ class RedisDriver(Driver):
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
 
+        number = urlsplit(self.url).path.strip("/") if not self.url.startswith("unix") else ""
+        if number and not (number.isascii() and number.isdigit()):  # redis-py would take 0
+            raise invalid("url", mask_url(self.url), "redis://host:port/number, the number of a database")
         try:
             given: dict[str, Any] = dict(parse_url(re.sub(r"^valkey", "redis", self.url)))
         except ValueError:

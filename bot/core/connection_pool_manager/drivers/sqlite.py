@@ -11,6 +11,7 @@ import contextlib
 import functools
 import sqlite3
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
@@ -129,12 +130,16 @@ class SqliteDriver(Driver):
     schemes = ("sqlite",)
     package = "aiosqlite"
     extra = "aiosqlite"
+    advice = "check that the file is a database, and that it and its directory may be read and written"
 
     async def start(self) -> None:
         import_driver(self.package, self.extra, self.backend)
-        self.pragmas = {**_PRAGMAS, **self.options.pop("pragmas", {})}
+        given = self.options.pop("pragmas", {})
+        if not isinstance(given, Mapping):
+            raise invalid("pragmas", given, "names and plain values, as {'busy_timeout': 5000}")
+        self.pragmas = {**_PRAGMAS, **given}
         for name, value in self.pragmas.items():
-            if not name.isidentifier() or not str(value).lstrip("-").replace("_", "").isalnum():
+            if not str(name).isidentifier() or not str(value).lstrip("-").replace("_", "").isalnum():
                 raise invalid("pragmas", self.pragmas, "names and plain values, as {'busy_timeout': 5000}")
         self.anchor: sqlite3.Connection | None = None
         path, query, uri = self._path()
