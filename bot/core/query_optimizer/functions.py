@@ -215,7 +215,9 @@ def _is_certain(name: str, function: Any, text: str, dialect: str, census: Censu
     if dialect == "sqlite":
         return name in builtins.SQLITE
     # It may be any: what MySQL has not may be a function of the user's own there, too.
-    return name in builtins.MYSQL and _is_of_postgres(name, function, text, census)
+    return name in builtins.UNMISTAKABLE or (
+        name in builtins.MYSQL and _is_of_postgres(name, function, text, census)
+    )
 
 
 def _is_of_postgres(name: str | None, function: Any, text: str, census: Census) -> bool:

@@ -29,6 +29,9 @@ MAX_TEXT = 200_000
 MAX_TOKENS = 15_000
 """Tokens above which a text is not parsed; graphql-java's default."""
 
+MAX_OF_ALL = 200_000
+"""Characters times operations of one text: each operation is read with the fragments that it shares."""
+
 MAX_NESTING = 120
 """Brackets in one another above which a text is not parsed: the parser recurses."""
 
@@ -167,6 +170,9 @@ def _operations(text: str, document: Any) -> dict[str | None, GraphQLReading]:
     found, fragments = _definitions(document)
     if not found:
         return {None: _nothing(text, "it holds no operation", too_large=False)}
+    if len(found) > 1 and len(found) * len(text) > MAX_OF_ALL:
+        problem = f"it holds {len(found):,} operations in {len(text):,} characters: send fewer at a time"
+        return {None: _nothing(text, problem, too_large=True)}
     read = {
         operation.name.value if operation.name is not None else None: _read(operation, fragments)
         for operation in found

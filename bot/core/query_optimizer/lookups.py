@@ -103,10 +103,14 @@ class Found(NamedTuple):
     @property
     def begun(self) -> int:
         """The result was read after this write number, whichever of the look-ups it came from."""
+        if len(self.lookups) == 1:
+            return self.lookups[0].begun
         return min(lookup.begun for lookup in self.lookups)
 
     @property
     def missed_at(self) -> float:
+        if len(self.lookups) == 1:
+            return self.lookups[0].missed_at
         return max(lookup.missed_at for lookup in self.lookups)
 
     def answered(self) -> None:

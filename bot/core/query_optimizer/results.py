@@ -205,10 +205,16 @@ def _with_text(key: Any, text: str, shared: str) -> Hashable:
 
 def size_of_key(key: Any) -> int:
     """Bytes of a key: its text and its parameters."""
-    kind = type(key)
-    if kind is tuple or kind is frozenset:
-        return getsizeof(key) + sum(map(size_of_key, key))
-    return 0 if isinstance(key, type) else getsizeof(key)
+    size = 0
+    parts = [key]
+    for part in parts:  # grows while it is read
+        kind = part.__class__
+        if kind is type or isinstance(part, type):
+            continue
+        size += getsizeof(part)
+        if kind is tuple or kind is frozenset:
+            parts += part
+    return size
 
 
 def key_of(query: str, params: Any) -> Hashable:

@@ -1032,9 +1032,17 @@ def equalities_by_column(connector: Any) -> Iterator[tuple[Any, list[Any]]]:
     yield from found.values()
 
 
+def _is_inside(connector: Any) -> bool:
+    """Whether an AND or OR is an operand of another of its kind, which is looked at with all of them."""
+    parent = connector.parent
+    while parent.__class__ is exp.Paren:
+        parent = parent.parent
+    return parent.__class__ is connector.__class__
+
+
 @rule("Q039", "optional-filter", "info", exp.Or)
 def _optional_filter(node: Any, facts: Facts) -> Advice | None:
-    if not in_filter(node):
+    if _is_inside(node) or not in_filter(node):
         return None
     for side in operands(node, exp.Or):
         if side.__class__ is not exp.Is or side.args.get("negate"):

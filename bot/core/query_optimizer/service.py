@@ -50,7 +50,7 @@ from bot.core.query_optimizer.n_plus_one import (
 )
 from bot.core.query_optimizer.remembered import Remembered
 from bot.core.query_optimizer.result_scopes import read_in, scope_key, tell, told, written_in
-from bot.core.query_optimizer.results import ResultCache, key_of
+from bot.core.query_optimizer.results import ResultCache, freeze_params, key_of
 from bot.core.query_optimizer.sql.comments import untagged
 from bot.core.query_optimizer.sql.long_texts import SHORT
 from bot.core.query_optimizer.sql.moments import names_a_moment
@@ -534,11 +534,13 @@ class QueryOptimizer(Phase4Service):
         A miss opens a look-up: it lets this caller (:mod:`.lookups` says who that is) keep what it then
         reads by :meth:`cache_query_result`. ``scope`` is whose view of the data it is, as in :meth:`execute`.
         """
+        key: Hashable = query
         try:
             if params is None is scope:
                 entry = self._live.get(query)
             elif scope is None:
-                entry = self._live.get(key_of(query, params))
+                key = query, freeze_params(params)
+                entry = self._live.get(key)
             else:
                 entry = self._live.get(self._key(query, params, scope)) if self._enabled else None
         except (InvalidArgumentError, MemoryError):
@@ -554,11 +556,12 @@ class QueryOptimizer(Phase4Service):
             return None
         if self._catalog is not None and self._catalog_due <= self._now():
             await self.learn_catalog()
-        return self._look_closer(query, params, scope)
+        if scope is not None or is_graphql(query) or untagged(query) is not query:
+            key = self._key(query, params, scope)
+        return self._look_closer(key, query)
 
-    def _look_closer(self, query: str, params: Any, scope: Any) -> Any:
+    def _look_closer(self, key: Hashable, query: str) -> Any:
         """The cached result of what may be GraphQL, or asked for in a transaction; else opens a look-up."""
-        key = self._key(query, params, scope)
         entry = self._live.get(key)
         if entry is not None and entry.expires_at > self._now() and not self._hidden(query):
             self._hits += 1

@@ -180,7 +180,10 @@ def effects(census: Census, dialect: str, known: Known = NOTHING, text: str = ""
             verdict = judge(function, text, dialect, known, census)
             if verdict.may_write:
                 anything = True
-                if dialect != "mysql":  # where a function must not define anything
+                if _is_of_definition(function, statement, exp):
+                    # A DEFAULT or CHECK: it runs at each write to the table.
+                    declares += [Declaration("cascade", name, frozenset((ANY,))) for name in sorted(writes)]
+                elif dialect != "mysql":  # where a function must not define anything
                     declares.append(Declaration("doubt"))
             if verdict.sequence is not None:
                 names = _sequence_named(verdict.sequence, dialect, exp)
@@ -197,6 +200,15 @@ def effects(census: Census, dialect: str, known: Known = NOTHING, text: str = ""
 
         declares += declared(census, dialect, text, writes, reads, reason)
     return Effects(frozenset(reads), frozenset(writes), anything, reason, transaction, tuple(declares))
+
+
+def _is_of_definition(function: Any, statement: Any, exp: Any) -> bool:
+    """Whether a call stands in a table's definition and not in a query beside it."""
+    return (
+        statement.__class__ in (exp.Create, exp.Alter)
+        and statement.args.get("kind") == "TABLE"
+        and function.find_ancestor(exp.Select) is None
+    )
 
 
 def _sequence_named(argument: Any, dialect: str, exp: Any) -> frozenset[str]:

@@ -117,6 +117,14 @@ def test_other_meanings_have_others(other):
     assert read(other).normal_form != read('{ user(id: 1, name: "x") { id } }').normal_form
 
 
+def test_many_operations_that_share_a_fragment_are_refused_and_not_read_one_by_one():
+    fields = " ".join(f"f{i}" for i in range(500))
+    text = " ".join(f"query Q{i} {{ ...F }}" for i in range(100)) + f" fragment F on T {{ {fields} }}"
+    reading = read(text)
+    assert reading.too_large
+    assert reading.problem.startswith("it holds 100 operations in ")
+
+
 def test_fingerprints_leave_values_out():
     one, other = read('{ u(id: 1, in: [1, 2], n: "x") { id } }'), read('{ u(id: 2, in: [3], n: "y") { id } }')
     assert one.fingerprint == other.fingerprint

@@ -405,3 +405,9 @@ def test_a_column_compared_with_itself_gets_a_right_alternative(sign, fix):
 def test_sqlite_joins_commas_from_left_to_right():
     query = "SELECT t.a FROM t, u JOIN v ON v.id = t.id WHERE t.id = u.id"
     assert "Q026" not in {finding.code for finding in findings(query, "sqlite")}
+
+
+def test_a_filter_of_many_parts_is_looked_at_once_and_not_once_a_part():
+    parts = " OR ".join(f"c{i} = {i}" for i in range(100))
+    query = f"SELECT a FROM t WHERE ({parts}) OR ($1 IS NULL OR b = $1)"
+    assert [finding.code for finding in advise(read(query, "postgres")).findings].count("Q039") == 1

@@ -94,6 +94,13 @@ def names(text):
         (MY, "CREATE INDEX i ON a (x(10))", "", "a"),
         ("", "INSERT IGNORE INTO a VALUES (1) ON DUPLICATE KEY UPDATE x = VALUES(x)", "", "a"),
         ("", "SELECT x @> '{}' FROM a", "a", ""),
+        # TABLE stands for SELECT * FROM wherever a query may stand.
+        (PG, "TABLE ONLY a", "a", ""), (PG, "(TABLE a) UNION ALL TABLE b", "a b", ""),
+        (PG, "WITH x AS (TABLE a) SELECT * FROM x", "a", ""), ("", "SELECT * FROM (TABLE a) z", "a", ""),
+        (MY, "SELECT x IN (TABLE a) FROM b", "a b", ""), (PG, 'TABLE "A" -- TABLE b', "A", ""),
+        (PG, "WITH q AS (DELETE FROM a RETURNING *) TABLE q", "", "a"),
+        (PG, "CREATE VIEW v AS TABLE a", "a", "v"),
+        (PG, "INSERT INTO a (x) TABLE b", "b", "a"), (PG, "SELECT 'TABLE b', x AS table FROM a", "a", ""),
         # What changes a sequence writes that, as if it were a table.
         (PG, "SELECT nextval('s.q'::regclass)", "", "s.q"), (MY, "SELECT NEXT VALUE FOR q", "", "q"),
         (PG, "SELECT setval('Q', 77)", "", "q Q"), (MY, "SELECT nextval(q), setval(r, 5)", "", "q r"),
@@ -212,8 +219,10 @@ def test_a_function_declared_pure_neither_writes_nor_keeps_a_result_out():
         (PG, "SELECT * FROM users_id_seq"), (PG, "SELECT last_value, is_called FROM q"),
         (MY, "SELECT next_not_cached_value FROM q"),
         # A dialect that is not known may have either meaning.
-        ("", "SELECT total(x) FROM a"), ("", "SELECT ifnull(x, 1) FROM a"),
-        ("", "SELECT strftime('%Y', x) FROM a"),
+        ("", "SELECT total(x) FROM a"), ("", "SELECT quote(x) FROM a"), ("", "SELECT first(x) FROM a"),
+        ("", "SELECT strftime('%Y', 'now') FROM a"), ("", "SELECT strftime('%s') FROM a"),
+        ("", "SELECT datetime(x, 'localtime') FROM a"), ("", "SELECT julianday() FROM a"),
+        ("", "SELECT shop.ifnull(x, 1) FROM a"),
     ],
 )  # fmt: skip
 def test_what_may_differ_without_a_write_is_not_cached(dialect, query):
@@ -238,6 +247,12 @@ def test_what_may_differ_without_a_write_is_not_cached(dialect, query):
         (PG, "SELECT * FROM unnest($1::int[]) u, generate_series(1, 9) g"),
         (PG, "SELECT x -> 'a' ->> 'b', x @> '{}', x #>> '{a,b}', y ~* 'z' FROM a WHERE z && ARRAY[1]"),
         (PG, "SELECT ts_rank(to_tsvector('english', x), plainto_tsquery('english', $1)) FROM a"),
+        # Without a dialect, names that say of which database they are.
+        ("", "SELECT ifnull(x, 1), iif(x > 1, 'a', 'b'), group_concat(y, ', ') FROM a"),
+        ("", "SELECT strftime('%Y-%m', ts, 'unixepoch'), datetime(ts), julianday(x) - julianday(y) FROM a"),
+        ("", "SELECT json_extract(x, '$.a'), json_group_array(y), instr(z, 'b'), printf('%d', 1) FROM a"),
+        ("", "SELECT date_format(x, '%Y'), datediff(x, y) FROM a"),
+        ("", "SELECT date_trunc('day', x), to_char(x, 'YYYY'), array_agg(y) FROM a"),
         (MY, "SELECT ifnull(x, 1), date_format(y, '%Y'), group_concat(x), json_extract(z, '$.a'), if(x,"
              " 1, 2), "
              "unix_timestamp(y), concat_ws(',', x, y), truncate(x, 2), date_add(y, interval 1 day) FROM a"),

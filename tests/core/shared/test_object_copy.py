@@ -188,7 +188,8 @@ async def test_what_holds_something_that_goes_on_is_refused_by_name():
     with pytest.raises(TypeError, match=r"it holds a .*Loop, which is no value"):
         freeze(user)
     going_on = asyncio.get_running_loop().create_future()
-    for value in (going_on, (n for n in ()), threading.Thread(), threading.Lock(), memoryview(b"x")):
+    drawn = iter(io.BytesIO(b"x").readline, b"")  # a copy would draw from the same
+    for value in (going_on, (n for n in ()), threading.Thread(), threading.Lock(), memoryview(b"x"), drawn):
         with pytest.raises(TypeError, match="cannot be copied"):
             freeze({"value": value})
     with open("/dev/null") as file, pytest.raises(TypeError, match="it holds a TextIOWrapper"):

@@ -213,6 +213,18 @@ SQLITE = frozenset(
     """.split()
 )
 
+UNMISTAKABLE = frozenset(
+    """
+        ifnull iif strftime julianday unixepoch datetime group_concat instr printf typeof hex json_extract
+        json_group_array json_group_object json_array json_array_length json_object json_insert json_set
+        json_replace json_remove json_patch json_quote json_type json_valid json_each json_tree json_unquote
+        date_format str_to_date datediff timestampdiff find_in_set date_trunc to_char array_agg jsonb_agg
+        jsonb_build_object
+    """.split()
+)
+"""Without a dialect: names that only one or two of the databases have, and that nobody gives to anything but
+the same there. A function of the user's own under one of them is known once its CREATE FUNCTION was seen."""
+
 SQLITE_READS = frozenset(
     (
         "last_insert_rowid changes total_changes random randomblob sqlite_version sqlite_source_id "

@@ -223,13 +223,18 @@ _OWN_ROWS = frozenset("fts3 fts4 fts5 rtree rtree_i32 geopoly".split())
 _CONTENT = re.compile(r"(?i)\bcontent\s*=\s*[\"'\[]?([\w.]*)")
 
 
+_PARTS = "config content data docsize idx node parent rowid segdir segments stat".split()
+"""Endings of the tables in which SQLite's fts3 to fts5 and rtree keep a virtual table's rows."""
+
+
 def _virtual(name: str, module: str, arguments: str, dialect: str) -> list[Declaration]:
     """SQLite's virtual tables: rows of their own, of another table, or from anywhere."""
     if module in _OWN_ROWS:
         content = _CONTENT.search(arguments)
+        behind = Declaration("cascade", name, frozenset(f"{name}_{part}" for part in _PARTS))
         if content is None or not content.group(1):
-            return [Declaration("table", name)]
-        return [Declaration("view", name, frozenset(_names(content.group(1), dialect)))]
+            return [Declaration("table", name), behind]
+        return [Declaration("view", name, frozenset(_names(content.group(1), dialect))), behind]
     return [Declaration("view", name, frozenset((ANY, NEVER)))]
 
 

@@ -22,6 +22,8 @@ def may_name_a_moment(text: str) -> bool:
 _LONGEST = 1000
 """Characters above which a parameter is a text that somebody wrote."""
 
+_NO_TEXTS = frozenset((int, float, bool, type(None)))
+
 _MOST = 1000
 """Values looked at; who hands over more does not ask for the time."""
 
@@ -30,6 +32,8 @@ def names_a_moment(params: Any) -> bool:
     """Whether a parameter, at any depth, is a string that may be read as the current time."""
     queue = [params]
     for value in queue:  # grows while it is read
+        if value.__class__ in _NO_TEXTS:
+            continue
         if isinstance(value, str):
             if len(value) <= _LONGEST and MOMENT.search(value):
                 return True

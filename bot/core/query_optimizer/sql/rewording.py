@@ -17,6 +17,10 @@ _RECURSIVE_VIEW = re.compile(
     r"(?i)\A(\s*CREATE\s+(?:OR\s+REPLACE\s+)?(?:(?:LOCAL\s+|GLOBAL\s+)?TEMP(?:ORARY)?\s+)?)RECURSIVE\s+(?=VIEW\b)"
 )
 _ALTER_VIEW = re.compile(r"(?i)\A\s*ALTER\s+(?=(?:ALGORITHM|DEFINER|SQL)\b.*?\bVIEW\b)", re.DOTALL)
+_TABLE = re.compile(
+    r"(?i)TABLE\s+(?:ONLY\s+)?(?=[^\W\d]|[\"`])(?!(?:FROM|UNION|EXCEPT|INTERSECT|ORDER|LIMIT)\b)"
+)
+_BEFORE_A_QUERY = frozenset(("(", ")", "AS", "UNION", "EXCEPT", "INTERSECT", "ALL", "DISTINCT", ";"))
 _NEXT_VALUE = re.compile(r"(?i)\bNEXT\s+VALUE\s+FOR\s+((?:[\w$]+|`[^`]+`)(?:\.(?:[\w$]+|`[^`]+`))?)")
 
 
@@ -39,8 +43,32 @@ def reworded(query: str, tokens: list[Any], dialect: str) -> str:
         query = _RECURSIVE_VIEW.sub(r"\1", query, count=1)
     elif word == "ALTER" and dialect in ("mysql", ""):
         query = _ALTER_VIEW.sub("CREATE OR REPLACE ", query, count=1)
+    often = 0 if dialect == "sqlite" else query.upper().count("TABLE")
+    if often > 1 or (often and _is_no_definition(tokens)):
+        query = _without_table_queries(query, tokens)
     if dialect in ("mysql", "") and _NEXT_VALUE.search(query):
         query = _NEXT_VALUE.sub(r"nextval(\1)", query)
+    return query
+
+
+def _is_no_definition(tokens: list[Any]) -> bool:
+    return len(tokens) < 2 or tokens[1].text.upper() != "TABLE"
+
+
+def _without_table_queries(query: str, tokens: list[Any]) -> str:
+    """``TABLE a`` said as ``SELECT * FROM a`` wherever a query may stand.
+
+    To sqlglot before 30.30 it is a table's alias, or nothing.
+    """
+    for number in range(len(tokens) - 1, -1, -1):
+        start = tokens[number].start
+        if tokens[number].text.upper() != "TABLE" or query[start : start + 1] not in ("T", "t"):
+            continue
+        if number and tokens[number - 1].text.upper() not in _BEFORE_A_QUERY:
+            continue
+        match = _TABLE.match(query, start)
+        if match is not None:
+            query = "".join((query[:start], "SELECT * FROM ", query[match.end() :]))
     return query
 
 

@@ -88,8 +88,15 @@ T_TO_U = "CREATE RULE r AS ON INSERT TO t DO ALSO INSERT INTO u VALUES (new.x)"
         (PG, ["CREATE TRIGGER g AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION f()"], "u", "DELETE FROM t"),
         (MY, ["CREATE TRIGGER g AFTER INSERT ON t FOR EACH ROW CALL f()"], "u", "INSERT INTO t VALUES (1)"),
         (PG, [T_TO_U], "u", "INSERT INTO t VALUES (1)"),
-        # Virtual tables: the rows of another table, or from anywhere.
+        # Functions of the user's own that run at each write to a table.
+        (PG, ["CREATE TABLE t (x int DEFAULT f())"], "u", "INSERT INTO t DEFAULT VALUES"),
+        (PG, ["CREATE TABLE t (x int CHECK (f(x) > 0))"], "u", "UPDATE t SET x = 1"),
+        (PG, ["ALTER TABLE t ALTER COLUMN x SET DEFAULT f()"], "u", "INSERT INTO t VALUES (1)"),
+        (PG, ["ALTER TABLE t ADD CONSTRAINT c CHECK (f(x))"], "u", "INSERT INTO t VALUES (1)"),
+        # Virtual tables: the tables behind them, the rows of another table, or from anywhere.
         (LITE, ["CREATE VIRTUAL TABLE f USING fts5(x, content='t')"], "f", "DELETE FROM t"),
+        (LITE, ["CREATE VIRTUAL TABLE f USING fts5(x)"], "f_content", "INSERT INTO f VALUES ('a')"),
+        (LITE, ["CREATE VIRTUAL TABLE f USING rtree(id, a, b)"], "f_node", "DELETE FROM f"),
         (LITE, ["CREATE VIRTUAL TABLE f USING csv(filename='t.csv')"], "f", "DELETE FROM a"),
         # Sequences.
         (PG, ["CREATE SEQUENCE q"], "q", "INSERT INTO t VALUES (1)"), (PG, [], "q", "SELECT nextval('q')"),
@@ -108,6 +115,10 @@ async def test_a_result_is_dropped_by_what_may_change_it(dialect, seen, read, wr
     ("dialect", "seen", "read", "write"),
     [
         (PG, ["CREATE VIEW v AS SELECT * FROM t", "ALTER VIEW v RENAME TO w"], "w", "UPDATE u SET x = 2"),
+        (PG, ["CREATE TABLE t (x uuid DEFAULT uuid_generate_v4(), y timestamptz DEFAULT now(), z int DEFAULT "
+              "nextval('t_z_seq'), w text CHECK (length(w) < 9))"], "u", "INSERT INTO t DEFAULT VALUES"),
+        (MY, ["CREATE TABLE t (x char(36) DEFAULT (uuid()), y datetime DEFAULT now())"], "u",
+         "INSERT INTO t VALUES ()"),
         (PG, ["CREATE TABLE t (x int)", "ALTER TABLE t RENAME TO u"], "u", "DELETE FROM a"),
         (LITE, ["CREATE TABLE new (x)", "DROP TABLE t", "ALTER TABLE new RENAME TO t"], "t", "DELETE FROM a"),
         (LITE, ["ALTER TABLE new RENAME TO t"], "t", "DELETE FROM a"),
