@@ -325,7 +325,26 @@ def _reads_clock(function: Any, name: str, text: str) -> bool:
         return True
     words = [str(literal.this) for literal in function.find_all(exp.Literal) if literal.is_string]
     words.append("".join(words))
+    # SQLite takes "now" for a string where no column has that name.
+    words += [str(name.this) for name in function.find_all(exp.Identifier)]
+    if _is_computed(function, exp):
+        return True
     return any(MOMENT.search(word) or word.strip().lower() in _OF_THE_MACHINE for word in words)
+
+
+def _is_computed(function: Any, exp: Any) -> bool:
+    """Whether an argument is made from no column, so that a string may be in it that the text does not show:
+    ``replace('nXw', 'X', 'o')``, ``x'6e6f77'``."""
+    if next(function.find_all(exp.Column), None) is not None:
+        return False
+    for node in function.find_all(exp.Func, exp.HexString, exp.ByteString, exp.Select):
+        # What the parser puts around an argument is at no place in the text.
+        is_implied = (
+            isinstance(node, exp.Func) and node.__class__ is not exp.Chr and "start" not in (node._meta or ())
+        )
+        if node is not function and not is_implied:
+            return True
+    return False
 
 
 def _first_argument(function: Any) -> Any:

@@ -238,7 +238,7 @@ def _why_not_by_type(census: Census, text: str, exp: Any) -> str:
         strings = [str(literal.this) for literal in census.all(exp.Literal) if literal.is_string]
         if any(MOMENT.search(string) for string in strings) or (joined and MOMENT.search("".join(strings))):
             return "a string in it may be read as the current time"
-        if census.has(_string_classes()):
+        if census.has(_string_classes()) or (moment and _DOLLARS.search(text)):
             return "a string in it may be read as the current time"
     if "\\" in text and _ESCAPED.search(text):
         return "a string in it is written with escapes"
@@ -251,6 +251,7 @@ def _why_not_by_type(census: Census, text: str, exp: Any) -> str:
     return ""
 
 
+_DOLLARS = re.compile(r"\$(?:[^\W\d]\w*+)?\$")
 _ESCAPED = re.compile(r"(?i)\b(?:e|u&)'(?:[^']|'')*\\[xu0-9+]")
 
 

@@ -27,7 +27,7 @@ DESCRIPTORS_FOR_CLIENTS = 200
 PACKAGES: Mapping[str, str] = {
     "msgspec": "0.20",
     "psutil": "7.0",
-    "sqlglot": "30.10",
+    "sqlglot": "30.20",
     "sqlparse": "0.5.2",
     "cachetools": "6.0",
     "redis": "6.0",
