@@ -25,6 +25,9 @@ SMALL_SHARE = 10
 MAX_FREQUENCY = 3
 """Reads counted per entry; two bits in the paper."""
 
+_NAME_HEADER = 100
+"""Bytes of a string without characters, at the most; each of its characters has four at the most."""
+
 NEVER = math.inf
 """``expires_at`` of an entry without a time to live."""
 
@@ -223,10 +226,16 @@ class BoundedStore:
         old = found.get(key) if found is not None else None
         if old is not None:
             self._drop(old)
-        # For its space, which may be new, or become so by what is evicted.
-        room = 0 if space in self._pinned else self._space_size(space)
-        if size + room > self.max_bytes or (ttl is not None and ttl <= 0):
+        if ttl is not None and ttl <= 0:
             return None
+        # For its space, which may be new, or become so by what is evicted.
+        room = 0
+        full = self._count >= self.max_entries
+        if self._bytes + size + 4 * len(space) + self._space_overhead + _NAME_HEADER > self.max_bytes:
+            full = True
+            room = 0 if space in self._pinned else self._space_size(space)
+            if size + room > self.max_bytes:
+                return None
         expires_at = NEVER if ttl is None else now + ttl
         entry = Entry(space, key, value, thaw, meta, size, expires_at, expires_at + keep)
         if old is not None:
@@ -234,8 +243,11 @@ class BoundedStore:
             entry.frequency, entry.in_main = old.frequency, old.in_main
         elif self._ghosts and self._ghosts.pop(hash((space, key)), 0) is None:
             entry.in_main = True
-        while self._count and (self._count >= self.max_entries or self._bytes + size + room > self.max_bytes):
-            self._evict_one(incoming=size + room)
+        if full:
+            while self._count and (
+                self._count >= self.max_entries or self._bytes + size + room > self.max_bytes
+            ):
+                self._evict_one(incoming=size + room)
         if ttl is not None:
             second = math.ceil(entry.drop_at)
             bucket = self._expiring.get(second)
@@ -246,9 +258,10 @@ class BoundedStore:
         found = self._spaces.get(space)
         if found is None:
             found = self._spaces[space] = {}
-            if space not in self._pinned:
-                self._bytes += self._space_size(space)
-                self._beside += self._space_size(space)
+            if space not in self._pinned and self._space_overhead:
+                beside = self._space_size(space)
+                self._bytes += beside
+                self._beside += beside
         found[key] = entry
         self._count += 1
         self._bytes += size

@@ -15,14 +15,15 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from bot.core._shared.errors import message_of
-from bot.core._shared.measuring import ATOMS, atoms_size, size_of, weigh
+from bot.core._shared.measuring import ATOMS, UUID_INSIDE, atoms_size, size_of, weigh
 from bot.core._shared.object_copy import copy_and_measure, copy_object, layout_of
 
 IMMUTABLE = ATOMS
 """Types whose instances cannot change and hold nothing that can."""
 
+MANY = 32
 SMALL = 1000
-"""Bytes of a dict's few parts below which it does not matter whether one of them occurs twice."""
+"""Bytes of a container's few parts below which it does not matter whether one of them occurs twice."""
 
 MAX_DEPTH = 64
 """Of containers that are copied by recursion; deeper values take the longer way, which has no limit."""
@@ -47,22 +48,32 @@ def freeze(value: Any) -> Frozen:
     kind = type(value)
     try:
         if kind in IMMUTABLE:
-            return Frozen(
-                value, None, getsizeof(value) if kind is not UUID else atoms_size((value,), IMMUTABLE)
-            )
+            size = getsizeof(value)
+            return Frozen(value, None, size if kind is not UUID else size + UUID_INSIDE)
         if kind is dict:
             parts = [*value, *value.values()]
-            if IMMUTABLE.issuperset(kinds := set(map(type, parts))):
-                size = SMALL if len(parts) > 16 or UUID in kinds else sum(map(getsizeof, parts))
-                if size >= SMALL:
-                    size = atoms_size(parts, kinds)
+            if (size := _size_if_atoms(parts)) >= 0:
                 return Frozen(value.copy(), dict.copy, getsizeof(value) + size)
-        elif kind is list and value and (found := _freeze_rows(value)) is not None:
-            return found
+        elif kind is list and value:
+            if type(value[0]) not in IMMUTABLE:
+                if (found := _freeze_rows(value)) is not None:
+                    return found
+            elif (size := _size_if_atoms(value)) >= 0:
+                return Frozen(value.copy(), list.copy, getsizeof(value) + size)
         return _freeze_tree(value) or _freeze_graph(value)
     except Exception as error:
         reason = message_of(error) or type(error).__qualname__
         raise TypeError(f"a value of type {kind.__qualname__} cannot be copied: {reason:.500}") from error
+
+
+def _size_if_atoms(parts: list[Any]) -> int:
+    """Bytes of the parts if all of them are atoms, else -1."""
+    kinds = set(map(type, parts))
+    if not kinds <= IMMUTABLE:
+        return -1
+    if len(parts) <= MANY and UUID not in kinds and (size := sum(map(getsizeof, parts))) < SMALL:
+        return size
+    return atoms_size(parts, kinds)
 
 
 def _freeze_graph(value: Any) -> Frozen:
@@ -144,10 +155,14 @@ def _freeze_tree(value: Any) -> Frozen | None:
                 return None
             size += getsizeof(container)
             found = set(map(type, parts))
-            kinds |= found
-            if found <= IMMUTABLE:
+            if found <= kinds:  # which are atoms
                 atoms += parts
                 continue
+            if found <= IMMUTABLE:
+                kinds |= found
+                atoms += parts
+                continue
+            kinds |= found & IMMUTABLE
             for part in parts:
                 if type(part) in IMMUTABLE:
                     atoms.append(part)

@@ -52,7 +52,7 @@ _LIVE = frozenset(
     }
 )  # fmt: skip
 
-_UUID_INSIDE = 44
+UUID_INSIDE = 44
 """Bytes of the int that a UUID holds."""
 
 _HEADER = 32
@@ -71,7 +71,7 @@ def atoms_size(values: Sequence[Any], kinds: Set[type]) -> int:
     unique = dict(zip(map(id, values), values, strict=False)).values()  # strict costs a tenth
     total = sum(map(getsizeof, unique))
     if uuid.UUID in kinds:
-        total += _UUID_INSIDE * list(map(type, unique)).count(uuid.UUID)
+        total += UUID_INSIDE * list(map(type, unique)).count(uuid.UUID)
     return total
 
 

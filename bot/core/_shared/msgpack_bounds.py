@@ -66,6 +66,8 @@ def check_body(body: bytes, nested: frozenset[int]) -> None:
 
 
 def _may_hold_a_large_map(body: bytes) -> bool:
+    if b"\xde" not in body and b"\xdf" not in body:
+        return False
     for found in _LARGE_MAP.finditer(body):
         keys = int.from_bytes(found[1] or found[2], "big")
         # Each key and each value is a byte at least.

@@ -19,7 +19,14 @@ from typing import Any
 import msgspec
 
 from bot.core._shared.errors import CorruptPayloadError, UnsupportedValueError
-from bot.core._shared.msgpack_bounds import MAX_DEPTH, SMALL, check_body, check_collisions, check_depth
+from bot.core._shared.msgpack_bounds import (
+    MAX_DEPTH,
+    MAX_OBJECTS,
+    SMALL,
+    check_body,
+    check_collisions,
+    check_depth,
+)
 
 (_TUPLE, _SET, _FROZENSET, _DATETIME, _DATE, _TIME, _TIMEDELTA, _DECIMAL, _UUID, _BIG_INT, _OBJECT_ID,
  _PAIRS, _BYTEARRAY, _COMPLEX) = range(1, 15)  # fmt: skip
@@ -29,19 +36,28 @@ _NESTED = frozenset((_TUPLE, _SET, _FROZENSET, _TIMEDELTA, _PAIRS))
 
 _encode = msgspec.msgpack.Encoder().encode
 _SCALARS = frozenset((str, bytes, float, bool, type(None)))
-_CONTAINERS = frozenset((list, dict, tuple, set, frozenset))
-FREE_VISITS = 100_000
-"""Containers of a value that are written without asking how many of them are the same ones."""
+_NATIVE = _SCALARS | {int}
+_CONTAINERS = frozenset((list, dict))
 
-MAX_REPEATS = 8
-"""How often each container of a larger value may be visited on average, in two passes."""
+MAX_CHARACTERS = 64 * 1024 * 1024
+"""Characters and bytes of all texts of a value, each as often as it is written."""
+
+TINY = MAX_DEPTH
+"""Bytes of a body that cannot be too deep, nor hold too much."""
+
+FEW = 64
+"""Parts of a value whose lengths are not added up before they are written."""
 
 
 def encode_body(value: Any) -> bytes:
     """The value's bytes, without a header. Raises UnsupportedValueError."""
     try:
-        visits = _Visits(value)
-        body = _encode(value if _is_native(value, 0, visits) else _wire(value, 0, visits))
+        if type(value) in _NATIVE or _is_native(value):
+            try:
+                return _encode(value)
+            except OverflowError:
+                pass  # an int that MessagePack does not have
+        body = _encode(_wire(value, 0, _Parts()))
         check_body(body, _NESTED)
     except UnsupportedValueError:
         raise
@@ -51,97 +67,107 @@ def encode_body(value: Any) -> bytes:
         RecursionError,
         TypeError,
         ValueError,
-        _ExpandsError,
         CorruptPayloadError,
     ) as error:
         raise UnsupportedValueError(f"{type(value).__qualname__}: {error}") from error
     return body
 
 
-class _ExpandsError(Exception):
-    """A value that shares its parts and would be many times larger written out."""
+class _Parts:
+    """What is left of the parts, and of their characters, that a value may have written out.
 
+    Written out, what is shared stands as often as it is reached.
+    """
 
-class _Visits:
-    """Visits of containers that are left; in bytes, what is shared stands as often as it is reached."""
+    __slots__ = ("characters", "left")
 
-    __slots__ = ("counted", "left", "root")
+    def __init__(self) -> None:
+        self.left = MAX_OBJECTS
+        self.characters = MAX_CHARACTERS
 
-    def __init__(self, root: Any) -> None:
-        self.root = root
-        self.left = FREE_VISITS
-        self.counted = False
-
-    def exhausted(self) -> None:
-        """Allow more for a large value; raises _ExpandsError where few containers are reached too often."""
-        if not self.counted:
-            self.counted = True
-            self.left = MAX_REPEATS * _count_containers(self.root) - FREE_VISITS
+    def spend(self, parts: int) -> None:
+        self.left -= parts
         if self.left < 0:
-            raise _ExpandsError("its parts refer to each other, and written out it would be too large")
+            raise ValueError(f"written out it has more than {MAX_OBJECTS:,} parts")
+
+    def spend_text(self, length: int) -> None:
+        self.characters -= length
+        if self.characters < 0:
+            raise ValueError(f"written out it has more than {MAX_CHARACTERS:,} characters")
 
 
-def _count_containers(root: Any) -> int:
-    seen: set[int] = set()
-    waiting = [root]
-    while waiting:
-        part = waiting.pop()
-        if type(part) in _CONTAINERS and id(part) not in seen:
-            seen.add(id(part))
-            waiting += [*part.keys(), *part.values()] if type(part) is dict else part
-    return len(seen)
+def _is_native(value: Any) -> bool:
+    """Whether MessagePack carries the value as it is, types included, but for ints that are too large.
 
-
-def _is_native(value: Any, depth: int, visits: _Visits) -> bool:
-    """Whether MessagePack carries the value as it is, types included."""
-    kind = type(value)
-    if kind in _SCALARS:
-        return True
-    if kind is int:
-        return bool(-(2**63) <= value < 2**64)
-    if depth >= MAX_DEPTH:
-        return False
-    visits.left -= 1
-    if visits.left < 0:
-        visits.exhausted()
-    if kind is list:
-        return all(_is_native(item, depth + 1, visits) for item in value)
-    if kind is dict:
-        return all(type(key) is str for key in value) and all(
-            _is_native(item, depth + 1, visits) for item in value.values()
-        )
+    Level by level, at C's speed; raises ValueError for what is too large written out.
+    """
+    parts = 1
+    characters = MAX_CHARACTERS
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        kinds = set(map(type, level))
+        if len(level) > FEW and (str in kinds or bytes in kinds):
+            characters -= sum([len(part) for part in level if type(part) is str or type(part) is bytes])
+            if characters < 0:
+                raise ValueError(f"written out it has more than {MAX_CHARACTERS:,} characters")
+        if kinds <= _NATIVE:
+            return True
+        if not kinds <= _NATIVE_CONTAINERS:
+            return False
+        below: list[Any] = []
+        for part in level:
+            kind = type(part)
+            if kind is dict:
+                if part and set(map(type, part)) != _TEXT:
+                    return False
+                below += part.values()
+                parts += 2 * len(part)
+            elif kind is list:
+                below += part
+                parts += len(part)
+            else:
+                continue
+            if parts > MAX_OBJECTS:
+                raise ValueError(f"written out it has more than {MAX_OBJECTS:,} parts")
+        level = below
     return False
 
 
-def _wire(value: Any, depth: int, visits: _Visits) -> Any:
+_NATIVE_CONTAINERS = _NATIVE | _CONTAINERS
+_TEXT = {str}
+
+
+def _wire(value: Any, depth: int, parts: _Parts) -> Any:
     """The value with what MessagePack lacks replaced by extensions."""
     kind = type(value)
     if kind in _SCALARS:
+        if kind is str or kind is bytes:
+            parts.spend_text(len(value))
         return value
     if depth >= MAX_DEPTH:
         raise UnsupportedValueError(f"nested deeper than {MAX_DEPTH}")
-    visits.left -= 1
-    if visits.left < 0:
-        visits.exhausted()
     if kind is int:
         if -(2**63) <= value < 2**64:
             return value
         return _extension(_BIG_INT, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
     if kind is list:
-        return [_wire(item, depth + 1, visits) for item in value]
+        parts.spend(len(value))
+        return [_wire(item, depth + 1, parts) for item in value]
     if kind is dict:
+        parts.spend(2 * len(value))
         if all(type(key) is str for key in value):
-            return {key: _wire(item, depth + 1, visits) for key, item in value.items()}
+            return {key: _wire(item, depth + 1, parts) for key, item in value.items()}
         check_collisions(value)
-        pairs = [
-            [_wire(key, depth + 1, visits), _wire(item, depth + 1, visits)] for key, item in value.items()
+        pairs: Any = [
+            [_wire(key, depth + 1, parts), _wire(item, depth + 1, parts)] for key, item in value.items()
         ]
         return _extension(_PAIRS, _encode(pairs))
     for container, code in ((tuple, _TUPLE), (set, _SET), (frozenset, _FROZENSET)):
         if kind is container:
+            parts.spend(len(value))
             if code != _TUPLE:
                 check_collisions(value)
-            return _extension(code, _encode([_wire(item, depth + 1, visits) for item in value]))
+            return _extension(code, _encode([_wire(item, depth + 1, parts) for item in value]))
     if kind is datetime.datetime:
         if value.tzinfo is not None and type(value.tzinfo) is not datetime.timezone:
             # A named zone is more than its offset: it cannot come back as what it was.
@@ -184,11 +210,11 @@ def decode_body(body: bytes) -> Any:
 def thaw_body(body: bytes) -> Any:
     """:func:`decode_body` with whatever exception it comes to; it costs less."""
     size = len(body)
-    if size <= MAX_DEPTH:
-        return _decode_checked(body)
+    if size <= TINY:
+        return thaw_tiny(body)
     if size > SMALL:
         check_body(body, _NESTED)
-    value = _decode_checked(body)
+    value = thaw_tiny(body)
     if is_tracked(value):  # it is no atom, and no container of atoms
         check_depth(value)
     return value
@@ -249,6 +275,7 @@ def _scalar(code: int, raw: bytes) -> Any:
     raise CorruptPayloadError(f"unknown extension {code}")
 
 
-_decode_checked = _decoder(checked=True)
+thaw_tiny = _decoder(checked=True)
+""":func:`thaw_body` of at most :data:`TINY` bytes."""
 thaw_again = _decoder(checked=False)
 """The value of a body that was encoded here or decoded before, without looking for what may be wrong."""

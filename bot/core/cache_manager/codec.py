@@ -35,7 +35,8 @@ TOKEN = 12
 """Bytes of the random number that a tag has between two invalidations."""
 
 # Version, flags, time of Redis in seconds at which the value expires (0: never), seconds it took to load.
-_HEADER = struct.Struct(">BBdf")  # 14 bytes
+_HEADER = struct.Struct(">BBdf")
+HEADER_SIZE = _HEADER.size
 _unpack = _HEADER.unpack_from
 # With _KEPT: seconds for which it may be served after that. With _TAGGED: how many tags, then each one's
 # token, bytes, and name. Then the body.
@@ -135,26 +136,41 @@ def open_payload(payload: bytes) -> tuple[bytes, float, float, float, dict[str, 
     The body is still compressed, for :func:`unpack_body`; ``keep`` are the seconds for which the value may
     be served after ``expires_at`` when loading fails; a token is what its tag had before the value loaded.
     """
+    flags, expires_at, load_seconds = read_header(payload)
+    body, keep, tags = read_notes(payload, flags)
+    return body, expires_at, load_seconds, keep, tags
+
+
+def read_header(payload: bytes) -> tuple[int, float, float]:
+    """Flags, ``expires_at`` and ``load_seconds``; where the flags are 0, the rest is the body."""
     try:
         version, flags, expires_at, load_seconds = _unpack(payload)
     except struct.error as error:
         raise CorruptPayloadError(f"{len(payload)} bytes are no payload") from error
-    if version == 1:
-        raise OtherVersionError("written by an earlier version")
     if version != VERSION or flags & ~7:
+        if version == 1:
+            raise OtherVersionError("written by an earlier version")
         raise CorruptPayloadError(f"version {version}, flags {flags}: written by another version")
-    if not 0.0 <= expires_at < 10 * LARGEST or not 0.0 <= load_seconds < 1e9:
+    if not 0.0 <= expires_at < _LATEST or not 0.0 <= load_seconds < 1e9:
         raise CorruptPayloadError("a time out of bounds")
+    return flags, expires_at, load_seconds
+
+
+_LATEST = 10 * LARGEST
+
+
+def read_notes(payload: bytes, flags: int) -> tuple[bytes, float, dict[str, bytes]]:
+    """The body, still compressed, ``keep``, and tags with their tokens."""
     if flags <= _COMPRESSED:
-        return payload[14:], expires_at, load_seconds, 0.0, _NO_TAGS
-    position = 14
+        return payload[HEADER_SIZE:], 0.0, _NO_TAGS
+    position = HEADER_SIZE
     keep = 0.0
     tags = {}
     try:
         if flags & _KEPT:
             (keep,) = _KEEP.unpack_from(payload, position)
             position += 8
-            if not 0.0 <= keep < 10 * LARGEST:
+            if not 0.0 <= keep < _LATEST:
                 raise CorruptPayloadError("a time out of bounds")
         if flags & _TAGGED:
             (count,) = _COUNT.unpack_from(payload, position)
@@ -168,7 +184,7 @@ def open_payload(payload: bytes) -> tuple[bytes, float, float, float, dict[str, 
                 position += length
     except (struct.error, UnicodeDecodeError) as error:
         raise CorruptPayloadError(f"tags: {error}") from error
-    return payload[position:], expires_at, load_seconds, keep, tags
+    return payload[position:], keep, tags
 
 
 _NO_TAGS: dict[str, bytes] = {}

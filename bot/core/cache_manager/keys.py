@@ -29,6 +29,8 @@ def valid_key(key: object, name: str = "key") -> str:
     encoding carries: then its beginning and its hash. No other key is stored as the same. Only for keys
     that callers give: what is stored is not stored as itself.
     """
+    if type(key) is str and key and len(key) < _TAIL and key.isascii():
+        return key
     if not isinstance(key, str):
         raise TypeError(f"{name} = {key!r:.100}: expected a string")
     length = len(key)
@@ -60,6 +62,8 @@ def valid_name(value: object, name: str) -> str:
     """A namespace or a prefix as it is; raises TypeError or ValueError for what is none."""
     if not isinstance(value, str):
         raise TypeError(f"{name} = {value!r:.100}: expected a string")
+    if value.isascii() and 0 < len(value) <= MAX_KEY:
+        return value
     if not 0 < len(value) <= MAX_KEY:
         raise invalid(name, value[:100], f"a string of 1 to {MAX_KEY:,} characters")
     if printable(value) != value:

@@ -75,6 +75,8 @@ class L2:
         self._stopped = False
         self.clock_offset: float | None = None
         """Seconds to add to the clock given to :meth:`read_clock` for Redis's time; None: not known."""
+        self.read_clock_at = 0.0
+        """When, by that clock, Redis's time is to be asked for again. The cache's to change."""
         self._accepted: asyncio.Event | None = None
         self.subscription: Subscription | None = None
         self._forget_moves = link.on_move(self._moved)

@@ -18,8 +18,9 @@ from bot.core._shared.errors import invalid
 from bot.core._shared.isolation import IMMUTABLE, Frozen, freeze
 from bot.core._shared.singleflight import SingleFlight
 from bot.core._shared.tasks import BackgroundTasks, to_the_end
-from bot.core._shared.values import thaw_again, thaw_body
+from bot.core._shared.values import TINY, thaw_again, thaw_body, thaw_tiny
 from bot.core.cache_manager import codec
+from bot.core.cache_manager.codec import HEADER_SIZE, read_header, read_notes
 from bot.core.cache_manager.errors import LoaderTimeoutError, UnsupportedValueError
 from bot.core.cache_manager.keys import MAX_KEY, compile_glob, printable, redis_key, valid_key, valid_name
 from bot.core.cache_manager.l1 import L1, Meta
@@ -89,8 +90,6 @@ class CacheManager(Phase4Service):
         self._tasks = BackgroundTasks()
         # What listens to Redis and makes good what it missed: ends when Redis is left, the others do not.
         self._l2_tasks = BackgroundTasks()
-        # When Redis's time is to be asked for again.
-        self._read_clock_at = 0.0
         self._flights: SingleFlight[tuple[Any, Frozen | None]] = SingleFlight(name=_shown)
         self._warmer = Warmer(self._tasks, clock)
         self._l1 = self._new_l1()
@@ -110,8 +109,8 @@ class CacheManager(Phase4Service):
         self._changes = 0
         # Keys by their hash: one taken for another only keeps a value out of L1.
         self._recent: deque[tuple[int, bool] | frozenset[str] | None] = deque(maxlen=MAX_RECENT)
-        self._l1_only_types: set[str] = set()
-        self._uncopyable_types: set[str] = set()
+        # What was logged of which type: it is said once.
+        self._said: set[tuple[str, str]] = set()
         # Who hears the messages of a topic from other instances. Changed only by listen.
         self._listeners: dict[str, Callable[[list[str] | None], None]] = {}
 
@@ -201,8 +200,8 @@ class CacheManager(Phase4Service):
     def _redis_time(self, l2: L2) -> float:
         """Seconds; while Redis has not told it, by the clock of this machine."""
         now = self._now()
-        if now >= self._read_clock_at:
-            self._read_clock_at = now + CLOCK_INTERVAL
+        if now >= l2.read_clock_at:
+            l2.read_clock_at = now + CLOCK_INTERVAL
             if l2.link.available:
                 self._l2_tasks.spawn(l2.read_clock(self._now), name="cache-clock")
         offset = l2.clock_offset
@@ -305,8 +304,10 @@ class CacheManager(Phase4Service):
         self._l1.store.clear()
         self._changed_unknown()
         self._missed_messages()
-        self._read_clock_at = 0.0  # it may be another server that answers now, with another clock
-        if self._l2 is not None and not self._l2.in_step and self._enabled:
+        if self._l2 is None:
+            return
+        self._l2.read_clock_at = 0.0  # it may be another server that answers now, with another clock
+        if not self._l2.in_step and self._enabled:
             self._l2_tasks.spawn(self._l2.resync(), name="cache-resync")
 
     def _changed(self, namespace: str, key: str, *, loaded: bool = False) -> None:
@@ -372,15 +373,16 @@ class CacheManager(Phase4Service):
             # _find's commonest case, in place: under load each coroutine in between counts.
             if namespace not in self._used:
                 valid_name(namespace, "namespace")
-            stored = valid_key(key)
-            if stored is key:
+            # inlined: the beginning of valid_key
+            if (type(key) is str and key and len(key) < 65 and key.isascii()) or valid_key(key) is key:
                 found = await self._read_l2(l2, namespace, key)
-            else:
-                found = await self._find(stored, namespace, renamed=True)
-        else:
-            stored = valid_key(key)
-            found = await self._find(stored, namespace, renamed=stored is not key)
+                return default if found is _ABSENT else found
+        found = await self._look_further(key, namespace)
         return default if found is _ABSENT else found
+
+    def _look_further(self, key: str, namespace: str | None) -> Awaitable[Any]:
+        stored = valid_key(key)
+        return self._find(stored, namespace, renamed=stored is not key)
 
     def get_local(self, key: str, namespace: str | None = None, default: Any = None) -> Any:
         """:meth:`get` from L1 alone, without awaiting; a miss is not counted."""
@@ -410,6 +412,14 @@ class CacheManager(Phase4Service):
                 return entry
         return None
 
+    def _look_for(self, key: str, namespace: str) -> Coroutine[Any, Any, Any]:
+        """:meth:`_find` of what :meth:`get_local` did not have."""
+        l2 = self._l2
+        stored = valid_key(key)
+        if l2 is not None and l2.link.available and not self._lru:
+            return self._read_l2(l2, namespace, stored)
+        return self._find(stored, namespace)
+
     async def _find(
         self, key: str, namespace: str | None, look_up: _LookUp | None = None, *, renamed: bool = False
     ) -> Any:
@@ -425,7 +435,9 @@ class CacheManager(Phase4Service):
                 return self._hit(entry)
             namespaces = list(self._used)
         else:
-            namespaces = [valid_name(namespace, "namespace")]
+            if namespace not in self._used:
+                valid_name(namespace, "namespace")
+            namespaces = [namespace]
         if (self._lru or renamed) and not self._deaf:
             found = self._in_l1(key, namespaces)
             if found is not _ABSENT:
@@ -480,19 +492,27 @@ class CacheManager(Phase4Service):
             look_up.tokens = await l2.tokens(look_up.asked)
         if raw is not None and (l2.in_step or not l2.outdated(at)):
             try:
-                body, expires_at, load_seconds, keep, tags = codec.open_payload(raw)
+                flags, expires_at, load_seconds = read_header(raw)
+                if flags == 0:
+                    # The commonest kind, in place: no tags, and not kept beyond its time.
+                    body = raw[HEADER_SIZE:]
+                    value = thaw_tiny(body) if len(body) <= TINY else thaw_body(body)
+                    self._counters.l2_hits += 1
+                    if self._l1.store.admits(namespace, key):
+                        self._keep_found(l2, namespace, key, value, body, begun, expires_at, load_seconds)
+                    return value
+                body, keep, tags = read_notes(raw, flags)
                 if not tags or await self._in_force(l2, tags, look_up):
                     body = codec.unpack_body(raw, body)
                     value = thaw_body(body)
-                    if not keep:
-                        return self._found(
-                            l2, namespace, key, value, body, begun, expires_at, load_seconds, 0.0, tags
-                        )
-                    age = self._redis_time(l2) - expires_at
+                    age = self._redis_time(l2) - expires_at if keep else -1.0
                     if age < 0:
-                        return self._found(
-                            l2, namespace, key, value, body, begun, expires_at, load_seconds, keep, tags
-                        )
+                        self._counters.l2_hits += 1
+                        if self._l1.store.admits(namespace, key):
+                            self._keep_found(
+                                l2, namespace, key, value, body, begun, expires_at, load_seconds, keep, tags
+                            )
+                        return value
                     if look_up is not None and age <= min(keep, look_up.stale_ttl):
                         look_up.stale = _keep(value, body)
             except Exception as error:
@@ -509,7 +529,7 @@ class CacheManager(Phase4Service):
             found |= await l2.tokens(l2.ask_tokens([tag for tag in tags if tag not in known]))
         return same(tags, found)
 
-    def _found(
+    def _keep_found(
         self,
         l2: L2,
         namespace: str,
@@ -519,24 +539,33 @@ class CacheManager(Phase4Service):
         begun: int,
         expires_at: float,
         load_seconds: float,
-        keep: float,
-        tags: Collection[str],
-    ) -> Any:
-        """Count what L2 gave, and keep it in L1."""
-        self._counters.l2_hits += 1
-        if self._l1.store.admits(namespace, key):
+        keep: float = 0.0,
+        tags: Collection[str] = (),
+    ) -> None:
+        """Keep in L1 what L2 gave, unless it may have changed since ``begun``."""
+        now = self._now()
+        offset = l2.clock_offset
+        if offset is None or now >= l2.read_clock_at:
             ttl = expires_at - self._redis_time(l2)
-            if ttl > 0 and self._enabled and not self._changed_since(begun, namespace, key, tags):
-                meta = Meta(tuple(tags), load_seconds) if load_seconds or tags else None
-                frozen = _keep(value, body)
-                self._l1.put(namespace, key, frozen, now=self._now(), ttl=ttl, keep=keep, meta=meta)
-                if namespace not in self._used:
-                    self._use(namespace)
-        return value
+        else:
+            ttl = expires_at - now - offset
+        if ttl <= 0 or not self._enabled:
+            return
+        if self._changes != begun and self._changed_since(begun, namespace, key, tags):
+            return
+        meta = Meta(tuple(tags), load_seconds) if load_seconds or tags else None
+        if value.__class__ in IMMUTABLE:
+            frozen = Frozen(value, None, getsizeof(value))
+        else:
+            frozen = Frozen(body, thaw_again, len(body) + _BYTES_HEADER)
+        self._l1.put(namespace, key, frozen, now=now, ttl=ttl, keep=keep, meta=meta)
+        if namespace not in self._used:
+            self._use(namespace)
 
     async def get_many(self, keys: Iterable[str], namespace: str = DEFAULT_NAMESPACE) -> dict[str, Any]:
         """The values of those keys that are cached; what L1 lacks is read from Redis, 500 keys at a time."""
         wanted = list(dict.fromkeys(keys))
+        valid_name(namespace, "namespace")
         found: dict[str, Any] = {}
         for start in range(0, len(wanted), _READ_AT_ONCE):
             if start:
@@ -545,7 +574,7 @@ class CacheManager(Phase4Service):
             here = {key: self.get_local(key, namespace, _ABSENT) for key in piece}
             missing = [key for key, value in here.items() if value is _ABSENT]
             if missing and self._enabled:
-                values = await asyncio.gather(*[self._find(valid_key(key), namespace) for key in missing])
+                values = await asyncio.gather(*[self._look_for(key, namespace) for key in missing])
                 here.update(zip(missing, values, strict=True))
             found |= {key: value for key, value in here.items() if value is not _ABSENT}
         return found
@@ -566,8 +595,10 @@ class CacheManager(Phase4Service):
         value that cannot be copied, such as an open file.
         """
         key = valid_key(key)
-        valid_name(namespace, "namespace")
-        tags = _valid_tags(tags)
+        if namespace not in self._used:
+            valid_name(namespace, "namespace")
+        if tags != ():
+            tags = _valid_tags(tags)
         seconds = self._default_ttl if ttl is None else valid_ttl(ttl)
         if not self._enabled:
             return False
@@ -592,12 +623,14 @@ class CacheManager(Phase4Service):
         body = None if l2 is None else self._body(value)
         if frozen is None:
             frozen = freeze(value) if body is None else _keep(value, body)
-        milliseconds = max(1, int((ttl + stale_ttl) * 1000))
-        if l2 is not None and body is not None and tags and not loaded:
-            # First: cancelled here, nothing has changed yet.
-            tokens = await l2.open_tags(tags, milliseconds)
-            if self._l2 is not l2:
-                return False
+        milliseconds = 0
+        if l2 is not None:
+            milliseconds = max(1, int((ttl + stale_ttl) * 1000))
+            if tags and body is not None and not loaded:
+                # First: cancelled here, nothing has changed yet.
+                tokens = await l2.open_tags(tags, milliseconds)
+                if self._l2 is not l2:
+                    return False
         if namespace not in self._used:
             self._use(namespace)
         self._changed(namespace, key)
@@ -627,10 +660,16 @@ class CacheManager(Phase4Service):
         except UnsupportedValueError as error:
             self._counters.l1_only += 1
             kind = type(value).__qualname__
-            if kind not in self._l1_only_types and len(self._l1_only_types) < 1000:
-                self._l1_only_types.add(kind)
+            if self._is_news("stays in L1", kind):
                 logger.warning("Values of type %s stay in L1, Redis does not carry them: %s", kind, error)
             return None
+
+    def _is_news(self, what: str, kind: str) -> bool:
+        """Whether it was not yet said of this type."""
+        if (what, kind) in self._said or len(self._said) >= 1000:
+            return False
+        self._said.add((what, kind))
+        return True
 
     def _payload(
         self,
@@ -937,8 +976,7 @@ class CacheManager(Phase4Service):
             frozen = freeze(value)
         except TypeError as error:
             kind = type(value).__qualname__
-            if kind not in self._uncopyable_types and len(self._uncopyable_types) < 1000:
-                self._uncopyable_types.add(kind)
+            if self._is_news("not copied", kind):
                 logger.warning("What the loader of %.100r returns is not cached: %s", key, error)
             return value, None
         if value is None and options.negative_ttl is not None:
