@@ -19,6 +19,8 @@ ENABLE_RATE_LIMITER = True
 ENABLE_BATCH_PROCESSOR = False
 # switch the load balancer on (True or False)
 ENABLE_LOAD_BALANCER = False
+# switch flood control of what is sent to Telegram on (True or False)
+ENABLE_OUTBOUND = False
 
 # Query optimizer
 
@@ -217,3 +219,30 @@ ENABLE_LOAD_BALANCER = False
 # LOAD_BALANCER_HEDGING = False
 # instances added at startup: [{id, address, port, weight, scheme}] (a list)
 # LOAD_BALANCER_INSTANCES = []
+
+# Outbound
+
+# messages in a group or channel within its window (a whole number >= 1 and <= 100_000)
+# OUTBOUND_GROUP_LIMIT = 20
+# seconds of a group's window (a number >= 0.001 and <= 86_400)
+# OUTBOUND_GROUP_WINDOW = 60
+# messages per second in a private chat after its burst (a number >= 0.001 and <= 1_000)
+# OUTBOUND_CHAT_RATE = 1
+# messages that may go to a private chat at once (a whole number >= 1 and <= 1_000)
+# OUTBOUND_CHAT_BURST = 3
+# messages to all chats within a second; answers do not wait (a whole number >= 1 and <= 100_000)
+# OUTBOUND_BULK_LIMIT = 30
+# the same of paid broadcasts (a whole number >= 1 and <= 100_000)
+# OUTBOUND_PAID_LIMIT = 1000
+# whether edits count with their chat's messages or have the same limits for themselves (one of
+# 'shared', 'separate')
+# OUTBOUND_EDITS = "shared"
+# requests that wait at most; a tenth more for answers (a whole number >= 1 and <= 100_000_000)
+# OUTBOUND_MAX_PENDING = 10000
+# requests sent at once at most; a tenth kept for answers (a whole number >= 1 and <= 1_000_000)
+# OUTBOUND_MAX_IN_FLIGHT = 100
+# seconds of a penalty that are waited for; a longer one raises at once (a number >= 0 and <=
+# 31_536_000)
+# OUTBOUND_MAX_WAIT = 600
+# seconds a stop waits for requests that wait (a number >= 0 and <= 31_536_000)
+# OUTBOUND_DRAIN_TIMEOUT = 10

@@ -22,6 +22,7 @@ GROUPS = (
     ("Rate limiter", ("RATE_",)),
     ("Batch processor", ("BATCH_",)),
     ("Load balancer", ("LOAD_",)),
+    ("Outbound", ("OUTBOUND_",)),
 )
 ORDER = ("Services", "Query optimizer", "Cache manager", "Connection pools", "Rate limiter")
 
@@ -53,7 +54,7 @@ def config_file() -> str:
             about = f"{describe(name)} ({describe_allowed(name)})"
             lines += textwrap.wrap(about, 104, initial_indent="# ", subsequent_indent="# ")
             if title == "Services":
-                # All six: code that imports this module reads them by name, as the guide's Option B does.
+                # All of them: code that imports this module reads them by name, as the guide's Option B does.
                 lines.append(f"{name} = {name in MINIMAL_PROFILE}")
             else:
                 lines.append(f"# {name} = {shown(getattr(defaults, name))}")

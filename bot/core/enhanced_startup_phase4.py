@@ -197,6 +197,25 @@ async def _enable_load_balancer(balancer: Any, config: Phase4Config) -> None:
     )
 
 
+async def _enable_outbound(outbound: Any, config: Phase4Config) -> None:
+    from bot.core.outbound import Limits
+
+    await outbound.enable(
+        Limits(
+            group=(config.OUTBOUND_GROUP_LIMIT, config.OUTBOUND_GROUP_WINDOW),
+            chat=(1, 1.0 / config.OUTBOUND_CHAT_RATE),
+            chat_burst=config.OUTBOUND_CHAT_BURST,
+            bulk=(config.OUTBOUND_BULK_LIMIT, 1.0),
+            edits=config.OUTBOUND_EDITS,
+            paid=(config.OUTBOUND_PAID_LIMIT, 1.0),
+        ),
+        max_pending=config.OUTBOUND_MAX_PENDING,
+        max_in_flight=config.OUTBOUND_MAX_IN_FLIGHT,
+        max_wait=config.OUTBOUND_MAX_WAIT,
+        drain_timeout=config.OUTBOUND_DRAIN_TIMEOUT,
+    )
+
+
 # In the order of start: what others may lean on comes first. Stopped in reverse.
 _SERVICES = (
     _Wiring(
@@ -210,6 +229,7 @@ _SERVICES = (
     _Wiring("ENABLE_RATE_LIMITER", "rate_limiter", "RateLimiter", _enable_rate_limiter),
     _Wiring("ENABLE_BATCH_PROCESSOR", "batch_processor", "BatchProcessor", _enable_batch_processor),
     _Wiring("ENABLE_LOAD_BALANCER", "load_balancer", "LoadBalancer", _enable_load_balancer),
+    _Wiring("ENABLE_OUTBOUND", "outbound", "Outbound", _enable_outbound),
 )
 
 

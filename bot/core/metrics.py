@@ -56,6 +56,7 @@ _SERVICES = (
     "rate_limiter",
     "batch_processor",
     "load_balancer",
+    "outbound",
 )
 
 
@@ -173,6 +174,14 @@ _FAMILIES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "phase4_load_balancer_instance_active": ("gauge", "Requests in progress", ("bot_instance",)),
     "phase4_load_balancer_instance_requests": ("counter", "Requests by instance", ("bot_instance",)),
     "phase4_load_balancer_instance_failures": ("counter", "Failed requests by instance", ("bot_instance",)),
+    "phase4_outbound_requests": ("counter", "Requests to Telegram by outcome", ("outcome",)),
+    "phase4_outbound_queued": ("gauge", "Requests that wait to leave", ()),
+    "phase4_outbound_max_queued": ("gauge", "Requests that may wait; beyond, they are refused", ()),
+    "phase4_outbound_in_flight": ("gauge", "Requests that have left and have no answer yet", ()),
+    "phase4_outbound_refusals": ("counter", "Requests that Telegram refused with a wait", ("scope",)),
+    "phase4_outbound_retries": ("counter", "Requests that wait for another try after a refusal", ()),
+    "phase4_outbound_chats_held": ("gauge", "Chats that Telegram said to wait for", ()),
+    "phase4_outbound_held_globally_seconds": ("gauge", "Seconds for which nothing is sent to anybody", ()),
 }
 
 _RENAMED = {"instance": "bot_instance"}
@@ -237,6 +246,25 @@ _FIGURES: dict[str, tuple[_Figure, ...]] = {
         _Figure("rejected_requests", "phase4_load_balancer_requests", ("rejected",)),
         _Figure("retries", "phase4_load_balancer_retries"),
         _Figure("distribution_variance", "phase4_load_balancer_distribution_variance_percent"),
+    ),
+    "outbound": (
+        _Figure("sent", "phase4_outbound_requests", ("sent",)),
+        _Figure("failed", "phase4_outbound_requests", ("failed",)),
+        _Figure("cancelled", "phase4_outbound_requests", ("cancelled",)),
+        _Figure("unqueued", "phase4_outbound_requests", ("unqueued",)),
+        _Figure("superseded", "phase4_outbound_requests", ("superseded",)),
+        _Figure("dropped", "phase4_outbound_requests", ("dropped",)),
+        _Figure("expired", "phase4_outbound_requests", ("expired",)),
+        _Figure("held_too_long", "phase4_outbound_requests", ("held_too_long",)),
+        _Figure("refused_full", "phase4_outbound_requests", ("refused_full",)),
+        _Figure("queued", "phase4_outbound_queued"),
+        _Figure("max_pending", "phase4_outbound_max_queued"),
+        _Figure("in_flight", "phase4_outbound_in_flight"),
+        _Figure("refusals_chat", "phase4_outbound_refusals", ("chat",)),
+        _Figure("refusals_global", "phase4_outbound_refusals", ("global",)),
+        _Figure("retries", "phase4_outbound_retries"),
+        _Figure("chats_held", "phase4_outbound_chats_held"),
+        _Figure("held_globally_seconds", "phase4_outbound_held_globally_seconds"),
     ),
 }
 

@@ -115,6 +115,7 @@ class Phase4Config(Struct, frozen=True, kw_only=True):
     ENABLE_RATE_LIMITER: Annotated[bool, _doc("switch the rate limiter on")] = False
     ENABLE_BATCH_PROCESSOR: Annotated[bool, _doc("switch the batch processor on")] = False
     ENABLE_LOAD_BALANCER: Annotated[bool, _doc("switch the load balancer on")] = False
+    ENABLE_OUTBOUND: Annotated[bool, _doc("switch flood control of what is sent to Telegram on")] = False
 
     QUERY_OPTIMIZER_CACHE_TTL: Annotated[PositiveSeconds, _doc("seconds a query result stays cached")] = 300.0
     QUERY_OPTIMIZER_CACHE_MAX_SIZE_MB: Annotated[
@@ -350,6 +351,39 @@ class Phase4Config(Struct, frozen=True, kw_only=True):
         list[InstanceSettings], _doc("instances added at startup: [{id, address, port, weight, scheme}]")
     ] = field(default_factory=list)
 
+    OUTBOUND_GROUP_LIMIT: Annotated[
+        int, Meta(ge=1, le=100_000, description="messages in a group or channel within its window")
+    ] = 20
+    OUTBOUND_GROUP_WINDOW: Annotated[
+        float, Meta(ge=0.001, le=86_400, description="seconds of a group's window")
+    ] = 60.0
+    OUTBOUND_CHAT_RATE: Annotated[
+        float, Meta(ge=0.001, le=1_000, description="messages per second in a private chat after its burst")
+    ] = 1.0
+    OUTBOUND_CHAT_BURST: Annotated[
+        int, Meta(ge=1, le=1_000, description="messages that may go to a private chat at once")
+    ] = 3
+    OUTBOUND_BULK_LIMIT: Annotated[
+        int, Meta(ge=1, le=100_000, description="messages to all chats within a second; answers do not wait")
+    ] = 30
+    OUTBOUND_PAID_LIMIT: Annotated[
+        int, Meta(ge=1, le=100_000, description="the same of paid broadcasts")
+    ] = 1000
+    OUTBOUND_EDITS: Annotated[
+        Literal["shared", "separate"],
+        _doc("whether edits count with their chat's messages or have the same limits for themselves"),
+    ] = "shared"
+    OUTBOUND_MAX_PENDING: Annotated[Count, _doc("requests that wait at most; a tenth more for answers")] = (
+        10_000
+    )
+    OUTBOUND_MAX_IN_FLIGHT: Annotated[
+        int, Meta(ge=1, le=1_000_000, description="requests sent at once at most; a tenth kept for answers")
+    ] = 100
+    OUTBOUND_MAX_WAIT: Annotated[
+        Seconds, _doc("seconds of a penalty that are waited for; a longer one raises at once")
+    ] = 600.0
+    OUTBOUND_DRAIN_TIMEOUT: Annotated[Seconds, _doc("seconds a stop waits for requests that wait")] = 10.0
+
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], *, source: str = "config") -> Phase4Config:
         """Defaults overridden by ``values``. Raises ConfigError for what is unknown or out of bounds."""
@@ -428,7 +462,7 @@ def _build(sources: list[_Source], problems: list[str]) -> Phase4Config:
                 and converted != values.get(name, converted)
                 and source.endswith(".py")
             ):
-                # The settings file has all six flags, so who sets one in config.py must hear why it is off.
+                # The settings file has all flags, so who sets one in config.py must hear why it is off.
                 logger.warning(
                     "%s = %s in %s wins over %s in %s", name, converted, source, values[name], origin[name]
                 )

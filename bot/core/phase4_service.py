@@ -1,4 +1,4 @@
-"""What the six services have in common: one instance for the process, on and off, statistics."""
+"""What the services have in common: one instance for the process, on and off, statistics."""
 
 from __future__ import annotations
 

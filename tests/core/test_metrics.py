@@ -81,6 +81,7 @@ async def test_the_names_of_the_guides_alert_rules(scrape, services, tmp_path):
     assert seen("phase4_query_execution_seconds_total") == pytest.approx(0.080)
     assert seen("phase4_service_enabled", service="query_optimizer") == 1
     assert seen("phase4_service_enabled", service="load_balancer") == 0
+    assert seen("phase4_service_enabled", service="outbound") == 0
 
 
 async def test_nothing_happened_is_no_rate_and_no_alert(scrape, services):

@@ -20,7 +20,7 @@ def load(overrides=None, *, modules=(), environ=None):
 def test_everything_is_off_by_default():
     config = load()
     flags = [name for name in Phase4Config.__struct_fields__ if name.startswith("ENABLE_")]
-    assert len(flags) == 7
+    assert len(flags) == 8
     assert not any(getattr(config, name) for name in flags)
 
 

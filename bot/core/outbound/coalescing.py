@@ -1,0 +1,117 @@
+"""Requests that wait, and those that a later one makes needless (pure)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from bot.core.outbound.models import Chat, Kind, Priority, plain_method
+
+if TYPE_CHECKING:
+    from bot.core.outbound.lanes import Lane
+
+Key = tuple[Hashable, ...]
+
+
+class Claim:
+    """One caller's wish to send. The last claim of an entry is the one that is sent for all of them."""
+
+    __slots__ = ("chat", "deadline", "entry", "expires_at", "future", "message")
+
+    def __init__(self, entry: Entry, now: float, deadline: float | None) -> None:
+        # None once it is over for this caller. Changed by the scheduler.
+        self.entry: Entry | None = entry
+        self.chat = entry.chat
+        self.message = entry.message
+        self.deadline = deadline
+        self.expires_at = math.inf if deadline is None else now + deadline
+        # How its caller is woken; the service's.
+        self.future: Any = None
+
+
+class Entry:
+    """A place in a chat's lane, and who shares it."""
+
+    __slots__ = (
+        "attempts", "chat", "claims", "cost", "departed", "key", "kind", "lane", "message", "paid",
+        "priority",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        kind: Kind,
+        chat: Chat,
+        *,
+        cost: int = 1,
+        priority: Priority = Priority.NOTIFY,
+        key: Key | None = None,
+        message: Key | None = None,
+        paid: bool = False,
+    ) -> None:
+        self.kind = kind
+        self.chat = chat
+        self.cost = cost
+        self.priority = priority
+        self.key = key
+        self.message = message
+        self.paid = paid
+        self.claims: list[Claim] = []
+        self.attempts = 0
+        self.departed = 0.0
+        # Set while it waits or is in flight. Changed by the scheduler.
+        self.lane: Lane | None = None
+
+
+def replaces(method: str, chat: Chat, message_id: object) -> Key:
+    """What two requests have in common of which the later one makes the earlier needless."""
+    return (plain_method(method), chat, message_id)
+
+
+def message_of(chat: Chat, message_id: object) -> Key:
+    """The message that an edit changes."""
+    return (chat, message_id)
+
+
+class Waiting:
+    """The entries that wait and may be superseded or dropped: by what replaces them, and by message."""
+
+    def __init__(self) -> None:
+        # Only waiting entries, only those with a key or a message. Changed by add and remove.
+        self._by_key: dict[Key, Entry] = {}
+        self._by_message: dict[Key, dict[Entry, None]] = {}
+
+    def like(self, key: Key | None) -> Entry | None:
+        """The waiting entry whose place a new request of this key takes."""
+        return None if key is None else self._by_key.get(key)
+
+    def add(self, entry: Entry) -> None:
+        """It waits from now on."""
+        if entry.key is not None:
+            self._by_key[entry.key] = entry
+        if entry.message is not None:
+            self._by_message.setdefault(entry.message, {})[entry] = None
+
+    def remove(self, entry: Entry) -> None:
+        """It leaves, or nobody wants it any more."""
+        if entry.key is not None and self._by_key.get(entry.key) is entry:
+            del self._by_key[entry.key]
+        if entry.message is not None:
+            entries = self._by_message.get(entry.message)
+            if entries is not None:
+                entries.pop(entry, None)
+                if not entries:
+                    del self._by_message[entry.message]
+
+    def of_messages(self, chat: Chat, message_id: object) -> Iterator[Entry]:
+        """The waiting edits of a message, or of several (a tuple or list of ids)."""
+        ids = message_id if isinstance(message_id, tuple | list) else (message_id,)
+        for one in ids:
+            yield from list(self._by_message.get((chat, one), ()))
+
+    def entries(self) -> set[Entry]:
+        """All that is held here, for check_invariants."""
+        found = set(self._by_key.values())
+        for entries in self._by_message.values():
+            found |= entries.keys()
+        return found

@@ -1,0 +1,32 @@
+"""The priority and deadline of what a piece of code sends, for requests that name none (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from bot.core._shared.errors import invalid
+from bot.core.outbound.models import Priority, check_seconds
+
+_DEFAULT = (Priority.NOTIFY, None)
+
+current: ContextVar[tuple[Priority, float | None]] = ContextVar("phase4_outbound_sending", default=_DEFAULT)
+"""Priority, and seconds from each call within which it must leave."""
+
+
+@contextmanager
+def sending(priority: Priority, deadline: float | None = None) -> Iterator[None]:
+    """Give what is sent within, tasks that are started there included, this priority and deadline.
+
+    ``deadline`` is seconds from each call. A request's own values win. Raises ValueError for a bad one.
+    """
+    if priority not in (0, 1, 2, 3):
+        raise invalid("priority", priority, "a Priority")
+    if deadline is not None:
+        check_seconds("deadline", deadline)
+    token = current.set((Priority(priority), deadline))
+    try:
+        yield
+    finally:
+        current.reset(token)

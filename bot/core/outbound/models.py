@@ -1,0 +1,201 @@
+"""What goes into outbound flood control: limits, requests and priorities (pure)."""
+
+from __future__ import annotations
+
+import math
+from enum import Enum, IntEnum
+from typing import Literal
+
+from msgspec import Struct
+
+from bot.core._shared.errors import invalid
+
+Chat = int | str | None
+"""Who is written to: a chat's id or ``@name``; None: nobody in particular."""
+
+Window = tuple[int, float]
+"""At most so many within any so many seconds."""
+
+
+class Priority(IntEnum):
+    """What leaves first where not all can leave at once."""
+
+    ANSWER = 0
+    """To a user who waits for it. Never held back by the bulk limit."""
+    NOTIFY = 1
+    STATUS = 2
+    BROADCAST = 3
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """Telegram's limits as they are known; a refusal is obeyed whatever they say.
+
+    Windows are (requests, seconds). ``group``: messages in a group or channel. ``chat`` and ``chat_burst``:
+    messages to a private chat at that rate, after a short burst. ``bulk``: messages to all chats together.
+    ``edits``: whether edits count with the messages of their chat ("shared") or have the same
+    limits for themselves ("separate"). ``typing``: chat actions in a chat, all windows at once. ``paid``: as
+    ``bulk``, for paid broadcasts. Raises ValueError for what is out of bounds.
+    """
+
+    group: Window = (20, 60.0)
+    chat: Window = (1, 1.0)
+    chat_burst: int = 3
+    bulk: Window = (30, 1.0)
+    edits: Literal["shared", "separate"] = "shared"
+    typing: tuple[Window, ...] = ((20, 5.0), (40, 30.0))
+    paid: Window = (1000, 1.0)
+
+    def __post_init__(self) -> None:
+        for name in ("group", "chat", "bulk", "paid"):
+            _valid_window(name, getattr(self, name))
+        if not isinstance(self.typing, tuple) or len(self.typing) > 8:
+            raise invalid("typing", self.typing, "a tuple of at most 8 windows (requests, seconds)")
+        for window in self.typing:
+            _valid_window("typing", window)
+        if isinstance(self.chat_burst, bool) or not isinstance(self.chat_burst, int):
+            raise invalid("chat_burst", self.chat_burst, "a whole number from 1 to 1000")
+        if not 1 <= self.chat_burst <= 1000:
+            raise invalid("chat_burst", self.chat_burst, "a whole number from 1 to 1000")
+        if self.edits not in ("shared", "separate"):
+            raise invalid("edits", self.edits, '"shared" or "separate"')
+
+
+def _valid_window(name: str, value: object) -> None:
+    allowed = "(requests from 1 to 100,000, seconds above 0 and at most 86,400)"
+    if not isinstance(value, tuple) or len(value) != 2:
+        raise invalid(name, value, allowed)
+    count, seconds = value
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 100_000:
+        raise invalid(name, value, allowed)
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0.001 <= seconds <= 86_400:
+        raise invalid(name, value, allowed)
+
+
+class Request(Struct, frozen=True):
+    """What is about to be sent, as far as flood control needs to know it.
+
+    ``method`` is the API method in any spelling (``sendMessage``, ``SendMessage``, ``messages.SendMessage``).
+    ``chat``: an id or ``@name``. ``message_id``: of an edit or a delete; several as a tuple. ``cost``:
+    messages that the request makes, such as the items of an album. ``priority``: None takes that of
+    ``sending``, else NOTIFY. ``deadline``: seconds from the call within which it must leave.
+    ``replaceable``: a later request of the same method, chat and message makes this one needless while it
+    waits. ``paid``: a paid broadcast, under the ``paid`` limit instead of ``bulk``.
+    """
+
+    method: str
+    chat: int | str | None = None
+    message_id: int | str | tuple[int, ...] | None = None
+    cost: int = 1
+    priority: Priority | None = None
+    deadline: float | None = None
+    replaceable: bool = False
+    paid: bool = False
+
+    def check(self) -> None:
+        """Raise ValueError or TypeError for a field that no request can have."""
+        if type(self.method) is not str or not self.method:
+            raise invalid("method", self.method, "the name of an API method")
+        if type(self.cost) is not int or not 1 <= self.cost <= 10_000:
+            raise invalid("cost", self.cost, "a whole number from 1 to 10,000")
+        if self.priority is not None and self.priority not in (0, 1, 2, 3):
+            raise invalid("priority", self.priority, "a Priority")
+        if self.deadline is not None:
+            check_seconds("deadline", self.deadline)
+        plain_chat(self.chat)
+
+
+def check_seconds(name: str, value: object) -> None:
+    """Raise ValueError unless ``value`` is a finite number of seconds, 0 or more."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1e15:
+        raise invalid(name, value, "a finite number of seconds >= 0")
+    if math.isnan(value):
+        raise invalid(name, value, "a finite number of seconds >= 0")
+
+
+def plain_chat(chat: object) -> Chat:
+    """The chat as an int or a str of exactly that type, one for each chat: "-100" is -100, "@A" is "@a"."""
+    if type(chat) is int or chat is None:
+        return chat
+    if isinstance(chat, bool) or not isinstance(chat, int | str):
+        raise invalid("chat", chat, "a chat's id, its @name, or None")
+    if isinstance(chat, int):
+        return int.__int__(chat)
+    text = chat.strip()
+    digits = text[1:] if text[:1] == "-" else text
+    if digits.isascii() and digits.isdecimal() and len(digits) <= 20:
+        return int(text)
+    if not text or len(text) > 256:
+        raise invalid("chat", chat, "a chat's id, its @name, or None")
+    return text.lower()
+
+
+def is_private(chat: Chat) -> bool:
+    """Whether it is a private chat: users have positive ids; names are taken for groups or channels."""
+    return type(chat) is int and chat > 0
+
+
+class Kind(Enum):
+    """What a request is for the limits. Each chat has a lane for each kind but UNQUEUED."""
+
+    SEND = "send"
+    EDIT = "edit"
+    TYPING = "typing"
+    OTHER = "other"
+    """No limit is known; waits for penalties alone."""
+    UNQUEUED = "unqueued"
+    """Answers to queries, which expire; updates, files and their parts, and signing in."""
+
+
+_UNQUEUED = frozenset(
+    """getupdates getfile getme setwebhook deletewebhook getwebhookinfo close logout
+    setbotcallbackanswer setinlinebotresults setbotprecheckoutresults setbotshippingresults
+    savefilepart savebigfilepart getfilehashes getcdnfile getcdnfilehashes reuploadcdnfile getwebfile
+    ping pingdelaydisconnect msgsack initconnection getconfig getdifference getchanneldifference getstate
+    """.split()
+)
+_UNQUEUED_NAMESPACES = ("upload.", "auth.", "updates.")
+_EDITS = ("editmessage", "stopmessagelivelocation", "stoppoll")
+_SENDS = ("send", "forward", "copymessage")
+_NO_SENDS = ("sendreaction", "sendvote", "sendcode", "sendscreenshot")
+_DELETES = ("deletemessage", "deletemessages")
+
+MAX_METHODS = 1_000
+"""Spellings of methods whose kind is remembered."""
+
+_known: dict[str, Kind] = {}
+
+
+def kind_of(method: str) -> Kind:
+    """What kind of request a method is, in any of its spellings."""
+    kind = _known.get(method)
+    if kind is None:
+        kind = _kind_of(method)
+        if len(_known) < MAX_METHODS:
+            _known[method] = kind
+    return kind
+
+
+def plain_method(method: str) -> str:
+    """``messages.SendMessage``, ``send_message`` and ``sendMessage`` in one spelling."""
+    return method.rsplit(".", 1)[-1].replace("_", "").lower()
+
+
+def _kind_of(method: str) -> Kind:
+    name = plain_method(method)
+    # Raw types of pyrogram are functions.upload.SaveFilePart; others start with the namespace.
+    if any(f".{method.lower()}".find(f".{space}") >= 0 for space in _UNQUEUED_NAMESPACES):
+        return Kind.UNQUEUED
+    if name in _UNQUEUED or name.startswith("answer"):
+        return Kind.UNQUEUED
+    if name in ("sendchataction", "settyping"):
+        return Kind.TYPING
+    if name.startswith(_EDITS):
+        return Kind.EDIT
+    if name.startswith(_SENDS) and not name.startswith(_NO_SENDS):
+        return Kind.SEND
+    return Kind.OTHER
+
+
+def is_delete(method: str) -> bool:
+    """Whether the method deletes messages."""
+    return plain_method(method) in _DELETES

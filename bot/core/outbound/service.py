@@ -1,0 +1,473 @@
+"""Outbound flood control: what a bot sends to Telegram, kept within Telegram's limits."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any, ClassVar, TypeVar
+
+from bot.core._shared.clock import SYSTEM_CLOCK, Clock, TimerHandle
+from bot.core._shared.errors import MisuseError, invalid
+from bot.core._shared.histogram import HistogramSnapshot
+from bot.core._shared.loop_owner import LoopOwner, still_runs
+from bot.core._shared.masking import one_line
+from bot.core._shared.tasks import run_on_loop
+from bot.core.outbound.coalescing import Claim, Entry, message_of, replaces
+from bot.core.outbound.context import current
+from bot.core.outbound.errors import (
+    MessageDeletedError,
+    OutboundClosedError,
+    OutboundDeadlineError,
+    OutboundFullError,
+    OutboundHeldError,
+)
+from bot.core.outbound.lanes import Reason, Scheduler
+from bot.core.outbound.models import (
+    Chat,
+    Kind,
+    Limits,
+    Priority,
+    Request,
+    check_seconds,
+    is_delete,
+    kind_of,
+    plain_chat,
+)
+from bot.core.outbound.refusals import refusal_of
+from bot.core.outbound.stats import Counters, snapshot
+from bot.core.phase4_service import Phase4Service
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+JITTER_LEAST, JITTER_SHARE, JITTER_MOST = 0.1, 0.05, 2.0
+"""A refused chat is held for the whole wait and at least 0.1 s more, at random up to a twentieth of it."""
+
+SHORTEST_TIMER = 0.0005
+LOGGED_EACH = 60.0
+"""Seconds in which at most one refusal is logged as a warning; the others as debug."""
+
+_GRANTED = object()
+
+
+class Outbound(Phase4Service):
+    """Sends requests to Telegram in their turn. While off, each is sent at once.
+
+    :meth:`call` runs ``send`` in its caller's own task, after waiting as long as it must. A caller that is
+    cancelled while it waits gives its place back, and its slot if it had just got one.
+    """
+
+    service_name: ClassVar[str] = "outbound"
+
+    def __init__(self, *, clock: Clock = SYSTEM_CLOCK, random_source: random.Random | None = None) -> None:
+        super().__init__()
+        self._clock = clock
+        self._now = clock.monotonic
+        self._random = random_source or random.Random()
+        self._limits = Limits()
+        self._drain_timeout = 10.0
+        self._scheduler = Scheduler(self._limits)
+        self._counters = Counters()
+        # Waiting callers, the timer and what is in flight belong to one event loop; _generation grows
+        # when they are dropped with it, so that what ends later is not counted twice.
+        self._owner = LoopOwner(self._forked)
+        self._generation = 0
+        self._timer: TimerHandle | None = None
+        self._timer_at = float("inf")
+        self._draining = False
+        self._idle: asyncio.Event | None = None
+        self._warned_at = float("-inf")
+
+    # Lifecycle.
+
+    async def enable(
+        self,
+        limits: Limits | None = None,
+        *,
+        max_pending: int = 10_000,
+        max_in_flight: int = 100,
+        max_wait: float = 600.0,
+        drain_timeout: float = 10.0,
+    ) -> bool:
+        """Switch on, or reconfigure: what waits and what counts in the windows stays.
+
+        ``limits``: None keeps those set before, at first Telegram's. ``max_pending``: requests that may wait;
+        beyond, a call raises OutboundFullError (a tenth more may, for answers). ``max_in_flight``: requests
+        sent at the same time, a tenth of them kept for answers. ``max_wait``: seconds of a penalty that are
+        waited for; a longer one raises at once. ``drain_timeout``: seconds for which ``disable`` waits
+        for what is queued. Raises ValueError for what is out of bounds.
+        """
+        if limits is not None and not isinstance(limits, Limits):
+            raise invalid("limits", limits, "Limits or None")
+        _count("max_pending", max_pending, 100_000_000)
+        _count("max_in_flight", max_in_flight, 1_000_000)
+        check_seconds("max_wait", max_wait)
+        check_seconds("drain_timeout", drain_timeout)
+        async with self._transition:
+            self._limits = limits or self._limits
+            self._scheduler.configure(
+                self._limits, max_pending=max_pending, max_in_flight=max_in_flight, max_wait=float(max_wait)
+            )
+            self._drain_timeout = float(drain_timeout)
+            self._draining = False
+            self._enabled = True
+            if self._owner.loop is not None and self._owner.loop is asyncio.get_running_loop():
+                self._poll()
+        return True
+
+    async def disable(self) -> bool:
+        """Switch off: what waits is sent within ``drain_timeout``, the rest raises OutboundClosedError.
+
+        Meanwhile a call that would have to wait raises it, too. Windows and penalties are remembered.
+        """
+        async with self._transition:
+            loop = self._owner.loop
+            try:
+                if loop is not None:
+                    await run_on_loop(loop, self._drain)
+            finally:
+                self._enabled = False
+                self._draining = False
+                self._cancel_timer()
+                if self._owner.loop is not None and not still_runs(self._owner.loop):
+                    self._abandon()
+        return True
+
+    async def _drain(self) -> None:
+        self._draining = True
+        scheduler = self._scheduler
+        try:
+            if scheduler.pending or scheduler.in_flight:
+                self._idle = asyncio.Event()
+                deadline = asyncio.ensure_future(self._clock.sleep(self._drain_timeout))
+                idle = asyncio.ensure_future(self._idle.wait())
+                try:
+                    await asyncio.wait((deadline, idle), return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    self._idle = None
+                    deadline.cancel()
+                    idle.cancel()
+        finally:
+            waiting = scheduler.waiting()
+            for claim in waiting:
+                scheduler.withdraw(claim, self._now())
+                _raise(claim, OutboundClosedError("outbound was switched off: not sent"))
+            if waiting:
+                logger.warning("Outbound: %d requests were not sent before the stop", len(waiting))
+
+    # Sending.
+
+    async def call(self, send: Callable[[], Awaitable[T]], request: Request) -> T:
+        """Await ``send()`` when it may leave, and again after Telegram refused it: its result.
+
+        ``send`` must make one request; it is called again after a refusal, so it must be able to. Raises
+        what ``send`` raises, but for refusals that are waited for; OutboundFullError, OutboundHeldError,
+        OutboundDeadlineError, OutboundClosedError and MessageDeletedError of what was not sent.
+        """
+        if not self._enabled:
+            return await send()
+        kind = kind_of(request.method) if type(request.method) is str else Kind.OTHER
+        request.check()
+        counters = self._counters
+        counters.requests += 1
+        if kind is Kind.UNQUEUED:
+            counters.unqueued += 1
+            return await send()
+        if asyncio.get_running_loop() is not self._owner.loop:
+            self._move()
+        now = self._now()
+        chat = plain_chat(request.chat)
+        if kind is Kind.OTHER and request.message_id is not None and is_delete(request.method):
+            self._scheduler.drop_edits(chat, request.message_id, now)
+        priority, deadline = current.get()
+        key = replaces(request.method, chat, request.message_id) if request.replaceable else None
+        entry = Entry(
+            kind,
+            chat,
+            cost=request.cost,
+            priority=priority if request.priority is None else Priority(request.priority),
+            key=key,
+            message=(
+                message_of(chat, request.message_id)
+                if kind is Kind.EDIT and request.message_id is not None
+                else None
+            ),
+            paid=request.paid,
+        )
+        if request.deadline is not None:
+            deadline = request.deadline
+        claim, granted = self._scheduler.submit(entry, now, deadline)
+        if not granted:
+            if self._draining and claim.entry is not None:
+                self._scheduler.withdraw(claim, now)
+                raise OutboundClosedError("outbound is being switched off: not sent")
+            outcome = await self._wait(claim, chat)
+            if outcome is not _GRANTED:
+                return outcome.result()  # type: ignore[no-any-return]
+        return await self._send(send, claim, chat)
+
+    async def _send(self, send: Callable[[], Awaitable[T]], claim: Claim, chat: Chat) -> T:
+        """Send for all who share the claim's entry, until it is done."""
+        scheduler, counters = self._scheduler, self._counters
+        while True:
+            entry = claim.entry
+            assert entry is not None
+            generation = self._generation
+            error: Exception
+            try:
+                result = await send()
+            except Exception as raised:
+                error = raised
+            except BaseException:
+                # Cancelled: nobody knows whether it was sent. Who shares it sends for himself.
+                if generation == self._generation:
+                    counters.cancelled += 1
+                    scheduler.withdraw(claim, self._now())
+                    scheduler.finished(entry, self._now(), again=True)
+                    self._poll()
+                raise
+            else:
+                if generation == self._generation:
+                    counters.sent += 1
+                    over = scheduler.finished(entry, self._now())
+                    if len(over) > 1:
+                        counters.superseded += len(over) - 1
+                        _give(over, claim, _Outcome(result, None))
+                    self._poll()
+                return result
+            if generation != self._generation:
+                raise error
+            refusal = refusal_of(error, entry.cost)
+            now = self._now()
+            if refusal is None:
+                counters.failed += 1
+                _give(scheduler.finished(entry, now), claim, _Outcome(None, error))
+                self._poll()
+                raise error
+            jitter = self._random.uniform(
+                JITTER_LEAST, max(JITTER_LEAST, min(JITTER_MOST, JITTER_SHARE * refusal.seconds))
+            )
+            for_all, again, over = scheduler.refused(
+                entry, refusal.seconds, jitter, now, repeat=refusal.repeatable and self._enabled
+            )
+            if for_all:
+                counters.refusals_global += 1
+            else:
+                counters.refusals_chat += 1
+            self._tell(chat, refusal.seconds, for_all, error, now)
+            if not again:
+                counters.failed += 1
+                _give(over, claim, _Outcome(None, error))
+                self._poll()
+                raise error
+            counters.retries += 1
+            outcome = await self._wait(claim, chat, error)
+            if outcome is not _GRANTED:
+                return outcome.result()  # type: ignore[no-any-return]
+
+    async def _wait(self, claim: Claim, chat: Chat, cause: Exception | None = None) -> Any:
+        """Wait until the claim is granted (_GRANTED), or another of its entry was sent (its _Outcome)."""
+        future = claim.future = asyncio.get_running_loop().create_future()
+        began = self._now()
+        generation = self._generation
+        self._poll()
+        try:
+            outcome = await future
+        except asyncio.CancelledError:
+            if generation == self._generation:
+                self._counters.cancelled += 1
+                if future.done() and not future.cancelled() and future.exception() is None:
+                    if future.result() is _GRANTED and claim.entry is not None:
+                        self._pass_on(claim.entry, claim)
+                else:
+                    self._scheduler.withdraw(claim, self._now())
+                self._poll()
+            raise
+        except Exception as error:
+            if cause is not None:
+                raise error from cause
+            raise
+        finally:
+            claim.future = None
+            waited = self._now() - began
+            if waited > 0.0:
+                self._counters.waited += 1
+                self._counters.waits.record(waited)
+        return outcome
+
+    def _pass_on(self, entry: Entry, claim: Claim) -> None:
+        """A claim that was granted does not want it any more."""
+        self._scheduler.withdraw(claim, self._now())
+        self._scheduler.given_back(entry, self._now())
+
+    # What the scheduler decides.
+
+    def _poll(self) -> None:
+        """Let leave what may, and see to it that the next is not late."""
+        scheduler = self._scheduler
+        if not scheduler.pending and not scheduler.has_failed:
+            if self._idle is not None and not scheduler.in_flight:
+                self._idle.set()
+            if self._timer is None and scheduler.chats:
+                self._arm()
+            return
+        while True:
+            now = self._now()
+            granted, failed = scheduler.poll(now)
+            lost = False
+            for entry in granted:
+                claim = entry.claims[-1]
+                if claim.future is None or claim.future.done():
+                    self._pass_on(entry, claim)  # cancelled, and not yet told
+                    lost = True
+                else:
+                    claim.future.set_result(_GRANTED)
+            for claim, reason in failed:
+                self._counters.ended(reason)
+                _raise(claim, self._error_of(claim, reason, now))
+            if not lost:
+                break
+        if self._idle is not None and not scheduler.pending and not scheduler.in_flight:
+            self._idle.set()
+        self._arm()
+
+    def _error_of(self, claim: Claim, reason: Reason, now: float) -> Exception:
+        scheduler = self._scheduler
+        chat = claim.chat
+        if reason is Reason.DEADLINE:
+            return OutboundDeadlineError(claim.deadline or 0.0)
+        if reason is Reason.FULL:
+            return OutboundFullError(scheduler.max_pending)
+        if reason is Reason.DELETED:
+            return MessageDeletedError(chat, claim.message[1] if claim.message else None)
+        state = scheduler.chats.get(chat)
+        until = scheduler.penalty.until
+        if state is not None and state.held_until > until:
+            return OutboundHeldError(chat, state.held_until - now, scheduler.max_wait)
+        return OutboundHeldError(None, until - now, scheduler.max_wait)
+
+    def _arm(self) -> None:
+        if not self._enabled:
+            return
+        now = self._now()
+        at = self._scheduler.wake_at(now)
+        if self._timer is not None:
+            if self._timer_at <= at:
+                return  # it wakes in time, and looks again then
+            self._cancel_timer()
+        loop = self._owner.loop
+        if at == float("inf") or loop is None or loop.is_closed():
+            return
+        self._timer_at = at
+        self._timer = self._clock.call_later(max(SHORTEST_TIMER, at - now), self._wake, loop)
+
+    def _wake(self) -> None:
+        self._timer = None
+        if not self._scheduler.pending:
+            self._scheduler.forget_idle(self._now())
+        self._poll()
+
+    def _cancel_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            with contextlib.suppress(RuntimeError):  # its loop is closed
+                timer.cancel()
+
+    def hold(self, chat: int | str | None, seconds: float) -> None:
+        """Send nothing to ``chat``, or to anybody if it is None, for ``seconds``; never shortens a hold.
+
+        For waits that were learnt of elsewhere. Raises ValueError for what is no chat or no time.
+        """
+        check_seconds("seconds", seconds)
+        self._scheduler.hold(plain_chat(chat), float(seconds), self._now())
+        if self._owner.loop is not None and not self._owner.elsewhere:
+            self._poll()
+
+    def _tell(self, chat: Chat, seconds: float, for_all: bool, error: Exception, now: float) -> None:
+        level = logging.DEBUG
+        if now - self._warned_at >= LOGGED_EACH:
+            self._warned_at = now
+            level = logging.WARNING
+        whom = "all chats are" if for_all else f"chat {chat} is"
+        logger.log(
+            level, "Telegram refused a request for %.1f s: %s held (%s)", seconds, whom, one_line(error)
+        )
+
+    # Event loops.
+
+    def _move(self) -> None:
+        """Another event loop than before sends from now on."""
+        if self._owner.elsewhere:
+            raise MisuseError(
+                "outbound serves an event loop that runs in another thread; use one Outbound for each"
+            )
+        if self._owner.loop is not None:
+            self._abandon()
+        self._owner.claim()
+
+    def _forked(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        self._abandon()
+
+    def _abandon(self) -> None:
+        """Forget callers of an event loop that runs no more."""
+        self._generation += 1
+        self._cancel_timer()
+        self._scheduler.abandon()
+        self._owner.release()
+
+    # Figures.
+
+    async def get_statistics(self) -> dict[str, Any]:
+        """Figures of design 5.7; see docs/outbound.md."""
+        if not self._enabled:
+            return {"enabled": False}
+        return snapshot(self._counters, self._scheduler, self._now(), draining=self._draining)
+
+    async def reset_statistics(self) -> None:
+        """Counters to zero; queues, windows and penalties stay."""
+        self._counters = Counters()
+
+    def histograms(self) -> list[HistogramSnapshot]:
+        """How long requests waited."""
+        return [self._counters.waits_snapshot()]
+
+    def check_invariants(self) -> None:
+        """For tests."""
+        self._scheduler.check_invariants()
+
+
+class _Outcome:
+    """How a request ended that several callers shared."""
+
+    __slots__ = ("_error", "_result")
+
+    def __init__(self, result: Any, error: Exception | None) -> None:
+        self._result = result
+        self._error = error
+
+    def result(self) -> Any:
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+
+def _give(claims: list[Claim], sender: Claim, outcome: _Outcome) -> None:
+    """Give the callers whose claims the sender superseded how it ended."""
+    for claim in claims:
+        if claim is not sender and claim.future is not None and not claim.future.done():
+            claim.future.set_result(outcome)
+
+
+def _raise(claim: Claim, error: Exception) -> None:
+    if claim.future is not None and not claim.future.done():
+        claim.future.set_exception(error)
+
+
+def _count(name: str, value: object, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise invalid(name, value, f"a whole number from 1 to {most:,}")

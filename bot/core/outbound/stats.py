@@ -1,0 +1,80 @@
+"""Figures of outbound flood control."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bot.core._shared.histogram import Histogram, HistogramSnapshot
+from bot.core.outbound.lanes import Reason, Scheduler
+
+
+class Counters:
+    """What the service counts; its hot path increments these."""
+
+    __slots__ = (
+        "cancelled", "dropped", "expired", "failed", "held_too_long", "refusals_chat", "refusals_global",
+        "refused_full", "requests", "retries", "sent", "superseded", "unqueued", "waited", "waits",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.requests = self.sent = self.failed = self.cancelled = self.unqueued = self.waited = 0
+        self.refusals_chat = self.refusals_global = self.retries = 0
+        self.superseded = self.dropped = self.expired = self.held_too_long = self.refused_full = 0
+        self.waits = Histogram()
+
+    def ended(self, reason: Reason) -> None:
+        """A claim ended without being sent."""
+        if reason is Reason.DEADLINE:
+            self.expired += 1
+        elif reason is Reason.HELD:
+            self.held_too_long += 1
+        elif reason is Reason.DELETED:
+            self.dropped += 1
+        else:
+            self.refused_full += 1
+
+    def waits_snapshot(self) -> HistogramSnapshot:
+        """How long requests waited before they left."""
+        return self.waits.snapshot(
+            "outbound_wait_seconds",
+            "Time a request to Telegram waited before it left",
+            zeros=self._unwaited,
+        )
+
+    @property
+    def _unwaited(self) -> int:
+        return max(0, self.requests - self.waited - self.unqueued)
+
+
+def snapshot(counters: Counters, scheduler: Scheduler, now: float, *, draining: bool) -> dict[str, Any]:
+    """The statistics, ready for JSON."""
+    refusals = counters.refusals_chat + counters.refusals_global
+    waits, unwaited = counters.waits, counters._unwaited
+    return {
+        "enabled": True,
+        "draining": draining,
+        "total_requests": counters.requests,
+        "sent": counters.sent,
+        "failed": counters.failed,
+        "cancelled": counters.cancelled,
+        "unqueued": counters.unqueued,
+        "queued": scheduler.pending,
+        "max_pending": scheduler.max_pending,
+        "in_flight": scheduler.in_flight,
+        "max_in_flight": scheduler.max_in_flight,
+        "waited": counters.waited,
+        "p50_wait_ms": round(waits.quantile(0.5, unwaited) * 1000, 3),
+        "p99_wait_ms": round(waits.quantile(0.99, unwaited) * 1000, 3),
+        "refusals": refusals,
+        "refusals_chat": counters.refusals_chat,
+        "refusals_global": counters.refusals_global,
+        "retries": counters.retries,
+        "superseded": counters.superseded,
+        "dropped": counters.dropped,
+        "expired": counters.expired,
+        "held_too_long": counters.held_too_long,
+        "refused_full": counters.refused_full,
+        "chats_held": scheduler.chats_held(now),
+        "chats_known": len(scheduler.chats),
+        "held_globally_seconds": round(max(0.0, scheduler.penalty.until - now), 3),
+    }
