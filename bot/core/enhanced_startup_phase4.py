@@ -16,8 +16,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from bot.core._shared.errors import message_of
+from bot.core._shared.masking import MAX_TOLD, masked_traceback, one_line
 from bot.core._shared.tasks import LoopLocalLock
-from bot.core.phase4_config import EXPLAINING, ConfigError, Phase4Config, TierBackoff, mask_secrets
+from bot.core.phase4_config import EXPLAINING, ConfigError, Phase4Config, TierBackoff
 from bot.core.phase4_service import Phase4Service
 
 if TYPE_CHECKING:
@@ -265,7 +267,7 @@ async def initialize_phase4_services(
         try:
             settings = config if isinstance(config, Phase4Config) else Phase4Config.load(config)
         except ConfigError as error:
-            logger.error("Phase 4 not started: %s", "; ".join(error.problems))
+            logger.error("Phase 4 not started: %s", one_line("; ".join(error.problems), MAX_TOLD))
             return _report([], [f"configuration: {problem}" for problem in error.problems])
         started: list[str] = []
         errors: list[str] = []
@@ -314,14 +316,13 @@ async def initialize_phase4_services(
 
 def _tell(wiring: _Wiring, error: Exception, errors: list[str]) -> None:
     """Log what a service failed with, and add it to the report."""
-    message = _said(wiring, str(error) or type(error).__name__)
-    # The traceback may quote a URL with its password, so only the message is logged.
+    message = _said(wiring, message_of(error) or type(error).__name__)
     logger.error("Phase 4: %s", message)
     errors.append(message)
 
 
 def _said(wiring: _Wiring, text: str) -> str:
-    return mask_secrets(f"{wiring.class_name}: {text}")
+    return one_line(f"{wiring.class_name}: {text}", MAX_TOLD)
 
 
 def _report(started: list[str], errors: list[str], warnings: Sequence[str] = ()) -> dict[str, Any]:
@@ -363,8 +364,8 @@ def phase4_status() -> dict[str, Any]:
         try:
             services[wiring.package] = instance.statistics()
         except Exception as error:
-            logger.exception("Phase 4: statistics of %s failed", wiring.class_name)
-            services[wiring.package] = {"enabled": True, "error": f"{type(error).__name__}: {error}"}
+            logger.error("Phase 4: statistics of %s failed\n%s", wiring.class_name, masked_traceback(error))
+            services[wiring.package] = {"enabled": True, "error": one_line(error)}
     started_at = _runtime.started_at
     return {
         "timestamp": datetime.now(UTC).isoformat(),
@@ -424,8 +425,10 @@ async def shutdown_phase4_services() -> bool:
                 continue
             try:
                 clean = await instance.disable() and clean
-            except Exception:
-                logger.exception("Phase 4: %s did not stop cleanly", wiring.class_name)
+            except Exception as error:
+                logger.error(
+                    "Phase 4: %s did not stop cleanly\n%s", wiring.class_name, masked_traceback(error)
+                )
                 clean = False
         _runtime.started_at = None
         _runtime.process = None
@@ -442,8 +445,8 @@ async def reset_phase4_services() -> bool:
             continue
         try:
             await instance.reset()
-        except Exception:
-            logger.exception("Phase 4: %s could not be reset", wiring.class_name)
+        except Exception as error:
+            logger.error("Phase 4: %s could not be reset\n%s", wiring.class_name, masked_traceback(error))
             clean = False
     return clean
 

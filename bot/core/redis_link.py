@@ -27,8 +27,8 @@ from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.demotion import redis_needs_another_server
 from bot.core._shared.errors import BackendError, MisuseError, Phase4Error, invalid
 from bot.core._shared.loop_owner import LoopOwner
+from bot.core._shared.masking import mask_url, one_line
 from bot.core._shared.tasks import BackgroundTasks, run_on_loop, to_the_end
-from bot.core.phase4_config import mask_secrets, mask_url
 
 logger = logging.getLogger(__name__)
 
@@ -125,8 +125,8 @@ def told(text: str) -> str:
 
     Redis quotes the arguments of a command that it does not know, and they may be anybody's values.
     """
-    line = text[: 4 * MAX_TEXT].partition(", with args beginning with")[0].partition("\n")[0]
-    return mask_secrets("".join([c if c.isprintable() else "?" for c in line[:MAX_TEXT]]))
+    said = text[: 4 * MAX_TEXT].partition(", with args beginning with")[0]
+    return one_line(said.partition("\n")[0].partition("\r")[0], MAX_TEXT)
 
 
 def judge(error: BaseException) -> Failure:
@@ -224,7 +224,7 @@ class Breaker:
 
     def _say(self, error: BaseException) -> None:
         self._said = True
-        logger.warning("%s; going on without it", self.reason(error))
+        logger.warning("%s; going on without it", one_line(self.reason(error), 2 * MAX_TEXT))
 
     def reason(self, error: BaseException) -> str:
         """What to tell who wanted something of the server."""
@@ -2250,7 +2250,7 @@ async def subscribe(
             raise
         except Exception as error:
             # Whatever it was, the subscription is gone.
-            logger.debug("subscription to %s lost: %s", channel, error)
+            logger.debug("subscription to %s lost: %s", one_line(channel), one_line(error))
             refused = isinstance(error, ResponseError) and judge(error) is Failure.REFUSED
             if on_failure is not None and not stood:
                 on_failure(told(text_of(error)), refused)
@@ -2258,7 +2258,7 @@ async def subscribe(
                 # What the link itself says is of its other calls, which work.
                 logger.warning(
                     "Redis at %s: no subscription to %s, and trying on: %s",
-                    link.breaker.name, channel, told(text_of(error)) or type(error).__name__,
+                    link.breaker.name, one_line(channel), told(text_of(error)) or type(error).__name__,
                 )  # fmt: skip
         finally:
             if connection is not None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from urllib.parse import unquote, urlsplit
 
 from bot.core._shared.errors import CapacityError, ClosedError
-from bot.core.phase4_config import mask_secrets, mask_url
+from bot.core._shared.masking import mask_url, one_line
 from bot.core.query_optimizer import database_time
 from bot.service.settings import CannotStartError, database_backend
 
@@ -194,7 +194,7 @@ class ServiceDatabase(ABC):
         except Exception as error:
             if not (isinstance(error, CapacityError | ClosedError | OSError) or self._is_outage(error)):
                 raise
-            said = mask_secrets(f"{type(error).__name__}: {error}")
+            said = one_line(error)
             if not self._unavailable:
                 self._unavailable = True
                 logger.error("The database cannot be used: %s", said)

@@ -13,6 +13,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 import bot
+from bot.core._shared.masking import one_line
 from bot.core.enhanced_startup_phase4 import (
     get_phase4_status,
     initialize_phase4_services,
@@ -150,7 +151,7 @@ class Front:
                 )
                 if success:
                     return await _pass_back(request, result, instance_id or "")
-                logger.warning("[%s] %s", request[REQUEST_ID], result)
+                logger.warning("[%s] %s", request[REQUEST_ID], one_line(result))
                 for instance_id, failure in forward.failures:
                     if failure.deliberate or not repeatable:
                         return await _pass_back(request, failure, instance_id)
@@ -185,7 +186,10 @@ async def _pass_back(request: web.Request, answer: Answer, instance_id: str) -> 
     except (TimeoutError, aiohttp.ClientError, ConnectionError) as error:
         # The status is sent: only a connection that breaks can tell the client that there is no more.
         logger.warning(
-            "[%s] the answer of %s was cut off: %s", request[REQUEST_ID], instance_id, type(error).__name__
+            "[%s] the answer of %s was cut off: %s",
+            request[REQUEST_ID],
+            one_line(instance_id),
+            type(error).__name__,
         )
         if request.transport is not None:
             request.transport.abort()

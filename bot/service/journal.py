@@ -16,7 +16,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from bot.core._shared.backoff import full_jitter
-from bot.core.phase4_config import mask_secrets, mask_url
+from bot.core._shared.masking import mask_url, one_line
 from bot.service.settings import CannotStartError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Journal:
         try:
             named = uri_parser.parse_uri(url).get("database")
         except (InvalidURI, ValueError) as error:
-            raise CannotStartError(f"MONGODB_URL = {mask_url(url)!r}: {mask_secrets(str(error))}") from None
+            raise CannotStartError(f"MONGODB_URL = {mask_url(url)!r}: {one_line(str(error))}") from None
         self._url = url
         self._database: str = named or DATABASE
         # Changed on the event loop only, by note and _write.
@@ -199,4 +199,4 @@ class Journal:
 
 def _said(error: Exception) -> str:
     # Of a server that is away PyMongo tells pages; the first clause says it.
-    return mask_secrets(f"{type(error).__name__}: {error}")[:200]
+    return one_line(error, 200)

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
+from bot.core._shared.masking import masked_traceback, one_line
 from bot.service.api_errors import ApiError
 from bot.service.database import DatabaseUnavailableError
 
@@ -59,9 +60,11 @@ async def around_request(request: web.Request, handler: Handler) -> web.StreamRe
         if isinstance(error, ConnectionResetError) and request.transport is None:
             # Nobody is left to answer, and nothing of ours failed. That of a server which a handler uses is
             # told apart by the client, who is still there.
-            logger.info("%s %s: the client hung up [%s]", request.method, _shown(request), request_id)
+            logger.info("%s %s: the client hung up [%s]", _method(request), _shown(request), request_id)
             return web.Response(status=CLIENT_GONE)
-        logger.exception("%s %s failed [%s]", request.method, _shown(request), request_id)
+        logger.error(
+            "%s %s failed [%s]\n%s", _method(request), _shown(request), request_id, masked_traceback(error)
+        )
         response = _error(500, "internal_error", "The request failed; see the log.", request_id, {})
     response.headers["X-Request-Id"] = request_id
     if state := request.get(CACHE_STATE):
@@ -69,7 +72,7 @@ async def around_request(request: web.Request, handler: Handler) -> web.StreamRe
         response.headers["Server-Timing"] = f"data;dur={request.get(DATA_SECONDS, 0.0) * 1000:.3f}"
     logger.info(
         "%s %s %d %.1f ms%s [%s]",
-        request.method,
+        _method(request),
         _shown(request),
         response.status,
         (time.perf_counter() - start) * 1000,
@@ -81,14 +84,18 @@ async def around_request(request: web.Request, handler: Handler) -> web.StreamRe
 
 def _shown(request: web.Request) -> str:
     # Escaped as it came: a decoded path could forge lines of the log.
-    return request.rel_url.raw_path_qs[:200]
+    return one_line(request.rel_url.raw_path_qs, 200)
+
+
+def _method(request: web.Request) -> str:
+    return one_line(request.method, 20)
 
 
 def _sentence(request: web.Request, error: web.HTTPException) -> str:
     if isinstance(error, web.HTTPNotFound):
         return "No such path."
     if isinstance(error, web.HTTPMethodNotAllowed):
-        return f"{request.method} is not allowed here; allowed: {', '.join(sorted(error.allowed_methods))}."
+        return f"{_method(request)} is not allowed here; allowed: {', '.join(sorted(error.allowed_methods))}."
     if isinstance(error, web.HTTPRequestEntityTooLarge):
         return "The request body is too large."
     return error.text or error.reason

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from decimal import Decimal
 from typing import Any
 
-from bot.core.phase4_config import mask_secrets, mask_url
+from bot.core._shared.masking import mask_url, one_line
 from bot.service import dataset
 from bot.service.database import ConstraintError, Progress, Row, ServiceDatabase
 from bot.service.settings import CannotStartError
@@ -47,7 +47,7 @@ class PostgresqlDatabase(ServiceDatabase):
             async with self._open() as connection:
                 await _ensure(connection, progress)
         except (OSError, TimeoutError, ValueError, self._asyncpg.PostgresError) as error:
-            said = mask_secrets(str(error) or repr(error))
+            said = one_line(str(error) or repr(error))
             raise CannotStartError(
                 f"cannot use the database {mask_url(self._url)}: {said}"
                 "\nCheck that the server runs, and host, port, user, password and database of DATABASE_URL."

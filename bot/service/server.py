@@ -99,7 +99,7 @@ def create_app(settings: ServiceSettings, phase4: Mapping[str, Any] | None = Non
         await database.prepare(_progress)
         report = await initialize_phase4_services(phase4)
         for error in report["errors"]:
-            logger.error("%s", error)
+            logger.error("%s", one_line(error, 1000))
         pooled = "ConnectionPoolManager" in report["services_initialized"]
         lag.start()
         try:

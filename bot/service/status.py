@@ -14,7 +14,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TextIO
 
-from bot.core._shared.masking import mask_secrets, mask_url
+from bot.core._shared.masking import mask_url, one_line
 from bot.service.settings import TOKEN_VARIABLE
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -195,7 +195,7 @@ def _block(title: str, rows: list[Row]) -> str:
 def _database(figures: Mapping[str, Any]) -> Iterator[Row]:
     for name, value in figures.items():
         if isinstance(value, str | int | float):
-            yield Row(f"database {name.replace('_', ' ')}", mask_secrets(str(value)))
+            yield Row(f"database {name.replace('_', ' ')}", one_line(value))
 
 
 def _query_optimizer(f: Mapping[str, Any]) -> Iterator[Row]:
@@ -289,7 +289,7 @@ def _instances(given: Any) -> Iterator[tuple[str, str]]:
 def _other(f: Mapping[str, Any]) -> Iterator[Row]:
     for name, value in f.items():
         if isinstance(value, str | int | float) and not isinstance(value, bool):
-            yield Row(name.replace("_", " "), mask_secrets(str(value)))
+            yield Row(name.replace("_", " "), one_line(value))
 
 
 _ROWS: dict[str, Callable[[Mapping[str, Any]], Iterator[Row]]] = {

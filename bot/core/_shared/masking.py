@@ -12,6 +12,9 @@ MAX_MASKED = 20_000
 
 MAX_TRACEBACK, MAX_FRAMES = 8_000, 20
 
+MAX_TOLD = 1_000
+"""Characters of a line that tells of several things, as what could not be started."""
+
 LINE = 300
 """Characters of a line, if it is not said otherwise."""
 
@@ -111,16 +114,26 @@ def one_line(what: object, limit: int = LINE) -> str:
     else:
         text = str(what)
     text = mask_secrets(text if len(text) <= 4 * limit else _cut(text, 4 * limit))
-    text = " ".join(text.split())
-    if not text.isprintable():
-        text = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+    text = _printable(" ".join(text.split()))
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
+def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
 def masked_traceback(error: BaseException) -> str:
-    """The traceback of an error for the log: its last MAX_FRAMES frames, masked, bounded."""
+    """The traceback of an error for the log: its last MAX_FRAMES frames, masked, bounded.
+
+    Every line begins with a bar, so that no text of an error passes for a line of the log.
+    """
     try:
         text = "".join(traceback.format_exception(error, limit=-MAX_FRAMES))
     except Exception:  # its __str__ may raise anything
         text = f"{type(error).__name__} (its text cannot be had)"
-    return mask_secrets(text[-MAX_TRACEBACK:]).rstrip()
+    if len(text) > MAX_TRACEBACK:
+        text = text[-MAX_TRACEBACK:].partition("\n")[2] or text[-MAX_TRACEBACK:]
+    lines = mask_secrets(text).rstrip().splitlines()
+    return "\n".join(f"  | {_printable(line.expandtabs())}" for line in lines)

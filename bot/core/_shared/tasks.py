@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
 from bot.core._shared.loop_owner import seen, still_runs
+from bot.core._shared.masking import masked_traceback, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,11 @@ class BackgroundTasks:
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("Background task %s ended with an error", task.get_name(), exc_info=error)
+            logger.error(
+                "Background task %s ended with an error\n%s",
+                one_line(task.get_name()),
+                masked_traceback(error),
+            )
 
     async def stop(self) -> None:
         """Cancel every task and wait until each has ended, on whichever loop it lives."""

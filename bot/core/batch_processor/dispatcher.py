@@ -464,7 +464,8 @@ class Dispatcher:
             self.counters.retries += 1
             logger.warning(
                 "Batch of %d item(s) failed, try %d of %d in %.2f s: %s",
-                len(batch.items), batch.attempts + 1, self.retry.max_retries + 1, delay, batch.error,
+                len(batch.items), batch.attempts + 1, self.retry.max_retries + 1, delay,
+                one_line(batch.error),
             )  # fmt: skip
             self._rest(batch, delay)
         elif self.isolate and retryable and len(batch.items) > 1:
@@ -573,7 +574,10 @@ class Dispatcher:
 
     async def _give_up(self, batch: Batch, error: BaseException) -> None:
         logger.error(
-            "Batch of %d item(s) given up: %s\n%s", len(batch.items), batch.error, masked_traceback(error)
+            "Batch of %d item(s) given up: %s\n%s",
+            len(batch.items),
+            one_line(batch.error),
+            masked_traceback(error),
         )
         values = [self._verdict(item, batch.error, error) for item in batch.items]
         if self.commit is not None:

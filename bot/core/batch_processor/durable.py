@@ -20,6 +20,7 @@ from bot.core._shared.backoff import exponential
 from bot.core._shared.clock import Clock
 from bot.core._shared.errors import BackendError, CorruptPayloadError, UnsupportedValueError, invalid
 from bot.core._shared.loop_owner import LoopOwner, still_runs
+from bot.core._shared.masking import one_line
 from bot.core._shared.tasks import BackgroundTasks
 from bot.core.batch_processor.dispatcher import REVIVAL, Batch, Dispatcher, another_loop, describe
 from bot.core.batch_processor.errors import (
@@ -296,7 +297,7 @@ class Durable:
         except BackendError as error:
             logger.warning(
                 "%d item(s) could not be given back, and are taken over in %g s: %s",
-                len(items), self.lease, error,
+                len(items), self.lease, one_line(error),
             )  # fmt: skip
 
     def _drop(self, entry: bytes) -> None:
@@ -329,7 +330,9 @@ class Durable:
         elif not isinstance(error, RedisUnavailableError) and what not in self._refused:
             # That Redis is away is the link's to say.
             self._refused.add(what)
-            logger.warning("Redis refuses to let durable batches %s, and is asked again: %s", what, error)
+            logger.warning(
+                "Redis refuses to let durable batches %s, and is asked again: %s", what, one_line(error)
+            )
         await self._clock.sleep(exponential(failures, PAUSE_FIRST, PAUSE_LONGEST))
 
     def _fine(self, what: str) -> None:
@@ -522,7 +525,7 @@ class Durable:
         settlements = []
         errors = [DeadLetteredError(item.item_id, item.counted - 1, why) for item, why in condemned]
         for (item, why), error in zip(condemned, errors, strict=True):
-            logger.error("Item %s given up: %s", item.item_id, why)
+            logger.error("Item %s given up: %s", one_line(item.item_id), one_line(why))
             settlements.append(self._settlement(item, error, dead=True))
         flags = await self._settle(settlements)
         self._d.bury_unhandled([item for item, _ in condemned], errors)
@@ -590,7 +593,9 @@ class Durable:
         outcome, problem = outcome_value(state, result, error, attempts, by, self.max_item_bytes)
         if problem:
             if not self.unkept:
-                logger.warning("A result is not kept, and get_result elsewhere will say so: %s", problem)
+                logger.warning(
+                    "A result is not kept, and get_result elsewhere will say so: %s", one_line(problem)
+                )
             self.unkept += 1
         return Settlement(item.entry, item.item_id, outcome, letter)
 

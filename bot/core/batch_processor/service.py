@@ -15,6 +15,7 @@ from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.errors import invalid
 from bot.core._shared.histogram import HistogramSnapshot
 from bot.core._shared.loop_owner import still_runs
+from bot.core._shared.masking import mask_secrets
 from bot.core._shared.tasks import run_on_loop
 from bot.core.batch_processor.dispatcher import Dispatcher, another_loop, presentable
 from bot.core.batch_processor.errors import (
@@ -34,7 +35,6 @@ from bot.core.batch_processor.models import (
     Submission,
 )
 from bot.core.batch_processor.retry import BatchSizer, RetryPolicy
-from bot.core.phase4_config import mask_secrets
 from bot.core.phase4_service import Phase4Service
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ import msgspec
 
 from bot.core._shared.backoff import exponential
 from bot.core._shared.errors import BackendError
+from bot.core._shared.masking import one_line
 from bot.core._shared.tasks import BackgroundTasks
 from bot.core.cache_manager.codec import TOKEN, OtherVersionError
 from bot.core.cache_manager.keys import (
@@ -99,9 +100,9 @@ class L2:
             # That Redis is away is said by the link, once; this is another matter.
             self._refusal_said = True
             if isinstance(error, BackendError):
-                logger.warning("Redis refused a cache operation: %s", error)
+                logger.warning("Redis refused a cache operation: %s", one_line(error))
             else:
-                logger.warning("Redis answered a cache operation with nonsense: %r", error)
+                logger.warning("Redis answered a cache operation with nonsense: %s", one_line(error))
 
     def unreadable(self, error: Exception) -> None:
         """Count bytes that are no value; the first are logged. An earlier version's are a miss."""
@@ -109,7 +110,7 @@ class L2:
             return
         self.undecodable += 1
         if self.undecodable == 1:
-            logger.warning("A value in Redis cannot be read and counts as a miss: %s", error)
+            logger.warning("A value in Redis cannot be read and counts as a miss: %s", one_line(error))
 
     # Tags. See tags.py.
 
@@ -304,7 +305,11 @@ class L2:
                 # Not a message of ours: what it meant is unknown, so everything may have changed.
                 self.malformed += 1
                 if self.malformed == 1:
-                    logger.warning("L1 is emptied: a message on %s is no one's: %s", self.channel, error)
+                    logger.warning(
+                        "L1 is emptied: a message on %s is no one's: %s",
+                        one_line(self.channel),
+                        one_line(error),
+                    )
                 on_change(("all", "", []))
 
         self.subscription = self.link.listen(self.channel, heard, on_state)

@@ -14,8 +14,9 @@ from typing import Any, ClassVar, TypeVar
 
 from bot.core._shared.bounded_store import MAX_FREQUENCY, Entry
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
-from bot.core._shared.errors import invalid
+from bot.core._shared.errors import invalid, shown
 from bot.core._shared.isolation import IMMUTABLE, Frozen, freeze
+from bot.core._shared.masking import one_line
 from bot.core._shared.singleflight import SingleFlight
 from bot.core._shared.tasks import BackgroundTasks, to_the_end
 from bot.core._shared.values import TINY, thaw_again, thaw_body, thaw_tiny
@@ -661,7 +662,11 @@ class CacheManager(Phase4Service):
             self._counters.l1_only += 1
             kind = type(value).__qualname__
             if self._is_news("stays in L1", kind):
-                logger.warning("Values of type %s stay in L1, Redis does not carry them: %s", kind, error)
+                logger.warning(
+                    "Values of type %s stay in L1, Redis does not carry them: %s",
+                    one_line(kind),
+                    one_line(error),
+                )
             return None
 
     def _is_news(self, what: str, kind: str) -> bool:
@@ -913,7 +918,11 @@ class CacheManager(Phase4Service):
             self._counters.stale_served += 1
             if not isinstance(error, _TooSlow):
                 self._counters.load_failures += 1
-                logger.warning("Loader of %.100r failed, a stale value is served: %r", key, error)
+                logger.warning(
+                    "Loader of %s failed, a stale value is served: %s",
+                    one_line(shown(key), 100),
+                    one_line(error),
+                )
             return stale.value if stale.thaw is None else stale.thaw(stale.value)
         if frozen is not None:
             return frozen.value if frozen.thaw is None else frozen.thaw(frozen.value)
@@ -977,7 +986,11 @@ class CacheManager(Phase4Service):
         except TypeError as error:
             kind = type(value).__qualname__
             if self._is_news("not copied", kind):
-                logger.warning("What the loader of %.100r returns is not cached: %s", key, error)
+                logger.warning(
+                    "What the loader of %s returns is not cached: %s",
+                    one_line(shown(key), 100),
+                    one_line(error),
+                )
             return value, None
         if value is None and options.negative_ttl is not None:
             ttl = options.negative_ttl
@@ -1040,7 +1053,7 @@ class CacheManager(Phase4Service):
                 )
             except Exception as error:
                 self._counters.load_failures += 1
-                logger.warning("Early refresh of %.100r failed: %r", key, error)
+                logger.warning("Early refresh of %s failed: %s", one_line(shown(key), 100), one_line(error))
 
         self._tasks.spawn(refresh(), name="cache-early-refresh")
 
@@ -1079,16 +1092,16 @@ class CacheManager(Phase4Service):
             except Exception as error:
                 self._counters.load_failures += 1
                 if isinstance(error, TimeoutError) and limit.expired():
-                    logger.warning("Warming %.100r took longer than %g s", key, timeout)
+                    logger.warning("Warming %s took longer than %g s", one_line(shown(key), 100), timeout)
                 else:
-                    logger.warning("Warming %.100r failed: %r", key, error)
+                    logger.warning("Warming %s failed: %s", one_line(shown(key), 100), one_line(error))
                 return False
             try:
                 if self._enabled and not self._changed_since(begun, namespace, key, ()):
                     await self._store(namespace, key, value, freeze(value), seconds, loaded=True)
             except Exception as error:
                 self._counters.load_failures += 1
-                logger.warning("Warming %.100r failed: %r", key, error)
+                logger.warning("Warming %s failed: %s", one_line(shown(key), 100), one_line(error))
                 return False
             return True
 

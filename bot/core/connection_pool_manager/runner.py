@@ -15,6 +15,7 @@ from typing import Any
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.errors import MisuseError
 from bot.core._shared.histogram import HistogramSnapshot
+from bot.core._shared.masking import MAX_TOLD, mask_url, masked_traceback, one_line
 from bot.core._shared.tasks import BackgroundTasks
 from bot.core.connection_pool_manager.drivers.base import Driver, secrets_of
 from bot.core.connection_pool_manager.errors import (
@@ -46,7 +47,6 @@ from bot.core.connection_pool_manager.pool import (
     Waiter,
 )
 from bot.core.connection_pool_manager.stats import Counters
-from bot.core.phase4_config import mask_secrets, mask_url
 
 logger = logging.getLogger(__name__)
 
@@ -351,7 +351,7 @@ class PoolRunner:
         was_known = self.pool.demoted_since is not None
         actions = self.pool.release(slot, self._now(), verdict, demoted=True)
         if self.pool.demoted_since is not None:
-            self._demotion = mask_secrets(said)
+            self._demotion = one_line(said)
             if not was_known:
                 logger.warning(
                     "Pool %r: the server does not take writes (any more): %s; another one is looked for by "
@@ -363,8 +363,9 @@ class PoolRunner:
         if not self._verdict_failed:
             self._verdict_failed = True
             logger.error(
-                "Pool %r: the state of a connection cannot be told; every lease has its connection replaced",
-                self.name, exc_info=error,
+                "Pool %r: the state of a connection cannot be told; every lease has its connection "
+                "replaced\n%s",
+                self.name, masked_traceback(error),
             )  # fmt: skip
 
     def release_here(self, lease: PooledConnection, healthy: bool) -> None:
@@ -589,7 +590,7 @@ class PoolRunner:
     def _without_secrets(self, text: str) -> str:
         for secret in self._secrets:
             text = text.replace(secret, "***")
-        return mask_secrets(text)
+        return one_line(text, MAX_TOLD)
 
     async def _close(self, slot: Slot, reason: str) -> None:
         logger.debug("Pool %r: connection %d is closed: %s", self.name, slot.number, reason)
@@ -611,8 +612,9 @@ class PoolRunner:
     def _terminate(self, slot: Slot) -> None:
         try:
             self.driver.terminate(slot.raw)
-        except Exception:
-            logger.debug("Pool %r: connection %d not terminated", self.name, slot.number, exc_info=True)
+        except Exception as error:
+            said = self.masked(error)
+            logger.debug("Pool %r: connection %d not terminated: %s", self.name, slot.number, said)
 
     async def _prove(
         self,

@@ -16,7 +16,7 @@ import msgspec
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.errors import MisuseError, invalid
 from bot.core._shared.histogram import HistogramSnapshot
-from bot.core._shared.masking import mask_url
+from bot.core._shared.masking import mask_url, one_line
 from bot.core._shared.tasks import BackgroundTasks, LoopLocalLock, run_on_loop
 from bot.core.connection_pool_manager.drivers import driver_class
 from bot.core.connection_pool_manager.drivers.base import check_address, check_scheme
@@ -151,8 +151,8 @@ class ConnectionPoolManager(Phase4Service):
                 await self._change(spec)
             await self._create(spec, wants_server=False)
         except Exception as error:
-            logger.error("Pool %r not created: %s", name, error)
-            return f"pool {name!r}: {error}"
+            logger.error("Pool %r not created: %s", name, one_line(error))
+            return f"pool {name!r}: {one_line(str(error))}"
         self._made_from_settings.add(name)
         return None
 
@@ -343,7 +343,7 @@ class ConnectionPoolManager(Phase4Service):
             await runner.start(wants_server=wants_server)
             self._pools[spec.name] = runner
             if (said := runner.warning()) is not None:
-                logger.warning("Pool %r: %s", spec.name, said)
+                logger.warning("Pool %r: %s", spec.name, one_line(said))
 
     async def close_pool(self, name: str, *, drain_timeout: float = DRAIN_SECONDS) -> bool:
         """Close a pool, waiting up to ``drain_timeout`` seconds for its leases; True if all came back.
@@ -466,7 +466,7 @@ class ConnectionPoolManager(Phase4Service):
         try:
             return await (await self._runner_here(name)).check_health()
         except Exception as error:
-            return PoolHealth(False, 0.0, str(error))
+            return PoolHealth(False, 0.0, one_line(str(error)))
 
 
 class LeaseContext:

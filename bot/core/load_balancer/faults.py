@@ -8,7 +8,7 @@ import sys
 from typing import Literal
 
 from bot.core._shared.errors import MisuseError
-from bot.core._shared.masking import masked_traceback
+from bot.core._shared.masking import masked_traceback, one_line
 from bot.core.load_balancer.errors import InstanceFailure, NotSentError, RequestRejected
 from bot.core.load_balancer.http_handler import MissingClientError
 
@@ -115,7 +115,7 @@ class FaultLog:
         logger.error(
             "Load balancer: the request handler %s has a bug, met at instance %s; the request is not tried "
             "elsewhere, and no instance is blamed%s\n%s",
-            getattr(handler, "__qualname__", type(handler).__qualname__), instance_id, again,
+            getattr(handler, "__qualname__", type(handler).__qualname__), one_line(instance_id), again,
             masked_traceback(error),
         )  # fmt: skip
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Unpack
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.errors import invalid
 from bot.core._shared.histogram import Histogram, HistogramSnapshot
+from bot.core._shared.masking import one_line
 from bot.core.load_balancer.cluster import Cluster
 from bot.core.load_balancer.errors import BalancerOffError
 from bot.core.load_balancer.health import HealthChecks, described
@@ -373,15 +374,15 @@ def _fell_silent(instance: Instance, event: InstanceEvent) -> bool:
 def _log(event: InstanceEvent) -> None:
     level = logging.INFO if not event.new or event.new in _GOOD_STATES else logging.WARNING
     if event.instance_id is None:
-        logger.log(level, "Load balancer: %s -> %s: %s", event.old, event.new, event.reason)
+        logger.log(level, "Load balancer: %s -> %s: %s", event.old, event.new, one_line(event.reason))
     else:
         logger.log(
             level,
             "Load balancer: instance %s: %s -> %s: %s",
-            event.instance_id,
+            one_line(event.instance_id),
             event.old or "new",
             event.new or "gone",
-            event.reason,
+            one_line(event.reason),
         )
 
 

@@ -11,6 +11,7 @@ import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
 
+from bot.core._shared.masking import one_line
 from bot.core.load_balancer.connections import LeastBusy
 from bot.core.load_balancer.instances import Instance
 from bot.core.load_balancer.models import LoadBalancingStrategy, StrategyFunction
@@ -184,7 +185,7 @@ def _guarded(
                 return found
             report(f"returned {found!r:.100}, none of the instances it was given")
         except Exception as error:
-            report(f"raised {type(error).__name__}: {error}")
+            report(f"raised {one_line(error)}")
         return instead()
 
     return pick

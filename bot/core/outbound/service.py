@@ -394,7 +394,11 @@ class Outbound(Phase4Service):
             level = logging.WARNING
         whom = "all chats are" if for_all else f"chat {chat} is"
         logger.log(
-            level, "Telegram refused a request for %.1f s: %s held (%s)", seconds, whom, one_line(error)
+            level,
+            "Telegram refused a request for %.1f s: %s held (%s)",
+            seconds,
+            one_line(whom),
+            one_line(error),
         )
 
     # Event loops.

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from sqlglot import exp
 
+from bot.core._shared.masking import one_line
 from bot.core.query_optimizer.analyzer import Reading
 from bot.core.query_optimizer.indexes import suggestions_for
 from bot.core.query_optimizer.models import Advice, Finding, IndexSuggestion
@@ -28,7 +29,7 @@ def advise(reading: Reading, schema: Schema | None = None) -> Advice:
         return _advise(reading, schema)
     except (RecursionError, AttributeError, TypeError, KeyError, ValueError, IndexError) as error:
         # A tree of a form that no rule foresaw: no advice is better than no answer.
-        logger.debug("no advice on %.200s: %r", reading.analysis.normal_form, error)
+        logger.debug("no advice on %s: %s", one_line(reading.analysis.normal_form, 200), one_line(error))
         return Advice(reading.query, reading.analysis, reading.query)
 
 

@@ -8,6 +8,7 @@ import logging
 import re
 from typing import Any
 
+from bot.core._shared.masking import masked_traceback, one_line
 from bot.core.query_optimizer.functions import NOTHING, Known
 from bot.core.query_optimizer.models import Advice, Analysis, QueryType
 from bot.core.query_optimizer.sql.long_texts import SHORT, is_readable, outline, shorten
@@ -165,8 +166,10 @@ def stumbled(error: Exception, over: str) -> None:
     kind = f"{over}: {type(error).__name__}"
     if kind not in _said and len(_said) < 1_000:
         _said.add(kind)
-        logger.warning("The parser stumbled over %s (said once a kind): it is executed, and not cached", kind)
-    logger.debug("stumbled over %s", over, exc_info=error)
+        logger.warning(
+            "The parser stumbled over %s (said once a kind): it is executed, and not cached", one_line(kind)
+        )
+    logger.debug("stumbled over %s\n%s", one_line(over), masked_traceback(error))
 
 
 @functools.cache

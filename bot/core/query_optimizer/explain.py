@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from cachetools import LRUCache
 
+from bot.core._shared.errors import message_of
+from bot.core._shared.masking import one_line
 from bot.core._shared.singleflight import SingleFlight
-from bot.core.phase4_config import mask_secrets
 from bot.core.query_optimizer.evidence import (
     SAMPLED_ROWS,
     Evidence,
@@ -141,17 +142,17 @@ class PlanReader:
             self._away_until = self._now() + RETRY_SECONDS
             if not self._told_away:
                 self._told_away = True
-                reason = mask_secrets(str(error)) or f"no answer within {self._timeout:g} s"
-                logger.warning("EXPLAIN does not work, advice goes without its evidence: %.300s", reason)
+                reason = one_line(message_of(error)) or f"no answer within {self._timeout:g} s"
+                logger.warning("EXPLAIN does not work, advice goes without its evidence: %s", reason)
         except Exception as error:
             if not self._told_refused:
                 self._told_refused = True
                 # Not the message: it may quote the query, and with it a user's data.
                 logger.warning(
                     "EXPLAIN was refused (%s), the advice goes without its evidence; this is logged once. "
-                    "The query: %.300s",
+                    "The query: %s",
                     type(error).__name__,
-                    prepared.normal_form,
+                    one_line(prepared.normal_form),
                 )
         if number == self._number:
             self._known[fingerprint] = self._now() + kept, found
@@ -205,7 +206,7 @@ def _prepare(advice: Advice, params: Any, dialect: str) -> _Prepared | None:
         return _understood(reading, advice, sql, params)
     except (RecursionError, AttributeError, TypeError, KeyError, ValueError, IndexError) as error:
         # A tree of a form that was not foreseen.
-        logger.debug("not explained: %.200s: %r", analysis.normal_form, error)
+        logger.debug("not explained: %s: %s", one_line(analysis.normal_form, 200), one_line(error))
         return None
     finally:
         reading.release()

@@ -13,6 +13,7 @@ from bot.core._shared.bounded_store import MAX_FREQUENCY
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.errors import LARGEST, InvalidArgumentError, invalid
 from bot.core._shared.isolation import Frozen, freeze
+from bot.core._shared.masking import one_line
 from bot.core._shared.singleflight import SingleFlight
 from bot.core.phase4_service import Phase4Service
 from bot.core.query_optimizer.analyses import (
@@ -438,7 +439,9 @@ class QueryOptimizer(Phase4Service):
         except Exception as error:
             if CATALOG not in self._unkept:
                 self._unkept.add(CATALOG)
-                logger.warning("The catalog was not read (%r): views are known by declaration alone", error)
+                logger.warning(
+                    "The catalog was not read (%s): views are known by declaration alone", one_line(error)
+                )
             return False
         finally:
             if not done:
@@ -650,8 +653,8 @@ class QueryOptimizer(Phase4Service):
             self._unkept.add(UNPROVEN)
             logger.warning(
                 "A result was not kept, since its caller had not looked it up: call get_cached_result first, "
-                "in the same task, or say fresh=True (said once; the query was %.200s)",
-                analysis.normal_form,
+                "in the same task, or say fresh=True (said once; the query was %s)",
+                one_line(analysis.normal_form, 200),
             )
 
     def _freeze(self, analysis: Analysis, result: Any) -> Frozen | None:
@@ -662,7 +665,9 @@ class QueryOptimizer(Phase4Service):
         except Exception as error:
             if analysis.fingerprint not in self._unkept and len(self._unkept) < 1000:
                 self._unkept.add(analysis.fingerprint)
-                logger.warning("Results of %.200s are not cached: %s", analysis.normal_form, error)
+                logger.warning(
+                    "Results of %s are not cached: %s", one_line(analysis.normal_form, 200), one_line(error)
+                )
             return None
 
     async def execute(
@@ -804,7 +809,7 @@ class QueryOptimizer(Phase4Service):
         )
         if new:
             pattern.suggestion = suggestion or ""
-            logger.warning("%s -- %.300s", pattern.sentence(), pattern.query)
+            logger.warning("%s -- %s", one_line(pattern.sentence()), one_line(pattern.query))
 
     async def _load(
         self,
@@ -846,7 +851,9 @@ class QueryOptimizer(Phase4Service):
         return await self._timed(analysis, query, params, executor, key)
 
     def _given_up(self, analysis: Analysis) -> QueryTimeoutError:
-        logger.warning("Query given up after %g s: %.300s", self._query_timeout or 0, analysis.normal_form)
+        logger.warning(
+            "Query given up after %g s: %s", self._query_timeout or 0, one_line(analysis.normal_form)
+        )
         return QueryTimeoutError(
             f"no answer to the query within {self._query_timeout or 0:g} s (QUERY_OPTIMIZER_QUERY_TIMEOUT)"
         )
@@ -971,7 +978,9 @@ class QueryOptimizer(Phase4Service):
             unnamed = self._slow_log.note(analysis.fingerprint, self._now())
             if unnamed is not None:
                 since = f" ({unnamed} more of it since the last line)" if unnamed else ""
-                logger.warning("Slow query, %.0f ms%s: %.300s", milliseconds, since, analysis.normal_form)
+                logger.warning(
+                    "Slow query, %.0f ms%s: %s", milliseconds, since, one_line(analysis.normal_form)
+                )
 
     async def get_slow_queries(self, threshold: float | None = None) -> list[SlowQuery]:
         """Query shapes that took at least ``threshold`` seconds once (default: the configured one)."""

@@ -15,6 +15,7 @@ from typing import Any
 from bot.core._shared.clock import Clock
 from bot.core._shared.errors import BackendError
 from bot.core._shared.histogram import Histogram
+from bot.core._shared.masking import one_line
 from bot.core._shared.tasks import BackgroundTasks
 from bot.core.rate_limiter.errors import RateLimitExceeded
 from bot.core.rate_limiter.mirror import (
@@ -440,7 +441,9 @@ class SharedBuckets:
         if isinstance(error, RedisUnavailableError):
             return  # said by the link, once
         if not self.refusing:
-            logger.warning("Redis refused a rate limit check; limiting in this process alone: %s", error)
+            logger.warning(
+                "Redis refused a rate limit check; limiting in this process alone: %s", one_line(error)
+            )
         self.refusing = True
 
     async def stop(self) -> None:

@@ -9,7 +9,10 @@ from enum import StrEnum
 
 from msgspec import Struct
 
-from bot.core.phase4_config import mask_secrets
+from bot.core._shared.masking import one_line
+
+MAX_FOUND = 2_000
+"""Characters of a text."""
 
 
 class State(StrEnum):
@@ -33,15 +36,15 @@ class Finding(Struct, frozen=True):
 
 
 def ok(check: str, found: str) -> Finding:
-    return Finding(check, State.OK, mask_secrets(found))
+    return Finding(check, State.OK, one_line(found, MAX_FOUND))
 
 
 def warn(check: str, found: str, advice: str) -> Finding:
-    return Finding(check, State.WARN, mask_secrets(found), mask_secrets(advice))
+    return Finding(check, State.WARN, one_line(found, MAX_FOUND), one_line(advice, MAX_FOUND))
 
 
 def fail(check: str, found: str, advice: str) -> Finding:
-    return Finding(check, State.FAIL, mask_secrets(found), mask_secrets(advice))
+    return Finding(check, State.FAIL, one_line(found, MAX_FOUND), one_line(advice, MAX_FOUND))
 
 
 def failed(findings: Sequence[Finding]) -> bool:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 
 from msgspec import Struct
 
-from bot.core.phase4_config import Phase4Config, mask_url
+from bot.core._shared.masking import mask_url
+from bot.core.phase4_config import Phase4Config
 from bot.service.check.findings import Finding, fail, ok, warn
 from bot.service.settings import database_backend, parse_port
 

@@ -10,11 +10,12 @@ from typing import Any
 
 from msgspec import Struct
 
-from bot.core._shared.errors import Phase4Error
+from bot.core._shared.errors import Phase4Error, message_of
+from bot.core._shared.masking import mask_url, one_line
 from bot.core.connection_pool_manager.drivers import driver_class
 from bot.core.connection_pool_manager.drivers.base import Driver, secrets_of
 from bot.core.connection_pool_manager.models import PoolOptions, PoolSpec
-from bot.core.phase4_config import Phase4Config, mask_url
+from bot.core.phase4_config import Phase4Config
 from bot.service.check.findings import Finding, fail, ok, warn
 from bot.service.check.rules import Pool, as_numbers
 
@@ -161,7 +162,7 @@ async def reach_instance(instance_id: str, host: str, port: int, timeout: float)
         async with asyncio.timeout(timeout):
             _, writer = await asyncio.open_connection(host, port)
     except (OSError, TimeoutError) as error:
-        said = "no answer" if isinstance(error, TimeoutError) else (error.strerror or str(error))
+        said = "no answer" if isinstance(error, TimeoutError) else one_line(error.strerror or str(error))
         # Instances of a rolling deployment are not all up at the same moment.
         return warn("instance", f"{where}: {said}", "start it, or take it out of LOAD_BALANCER_INSTANCES")
     writer.close()
@@ -287,10 +288,10 @@ _FACTS: dict[str, Callable[[Driver, Any], Awaitable[dict[str, Any]]]] = {
 def _said(error: BaseException, server: Server, timeout: float) -> str:
     if isinstance(error, TimeoutError):
         return f"no answer within {timeout:g} s"
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = message_of(error) or type(error).__name__
     for secret in secrets_of(server.url, server.options):
         text = text.replace(secret, "***")
-    return text[:300]
+    return one_line(text)
 
 
 def _what_to_do(error: BaseException, server: Server) -> str:

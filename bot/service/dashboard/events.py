@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from bot.core.phase4_config import mask_secrets
+from bot.core._shared.masking import one_line
 
 MAX_EVENTS = 100
 MAX_TEXT = 300
@@ -87,7 +87,7 @@ class EventLog(logging.Handler):
 def text_of(record: logging.LogRecord) -> str:
     """What of a log line may be shown."""
     if record.name.startswith(_SHOWN_IN_FULL):
-        text = record.getMessage()
+        text = record.getMessage().partition("\n  | ")[0]  # the traceback is for the log
     else:
         text = str(record.msg)
         if record.args:
@@ -98,8 +98,7 @@ def text_of(record: logging.LogRecord) -> str:
             else:
                 hidden = {name: keep(arg) for name, arg in record.args.items()}
             text = text % hidden
-    text = mask_secrets(" ".join(text.split()))
-    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
+    return one_line(text, MAX_TEXT)
 
 
 def _number_or_hidden(value: object) -> object:

@@ -12,6 +12,7 @@ from typing import Any
 
 import bot
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
+from bot.core._shared.masking import masked_traceback
 from bot.core._shared.recent_figures import WINDOW, RecentReader
 from bot.core.enhanced_startup_phase4 import get_phase4_status
 from bot.core.query_optimizer import QueryOptimizer
@@ -122,9 +123,9 @@ class Feed:
         while True:
             try:
                 state = await self.measure()
-            except Exception:
+            except Exception as error:
                 if not failing:
-                    logger.exception("The dashboard's figures cannot be read")
+                    logger.error("The dashboard's figures cannot be read\n%s", masked_traceback(error))
                 failing = True
             else:
                 failing = False

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.core._shared.masking import LINE, MAX_MASKED, mask_secrets, mask_url, one_line
+from bot.core._shared.masking import LINE, MAX_MASKED, mask_secrets, mask_url, masked_traceback, one_line
 
 
 @pytest.mark.parametrize(
@@ -110,3 +110,15 @@ def test_an_error_whose_text_cannot_be_had_is_told_by_its_type():
             raise ValueError
 
     assert one_line(Unspeakable()) == "Unspeakable"
+
+
+def test_no_text_of_an_error_passes_for_a_line_of_the_log():
+    forged = "2026-01-01 12:00:00 INFO root: all is well"
+    try:
+        raise ValueError(f"no\n{forged}\r{forged}\x85{forged}\u2028{forged}\x1b[2J password=hunter2")
+    except ValueError as error:
+        told = masked_traceback(error)
+    assert all(line.startswith("  | ") for line in told.splitlines())
+    assert "\x1b" not in told
+    assert "hunter2" not in told
+    assert "ValueError: no" in told

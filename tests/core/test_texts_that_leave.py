@@ -1,0 +1,123 @@
+"""Every text that leaves by the log goes through ``masking``: no secret, no forged line, no raw error."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import bot
+
+ROOT = Path(bot.__file__).parent
+LEVELS = {"debug", "info", "warning", "error", "critical", "exception", "log"}
+FIT = {
+    "one_line",
+    "masked_traceback",
+    "mask_secrets",
+    "mask_url",
+    "described",
+    "told",
+    "masked",
+    "masked_text",
+}
+"""Functions whose answer is fit for the log: the last four call the first ones."""
+
+PLACES = re.compile(r"%(?:\.?\d*)([a-z%])")
+
+ALLOWED = {
+    # Code's own words, names of classes and packages, and what was checked when it was set.
+    "core/batch_processor/durable.py": {"what"},
+    "core/connection_pool_manager/drivers/base.py": {"self.package"},
+    "core/connection_pool_manager/runner.py": {
+        "reason", "failure", "said", "self._demotion", "describe_site(slot.site)",
+        "describe_site(first.site)", "f'after query_timeout = {limit:g} s' if limit else 'never'",
+        "args",  # of its callers, in the same file
+    },
+    "core/enhanced_startup_phase4.py": {"wiring.class_name", "message", "report['summary']"},
+    "core/load_balancer/faults.py": {"getattr(handler, '__qualname__', type(handler).__qualname__)", "again"},
+    "core/load_balancer/service.py": {"event.old", "event.new", "event.old or 'new'", "event.new or 'gone'"},
+    "core/phase4_config.py": {
+        "name", "converted", "source", "values[name]", "origin[name]",
+        "_unknown(name, f'{module.__name__}.py')",
+    },
+    "core/query_optimizer/explain.py": {"reason"},  # one_line, just before
+    "core/query_optimizer/service.py": {"since", "MISSING"},
+    "core/redis_link.py": {
+        # The name of the server is a masked URL; texts have gone through told().
+        "self.name", "self.breaker.name", "link.breaker.name", "what", "text", "consequence",
+        "told(text_of(error)) or type(error).__name__",
+    },
+    "service/connections.py": {"address"},  # of the socket
+    "service/database.py": {"said"},
+    "service/dataset.py": {"path", "kept.name"},  # the operator's own
+    "service/front.py": {"request[REQUEST_ID]"},  # checked, or made here
+    "service/journal.py": {"self._error"},
+    "service/middleware.py": {
+        "request_id", "_shown(request)", "_method(request)", "f' cache={state}' if state else ''",
+    },
+    "service/batch_api.py": {"batch_id"},  # checked against a pattern
+}  # fmt: skip
+
+
+def logging_calls(tree: ast.AST) -> Iterator[ast.Call]:
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in LEVELS
+            and "logger" in ast.unparse(node.func.value)
+        ):
+            yield node
+
+
+def raw_arguments(call: ast.Call) -> Iterator[str]:
+    """What of a call is neither a number by its place, nor a name by ``%r``, nor made fit."""
+    if call.func.attr == "exception":  # type: ignore[attr-defined]
+        yield "logger.exception"
+    yield from (f"{word.arg}=" for word in call.keywords if word.arg in ("exc_info", "stack_info"))
+    arguments = call.args[1:] if call.func.attr == "log" else call.args  # type: ignore[attr-defined]
+    message, values = arguments[0], arguments[1:]
+    text = message.value if isinstance(message, ast.Constant) else ast.unparse(message)
+    places = [place for place in PLACES.findall(str(text)) if place != "%"]
+    for index, value in enumerate(values):
+        place = places[index] if index < len(places) else "s"
+        if place in "dgfxi":
+            continue
+        shown = ast.unparse(value)
+        if place == "r" and (shown == "name" or shown.endswith(".name")):
+            continue  # escaped, and of the operator
+        if isinstance(value, ast.Call) and ast.unparse(value.func).rpartition(".")[2] in FIT:
+            continue
+        if re.fullmatch(r"type\(\w+\)\.__name__", shown):
+            continue
+        yield shown.removeprefix("*")
+
+
+def offences(source: str, allowed: set[str]) -> list[str]:
+    return [
+        f"{call.lineno}: {raw}"
+        for call in logging_calls(ast.parse(source))
+        for raw in raw_arguments(call)
+        if raw not in allowed
+    ]
+
+
+def test_every_logging_call_passes_texts_that_are_fit_for_a_log():
+    found = []
+    for path in sorted(ROOT.rglob("*.py")):
+        name = path.relative_to(ROOT).as_posix()
+        found += [f"{name}:{offence}" for offence in offences(path.read_text(), ALLOWED.get(name, set()))]
+    assert not found, "pass these through one_line or masked_traceback: " + "; ".join(found)
+
+
+def test_what_may_not_be_passed_is_found():
+    for line in (
+        "logger.warning('it failed: %s', error)",
+        "logger.warning('it failed: %r', error)",
+        "logger.error('it failed', exc_info=error)",
+        "logger.exception('it failed')",
+        "self._logger.log(level, '%d of %s', n, key)",
+    ):
+        assert offences(line, set()), line
+    assert not offences("logger.warning('%d %r: %s', n, pool.name, one_line(error))", set())
