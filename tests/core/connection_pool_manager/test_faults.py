@@ -119,12 +119,16 @@ async def test_mongodb_is_killed_with_leases_out_and_comes_back(pools, driver):
 
 @pytest.mark.parametrize("scheme", ["redis", "postgresql", "mysql", "mongodb"])
 async def test_a_server_that_accepts_and_hangs_is_an_error_in_time(pools, scheme):
+    database = "0" if scheme == "redis" else "db"
     async with Proxy() as proxy:
         proxy.hangs = True
         async with asyncio.timeout(5):
             with pytest.raises(PoolConnectError, match=f"127.0.0.1:{proxy.port}"):
                 await pools.create_pool(
-                    "p", scheme, url=f"{scheme}://u:hunter2@127.0.0.1:{proxy.port}/db", connect_timeout=0.5
+                    "p",
+                    scheme,
+                    url=f"{scheme}://u:hunter2@127.0.0.1:{proxy.port}/{database}",
+                    connect_timeout=0.5,
                 )
     assert await pools.get_statistics() == {}
 

@@ -249,3 +249,29 @@ async def test_two_tasks_on_one_mysql_lease_are_told_so(pools, mysql_url):
         assert await ask(conn, 7) == 7
     async with pools.connection("p") as conn:
         assert await ask(conn, 8) == 8
+
+
+async def test_a_postgresql_view_is_made_anew_only_for_those_that_something_was_taken_from(
+    pools, postgresql_url
+):
+    await pools.create_pool("p", "postgresql", 1, 1, url=postgresql_url, reset="never")
+    (slot,) = pools._pools["p"].pool.idle
+    async with pools.connection("p") as conn:
+        await conn.fetchval("SELECT 1")
+        await conn.execute("BEGIN READ ONLY")
+        await conn.execute("ROLLBACK")
+        assert slot.raw.phase4_read_only
+    assert slot.view is not None, "nothing was taken from it"
+    assert not slot.raw.phase4_read_only
+    for take in (
+        lambda conn: conn.fetch,
+        lambda conn: conn.execute("SELECT 1"),
+        lambda conn: conn.transaction,
+    ):
+        async with pools.connection("p") as conn:
+            await conn.fetchval("SELECT 1")
+            taken = take(conn)
+        assert slot.view is None, "it may still be used"
+        if asyncio.iscoroutine(taken):
+            taken.close()
+        del taken

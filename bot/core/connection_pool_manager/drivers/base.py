@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import socket
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
@@ -22,6 +23,11 @@ from bot.core.connection_pool_manager.pool import Verdict
 from bot.core.phase4_config import mask_url
 
 logger = logging.getLogger(__name__)
+
+references: Callable[[object], int] | None = None
+"""How many references there are to an object, where they are counted exactly: by one thread at a time."""
+if getattr(sys, "_is_gil_enabled", lambda: True)():
+    references = getattr(sys, "getrefcount", None)
 
 
 class Driver(ABC):

@@ -12,6 +12,7 @@ import asyncio
 import functools
 import weakref
 from asyncio import current_task
+from types import SimpleNamespace
 from typing import Any
 
 from bot.core._shared.demotion import postgresql_needs_another_server
@@ -21,11 +22,12 @@ from bot.core.connection_pool_manager.drivers.base import (
     hard_close,
     import_driver,
     keep_alive,
+    references,
     without_driver,
 )
 from bot.core.connection_pool_manager.guard import Guard, guarded_methods
 from bot.core.connection_pool_manager.models import PoolSpec
-from bot.core.connection_pool_manager.pool import Verdict
+from bot.core.connection_pool_manager.pool import Slot, Verdict
 
 _classify = session_state.Classifier(session_state.classify_postgresql)
 _new: Any = object.__new__
@@ -111,9 +113,10 @@ def _tracked(name: str, original: Any, owner: int) -> Any:
             raw.phase4_calls += 1
             raw.phase4_task = task = current_task()
             raw.phase4_cancels = task.cancelling()  # type: ignore[union-attr]
-            raw.phase4_limit_is_own = (
-                kwargs.get("timeout") if owner != _PART else kwargs.get("timeout", _limit_of(self))
-            ) is not None
+            given = kwargs.get("timeout") if kwargs else None
+            if owner == _PART and given is None:
+                given = _limit_of(self)
+            raw.phase4_limit_is_own = given is not None
         try:
             result = await original(target, *args, **kwargs)
         except asyncio.CancelledError:
@@ -345,6 +348,7 @@ class PostgresqlDriver(Driver):
     package = "asyncpg"
     extra = "asyncpg"
     takes_timeout = True
+    held_by_pool: int | None = None
 
     def __init__(self, spec: PoolSpec) -> None:
         super().__init__(spec)
@@ -379,6 +383,30 @@ class PostgresqlDriver(Driver):
         view = _new(_view_class())
         _set_own(view, "phase4_guard", guard)
         return view
+
+    def is_let_go(self, view: Any, guard: Guard) -> bool:
+        # Bound methods and calls that are not over hold the view; statements, cursors and transactions ask
+        # asyncpg's own counter of leases.
+        if references is None:
+            return False
+        if self.held_by_pool is None:
+            self.held_by_pool = self._held_by_pool()
+        if references(view) + references(guard) != self.held_by_pool:
+            return False
+        guard.raw.phase4_read_only = False
+        return True
+
+    def _held_by_pool(self) -> int:
+        """What is_let_go counts of what only a slot holds, asked in the same way."""
+
+        def ask(view: Any, guard: Guard) -> int:
+            assert references is not None
+            return references(view) + references(guard)
+
+        slot = Slot(SimpleNamespace(), 0)
+        slot.guard = Guard(self, slot.raw)
+        slot.view = self.view(slot.raw, slot.guard)
+        return ask(slot.view, slot.guard)
 
     def is_demotion(self, error: BaseException, raw: Any) -> bool:
         code = getattr(error, "sqlstate", None)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import re
-import sys
 import weakref
 from collections import deque
 from typing import Any
@@ -17,7 +16,13 @@ from urllib.parse import urlsplit
 
 from bot.core._shared.demotion import redis_needs_another_server
 from bot.core._shared.errors import invalid, message_of
-from bot.core.connection_pool_manager.drivers.base import Driver, hard_close, import_driver, keep_alive
+from bot.core.connection_pool_manager.drivers.base import (
+    Driver,
+    hard_close,
+    import_driver,
+    keep_alive,
+    references,
+)
 from bot.core.connection_pool_manager.guard import Guard
 from bot.core.connection_pool_manager.models import PoolSpec
 from bot.core.connection_pool_manager.pool import Slot, Verdict
@@ -272,14 +277,10 @@ def _view_classes() -> tuple[Any, Any]:
     return LeasedPool, LeasedClient
 
 
-_references = getattr(sys, "getrefcount", None) if getattr(sys, "_is_gil_enabled", lambda: True)() else None
-"""Exact only where objects are counted, and by one thread at a time."""
-
-
-def _held(view: Any, guard: Guard) -> tuple[int, int, int]:
-    """How many hold a lease's client, the connection it shows, and its guard."""
-    assert _references is not None
-    return _references(view), _references(view.phase4_pool), _references(guard)
+def _held(view: Any, guard: Guard) -> int:
+    """How many references there are to a lease's client, the connection it shows, and its guard."""
+    assert references is not None
+    return references(view) + references(view.phase4_pool) + references(guard)
 
 
 class RedisDriver(Driver):
@@ -287,7 +288,7 @@ class RedisDriver(Driver):
     schemes = ("redis", "rediss", "unix", "valkey", "valkeys")
     package = "redis"
     extra = "redis[hiredis]"
-    held_by_pool: tuple[int, int, int] | None = None
+    held_by_pool: int | None = None
 
     async def start(self) -> None:
         import_driver(self.package, self.extra, self.backend)
@@ -360,16 +361,16 @@ class RedisDriver(Driver):
     def is_let_go(self, view: Any, guard: Guard) -> bool:
         # To make a client costs as much as a tenth of a query. Bound methods, pipelines, pubsubs, locks and
         # calls that are not over hold the client, its connection or the guard.
-        if _references is None or view.phase4_has_own or weakref.getweakrefcount(view):
+        if references is None or view.phase4_has_own or weakref.getweakrefcount(view):
             return False
         if self.held_by_pool is None:
-            self.held_by_pool = self._held_by_pool(view, guard)
+            self.held_by_pool = self._held_by_pool()
         return _held(view, guard) == self.held_by_pool
 
-    def _held_by_pool(self, view: Any, guard: Guard) -> tuple[int, int, int]:
+    def _held_by_pool(self) -> int:
         """What :func:`_held` says of what only a slot holds, asked in the same way as by is_let_go."""
 
-        def ask(view: Any, guard: Guard) -> tuple[int, int, int]:
+        def ask(view: Any, guard: Guard) -> int:
             return _held(view, guard)
 
         slot = Slot(self._new_client(), 0)
