@@ -320,7 +320,7 @@ async def test_mongodb(pools, caplog, driver):
         await demotion(
             pools, proxy, lambda conn: conn.insert_one({"n": 1}), demote, {"port": new.port}, caplog
         )
-        # Whoever is idle and older is asked before its next lease; on a busy machine not yet each of them was.
+        # What is idle and older is asked before its next lease; on a busy machine not all of it was yet.
         leases = [await pools.acquire_connection("p", 20) for _ in range(4)]
         for lease in leases:
             await pools.release_connection("p", lease)
