@@ -8,6 +8,7 @@ import inspect
 import logging
 import math
 import secrets
+import threading
 from asyncio import Future
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -114,6 +115,7 @@ class Dispatcher:
         # State. An item is in the queue, or in one batch; a batch is running, ready or resting.
         self.loop: asyncio.AbstractEventLoop | None = None
         self.runs: Callable[[], bool] = bool
+        self.thread = 0  # which the loop was adopted in
         """Whether that event loop runs; bound here for the sake of ``submit``."""
         self.queue = PendingQueue(Future.done)
         self.running: set[Batch] = set()
@@ -712,6 +714,7 @@ class Dispatcher:
         previous = self.loop
         self.loop = loop
         self.runs = loop.is_running
+        self.thread = threading.get_ident()
         self._owner.claim()
         if previous is not None and not still_runs(previous):
             # Who waited there for room or for a flush waits no more.
@@ -722,7 +725,7 @@ class Dispatcher:
     def _forked(self, loop: asyncio.AbstractEventLoop) -> None:
         """In a child: what was taken in is the parent's to do, and its ids begin otherwise."""
         self.prefix = secrets.token_hex(4)
-        self.loop, self.runs = None, bool  # as at the beginning
+        self.loop, self.runs, self.thread = None, bool, 0  # as at the beginning
         self._room.clear()
         self._flushes.clear()
         self.waiters.clear()

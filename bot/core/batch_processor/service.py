@@ -7,8 +7,9 @@ import inspect
 import logging
 import math
 import re
-from asyncio import Future, get_running_loop
+from asyncio import Future
 from collections.abc import Iterable, Sequence
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
@@ -339,8 +340,9 @@ class BatchProcessor(Phase4Service):
         Raises BatchQueueFullError or, while the processor is off, BatchClosedError.
         """
         d = self._dispatcher
-        if 0 < len(self._waiting) < d.open and priority == 0 and d.loop is get_running_loop():
+        if 0 < len(self._waiting) < d.open and priority == 0 and d.thread == get_ident() and d.runs():
             # Others wait already, and with this one the batch is not full: nothing else is to be done.
+            # A thread runs one loop at a time, and asking for that one is a system call.
             future: asyncio.Future[Any] = Future(loop=d.loop)
             self._waiting.append(BatchItem(data, future, self._now()))
             return future

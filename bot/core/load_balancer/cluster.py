@@ -59,6 +59,12 @@ class Cluster:
         self._busy: LeastBusy | None = None
         self._sticky = Rendezvous([])
         self._choose: Pick | None = None
+        # Whether instances were added since, for which _rebuild is still to be done. Changed by add and
+        # _rebuild.
+        self._stale = False
+        # What one just added begins with: cost and the time of its sample; None: to be worked out. Changed
+        # by add, _rebuild and whatever changes a cost.
+        self._newcomers: tuple[float, float] | None = None
         self.pick: Callable[[], Instance | None] = lambda: None
         """The next instance by the strategy; None if there is none, or each is at its limit."""
         self.configure(strategy, options)
@@ -97,14 +103,23 @@ class Cluster:
         if known is not None:
             self._drop(known, "replaced")
         now = self._now()
-        sampled = [other.cost for other in self.members.values() if other.cost]
-        instance.cost = median(sampled) if sampled else UNKNOWN_COST
-        # No fresher than what the others have shown, or the one added last would look the dearest.
-        instance.sampled_at = max((other.sampled_at for other in self.members.values()), default=now)
+        newcomers = self._newcomers
+        if newcomers is None:
+            sampled = [other.cost for other in self.members.values() if other.cost]
+            # No fresher than what the others have shown, or the one added last would look the dearest.
+            at = max((other.sampled_at for other in self.members.values()), default=now)
+            newcomers = median(sampled) if sampled else UNKNOWN_COST, at
+        instance.cost, instance.sampled_at = newcomers
         instance.in_window = now
         self.members[instance.id] = instance
         self._tell(instance.id, "", HEALTHY.value, f"added at {instance.get_url()}")
-        self._rebuild()
+        if self.panic:
+            self._rebuild()  # which may end it
+        else:
+            # Once for all that are added together: a thousand would cost a million steps.
+            self._newcomers = newcomers
+            self._stale = True
+            self.pick = self._rebuild_and_pick
         return instance
 
     def remove(self, instance_id: str, *, drain: bool) -> Instance | None:
@@ -134,6 +149,8 @@ class Cluster:
 
         With a session, the instance it belongs to, else the one it would belong to without that.
         """
+        if self._stale:
+            self._rebuild()
         if not self._candidates:
             return None
         if session_id is None:
@@ -151,11 +168,17 @@ class Cluster:
 
     def select_trial(self) -> Instance | None:
         """A half-open instance if it is to be tried now: one request at a time, a fair share at most."""
+        if self._stale:
+            self._rebuild()
         share = 1.0 / (len(self._candidates) + 1)
         for instance in self.trials:
             if instance.in_flight == 0 and self._rng.random() < share:
                 return instance
         return None
+
+    def _rebuild_and_pick(self) -> Instance | None:
+        self._rebuild()
+        return self.pick()
 
     def _pick_carefully(self) -> Instance | None:
         """The pick while somebody is in slow start, or instances have a limit."""
@@ -224,12 +247,14 @@ class Cluster:
         """The caller gave up on a request: it would have taken ``seconds`` at least."""
         if seconds > instance.cost:
             observe(instance, seconds, now)
+            self._newcomers = None
 
     def succeeded(self, instance: Instance, seconds: float, now: float, *, trial: bool) -> None:
         """A request was answered after ``seconds``."""
         instance.succeeded += 1
         instance.response_seconds.record(seconds)
         observe(instance, seconds, now)
+        self._newcomers = None
         self._outliers.succeeded(instance, now)
         if trial and instance.state is HALF_OPEN:
             instance.trials += 1
@@ -256,6 +281,7 @@ class Cluster:
         instance.silent = silent
         instance.response_seconds.record(seconds)
         observe(instance, max(seconds, FAILURE_COST, instance.cost), now)
+        self._newcomers = None
         if blame:
             self.blame(instance, error, now, trial=trial)
 
@@ -358,6 +384,7 @@ class Cluster:
 
     def _rebuild(self) -> None:
         """Work out who gets requests, and a chooser for them. O(n), at a change of state only."""
+        self._stale, self._newcomers = False, None
         present = [i for i in self.members.values() if i.state is not DRAINING]
         good = [i for i in present if i.is_healthy]
         # Too few left: they would drown, and so much bad news at once is more likely wrong.
@@ -393,6 +420,8 @@ class Cluster:
 
     def check_invariants(self) -> None:
         """Who gets requests is exactly who may."""
+        if self._stale:
+            self._rebuild()
         present = {i for i in self.members.values() if i.state is not DRAINING}
         good = {i for i in present if i.is_healthy}
         assert all(i.present and i.in_flight >= 0 for i in self.members.values())

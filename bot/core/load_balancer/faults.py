@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import sys
@@ -45,27 +46,29 @@ def blame(error: BaseException) -> Blame:
     ``request``: rejected by whoever it is sent to. ``code``: a bug of the handler. ``answer``: the instance
     was reached and failed, as another may too. ``transport``: it was not reached, or broke off.
     """
-    if isinstance(error, BaseExceptionGroup):
-        kinds = {blame(one) for one in error.exceptions}
+    # By its type: what an exception says of itself, as its ``__class__``, may raise.
+    cls = type(error)
+    if issubclass(cls, BaseExceptionGroup):
+        kinds = {blame(one) for one in BaseExceptionGroup.exceptions.__get__(error)}
         order: tuple[Blame, ...] = ("transport", "answer", "request", "code")
         return next(kind for kind in order if kind in kinds)
-    if isinstance(error, RequestRejected):
+    if issubclass(cls, RequestRejected):
         return "request"
     status = _status_of(error)
     if status is not None and 400 <= status < 500:
         return "request"
-    if isinstance(error, MissingClientError | MisuseError):
+    if issubclass(cls, MissingClientError | MisuseError):
         return "code"
-    if isinstance(error, NotSentError | OSError | TimeoutError | EOFError) or _is(error, _TRANSPORT_ERRORS):
+    if issubclass(cls, NotSentError | OSError | TimeoutError | EOFError) or _is(error, _TRANSPORT_ERRORS):
         return "transport"
-    if isinstance(error, InstanceFailure):
+    if issubclass(cls, InstanceFailure):
         return "answer"
-    return "code" if isinstance(error, CODE_FAULTS) else "answer"
+    return "code" if issubclass(cls, CODE_FAULTS) else "answer"
 
 
 def never_sent(error: BaseException) -> bool:
     """Whether an exception proves that nothing of the request reached the instance."""
-    if isinstance(error, NotSentError | ConnectionRefusedError | socket.gaierror):
+    if issubclass(type(error), NotSentError | ConnectionRefusedError | socket.gaierror):
         return True
     return _is(error, _CONNECT_ERRORS)
 
@@ -74,7 +77,7 @@ def _is(error: BaseException, kinds: tuple[tuple[str, str], ...]) -> bool:
     """Whether it is one of these classes, of packages that need not be installed."""
     for module, name in kinds:
         kind = getattr(sys.modules.get(module), name, None)
-        if kind is not None and isinstance(error, kind):
+        if kind is not None and issubclass(type(error), kind):
             return True
     return False
 
@@ -82,9 +85,12 @@ def _is(error: BaseException, kinds: tuple[tuple[str, str], ...]) -> bool:
 def _status_of(error: BaseException) -> int | None:
     """The HTTP status that a client's ``raise_for_status`` put into its exception."""
     # aiohttp has it on the exception, httpx and requests on its response.
-    status = getattr(error, "status", None)
-    if status is None:
-        status = getattr(getattr(error, "response", None), "status_code", None)
+    try:
+        status = getattr(error, "status", None)
+        if status is None:
+            status = getattr(getattr(error, "response", None), "status_code", None)
+    except Exception:  # a property of the exception's own that raises says nothing
+        return None
     return status if isinstance(status, int) and not isinstance(status, bool) else None
 
 
@@ -100,8 +106,9 @@ class FaultLog:
     def tell(self, error: BaseException, handler: object, instance_id: str, now: float) -> None:
         """Log the fault, unless that was done a moment ago, and mark the exception as what it is."""
         note = f"Raised by the load balancer's request handler, for instance {instance_id}."
-        if note not in getattr(error, "__notes__", ()):
-            error.add_note(note)
+        with contextlib.suppress(Exception):  # some cannot be changed, or have odd notes of their own
+            if note not in getattr(error, "__notes__", ()):
+                error.add_note(note)
         place = _place(error)
         key = (type(error), *place)
         known = self._last.get(key)

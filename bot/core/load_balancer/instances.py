@@ -18,7 +18,7 @@ HISTORY = 20
 
 _HOST_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
 _ZONE = re.compile(r"(%[A-Za-z0-9._~-]{1,60})?")
-_DOTTED = re.compile(r"[0-9.]+")
+_NUMBER_AT_END = re.compile(r"(.*\.)?([0-9]+|0[xX][0-9A-Fa-f]*)\.?")
 
 
 class Instance:
@@ -143,13 +143,16 @@ def make_instance(id: object, host: object, port: object, weight: object, scheme
 
 
 def _is_host(text: str) -> bool:
-    """Whether a URL can be made of it: what has a colon is IPv6, what is all digits and dots IPv4."""
+    """Whether a URL can be made of it: what has a colon is IPv6, what ends in a number IPv4.
+
+    Browsers and resolvers read ``0x7f.1`` and ``2130706433`` as addresses (WHATWG URL, "ends in a number").
+    """
     address, percent, zone = text.partition("%")
     try:
         if ":" in text:
             ipaddress.IPv6Address(address)
             return bool(_ZONE.fullmatch(percent + zone))
-        if _DOTTED.fullmatch(text):
+        if _NUMBER_AT_END.fullmatch(text):
             ipaddress.IPv4Address(text)
     except ValueError:
         return False

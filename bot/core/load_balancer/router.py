@@ -247,7 +247,8 @@ class Router:
         finally:
             if movable:
                 self._movable.pop(scope, None)
-                self._given_up.discard(scope)
+                if self._given_up:
+                    self._given_up.discard(scope)
             cluster.release(instance)
             self.in_progress -= 1
             if cluster.events or self.tell_ends:

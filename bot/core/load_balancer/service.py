@@ -73,6 +73,8 @@ class LoadBalancer(Phase4Service):
         self._health_check: HealthCheck | None = None
         self._checks: HealthChecks | None = None  # None while off
         self._loop: asyncio.AbstractEventLoop | None = None  # where the checks run
+        # Its is_running; asking which loop runs is a system call. Changed with _loop.
+        self._loop_runs: Callable[[], bool] = bool
         self._from_settings: set[str] = set()  # ids that enable(instances=...) added
         self._callbacks: list[EventCallback] = []
         # Who waits until an instance is gone, or idle. Changed by _wait_gone and _deliver.
@@ -140,7 +142,7 @@ class LoadBalancer(Phase4Service):
         async with self._transition:
             self._enabled = False
             checks, self._checks = self._checks, None
-            self._loop = None
+            self._loop, self._loop_runs = None, bool
             if checks is not None:
                 await checks.stop()
             idle = await self._wait_until(self._is_idle, drain_timeout)
@@ -153,6 +155,7 @@ class LoadBalancer(Phase4Service):
 
     def _start_checks(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._loop_runs = self._loop.is_running
         checks = self._checks = HealthChecks(self._cluster, self._clock, self._health_check, self._deliver)
         for instance in self._cluster.members.values():
             checks.watch(instance)
@@ -161,7 +164,7 @@ class LoadBalancer(Phase4Service):
 
     def _move_here(self) -> None:
         """Run the checks on this event loop if the one they ran on has ended, as between two asyncio.run."""
-        if self._enabled and (self._loop is None or self._loop.is_closed() or not self._loop.is_running()):
+        if self._enabled and not self._loop_runs():
             if self._checks is not None:
                 self._checks.abandon()
             self._start_checks()
@@ -273,7 +276,7 @@ class LoadBalancer(Phase4Service):
         if session_id is not None and not isinstance(session_id, str | int):
             raise invalid("session_id", session_id, "a str, an int or None")
         limit = self._cluster.options.total_timeout if timeout is None else _seconds("timeout", timeout)
-        if self._loop is not asyncio.get_running_loop():
+        if not self._loop_runs():
             self._move_here()
         return await self._router.route(
             self._handler or self._default_handler, data, session_id, max_retries, limit, idempotent

@@ -303,3 +303,38 @@ class TestLimit:
         three.release(three.members["b"])
         assert three.select().id == "b"
         assert three.select("session").id == "b"
+
+
+class TestManyThatAreAddedTogether:
+    def test_who_gets_requests_is_worked_out_once(self, clock, monkeypatch):
+        of = cluster(1, clock=clock)
+        of.pick()
+        times = []
+        rebuild = of._rebuild
+        monkeypatch.setattr(of, "_rebuild", lambda: (times.append(1), rebuild())[1])
+        for number in range(1_000):
+            of.add(Instance(f"n{number}", "10.0.0.1", 1 + number))
+        of.pick()
+        assert len(times) == 1
+        of.check_invariants()
+
+    def test_each_way_to_choose_sees_them(self, clock):
+        of = cluster(1, clock=clock)
+        of.pick()
+        of.add(Instance("b", "10.0.0.1", 1))
+        assert {of.pick().id for _ in range(4)} == {"a", "b"}
+        of.add(Instance("c", "10.0.0.1", 2))
+        tried = [of.members["a"], of.members["b"]]
+        assert of.select(None, tried).id == "c"
+        of.add(Instance("d", "10.0.0.1", 3))
+        assert "d" in {of.select(session).id for session in range(100)}
+
+    def test_one_that_is_added_ends_a_panic_at_once(self, clock):
+        of = cluster(2, clock=clock, panic_percent=50)
+        for name in ("a", "b"):
+            take_down(of, name)
+        assert of.panic
+        of.add(Instance("c", "10.0.0.1", 1))
+        of.add(Instance("d", "10.0.0.1", 2))
+        assert not of.panic
+        assert {of.pick().id for _ in range(10)} == {"c", "d"}

@@ -102,3 +102,74 @@ def test_a_handler_that_raises_a_new_kind_each_time_fills_no_memory():
     for number in range(1_000):
         log.tell(raised(type(f"Bug{number}", (KeyError,), {})()), raised, "bot-1", 0.0)
     assert len(log._last) <= 100
+
+
+class NoteRaises(TypeError):
+    def add_note(self, note):
+        raise RuntimeError("no notes")
+
+
+class CannotBeChanged(AttributeError):
+    def __setattr__(self, name, value):
+        raise AttributeError(name)
+
+
+class OddNotes(TypeError):
+    __notes__ = 5
+
+
+class NotesRaise(TypeError):
+    @property
+    def __notes__(self):
+        raise RuntimeError("no notes")
+
+
+class StatusRaises(TypeError):
+    @property
+    def status(self):
+        raise RuntimeError("no status")
+
+
+class ResponseRaises(TypeError):
+    @property
+    def response(self):
+        raise RuntimeError("no response")
+
+
+class EveryNameRaises(TypeError):
+    def __getattr__(self, name):
+        raise RuntimeError(name)
+
+
+class ClassRaises(TypeError):
+    @property
+    def __class__(self):
+        raise RuntimeError("no class")
+
+
+HOSTILE = [
+    NoteRaises, CannotBeChanged, OddNotes, NotesRaise, StatusRaises, ResponseRaises, EveryNameRaises,
+    ClassRaises,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_an_exception_that_raises_when_it_is_looked_at_is_judged_by_its_type_and_logged(kind, caplog):
+    def handler():
+        raise kind("a bug")
+
+    with pytest.raises(kind) as caught:
+        handler()
+    with caplog.at_level(logging.ERROR):
+        assert blame(caught.value) == "code"
+        FaultLog().tell(caught.value, handler, "a", 0.0)
+    assert kind.__name__ in caplog.text
+
+
+def test_a_group_of_exceptions_that_raise_when_they_are_looked_at():
+    class Refused(ConnectionRefusedError):
+        @property
+        def status(self):
+            raise RuntimeError("no status")
+
+    assert blame(ExceptionGroup("g", [StatusRaises(), Refused()])) == "transport"

@@ -116,7 +116,7 @@ class TestLeastLoaded:
         clock = VirtualClock()
         loaded = cluster(1, clock=clock)
         assert loaded.members["a"].cost == UNKNOWN_COST
-        observe(loaded.members["a"], 0.2, clock.monotonic())
+        loaded.succeeded(loaded.members["a"], 0.2, clock.monotonic(), trial=False)
         loaded.add(type(loaded.members["a"])("b", "127.0.0.1", 1))
         assert loaded.members["b"].cost == 0.2
 
