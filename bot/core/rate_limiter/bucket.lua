@@ -24,6 +24,7 @@ local TAKE, PEEK, RESERVE, REFUND, PENALTY, RESET = 0, 1, 2, 3, 4, 5
 local FORGIVEN = 'p4reset!'
 local FORMAT = 2
 local SIZE = 80
+local LARGEST = 1 + 1024 * SIZE -- bytes; more limits of one client would hold up Redis
 local ENTRY = '<c8ddddddddd'
 local CHECK = '<c8Bddddddd'
 local LONGEST = 315576000 -- ten years, in seconds: what a key's life is cut to
@@ -42,21 +43,23 @@ for i = 1, #KEYS do
   local limit, mode, interval, tolerance, epsilon, tokens, a, b, c = unpack(CHECK, ARGV[i])
   local cost = tokens * interval
   local debt, told, count, early, step, keep, reserved, epoch = 0, -NEVER, 0, 0, 0, 0, 0, now
-  local others, others_end, forgiven = '', 0, false
+  local others, others_end, forgiven = nil, 0, false
 
   -- What is not ours (another type, another length, no numbers) is as if it were not there.
   local value = pcall('GET', KEYS[i])
-  if type(value) == 'string' and #value % SIZE == 1 and value:byte(1) == FORMAT then
+  if type(value) == 'string' and #value % SIZE == 1 and value:byte(1) == FORMAT and #value <= LARGEST then
     for position = 2, #value, SIZE do
       local name, d, t, n, e, s, k, r, o, at = unpack(ENTRY, value, position)
       local elapsed = max(0, now - at)
       k = k - elapsed
-      if k > 0 and k < 1e18 and d < 1e18 and t < 1e18 and n >= 0 and n < 1e6 and r >= 0 and r < 1e15 then
+      if k > 0 and k < 1e18 and d < 1e18 and t < 1e18 and n >= 0 and n < 1e6 and r >= 0 and r < 1e15
+          and o > -1e12 and o < 1e12 and e > -1e19 and e < 1e19 and s > -1e19 and s < 1e19 then
         if name == limit then
           debt, told, count, early, step = max(0, d - elapsed), t - elapsed, n, e - elapsed, s - elapsed
           keep, reserved, epoch = k, r, o
         else
-          others = others .. value:sub(position, position + SIZE - 1)
+          others = others or {}
+          others[#others + 1] = value:sub(position, position + SIZE - 1)
           others_end = max(others_end, k)
           forgiven = forgiven or name == FORGIVEN
         end
@@ -145,8 +148,8 @@ for i = 1, #KEYS do
     slack = tolerance - debt
   elseif mode == RESET then
     -- Its limit is FORGIVEN, so all that is known of the client is in `others`.
-    second = others ~= '' and 1 or 0
-    others, others_end = '', 0
+    second = others and 1 or 0
+    others, others_end = nil, 0
     debt, told, count = a, -NEVER, 0
   else
     changed = false
@@ -162,7 +165,7 @@ for i = 1, #KEYS do
       if keep > 0 then
         entry = pack(ENTRY, limit, debt, told, count, early, step, keep, reserved, epoch, now)
       end
-      call('SET', KEYS[i], string.char(FORMAT) .. entry .. others, 'PX', ceil(min(longest, LONGEST) * 1000) + 1)
+      call('SET', KEYS[i], string.char(FORMAT) .. entry .. (others and table.concat(others) or ''), 'PX', ceil(min(longest, LONGEST) * 1000) + 1)
     else
       call('DEL', KEYS[i])
     end

@@ -195,7 +195,10 @@ def _client_finder(
 def _from_update(args: Any, kwargs: Any) -> ClientId:
     for value in (*args, *kwargs.values()):
         for attribute in UPDATE_ATTRIBUTES:
-            found = getattr(getattr(value, attribute, None), "id", None)
+            try:
+                found = getattr(getattr(value, attribute, None), "id", None)
+            except Exception:  # a lazy object that cannot be looked at now: it names nobody
+                found = None
             if isinstance(found, int | str) and not isinstance(found, bool):
                 return found
     return None

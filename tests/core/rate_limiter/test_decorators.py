@@ -308,3 +308,22 @@ def test_the_error_survives_a_process_boundary():
 
     error = pickle.loads(pickle.dumps(RateLimitExceeded(1.5, limit="upload")))
     assert (error.retry_after, str(error)) == (1.5, "upload reached: retry after 1.500 s")
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyError])
+async def test_an_argument_that_cannot_be_looked_at_names_nobody(limiter, error):
+    class Lazy:
+        def __getattr__(self, name):
+            raise error(name)
+
+    @rate_limited(rps=0.01, burst_size=1)
+    async def handler(lazy, update):
+        return None
+
+    first, second = (SimpleNamespace(from_user=SimpleNamespace(id=n)) for n in (1, 2))
+    lazy = Lazy()
+    assert await outcomes(handler, (lazy, first), (lazy, second), (lazy, first)) == [
+        "done",
+        "done",
+        "refused",
+    ]

@@ -839,3 +839,27 @@ def test_four_processes_let_through_exactly_one_limit(redis_server):
             child.wait()
     assert sum(allowed for allowed, _ in found) == 400
     assert sum(degraded for _, degraded in found) == 0
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, 1e300])
+@pytest.mark.parametrize("field", range(9))
+async def test_an_impossible_number_under_a_key_costs_nobody_in_the_tick_redis(pair, raw, field, number):
+    one, _ = pair
+    limit = RateLimitConfig(0.01, 2)
+    numbers = [0.0, -1e9, 0.0, 0.0, 0.0, 5.0, 0.0, 0.0, 0.0]
+    numbers[field] = number
+    name = one._mirror(limit, None, 1).limit_id
+    await raw.execute("SET", client_key("crafted"), b"\x02" + name + struct.pack("<9d", *numbers))
+    answers = await asyncio.gather(*(one.is_allowed(client, limit) for client in ("crafted", "other")))
+    assert [allowed for allowed, _ in answers] == [True, True]
+    assert not any(status.degraded for _, status in answers)
+
+
+async def test_a_value_of_very_many_limits_holds_nobody_up(pair, raw):
+    one, _ = pair
+    entry = b"another!" + struct.pack("<9d", 0.0, -1e9, 0.0, 0.0, 0.0, 1e9, 0.0, 0.0, 0.0)
+    await raw.execute("SET", client_key("many"), b"\x02" + entry * 20_000)
+    allowed, status = await one.is_allowed("many", RateLimitConfig(0.01, 2))
+    assert allowed
+    assert not status.degraded
+    assert int(await raw.execute("STRLEN", client_key("many"))) == 81
