@@ -16,6 +16,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Middleware
 
+from bot.core._shared.masking import masked_traceback, one_line
 from bot.service.middleware import Handler
 
 logger = logging.getLogger("bot.http")
@@ -230,7 +231,10 @@ class Connection(asyncio.Protocol):
 
 
 class BriefHttpLog(logging.Filter):
-    """What the web server logs of malformed requests: one line each, and not many of them."""
+    """What the web server logs of malformed requests and lost clients: one line each, and not many.
+
+    Errors of ours keep their traceback, masked.
+    """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
@@ -242,7 +246,11 @@ class BriefHttpLog(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        if not isinstance(error, HttpProcessingError):
+        if error is None:
+            return True
+        if not isinstance(error, HttpProcessingError | ConnectionResetError):
+            record.msg, record.args = "%s\n%s", (one_line(record.getMessage()), masked_traceback(error))
+            record.exc_info, record.exc_text = None, None
             return True
         now = self._now()
         if now - self._since >= _LOG_SECONDS:
@@ -253,8 +261,12 @@ class BriefHttpLog(logging.Filter):
             return False
         more = f" ({self._left_out} more were not logged)" if self._left_out else ""
         self._left_out = 0
-        what = error.message.splitlines()[0][:100] if error.message else type(error).__name__
-        record.msg, record.args = "Malformed request: %s%s", (what, more)
+        if isinstance(error, ConnectionResetError):
+            # Before a handler had the request: while it was told to go on and send its body.
+            record.msg, record.args = "A client hung up before it was answered%s", (more,)
+        else:
+            what = one_line(error.message.splitlines()[0], 100) if error.message else type(error).__name__
+            record.msg, record.args = "Malformed request: %s%s", (what, more)
         record.exc_info, record.exc_text = None, None
         record.levelno, record.levelname = logging.INFO, "INFO"
         return True
