@@ -41,6 +41,9 @@ PROBE_FIRST, PROBE_LONGEST = 0.2, 5.0
 CALM = 10.0
 """Seconds that a server must have been back for its next failure to be news."""
 
+LATE = 0.25
+"""Seconds by which a time limit is noticed late when this event loop, and not the server, was held up."""
+
 MAX_KEYS = 500
 """Keys in one MGET: more would keep other clients of the server waiting."""
 
@@ -552,11 +555,13 @@ class RedisLink:
         loop = asyncio.get_running_loop()
         until = loop.time() + 2 * self.timeout
         met: list[Failure] = []
+        held_up = False
         client: Any = None
         while True:
             used, client = client, self.client()
+            begun = loop.time()
             try:
-                async with asyncio.timeout_at(min(until, loop.time() + self.timeout)):
+                async with asyncio.timeout_at(min(until, begun + self.timeout)):
                     if met and met[-1] is Failure.READ_ONLY:
                         return await self.on_another_server(operation, used)
                     return await operation(client)
@@ -564,6 +569,15 @@ class RedisLink:
                 raise
             except Exception as error:
                 failure = judge(error)
+                if failure is Failure.AWAY and loop.time() - begun > self.timeout + LATE:
+                    # This event loop did not run meanwhile: the answer may have lain there all along.
+                    if repeatable and not held_up:
+                        held_up, until = True, loop.time() + self.timeout
+                        continue
+                    raise RedisUnavailableError(
+                        f"no answer of Redis at {self.breaker.name}: this event loop was held up for "
+                        f"{loop.time() - begun:.1f} s"
+                    ) from error
                 if failure not in met:
                     met.append(failure)
                     if await self._may_help(failure, error, client, repeatable):
@@ -1387,6 +1401,16 @@ class _Batched(ABC):
         return batch
 
     def _too_late(self) -> None:
+        loop = self._loop
+        for index, (batch, answers, timer, probe) in enumerate(self._under_way):
+            late = loop.time() - timer.when() if loop is not None else 0.0
+            if loop is not None and late > LATE:
+                # This event loop did not run meanwhile: it gets a moment to read what has come.
+                again = loop.call_later(LATE, self._too_late)
+                self._under_way[index] = (batch, answers, again, probe)
+                return
+            if late >= 0.0:
+                break
         # The answer may still come: the connection is given up, or it would answer the next batch.
         self._drop_wire()
         self._broken(TimeoutError())

@@ -2,6 +2,7 @@
 
 import asyncio
 import struct
+import time
 
 import pytest
 
@@ -234,3 +235,39 @@ async def test_numbers_pass_as_they_are(link):
     )
     assert await script.call(b"k", b"") == 0.1
     await script.stop()
+
+
+# An event loop that is held up.
+
+
+@pytest.mark.parametrize("blocked", [1.6, 3.0])
+async def test_a_loop_that_is_held_up_is_no_outage(link, blocked):
+    """A handler that computes for seconds makes every time limit pass; the answers lay there all along."""
+    script = link.batched_script(ECHO, each)
+    await link.execute("SET", "a", "1")
+    await link.reader.get(b"a")
+    await script.call(b"a", "x")
+    calls = [
+        asyncio.ensure_future(call)
+        for call in (
+            link.reader.get(b"a"),
+            script.call(b"a", "y"),
+            link.execute("GET", "a"),
+            link.pipeline([("SET", "b", "2"), ("PUBLISH", "c", "m")]),
+        )
+    ]
+    for _ in range(3):
+        await asyncio.sleep(0)  # they are under way
+    time.sleep(blocked)  # noqa: ASYNC251 - that is the point
+    answers = await asyncio.gather(*calls)
+    assert answers[0] == answers[2] == b"1"
+    assert link.available
+
+
+async def test_a_server_that_does_not_answer_is_away_all_the_same(link, redis_server):
+    await link.reader.get(b"a")
+    redis_server.freeze()
+    with pytest.raises(RedisUnavailableError):
+        await link.reader.get(b"a")
+    assert not link.available
+    redis_server.thaw()
