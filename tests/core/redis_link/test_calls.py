@@ -258,7 +258,7 @@ async def test_a_loop_that_is_held_up_is_no_outage(link, blocked):
     ]
     for _ in range(3):
         await asyncio.sleep(0)  # they are under way
-    time.sleep(blocked)  # noqa: ASYNC251 - that is the point
+    time.sleep(blocked)
     answers = await asyncio.gather(*calls)
     assert answers[0] == answers[2] == b"1"
     assert link.available
