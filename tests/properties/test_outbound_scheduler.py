@@ -10,7 +10,8 @@ from bot.core.outbound.coalescing import Entry
 from bot.core.outbound.lanes import Scheduler
 from bot.core.outbound.models import Kind, Limits, Priority
 
-CHATS = [-1, -2, "@c", 5, 6, None]
+CHATS = [-1, -1, -1, -1, "@c", 5, 6, None]
+"""Mostly one group, so that its window fills."""
 LIMITS = Limits(group=(3, 60.0), chat=(1, 1.0), chat_burst=2, bulk=(5, 1.0), typing=((2, 5.0),))
 
 
@@ -59,7 +60,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @rule(
         chat=st.sampled_from(CHATS),
-        kind=st.sampled_from([Kind.SEND, Kind.SEND, Kind.TYPING, Kind.OTHER]),
+        kind=st.sampled_from([Kind.SEND, Kind.SEND, Kind.SEND, Kind.TYPING, Kind.OTHER]),
         priority=st.sampled_from([Priority.NOTIFY, Priority.BROADCAST]),
         deadline=st.sampled_from([None, None, 0.5, 100.0]),
         replaceable=st.booleans(),
@@ -77,13 +78,23 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.poll()
 
     @precondition(lambda self: self.in_flight)
+    @rule()
+    def answer_all(self):
+        for entry in list(self.in_flight):
+            self.end(entry, again=False)
+        self.poll()
+
+    @precondition(lambda self: self.in_flight)
     @rule(data=st.data(), again=st.booleans())
     def answer(self, data, again):
-        entry = self.in_flight.pop(data.draw(st.integers(0, len(self.in_flight) - 1)))
+        self.end(self.in_flight[data.draw(st.integers(0, len(self.in_flight) - 1))], again=again)
+        self.poll()
+
+    def end(self, entry, *, again):
+        self.in_flight.remove(entry)
         self.scheduler.finished(entry, self.now, again=again and entry.kind is Kind.TYPING)
         if entry.kind is Kind.SEND:
             self.received.setdefault(entry.chat, []).append(self.now)
-        self.poll()
 
     @precondition(lambda self: self.in_flight)
     @rule(data=st.data(), seconds=st.sampled_from([0.0, 3.0, 41.0, 700.0]), repeat=st.booleans())
@@ -104,6 +115,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         entry = claim.entry
         if entry in self.in_flight and entry.claims == [claim]:
             self.in_flight.remove(entry)
+            if entry.kind is Kind.SEND and entry.departed in self.bulk:
+                self.bulk.remove(entry.departed)
             self.scheduler.withdraw(claim, self.now)
             self.scheduler.given_back(entry, self.now)
         elif entry is not None and entry not in self.in_flight:
@@ -150,5 +163,5 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert not self.scheduler.chats
 
 
-SchedulerMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+SchedulerMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
 TestScheduler = SchedulerMachine.TestCase

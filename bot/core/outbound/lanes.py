@@ -33,6 +33,9 @@ STARVED = 30.0
 MAX_ATTEMPTS = 10
 """Refusals in a row of one request after which its caller gets the error."""
 
+FORGET_AFTER = 10.0
+"""Seconds after which idle chats are looked for while nothing waits, so that many are found at once."""
+
 RESERVED_SHARE = 0.1
 """Of slots, and on top of the places to wait: kept for answers."""
 
@@ -290,7 +293,7 @@ class Scheduler:
                         wait = self._gate_wait(gate, lane.head, priority, now, lane.ready_since)
                         at = min(at, now + wait)
         elif self.chats and not self.pending:
-            at = min(at, self._idle_at(next(iter(self.chats.values()))))
+            at = min(at, self._idle_at(next(iter(self.chats.values()))) + FORGET_AFTER)
         return at
 
     def _next(self, now: float) -> Lane | None:
