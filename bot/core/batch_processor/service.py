@@ -414,6 +414,10 @@ class BatchProcessor(Phase4Service):
         _valid_priority(priority)
         if key is not None:
             _valid_key(key)
+            if not key.isascii() and key.encode("utf-8", "ignore").decode() != key:
+                raise invalid(
+                    "key", key, "text without lone surrogates in durable mode, which UTF-8 cannot hold"
+                )
         item_id = self._dispatcher.new_id() if key is None else key
         return item_id, self._durable.encode(item_id, priority, data)
 

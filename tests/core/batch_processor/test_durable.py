@@ -859,3 +859,10 @@ async def test_in_a_cluster(queue):
         assert await p.disable()
     finally:
         cluster.close()
+
+
+async def test_a_key_that_redis_cannot_hold_is_named_as_what_is_at_fault(instances):
+    processor = await instances(echo)
+    with pytest.raises(ValueError, match=r"key = .*lone surrogates"):
+        await processor.submit_item(1, key="\ud800x")
+    assert (await processor.submit_item(1, key="ключ 1")).success
