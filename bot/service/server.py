@@ -23,7 +23,14 @@ from bot.core.enhanced_startup_phase4 import (
 from bot.service.activity_api import ActivityApi
 from bot.service.batch_api import BatchApi
 from bot.service.client_address import TRUSTED_PROXIES
-from bot.service.connections import BACKLOG, BriefHttpLog, Connection, Connections, most_connections
+from bot.service.connections import (
+    BACKLOG,
+    BriefHttpLog,
+    Connection,
+    Connections,
+    most_connections,
+    with_fit_expectations,
+)
 from bot.service.dashboard.access import Access
 from bot.service.dashboard.events import LOGGER, EventLog
 from bot.service.dashboard.feed import Feed
@@ -230,6 +237,8 @@ async def serve(settings: ServiceSettings, ready: Callable[[int], None] | None =
             print(f"Cannot start: {error}", file=sys.stderr)
             return 1
         port = listener.getsockname()[1]
+        assert runner.server is not None
+        runner.server.request_factory = with_fit_expectations(runner.server.request_factory)
         # Not by web.SockSite, which takes every connection for as long as its client likes.
         server = await loop.create_server(
             lambda: Connection(_protocol(runner), connections), sock=listener, backlog=BACKLOG
