@@ -68,6 +68,8 @@ ENABLE_OUTBOUND = False
 # CACHE_EVICTION_POLICY = "s3fifo"
 # seconds an entry lives when no ttl is given (a number > 0 and <= 31_536_000)
 # CACHE_DEFAULT_TTL = 300
+# seconds a load may take; 0: any time (a number >= 0 and <= 31_536_000)
+# CACHE_LOAD_TIMEOUT = 120
 # compress large values in Redis (True or False)
 # CACHE_COMPRESSION_ENABLED = True
 # Redis of the second tier, also redis+cluster://; empty: first tier only (a string)
@@ -139,7 +141,7 @@ ENABLE_OUTBOUND = False
 # items that have not ended at most (a whole number >= 1 and <= 100_000_000)
 # BATCH_MAX_PENDING = 10000
 # seconds a handler may take for a batch; 0: any time (a number >= 0 and <= 31_536_000)
-# BATCH_HANDLER_TIMEOUT = 0
+# BATCH_HANDLER_TIMEOUT = 21600
 # times a batch is tried again whose handler failed (a whole number >= 0 and <= 1_000)
 # BATCH_MAX_RETRIES = 3
 # seconds at most before the first retry, doubled for each one after (a number > 0 and <= 31_536_000)

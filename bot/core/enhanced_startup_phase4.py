@@ -142,6 +142,7 @@ async def _enable_cache_manager(cache: Any, config: Phase4Config) -> None:
         l1_max_entries=config.CACHE_L1_MAX_ENTRIES,
         eviction=config.CACHE_EVICTION_POLICY,
         default_ttl=config.CACHE_DEFAULT_TTL,
+        load_timeout=config.CACHE_LOAD_TIMEOUT,
         compression=config.CACHE_COMPRESSION_ENABLED,
         redis_url=config.CACHE_L2_REDIS_URL,
         warming=config.ENABLE_CACHE_WARMING,

@@ -176,6 +176,7 @@ class Phase4Config(Struct, frozen=True, kw_only=True):
         Literal["s3fifo", "lru"], _doc("how the first tier chooses what leaves when it is full")
     ] = "s3fifo"
     CACHE_DEFAULT_TTL: Annotated[PositiveSeconds, _doc("seconds an entry lives when no ttl is given")] = 300.0
+    CACHE_LOAD_TIMEOUT: Annotated[Seconds, _doc("seconds a load may take; 0: any time")] = 120.0
     CACHE_COMPRESSION_ENABLED: Annotated[bool, _doc("compress large values in Redis")] = True
     CACHE_L2_REDIS_URL: Annotated[
         str,
@@ -243,7 +244,7 @@ class Phase4Config(Struct, frozen=True, kw_only=True):
     BATCH_MAX_CONCURRENT: Annotated[int, Meta(ge=1, le=10_000, description="batches handled at once")] = 10
     BATCH_MAX_PENDING: Annotated[Count, _doc("items that have not ended at most")] = 10_000
     BATCH_HANDLER_TIMEOUT: Annotated[Seconds, _doc("seconds a handler may take for a batch; 0: any time")] = (
-        0.0
+        21_600.0
     )
     BATCH_MAX_RETRIES: Annotated[
         int, Meta(ge=0, le=1000, description="times a batch is tried again whose handler failed")
@@ -366,9 +367,9 @@ class Phase4Config(Struct, frozen=True, kw_only=True):
     OUTBOUND_BULK_LIMIT: Annotated[
         int, Meta(ge=1, le=100_000, description="messages to all chats within a second; answers do not wait")
     ] = 30
-    OUTBOUND_PAID_LIMIT: Annotated[
-        int, Meta(ge=1, le=100_000, description="the same of paid broadcasts")
-    ] = 1000
+    OUTBOUND_PAID_LIMIT: Annotated[int, Meta(ge=1, le=100_000, description="the same of paid broadcasts")] = (
+        1000
+    )
     OUTBOUND_EDITS: Annotated[
         Literal["shared", "separate"],
         _doc("whether edits count with their chat's messages or have the same limits for themselves"),

@@ -89,6 +89,8 @@ class SingleFlight(Generic[T]):
     def __init__(self, name: Callable[[Any], str] = _first_text) -> None:
         """``name`` shows a key in errors."""
         self._name = name
+        self.timeout: float | None = None
+        """Seconds that a run may take which is given none of its own; set by the owner."""
         # Changed only by run and _fly; an entry leaves when its run ends.
         self._flights: dict[Hashable, _Flight[T]] = {}
 
@@ -108,11 +110,14 @@ class SingleFlight(Generic[T]):
     ) -> T:
         """Return what ``work()`` returns, joining the run of ``key`` that is under way if there is one.
 
-        A run that takes longer than ``timeout`` seconds is cancelled, and given up whether it takes notice of
-        that or not: all who wait for it get the error of ``expired()``, and the next caller starts anew.
+        A run that takes longer than ``timeout`` seconds (None: :attr:`timeout`) is cancelled, and given up
+        whether it takes notice of that or not: all who wait for it get the error of ``expired()``, and the
+        next caller starts anew.
         Raises CircularLoadError if that run waits for this call, through whatever other runs and tasks.
         """
         loop = asyncio.get_running_loop()
+        if timeout is None:
+            timeout = self.timeout
         flight = self._flights.get(key)
         current = _CURRENT.get()
         if current is not None and (current.loop is not loop or current.task.done()):

@@ -105,7 +105,7 @@ class Dispatcher:
         self.batch_timeout = 5.0
         self.max_concurrent = 10
         self.max_pending = 10_000
-        self.handler_timeout = 0.0
+        self.handler_timeout = 21_600.0
         self.retry = RetryPolicy()
         self.isolate = False
         self.sizer: BatchSizer | None = None

@@ -131,7 +131,7 @@ class BatchProcessor(Phase4Service):
 
         At first: batches of ``max_batch_size`` 100 items, started when full or ``batch_timeout`` 5
         after their first item; ``max_concurrent`` 10 handlers at once; ``max_pending`` 10,000 items
-        that have not ended. ``handler_timeout`` 0: none. A failed batch is tried again
+        that have not ended. ``handler_timeout`` 21,600 (six hours; 0: none). A failed batch is tried again
         ``max_retries`` 3 times, after a random delay of at most ``retry_base`` 0.5, doubled for each
         try, at most ``retry_max`` 30. With ``isolate`` a batch out of tries is halved again and
         again, each half tried once, so that only the items that make the handler fail are given up.

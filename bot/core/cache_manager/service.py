@@ -26,7 +26,7 @@ from bot.core.cache_manager.errors import LoaderTimeoutError, UnsupportedValueEr
 from bot.core.cache_manager.keys import MAX_KEY, compile_glob, printable, redis_key, valid_key, valid_name
 from bot.core.cache_manager.l1 import L1, Meta
 from bot.core.cache_manager.l2 import L2, PIECE_BYTES, PIECE_KEYS, Change
-from bot.core.cache_manager.models import PLAIN, LoadOptions, valid_ttl
+from bot.core.cache_manager.models import PLAIN, LoadOptions, not_negative, valid_ttl
 from bot.core.cache_manager.stats import Counters
 from bot.core.cache_manager.tags import ANY_TAG, same
 from bot.core.cache_manager.warming import TIMEOUT, Warmer
@@ -42,6 +42,8 @@ Tags = Sequence[str] | TagsOf
 """Of a value that is loaded: as they are, or a function of the value."""
 
 DEFAULT_NAMESPACE = "default"
+LOAD_TIMEOUT = 120.0
+"""Seconds for a load, unless CACHE_LOAD_TIMEOUT says otherwise."""
 MAX_NAMESPACES = 64
 """Namespaces that a ``get`` without one looks into; those used later than these must be named."""
 
@@ -92,6 +94,7 @@ class CacheManager(Phase4Service):
         # What listens to Redis and makes good what it missed: ends when Redis is left, the others do not.
         self._l2_tasks = BackgroundTasks()
         self._flights: SingleFlight[tuple[Any, Frozen | None]] = SingleFlight(name=_shown)
+        self._flights.timeout = LOAD_TIMEOUT
         self._warmer = Warmer(self._tasks, clock)
         self._l1 = self._new_l1()
         self._l2: L2 | None = None
@@ -131,13 +134,16 @@ class CacheManager(Phase4Service):
         redis_url: str | None = None,
         warming: bool | None = None,
         warming_interval: float | None = None,
+        load_timeout: float | None = None,
     ) -> bool:
         """Switch on, or reconfigure; None leaves what was set before.
 
         L1 holds at most ``l1_max_entries`` (10,000) entries of ``l1_max_size_mb`` (100) MB together;
         ``eviction`` is "s3fifo" or "lru", whose reads cost more; changing it empties L1.
         ``default_ttl`` (300) and ``warming_interval`` (600) are seconds; ``redis_url`` "" is L1 only;
-        ``warming`` allows refreshes in the background (True). Raises ValueError for values out of
+        ``warming`` allows refreshes in the background (True). A load that takes longer than
+        ``load_timeout`` (120; 0: any time) seconds is given up: who waits for it gets
+        LoaderTimeoutError, and the next caller starts anew. Raises ValueError for values out of
         bounds, and RedisUnavailableError if the redis package is missing; that no server answers is
         no error, since it may come later.
         """
@@ -151,8 +157,11 @@ class CacheManager(Phase4Service):
             raise invalid("eviction", eviction, "'s3fifo' or 'lru'")
         ttl = self._default_ttl if default_ttl is None else valid_ttl(default_ttl)
         interval = self._warming_interval if warming_interval is None else valid_ttl(warming_interval)
+        limit = not_negative("load_timeout", load_timeout) if load_timeout is not None else None
         url = self._redis_url if redis_url is None else redis_url
         async with self._transition:
+            if limit is not None:
+                self._flights.timeout = limit or None
             link = None
             if url and (self._l2 is None or self._l2.link.url != url or not self._enabled):
                 link = RedisLink.shared(url)
@@ -906,7 +915,9 @@ class CacheManager(Phase4Service):
             return await self._run_loader(key, loader, ttl, namespace, tags, options, look_up)
 
         stale = self._stale(namespace, key, options) or (look_up.stale if look_up is not None else None)
-        flight = self._flights.run((namespace, key), run)
+        flight = self._flights.run(
+            (namespace, key), run, timeout=self._limit(options), expired=lambda: self._expired(key)
+        )
         try:
             if stale is not None and options.soft_timeout is not None:
                 value, frozen = await self._or_stale(flight, options.soft_timeout)
@@ -928,6 +939,16 @@ class CacheManager(Phase4Service):
             return frozen.value if frozen.thaw is None else frozen.thaw(frozen.value)
         # It cannot be copied: the one who loaded it has it, and the others load their own.
         return value if led else await loader()
+
+    def _limit(self, options: LoadOptions) -> float | None:
+        """Seconds for a whole load, after which its callers are let go; a ``hard_timeout`` comes first."""
+        limit = self._flights.timeout
+        return limit if limit is None or options.hard_timeout is None else limit + options.hard_timeout
+
+    def _expired(self, key: str) -> LoaderTimeoutError:
+        return LoaderTimeoutError(
+            f"loading {key[:100]!r} took longer than {self._flights.timeout:g} s (CACHE_LOAD_TIMEOUT)"
+        )
 
     def _stale(self, namespace: str, key: str, options: LoadOptions) -> Frozen | None:
         """The last good value, if it is asked for; held here, since it may be evicted meanwhile."""
@@ -1050,6 +1071,8 @@ class CacheManager(Phase4Service):
                 await self._flights.run(
                     (namespace, key),
                     lambda: self._run_loader(key, loader, seconds, namespace, _checked(tags), options),
+                    timeout=self._limit(options),
+                    expired=lambda: self._expired(key),
                 )
             except Exception as error:
                 self._counters.load_failures += 1

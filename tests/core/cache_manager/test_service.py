@@ -1,6 +1,7 @@
 """The cache in one process, without Redis, on virtual time."""
 
 import asyncio
+import contextlib
 import gc
 from collections import OrderedDict
 
@@ -515,7 +516,10 @@ async def test_a_loaded_value_that_cannot_be_copied_is_answered_and_said_once(ca
     for _ in range(3):
         assert list(await cache.get_or_load("k", loader)) == [0, 1, 2]
     [line] = caplog.messages
-    assert "What the loader of 'k' returns is not cached: a value of type generator cannot be copied" in line
+    assert (
+        "What the loader of 'k' returns is not cached: TypeError: a value of type generator cannot be copied"
+        in line
+    )
 
 
 async def test_an_object_that_points_back_is_cached_with_its_graph(cache):
@@ -590,3 +594,35 @@ async def test_lru_is_an_option(cache):
     assert loader.runs == 1
     with pytest.raises(ValueError, match="eviction = 'fifo'"):
         await cache.enable(eviction="fifo")
+
+
+async def test_a_load_that_hangs_lets_its_callers_go_and_the_next_starts_anew():
+    cache = CacheManager()
+    await cache.enable(load_timeout=0.05)
+    end = asyncio.Event()
+
+    async def hang():
+        while not end.is_set():  # it takes no notice of being cancelled
+            with contextlib.suppress(asyncio.CancelledError):
+                await end.wait()
+        return "late"
+
+    async def load():
+        return "new"
+
+    waiting = [asyncio.ensure_future(cache.get_or_load("k", hang)) for _ in range(3)]
+    for waiter in waiting:
+        with pytest.raises(LoaderTimeoutError, match=r"loading .k. took longer than 0\.05 s"):
+            await waiter
+    await cache.enable(load_timeout=0)
+    assert await cache.get_or_load("k", load) == "new"
+    end.set()
+    await asyncio.sleep(0)
+    assert await cache.get("k") == "new", "what comes too late is not kept"
+    await cache.disable()
+
+
+@pytest.mark.parametrize("value", [-1, True, "1", float("nan")])
+async def test_a_load_timeout_that_is_none_is_named(value):
+    with pytest.raises(ValueError, match="load_timeout = "):
+        await CacheManager().enable(load_timeout=value)
