@@ -58,4 +58,4 @@ def test_the_library_is_copied_into_the_bots_own_package(tmp_path):
         [sys.executable, "-m", "bot"],
         capture_output=True, text=True, cwd=host, timeout=60, check=False,
     )  # fmt: skip
-    assert shown.stdout.splitlines() == ["True", "True 6 []", "True"], shown.stderr
+    assert shown.stdout.splitlines() == ["True", "True 7 []", "True"], shown.stderr
