@@ -6,7 +6,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
-from bot.core.metrics import Phase4Collector
+from bot.core.phase4_metrics import Phase4Collector
 from bot.service.loop_lag import LoopLag
 
 

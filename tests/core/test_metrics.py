@@ -8,11 +8,11 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from bot.core import metrics
+from bot.core import phase4_metrics
 from bot.core.cache_manager import CacheManager
 from bot.core.connection_pool_manager import ConnectionPoolManager
 from bot.core.enhanced_startup_phase4 import initialize_phase4_services, shutdown_phase4_services
-from bot.core.metrics import Phase4Collector, register_phase4_metrics
+from bot.core.phase4_metrics import Phase4Collector, register_phase4_metrics
 from bot.core.phase4_service import Phase4Service
 from bot.core.query_optimizer import QueryOptimizer
 from bot.core.rate_limiter import RateLimitConfig, RateLimiter
@@ -146,7 +146,7 @@ async def test_made_up_names_do_not_make_up_series(scrape, services):
     tiers = {
         dict(labels)["tier"] for name, labels in seen.values if name == "phase4_rate_limit_requests_total"
     }
-    assert len(tiers) == metrics.MAX_LABEL_VALUES
+    assert len(tiers) == phase4_metrics.MAX_LABEL_VALUES
     assert "secret" not in seen.text
 
 
@@ -189,7 +189,7 @@ async def test_a_scrape_from_another_thread_is_answered_by_the_loop(registry, mo
 
 
 async def test_a_blocked_loop_is_told_and_not_waited_for(registry, monkeypatch, caplog):
-    monkeypatch.setattr(metrics, "SCRAPE_TIMEOUT", 0.05)
+    monkeypatch.setattr(phase4_metrics, "SCRAPE_TIMEOUT", 0.05)
     register_phase4_metrics(registry)
     seen = []
     thread = threading.Thread(target=lambda: seen.extend(Samples(registry) for _ in range(2)))

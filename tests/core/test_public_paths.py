@@ -52,7 +52,7 @@ NAMES = {
         cached get_phase4_status initialize_phase4_services optimize_query rate_limited
         reset_phase4_services shutdown_phase4_services
     """,
-    "metrics": """
+    "phase4_metrics": """
         Phase4Collector register_phase4_metrics
     """,
 }

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from bot.core.metrics import Phase4Collector
+from bot.core.phase4_metrics import Phase4Collector
 from tests.deploy.conftest import DEPLOY
 from tests.docs.guide import blocks
 

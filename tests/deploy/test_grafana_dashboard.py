@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from bot.core.metrics import Phase4Collector
+from bot.core.phase4_metrics import Phase4Collector
 from tests.deploy.conftest import DEPLOY
 
 DASHBOARD = json.loads((DEPLOY / "grafana-dashboard.json").read_text())

@@ -14,7 +14,7 @@ HOST = {
 import asyncio
 from bot.core import handlers
 from bot.core.enhanced_startup_phase4 import initialize_phase4_services, shutdown_phase4_services
-from bot.core.metrics import register_phase4_metrics
+from bot.core.phase4_metrics import register_phase4_metrics
 from prometheus_client import CollectorRegistry, generate_latest
 
 async def main():
@@ -28,6 +28,7 @@ async def main():
 asyncio.run(main())
 """,
     "bot/core/__init__.py": "WHOSE = 'the host'\n",
+    "bot/core/metrics.py": "WHOSE = 'the host'\n",  # bots have one of their own
     "bot/core/handlers.py": """
 import config_enhancements_phase4
 FLAGS = [name for name in vars(config_enhancements_phase4) if name.startswith("ENABLE_")]
@@ -53,7 +54,8 @@ def test_the_library_is_copied_into_the_bots_own_package(tmp_path):
     for line in commands():
         # Some versions of cp end with 1 when -n left something as it was.
         subprocess.run(line, shell=True, cwd=host, check=False)
-    assert (host / "bot/core/__init__.py").read_text() == HOST["bot/core/__init__.py"]
+    for own in ("bot/core/__init__.py", "bot/core/metrics.py"):
+        assert (host / own).read_text() == HOST[own]
     shown = subprocess.run(
         [sys.executable, "-m", "bot"],
         capture_output=True, text=True, cwd=host, timeout=60, check=False,
