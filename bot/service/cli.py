@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     # Not above: check and status need no web server.
     from bot.service.dashboard.access import valid_token
-    from bot.service.server import serve
+    from bot.service.serving import serve
 
     token = arguments.token if arguments.token is not None else os.environ.get(TOKEN_VARIABLE, "").strip()
     if token or arguments.token is not None:

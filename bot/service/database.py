@@ -12,14 +12,11 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
-from urllib.parse import unquote, urlsplit
 
 from bot.core._shared.errors import CapacityError, ClosedError
-from bot.core._shared.masking import mask_url, one_line
+from bot.core._shared.masking import one_line
 from bot.core.query_optimizer import database_time
-from bot.service.settings import CannotStartError, database_backend
 
 if TYPE_CHECKING:
     from bot.core.connection_pool_manager import ConnectionPoolManager
@@ -221,26 +218,3 @@ class ServiceDatabase(ABC):
             "connections_open": now,
             "connections_peak": peak,
         }
-
-
-def open_database(url: str, path: Path) -> ServiceDatabase:
-    """The database that ``DATABASE_URL`` names, or the file at ``path``. Connects to nothing yet.
-
-    Raises CannotStartError for a url the service cannot run on.
-    """
-    from bot.service.sqlite_database import SqliteDatabase
-
-    backend = database_backend(url)
-    if not url:
-        return SqliteDatabase(path)
-    if backend == "postgresql":
-        from bot.service.postgresql_database import PostgresqlDatabase
-
-        return PostgresqlDatabase(url)
-    if backend == "sqlite":
-        return SqliteDatabase(Path(unquote(urlsplit(url).path[1:])), replace=False)
-    raise CannotStartError(
-        f"DATABASE_URL = {mask_url(url)!r}: the service runs on postgresql://user:password@host/database "
-        "or sqlite:///file.db; leave it empty for the embedded database. (Pools of your own take mysql:// "
-        "too: name them in DATABASE_POOLS.)"
-    )

@@ -23,6 +23,7 @@ from bot.core.load_balancer import Instance, InstanceFailure, LoadBalancer, NoIn
 from bot.core.phase4_config import ConfigError, Phase4Config
 from bot.service import forwarded_headers
 from bot.service.api_errors import ApiError
+from bot.service.app_keys import ACCESS, FEED
 from bot.service.bodies import Bodies, Body
 from bot.service.client_address import client_address
 from bot.service.dashboard.events import LOGGER, EventLog
@@ -31,7 +32,7 @@ from bot.service.dashboard.pages import Dashboard, page
 from bot.service.loop_lag import LoopLag
 from bot.service.metrics_api import MetricsApi
 from bot.service.middleware import REQUEST_ID
-from bot.service.server import ACCESS, FEED, make_application
+from bot.service.server import make_application
 from bot.service.settings import MAX_UPLOAD_BYTES, CannotStartError, ServiceSettings
 
 logger = logging.getLogger("bot.front")

@@ -1,14 +1,10 @@
-"""The application and its life: start, serve, drain, stop."""
+"""The application: what it answers, and what starts and stops with it."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import errno
 import logging
-import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from aiohttp import web
@@ -21,22 +17,17 @@ from bot.core.enhanced_startup_phase4 import (
     shutdown_phase4_services,
 )
 from bot.service.activity_api import ActivityApi
+from bot.service.app_keys import ACCESS, CONNECTIONS, DRAIN, FEED
 from bot.service.batch_api import BatchApi
 from bot.service.client_address import TRUSTED_PROXIES
-from bot.service.connections import (
-    BACKLOG,
-    BriefHttpLog,
-    Connection,
-    Connections,
-    most_connections,
-    with_fit_expectations,
-)
+from bot.service.connections import Connections, most_connections
 from bot.service.dashboard.access import Access
 from bot.service.dashboard.events import LOGGER, EventLog
 from bot.service.dashboard.feed import Feed
 from bot.service.dashboard.pages import Dashboard, page
 from bot.service.data_api import DataApi
-from bot.service.database import ServiceDatabase, open_database
+from bot.service.database import ServiceDatabase
+from bot.service.databases import open_database
 from bot.service.drain import Drain
 from bot.service.execute_api import ExecuteApi
 from bot.service.journal import Journal
@@ -44,19 +35,10 @@ from bot.service.loop_lag import LoopLag
 from bot.service.metrics_api import MetricsApi
 from bot.service.middleware import around_request
 from bot.service.request_guard import AllowedHosts, guard
-from bot.service.settings import MAX_JSON_BYTES, CannotStartError, ServiceSettings, Urls
+from bot.service.settings import MAX_JSON_BYTES, ServiceSettings, Urls
 from bot.service.upload_api import UploadApi
 
 logger = logging.getLogger("bot.service")
-
-DRAIN_SECONDS = 10.0
-"""How long requests in progress may take once the service is told to stop."""
-
-
-DRAIN: web.AppKey[Drain] = web.AppKey("drain", Drain)
-CONNECTIONS: web.AppKey[Connections] = web.AppKey("connections", Connections)
-ACCESS: web.AppKey[Access] = web.AppKey("access", Access)
-FEED: web.AppKey[Feed] = web.AppKey("feed", Feed)
 
 
 def create_app(settings: ServiceSettings, phase4: Mapping[str, Any] | None = None) -> web.Application:
@@ -147,12 +129,6 @@ def make_application(settings: ServiceSettings, *, client_max_size: int) -> web.
     return app
 
 
-def _front(settings: ServiceSettings) -> web.Application:
-    from bot.service.front import create_front
-
-    return create_front(settings)
-
-
 async def _connect(database: ServiceDatabase, journal: Journal | None, pooled: bool) -> None:
     """Have the database and the journal take their connections from pools, if there are pools."""
     pools = None
@@ -201,109 +177,3 @@ async def _health(database: ServiceDatabase, journal: Journal | None, in_full: b
 
 def _progress(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
-
-
-async def serve(settings: ServiceSettings, ready: Callable[[int], None] | None = None) -> int:
-    """Serve until SIGINT or SIGTERM, then drain; returns the exit status.
-
-    ``ready`` is called with the port once requests are accepted.
-    """
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        with contextlib.suppress(NotImplementedError):  # Windows has KeyboardInterrupt only
-            loop.add_signal_handler(number, stop.set)
-    try:
-        app = _front(settings) if settings.balance else create_app(settings)
-    except CannotStartError as error:
-        print(f"Cannot start: {error}", file=sys.stderr)
-        return 1
-    # What is still there after the drain gets a second to notice that it is cut off.
-    # A front passes encoded bodies on as they came.
-    runner = web.AppRunner(
-        app, access_log=None, shutdown_timeout=1.0, logger=_http_log(), auto_decompress=not settings.balance
-    )
-    connections = app[CONNECTIONS]
-    try:
-        try:
-            listener = _listen(settings)
-        except OSError as error:
-            print(_cannot_listen(settings, error), file=sys.stderr)
-            return 1
-        try:
-            await runner.setup()
-        except CannotStartError as error:
-            listener.close()
-            print(f"Cannot start: {error}", file=sys.stderr)
-            return 1
-        port = listener.getsockname()[1]
-        assert runner.server is not None
-        runner.server.request_factory = with_fit_expectations(runner.server.request_factory)
-        # Not by web.SockSite, which takes every connection for as long as its client likes.
-        server = await loop.create_server(
-            lambda: Connection(_protocol(runner), connections), sock=listener, backlog=BACKLOG
-        )
-        status = await get_phase4_status()
-        print(
-            f"Bot service on http://{settings.host}:{port}  (Ctrl-C stops it)\n"
-            f"  Phase 4: {', '.join(status['services']) or 'off'}\n"
-            f"{_dashboard_line(settings, port, app[ACCESS])}"
-            f"  try: curl -i 'http://{settings.host}:{port}/api/data?user_id=1'",
-            flush=True,
-        )
-        if ready is not None:
-            ready(port)
-        await stop.wait()
-        logger.info("Stopping: requests in progress have %g s", DRAIN_SECONDS)
-        server.close()
-        app[FEED].close()  # streams would never end by themselves
-        if left := await app[DRAIN].wait_until_idle(DRAIN_SECONDS):
-            logger.warning("Stopping: %d request(s) cut off after %g s", left, DRAIN_SECONDS)
-    finally:
-        connections.close()
-        await runner.cleanup()
-    print("Stopped.", flush=True)
-    return 0
-
-
-def _protocol(runner: web.AppRunner) -> asyncio.Protocol:
-    assert runner.server is not None
-    return runner.server()
-
-
-def _http_log() -> logging.Logger:
-    """What the web server logs to: without a traceback for every malformed request."""
-    log = logging.getLogger("bot.http")
-    log.filters = [BriefHttpLog()]
-    return log
-
-
-def _dashboard_line(settings: ServiceSettings, port: int, access: Access) -> str:
-    """Where the dashboard is. A token that was made here has to be told; a given one stays unsaid."""
-    host = {"": "localhost", "0.0.0.0": "localhost", "::": "localhost"}.get(settings.host, settings.host)  # noqa: S104
-    where = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
-    if access.made:
-        return (
-            f"  dashboard: {where}#token={access.token}\n"
-            f"  (a token for this run; set PHASE4_DASHBOARD_TOKEN to keep one. /metrics asks for it too)\n"
-        )
-    return f"  dashboard: {where}{' (asks for the token)' if access.needed else ''}\n"
-
-
-def _listen(settings: ServiceSettings):  # type: ignore[no-untyped-def]
-    import socket
-
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    # Bound before anything else is started: a taken port must not cost a data set first.
-    return socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
-
-
-def _cannot_listen(settings: ServiceSettings, error: OSError) -> str:
-    where = f"{settings.host}:{settings.port}"
-    if error.errno == errno.EADDRINUSE:
-        return (
-            f"Cannot start: {where} is already in use.\n"
-            f"Choose another port with --port (make run PORT=8001) or the environment's PORT, "
-            f"or stop what listens there."
-        )
-    return f"Cannot start: cannot listen on {where}: {error.strerror or error}"

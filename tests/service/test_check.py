@@ -15,7 +15,8 @@ from bot.service.check import rules
 from bot.service.check.command import _free_in_container, check
 from bot.service.check.findings import State, as_json, as_table, fail, failed, ok, warn
 from bot.service.check.servers import Server, judge, reach, reach_instance, servers
-from bot.service.database import POOL_NAME, open_database
+from bot.service.database import POOL_NAME
+from bot.service.databases import open_database
 from bot.service.settings import CannotStartError
 from tests.support.servers import free_port
 

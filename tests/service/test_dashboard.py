@@ -11,11 +11,12 @@ import pytest
 from aiohttp import ClientSession, web
 
 from bot.core.query_optimizer import QueryOptimizer
+from bot.service.app_keys import FEED
 from bot.service.dashboard import pages
 from bot.service.dashboard.access import COOKIE, Access, is_loopback, valid_token
 from bot.service.dashboard.events import EventLog
 from bot.service.dashboard.feed import MAX_VIEWERS, Feed
-from bot.service.server import FEED, create_app
+from bot.service.server import create_app
 from bot.service.settings import ServiceSettings
 from tests.service.conftest import Service
 from tests.support.servers import free_port

@@ -7,7 +7,8 @@ import sqlite3
 import pytest
 
 from bot.core.connection_pool_manager import ConnectionPoolManager
-from bot.service.database import ConstraintError, DatabaseUnavailableError, open_database
+from bot.service.database import ConstraintError, DatabaseUnavailableError
+from bot.service.databases import open_database
 from bot.service.postgresql_database import PostgresqlDatabase, translate
 from bot.service.settings import CannotStartError, Urls
 from bot.service.sqlite_database import SqliteDatabase

@@ -14,7 +14,7 @@ import time
 import pytest
 
 from bot.service.data_api import MOST_FOUND
-from bot.service.server import DRAIN_SECONDS
+from bot.service.serving import DRAIN_SECONDS
 from bot.service.upload_api import LEFTOVER_SECONDS
 from tests.service.conftest import Service
 

@@ -1,0 +1,15 @@
+"""What the application holds for its handlers and for who serves it."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from bot.service.connections import Connections
+from bot.service.dashboard.access import Access
+from bot.service.dashboard.feed import Feed
+from bot.service.drain import Drain
+
+DRAIN: web.AppKey[Drain] = web.AppKey("drain", Drain)
+CONNECTIONS: web.AppKey[Connections] = web.AppKey("connections", Connections)
+ACCESS: web.AppKey[Access] = web.AppKey("access", Access)
+FEED: web.AppKey[Feed] = web.AppKey("feed", Feed)
