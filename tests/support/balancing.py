@@ -7,7 +7,8 @@ from typing import Any
 
 from bot.core.load_balancer.cluster import Cluster
 from bot.core.load_balancer.instances import Instance
-from bot.core.load_balancer.models import Options, options_from, strategy_of
+from bot.core.load_balancer.models import Options, options_from
+from bot.core.load_balancer.strategies import strategy_of
 from tests.support.clock import VirtualClock
 
 

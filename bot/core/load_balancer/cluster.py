@@ -8,13 +8,12 @@ from statistics import median
 
 from bot.core._shared.backoff import exponential
 from bot.core.load_balancer.connections import LeastBusy
-from bot.core.load_balancer.instances import Instance
+from bot.core.load_balancer.instances import Instance, StrategyFunction
 from bot.core.load_balancer.models import (
     InstanceEvent,
     InstanceState,
     LoadBalancingStrategy,
     Options,
-    StrategyFunction,
 )
 from bot.core.load_balancer.outliers import Outliers
 from bot.core.load_balancer.sticky import Rendezvous, slot_of

@@ -10,8 +10,8 @@ from bot.core._shared.clock import Clock
 from bot.core._shared.masking import one_line
 from bot.core._shared.tasks import BackgroundTasks
 from bot.core.load_balancer.cluster import Cluster
-from bot.core.load_balancer.instances import Instance
-from bot.core.load_balancer.models import HealthCheck, InstanceState
+from bot.core.load_balancer.instances import HealthCheck, Instance
+from bot.core.load_balancer.models import InstanceState
 
 
 class HealthChecks:

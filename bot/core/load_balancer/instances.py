@@ -6,6 +6,7 @@ import ipaddress
 import math
 import re
 from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -123,6 +124,11 @@ class Instance:
 
     def __repr__(self) -> str:
         return f"<Instance {self.id} {self._url} {self.state.value} in_flight={self.in_flight}>"
+
+
+RequestHandler = Callable[["Instance", Any], Awaitable[Any]]
+HealthCheck = Callable[["Instance"], Awaitable[object]]
+StrategyFunction = Callable[[Sequence["Instance"]], "Instance"]
 
 
 def make_instance(id: object, host: object, port: object, weight: object, scheme: object) -> Instance:

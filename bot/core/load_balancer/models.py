@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypedDict
 
 from msgspec import Struct
 
-from bot.core._shared.errors import invalid
 from bot.core.phase4_config import Phase4Config
-
-if TYPE_CHECKING:
-    from bot.core.load_balancer.instances import Instance
 
 PREFIX = "LOAD_BALANCER_"
 
@@ -81,9 +77,6 @@ class InstanceEvent(NamedTuple):
     """Unix time in seconds."""
 
 
-RequestHandler = Callable[["Instance", Any], Awaitable[Any]]
-HealthCheck = Callable[["Instance"], Awaitable[object]]
-StrategyFunction = Callable[[Sequence["Instance"]], "Instance"]
 EventCallback = Callable[[InstanceEvent], object]
 
 
@@ -155,18 +148,3 @@ def options_from(base: Options | None, given: Figures) -> Options:
         values = {PREFIX + name.upper(): getattr(base, name) for name in Options.__struct_fields__}
     values.update({PREFIX + name.upper(): value for name, value in given.items()})
     return Options(**figures_of(Phase4Config.from_mapping(values, source="enable")))
-
-
-def strategy_of(value: object) -> LoadBalancingStrategy | StrategyFunction:
-    """A member, its name or a callable, checked."""
-    if isinstance(value, LoadBalancingStrategy):
-        return value
-    if isinstance(value, str):
-        try:
-            return LoadBalancingStrategy(value)
-        except ValueError:
-            pass
-    elif callable(value):
-        return value
-    names = ", ".join(repr(member.value) for member in LoadBalancingStrategy)
-    raise invalid("strategy", value, f"one of {names}, or a callable that picks from a list of instances")

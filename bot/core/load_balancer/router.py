@@ -13,8 +13,8 @@ from bot.core.load_balancer.cluster import Cluster
 from bot.core.load_balancer.errors import NoInstanceError, RequestFailed, RequestRejected
 from bot.core.load_balancer.faults import Blame, FaultLog, blame, never_sent
 from bot.core.load_balancer.health import described
-from bot.core.load_balancer.instances import Instance
-from bot.core.load_balancer.models import Attempt, RequestHandler, RouteResult
+from bot.core.load_balancer.instances import Instance, RequestHandler
+from bot.core.load_balancer.models import Attempt, RouteResult
 
 HEDGE_QUANTILE = 0.95
 HEDGE_MIN_SAMPLES = 20

@@ -16,22 +16,25 @@ from bot.core.load_balancer.cluster import Cluster
 from bot.core.load_balancer.errors import BalancerOffError
 from bot.core.load_balancer.health import HealthChecks, described
 from bot.core.load_balancer.http_handler import HttpHandler
-from bot.core.load_balancer.instances import Instance, make_instance
+from bot.core.load_balancer.instances import (
+    HealthCheck,
+    Instance,
+    RequestHandler,
+    StrategyFunction,
+    make_instance,
+)
 from bot.core.load_balancer.models import (
     EventCallback,
     Figures,
-    HealthCheck,
     InstanceEvent,
     InstanceState,
     LoadBalancingStrategy,
-    RequestHandler,
     RouteResult,
-    StrategyFunction,
     options_from,
-    strategy_of,
 )
 from bot.core.load_balancer.router import Counters, Router
 from bot.core.load_balancer.stats import snapshot
+from bot.core.load_balancer.strategies import strategy_of
 from bot.core.phase4_config import InstanceSettings
 from bot.core.phase4_service import Phase4Service
 

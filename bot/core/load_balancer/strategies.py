@@ -11,10 +11,11 @@ import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
 
+from bot.core._shared.errors import invalid
 from bot.core._shared.masking import one_line
 from bot.core.load_balancer.connections import LeastBusy
-from bot.core.load_balancer.instances import Instance
-from bot.core.load_balancer.models import LoadBalancingStrategy, StrategyFunction
+from bot.core.load_balancer.instances import Instance, StrategyFunction
+from bot.core.load_balancer.models import LoadBalancingStrategy
 
 Pick = Callable[[], Instance]
 
@@ -29,6 +30,21 @@ _FEW = 32
 """Instances up to which LEAST_LOADED has every pair at hand."""
 _DRAWN = 4096
 """Pairs whose order is drawn at once."""
+
+
+def strategy_of(value: object) -> LoadBalancingStrategy | StrategyFunction:
+    """A member, its name or a callable, checked."""
+    if isinstance(value, LoadBalancingStrategy):
+        return value
+    if isinstance(value, str):
+        try:
+            return LoadBalancingStrategy(value)
+        except ValueError:
+            pass
+    elif callable(value):
+        return value
+    names = ", ".join(repr(member.value) for member in LoadBalancingStrategy)
+    raise invalid("strategy", value, f"one of {names}, or a callable that picks from a list of instances")
 
 
 def chooser(

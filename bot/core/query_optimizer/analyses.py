@@ -53,7 +53,7 @@ def analysis_of(query: str, dialect: str, known: Known = NOTHING) -> Analysis:
 
 
 def _outlined(query: str, dialect: str, known: Known) -> Analysis:
-    from bot.core.query_optimizer.tables import names_given
+    from bot.core.query_optimizer.sql.names import names_given
 
     found = outline(query, dialect, known.own)
     writes: frozenset[str] = frozenset()
@@ -80,7 +80,7 @@ def _outlined(query: str, dialect: str, known: Known) -> Analysis:
 def unknown(query: str, dialect: str) -> Analysis:
     """The analysis of a text that a parser stumbled over."""
     from bot.core.query_optimizer.analyzer import unreadable
-    from bot.core.query_optimizer.tables import Declaration
+    from bot.core.query_optimizer.sql.declarations import Declaration
 
     fingerprint = hashlib.blake2b(query.encode("utf-8", "replace"), digest_size=8).hexdigest()
     shown = "(a text that cannot be read)"

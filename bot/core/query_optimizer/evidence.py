@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bot.core.query_optimizer.models import IndexSuggestion
+from bot.core.query_optimizer.models import Evidence, IndexSuggestion
 
 SAMPLED_ROWS = 10_000
 """Rows of a table that are read to tell how many values its columns have, where the planner does not say."""
@@ -62,17 +62,6 @@ class TableFigures:
     """Whether the table may have more: the count stopped at the sample's size."""
     selected: Mapping[str, float] = field(default_factory=dict)
     """DDL of a suggestion -> share (0-1) of the rows that a search on it examines."""
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What a plan proves."""
-
-    improvement: float = 0.0
-    """Percent, 0-100."""
-    sentences: tuple[str, ...] = ()
-    served: frozenset[str] = frozenset()
-    """DDL of suggestions that an index serves already, or that are for a view."""
 
 
 # Plans.

@@ -18,7 +18,6 @@ from bot.core._shared.masking import one_line
 from bot.core._shared.singleflight import SingleFlight
 from bot.core.query_optimizer.evidence import (
     SAMPLED_ROWS,
-    Evidence,
     Plan,
     TableFigures,
     judge,
@@ -26,7 +25,7 @@ from bot.core.query_optimizer.evidence import (
     plan_of_postgres,
     plan_of_sqlite,
 )
-from bot.core.query_optimizer.models import Advice, IndexSuggestion, QueryType
+from bot.core.query_optimizer.models import Advice, Evidence, IndexSuggestion, QueryType
 
 if TYPE_CHECKING:
     from bot.core.query_optimizer.analyzer import Reading

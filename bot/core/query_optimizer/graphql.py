@@ -20,8 +20,8 @@ from typing import Any
 
 from msgspec import structs
 
-from bot.core.query_optimizer.models import Advice, Analysis, Finding, QueryType
-from bot.core.query_optimizer.tables import GRAPHQL
+from bot.core.query_optimizer.models import Advice, Analysis, Finding, GraphQLReading, QueryType
+from bot.core.query_optimizer.sql.names import GRAPHQL
 
 MAX_TEXT = 200_000
 """Characters above which a text is not parsed."""
@@ -56,29 +56,6 @@ _SIZES = frozenset(
     ("first", "last", "limit", "pagesize", "page_size", "perpage", "per_page", "take", "count", "top")
 )
 _LISTS = frozenset(("edges", "nodes"))
-
-
-@dataclass(frozen=True)
-class GraphQLReading:
-    """One operation of a GraphQL text."""
-
-    kind: str
-    """"query", "mutation", "subscription"; empty if the text cannot be read."""
-    normal_form: str
-    """The operation and its fragments without layout, comments and its name, arguments sorted."""
-    shape: str
-    """The normal form with every literal replaced."""
-    fingerprint: str
-    root_fields: tuple[str, ...] = ()
-    depth: int = 0
-    complexity: int = 0
-    """With the defaults of variables; ``complexity_with`` counts with their values."""
-    sized_by_variables: bool = False
-    problem: str = ""
-    """Why it cannot be analysed, or will be refused by every server; empty if all is well."""
-    too_large: bool = False
-    """It is too long, too deep or endless: what measures it would not end well, nor would a server."""
-    findings: tuple[Finding, ...] = ()
 
 
 def is_graphql(text: str) -> bool:

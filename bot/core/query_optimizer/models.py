@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from msgspec import Struct, structs
 
 if TYPE_CHECKING:
-    from bot.core.query_optimizer.evidence import Evidence
-    from bot.core.query_optimizer.graphql import GraphQLReading
-    from bot.core.query_optimizer.tables import Declaration
+    from bot.core.query_optimizer.sql.declarations import Declaration
 
 Severity = Literal["info", "warning", "error"]
 SEVERITIES: tuple[Severity, ...] = ("info", "warning", "error")
@@ -39,6 +37,48 @@ class QueryType(Enum):
     AGGREGATE = "aggregate"
     OTHER = "other"
     UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One piece of advice about a query; ``docs/query_rules.md`` explains each code."""
+
+    code: str
+    """Stable: ``Q003`` means the same in every version."""
+    name: str
+    severity: Severity
+    message: str
+    """What is wrong, in one sentence that names the columns or tables."""
+    fix: str
+    """What to do about it."""
+    line: int = 1
+    """Where in the query's text it begins, from 1."""
+
+    def __str__(self) -> str:
+        return f"{self.code} {self.message} {self.fix}"
+
+
+@dataclass(frozen=True)
+class GraphQLReading:
+    """One operation of a GraphQL text."""
+
+    kind: str
+    """"query", "mutation", "subscription"; empty if the text cannot be read."""
+    normal_form: str
+    """The operation and its fragments without layout, comments and its name, arguments sorted."""
+    shape: str
+    """The normal form with every literal replaced."""
+    fingerprint: str
+    root_fields: tuple[str, ...] = ()
+    depth: int = 0
+    complexity: int = 0
+    """With the defaults of variables; ``complexity_with`` counts with their values."""
+    sized_by_variables: bool = False
+    problem: str = ""
+    """Why it cannot be analysed, or will be refused by every server; empty if all is well."""
+    too_large: bool = False
+    """It is too long, too deep or endless: what measures it would not end well, nor would a server."""
+    findings: tuple[Finding, ...] = ()
 
 
 class Analysis(Struct, frozen=True):
@@ -78,25 +118,6 @@ class Analysis(Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One piece of advice about a query; ``docs/query_rules.md`` explains each code."""
-
-    code: str
-    """Stable: ``Q003`` means the same in every version."""
-    name: str
-    severity: Severity
-    message: str
-    """What is wrong, in one sentence that names the columns or tables."""
-    fix: str
-    """What to do about it."""
-    line: int = 1
-    """Where in the query's text it begins, from 1."""
-
-    def __str__(self) -> str:
-        return f"{self.code} {self.message} {self.fix}"
-
-
-@dataclass(frozen=True, slots=True)
 class IndexSuggestion:
     """An index that would serve a query. Its columns are in the order that an index needs."""
 
@@ -113,6 +134,17 @@ class IndexSuggestion:
 
     def __str__(self) -> str:
         return self.ddl
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a plan proves."""
+
+    improvement: float = 0.0
+    """Percent, 0-100."""
+    sentences: tuple[str, ...] = ()
+    served: frozenset[str] = frozenset()
+    """DDL of suggestions that an index serves already, or that are for a view."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from bot.core._shared.bounded_store import BoundedStore, Entry
 from bot.core._shared.isolation import Frozen
-from bot.core.query_optimizer.tables import NEVER
+from bot.core.query_optimizer.sql.names import NEVER
 
 SPACE = "results"
 ENTRY_OVERHEAD = 450

@@ -53,18 +53,12 @@ from bot.core.query_optimizer.remembered import Remembered
 from bot.core.query_optimizer.result_scopes import read_in, scope_key, tell, told, written_in
 from bot.core.query_optimizer.results import ResultCache, freeze_params, key_of
 from bot.core.query_optimizer.sql.comments import untagged
+from bot.core.query_optimizer.sql.declarations import Declaration, declared_by, is_message, message_of
 from bot.core.query_optimizer.sql.long_texts import SHORT
 from bot.core.query_optimizer.sql.moments import names_a_moment
+from bot.core.query_optimizer.sql.names import names_given, write_marks
+from bot.core.query_optimizer.sql.relations import Relations
 from bot.core.query_optimizer.stats import MAX_SHOWN, ExecutionStatistics, has_parameters
-from bot.core.query_optimizer.tables import (
-    Declaration,
-    Relations,
-    declared_by,
-    is_message,
-    message_of,
-    names_given,
-    write_marks,
-)
 from bot.core.query_optimizer.timing import STOPWATCH, SlowQueryLog, Stopwatch
 from bot.core.query_optimizer.transactions import Transaction, Transactions, TransactionScope
 

@@ -1,8 +1,6 @@
-"""Which tables a statement reads and writes, and when two names mean one table (pure).
+"""Which tables a statement reads and writes (pure).
 
-A name is kept as it was qualified (``users``, ``public.users``), folded as its dialect folds. Two names
-may mean one table if one ends with all the parts of the other: ``users`` may be any schema's, while
-``a.users`` and ``b.users`` are two. What a text may do beyond what can be read is "anything".
+What a text may do beyond what can be read is "anything". Names are kept as :mod:`names` says.
 
 A name is taken for a table's. What makes another thing of it is learnt from the statements that pass
 through (:mod:`definitions`), or declared: see :class:`Relations`.
@@ -11,9 +9,7 @@ through (:mod:`definitions`), or declared: see :class:`Relations`.
 from __future__ import annotations
 
 import functools
-import json
 import re
-import unicodedata
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -27,23 +23,10 @@ from bot.core.query_optimizer.functions import (
     is_simple,
     judge,
 )
+from bot.core.query_optimizer.sql.declarations import Declaration
 from bot.core.query_optimizer.sql.moments import MOMENT, may_name_a_moment
+from bot.core.query_optimizer.sql.names import ANY, fold, name_of, names_given
 from bot.core.query_optimizer.sql.operators import unknown_operator
-
-GRAPHQL = "(graphql)"
-"""What every GraphQL query reads and every mutation writes; no database can have a table of this name."""
-
-ANY = "(any)"
-"""Stands for every table: what reads it depends on every write, what writes it may have written anything."""
-
-NEVER = "(never)"
-"""Stands behind a view whose rows change without a write, as by now(): what reads it is never cached."""
-
-MAX_RELATIONS = 10_000
-"""Views and cascades remembered; one more, and every write counts as a write to anything."""
-
-_POSTGRES_NAME = 63  # bytes; PostgreSQL cuts longer names, so two long ones may be one table
-_PLAIN = re.compile(r"[\w$ -]+\Z")
 
 # Statements that change no table's rows nor what a query means, by first word.
 HARMLESS = frozenset(
@@ -57,47 +40,6 @@ HARMLESS = frozenset(
 _MODIFIERS = frozenset(("low_priority", "ignore", "quick", "only"))
 _CATALOGS = ("pg_", "sqlite_", "pragma_")
 _CATALOG_SCHEMAS = frozenset(("information_schema", "pg_catalog", "performance_schema", "mysql", "sys"))
-
-
-class Declaration(NamedTuple):
-    """What a statement says of a name, beyond that it is written."""
-
-    kind: str
-    """"view": it reads ``others``; "cascade": a write to it changes them; "table": it is one; "renamed" and
-    "renamed view": from now on it is called one of them; "function": it is one; "doubt": any name may be a
-    view from now on."""
-    name: str = ""
-    others: frozenset[str] = frozenset()
-
-
-_MESSAGE = "(declares) "
-_KINDS = frozenset(("view", "cascade", "table", "renamed", "renamed view", "function", "doubt"))
-_LONGEST_MESSAGE = 20_000
-
-
-def message_of(declaration: Declaration) -> str:
-    """A declaration as other instances are told of it, among the tables that were written."""
-    kind, name, others = declaration
-    return _MESSAGE + json.dumps([kind, name, sorted(others)])
-
-
-def is_message(name: str) -> bool:
-    return name.startswith(_MESSAGE)
-
-
-def declared_by(message: str) -> Declaration | None:
-    """The declaration of a message; None if it is none. One that cannot be read leaves a doubt."""
-    if not message.startswith(_MESSAGE):
-        return None
-    try:
-        if len(message) > _LONGEST_MESSAGE:
-            raise ValueError("too long")
-        kind, name, others = json.loads(message[len(_MESSAGE) :])
-        if kind not in _KINDS or not all(isinstance(each, str) for each in (name, *others)):
-            raise ValueError("no declaration")
-        return Declaration(kind, name, frozenset(others))
-    except (ValueError, TypeError, RecursionError):
-        return Declaration("doubt")
 
 
 class Effects(NamedTuple):
@@ -481,43 +423,6 @@ def _autocommit(setting: Any, exp: Any) -> str:
     return ""
 
 
-def name_of(table: Any, dialect: str) -> str:
-    """The name of a table as it is kept; "" for what is not a table's own name, such as a function."""
-    args = table.args
-    this = args.get("this")
-    if not args.get("db") and this.__class__.__name__ == "Identifier":
-        return fold(this.name, quoted=bool(this.args.get("quoted")), dialect=dialect)
-    parts = []
-    for part in (args.get("catalog"), args.get("db"), this):
-        if part is None or part == "":
-            continue
-        if part.__class__.__name__ != "Identifier":
-            return ""
-        parts.append(fold(part.name, quoted=bool(part.args.get("quoted")), dialect=dialect))
-    return parts[0] if len(parts) == 1 else ".".join(parts)
-
-
-def fold(name: str, *, quoted: bool, dialect: str) -> str:
-    """A part of a name as its database compares it.
-
-    PostgreSQL keeps the case of quoted names alone; SQLite compares without case, and whether MySQL
-    does depends on the server's machine, so without case is the safe side there. Of letters outside ASCII
-    the case is never told apart.
-    """
-    if dialect == "postgres" and len(name) > _POSTGRES_NAME // 4:
-        name = name.encode("utf-8", "replace")[:_POSTGRES_NAME].decode("utf-8", "ignore")
-    if not name.isascii():
-        # What each server makes of other letters hangs on its encoding, collation and file system: two
-        # names that any of them may take for one are one here.
-        name = unicodedata.normalize("NFC", unicodedata.normalize("NFKC", name).casefold())
-    elif not (quoted and dialect == "postgres"):
-        name = name.lower()
-    # A dot inside a name must not look like one between names.
-    if name.isidentifier() or _PLAIN.match(name):
-        return name
-    return '"' + name.replace('"', '""').replace(".", "\\.") + '"'
-
-
 def _is_cte(table: Any, name: str, dialect: str, exp: Any) -> bool:
     """Whether an unqualified name is that of a WITH in whose reach it stands."""
     node = table
@@ -550,197 +455,3 @@ def _holds(outer: Any, inner: Any) -> bool:
             return True
         inner = inner.parent
     return False
-
-
-# Names that people give: "public.users", 'shop."Order"', `db`.`t`, [dbo].[t].
-_PART = re.compile(r'\s*(?:"((?:[^"]|"")*)"|`((?:[^`]|``)*)`|\[([^\]]*)\]|([^."`\[\]]+?))\s*(?:\.|\Z)')
-
-
-def names_given(name: str, dialect: str) -> list[str]:
-    """The names, as kept, that a name written by a person may mean. Raises ValueError for no name.
-
-    With mixed case and without quotes it may be meant either way in PostgreSQL: both are answered.
-    """
-    parts: list[str] = []
-    exact: list[str] = []
-    position = 0
-    while position < len(name):
-        match = _PART.match(name, position)
-        if match is None or match.end() == position:
-            raise ValueError(name)
-        plain = match.group(4)
-        text = next(group for group in match.groups() if group is not None)
-        quote = {1: '"', 2: "`", 3: "]"}.get(match.lastindex or 4, "")
-        text = text.replace(quote * 2, quote) if quote and quote != "]" else text
-        if not text.strip():
-            raise ValueError(name)
-        parts.append(fold(text, quoted=plain is None, dialect=dialect))
-        exact.append(fold(text, quoted=True, dialect=dialect))
-        position = match.end()
-    if not parts or name.rstrip().endswith("."):
-        raise ValueError(name)
-    return list(dict.fromkeys((".".join(parts), ".".join(exact))))
-
-
-@functools.lru_cache(maxsize=4096)
-def parts_of(name: str) -> tuple[str, ...]:
-    """The name and what remains of it as qualifiers are left off: a.b.c, b.c, c."""
-    pieces = re.split(r"(?<!\\)\.", name)
-    return tuple(".".join(pieces[start:]) for start in range(len(pieces)))
-
-
-@functools.lru_cache(maxsize=4096)
-def read_marks(names: frozenset[str]) -> frozenset[str]:
-    """What a result that read these tables is filed under."""
-    marks: set[str] = set()
-    for name in names:
-        whole, *shorter = parts_of(name)
-        marks.add(whole)
-        marks.update(f"?.{short}" for short in shorter)
-    return frozenset(marks)
-
-
-def write_marks(names: Iterable[str]) -> set[str]:
-    """Under what the results are filed that may have read one of these tables.
-
-    A result is filed under ``s.t`` and ``?.t`` if it read s.t, under ``t`` if it read t. A write to s.t
-    concerns ``s.t`` and ``t``; one to t concerns ``t`` and ``?.t``; any write concerns ``ANY``.
-    """
-    marks: set[str] = set()
-    for name in names:
-        marks.update(parts_of(name))
-        marks.add(f"?.{name}")
-    if marks:
-        marks.add(ANY)
-    return marks
-
-
-class Relations:
-    """Which tables stand behind views, and which change along with others.
-
-    Kept under every way a name may be written; changed only by ``view``, ``cascade`` and ``learn``. A name
-    that nothing is known of is a table's, until a statement is seen that may have defined views unseen: from
-    then on, only what was seen to be created as a table is one, and any other name may stand for any table.
-    """
-
-    def __init__(self) -> None:
-        self._behind: dict[str, set[str]] = {}
-        self._along: dict[str, set[str]] = {}
-        self._tables: set[str] = set()
-        self._functions: set[str] = set()
-        self._marks: dict[frozenset[str], frozenset[str]] = {}  # of marks_of, until a relation joins
-        self.doubt = False
-        """Views may have been defined unseen."""
-        self.overflow = False
-        """Too many to remember: then any write may change anything."""
-
-    def __bool__(self) -> bool:
-        return bool(self._behind or self._along or self.doubt)
-
-    def __len__(self) -> int:
-        return len(self._behind) + len(self._along)
-
-    def view(self, name: str, tables: Iterable[str]) -> None:
-        """A result that reads ``name`` depends on ``tables``; a write to ``name`` may write them."""
-        self._add(self._behind, name, tables)
-
-    def cascade(self, table: str, tables: Iterable[str]) -> None:
-        """A write to ``table`` changes ``tables`` too, by a trigger or a foreign key."""
-        self._add(self._along, table, tables)
-
-    def learn(self, declaration: Declaration) -> None:
-        """Take in what a statement said of a name."""
-        kind, name, others = declaration
-        if kind == "view":
-            self.view(name, others)
-        elif kind == "cascade":
-            self.cascade(name, others)
-        elif kind == "table":
-            if len(self._tables) < MAX_RELATIONS:
-                self._tables.add(name)
-        elif kind in ("renamed", "renamed view"):
-            self._rename(name, others, is_view=kind == "renamed view")
-        elif kind == "function":
-            if len(self._functions) < MAX_RELATIONS:
-                self._functions.add(name)
-        elif kind == "doubt":
-            self.doubt = True
-        self._marks.clear()
-
-    @property
-    def functions(self) -> frozenset[str]:
-        """Names of functions that were seen to be created."""
-        return frozenset(self._functions)
-
-    def _rename(self, name: str, others: frozenset[str], *, is_view: bool) -> None:
-        is_known = name in self._tables or any(_may_be_one(name, view) for view in self._behind)
-        for other in others:
-            if name in self._tables:
-                self._tables.add(other)
-            # Both ways: what is read under one name may have been read, or written, under the other.
-            self.view(other, (name,) if is_known or not is_view else (name, ANY))
-            self.view(name, (other,))
-        self._tables.discard(name)
-
-    def _add(self, where: dict[str, set[str]], name: str, others: Iterable[str]) -> None:
-        if name not in where and len(self) >= MAX_RELATIONS:
-            self.overflow = True
-            return
-        where.setdefault(name, set()).update(others)
-        self._marks.clear()
-
-    def clear(self) -> None:
-        self._behind.clear()
-        self._along.clear()
-        self._tables.clear()
-        self._functions.clear()
-        self._marks.clear()
-        self.doubt = self.overflow = False
-
-    def read_by(self, names: frozenset[str]) -> frozenset[str]:
-        """``names``, and what stands behind those of them that are views."""
-        found = self._closure(names, (self._behind,)) if self._behind else names
-        return self._doubted(found) if self.doubt else found
-
-    def marks_of(self, names: frozenset[str]) -> frozenset[str]:
-        """What a result that read ``names`` is filed under: :func:`read_marks` of ``read_by``."""
-        marks = self._marks.get(names)
-        if marks is None:
-            if len(self._marks) >= MAX_RELATIONS:
-                self._marks.clear()
-            marks = self._marks[names] = read_marks(self.read_by(names))
-        return marks
-
-    def written_by(self, names: frozenset[str]) -> frozenset[str]:
-        """``names``, and what changes along with them; with ``ANY`` among them, that is anything."""
-        if not self:
-            return names
-        found = self._closure(names, (self._behind, self._along))
-        return self._doubted(found) if self.doubt else found
-
-    def all_written(self, names: frozenset[str], anything: bool) -> tuple[frozenset[str], bool]:
-        """(``written_by``, whether that may be anything)"""
-        found = self.written_by(names)
-        return found, anything or self.overflow or ANY in found
-
-    def _doubted(self, names: frozenset[str]) -> frozenset[str]:
-        known = self._tables
-        return names | {ANY} if names - known - {ANY, NEVER} else names
-
-    @staticmethod
-    def _closure(names: Iterable[str], maps: tuple[dict[str, set[str]], ...]) -> frozenset[str]:
-        found = set(names)
-        queue = list(found)
-        for name in queue:
-            marks = write_marks([name])
-            for relation in maps:
-                for known, others in relation.items():
-                    if not marks.isdisjoint(read_marks(frozenset((known,)))):
-                        fresh = others - found
-                        found |= fresh
-                        queue += fresh
-        return frozenset(found)
-
-
-def _may_be_one(name: str, other: str) -> bool:
-    return not write_marks([name]).isdisjoint(read_marks(frozenset((other,))))

@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import Any
 
-from bot.core.query_optimizer.tables import read_marks, write_marks
+from bot.core.query_optimizer.sql.names import read_marks, write_marks
 
 
 class Transaction:

@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
-from bot.core.load_balancer.models import LoadBalancingStrategy, strategy_of
-from bot.core.load_balancer.strategies import FAILURE_COST, UNKNOWN_COST, observe
+from bot.core.load_balancer.models import LoadBalancingStrategy
+from bot.core.load_balancer.strategies import FAILURE_COST, UNKNOWN_COST, observe, strategy_of
 from tests.support.balancing import bring_up, cluster, picks, take_down
 from tests.support.clock import VirtualClock
 

@@ -4,14 +4,8 @@ import pytest
 
 from bot.core.query_optimizer.analyzer import analyze
 from bot.core.query_optimizer.functions import Known
-from bot.core.query_optimizer.tables import (
-    ANY,
-    MAX_RELATIONS,
-    Relations,
-    names_given,
-    read_marks,
-    write_marks,
-)
+from bot.core.query_optimizer.sql.names import ANY, names_given, read_marks, write_marks
+from bot.core.query_optimizer.sql.relations import MAX_RELATIONS, Relations
 
 PG, MY, LITE = "postgres", "mysql", "sqlite"
 

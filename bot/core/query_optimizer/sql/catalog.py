@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from bot.core.query_optimizer.functions import Known
-from bot.core.query_optimizer.tables import ANY, NEVER, Declaration, names_given
+from bot.core.query_optimizer.sql.declarations import Declaration
+from bot.core.query_optimizer.sql.names import ANY, NEVER, names_given
 
 MAX_DEFINITIONS = 5_000
 """Rows read of each catalog; with more, what is not told stays unknown."""

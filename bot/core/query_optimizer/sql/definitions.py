@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from bot.core.query_optimizer.census import Census
-from bot.core.query_optimizer.tables import ANY, NEVER, Declaration, name_of, names_given
+from bot.core.query_optimizer.sql.declarations import Declaration
+from bot.core.query_optimizer.sql.names import ANY, NEVER, name_of, names_given
 
 
 def declared(

@@ -1,0 +1,47 @@
+"""What a statement says of a name, and the message that tells other instances of it (pure)."""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+
+class Declaration(NamedTuple):
+    """What a statement says of a name, beyond that it is written."""
+
+    kind: str
+    """"view": it reads ``others``; "cascade": a write to it changes them; "table": it is one; "renamed" and
+    "renamed view": from now on it is called one of them; "function": it is one; "doubt": any name may be a
+    view from now on."""
+    name: str = ""
+    others: frozenset[str] = frozenset()
+
+
+_MESSAGE = "(declares) "
+_KINDS = frozenset(("view", "cascade", "table", "renamed", "renamed view", "function", "doubt"))
+_LONGEST_MESSAGE = 20_000
+
+
+def message_of(declaration: Declaration) -> str:
+    """A declaration as other instances are told of it, among the tables that were written."""
+    kind, name, others = declaration
+    return _MESSAGE + json.dumps([kind, name, sorted(others)])
+
+
+def is_message(name: str) -> bool:
+    return name.startswith(_MESSAGE)
+
+
+def declared_by(message: str) -> Declaration | None:
+    """The declaration of a message; None if it is none. One that cannot be read leaves a doubt."""
+    if not message.startswith(_MESSAGE):
+        return None
+    try:
+        if len(message) > _LONGEST_MESSAGE:
+            raise ValueError("too long")
+        kind, name, others = json.loads(message[len(_MESSAGE) :])
+        if kind not in _KINDS or not all(isinstance(each, str) for each in (name, *others)):
+            raise ValueError("no declaration")
+        return Declaration(kind, name, frozenset(others))
+    except (ValueError, TypeError, RecursionError):
+        return Declaration("doubt")
