@@ -11,12 +11,28 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bot.core.connection_pool_manager.errors import LeaseReleasedError, QueryTimeoutError
 
 if TYPE_CHECKING:
-    from bot.core.connection_pool_manager.drivers.base import Driver
+    from bot.core.connection_pool_manager.models import PoolSpec
+
+
+class GuardedDriver(Protocol):
+    """What a guard asks of the driver whose connection it guards."""
+
+    spec: PoolSpec
+    report_timeout: Callable[[Guard], None]
+
+    def is_timeout(self, error: BaseException) -> bool:
+        """Whether a call ended with this error because the driver's own limit for it was over."""
+
+    def is_demotion(self, error: BaseException, raw: Any) -> bool:
+        """Whether the error says that the server is not, or not any more, the one that takes writes."""
+
+    def end_cursors(self, cursors: list[Any], guard: Guard) -> None:
+        """Have ``guard.cursors`` work no more."""
 
 
 class Guard:
@@ -34,7 +50,7 @@ class Guard:
     cursors: list[Any] | None = None
     """What the driver must end by hand, for those whose objects cannot ask."""
 
-    def __init__(self, driver: Driver, raw: Any) -> None:
+    def __init__(self, driver: GuardedDriver, raw: Any) -> None:
         self.driver = driver
         self.raw = raw
 

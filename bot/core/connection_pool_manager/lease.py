@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 from types import CodeType, TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bot.core.connection_pool_manager.errors import LeaseReleasedError
 from bot.core.connection_pool_manager.guard import Guard
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+    from bot.core.connection_pool_manager.drivers.base import Driver
+    from bot.core.connection_pool_manager.models import PoolSpec
     from bot.core.connection_pool_manager.pool import Slot
-    from bot.core.connection_pool_manager.runner import PoolRunner
 
 _HERE = __file__.rsplit("/", 1)[0].rsplit("\\", 1)[0]
 
@@ -51,6 +54,28 @@ def describe_site(site: Any) -> str:
     return " < ".join(shown) or "an unknown place"
 
 
+class Owner(Protocol):
+    """What a lease asks of the pool that it came from."""
+
+    name: str
+    spec: PoolSpec
+    driver: Driver
+    loop: AbstractEventLoop | None
+
+    @property
+    def is_inherited(self) -> bool:
+        """Whether this process was forked from the one that the pool is of."""
+
+    def release(self, lease: PooledConnection, healthy: bool = True) -> None:
+        """End the lease, on the pool's event loop."""
+
+    def release_here(self, lease: PooledConnection, healthy: bool) -> None:
+        """As :meth:`release`, also when the pool's event loop is gone."""
+
+    def lost(self, slot: Slot) -> None:
+        """A lease was dropped without release; called by the garbage collector, on any thread."""
+
+
 class PooledConnection:
     """A connection on loan: every attribute that is not the lease's own is the driver's.
 
@@ -62,9 +87,9 @@ class PooledConnection:
     __slots__ = ("__weakref__", "_runner", "_slot")
 
     _slot: Slot | None
-    _runner: PoolRunner
+    _runner: Owner
 
-    def __init__(self, slot: Slot, runner: PoolRunner) -> None:
+    def __init__(self, slot: Slot, runner: Owner) -> None:
         set_own(self, "_slot", slot)
         set_own(self, "_runner", runner)
 
