@@ -236,6 +236,10 @@ ENABLE_OUTBOUND = False
 # OUTBOUND_BULK_LIMIT = 30
 # the same of paid broadcasts (a whole number >= 1 and <= 100_000)
 # OUTBOUND_PAID_LIMIT = 1000
+# chat actions in a chat: a list of [number, seconds], which hold all at once (a list)
+# OUTBOUND_TYPING_LIMITS = ((20, 5.0), (40, 30.0))
+# leave out edits to what this process is sure that the message shows already (True or False)
+# OUTBOUND_SKIP_EQUAL_EDITS = True
 # whether edits count with their chat's messages or have the same limits for themselves (one of
 # 'shared', 'separate')
 # OUTBOUND_EDITS = "shared"

@@ -210,12 +210,14 @@ async def _enable_outbound(outbound: Any, config: Phase4Config) -> None:
             chat_burst=config.OUTBOUND_CHAT_BURST,
             bulk=(config.OUTBOUND_BULK_LIMIT, 1.0),
             edits=config.OUTBOUND_EDITS,
+            typing=config.OUTBOUND_TYPING_LIMITS,
             paid=(config.OUTBOUND_PAID_LIMIT, 1.0),
         ),
         max_pending=config.OUTBOUND_MAX_PENDING,
         max_in_flight=config.OUTBOUND_MAX_IN_FLIGHT,
         max_wait=config.OUTBOUND_MAX_WAIT,
         drain_timeout=config.OUTBOUND_DRAIN_TIMEOUT,
+        skip_equal_edits=config.OUTBOUND_SKIP_EQUAL_EDITS,
     )
 
 

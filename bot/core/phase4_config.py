@@ -55,6 +55,8 @@ PositiveSeconds = Annotated[float, Meta(gt=0, le=31_536_000)]
 Seconds = Annotated[float, Meta(ge=0, le=31_536_000)]
 Count = Annotated[int, Meta(ge=1, le=100_000_000)]
 Port = Annotated[int, Meta(ge=1, le=65_535)]
+TypingLimit = tuple[Annotated[int, Meta(ge=1, le=100_000)], Annotated[float, Meta(ge=0.001, le=86_400)]]
+"""Requests, and the seconds within which they are counted."""
 
 
 class ConfigError(InvalidArgumentError):
@@ -370,6 +372,16 @@ class Phase4Config(Struct, frozen=True, kw_only=True):
     OUTBOUND_PAID_LIMIT: Annotated[int, Meta(ge=1, le=100_000, description="the same of paid broadcasts")] = (
         1000
     )
+    OUTBOUND_TYPING_LIMITS: Annotated[
+        tuple[TypingLimit, ...],
+        Meta(
+            max_length=8,
+            description="chat actions in a chat: a list of [number, seconds], which hold all at once",
+        ),
+    ] = ((20, 5.0), (40, 30.0))
+    OUTBOUND_SKIP_EQUAL_EDITS: Annotated[
+        bool, _doc("leave out edits to what this process is sure that the message shows already")
+    ] = True
     OUTBOUND_EDITS: Annotated[
         Literal["shared", "separate"],
         _doc("whether edits count with their chat's messages or have the same limits for themselves"),
@@ -553,11 +565,11 @@ def _entry_refusal(name: str, value: Any, source: str) -> str:
     hint = _bare(_FIELDS[name])
     if get_origin(hint) is dict and isinstance(value, dict):
         entries = list(value.items())
-    elif get_origin(hint) is list and isinstance(value, list):
+    elif get_origin(hint) in (list, tuple) and isinstance(value, list | tuple):
         entries = list(enumerate(value))
     else:
         return ""
-    entry_hint = get_args(hint)[-1]
+    entry_hint = get_args(hint)[0 if get_origin(hint) is tuple else -1]
     for key, entry in entries:
         try:
             msgspec.convert(entry, entry_hint)
@@ -603,7 +615,7 @@ def _allowed(hint: Any) -> str:
         return "one of " + ", ".join(repr(choice) for choice in get_args(hint))
     words = {
         bool: "True or False", int: "a whole number", float: "a number", str: "a string",
-        dict: "a dict", list: "a list", type(None): "None",
+        dict: "a dict", list: "a list", tuple: "a list", type(None): "None",
     }[origin]  # fmt: skip
     return " ".join([words, " and ".join(bounds)]).strip()
 
@@ -687,7 +699,7 @@ def _decode_text(name: str, text: str, base: Any) -> Any:
             return base(stripped)
         except ValueError:
             pass  # refused below, with the text as it was written
-    elif base in (dict, list):
+    elif base in (dict, list, tuple):
         try:
             return msgspec.json.decode(stripped or ("{}" if base is dict else "[]"))
         except msgspec.DecodeError as error:

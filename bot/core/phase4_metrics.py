@@ -253,6 +253,7 @@ _FIGURES: dict[str, tuple[_Figure, ...]] = {
         _Figure("cancelled", "phase4_outbound_requests", ("cancelled",)),
         _Figure("unqueued", "phase4_outbound_requests", ("unqueued",)),
         _Figure("superseded", "phase4_outbound_requests", ("superseded",)),
+        _Figure("unchanged", "phase4_outbound_requests", ("unchanged",)),
         _Figure("dropped", "phase4_outbound_requests", ("dropped",)),
         _Figure("expired", "phase4_outbound_requests", ("expired",)),
         _Figure("held_too_long", "phase4_outbound_requests", ("held_too_long",)),

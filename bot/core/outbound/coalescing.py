@@ -17,13 +17,14 @@ Key = tuple[Hashable, ...]
 class Claim:
     """One caller's wish to send. The last claim of an entry is the one that is sent for all of them."""
 
-    __slots__ = ("chat", "deadline", "entry", "expires_at", "future", "message")
+    __slots__ = ("chat", "content", "deadline", "entry", "expires_at", "future", "message")
 
     def __init__(self, entry: Entry, now: float, deadline: float | None) -> None:
         # None once it is over for this caller. Changed by the scheduler.
         self.entry: Entry | None = entry
         self.chat = entry.chat
         self.message = entry.message
+        self.content = entry.content
         self.deadline = deadline
         self.expires_at = math.inf if deadline is None else now + deadline
         # How its caller is woken; the service's.
@@ -34,8 +35,8 @@ class Entry:
     """A place in a chat's lane, and who shares it."""
 
     __slots__ = (
-        "attempts", "chat", "claims", "cost", "departed", "key", "kind", "lane", "message", "paid",
-        "priority",
+        "attempts", "chat", "claims", "content", "cost", "departed", "key", "kind", "lane", "message",
+        "paid", "priority",
     )  # fmt: skip
 
     def __init__(
@@ -47,6 +48,7 @@ class Entry:
         priority: Priority = Priority.NOTIFY,
         key: Key | None = None,
         message: Key | None = None,
+        content: bytes | None = None,
         paid: bool = False,
     ) -> None:
         self.kind = kind
@@ -55,6 +57,8 @@ class Entry:
         self.priority = priority
         self.key = key
         self.message = message
+        # A digest of what its first caller's edit makes of the message; each claim has its own.
+        self.content = content
         self.paid = paid
         self.claims: list[Claim] = []
         self.attempts = 0
@@ -65,12 +69,20 @@ class Entry:
 
 def replaces(method: str, chat: Chat, message_id: object) -> Key:
     """What two requests have in common of which the later one makes the earlier needless."""
-    return (plain_method(method), chat, message_id)
+    return (plain_method(method), *message_of(chat, message_id))
 
 
 def message_of(chat: Chat, message_id: object) -> Key:
     """The message that an edit changes."""
+    if type(message_id) is str and message_id.isascii() and message_id.isdecimal() and len(message_id) <= 20:
+        return (chat, int(message_id))
     return (chat, message_id)
+
+
+def messages_of(chat: Chat, message_id: object) -> list[Key]:
+    """One message, or several (a tuple or list of ids)."""
+    ids = message_id if isinstance(message_id, tuple | list) else (message_id,)
+    return [message_of(chat, one) for one in ids]
 
 
 class Waiting:
@@ -85,12 +97,31 @@ class Waiting:
         """The waiting entry whose place a new request of this key takes."""
         return None if key is None else self._by_key.get(key)
 
-    def add(self, entry: Entry) -> None:
-        """It waits from now on."""
-        if entry.key is not None:
-            self._by_key[entry.key] = entry
+    def superseding(self, entry: Entry) -> Entry | None:
+        """The waiting entry that makes one that comes back from its flight needless."""
         if entry.message is not None:
-            self._by_message.setdefault(entry.message, {})[entry] = None
+            others = self._by_message.get(entry.message, {})
+            if len(others) != 1:
+                return None  # it leaves before them
+        return self.like(entry.key)
+
+    def add(self, entry: Entry, *, first: bool = False) -> None:
+        """It waits from now on, behind all others or (``first``) before them.
+
+        A place that another edit of its message waits behind is not taken any more: the newer
+        request would leave before that one, and the message would show the older of the two.
+        """
+        replaceable = entry.key is not None
+        if entry.message is not None:
+            others = self._by_message.setdefault(entry.message, {})
+            if first and others:
+                replaceable = False
+            for other in others:
+                if not first and other.key not in (None, entry.key) and self._by_key.get(other.key) is other:
+                    del self._by_key[other.key]
+            others[entry] = None
+        if replaceable and entry.key is not None:
+            self._by_key[entry.key] = entry
 
     def remove(self, entry: Entry) -> None:
         """It leaves, or nobody wants it any more."""
@@ -105,9 +136,12 @@ class Waiting:
 
     def of_messages(self, chat: Chat, message_id: object) -> Iterator[Entry]:
         """The waiting edits of a message, or of several (a tuple or list of ids)."""
-        ids = message_id if isinstance(message_id, tuple | list) else (message_id,)
-        for one in ids:
-            yield from list(self._by_message.get((chat, one), ()))
+        for message in messages_of(chat, message_id):
+            yield from self.of_message(message)
+
+    def of_message(self, message: Key) -> list[Entry]:
+        """The waiting edits of one message."""
+        return list(self._by_message.get(message, ()))
 
     def entries(self) -> set[Entry]:
         """All that is held here, for check_invariants."""

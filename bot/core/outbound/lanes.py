@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from enum import Enum
 from itertools import count
 
-from bot.core.outbound.coalescing import Claim, Entry, Waiting
+from bot.core.outbound.coalescing import Claim, Entry, Key, Waiting
 from bot.core.outbound.models import Chat, Kind, Limits, Priority, is_private
 from bot.core.outbound.penalties import GlobalPenalty, Slowdown
 from bot.core.outbound.windows import Bucket, SlidingWindow, lengthened
@@ -229,7 +229,7 @@ class Scheduler:
         if first:
             lane.waiting.move_to_end(entry, last=False)
         lane.counts[entry.priority] += 1
-        self._waiting.add(entry)
+        self._waiting.add(entry, first=first)
 
     def _remove(self, entry: Entry) -> None:
         lane = entry.lane
@@ -425,6 +425,22 @@ class Scheduler:
             self._place(lane, now)
         return dropped
 
+    def edits_waiting(self, message: Key) -> list[Entry]:
+        """The edits of a message that wait."""
+        return self._waiting.of_message(message)
+
+    def end_waiting(self, entry: Entry, now: float) -> list[Claim]:
+        """It need not be sent any more: the claims that shared it, over."""
+        lane = entry.lane
+        assert lane is not None
+        over, entry.claims = entry.claims, []
+        for claim in over:
+            claim.entry = None
+        self.pending -= len(over)
+        self._remove(entry)
+        self._place(lane, now)
+        return over
+
     def abandon(self) -> list[Claim]:
         """The event loop of all callers has ended: nobody waits and nothing is in flight any more.
 
@@ -496,7 +512,7 @@ class Scheduler:
         over: list[Claim] = []
         if again and entry.claims:
             self.pending += len(entry.claims)
-            later = self._waiting.like(entry.key)
+            later = self._waiting.superseding(entry)
             if later is None:
                 self._add(entry, lane, first=True)
             else:

@@ -79,7 +79,9 @@ class Request(Struct, frozen=True):
     messages that the request makes, such as the items of an album. ``priority``: None takes that of
     ``sending``, else NOTIFY. ``deadline``: seconds from the call within which it must leave.
     ``replaceable``: a later request of the same method, chat and message makes this one needless while it
-    waits. ``paid``: a paid broadcast, under the ``paid`` limit instead of ``bulk``.
+    waits. ``paid``: a paid broadcast, under the ``paid`` limit instead of ``bulk``. ``content``: of an edit,
+    all that decides what the message shows after it (text, entities, markup, media), in any form that is
+    equal if and only if that is: an edit to what the message shows already is not sent.
     """
 
     method: str
@@ -90,6 +92,7 @@ class Request(Struct, frozen=True):
     deadline: float | None = None
     replaceable: bool = False
     paid: bool = False
+    content: str | bytes | None = None
 
     def check(self) -> None:
         """Raise ValueError or TypeError for a field that no request can have."""
@@ -101,6 +104,8 @@ class Request(Struct, frozen=True):
             raise invalid("priority", self.priority, "a Priority")
         if self.deadline is not None:
             check_seconds("deadline", self.deadline)
+        if self.content is not None and not isinstance(self.content, str | bytes):
+            raise invalid("content", type(self.content).__name__, "a str, bytes or None")
         plain_chat(self.chat)
 
 

@@ -15,7 +15,7 @@ from bot.core._shared.histogram import HistogramSnapshot
 from bot.core._shared.loop_owner import LoopOwner, still_runs
 from bot.core._shared.masking import one_line
 from bot.core._shared.tasks import run_on_loop
-from bot.core.outbound.coalescing import Claim, Entry, message_of, replaces
+from bot.core.outbound.coalescing import Claim, Entry, Key, message_of, messages_of, replaces
 from bot.core.outbound.context import current
 from bot.core.outbound.errors import (
     MessageDeletedError,
@@ -37,6 +37,7 @@ from bot.core.outbound.models import (
     plain_chat,
 )
 from bot.core.outbound.refusals import refusal_of
+from bot.core.outbound.shown import Message, Shown, digest_of
 from bot.core.outbound.stats import Counters, snapshot
 from bot.core.phase4_service import Phase4Service
 
@@ -71,6 +72,8 @@ class Outbound(Phase4Service):
         self._limits = Limits()
         self._drain_timeout = 10.0
         self._scheduler = Scheduler(self._limits)
+        self._shown = Shown()
+        self._skip_equal_edits = True
         self._counters = Counters()
         # Waiting callers, the timer and what is in flight belong to one event loop; _generation grows
         # when they are dropped with it, so that what ends later is not counted twice.
@@ -92,6 +95,7 @@ class Outbound(Phase4Service):
         max_in_flight: int = 100,
         max_wait: float = 600.0,
         drain_timeout: float = 10.0,
+        skip_equal_edits: bool = True,
     ) -> bool:
         """Switch on, or reconfigure: what waits and what counts in the windows stays.
 
@@ -99,7 +103,9 @@ class Outbound(Phase4Service):
         beyond, a call raises OutboundFullError (a tenth more may, for answers). ``max_in_flight``: requests
         sent at the same time, a tenth of them kept for answers. ``max_wait``: seconds of a penalty that are
         waited for; a longer one raises at once. ``drain_timeout``: seconds for which ``disable`` waits
-        for what is queued. Raises ValueError for what is out of bounds.
+        for what is queued. ``skip_equal_edits``: whether an edit is left out whose ``Request.content`` is
+        what this process's last edit of the message had; False where others edit the same messages.
+        Raises ValueError for what is out of bounds.
         """
         if limits is not None and not isinstance(limits, Limits):
             raise invalid("limits", limits, "Limits or None")
@@ -107,7 +113,12 @@ class Outbound(Phase4Service):
         _count("max_in_flight", max_in_flight, 1_000_000)
         check_seconds("max_wait", max_wait)
         check_seconds("drain_timeout", drain_timeout)
+        if not isinstance(skip_equal_edits, bool):
+            raise invalid("skip_equal_edits", skip_equal_edits, "True or False")
         async with self._transition:
+            self._skip_equal_edits = skip_equal_edits
+            if not self._enabled or not skip_equal_edits:
+                self._shown.clear()  # edits passed unseen
             self._limits = limits or self._limits
             self._scheduler.configure(
                 self._limits, max_pending=max_pending, max_in_flight=max_in_flight, max_wait=float(max_wait)
@@ -132,6 +143,7 @@ class Outbound(Phase4Service):
             finally:
                 self._enabled = False
                 self._draining = False
+                self._shown.clear()
                 self._cancel_timer()
                 if self._owner.loop is not None and not still_runs(self._owner.loop):
                     self._abandon()
@@ -183,19 +195,27 @@ class Outbound(Phase4Service):
         chat = plain_chat(request.chat)
         if kind is Kind.OTHER and request.message_id is not None and is_delete(request.method):
             self._scheduler.drop_edits(chat, request.message_id, now)
+            for deleted in messages_of(chat, request.message_id):
+                self._shown.forget(deleted)
         priority, deadline = current.get()
         key = replaces(request.method, chat, request.message_id) if request.replaceable else None
+        message = content = None
+        if kind is Kind.EDIT and request.message_id is not None:
+            message = message_of(chat, request.message_id)
+            if request.content is not None and self._skip_equal_edits:
+                content = digest_of(request.method, request.content)
+                last = self._shown.equal(message, content)
+                if last is not None and self._skip(message, key, last.result, now):
+                    counters.unchanged += 1
+                    return last.result  # type: ignore[no-any-return]
         entry = Entry(
             kind,
             chat,
             cost=request.cost,
             priority=priority if request.priority is None else Priority(request.priority),
             key=key,
-            message=(
-                message_of(chat, request.message_id)
-                if kind is Kind.EDIT and request.message_id is not None
-                else None
-            ),
+            message=message,
+            content=content,
             paid=request.paid,
         )
         if request.deadline is not None:
@@ -217,13 +237,16 @@ class Outbound(Phase4Service):
             entry = claim.entry
             assert entry is not None
             generation = self._generation
+            edited = None if entry.message is None else self._shown.left(entry.message)
             error: Exception
             try:
                 result = await send()
             except Exception as raised:
                 error = raised
             except BaseException:
-                # Cancelled: nobody knows whether it was sent. Who shares it sends for himself.
+                # Cancelled: nobody knows whether it was sent. Callers that share it send for themselves.
+                if edited is not None:
+                    self._shown.failed(edited, self._now())
                 if generation == self._generation:
                     counters.cancelled += 1
                     scheduler.withdraw(claim, self._now())
@@ -233,16 +256,24 @@ class Outbound(Phase4Service):
             else:
                 if generation == self._generation:
                     counters.sent += 1
+                    content = claim.content
                     over = scheduler.finished(entry, self._now())
                     if len(over) > 1:
                         counters.superseded += len(over) - 1
                         _give(over, claim, _Outcome(result, None))
+                    if edited is not None and entry.message is not None:
+                        self._edited(entry.message, edited, content, result)
                     self._poll()
                 return result
-            if generation != self._generation:
-                raise error
             refusal = refusal_of(error, entry.cost)
             now = self._now()
+            if edited is not None:
+                if refusal is not None and refusal.repeatable:
+                    self._shown.refused(edited)
+                else:
+                    self._shown.failed(edited, now)
+            if generation != self._generation:
+                raise error
             if refusal is None:
                 counters.failed += 1
                 _give(scheduler.finished(entry, now), claim, _Outcome(None, error))
@@ -303,6 +334,38 @@ class Outbound(Phase4Service):
         """A claim that was granted does not want it any more."""
         self._scheduler.withdraw(claim, self._now())
         self._scheduler.given_back(entry, self._now())
+
+    # Edits that would change nothing.
+
+    def _skip(self, message: Key, key: Key | None, result: Any, now: float) -> bool:
+        """Whether an edit of ``key`` to what the message shows need not wait for those that wait.
+
+        Those that it would supersede are over with it, with the same result.
+        """
+        waiting = self._scheduler.edits_waiting(message)
+        if any(key is None or entry.key != key for entry in waiting):
+            return False  # they leave first, and change the message
+        if waiting:
+            self._end_unchanged(waiting, result, now)
+            self._poll()
+        return True
+
+    def _edited(self, message: Key, edited: Message, content: bytes | None, result: Any) -> None:
+        """An edit took effect; those that wait to make the same of the message are over."""
+        now = self._now()
+        self._shown.succeeded(edited, content, result, now)
+        waiting = self._scheduler.edits_waiting(message)
+        contents = {entry.claims[-1].content for entry in waiting}
+        if contents == {content} and content is not None and self._shown.equal(message, content):
+            self._end_unchanged(waiting, result, now)
+
+    def _end_unchanged(self, waiting: list[Entry], result: Any, now: float) -> None:
+        for entry in waiting:
+            over = self._scheduler.end_waiting(entry, now)
+            self._counters.unchanged += len(over)
+            for claim in over:
+                if claim.future is not None and not claim.future.done():
+                    claim.future.set_result(_Outcome(result, None))
 
     # What the scheduler decides.
 
@@ -422,6 +485,7 @@ class Outbound(Phase4Service):
         self._generation += 1
         self._cancel_timer()
         self._scheduler.abandon()
+        self._shown.clear()
         self._owner.release()
 
     # Figures.
@@ -443,6 +507,7 @@ class Outbound(Phase4Service):
     def check_invariants(self) -> None:
         """For tests."""
         self._scheduler.check_invariants()
+        self._shown.check_invariants()
 
 
 class _Outcome:

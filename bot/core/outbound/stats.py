@@ -13,13 +13,16 @@ class Counters:
 
     __slots__ = (
         "cancelled", "dropped", "expired", "failed", "held_too_long", "refusals_chat", "refusals_global",
-        "refused_full", "requests", "retries", "sent", "superseded", "unqueued", "waited", "waits",
+        "refused_full", "requests", "retries", "sent", "superseded", "unchanged", "unqueued", "waited",
+        "waits",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.requests = self.sent = self.failed = self.cancelled = self.unqueued = self.waited = 0
         self.refusals_chat = self.refusals_global = self.retries = 0
-        self.superseded = self.dropped = self.expired = self.held_too_long = self.refused_full = 0
+        self.superseded = self.unchanged = self.dropped = self.expired = self.held_too_long = (
+            self.refused_full
+        ) = 0
         self.waits = Histogram()
 
     def ended(self, reason: Reason) -> None:
@@ -70,6 +73,7 @@ def snapshot(counters: Counters, scheduler: Scheduler, now: float, *, draining: 
         "refusals_global": counters.refusals_global,
         "retries": counters.retries,
         "superseded": counters.superseded,
+        "unchanged": counters.unchanged,
         "dropped": counters.dropped,
         "expired": counters.expired,
         "held_too_long": counters.held_too_long,
