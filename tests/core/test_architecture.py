@@ -11,11 +11,9 @@ import pytest
 
 CORE = Path(__file__).resolve().parents[2] / "bot" / "core"
 MODULES = sorted(CORE.rglob("*.py"))
-SERVICES = sorted(
-    path.name for path in CORE.iterdir() if (path / "__init__.py").exists() and not path.name.startswith("_")
-)
 SHARED = {"_shared", "redis_link", "phase4_config", "phase4_service"}
 """What a service may lean on beside itself."""
+SERVICES = sorted({path.parent.name for path in CORE.glob("*/__init__.py")} - SHARED)
 NOT_PURE = {"asyncio", "concurrent", "selectors", "socket", "subprocess", "time"}
 """Threading is not among them: a pure module may keep something for each thread that calls it."""
 

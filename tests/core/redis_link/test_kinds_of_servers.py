@@ -94,7 +94,7 @@ async def test_a_right_that_is_not_needed_is_not_missed(redis_server, rights, ca
 
 
 async def test_a_user_who_may_not_ping_keeps_a_silent_subscription(redis_server, monkeypatch):
-    monkeypatch.setattr("bot.core.redis_link.SILENCE", 0.05)
+    monkeypatch.setattr("bot.core.redis_link.subscription.SILENCE", 0.05)
     link = RedisLink(user(redis_server, "-ping"))
     states = []
     subscription = link.listen("c", lambda message: None, states.append)
@@ -196,7 +196,7 @@ async def test_rights_to_one_channel_are_not_those_to_another(redis_server, capl
 
 
 async def test_a_right_that_is_given_later_is_used(redis_server, monkeypatch):
-    monkeypatch.setattr("bot.core.redis_link.REFUSED_PAUSE", 0.05)
+    monkeypatch.setattr("bot.core.redis_link.subscription.REFUSED_PAUSE", 0.05)
     cache = CacheManager()
     await cache.enable(redis_url=user(redis_server, "resetchannels"))
     await cache.set("k", 1)

@@ -1,0 +1,303 @@
+"""Calls that are made together travel together, on one connection."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from bot.core._shared.errors import BackendError
+from bot.core.redis_link.breaker import Breaker
+from bot.core.redis_link.driver import _abandon_transport
+from bot.core.redis_link.errors import RedisUnavailableError
+from bot.core.redis_link.failures import _OutOfStep, told
+from bot.core.redis_link.wire import _Wire
+
+if TYPE_CHECKING:
+    from bot.core.redis_link.link import RedisLink
+
+T = TypeVar("T")
+
+
+LATE = 0.25
+"""Seconds by which a time limit is noticed late when this event loop, and not the server, was held up."""
+
+LARGE_BATCH = 48
+"""Keys or calls from which a batch is sent at once, even while another one is under way."""
+
+
+class _Batched(ABC):
+    """Calls that are made together travel together, on one connection.
+
+    Calls of one tick of the event loop, and those that come while a batch is under way, make the next
+    batch: load makes batches larger, not more numerous. A second one is sent before the first is
+    answered only when it is large, so that the server works while this process does. A caller that
+    is cancelled leaves its batch as it is; an error reaches each of its callers.
+
+    redis-py makes the connection (address, TLS, login); the bytes then go through a protocol of our
+    own and hiredis, without a task, a lock and a timeout for each call.
+    """
+
+    def __init__(
+        self, link: RedisLink, new_connection: Callable[[], Any], breaker: Breaker | None = None
+    ) -> None:
+        self._link = link
+        self._breaker = breaker or link.breaker
+        self._new_connection = new_connection
+        self._answers: list[Any] = []
+        # All of this belongs to one event loop. Changed only by the methods below, none of which
+        # awaits between reading and writing it.
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiting: Any = self._nobody()
+        self._scheduled = False
+        # Sent and not yet answered, in order, each with how many answers it gets, its timer, and
+        # whether it is the breaker's probe.
+        self._under_way: deque[tuple[Any, int, asyncio.TimerHandle, bool]] = deque()
+        self._opening: asyncio.Task[None] | None = None
+        self._wire: _Wire | None = None
+        # Whether the connection is given up as soon as what is under way is answered.
+        self._leaving = False
+        self.batches = 0
+
+    @abstractmethod
+    def _nobody(self) -> Any:
+        """An empty collection of waiting calls."""
+
+    @abstractmethod
+    def _next_batch(self, wire: _Wire) -> tuple[Any, int, bytes]:
+        """Take a batch from the waiting calls: it, how many answers it gets, and its bytes."""
+
+    @abstractmethod
+    def _deliver(self, batch: Any, answers: list[Any]) -> Exception | None:
+        """Hand the answers to who waits for them; what is wrong with the server or the connection, if any."""
+
+    def _again(self, batch: Any) -> bool:
+        """Let a batch wait again that a lost connection left unanswered; False if it may have been run."""
+        return False
+
+    @abstractmethod
+    def _fail(self, batch: Any, error: BackendError) -> None:
+        """Tell everybody in a batch, or in what ``_nobody`` made."""
+
+    def _send(self) -> None:
+        """Start the next batch, if there is one to start."""
+        self._scheduled = False
+        loop = self._loop
+        if loop is None or not self._waiting or self._opening is not None:
+            return
+        if self._under_way and (
+            len(self._under_way) > 1 or len(self._waiting) < LARGE_BATCH or self._leaving
+        ):
+            return
+        wire = self._wire
+        try:
+            probe = self._breaker.admit()
+        except RedisUnavailableError as error:
+            self._fail_waiting(error)
+            return
+        if wire is None or wire.lost:
+            self._opening = loop.create_task(self._open(probe), name="redis-batches-connect")
+            return
+        batch, answers, data = self._next_batch(wire)
+        if not answers:  # all of them were cancelled meanwhile
+            if probe:
+                self._breaker.probing = False
+            self._send()
+            return
+        timer = loop.call_later(self._link.timeout, self._too_late)
+        self._under_way.append((batch, answers, timer, probe))
+        wire.transport.write(data)
+
+    async def _open(self, probe: bool) -> None:
+        connection: Any = None
+        try:
+            async with asyncio.timeout(self._link.timeout):
+                while connection is None:
+                    generation = self._link.generation
+                    connection = self._new_connection()
+                    try:
+                        await connection.connect()
+                    except Exception as error:
+                        await connection.disconnect(nowait=True)
+                        if not self._link.speaks_older(error, connection):
+                            raise
+                        connection = None
+                    else:
+                        if generation != self._link.generation:  # it leads to a server that was left
+                            await connection.disconnect(nowait=True)
+                            connection = None
+            self._wire = _Wire(connection, self._answered, self._lost)
+            self._leaving = False
+            connection = None  # the wire's now
+        except asyncio.CancelledError:
+            self._fail_waiting(RedisUnavailableError("the connection was closed"))
+            raise
+        except Exception as error:
+            # Every way in which a connection can fail to come about means the same to who waits.
+            self._breaker.failed(error)
+            self._fail_waiting(RedisUnavailableError(self._breaker.reason(error)))
+        finally:
+            # That it connects is not yet the breaker's success: that is an answer.
+            if probe:
+                self._breaker.probing = False
+            self._opening = None
+            if connection is not None:
+                # Half open: redis-py leaves it so when it is cancelled during the handshake.
+                await connection.disconnect(nowait=True)
+        self._send()
+
+    def _answered(self, answer: Any) -> None:
+        if not self._under_way:
+            self._out_of_step()
+            return
+        expected = self._under_way[0][1]
+        if expected > 1:
+            self._answers.append(answer)
+            if len(self._answers) < expected:
+                return
+            answers, self._answers = self._answers, []
+        else:
+            answers = [answer]
+        batch = self._finish()
+        self.batches += 1
+        trouble = self._deliver(batch, answers)
+        if trouble is None:
+            self._link.succeeded(self._breaker)
+            if self._leaving and not self._under_way:
+                self._drop_wire()
+        elif isinstance(trouble, _OutOfStep):
+            self._out_of_step()
+        else:
+            self._drop_wire()  # the next one resolves the name, and logs in, anew
+            self._broken(trouble)
+        self._send()
+
+    def _out_of_step(self) -> None:
+        # Answers that nobody asked for: those that follow would be given to others than they are for.
+        self._drop_wire()
+        self._answers = []
+        error = RedisUnavailableError(f"unexpected answers of Redis at {self._breaker.name}")
+        while self._under_way:
+            self._fail(self._finish(), error)
+
+    def _drop_wire(self) -> None:
+        wire, self._wire = self._wire, None
+        self._leaving = False
+        if wire is not None:
+            wire.drop()
+
+    def renew(self) -> None:
+        """Use a new connection, to wherever the name leads now, as soon as nobody waits on this one."""
+        if self._under_way:
+            self._leaving = True
+        else:
+            self._drop_wire()
+
+    def _finish(self) -> Any:
+        """The oldest batch under way is so no more."""
+        batch, _, timer, probe = self._under_way.popleft()
+        timer.cancel()
+        if probe:
+            self._breaker.probing = False
+        return batch
+
+    def _too_late(self) -> None:
+        loop = self._loop
+        for index, (batch, answers, timer, probe) in enumerate(self._under_way):
+            late = loop.time() - timer.when() if loop is not None else 0.0
+            if loop is not None and late > LATE:
+                # This event loop did not run meanwhile: it gets a moment to read what has come.
+                again = loop.call_later(LATE, self._too_late)
+                self._under_way[index] = (batch, answers, again, probe)
+                return
+            if late >= 0.0:
+                break
+        # The answer may still come: the connection is given up, or it would answer the next batch.
+        self._drop_wire()
+        self._broken(TimeoutError())
+
+    def _lost(self, wire: _Wire, error: BaseException | None) -> None:
+        if wire is not self._wire:
+            return
+        self._wire = None
+        self._leaving = False
+        if not self._under_way:
+            return  # it was idle; the next call finds out whether the server is there
+        reason = error or ConnectionResetError("connection closed by the server")
+        if not wire.proven or not self._breaker.available:
+            self._broken(reason)
+            return
+        # Only this connection is known to be gone: a new one tells whether the server is.
+        self._answers = []
+        failure = RedisUnavailableError(
+            f"the connection to Redis at {self._breaker.name} was lost: {told(str(reason))}"
+        )
+        while self._under_way:
+            batch = self._finish()
+            if not self._again(batch):
+                self._fail(batch, failure)
+        self._send()
+
+    def _broken(self, error: BaseException) -> None:
+        self._breaker.failed(error)
+        self._fail_all(RedisUnavailableError(self._breaker.reason(error)))
+
+    def _fail_all(self, error: BackendError) -> None:
+        self._answers = []
+        while self._under_way:
+            self._fail(self._finish(), error)
+        self._fail_waiting(error)
+
+    def _fail_waiting(self, error: BackendError) -> None:
+        waiting, self._waiting = self._waiting, self._nobody()
+        self._fail(waiting, error)
+
+    def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
+        # The link first: on a new loop it abandons everything, and what waits must come after that.
+        self._link.here()
+        self.abandon()
+        self._loop = loop
+
+    def _elsewhere(self, call: Callable[[], asyncio.Future[T]]) -> asyncio.Future[T]:
+        """``call()`` on the event loop that the link lives on, which runs in another thread."""
+
+        async def there() -> T:
+            return await call()
+
+        return asyncio.get_running_loop().create_task(self._link.hand_over(there), name="redis-hand-over")
+
+    async def drain(self) -> None:
+        """Wait until all that was asked is answered, for the link's timeout at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._link.timeout):
+                # Polled: this is for shutdown, and the paths of every call shall not pay for it.
+                while self._waiting or self._under_way or self._opening is not None:  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)
+
+    async def close(self) -> None:
+        """Stop; who still waits gets RedisUnavailableError."""
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.wait([self._opening])
+        self._fail_all(RedisUnavailableError("the connection was closed"))
+        if self._wire is not None:
+            self._drop_wire()
+            await asyncio.sleep(0)  # the transport closes its socket on the next turn of the loop
+
+    def abandon(self) -> None:
+        """Forget everything of an event loop that runs no more."""
+        wire, self._wire, loop = self._wire, None, self._loop
+        self._leaving = False
+        if wire is not None and loop is not None:
+            wire.lost = True
+            _abandon_transport(wire.transport, loop)
+        if any(probe for *_, probe in self._under_way):
+            self._breaker.probing = False
+        self._loop = self._opening = None
+        self._under_way = deque()
+        self._answers = []
+        self._waiting = self._nobody()
+        self._scheduled = False

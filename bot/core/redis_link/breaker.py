@@ -1,0 +1,98 @@
+"""What is known of one server's health: when it may be asked, and what the log says of it.
+
+Source: M. Nygard, "Release It!", the circuit breaker pattern.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+
+from bot.core._shared.backoff import exponential
+from bot.core._shared.masking import one_line
+from bot.core.redis_link.errors import RedisUnavailableError
+from bot.core.redis_link.failures import MAX_TEXT, text_of, told
+
+logger = logging.getLogger("bot.core.redis_link")
+
+PROBE_FIRST, PROBE_LONGEST = 0.2, 5.0
+
+CALM = 10.0
+"""Seconds that a server must have been back for its next failure to be news."""
+
+
+class Breaker:
+    """What is known of one server's health, and whether it may be asked now.
+
+    A server that fails again within ``CALM`` seconds of its return is one that flaps: its probes stay
+    as rare as they were, and the log tells of it only if it then stays away.
+    """
+
+    def __init__(self, name: str, timeout: float, now: Callable[[], float]) -> None:
+        self.name = name
+        self._timeout = timeout
+        self._now = now
+        self.available = True
+        """Whether the last call reached the server; True before the first."""
+        self.probing = False
+        """Whether a call that was let through to see whether it is back is under way."""
+        # Changed only by failed and succeeded.
+        self._failures = 0
+        self._probe_at = 0.0
+        self._back_at = -CALM
+        self._said = False
+
+    @property
+    def probe_due(self) -> bool:
+        """Whether the server is known to be away and it is time to see whether it still is."""
+        return not self.available and not self.probing and self._now() >= self._probe_at
+
+    @property
+    def probe_in(self) -> float:
+        """Seconds until the next probe is due."""
+        return max(0.0, self._probe_at - self._now())
+
+    def admit(self) -> bool:
+        """True if this call is the probe; raises RedisUnavailableError while the server is away."""
+        if self.available:
+            return False
+        if not self.probe_due:
+            raise RedisUnavailableError(f"Redis at {self.name} is away")
+        self.probing = True
+        return True
+
+    def failed(self, error: BaseException) -> None:
+        """The server could not be reached."""
+        now = self._now()
+        if self.available:
+            self.available = False
+            if now - self._back_at >= CALM:
+                self._failures = 0
+                self._say(error)
+        elif not self._said and now - self._back_at >= CALM:
+            self._say(error)
+        self._failures += 1
+        delay = exponential(self._failures, PROBE_FIRST, PROBE_LONGEST)
+        # Jitter, so that instances do not all knock on a server that has just come back.
+        self._probe_at = now + delay * random.uniform(0.75, 1.0)
+
+    def succeeded(self) -> bool:
+        """The server answered; True if it was away until now."""
+        if self.available:
+            return False
+        self.available = True
+        self._back_at = self._now()
+        if self._said:
+            self._said = False
+            logger.warning("Redis at %s is back", self.name)
+        return True
+
+    def _say(self, error: BaseException) -> None:
+        self._said = True
+        logger.warning("%s; going on without it", one_line(self.reason(error), 2 * MAX_TEXT))
+
+    def reason(self, error: BaseException) -> str:
+        """What to tell who wanted something of the server."""
+        what = told(text_of(error)) or f"no answer within {self._timeout:g} s"
+        return f"Redis at {self.name} is away ({type(error).__name__}: {what})"

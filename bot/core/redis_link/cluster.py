@@ -1,0 +1,217 @@
+"""Reads and scripts in a cluster: those of a node travel together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bot.core._shared.errors import BackendError
+from bot.core._shared.tasks import BackgroundTasks, run_on_loop
+from bot.core.redis_link.driver import _connection_to
+from bot.core.redis_link.errors import RedisRefusedError, RedisUnavailableError
+from bot.core.redis_link.reads import BatchedReader, _fail_one
+from bot.core.redis_link.scripts import BatchedScript, _Call, _Unclaimed
+
+if TYPE_CHECKING:
+    from bot.core.redis_link.link import RedisLink
+
+
+class ClusterReader:
+    """A :class:`BatchedReader` for each node of a cluster: reads travel together by hash slot.
+
+    A key whose slot has moved is refused once, and the map of the slots read anew.
+    """
+
+    def __init__(self, link: RedisLink) -> None:
+        self._link = link
+        self._by_node: dict[str, BatchedReader] = {}
+        self._mapping: asyncio.Task[None] | None = None
+
+    def get(self, key: bytes) -> asyncio.Future[bytes | None]:
+        """As :meth:`BatchedReader.get`."""
+        loop = asyncio.get_running_loop()
+        if self._link.owner.elsewhere:
+            return loop.create_task(self._get_slowly(key))
+        client = self._link.client()
+        try:
+            # Raises, or has no node, before the first contact and after the map was dropped.
+            node = client.get_node_from_key(key)
+        except Exception:
+            node = None
+        if node is None:
+            return loop.create_task(self._get_slowly(key))
+        if (refusal := self._link.refusal(node)) is not None:
+            refused: asyncio.Future[bytes | None] = loop.create_future()
+            refused.set_exception(refusal)
+            return refused
+        reader = self._by_node.get(node.name)
+        if reader is None:
+            reader = self._by_node[node.name] = BatchedReader(
+                self._link, lambda: _connection_to(node), self._link.node_breaker(node.name), pipelined=True
+            )
+        found = reader.get(key)
+        found.add_done_callback(self._look_for_moves)
+        return found
+
+    async def _get_slowly(self, key: bytes) -> bytes | None:
+        # redis-py's own way, which reads the map of the slots and follows redirections.
+        found: bytes | None = await self._link.execute("GET", key)
+        return found
+
+    def _look_for_moves(self, future: asyncio.Future[bytes | None]) -> None:
+        if future.cancelled() or future.exception() is None:
+            return
+        if self._mapping is None or self._mapping.done():
+            self._mapping = future.get_loop().create_task(self._map_anew(), name="redis-cluster-map")
+
+    async def _map_anew(self) -> None:
+        with contextlib.suppress(BackendError):
+            await self._link.run(lambda client: client.nodes_manager.initialize())
+
+    @property
+    def batches(self) -> int:
+        return sum(reader.batches for reader in self._by_node.values())
+
+    async def close(self) -> None:
+        if self._mapping is not None and not self._mapping.done():
+            self._mapping.cancel()
+            await asyncio.wait([self._mapping])
+        readers, self._by_node = self._by_node, {}
+        for reader in readers.values():
+            await reader.close()
+
+    def renew(self) -> None:
+        """As :meth:`BatchedReader.renew`."""
+        for reader in self._by_node.values():
+            reader.renew()
+
+    def abandon(self) -> None:
+        readers, self._by_node = self._by_node, {}
+        self._mapping = None
+        for reader in readers.values():
+            reader.abandon()
+
+
+class ClusterScript:
+    """A :class:`BatchedScript` for each node of a cluster: one EVALSHA for the calls of a slot, and
+    one round trip for those of a node."""
+
+    def __init__(self, link: RedisLink, source: str, decode: Callable[[Any, int], Sequence[Any]]) -> None:
+        self._link = link
+        self._source = source
+        self._decode = decode
+        self._script = link.script(source)
+        self._by_node: dict[str, BatchedScript] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks = BackgroundTasks()
+
+    def call(self, key: bytes, argument: bytes, unclaimed: _Unclaimed | None = None) -> asyncio.Future[Any]:
+        """As :meth:`BatchedScript.call`."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._add((key, argument, future, unclaimed))
+        return future
+
+    def send(self, key: bytes, argument: bytes, unclaimed: _Unclaimed | None = None) -> None:
+        """As :meth:`BatchedScript.send`."""
+        self._add((key, argument, None, unclaimed))
+
+    def _add(self, call: _Call) -> None:
+        if self._link.owner.elsewhere:
+            self._slowly([call])
+            return
+        loop = self._loop = asyncio.get_running_loop()
+        client = self._link.client()
+        try:
+            # Raises, or has no node, before the first contact and after the map was dropped.
+            node = client.get_node_from_key(call[0])
+        except Exception:
+            node = None
+        if node is None:
+            self._slowly([call])
+            return
+        if (refusal := self._link.refusal(node)) is not None:
+            if call[2] is not None:
+                call[2].set_exception(refusal)
+            return
+        script = self._by_node.get(node.name)
+        if script is None:
+            script = self._by_node[node.name] = BatchedScript(
+                self._link,
+                self._source,
+                self._decode,
+                lambda: _connection_to(node),
+                self._link.node_breaker(node.name),
+                elsewhere=self._slowly,
+            )
+        script._add(call, loop)
+
+    def _slowly(self, calls: list[_Call]) -> None:
+        # redis-py's own way, which reads the map of the slots and follows redirections.
+        self._tasks.spawn(self._one_by_one(calls), name="redis-cluster-script")
+
+    async def _one_by_one(self, calls: list[_Call]) -> None:
+        left = deque(calls)
+        try:
+            while left:
+                key, argument, future, unclaimed = left[0]
+                try:
+                    result = self._decode(await self._script([key], [argument]), 1)[0]
+                except BackendError as failure:
+                    error: BackendError = failure
+                except Exception as nonsense:
+                    reason = nonsense if isinstance(nonsense, ValueError) else type(nonsense).__name__
+                    error = RedisRefusedError(f"unexpected answer of a script: {reason}")
+                else:
+                    left.popleft()
+                    if future is not None and not future.done():
+                        future.set_result(result)
+                    elif unclaimed is not None:
+                        unclaimed[0](result, *unclaimed[1:])
+                    continue
+                left.popleft()
+                if future is not None:
+                    _fail_one(future, error)
+        finally:
+            for _, _, future, _ in left:
+                if future is not None:
+                    _fail_one(future, RedisUnavailableError("the script was stopped"))
+
+    @property
+    def batches(self) -> int:
+        return sum(script.batches for script in self._by_node.values())
+
+    @property
+    def calls(self) -> int:
+        return sum(script.calls for script in self._by_node.values())
+
+    async def drain(self) -> None:
+        """As :meth:`BatchedScript.drain`."""
+        for script in list(self._by_node.values()):
+            await script.drain()
+
+    async def close(self) -> None:
+        await self._tasks.stop()
+        scripts, self._by_node = self._by_node, {}
+        for script in scripts.values():
+            await script.close()
+
+    async def stop(self) -> None:
+        """As :meth:`BatchedScript.stop`."""
+        self._link._forget(self)
+        loop = self._loop
+        if loop is not None and not await run_on_loop(loop, self.close):
+            self.abandon()
+
+    def renew(self) -> None:
+        """As :meth:`BatchedScript.renew`."""
+        for script in self._by_node.values():
+            script.renew()
+
+    def abandon(self) -> None:
+        scripts, self._by_node = self._by_node, {}
+        self._tasks = BackgroundTasks()
+        for script in scripts.values():
+            script.abandon()

@@ -1,0 +1,52 @@
+"""Single commands: which may be run twice, and how several travel together in a cluster."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+_UNANSWERED: Any = object()
+_FORBIDDEN = re.compile(r"^NOPERM|no permissions|unknown command")
+_READS = frozenset(
+    "EXISTS GET INFO MGET PING PTTL PUBLISH SCAN SUBSCRIBE TIME TTL XLEN XRANGE XREVRANGE".split()
+)
+_REPEATABLE = _READS | {"DEL", "EXPIRE", "MSET", "PEXPIRE", "SET", "UNLINK"}
+
+
+def _is_repeatable(command: tuple[Any, ...]) -> bool:
+    """Whether it may be run twice where once was asked for."""
+    if command[0] == "SET" and len(command) > 3:
+        return all(option in ("EX", "PX") or isinstance(option, int) for option in command[3:])
+    return command[0] in _REPEATABLE
+
+
+def _named(command: tuple[Any, ...]) -> str:
+    """A command on a channel: rights are given by channel."""
+    return f"{command[0]} {command[1]}"
+
+
+def _bytes(answer: Any) -> bytes:
+    return answer if isinstance(answer, bytes) else str(answer).encode()
+
+
+async def _by_node(client: Any, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """Commands with keys in one round trip to each node, then those without; errors are among the answers."""
+    keyed = [command for command in commands if command[0] != "PUBLISH"]
+    answers: list[Any] = []
+    if keyed:
+        async with client.pipeline() as pipe:
+            for command in keyed:
+                pipe.execute_command(*command)
+            answers = await pipe.execute(raise_on_error=False)
+    found = iter(answers)
+    return [await _answer_of(client, c) if c[0] == "PUBLISH" else next(found) for c in commands]
+
+
+async def _answer_of(client: Any, command: tuple[Any, ...]) -> Any:
+    from redis.exceptions import ResponseError
+
+    try:
+        return await client.execute_command(*command)
+    except ResponseError as error:
+        return error

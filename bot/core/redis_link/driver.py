@@ -1,0 +1,164 @@
+"""Making and closing redis-py's connections: the one file that touches private parts of redis-py.
+
+Versions 6 and later; the tests run against what is installed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from typing import Any
+
+from bot.core.redis_link.errors import RedisUnavailableError
+
+
+def _connect(url: str, timeout: float, protocol: int) -> Any:
+    try:
+        import redis.asyncio as redis
+        from redis.asyncio.retry import Retry
+        from redis.backoff import NoBackoff
+    except ImportError as error:
+        raise RedisUnavailableError("redis is missing: pip install redis[hiredis]") from error
+    _need_hiredis()
+    return redis.Redis.from_url(
+        url,
+        protocol=protocol,
+        socket_connect_timeout=timeout,
+        socket_timeout=timeout,
+        # Retries belong to the breaker: redis-py's own would make each caller wait for all of them.
+        retry=Retry(NoBackoff(), 0),
+        max_connections=10_000,
+        **_without_maintenance_notes(),
+    )
+
+
+def _connect_cluster(url: str, timeout: float, protocol: int) -> Any:
+    try:
+        from redis.asyncio.cluster import RedisCluster
+        from redis.asyncio.retry import Retry
+        from redis.backoff import NoBackoff
+    except ImportError as error:
+        raise RedisUnavailableError("redis is missing: pip install redis[hiredis]") from error
+    _need_hiredis()
+    return RedisCluster.from_url(
+        url.replace("+cluster://", "://", 1),
+        protocol=protocol,
+        socket_connect_timeout=timeout,
+        socket_timeout=timeout,
+        # One more try, with a new map of the slots: what it takes when a node has gone.
+        retry=Retry(NoBackoff(), 1),
+        max_connections=1_000,
+    )
+
+
+def _need_hiredis() -> None:
+    try:
+        import hiredis  # noqa: F401
+    except ImportError as error:
+        raise RedisUnavailableError("hiredis is missing: pip install redis[hiredis]") from error
+
+
+def _without_maintenance_notes() -> dict[str, Any]:
+    """No pushes of planned maintenance: with them redis-py (7 and later) hands out connections unchecked.
+
+    One that the server has closed while it was idle then fails its next call.
+    """
+    try:
+        from redis.maint_notifications import MaintNotificationsConfig
+    except ImportError:  # redis-py 6 has none
+        return {}
+    return {"maint_notifications_config": MaintNotificationsConfig(enabled=False)}
+
+
+def _connection_to(node: Any) -> Any:
+    return node.connection_class(**node.connection_kwargs)
+
+
+def _connections(client: Any) -> list[Any]:
+    pool = client.connection_pool
+    return [*getattr(pool, "_available_connections", ()), *getattr(pool, "_in_use_connections", ())]
+
+
+def _has_open(client: Any) -> bool:
+    return any(connection.is_connected for connection in _connections(client))
+
+
+def _prefer_open(client: Any) -> bool:
+    """Have the next call use a connection that stands; False if none is idle."""
+    idle = client.connection_pool._available_connections
+    idle.sort(key=lambda connection: connection.is_connected)  # the last one is used first
+    return bool(idle) and bool(idle[-1].is_connected)
+
+
+async def _close_idle(client: Any) -> None:
+    # Whatever comes of it: they are given up.
+    with contextlib.suppress(Exception):
+        async with asyncio.timeout(0.5):
+            await client.connection_pool.disconnect(inuse_connections=False)
+
+
+async def _retire(client: Any, timeout: float) -> None:
+    """Close a client when those who use it have ended, which is within the timeout."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + 2 * timeout
+    try:
+        if hasattr(client, "connection_pool"):
+            await _close_idle(client)
+            # Polled: redis-py tells of no connection's return.
+            while client.connection_pool._in_use_connections and loop.time() < until:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+    finally:
+        await client.aclose()
+
+
+def _drop(client: Any) -> None:
+    """Close a client's connections at once."""
+    for connection in _connections(client):
+        writer = getattr(connection, "_writer", None)
+        if writer is not None:
+            writer.transport.abort()
+            connection._writer = connection._reader = None
+
+
+def _abandon(client: Any, loop: asyncio.AbstractEventLoop) -> None:
+    """Close the sockets of a client whose event loop runs no more."""
+    if not hasattr(client, "connection_pool"):
+        for node in client.get_nodes():
+            for connection in node._connections:
+                _abandon_connection(connection, loop)
+        return
+    for connection in _connections(client):
+        _abandon_connection(connection, loop)
+    client.connection_pool.reset()
+
+
+def _abandon_connection(connection: Any, loop: asyncio.AbstractEventLoop) -> None:
+    writer = getattr(connection, "_writer", None)
+    if writer is not None:
+        _abandon_transport(writer.transport, loop)
+        connection._writer = connection._reader = None
+
+
+def _abandon_transport(transport: Any, loop: asyncio.AbstractEventLoop) -> None:
+    socket = transport.get_extra_info("socket")
+    # The transport's own close would call the dead loop; the socket beneath it needs none.
+    inner = getattr(socket, "_sock", None)
+    if loop.is_closed():
+        if inner is not None:
+            inner.close()
+        for attribute in ("_sock", "_loop"):
+            if hasattr(transport, attribute):
+                setattr(transport, attribute, None)
+        return
+    # A loop that may run again knows the descriptor by its number, which must not become another
+    # connection's: the connection is closed by giving the number another file. In a child after a
+    # fork this leaves the parent's connection and its (shared) epoll as they are.
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        number = socket.fileno()
+        if number >= 0:
+            null = os.open(os.devnull, os.O_RDWR)
+            try:
+                os.dup2(null, number, inheritable=False)
+            finally:
+                os.close(null)

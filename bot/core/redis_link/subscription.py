@@ -1,0 +1,249 @@
+"""The messages of a channel, for as long as somebody wants them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from bot.core._shared.backoff import exponential
+from bot.core._shared.masking import one_line
+from bot.core._shared.tasks import BackgroundTasks
+from bot.core.redis_link.failures import Failure, judge, text_of, told
+
+if TYPE_CHECKING:
+    from bot.core.redis_link.link import RedisLink
+
+logger = logging.getLogger("bot.core.redis_link")
+
+SILENCE = 3.0
+"""Seconds without a message after which a subscription asks whether the server is still there."""
+
+REFUSED_PAUSE = 30.0
+"""Seconds until a subscription that was refused is asked for again."""
+
+REVIVAL = 0.5
+"""Seconds after which a subscription begins anew whose task somebody else has cancelled."""
+
+
+class Subscription:
+    """Messages of one channel, for as long as the link lives or :meth:`stop` is called.
+
+    It goes with its link: to another event loop, to another server, into a child after a fork. Each
+    time ``on_state(False)`` says that messages may have been missed, before ``on_state(True)``.
+    """
+
+    def __init__(
+        self,
+        link: RedisLink,
+        channel: str,
+        on_message: Callable[[bytes], None],
+        on_state: Callable[[bool], None],
+    ) -> None:
+        self._link = link
+        self.channel = channel
+        self._on_message = on_message
+        self._on_state = on_state
+        self.standing = False
+        self.refused = ""
+        """Why Redis does not let this user subscribe, if so."""
+        self._settled: asyncio.Event | None = None
+        self._tasks = BackgroundTasks()
+        self._stopped = False
+        # The run whose word counts: one that is on its way out has nothing to say any more.
+        self._run: object | None = None
+
+    def start(self) -> None:
+        """Subscribe on a new connection, on the running event loop."""
+        self._end_run()
+        if self._stopped:
+            return
+        self._tasks = BackgroundTasks()
+        run = self._run = object()
+        settled = self._settled = asyncio.Event()
+
+        def on_message(message: bytes) -> None:
+            if self._run is run:
+                self._on_message(message)
+
+        def on_state(stands: bool) -> None:
+            settled.set()
+            if self._run is run:
+                self.standing = stands
+                if stands:
+                    self.refused = ""
+                    self._link.refused.pop(f"SUBSCRIBE {self.channel}", None)
+                self._on_state(stands)
+
+        def on_failure(text: str, refused: bool) -> None:
+            settled.set()
+            if self._run is run and refused:
+                self.refused = text
+                self._link.found_refused(
+                    f"SUBSCRIBE {self.channel}",
+                    text,
+                    "changes that other instances tell of are not heard here",
+                )
+
+        loop = asyncio.get_running_loop()
+
+        def ended(task: asyncio.Task[Any]) -> None:
+            settled.set()
+            # Cancelled by somebody else: go on. Soon, not at once: this may be an event loop on its way
+            # out, that cancels all it has.
+            if self._run is run and not loop.is_closed():
+                loop.call_later(REVIVAL, revive)
+
+        def revive() -> None:
+            if self._run is run:
+                self.start()
+
+        task = self._tasks.spawn(
+            subscribe(self._link, self.channel, on_message, on_state, on_failure),
+            name=f"redis-subscription {self.channel}",
+        )
+        task.add_done_callback(ended)
+
+    def _end_run(self) -> None:
+        self._run = None
+        for task in self._tasks:
+            if task.get_loop() is _running_loop():
+                task.cancel()
+        if self.standing:
+            self.standing = False
+            self._on_state(False)
+
+    def abandon(self) -> None:
+        """Forget everything of an event loop that runs no more."""
+        self._end_run()
+        self._tasks.abandon()
+
+    async def settled(self) -> None:
+        """Wait until it stands, or is known not to; for the link's timeout at most."""
+        event = self._settled
+        if event is not None and not event.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._link.timeout):
+                    await event.wait()
+
+    @property
+    def beginning(self) -> bool:
+        """Whether it is not known yet if it will stand."""
+        return self._settled is not None and not self._settled.is_set()
+
+    async def pause(self) -> None:
+        """End until the link begins anew."""
+        self._run = None
+        await self._tasks.stop()
+        if self.standing:
+            self.standing = False
+            self._on_state(False)
+
+    async def stop(self) -> None:
+        """End for good, on whichever event loop it lives; ``on_state`` is not called any more."""
+        self._stopped = True
+        self._link.forget(self)
+        self._run = None
+        self.standing = False
+        await self._tasks.stop()
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+async def subscribe(
+    link: RedisLink,
+    channel: str,
+    on_message: Callable[[bytes], None],
+    on_state: Callable[[bool], None],
+    on_failure: Callable[[str, bool], None] | None = None,
+) -> None:
+    """Hand every message of ``channel`` to ``on_message``, for ever; cancel to stop.
+
+    ``on_state(True)`` is called each time the subscription stands, before any message of it, and
+    ``on_state(False)`` when it is lost: messages sent in between were missed. A silent server is
+    asked every ``SILENCE`` seconds whether it is there. ``on_failure(text, refused)`` is called when it
+    does not come about; ``refused``: this user may not, and is back every ``REFUSED_PAUSE`` seconds.
+    """
+    from redis.exceptions import ResponseError
+
+    failures = 0
+    while True:
+        stood = refused = False
+        connection: Any = None
+        try:
+            async with asyncio.timeout(link.timeout):
+                connection = await link.open_connection()
+                await connection.send_command("SUBSCRIBE", channel)
+                await connection.read_response(push_request=True)
+            _end_if_cancelled()
+            stood = True
+            failures = 0
+            on_state(True)
+            await _listen(connection, link.timeout, on_message)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            # Whatever it was, the subscription is gone.
+            logger.debug("subscription to %s lost: %s", one_line(channel), one_line(error))
+            refused = isinstance(error, ResponseError) and judge(error) is Failure.REFUSED
+            if on_failure is not None and not stood:
+                on_failure(told(text_of(error)), refused)
+            if not refused and failures == 2 and link.available:
+                # What the link itself says is of its other calls, which work.
+                logger.warning(
+                    "Redis at %s: no subscription to %s, and trying on: %s",
+                    link.breaker.name, one_line(channel), told(text_of(error)) or type(error).__name__,
+                )  # fmt: skip
+        finally:
+            if connection is not None:
+                await link.close_connection(connection)
+            if stood:
+                on_state(False)
+        _end_if_cancelled()
+        failures += 1
+        longest = REFUSED_PAUSE if refused else exponential(failures, 0.05, 2.0)
+        await asyncio.sleep(longest * random.uniform(0.5, 1.0))
+
+
+def _end_if_cancelled() -> None:
+    # redis-py turns a cancellation that comes with a timeout or an answer into these; a subscription
+    # that went on then would never end, and who waits for its end would wait for ever.
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
+async def _listen(connection: Any, timeout: float, on_message: Callable[[bytes], None]) -> None:
+    asked = False
+    while True:
+        _end_if_cancelled()
+        try:
+            answer = await connection.read_response(
+                timeout=timeout if asked else SILENCE, disconnect_on_error=False, push_request=True
+            )
+        except TimeoutError:
+            answer = None
+        except Exception as error:
+            if judge(error) is Failure.REFUSED:
+                answer = error  # PING is forbidden, and yet this was an answer
+            elif "imeout" not in type(error).__name__:
+                raise
+            else:
+                answer = None
+        if answer is None:
+            if asked:
+                raise TimeoutError("no answer to PING")
+            await connection.send_command("PING")
+            asked = True
+            continue
+        asked = False
+        if isinstance(answer, list) and len(answer) == 3 and answer[0] == b"message":
+            on_message(answer[2])
