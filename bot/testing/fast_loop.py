@@ -1,8 +1,9 @@
 """An event loop whose time jumps ahead when nothing is left to do, so that minutes pass in seconds.
 
 For tests in which both ends of every connection live in this loop: a bot and a
-:class:`~bot.testing.telegram.TelegramServer`. Timers fire in their order, and no faster than the I/O that is
-under way: time stands still while code runs, while a socket has data, and while a thread of an executor works.
+:class:`~bot.testing.telegram.TelegramServer`. Timers fire in their order, and no faster than the I/O
+that is under way: time stands still while code runs, while a socket has data, and while a thread of an
+executor works.
 
 It cannot be built on uvloop, which takes its time from libuv. What waits for another process (Redis, a real
 server) sees time jump while it waits; give such a test a ``grace`` longer than those answers take.
