@@ -71,6 +71,8 @@ class Outbound(Phase4Service):
         self._random = random_source or random.Random()
         self._limits = Limits()
         self._drain_timeout = 10.0
+        self._settings: dict[str, Any] = {}
+        """What enable was called with, but for the limits."""
         self._scheduler = Scheduler(self._limits)
         self._shown = Shown()
         self._skip_equal_edits = True
@@ -124,11 +126,26 @@ class Outbound(Phase4Service):
                 self._limits, max_pending=max_pending, max_in_flight=max_in_flight, max_wait=float(max_wait)
             )
             self._drain_timeout = float(drain_timeout)
+            self._settings = {
+                "max_pending": max_pending,
+                "max_in_flight": max_in_flight,
+                "max_wait": max_wait,
+                "drain_timeout": drain_timeout,
+                "skip_equal_edits": skip_equal_edits,
+            }
             self._draining = False
             self._enabled = True
             if self._owner.loop is not None and self._owner.loop is asyncio.get_running_loop():
                 self._poll()
         return True
+
+    def sibling(self) -> Outbound:
+        """Another one, off and unused, with the same clock: for a bot with a budget of its own."""
+        return Outbound(clock=self._clock, random_source=self._random)
+
+    async def enable_as(self, other: Outbound) -> bool:
+        """:meth:`enable` with the limits and settings of another."""
+        return await self.enable(other._limits, **other._settings)
 
     async def disable(self) -> bool:
         """Switch off: what waits is sent within ``drain_timeout``, the rest raises OutboundClosedError.

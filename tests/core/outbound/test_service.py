@@ -541,3 +541,23 @@ async def test_spellings_of_a_chat_are_one_chat(outbound, clock, sends):
     assert not named.done()
     await clock.advance(2)
     await ended([held, named])
+
+
+async def test_a_second_bot_has_a_budget_of_its_own_with_the_same_limits_and_settings(clock, sends):
+    first = Outbound(clock=clock)
+    await first.enable(Limits(group=(1, 60.0)), max_pending=1, max_in_flight=3, drain_timeout=0.0)
+    second = first.sibling()
+    assert not second.enabled
+    await second.enable_as(first)
+    for outbound, name in ((first, "first"), (second, "second")):
+        assert await outbound.call(sends(name), Request("sendMessage", GROUP)) == name
+    waits = asyncio.ensure_future(second.call(sends("waits"), Request("sendMessage", GROUP)))
+    await until_idle()
+    with pytest.raises(OutboundFullError):
+        await second.call(sends("one too many"), Request("sendMessage", GROUP))
+    assert (await second.get_statistics())["max_in_flight"] == 3
+    await second.disable()
+    with pytest.raises(OutboundClosedError):
+        await waits
+    assert first.enabled
+    await first.disable()
