@@ -1,0 +1,205 @@
+"""What adapters decide about updates that come in: is it too much, who is told, and what is an answer.
+
+Adapters hand over ids, and do what a framework has its own words for. Shared, so that all decide alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+from cachetools import LRUCache
+from msgspec import Struct
+
+from bot.core._shared.errors import invalid
+from bot.integrations.services import running_limiter, running_optimizer
+
+if TYPE_CHECKING:
+    from bot.core.outbound import Priority
+    from bot.core.rate_limiter import RateLimitConfig
+
+Update = TypeVar("Update")
+Client = int | str
+
+ANSWER = "Too many requests. Please try again in {seconds} s."
+ANSWER_DEADLINE = 10.0
+"""Seconds after which nobody needs to be told any more to wait."""
+
+ANSWERS_FOR = 30.0
+"""Seconds after the end of an update for which tasks that it started still answer its user."""
+
+MAX_TOLD = 10_000
+"""Clients of whom it is remembered that they were told to wait."""
+
+LIMITED = frozenset(
+    """message edited_message business_message edited_business_message guest_message
+    callback_query inline_query message_reaction""".split()
+)
+"""Kinds of update that one person sends and can send again. All others, payments and memberships above all,
+are never dropped."""
+
+NEVER_DROPPED = ("successful_payment", "refunded_payment", "migrate_to_chat_id", "migrate_from_chat_id")
+"""Fields of a message that make it one that is never dropped."""
+
+
+class Throttle(Struct, Generic[Update], frozen=True, kw_only=True):
+    """How much may come in, as a bot's author sets it.
+
+    ``limit`` or ``tier``: the limit, else the limiter's default one. ``per``: "user", "chat", or a function
+    of the update giving an id or None (not limited). ``answer``: what a client is told once per wait, a
+    text with ``{seconds}``; a coroutine function of update and seconds; None: nothing. ``admins``: ids of
+    users that are never limited; ``exempt``: a function of the update, a coroutine function or not, that
+    says so. :meth:`check` raises ValueError for an argument out of bounds.
+    """
+
+    limit: RateLimitConfig | None = None
+    tier: str | None = None
+    per: str | Callable[[Update], Client | None] = "user"
+    answer: str | Callable[[Update, float], Awaitable[object]] | None = ANSWER
+    admins: Collection[int] = ()
+    exempt: Callable[[Update], bool | Awaitable[bool]] | None = None
+
+    def check(self) -> None:
+        """Raise ValueError naming the argument."""
+        if not callable(self.per) and self.per not in ("user", "chat"):
+            raise invalid("per", self.per, '"user", "chat", or a function of the update')
+        if isinstance(self.answer, str):
+            _check_text(self.answer)
+        elif self.answer is not None and not callable(self.answer):
+            raise invalid("answer", self.answer, "a text with {seconds} in it, a coroutine function, or None")
+        if self.exempt is not None and not callable(self.exempt):
+            raise invalid("exempt", self.exempt, "a function of the update, or None")
+        if isinstance(self.admins, str | bytes) or not all(type(one) is int for one in self.admins):
+            raise invalid("admins", self.admins, "ids of users (ints)")
+        if self.tier is not None and not isinstance(self.tier, str):
+            raise invalid("tier", self.tier, "the name of a tier, or None")
+        if self.limit is not None:
+            from bot.core.rate_limiter import RateLimitConfig
+
+            if not isinstance(self.limit, RateLimitConfig):
+                raise invalid("limit", self.limit, "a RateLimitConfig or None")
+            if self.tier is not None:
+                raise invalid("tier", self.tier, "None, as there is a limit")
+
+    async def client_of(self, update: Update, user: int | None, chat: int | None) -> Client | None:
+        """Who is limited for an update of ``user`` in ``chat``; None: nobody."""
+        if user is not None and user in self.admins:
+            return None
+        if self.exempt is not None:
+            exempt = self.exempt(update)
+            if await exempt if inspect.isawaitable(exempt) else exempt:
+                return None
+        if not isinstance(self.per, str):
+            return self.per(update)
+        first, second = (user, chat) if self.per == "user" else (chat, user)
+        return first if first is not None else second
+
+
+def _check_text(text: str) -> None:
+    try:
+        if text.format(seconds=1).strip():
+            return
+    except (ValueError, LookupError, AttributeError):
+        pass
+    raise invalid("answer", text, "a text with {seconds} in it, a coroutine function, or None")
+
+
+class TooMany(NamedTuple):
+    """An update that is not handled."""
+
+    seconds: float
+    """How long its client is to wait."""
+    tell: bool
+    """Whether the client is to be told: the first time in this wait."""
+
+    def text(self, answer: str) -> str:
+        """``answer`` with the seconds in it, whole and rounded up."""
+        return answer.format(seconds=max(1, math.ceil(self.seconds)))
+
+
+class Gate(Generic[Update]):
+    """Lets updates in, or not. While the rate limiter is off it lets in all."""
+
+    def __init__(self, throttle: Throttle[Update]) -> None:
+        throttle.check()
+        self.throttle = throttle
+        # Until when each client was told to wait.
+        self._told: LRUCache[Client, float] = LRUCache(maxsize=MAX_TOLD)
+
+    async def refuses(self, update: Update, user: int | None, chat: int | None) -> TooMany | None:
+        """None: handle it. ``user`` and ``chat`` are ids, None where the update has none.
+
+        Raises UnknownTierError for a tier that the limiter does not have, and what ``exempt`` and ``per``
+        raise.
+        """
+        limiter = running_limiter()
+        if limiter is None:
+            return None
+        throttle = self.throttle
+        client = await throttle.client_of(update, user, chat)
+        if client is None:
+            return None
+        # Not the bare id: what a handler takes from its user's tokens is not what lets updates in.
+        allowed, status = await limiter.is_allowed(f"update:{client}", throttle.limit, tier=throttle.tier)
+        if allowed:
+            return None
+        now = asyncio.get_running_loop().time()
+        tell = throttle.answer is not None and now >= self._told.get(client, now)
+        if tell:
+            self._told[client] = now + status.retry_after
+        return TooMany(status.retry_after, tell)
+
+
+class _Handled:
+    """The update that is being handled, and where its answer goes."""
+
+    __slots__ = ("chats", "loop", "until")
+
+    def __init__(self, chats: frozenset[Client]) -> None:
+        self.chats = chats
+        self.loop = asyncio.get_running_loop()
+        self.until = math.inf
+
+
+_handled: ContextVar[_Handled | None] = ContextVar("phase4_handled", default=None)
+
+
+@contextmanager
+def handling(chats: Iterable[Client | None]) -> Iterator[None]:
+    """Around the handling of an update: what is sent to these chats and users meanwhile is an answer.
+
+    So is what tasks that it starts send to them, for ``ANSWERS_FOR`` s after its end. It is one request for
+    the optimizer's N+1 detection.
+    """
+    optimizer = running_optimizer()
+    handled = _Handled(frozenset(chat for chat in chats if chat is not None))
+    token = _handled.set(handled)
+    try:
+        with nullcontext() if optimizer is None else optimizer.request():
+            yield
+    finally:
+        handled.until = handled.loop.time() + ANSWERS_FOR
+        _handled.reset(token)
+
+
+def answer_priority(chat: Any) -> Priority | None:
+    """ANSWER if ``chat`` waits for the update that is handled here; None: as ``sending`` says, else NOTIFY.
+
+    To others than the update's own chat and user nothing is an answer: a broadcast that a
+    handler sends must not go ahead of everybody's answers.
+    """
+    handled = _handled.get()
+    if handled is None or chat is None or chat not in handled.chats:
+        return None
+    if handled.until != math.inf and handled.loop.time() >= handled.until:
+        return None
+    from bot.core.outbound import Priority
+    from bot.core.outbound.context import current
+
+    # Without its default: whether ``sending`` was said at all.
+    return Priority.ANSWER if current.get(None) is None else None

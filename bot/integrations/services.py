@@ -1,0 +1,140 @@
+"""What adapters of bot frameworks share: which services run, their start and stop, and a budget for each bot.
+
+For the adapters of this package, which may be used side by side in one process.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from bot.core._shared.tasks import LoopLocalLock
+from bot.core.phase4_service import Phase4Service
+
+if TYPE_CHECKING:
+    from bot.core.outbound import Outbound
+    from bot.core.phase4_config import Phase4Config
+    from bot.core.query_optimizer import QueryOptimizer
+    from bot.core.rate_limiter import RateLimiter
+
+
+def running(package: str, class_name: str) -> Any:
+    """The process's instance of a service if it is on, else None; imports nothing and makes none."""
+    found = getattr(sys.modules.get(f"bot.core.{package}"), class_name, None)
+    instance = None if found is None else Phase4Service._instances.get(found)
+    return instance if instance is not None and instance.enabled else None
+
+
+def running_limiter() -> RateLimiter | None:
+    """The rate limiter if it is on."""
+    limiter: RateLimiter | None = running("rate_limiter", "RateLimiter")
+    return limiter
+
+
+def running_optimizer() -> QueryOptimizer | None:
+    """The query optimizer if it is on."""
+    optimizer: QueryOptimizer | None = running("query_optimizer", "QueryOptimizer")
+    return optimizer
+
+
+def running_outbound() -> Outbound | None:
+    """The process's outbound if it is on."""
+    outbound: Outbound | None = running("outbound", "Outbound")
+    return outbound
+
+
+class Budgets:
+    """Which bot has which Outbound: Telegram limits each token by itself.
+
+    The first bot that sends has the process's one, each further one a sibling with the same settings.
+    Bots are told by their user id, so that two clients of one bot share its budget, whatever they are
+    written with.
+    """
+
+    # Kept for each of the process's Outbounds; None stands for that one itself. Siblings go with it.
+    _of: ClassVar[weakref.WeakKeyDictionary[Outbound, dict[int, Outbound | None]]] = (
+        weakref.WeakKeyDictionary()
+    )
+
+    @classmethod
+    async def of(cls, bot: int) -> Outbound | None:
+        """The bot's Outbound, switched on; None while the service is off."""
+        main = running_outbound()
+        if main is None:
+            return None
+        budgets = cls._of.setdefault(main, {})
+        if bot not in budgets:
+            budgets[bot] = main.sibling() if budgets else None
+        own = budgets[bot]
+        if own is None:
+            return main
+        if not own.enabled:
+            await own.enable_as(main)
+        return own
+
+    @classmethod
+    async def disable(cls, bots: set[int] | None = None) -> None:
+        """Switch off the siblings of these bots, or all: what waits is sent for ``drain_timeout`` first."""
+        for budgets in list(cls._of.values()):
+            for bot, own in list(budgets.items()):
+                if own is not None and own.enabled and (bots is None or bot in bots):
+                    await own.disable()
+
+
+class ServiceUser:
+    """One bot's or application's use of the services. The first user starts them, the last one stops them.
+
+    What ran before the first was started by somebody else, and is left running. ``config``: settings for
+    ``initialize_phase4_services``, which change services that run already; None: the bot's own config module
+    and the environment.
+    """
+
+    # Changed by start and stop only, under the lock. Weak: an application that failed to start may never
+    # be stopped.
+    _users: ClassVar[weakref.WeakSet[ServiceUser]] = weakref.WeakSet()
+    _lock: ClassVar[LoopLocalLock] = LoopLocalLock()
+    _ours: ClassVar[bool] = False
+
+    def __init__(self, config: Mapping[str, Any] | Phase4Config | None = None) -> None:
+        self._config = config
+
+    async def start(self) -> dict[str, Any] | None:
+        """Start the services unless they run as wanted: ``initialize_phase4_services``'s report, or None."""
+        from bot.core.enhanced_startup_phase4 import initialize_phase4_services, phase4_loop
+
+        async with ServiceUser._lock:
+            report = None
+            if phase4_loop() is None:
+                ServiceUser._ours = True
+                report = await initialize_phase4_services(self._config)
+            elif self._config is not None:
+                report = await initialize_phase4_services(self._config)
+            ServiceUser._users.add(self)
+            return report
+
+    @property
+    def is_last(self) -> bool:
+        """Whether :meth:`stop` would stop the services."""
+        return ServiceUser._ours and set(ServiceUser._users) == {self}
+
+    async def drain(self) -> None:
+        """Send what waits, while the bot still can, if this is the last user."""
+        if self.is_last:
+            await Budgets.disable()
+            outbound = running_outbound()
+            if outbound is not None:
+                await outbound.disable()
+
+    async def stop(self) -> None:
+        """Stop the services if this is the last user of those that ``start`` started."""
+        from bot.core.enhanced_startup_phase4 import shutdown_phase4_services
+
+        async with ServiceUser._lock:
+            if self.is_last:
+                # If this is cancelled, another stop goes on with it.
+                await Budgets.disable()
+                await shutdown_phase4_services()
+                ServiceUser._ours = False
+            ServiceUser._users.discard(self)
