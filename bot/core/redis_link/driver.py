@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
+from collections.abc import Iterator
 from typing import Any
 
+from bot.core._shared.answer_bounds import AnswerBounds
 from bot.core.redis_link.errors import RedisUnavailableError
 
 
@@ -29,6 +32,7 @@ def _connect(url: str, timeout: float, protocol: int) -> Any:
         # Retries belong to the breaker: redis-py's own would make each caller wait for all of them.
         retry=Retry(NoBackoff(), 0),
         max_connections=10_000,
+        parser_class=_bounded_parser(),
         **_without_maintenance_notes(),
     )
 
@@ -41,7 +45,7 @@ def _connect_cluster(url: str, timeout: float, protocol: int) -> Any:
     except ImportError as error:
         raise RedisUnavailableError("redis is missing: pip install redis[hiredis]") from error
     _need_hiredis()
-    return RedisCluster.from_url(
+    client = RedisCluster.from_url(
         url.replace("+cluster://", "://", 1),
         protocol=protocol,
         socket_connect_timeout=timeout,
@@ -50,6 +54,69 @@ def _connect_cluster(url: str, timeout: float, protocol: int) -> Any:
         retry=Retry(NoBackoff(), 1),
         max_connections=1_000,
     )
+    # It takes no parser as an argument, and hands these on to every connection.
+    nodes = client.nodes_manager
+    for kwargs in (
+        nodes.connection_kwargs,
+        *(node.connection_kwargs for node in nodes.startup_nodes.values()),
+    ):
+        kwargs["parser_class"] = _bounded_parser()
+    return client
+
+
+@functools.cache
+def _bounded_parser() -> type[Any]:
+    """redis-py's parser, which is given no answer that would take too much memory."""
+    from redis.asyncio.connection import DefaultParser
+
+    base: Any = DefaultParser
+    wait_for_answer = base.read_response
+
+    class BoundedParser(base):  # type: ignore[misc]
+        def on_connect(self, connection: Any) -> None:
+            super().on_connect(connection)
+            self._bounds = AnswerBounds(self._reader.has_data)
+            self._pieces: Iterator[bytes] = iter(())
+            self._piece: bytes | None = None
+            # What the reader was given since an answer was asked for, if that is not added up yet.
+            self._given: bytes | None = None
+
+        def read_response(self, *args: Any, **kwargs: Any) -> Any:
+            if self._given is not None:
+                self._given = None  # the answer before came of it
+            else:
+                self._bounds.answered()
+            return wait_for_answer(self, *args, **kwargs)
+
+        async def read_from_socket(self) -> bool:
+            # Called when the reader has given every answer that it has.
+            piece = self._next_piece()
+            if piece is None:
+                bounds = self._bounds
+                if self._given is not None:
+                    bounds.unanswered(self._given)
+                    self._given = None
+                data = await self._stream.read(self._read_size)
+                if not data:
+                    raise ConnectionError("Connection closed by server.")
+                if bounds.harmless(data):
+                    self._given = data
+                    self._reader.feed(data)
+                    return True
+                self._pieces = iter(bounds.pieces(data))
+                piece = next(self._pieces, b"")
+            self._reader.feed(piece)
+            return True
+
+        def _next_piece(self) -> bytes | None:
+            piece, self._piece = self._piece, None
+            return next(self._pieces, None) if piece is None else piece
+
+        async def can_read(self) -> bool:
+            self._piece = self._next_piece()
+            return self._bounds.holds or self._piece is not None or bool(await super().can_read())
+
+    return BoundedParser
 
 
 def _need_hiredis() -> None:

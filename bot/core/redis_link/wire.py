@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from bot.core._shared.answer_bounds import AnswerBounds
+
 _NOT_YET: Any = object()
 
 
@@ -25,7 +27,7 @@ class _Wire(asyncio.Protocol):
         import hiredis
 
         self._parser = hiredis.Reader(notEnoughData=_NOT_YET)
-        self._nonsense = hiredis.ProtocolError
+        self._bounds = AnswerBounds(self._parser.has_data)
         self.pack: Callable[[tuple[Any, ...]], bytes] = hiredis.pack_command
         # What RESP3 servers send unasked, such as that they will be moved: no answer to anybody.
         self._push: type = getattr(hiredis, "PushNotification", _NoPush)
@@ -42,19 +44,53 @@ class _Wire(asyncio.Protocol):
         self.transport.set_protocol(self)
 
     def data_received(self, data: bytes) -> None:
-        self._parser.feed(data)
-        push = self._push
+        bounds, parser = self._bounds, self._parser
+        if not bounds.harmless(data):
+            self._in_pieces(data)
+            return
+        parser.feed(data)
         try:
-            while (answer := self._parser.gets()) is not _NOT_YET:
-                if answer.__class__ is push:
-                    continue
+            answer = parser.gets()
+        except Exception as error:
+            self._no_answer(error)
+            return
+        if answer is _NOT_YET:
+            bounds.unanswered(data)
+        else:
+            self._hand_on(answer)
+
+    def _in_pieces(self, data: bytes) -> None:
+        try:
+            for piece in self._bounds.pieces(data):
+                self._parser.feed(piece)
+                answer = self._parser.gets()
+                if answer is not _NOT_YET:
+                    self._bounds.answered()
+                    self._hand_on(answer)
+                if self.lost:
+                    return
+        except Exception as error:
+            self._no_answer(error)
+
+    def _hand_on(self, answer: Any) -> None:
+        """An answer, and those that have come with it."""
+        push = self._push
+        while answer is not _NOT_YET:
+            if answer.__class__ is not push:
                 self.proven = True
                 self._on_answer(answer)
                 if self.lost:
                     return
-        except self._nonsense as error:
-            self.drop()
-            self._on_lost(self, ConnectionError(f"no answer in Redis's protocol: {error}"))
+            try:
+                # Whatever is wrong with the bytes, and a parser fails in many ways: they are no answer.
+                answer = self._parser.gets()
+            except Exception as error:
+                self._no_answer(error)
+                return
+
+    def _no_answer(self, error: Exception) -> None:
+        self.drop()
+        self._on_lost(self, ConnectionError(f"no answer in Redis's protocol: {error}"))
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self.lost = True
