@@ -25,8 +25,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from bot.core._shared.errors import InvalidArgumentError
-from bot.core._shared.masking import mask_secrets as mask_secrets
-from bot.core._shared.masking import mask_url as mask_url
+from bot.core._shared.masking import mask_secrets
 
 logger = logging.getLogger(__name__)
 

@@ -7,6 +7,7 @@ half-sent requests leave nobody else an answer.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import Counter, OrderedDict
@@ -30,19 +31,29 @@ IDLE_SECONDS = 75.0
 """For which a connection may wait for its next request; as nginx."""
 
 MAX_CONNECTIONS = 2_048
+FEW_CONNECTIONS = 256
+"""Below which it is told at the start how many the limit of open files leaves."""
+
 RESERVED_DESCRIPTORS = 128
-"""Of the process's open files, what connections leave to databases, uploads and the rest."""
+"""Of the process's open files, what connections leave to databases and the rest."""
 
 BACKLOG = 128
 """Connections that the kernel keeps until they are taken."""
+
+TAKEN_AT_ONCE = 16
+"""Connections taken before the first of them is looked at, and perhaps refused; each is an open file."""
 
 _SWEEP_SECONDS = 1.0
 _LOG_SECONDS = 60.0
 _LINES_PER_MINUTE = 20
 
 
-def most_connections() -> int:
-    """As many as the process's limit of open files allows, MAX_CONNECTIONS at most."""
+def most_connections(files_each: int) -> int:
+    """As many as the process's limit of open files allows, MAX_CONNECTIONS at most.
+
+    ``files_each``: the files that one connection may have open, itself included: a service has an upload's
+    file beside it, a front a body's and the connection to an instance.
+    """
     try:
         import resource
     except ImportError:  # Windows has no such limit
@@ -50,7 +61,33 @@ def most_connections() -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return MAX_CONNECTIONS
-    return max(32, min(MAX_CONNECTIONS, soft - RESERVED_DESCRIPTORS))
+    return max(16, min(MAX_CONNECTIONS, (soft - RESERVED_DESCRIPTORS) // files_each))
+
+
+def allow_open_files(files_each: int) -> None:
+    """Raise the process's own limit of open files towards MAX_CONNECTIONS, as far as the system lets it.
+
+    Tell if that is not far.
+    """
+    try:
+        import resource
+    except ImportError:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = RESERVED_DESCRIPTORS + MAX_CONNECTIONS * files_each
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        # A container may forbid it; then there are as many connections as there can be.
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
+    most = most_connections(files_each)
+    if most < FEW_CONNECTIONS:
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        logger.warning(
+            "The limit of %d open files leaves %d connections of clients, and half as many to one address. "
+            "Raise it (ulimit -n 4096; systemd: LimitNOFILE=4096)",
+            limit, most,
+        )  # fmt: skip
 
 
 class Connections:

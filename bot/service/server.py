@@ -111,7 +111,7 @@ def create_app(settings: ServiceSettings, phase4: Mapping[str, Any] | None = Non
 def make_application(settings: ServiceSettings, *, client_max_size: int) -> web.Application:
     """An application with what stands before every handler: limits, drain, errors as JSON, the guard."""
     drain = Drain()
-    connections = Connections(most_connections(), settings.trusted_proxies)
+    connections = Connections(most_connections(settings.files_each), settings.trusted_proxies)
     access = Access(settings.host, settings.dashboard_token)
     app = web.Application(
         middlewares=[
@@ -121,6 +121,8 @@ def make_application(settings: ServiceSettings, *, client_max_size: int) -> web.
             guard(access, AllowedHosts(settings.allowed_hosts)),
         ],
         client_max_size=client_max_size,
+        # The service decodes bodies itself, within bounds (see ``bodies``); a front passes them on as is.
+        handler_args={"auto_decompress": False},
     )
     app[CONNECTIONS] = connections
     app[DRAIN] = drain

@@ -14,8 +14,16 @@ from aiohttp import web
 
 from bot.core.enhanced_startup_phase4 import get_phase4_status
 from bot.service.app_keys import ACCESS, CONNECTIONS, DRAIN, FEED
-from bot.service.connections import BACKLOG, BriefHttpLog, Connection, with_fit_expectations
+from bot.service.connections import (
+    BACKLOG,
+    TAKEN_AT_ONCE,
+    BriefHttpLog,
+    Connection,
+    allow_open_files,
+    with_fit_expectations,
+)
 from bot.service.dashboard.access import Access
+from bot.service.loop_errors import LoopErrors
 from bot.service.server import create_app
 from bot.service.settings import CannotStartError, ServiceSettings
 
@@ -35,16 +43,15 @@ async def serve(settings: ServiceSettings, ready: Callable[[int], None] | None =
     for number in (signal.SIGINT, signal.SIGTERM):
         with contextlib.suppress(NotImplementedError):  # Windows has KeyboardInterrupt only
             loop.add_signal_handler(number, stop.set)
+    loop.set_exception_handler(LoopErrors())
+    allow_open_files(settings.files_each)
     try:
         app = _front(settings) if settings.balance else create_app(settings)
     except CannotStartError as error:
         print(f"Cannot start: {error}", file=sys.stderr)
         return 1
     # What is still there after the drain gets a second to notice that it is cut off.
-    # A front passes encoded bodies on as they came.
-    runner = web.AppRunner(
-        app, access_log=None, shutdown_timeout=1.0, logger=_http_log(), auto_decompress=not settings.balance
-    )
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, logger=_http_log())
     connections = app[CONNECTIONS]
     try:
         try:
@@ -63,8 +70,9 @@ async def serve(settings: ServiceSettings, ready: Callable[[int], None] | None =
         runner.server.request_factory = with_fit_expectations(runner.server.request_factory)
         # Not by web.SockSite, which takes every connection for as long as its client likes.
         server = await loop.create_server(
-            lambda: Connection(_protocol(runner), connections), sock=listener, backlog=BACKLOG
+            lambda: Connection(_protocol(runner), connections), sock=listener, backlog=TAKEN_AT_ONCE
         )
+        listener.listen(BACKLOG)  # asyncio has one number for both
         status = await get_phase4_status()
         print(
             f"Bot service on http://{settings.host}:{port}  (Ctrl-C stops it)\n"

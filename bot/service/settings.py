@@ -50,6 +50,11 @@ class ServiceSettings:
     """Asked for by the dashboard and ``/metrics``. Empty: none on the loopback, elsewhere one is made."""
 
     @property
+    def files_each(self) -> int:
+        """The files that one client's connection may have open, itself included."""
+        return 3 if self.balance else 2  # a body on disk and an instance's connection; an upload's file
+
+    @property
     def database_path(self) -> Path:
         return self.data_dir / "phase4.db"
 

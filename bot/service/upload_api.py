@@ -19,7 +19,7 @@ from bot.core.cache_manager import CacheManager
 from bot.core.query_optimizer import QueryOptimizer
 from bot.core.rate_limiter import RateLimitConfig, RateLimiter
 from bot.service.api_errors import ApiError, bad_request
-from bot.service.bodies import BODY_SECONDS, deadline, next_chunk
+from bot.service.bodies import BODY_SECONDS, chunks_of, coding_of, deadline
 from bot.service.client_address import client_address
 from bot.service.dashboard.access import Access
 from bot.service.data_api import parse_user_id, tags_of_name
@@ -129,21 +129,21 @@ class UploadApi:
     async def _received(self, request: web.Request) -> AsyncIterator[tuple[int, str, Callable[[], None]]]:
         """Stream the body into the upload folder: (bytes, SHA-256, a function that makes it stay).
 
-        Nothing is left of a broken one, nor of one that was not made to stay. Raises ApiError 408 if the
-        client sends nothing for READ_SECONDS.
+        Nothing is left of a broken one, nor of one that was not made to stay. Raises what ``chunks_of`` does.
         """
         if request.content_length is not None and request.content_length > MAX_UPLOAD_BYTES:
             raise _too_large()
         if request.content_type.startswith("multipart/"):
             raise ApiError(415, "unsupported_type", "Send the file's bytes as the body, not a form.")
+        coding_of(request)  # before there is a file
         digest = hashlib.sha256()
         size = 0
         target = self._directory / f"{secrets.token_hex(16)}.part"
         file = await asyncio.to_thread(_create, target)
         try:
             try:
-                async with deadline():
-                    while chunk := await next_chunk(request):
+                async with deadline(), contextlib.aclosing(chunks_of(request)) as chunks:
+                    async for chunk in chunks:
                         size += len(chunk)
                         if size > MAX_UPLOAD_BYTES:
                             raise _too_large()

@@ -54,6 +54,7 @@ ALLOWED = {
     "service/dataset.py": {"path", "kept.name"},  # the operator's own
     "service/front.py": {"request[REQUEST_ID]"},  # checked, or made here
     "service/journal.py": {"self._error"},
+    "service/loop_errors.py": {"more"},
     "service/middleware.py": {
         "request_id", "_shown(request)", "_method(request)", "f' cache={state}' if state else ''",
     },

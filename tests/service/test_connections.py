@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from bot.service import connections as module
-from bot.service.connections import BriefHttpLog, Connection, Connections, most_connections
+from bot.service.connections import (
+    BriefHttpLog,
+    Connection,
+    Connections,
+    allow_open_files,
+    most_connections,
+)
 
 
 class Transport(asyncio.Transport):
@@ -29,12 +35,60 @@ class Silent(asyncio.Protocol):
     pass
 
 
-def test_as_many_as_the_open_files_allow(monkeypatch):
+@pytest.fixture
+def limits(monkeypatch):
+    """The process's limits of open files, (soft, hard), as a list to be set and looked at."""
     import resource
 
-    for soft, most in ((1_024, 896), (100, 32), (10**6, 2_048), (resource.RLIM_INFINITY, 2_048)):
-        monkeypatch.setattr(resource, "getrlimit", lambda _, soft=soft: (soft, soft))
-        assert most_connections() == most
+    now = [1_024, 1_024]
+
+    def set_limits(_, pair):
+        assert pair[0] <= pair[1], "the system would refuse"
+        now[:] = pair
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: tuple(now))
+    monkeypatch.setattr(resource, "setrlimit", set_limits)
+    return now
+
+
+def test_as_many_as_the_open_files_allow(limits):
+    import resource
+
+    for soft, each, most in (
+        (1_024, 1, 896), (1_024, 2, 448), (1_024, 3, 298), (256, 2, 64), (100, 2, 16), (10**6, 3, 2_048),
+        (resource.RLIM_INFINITY, 2, 2_048),
+    ):  # fmt: skip
+        limits[0] = soft
+        assert most_connections(each) == most
+
+
+def test_the_process_raises_its_own_limit_as_far_as_it_may(limits, caplog):
+    limits[:] = 1_024, 1_000_000
+    allow_open_files(2)
+    assert limits == [128 + 2_048 * 2, 1_000_000], "no more than it can use"
+    limits[:] = 100_000, 1_000_000
+    allow_open_files(2)
+    assert limits == [100_000, 1_000_000], "nor less than it has"
+    limits[:] = 1_024, 2_000
+    allow_open_files(2)
+    assert limits == [2_000, 2_000]
+    assert not caplog.records
+
+
+def test_a_low_limit_is_told_with_what_it_leaves(limits, caplog, monkeypatch):
+    import resource
+
+    limits[:] = 256, 256
+    allow_open_files(2)
+    assert "256 open files leaves 64 connections" in caplog.text
+
+    def forbidden(_, pair):
+        raise ValueError("not allowed to raise maximum limit")
+
+    monkeypatch.setattr(resource, "setrlimit", forbidden)
+    limits[:] = 200, 4_096
+    allow_open_files(2)
+    assert "200 open files leaves 36 connections" in caplog.text
 
 
 class Clients(RuleBasedStateMachine):

@@ -18,7 +18,7 @@ import msgspec
 from aiohttp import web
 
 from bot.service.api_errors import ApiError
-from bot.service.bodies import deadline
+from bot.service.bodies import read_json
 from bot.service.client_address import host_name, is_forwarded
 from bot.service.middleware import Handler
 
@@ -128,8 +128,7 @@ class Access:
 
     async def sign_in(self, request: web.Request) -> web.Response:
         """The token in the body, for a cookie."""
-        async with deadline(SIGN_IN_SECONDS):
-            body = await request.read()
+        body = await read_json(request, SIGN_IN_SECONDS)
         try:
             given = msgspec.json.decode(body[:MAX_SIGN_IN], type=dict[str, object])["token"]
         except (ValueError, KeyError, RecursionError):

@@ -16,11 +16,11 @@ from typing import Any, ClassVar
 from urllib.parse import unquote
 
 from bot.core._shared.errors import invalid
+from bot.core._shared.masking import mask_url
 from bot.core.connection_pool_manager.errors import MissingDriverError
 from bot.core.connection_pool_manager.guard import Guard
 from bot.core.connection_pool_manager.models import PoolSpec
 from bot.core.connection_pool_manager.pool import Verdict
-from bot.core.phase4_config import mask_url
 
 logger = logging.getLogger(__name__)
 

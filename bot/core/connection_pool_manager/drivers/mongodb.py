@@ -25,11 +25,11 @@ from urllib.parse import parse_qsl, urlsplit
 
 from bot.core._shared.demotion import mongodb_needs_another_server
 from bot.core._shared.errors import invalid
+from bot.core._shared.masking import mask_secrets, mask_url
 from bot.core.connection_pool_manager.drivers.base import Driver, import_driver
 from bot.core.connection_pool_manager.guard import Guard
 from bot.core.connection_pool_manager.models import PoolSpec
 from bot.core.connection_pool_manager.pool import Verdict
-from bot.core.phase4_config import mask_secrets, mask_url
 
 
 class MongoHandle:

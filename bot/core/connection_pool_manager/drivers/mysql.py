@@ -17,13 +17,13 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from bot.core._shared.demotion import mysql_needs_another_server
 from bot.core._shared.errors import invalid, message_of
+from bot.core._shared.masking import mask_url
 from bot.core.connection_pool_manager.drivers import session_state
 from bot.core.connection_pool_manager.drivers.base import Driver, hard_close, import_driver, keep_alive
 from bot.core.connection_pool_manager.errors import LeaseError
 from bot.core.connection_pool_manager.guard import Guard, guarded_methods
 from bot.core.connection_pool_manager.models import PoolSpec
 from bot.core.connection_pool_manager.pool import Verdict
-from bot.core.phase4_config import mask_url
 
 _classify = session_state.Classifier(session_state.classify_mysql)
 

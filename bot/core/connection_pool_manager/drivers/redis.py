@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from bot.core._shared.demotion import redis_needs_another_server
 from bot.core._shared.errors import invalid, message_of
+from bot.core._shared.masking import mask_url
 from bot.core.connection_pool_manager.drivers.base import (
     Driver,
     hard_close,
@@ -26,7 +27,6 @@ from bot.core.connection_pool_manager.drivers.base import (
 from bot.core.connection_pool_manager.guard import Guard
 from bot.core.connection_pool_manager.models import PoolSpec
 from bot.core.connection_pool_manager.pool import Slot, Verdict
-from bot.core.phase4_config import mask_url
 
 _set_own = object.__setattr__
 

@@ -17,11 +17,11 @@ from typing import Any, cast
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from bot.core._shared.errors import invalid
+from bot.core._shared.masking import mask_url
 from bot.core.connection_pool_manager.drivers import session_state
 from bot.core.connection_pool_manager.drivers.base import Driver, import_driver
 from bot.core.connection_pool_manager.guard import Guard, guarded_methods
 from bot.core.connection_pool_manager.pool import Verdict
-from bot.core.phase4_config import mask_url
 
 _classify = session_state.Classifier(session_state.classify_sqlite)
 
