@@ -252,3 +252,5 @@ ENABLE_OUTBOUND = False
 # OUTBOUND_MAX_WAIT = 600
 # seconds a stop waits for requests that wait (a number >= 0 and <= 31_536_000)
 # OUTBOUND_DRAIN_TIMEOUT = 10
+# progress of broadcasts: an SQLite file (made by the first one) or a Redis; "": in memory (a string)
+# OUTBOUND_BROADCAST_STORE = "broadcasts.sqlite3"

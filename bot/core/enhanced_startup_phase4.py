@@ -218,6 +218,7 @@ async def _enable_outbound(outbound: Any, config: Phase4Config) -> None:
         max_wait=config.OUTBOUND_MAX_WAIT,
         drain_timeout=config.OUTBOUND_DRAIN_TIMEOUT,
         skip_equal_edits=config.OUTBOUND_SKIP_EQUAL_EDITS,
+        broadcast_store=config.OUTBOUND_BROADCAST_STORE,
     )
 
 

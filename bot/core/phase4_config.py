@@ -395,6 +395,9 @@ class Phase4Config(Struct, frozen=True, kw_only=True):
         Seconds, _doc("seconds of a penalty that are waited for; a longer one raises at once")
     ] = 600.0
     OUTBOUND_DRAIN_TIMEOUT: Annotated[Seconds, _doc("seconds a stop waits for requests that wait")] = 10.0
+    OUTBOUND_BROADCAST_STORE: Annotated[
+        str, _doc('progress of broadcasts: an SQLite file (made by the first one) or a Redis; "": in memory')
+    ] = "broadcasts.sqlite3"
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], *, source: str = "config") -> Phase4Config:

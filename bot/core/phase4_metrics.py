@@ -181,6 +181,13 @@ _FAMILIES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "phase4_outbound_refusals": ("counter", "Requests that Telegram refused with a wait", ("scope",)),
     "phase4_outbound_retries": ("counter", "Requests that wait for another try after a refusal", ()),
     "phase4_outbound_chats_held": ("gauge", "Chats that Telegram said to wait for", ()),
+    "phase4_outbound_broadcasts_running": ("gauge", "Broadcasts that run", ()),
+    "phase4_outbound_broadcasts_finished": ("counter", "Broadcasts that have reached their end", ()),
+    "phase4_outbound_broadcast_recipients": (
+        "counter",
+        "Recipients of broadcasts by outcome",
+        ("outcome",),
+    ),
     "phase4_outbound_held_globally_seconds": ("gauge", "Seconds for which nothing is sent to anybody", ()),
 }
 
@@ -266,6 +273,13 @@ _FIGURES: dict[str, tuple[_Figure, ...]] = {
         _Figure("retries", "phase4_outbound_retries"),
         _Figure("chats_held", "phase4_outbound_chats_held"),
         _Figure("held_globally_seconds", "phase4_outbound_held_globally_seconds"),
+        _Figure("broadcasts_running", "phase4_outbound_broadcasts_running"),
+        _Figure("broadcasts_finished", "phase4_outbound_broadcasts_finished"),
+        _Figure("broadcast_sent", "phase4_outbound_broadcast_recipients", ("sent",)),
+        _Figure("broadcast_blocked", "phase4_outbound_broadcast_recipients", ("blocked",)),
+        _Figure("broadcast_deactivated", "phase4_outbound_broadcast_recipients", ("deactivated",)),
+        _Figure("broadcast_not_found", "phase4_outbound_broadcast_recipients", ("not_found",)),
+        _Figure("broadcast_failed", "phase4_outbound_broadcast_recipients", ("failed",)),
     ),
 }
 

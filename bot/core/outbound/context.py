@@ -30,3 +30,17 @@ def sending(priority: Priority, deadline: float | None = None) -> Iterator[None]
         yield
     finally:
         current.reset(token)
+
+
+class Cover:
+    """A request that has its turn already, while it is being sent."""
+
+    __slots__ = ("active", "owner")
+
+    def __init__(self, owner: object) -> None:
+        self.owner = owner
+        self.active = True
+
+
+covered: ContextVar[Cover | None] = ContextVar("phase4_outbound_covered", default=None)
+"""What is sent within has its turn: it must not queue behind itself."""

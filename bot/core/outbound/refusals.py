@@ -43,7 +43,7 @@ def refusal_of(error: BaseException, cost: int = 1) -> Refusal | None:
     text = message_of(error)[:2_000]
     partial = "bad request" in text.lower()
     if told is None:
-        found = _IN_TEXT.search(text) if partial or _code(error) == 400 else None
+        found = _IN_TEXT.search(text) if partial or code_of(error) == 400 else None
         return None if found is None else Refusal(float(found[1]), False)
     seconds, whole = told
     done_nothing = cost == 1 or whole or "too many requests" in text.lower()
@@ -52,7 +52,7 @@ def refusal_of(error: BaseException, cost: int = 1) -> Refusal | None:
 
 def _told(error: Exception) -> tuple[float, bool] | None:
     """Seconds, and whether the error's kind says that nothing was done."""
-    code = _code(error)
+    code = code_of(error)
     if code == 420:
         name = f"{getattr(error, 'ID', '')} {type(error).__name__}"
         if not _WAITS.search(name):
@@ -76,7 +76,8 @@ def _told(error: Exception) -> tuple[float, bool] | None:
     return None
 
 
-def _code(error: Exception) -> object:
+def code_of(error: BaseException) -> object:
+    """The error's code, such as 403, under whichever name its framework has it; None if it has none."""
     for attribute in ("CODE", "error_code", "code", "status_code", "status"):
         code = getattr(error, attribute, None)
         if type(code) is int:

@@ -15,8 +15,13 @@ from bot.core._shared.histogram import HistogramSnapshot
 from bot.core._shared.loop_owner import LoopOwner, still_runs
 from bot.core._shared.masking import one_line
 from bot.core._shared.tasks import run_on_loop
+from bot.core.outbound.broadcast.broadcasts import Broadcasts
+from bot.core.outbound.broadcast.models import BroadcastReport
+from bot.core.outbound.broadcast.progress import OnProgress
+from bot.core.outbound.broadcast.recipients import Recipients
+from bot.core.outbound.broadcast.store import checked_address
 from bot.core.outbound.coalescing import Claim, Entry, Key, message_of, messages_of, replaces
-from bot.core.outbound.context import current
+from bot.core.outbound.context import covered, current
 from bot.core.outbound.errors import (
     MessageDeletedError,
     OutboundClosedError,
@@ -77,6 +82,7 @@ class Outbound(Phase4Service):
         self._shown = Shown()
         self._skip_equal_edits = True
         self._counters = Counters()
+        self._broadcasts = Broadcasts(clock)
         # Waiting callers, the timer and what is in flight belong to one event loop; _generation grows
         # when they are dropped with it, so that what ends later is not counted twice.
         self._owner = LoopOwner(self._forked)
@@ -98,6 +104,7 @@ class Outbound(Phase4Service):
         max_wait: float = 600.0,
         drain_timeout: float = 10.0,
         skip_equal_edits: bool = True,
+        broadcast_store: str | None = None,
     ) -> bool:
         """Switch on, or reconfigure: what waits and what counts in the windows stays.
 
@@ -107,6 +114,7 @@ class Outbound(Phase4Service):
         waited for; a longer one raises at once. ``drain_timeout``: seconds for which ``disable`` waits
         for what is queued. ``skip_equal_edits``: whether an edit is left out whose ``Request.content`` is
         what this process's last edit of the message had; False where others edit the same messages.
+        ``broadcast_store``: where the progress of broadcasts is kept, see :meth:`broadcast`; None keeps it.
         Raises ValueError for what is out of bounds.
         """
         if limits is not None and not isinstance(limits, Limits):
@@ -117,7 +125,10 @@ class Outbound(Phase4Service):
         check_seconds("drain_timeout", drain_timeout)
         if not isinstance(skip_equal_edits, bool):
             raise invalid("skip_equal_edits", skip_equal_edits, "True or False")
+        if broadcast_store is not None:
+            checked_address("broadcast_store", broadcast_store)
         async with self._transition:
+            self._broadcasts.store = self._broadcasts.store if broadcast_store is None else broadcast_store
             self._skip_equal_edits = skip_equal_edits
             if not self._enabled or not skip_equal_edits:
                 self._shown.clear()  # edits passed unseen
@@ -155,6 +166,7 @@ class Outbound(Phase4Service):
         async with self._transition:
             loop = self._owner.loop
             try:
+                await self._broadcasts.stop(self._drain_timeout)
                 if loop is not None:
                     await run_on_loop(loop, self._drain)
             finally:
@@ -198,6 +210,9 @@ class Outbound(Phase4Service):
         OutboundDeadlineError, OutboundClosedError and MessageDeletedError of what was not sent.
         """
         if not self._enabled:
+            return await send()
+        cover = covered.get()
+        if cover is not None and cover.active and cover.owner is self:
             return await send()
         kind = kind_of(request.method) if type(request.method) is str else Kind.OTHER
         request.check()
@@ -246,6 +261,43 @@ class Outbound(Phase4Service):
             if outcome is not _GRANTED:
                 return outcome.result()  # type: ignore[no-any-return]
         return await self._send(send, claim, chat)
+
+    async def broadcast(
+        self,
+        name: str,
+        recipients: Recipients,
+        send: Callable[[Any], Awaitable[object]],
+        *,
+        paid: bool = False,
+        on_progress: OnProgress | None = None,
+        progress: bool = False,
+        store: str | None = None,
+        restart: bool = False,
+        cost: int = 1,
+        concurrency: int | None = None,
+        total: int | None = None,
+        stop_after_failures: int | None = 50,
+        lease: float = 10.0,
+    ) -> BroadcastReport:
+        """Send to each recipient once, as priority BROADCAST; the same ``name`` goes on where it stopped.
+
+        ``recipients``: chats (ids or @names), as an iterable or async iterable, read as they are needed, or
+        a function that gives one. ``send(chat)`` makes the request, and is called again after an error that
+        may pass. ``paid``: under the ``paid`` limit. ``on_progress`` gets a BroadcastProgress a few times a
+        second; ``progress``: a bar on standard error instead. ``store``: a path, a URL of Redis or "" for
+        memory; None: that of ``enable``. ``restart``: begin anew. ``cost``: messages that each send makes.
+        ``concurrency``: recipients in work at a time; None: 50, of paid ones 500. ``total``: how many there
+        are. ``stop_after_failures`` in a row it stops; None: never. ``lease``: seconds without a sign of life
+        after which another process may go on with it.
+
+        A finished name answers with its report and writes to nobody. Raises BroadcastRunningError,
+        BroadcastStoppedError, BroadcastLostError, BroadcastStoreError, OutboundClosedError and ValueError.
+        """
+        return await self._broadcasts.run(
+            self, name, recipients, send, paid=paid, on_progress=on_progress, progress=progress, store=store,
+            restart=restart, cost=cost, concurrency=concurrency, total=total,
+            stop_after_failures=stop_after_failures, lease=lease,
+        )  # fmt: skip
 
     async def _send(self, send: Callable[[], Awaitable[T]], claim: Claim, chat: Chat) -> T:
         """Send for all who share the claim's entry, until it is done."""
@@ -511,11 +563,13 @@ class Outbound(Phase4Service):
         """Figures of design 5.7; see docs/outbound.md."""
         if not self._enabled:
             return {"enabled": False}
-        return snapshot(self._counters, self._scheduler, self._now(), draining=self._draining)
+        figures = snapshot(self._counters, self._scheduler, self._now(), draining=self._draining)
+        return figures | self._broadcasts.figures()
 
     async def reset_statistics(self) -> None:
         """Counters to zero; queues, windows and penalties stay."""
         self._counters = Counters()
+        self._broadcasts.reset()
 
     def histograms(self) -> list[HistogramSnapshot]:
         """How long requests waited."""

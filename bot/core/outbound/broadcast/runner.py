@@ -1,0 +1,479 @@
+"""One run of a broadcast: recipients are claimed, written to, and what became of them is recorded.
+
+What keeps it exact: a recipient is claimed in the store before it is written to, and a worker takes no other
+recipient before the outcome is recorded. So after a kill -9 the store has all that are done but those that
+were being written to, and those are written to again.
+
+    feeder --claimed--> todo --> workers --Outbound.call--> Telegram
+                          ^         |
+                          +-later---+--outcomes--> recorder --> store
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from typing import Any, NamedTuple, TypeVar
+
+from bot.core._shared.backoff import exponential, full_jitter
+from bot.core._shared.clock import Clock
+from bot.core._shared.errors import invalid
+from bot.core._shared.masking import one_line
+from bot.core._shared.tasks import to_the_end
+from bot.core.outbound.broadcast.errors import (
+    BroadcastLostError,
+    BroadcastStoppedError,
+    BroadcastStoreError,
+    StoreAwayError,
+)
+from bot.core.outbound.broadcast.models import BroadcastProgress
+from bot.core.outbound.broadcast.outcomes import Advice, Outcome, verdict_of
+from bot.core.outbound.broadcast.progress import INTERVAL, OnProgress, Rate, tell
+from bot.core.outbound.broadcast.recipients import BATCH, batches, chat_of, number_of
+from bot.core.outbound.broadcast.store import REASON_LENGTH, ChatId, Ended, Store
+from bot.core.outbound.context import current
+from bot.core.outbound.errors import OutboundClosedError, OutboundFullError, OutboundHeldError
+from bot.core.outbound.models import Priority
+from bot.core.outbound.refusals import refusal_of
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+GRACE = 3.0
+"""Seconds that a stop gives what is being sent at that moment."""
+
+STORE_GRACE = 5.0
+"""Seconds that a stop gives the store, which may be away."""
+
+ATTEMPTS = 3
+"""Tries of one recipient after errors that are its own."""
+
+RETRY_FIRST, RETRY_LONGEST = 1.0, 60.0
+MAX_WAITING = 2_000
+"""Recipients that are claimed and not done, at most a batch more: memory is bounded, however many wait."""
+
+SAID_EACH = 60.0
+"""Seconds between two lines of log about one trouble."""
+
+BEATS = 5
+"""Signs of life in the time of a lease."""
+
+
+class Plan(NamedTuple):
+    """What a broadcast was asked to do."""
+
+    name: str
+    recipients: Iterable[Any] | AsyncIterable[Any]
+    send: Callable[[ChatId], Awaitable[object]]
+    concurrency: int
+    stop_after: int | None
+    on_progress: OnProgress | None
+    total: int | None
+    lease: float
+
+
+class Tried:
+    """A recipient and what was tried."""
+
+    __slots__ = ("answers", "attempts", "chat", "delays", "fresh")
+
+    def __init__(self, chat: ChatId, *, fresh: bool) -> None:
+        self.chat = chat
+        self.fresh = fresh
+        """Claimed by this run, and nothing begun: a stop can forget it."""
+        self.attempts = 0
+        self.delays = 0
+        self.answers = -1
+
+
+class Run:
+    """A broadcast that runs, on one event loop. ``call(chat, send)`` sends in its turn."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        store: Store,
+        call: Callable[[ChatId, Callable[[], Awaitable[object]]], Awaitable[object]],
+        clock: Clock,
+        counted: Callable[[Outcome], None],
+        counts: dict[Outcome, int],
+    ) -> None:
+        self._plan = plan
+        self._store = store
+        self._call = call
+        self._clock = clock
+        self._counted = counted
+        self.counts = counts
+        self.invalid = 0
+        self._duplicates = 0
+        self._loop = asyncio.get_running_loop()
+        # Claimed and not done. Changed by the feeder (adds) and the recorder (removes).
+        self._active: set[ChatId] = set()
+        self._todo: asyncio.Queue[Tried] = asyncio.Queue()
+        self._later: dict[Tried, Any] = {}
+        self._sending: set[asyncio.Task[Any]] = set()
+        self._workers: list[asyncio.Task[Any]] = []
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._room = asyncio.Event()
+        self._outcomes: list[tuple[Ended, asyncio.Future[None]]] = []
+        self._dirty = asyncio.Event()
+        self._fed = False
+        self._stopping = False
+        self._finished = self._loop.create_future()
+        # Failures since the last success: perhaps it is the message that is at fault, and not these chats.
+        self._suspects: list[Ended] = []
+        self._answers = 0
+        self._said: dict[str, float] = {}
+        self._rate = Rate()
+
+    # From outside.
+
+    async def run(self) -> None:
+        """Until every recipient is done; whatever ends it before, what is done is recorded."""
+        helpers = [
+            self._start(self._feed(), "feeder"),
+            self._start(self._record(), "recorder"),
+            self._start(self._beat(), "lease"),
+        ]
+        if self._plan.on_progress is not None:
+            helpers.append(self._start(self._tell(self._plan.on_progress), "progress"))
+        self._workers = [self._start(self._work(), "worker") for _ in range(self._plan.concurrency)]
+        try:
+            await self._finished
+        except GeneratorExit:
+            raise  # the event loop was closed under it: nothing can be awaited any more
+        except BaseException:
+            await to_the_end(self._wind_down(helpers))
+            raise
+        await to_the_end(self._wind_down(helpers))
+
+    def stop(self, error: BaseException) -> None:
+        """End the run with this error; on its own event loop."""
+        if not self._finished.done():
+            self._finished.set_exception(error)
+
+    def owns(self, task: asyncio.Task[Any]) -> bool:
+        """Whether the task is one of the run's own, which must not wait for its end."""
+        return task in self._tasks
+
+    def _start(self, work: Any, name: str) -> asyncio.Task[Any]:
+        task = self._loop.create_task(work, name=f"outbound-broadcast-{name}")
+        task.add_done_callback(self._ended)
+        self._tasks.add(task)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.stop(error)
+
+    # Recipients in.
+
+    async def _feed(self) -> None:
+        for chat in await self.stored(self._store.unfinished):
+            self._active.add(chat)
+            self._todo.put_nowait(Tried(chat, fresh=False))
+        async with contextlib.aclosing(batches(self._plan.recipients)) as reading:  # type: ignore[type-var]
+            async for batch in reading:
+                while len(self._active) >= MAX_WAITING or self._todo.qsize() >= max(
+                    BATCH, self._plan.concurrency
+                ):
+                    self._room.clear()
+                    await self._room.wait()
+                await self._claim(batch)
+        self._fed = True
+        self._look_for_the_end()
+
+    async def _claim(self, batch: list[Any]) -> None:
+        chats: dict[ChatId, None] = {}
+        for recipient in batch:
+            chat = chat_of(recipient)
+            if chat is None:
+                self._leave_out(recipient)
+            elif chat in chats or chat in self._active:
+                self._duplicates += 1
+            else:
+                chats[chat] = None
+        if not chats:
+            if self.invalid and not self._active and not sum(self.counts.values()):
+                raise invalid("recipients", batch[0], "chats: ids (int) and @names (str)")
+            return
+        claimed = await self.stored(lambda: self._store.claim(list(chats)))
+        for chat in claimed:
+            if chat not in self._active:
+                self._active.add(chat)
+                self._todo.put_nowait(Tried(chat, fresh=True))
+
+    def _leave_out(self, recipient: object) -> None:
+        self.invalid += 1
+        self._say(
+            "invalid", "recipients that are no chats are left out, such as %s", one_line(repr(recipient))
+        )
+
+    # Out to Telegram.
+
+    async def _work(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        # For the life of this task. The caller's own deadline is that of one answer, not of each recipient.
+        current.set((Priority.BROADCAST, None))
+        while not self._stopping and not self._finished.done():
+            tried = await self._todo.get()
+            self._room.set()
+            try:
+                ended = await self._try(tried, task)
+            except asyncio.CancelledError:
+                self._todo.put_nowait(tried)  # for the stop, which forgets it if nothing was begun
+                raise
+            if ended is not None:
+                await self._over(ended)
+
+    async def _try(self, tried: Tried, task: asyncio.Task[Any]) -> Ended | None:
+        """Write to one recipient: how it ended, or None if it is to be tried again later."""
+        chat = tried.chat
+
+        async def send() -> None:
+            tried.fresh = False
+            self._sending.add(task)
+            try:
+                await self._plan.send(chat)
+            finally:
+                if not self._stopping:
+                    self._sending.discard(task)
+
+        try:
+            await self._call(chat, send)
+        except Exception as error:
+            return self._judge(tried, error)
+        self._answers += 1
+        return Ended(chat, Outcome.SENT)
+
+    def _judge(self, tried: Tried, error: Exception) -> Ended | None:
+        if isinstance(error, OutboundClosedError):
+            if not self._stopping:
+                self.stop(error)
+            self._again(tried, RETRY_FIRST)
+            return None
+        if isinstance(error, OutboundFullError):
+            self._again(tried, RETRY_FIRST)
+            return None
+        if isinstance(error, OutboundHeldError) and error.chat is None:
+            self._say("held", "Telegram holds all chats; the broadcast waits (%s)", one_line(error))
+            self._again(tried, error.retry_after)
+            return None
+        refusal = refusal_of(error)
+        held = isinstance(error, OutboundHeldError)
+        if held or refusal is not None:
+            seconds = error.retry_after if isinstance(error, OutboundHeldError) else 0.0
+            repeatable = True
+            if refusal is not None:
+                seconds, repeatable = refusal.seconds, refusal.repeatable
+            tried.attempts += 1
+            if repeatable and tried.attempts < ATTEMPTS:
+                self._again(tried, seconds)
+                return None
+            return self._ended_by(tried, Outcome.FAILED, error)
+        advice, outcome = verdict_of(error)
+        if advice is Advice.STOP:
+            stopped = BroadcastStoppedError(self._plan.name, f"nobody can be written to ({one_line(error)})")
+            stopped.__cause__ = error
+            self.stop(stopped)
+            self._again(tried, RETRY_FIRST)
+            return None
+        if advice is Advice.OVER:
+            self._answers += 1
+            return self._ended_by(tried, outcome, error)
+        if advice is Advice.NETWORK:
+            self._say(
+                "network", "Telegram cannot be reached; the broadcast tries again (%s)", one_line(error)
+            )
+            # While nobody gets an answer it is not this recipient's fault, however often.
+            if tried.answers != self._answers:
+                tried.attempts += 1
+            tried.answers = self._answers
+        else:
+            tried.attempts += 1
+        if tried.attempts < ATTEMPTS:
+            tried.delays += 1
+            longest = exponential(tried.delays, RETRY_FIRST, RETRY_LONGEST)
+            self._again(tried, longest / 2 + full_jitter(tried.delays, RETRY_FIRST, RETRY_LONGEST) / 2)
+            return None
+        return self._ended_by(tried, Outcome.FAILED, error)
+
+    def _ended_by(self, tried: Tried, outcome: Outcome, error: Exception) -> Ended:
+        reason = one_line(error, REASON_LENGTH) if outcome is Outcome.FAILED else ""
+        return Ended(tried.chat, outcome, reason)
+
+    def _again(self, tried: Tried, seconds: float) -> None:
+        def due() -> None:
+            self._later.pop(tried, None)
+            self._todo.put_nowait(tried)
+
+        if not self._stopping:
+            self._later[tried] = self._clock.call_later(seconds, due, self._loop)
+
+    # What became of them.
+
+    async def _over(self, ended: Ended) -> None:
+        """Have it recorded; returns when it is."""
+        if ended.outcome is Outcome.FAILED:
+            self._suspects.append(ended)
+            limit = self._plan.stop_after
+            if limit is not None and len(self._suspects) >= limit:
+                raise BroadcastStoppedError(
+                    self._plan.name, f"{limit} recipients in a row failed, the last with {ended.reason}"
+                )
+            if limit is None:
+                await self._confirm()
+            self._look_for_the_end()
+            return
+        if ended.outcome is Outcome.SENT and self._suspects:
+            await self._confirm()
+        await self._enqueue(ended)
+
+    async def _confirm(self) -> None:
+        """The suspects failed by themselves."""
+        suspects, self._suspects = self._suspects, []
+        for suspect in suspects[:-1]:
+            self._enqueue(suspect)
+        await self._enqueue(suspects[-1])
+
+    def _enqueue(self, ended: Ended) -> asyncio.Future[None]:
+        future = self._loop.create_future()
+        self._outcomes.append((ended, future))
+        self._dirty.set()
+        return future
+
+    async def _record(self) -> None:
+        """Write outcomes down: all that have come while the ones before were written."""
+        while True:
+            await self._dirty.wait()
+            self._dirty.clear()
+            await self.stored(self._write)
+
+    async def _write(self) -> None:
+        taken = self._outcomes[:]
+        if not taken:
+            return
+        await self._store.record([ended for ended, _ in taken])
+        # Not taken off before: if this is cancelled they are written again, which changes nothing.
+        del self._outcomes[: len(taken)]
+        for ended, future in taken:
+            self.counts[ended.outcome] = self.counts.get(ended.outcome, 0) + 1
+            self._counted(ended.outcome)
+            self._active.discard(ended.chat)
+            if not future.done():
+                future.set_result(None)
+        self._room.set()
+        self._look_for_the_end()
+
+    def _look_for_the_end(self) -> None:
+        if not self._fed or self._finished.done():
+            return
+        if not self._active:
+            self._finished.set_result(None)
+        elif self._suspects and len(self._active) == len(self._suspects):
+            # Nobody else is left to tell whether it was the message: it was they.
+            suspects, self._suspects = self._suspects, []
+            for suspect in suspects:
+                self._enqueue(suspect)
+
+    async def stored(self, action: Callable[[], Awaitable[T]]) -> T:
+        """The store's answer, however long it is away."""
+        tries = 0
+        while True:
+            try:
+                answer = await action()
+            except StoreAwayError as error:
+                tries += 1
+                self._say("store", "the broadcast waits for its store (%s)", one_line(error))
+                await self._clock.sleep(exponential(tries, 0.1, 2.0))
+                continue
+            if self._store.data_was_lost:
+                self._say("lost", "its store has lost what it kept%s", "; if the broadcast is interrupted "
+                          "now, those that were written to before are written to again")  # fmt: skip
+                self._store.data_was_lost = False
+            return answer
+
+    async def _beat(self) -> None:
+        while True:
+            await self._clock.sleep(self._plan.lease / BEATS)
+            await self.stored(self._store.beat)
+
+    # What it says.
+
+    def progress(self, *, running: bool = True) -> BroadcastProgress:
+        """Where it stands."""
+        counts = self.counts
+        done = sum(counts.values())
+        total = self._plan.total
+        if total is None:
+            total = number_of(self._plan.recipients)
+            if total is not None:
+                total = max(total - self._duplicates - self.invalid, done + len(self._active))
+        if not running and not self._active and self._fed:
+            total = done
+        rate = self._rate.now(self._clock.monotonic(), done)
+        return BroadcastProgress(
+            name=self._plan.name,
+            done=done,
+            total=total,
+            sent=counts.get(Outcome.SENT, 0),
+            blocked=counts.get(Outcome.BLOCKED, 0),
+            deactivated=counts.get(Outcome.DEACTIVATED, 0),
+            not_found=counts.get(Outcome.NOT_FOUND, 0),
+            failed=counts.get(Outcome.FAILED, 0),
+            rate=rate,
+            eta=(total - done) / rate if total is not None and rate > 0 and total >= done else None,
+            running=running,
+        )
+
+    async def _tell(self, on_progress: OnProgress) -> None:
+        while True:
+            await tell(on_progress, self.progress())
+            await self._clock.sleep(INTERVAL)
+
+    def _say(self, trouble: str, text: str, detail: str) -> None:
+        now = self._clock.monotonic()
+        if now - self._said.get(trouble, float("-inf")) >= SAID_EACH:
+            self._said[trouble] = now
+            logger.warning(f"Broadcast %s: {text}", one_line(self._plan.name), detail)
+
+    # The end.
+
+    async def _wind_down(self, helpers: list[asyncio.Task[Any]]) -> None:
+        """Let end what is being sent, record it, give back what was not begun."""
+        self._stopping = True
+        feeder, recorder, *others = helpers
+        for handle in self._later.values():
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                handle.cancel()
+        sending = {task for task in self._sending if not task.done()}
+        for task in (feeder, *others, *(worker for worker in self._workers if worker not in sending)):
+            task.cancel()
+        try:
+            if sending:
+                await asyncio.wait(sending, timeout=GRACE)
+        finally:
+            for task in (*self._workers, recorder):
+                task.cancel()
+        await asyncio.wait([*helpers, *self._workers])
+        # A recorder that was cancelled within a write has left it, to be written again.
+        with contextlib.suppress(BroadcastStoreError, BroadcastLostError, TimeoutError):
+            async with asyncio.timeout(STORE_GRACE):
+                await self._write()
+                unbegun = [tried.chat for tried in self._unbegun() if tried.fresh]
+                if unbegun:
+                    await self._store.release(unbegun)
+        if self._plan.on_progress is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(GRACE):
+                    await tell(self._plan.on_progress, self.progress(running=False))
+
+    def _unbegun(self) -> list[Tried]:
+        left = list(self._later)
+        while not self._todo.empty():
+            left.append(self._todo.get_nowait())
+        return left

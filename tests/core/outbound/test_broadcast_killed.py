@@ -1,0 +1,143 @@
+"""Broadcasts whose process, or whose Redis, is killed: nobody is missed, next to nobody is written to twice.
+
+The log that is counted is written by the send itself, as Telegram would know of it.
+"""
+
+import asyncio
+import json
+import random
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.support.servers import RedisServer, running
+
+RECIPIENTS, CONCURRENCY, KILLS = 20_000, 50, 5
+
+
+class Log:
+    """What the sends of all processes wrote."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def begun(self) -> list[int]:
+        if not self.path.exists():
+            return []
+        return [int(line[2:]) for line in self.path.read_text().splitlines() if line.startswith("b ")]
+
+    async def until(self, number: int, process: asyncio.subprocess.Process) -> None:
+        while len(self.begun()) < number and process.returncode is None:
+            await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+def log(tmp_path):
+    return Log(tmp_path / "log")
+
+
+@pytest.fixture
+async def start(log):
+    """Start a process that broadcasts."""
+    processes = []
+
+    async def start(store, number=RECIPIENTS, **options):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tests.support.broadcast_worker", str(store), str(log.path), "news",
+            str(number), *(f"{key}={value}" for key, value in options.items()),
+            stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def report_of(process):
+    out, _ = await process.communicate()
+    return json.loads(out)
+
+
+@pytest.fixture
+def durable_redis():
+    with running(RedisServer(extra=("--appendonly", "yes", "--appendfsync", "always"))) as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def store(request, tmp_path):
+    if request.param == "sqlite":
+        return tmp_path / "broadcasts.sqlite3"
+    return request.getfixturevalue("durable_redis").url
+
+
+def check_all_once_but(begun, at_most_twice):
+    counts = Counter(begun)
+    assert set(counts) == set(range(1, RECIPIENTS + 1)), "none missed, and nobody else"
+    again = len(begun) - RECIPIENTS
+    print(f"{RECIPIENTS} recipients, {again} sent again")
+    assert again <= at_most_twice
+
+
+async def test_kill_9_at_random_moments_misses_nobody(start, store, log):
+    chance = random.Random()
+    for kill in range(KILLS):
+        process = await start(store, concurrency=CONCURRENCY)
+        await log.until(int((kill + chance.random()) * RECIPIENTS / KILLS), process)
+        await asyncio.sleep(chance.uniform(0, 0.05))
+        process.kill()
+        await process.wait()
+    report = await report_of(await start(store, concurrency=CONCURRENCY))
+    check_all_once_but(log.begun(), KILLS * CONCURRENCY)
+    blocked = [chat for chat in range(1, RECIPIENTS + 1) if chat % 100 == 0]
+    assert report["done"] == RECIPIENTS
+    assert report["blocked"] == len(blocked)
+    assert report["unreachable"] == sorted(map(str, blocked))
+    assert await report_of(await start(store)) == report, "finished: its report at once"
+    check_all_once_but(log.begun(), KILLS * CONCURRENCY)
+
+
+async def test_redis_killed_and_back_in_the_middle_stops_the_broadcast_no_longer_than_that(
+    start, durable_redis, log
+):
+    process = await start(durable_redis.url, concurrency=CONCURRENCY)
+    for share in (0.2, 0.5):
+        await log.until(int(share * RECIPIENTS), process)
+        durable_redis.kill()
+        before = -1
+        while before != len(log.begun()):  # nobody is written to whose outcome could not be recorded
+            before = len(log.begun())
+            await asyncio.sleep(0.3)
+        assert share * RECIPIENTS <= before < RECIPIENTS
+        durable_redis.start()
+    report = await report_of(process)
+    assert report["done"] == RECIPIENTS
+    check_all_once_but(log.begun(), 0)
+
+
+async def test_redis_and_the_process_killed_together(start, durable_redis, log):
+    process = await start(durable_redis.url, concurrency=CONCURRENCY)
+    await log.until(RECIPIENTS // 3, process)
+    durable_redis.kill()
+    process.kill()
+    await process.wait()
+    durable_redis.start()
+    report = await report_of(await start(durable_redis.url, concurrency=CONCURRENCY))
+    assert report["done"] == RECIPIENTS
+    check_all_once_but(log.begun(), CONCURRENCY)
+
+
+async def test_two_processes_at_once_are_told(start, store, log):
+    first = await start(store, 3_000, seconds=0.05, concurrency=20)
+    await log.until(1, first)
+    second = await start(store, 3_000)
+    assert await report_of(second) == {"error": "BroadcastRunningError"}
+    report = await report_of(first)
+    assert report["done"] == 3_000
+    assert len(log.begun()) == 3_000
