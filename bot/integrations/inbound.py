@@ -21,7 +21,7 @@ from bot.integrations.services import running_limiter, running_optimizer
 
 if TYPE_CHECKING:
     from bot.core.outbound import Priority
-    from bot.core.rate_limiter import RateLimitConfig
+    from bot.core.rate_limiter import RateLimitConfig, RateLimiter
 
 Update = TypeVar("Update")
 Client = int | str
@@ -125,11 +125,19 @@ class TooMany(NamedTuple):
 class Gate(Generic[Update]):
     """Lets updates in, or not. While the rate limiter is off it lets in all."""
 
-    def __init__(self, throttle: Throttle[Update]) -> None:
+    def __init__(self, throttle: Throttle[Update], limiter: RateLimiter | None = None) -> None:
+        """``limiter``: None is the process's one. Raises ValueError as ``Throttle.check`` does."""
         throttle.check()
         self.throttle = throttle
+        self._limiter = limiter
         # Until when each client was told to wait.
         self._told: LRUCache[Client, float] = LRUCache(maxsize=MAX_TOLD)
+
+    def check_tier(self) -> None:
+        """For the start: raise UnknownTierError for a tier that a limiter which is on does not have."""
+        limiter = self._limiter or running_limiter()
+        if limiter is not None and limiter.enabled and self.throttle.tier is not None:
+            limiter.get_tier_limit(self.throttle.tier)
 
     async def refuses(self, update: Update, user: int | None, chat: int | None) -> TooMany | None:
         """None: handle it. ``user`` and ``chat`` are ids, None where the update has none.
@@ -137,8 +145,8 @@ class Gate(Generic[Update]):
         Raises UnknownTierError for a tier that the limiter does not have, and what ``exempt`` and ``per``
         raise.
         """
-        limiter = running_limiter()
-        if limiter is None:
+        limiter = self._limiter or running_limiter()
+        if limiter is None or not limiter.enabled:
             return None
         throttle = self.throttle
         client = await throttle.client_of(update, user, chat)

@@ -59,10 +59,13 @@ class Budgets:
     )
 
     @classmethod
-    async def of(cls, bot: int) -> Outbound | None:
-        """The bot's Outbound, switched on; None while the service is off."""
-        main = running_outbound()
-        if main is None:
+    async def of(cls, bot: int, main: Outbound | None = None) -> Outbound | None:
+        """The bot's Outbound, switched on; None while the service is off.
+
+        ``main``: the first bot's; None: the process's one.
+        """
+        main = main or running_outbound()
+        if main is None or not main.enabled:
             return None
         budgets = cls._of.setdefault(main, {})
         if bot not in budgets:
@@ -75,11 +78,11 @@ class Budgets:
         return own
 
     @classmethod
-    async def disable(cls, bots: set[int] | None = None) -> None:
-        """Switch off the siblings of these bots, or all: what waits is sent for ``drain_timeout`` first."""
-        for budgets in list(cls._of.values()):
-            for bot, own in list(budgets.items()):
-                if own is not None and own.enabled and (bots is None or bot in bots):
+    async def disable(cls, main: Outbound | None = None) -> None:
+        """Switch off the siblings of ``main``, or all: what waits is sent for ``drain_timeout`` first."""
+        for first, budgets in list(cls._of.items()):
+            for own in list(budgets.values()):
+                if own is not None and own.enabled and main in (None, first):
                     await own.disable()
 
 

@@ -21,7 +21,7 @@ from msgspec import Struct
 from bot.core._shared.clock import Clock
 from bot.core._shared.errors import MisuseError, invalid
 from bot.testing.fast_loop import LoopClock
-from bot.testing.telegram_bodies import Arguments, read_arguments
+from bot.testing.telegram_bodies import Arguments, read_arguments, read_reply
 from bot.testing.telegram_bots import BotAccount
 from bot.testing.telegram_limits import ServerLimits, Verdict
 from bot.testing.telegram_log import Call, Log
@@ -521,15 +521,11 @@ class TelegramServer:
         """Deliver an update; a webhook may answer with a method, which is then done."""
         assert self._client is not None
         async with self._client.post(url, json=update, headers=headers) as response:
-            text = await response.read()
             response.raise_for_status()
-        try:
-            asked = json.loads(text) if text.strip() else None
-        except ValueError:
-            return
-        if isinstance(asked, dict) and isinstance(asked.get("method"), str):
-            given = Arguments({key: value for key, value in asked.items() if key != "method"}, {})
-            self._perform(bot, asked["method"], given, None)
+            asked = await read_reply(response)
+        name = asked.given.pop("method", None)
+        if isinstance(name, str):
+            self._perform(bot, METHODS.get(name.lower(), (name,))[0], asked, None)
 
     async def _download(self, request: web.Request) -> web.StreamResponse:
         if request.match_info["token"] not in self._bots:

@@ -94,12 +94,18 @@ async def test_each_bot_has_a_budget_of_its_own_with_the_same_settings():
     assert other.enabled
     assert await Budgets.of(2) is other
     assert await Budgets.of(1) is main
-    await Budgets.disable({1})
-    assert main.enabled
+    await Budgets.disable(Outbound())
+    assert other.enabled
     await Budgets.disable()
     assert not other.enabled
     assert (await Budgets.of(2)) is other
     assert other.enabled
     await Budgets.disable()
+    assert main.enabled
+    given = Outbound()
+    assert await Budgets.of(1, given) is None
+    await given.enable()
+    assert await Budgets.of(1, given) is given
+    await given.disable()
     await main.disable()
     assert await Budgets.of(2) is None
