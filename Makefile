@@ -4,7 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8000
 
-.PHONY: run cluster test test-servers bench lock audit clean
+# More than the cores: many tests wait for a server most of their time.
+WORKERS ?= 4
+# Bytecode is kept whatever the environment says: the tests start many Python processes.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+.PHONY: run cluster check test test-servers bench lock audit clean
 
 run: $(VENV)/.service
 	exec $(BIN)/python -m bot --port $(PORT)
@@ -13,10 +18,18 @@ run: $(VENV)/.service
 cluster: $(VENV)/.service
 	exec $(BIN)/python -m bot.service.cluster --port $(PORT)
 
+# The quick loop: what starts no server, with a fifth of the random cases.
+check: $(VENV)/.dev
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+	PHASE4_TEST_SEARCH=0.2 $(PYTEST) -q -m "not server"
+
 test: $(VENV)/.dev
 	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # The backend tests against the servers that PHASE4_TEST_REDIS_URL, ..._POSTGRESQL_URL, ..._MYSQL_URL and
 # ..._MONGODB_URL name; make hands what stands on its command line on to the tests.

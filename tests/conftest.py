@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import shutil
+import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -15,6 +18,34 @@ from bot.core.phase4_service import Phase4Service
 from tests.support.clock import VirtualClock
 from tests.support.instances import BotInstance
 from tests.support.servers import MongoServer, RedisServer, running, url_from_environment
+
+STARTING = frozenset(
+    {"data_dir", "mongodb_url", "mysql_url", "postgresql_url", "redis_server", "redis_url", "start_instances"}
+)
+"""Fixtures that start a server, or what one needs: a test that takes one of them is marked ``server``."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if STARTING.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.server)
+
+
+def pytest_collection_finish() -> None:
+    """Garbage collection need not look through thousands of collected tests again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def no_process_without_a_mark(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test without the mark ``server`` starts no other process, so that ``make check`` stays quick."""
+    if request.node.get_closest_marker("server") is None:
+
+        def refuse(self: object, *args: object, **options: object) -> NoReturn:
+            raise AssertionError("this test starts a process: mark it with pytest.mark.server")
+
+        monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from bot.core._shared.clock import Clock
+from bot.core._shared.masking import one_line
 from bot.testing.telegram_limits import ServerLimits, TelegramLimits
 from bot.testing.telegram_world import ApiError, Json, bad
 
@@ -167,12 +168,12 @@ class BotAccount:
             try:
                 await self._deliver(str(self.webhook["url"]), headers, update)
             except Exception as error:
-                self.last_webhook_error = f"{type(error).__name__}: {error}"[:200]
+                self.last_webhook_error = one_line(f"{type(error).__name__}: {error}", 200)
             else:
                 return
             await self._clock.sleep(wait)
             wait *= 2
-        logger.warning("Test server: an update was not delivered: %s", self.last_webhook_error)
+        logger.warning("Test server: an update was not delivered: %s", one_line(self.last_webhook_error))
 
     async def stop(self) -> None:
         """End polls and deliveries."""

@@ -85,6 +85,7 @@ def test_what_is_shared_leans_on_nothing_above_it(path: Path) -> None:
         assert not module.startswith("bot.") or module.startswith("bot.core._shared")
 
 
+@pytest.mark.server
 def test_the_start_up_module_imports_no_service_and_no_driver() -> None:
     script = (
         "import sys; before = set(sys.modules); import bot.core.enhanced_startup_phase4; "

@@ -229,12 +229,14 @@ def modules_after(code):
     return {name.split(".")[0] for name in shown.stdout.split()}
 
 
+@pytest.mark.server
 def test_importing_the_startup_imports_no_driver():
     loaded = modules_after("import bot.core.enhanced_startup_phase4")
     assert not loaded & set(DRIVERS)
     assert "psutil" not in loaded
 
 
+@pytest.mark.server
 def test_a_start_with_everything_off_imports_no_service():
     loaded = modules_after(
         "import asyncio, sys\n"
@@ -246,6 +248,7 @@ def test_a_start_with_everything_off_imports_no_service():
     assert not loaded & set(DRIVERS)
 
 
+@pytest.mark.server
 def test_the_minimal_profile_imports_no_driver_until_a_query_is_seen():
     loaded = modules_after(
         "import asyncio\n"

@@ -14,6 +14,8 @@ from packaging.utils import canonicalize_name
 
 from tests.docs.guide import blocks
 
+pytestmark = pytest.mark.server
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -28,6 +28,7 @@ async def stopped():
     await shutdown_phase4_services()
 
 
+@pytest.mark.server
 def test_step_1_verification_line():
     [block] = blocks("Step 1:", "bash")
     [line] = [line for line in block.splitlines() if line.startswith("python -c")]

@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections import Counter
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bot.core.batch_processor import (
@@ -15,6 +15,7 @@ from bot.core.batch_processor import (
     MissingResultError,
 )
 from tests.support.clock import VirtualClock, until_idle
+from tests.support.searching import searching
 
 actions = st.one_of(
     st.tuples(st.just("submit"), st.integers(-2, 2), st.integers(1, 5)),
@@ -148,7 +149,7 @@ class World:
         assert sum(ends.values()) == self.numbers - self.refused
 
 
-@settings(max_examples=150, deadline=None)
+@searching(150)
 @given(seed=st.integers(0, 2**32), script=st.lists(actions, max_size=25))
 def test_every_item_ends_in_exactly_one_state(seed, script):
     asyncio.run(World(seed).live(script))

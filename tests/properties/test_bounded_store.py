@@ -1,10 +1,10 @@
 """The bounded store against a plain dict: it may forget, and it never lies."""
 
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from bot.core._shared.bounded_store import BoundedStore
+from tests.support.searching import searching
 
 keys = st.integers(0, 30)
 spaces = st.sampled_from(["a", "b"])
@@ -73,7 +73,7 @@ class Store(RuleBasedStateMachine):
 
 
 TestStore = Store.TestCase
-TestStore.settings = settings(max_examples=80, stateful_step_count=60, deadline=None)
+TestStore.settings = searching(80, stateful_step_count=60)
 
 
 class LruStore(Store):

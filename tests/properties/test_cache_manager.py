@@ -2,13 +2,13 @@
 
 import asyncio
 
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from bot.core.cache_manager import CacheManager
 from bot.core.cache_manager.keys import compile_glob
 from tests.support.clock import VirtualClock
+from tests.support.searching import searching
 
 keys = st.sampled_from(["a:1", "a:2", "b:1", "b:2", "c"])
 spaces = st.sampled_from(["default", "users", "files"])
@@ -104,6 +104,6 @@ class LruCache(Cache):
 
 
 TestCache = Cache.TestCase
-TestCache.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestCache.settings = searching(40, stateful_step_count=40)
 TestLruCache = LruCache.TestCase
 TestLruCache.settings = TestCache.settings

@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 
 import msgspec
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -26,6 +25,7 @@ from bot.core.connection_pool_manager.pool import (
     Verdict,
     Waiter,
 )
+from tests.support.searching import searching
 
 
 class FakeConnection:
@@ -214,5 +214,5 @@ class PoolMachine(RuleBasedStateMachine):
         pool.check_invariants()
 
 
-PoolMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+PoolMachine.TestCase.settings = searching(150, stateful_step_count=60)
 TestPool = PoolMachine.TestCase

@@ -4,7 +4,7 @@ import random
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -13,6 +13,7 @@ from bot.core.load_balancer.instances import Instance
 from bot.core.load_balancer.models import InstanceState
 from tests.support.balancing import bring_up, cluster, picks, take_down
 from tests.support.clock import VirtualClock
+from tests.support.searching import searching
 
 
 def own(instances):
@@ -102,7 +103,8 @@ class Life(RuleBasedStateMachine):
             assert instance.in_flight == self.held.count(instance)
 
 
-STRATEGIES = ["round_robin", "least_connections", "weighted", "random", "least_loaded", own]
+OWN = pytest.param(own, id="own")
+STRATEGIES = ["round_robin", "least_connections", "weighted", "random", "least_loaded", OWN]
 
 
 @pytest.mark.parametrize("limit", [0, 2])
@@ -111,11 +113,11 @@ def test_only_a_healthy_present_instance_is_picked_while_there_is_one(strategy, 
     machine = type("Life", (Life,), {"strategy": staticmethod(strategy) if callable(strategy) else strategy})
     machine.limit = limit
     case = machine.TestCase
-    case.settings = settings(max_examples=12, stateful_step_count=40, deadline=None)
+    case.settings = searching(12, stateful_step_count=40)
     case("runTest").runTest()
 
 
-@settings(max_examples=30, deadline=None)
+@searching(30)
 @given(weights=st.lists(st.floats(0.1, 10.0), min_size=2, max_size=8), seed=st.integers(0, 1000))
 def test_weighted_shares_converge(weights, seed):
     named = {chr(ord("a") + index): weight for index, weight in enumerate(weights)}
@@ -124,7 +126,7 @@ def test_weighted_shares_converge(weights, seed):
         assert abs(counts[name] - 2_000 * weight / sum(weights)) <= len(weights)
 
 
-@settings(max_examples=30, deadline=None)
+@searching(30)
 @given(
     count=st.integers(2, 8),
     leaving=st.integers(0, 7),
@@ -142,7 +144,7 @@ def test_sticky_moves_are_minimal(count, leaving, weights):
     assert {session: spread.select(session).id for session in range(300)} == before
 
 
-@settings(max_examples=50, deadline=None)
+@searching(50)
 @given(
     weights=st.lists(st.sampled_from([1.0, 1.0, 1.5, 4.0]), min_size=1, max_size=6),
     steps=st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=120),

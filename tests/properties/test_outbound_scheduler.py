@@ -2,13 +2,13 @@
 
 import math
 
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from bot.core.outbound.coalescing import Entry
 from bot.core.outbound.lanes import Scheduler
 from bot.core.outbound.models import Kind, Limits, Priority
+from tests.support.searching import searching
 
 CHATS = [-1, -1, -1, -1, "@c", 5, 6, None]
 """Mostly one group, so that its window fills."""
@@ -163,5 +163,5 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert not self.scheduler.chats
 
 
-SchedulerMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+SchedulerMachine.TestCase.settings = searching(150, stateful_step_count=60)
 TestScheduler = SchedulerMachine.TestCase

@@ -1,11 +1,11 @@
 """The result cache against a database that is a dict: no read is ever older than the last write."""
 
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from bot.core._shared.isolation import freeze
 from bot.core.query_optimizer.results import ResultCache
+from tests.support.searching import searching
 
 tables = st.sampled_from("abcd")
 queries = st.frozensets(tables, min_size=1, max_size=3)
@@ -56,4 +56,4 @@ class Cache(RuleBasedStateMachine):
 
 
 TestResultCache = Cache.TestCase
-TestResultCache.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestResultCache.settings = searching(60, stateful_step_count=40)

@@ -13,9 +13,10 @@ from bot.core.query_optimizer.advice import advise
 from bot.core.query_optimizer.analyzer import read
 from bot.core.query_optimizer.rewrites import REWRITES
 from bot.core.query_optimizer.schema import Schema
+from tests.support.searching import cases
 from tests.support.sql_generator import QueryGenerator, ddl, rows
 
-REWRITTEN = int(os.environ.get("PHASE4_TEST_REWRITES", "2000"))
+REWRITTEN = int(os.environ.get("PHASE4_TEST_REWRITES") or cases(2000))
 DATASETS = 12
 
 

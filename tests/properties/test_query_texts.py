@@ -1,12 +1,13 @@
 """Any text at all gets an answer from the query optimizer: no exception, no crash, and soon."""
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from bot.core.query_optimizer import QueryOptimizer
 from bot.core.query_optimizer.models import QueryType
 from bot.core.query_optimizer.service import DIALECTS
+from tests.support.searching import searching
 
 DEEP = {
     "parentheses": ("(", "1", ")"),
@@ -72,7 +73,7 @@ async def answer(text, dialect):
     return found
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@searching(150, suppress_health_check=[HealthCheck.too_slow])
 @given(st.one_of(damaged(), soup, st.text(max_size=200)), st.sampled_from(DIALECTS))
 async def test_any_text_gets_an_answer(text, dialect):
     await answer(text, dialect)

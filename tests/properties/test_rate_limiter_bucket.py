@@ -12,6 +12,7 @@ from bot.core.rate_limiter.bucket import Buckets
 from bot.core.rate_limiter.line import Line, Waiter
 from bot.core.rate_limiter.models import EARLY, RateLimitConfig
 from bot.core.rate_limiter.penalty import Penalties
+from tests.support.searching import searching
 
 
 def buckets(limit, base=0.5, cap=60.0):
@@ -127,7 +128,7 @@ def test_a_client_that_never_comes_back_too_early_is_never_punished(rate, burst,
     burst=st.integers(1, 50),
     per_token=st.floats(4.0, 50.0),
 )
-@settings(max_examples=30, deadline=None)
+@searching(30)
 def test_who_hammers_is_punished_more_and_more(rate, burst, per_token):
     b = buckets(RateLimitConfig(rate, burst), base=2.0, cap=64.0)
     now, longest = 0.0, 0.0
@@ -191,7 +192,7 @@ class Waits(RuleBasedStateMachine):
 
 
 TestWaits = Waits.TestCase
-TestWaits.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestWaits.settings = searching(60, stateful_step_count=40)
 
 
 class ManyClients(RuleBasedStateMachine):
@@ -229,4 +230,4 @@ class ManyClients(RuleBasedStateMachine):
 
 
 TestManyClients = ManyClients.TestCase
-TestManyClients.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestManyClients.settings = searching(40, stateful_step_count=40)

@@ -9,7 +9,6 @@ import struct
 
 import pytest
 import redis
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
@@ -19,6 +18,7 @@ from bot.core.rate_limiter.mirror import PEEK, REFUND, RESERVE, Mirror, client_k
 from bot.core.rate_limiter.models import RateLimitConfig
 from bot.core.rate_limiter.penalty import UNTIL, Penalties
 from bot.core.rate_limiter.shared import script_source
+from tests.support.searching import searching
 
 LIMITS = [RateLimitConfig(2.0, 3), RateLimitConfig(0.25, 2), RateLimitConfig(8.0, 4)]
 CLIENTS = [1, "1"]
@@ -158,9 +158,7 @@ class SharedAndLocal(RuleBasedStateMachine):
 
 def test_shared_and_local_agree(script):
     machine = type("Machine", (SharedAndLocal,), {"script": script})
-    run_state_machine_as_test(
-        machine, settings=settings(max_examples=60, stateful_step_count=50, deadline=None)
-    )
+    run_state_machine_as_test(machine, settings=searching(60, stateful_step_count=50))
 
 
 @pytest.mark.parametrize(

@@ -300,6 +300,7 @@ async def test_a_large_body_reaches_the_instance_that_is_tried_second(fronted):
     assert got == [body] * 4
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("balance", ["here", "h:0", "h:99999", "h:1,h:1", "h:1,"])
 def test_a_bad_list_is_a_clear_message(balance):
     shown = subprocess.run(

@@ -78,6 +78,7 @@ def test_watch_looks_again_until_it_is_told_to_stop(service):
     assert "\x1b" not in rest, "no escape codes where there is no terminal"
 
 
+@pytest.mark.server
 def test_a_service_that_is_away_is_a_sentence_and_a_failure():
     port = free_port()
     shown = run(f"http://127.0.0.1:{port}")
@@ -85,6 +86,7 @@ def test_a_service_that_is_away_is_a_sentence_and_a_failure():
     assert shown.stdout == f"http://127.0.0.1:{port}/health cannot be reached: Connection refused\n"
 
 
+@pytest.mark.server
 def test_a_command_that_there_is_not_is_named():
     shown = subprocess.run(
         [sys.executable, "-m", "bot", "chekc"],
@@ -98,6 +100,7 @@ def test_a_command_that_there_is_not_is_named():
     assert "argument COMMAND: invalid choice: 'chekc'" in shown.stderr
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("url", ["ftp://h", "http://", "file:///etc/passwd", "http://127.0.0.1:abc"])
 def test_a_url_that_is_none_is_refused(url):
     shown = run(url)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -18,11 +19,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+PORTS = range(10_000, 32_000)
+"""Below the ports that systems give to outgoing connections, so that none of those takes one in between."""
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+
+def free_port(ports: range = PORTS) -> int:
+    """A port where nothing listens, drawn at random: tests that run side by side hardly meet."""
+    while True:
+        port = ports[secrets.randbelow(len(ports))]  # not from random: Hypothesis seeds it
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_for_port(port: int, timeout: float = 15.0) -> None:
@@ -144,11 +151,10 @@ class RedisCluster:
     def start(self) -> None:
         import redis
 
-        # The cluster's own port is the server's plus 10,000, and must exist and be free too.
-        while len(self.nodes) < 3:
-            port = free_port()
-            if port < 55_000:
-                self.nodes.append(RedisServer(port, extra=("--cluster-enabled", "yes")))
+        # The cluster's own port is the server's plus 10,000, and must be free too.
+        for _ in range(3):
+            port = free_port(range(PORTS.start, PORTS.stop - 10_000))
+            self.nodes.append(RedisServer(port, extra=("--cluster-enabled", "yes")))
         for node in self.nodes:
             node.start()
         clients = [redis.Redis(port=node.port) for node in self.nodes]

@@ -30,6 +30,8 @@ from bot.core.batch_processor import (
 from bot.core.redis_link import RedisLink, RedisUnavailableError
 from tests.support.servers import RedisCluster, RedisServer, running
 
+pytestmark = pytest.mark.server
+
 SAFE = ("--appendonly", "yes", "--appendfsync", "always")
 names = (f"queue-{number}" for number in itertools.count())
 

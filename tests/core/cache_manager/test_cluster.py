@@ -9,6 +9,8 @@ from bot.core.redis_link import RedisLink
 from tests.core.cache_manager.test_two_tiers import equals, until
 from tests.support.servers import RedisCluster
 
+pytestmark = pytest.mark.server
+
 
 @pytest.fixture(scope="module")
 def cluster():

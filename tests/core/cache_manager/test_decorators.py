@@ -281,6 +281,7 @@ async def test_two_functions_within_a_function_are_two(cache):
     assert either(True).cache_key() == either(True).cache_key()
 
 
+@pytest.mark.server
 def test_keys_are_the_same_in_every_process():
     program = (
         "from tests.core.cache_manager.test_decorators import *\n"

@@ -41,7 +41,7 @@ def test_reported_and_taken_agree(kind, max_mb):
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
-        for n in range(4000):
+        for n in range(2500):
             namespace, key, value, meta = entry(n)
             l1.put(namespace, key, freeze(value), now=n / 100, ttl=300, meta=meta)
             del namespace, key, value, meta

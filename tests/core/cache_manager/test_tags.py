@@ -157,6 +157,7 @@ async def _raised(cache, fail, options):
     return False
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-lru", "volatile-ttl", "noeviction"])
 async def test_under_every_eviction_policy_nothing_dropped_is_served(policy):
     server = RedisServer(extra=("--maxmemory", "4mb", "--maxmemory-policy", policy))

@@ -429,6 +429,7 @@ async def test_a_server_that_accepts_and_never_answers_costs_one_timeout(caplog)
         listener.close()
 
 
+@pytest.mark.server
 async def test_a_full_server_leaves_handlers_working_and_no_old_value_behind(caplog):
     server = RedisServer(extra=("--maxmemory", "4mb", "--maxmemory-policy", "noeviction"))
     with running(server):
@@ -527,6 +528,7 @@ async def test_a_tag_that_another_program_wrote_over_costs_the_cached_values_and
     await until(lambda: equals(lambda: b.get("k"), None))
 
 
+@pytest.mark.server
 async def test_no_server_at_start_is_no_error(caplog):
     server = RedisServer()
     cache = CacheManager()

@@ -52,6 +52,7 @@ async def pools():
     await manager.disable()
 
 
+@pytest.mark.server
 async def test_leases_work_are_returned_and_bounded(pools, backend):
     name, url, works, options = backend
     assert await pools.create_pool("p", name, min_size=1, max_size=3, url=url, **options)
@@ -76,6 +77,7 @@ async def test_leases_work_are_returned_and_bounded(pools, backend):
     assert figures["total_connections"] <= 3
 
 
+@pytest.mark.server
 async def test_a_lease_is_of_use_until_it_is_returned_and_no_longer(pools, backend):
     name, url, works, options = backend
     await pools.create_pool("p", name, min_size=1, max_size=1, url=url, **options)

@@ -148,6 +148,7 @@ def target_of(url):
     return {"host": parts.hostname, "port": parts.port or 5432}
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("how", ["execute", "transaction", "prepared", "cursor"])
 async def test_postgresql(pools, two_postgresqls, caplog, how):
     old, new = two_postgresqls

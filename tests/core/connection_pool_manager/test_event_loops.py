@@ -81,6 +81,7 @@ def test_a_lease_outlives_its_loop_and_is_given_back_under_the_next(url):
     assert asyncio.run(manager.disable())
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("backend", ["sqlite", "redis", "postgresql", "mysql", "mongodb"])
 @pytest.mark.parametrize("loops", ["asyncio", "uvloop"])
 @pytest.mark.parametrize("ended", ["closed", "stopped"])

@@ -96,6 +96,7 @@ async def test_redis_hangs_with_connections_idle_and_answers_again(pools, redis_
     assert await eventually(pools, lambda conn: conn.set("a", "b"))
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("driver", ["motor", "pymongo"])
 async def test_mongodb_is_killed_with_leases_out_and_comes_back(pools, driver):
     with running(MongoServer()) as server:

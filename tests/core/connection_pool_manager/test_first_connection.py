@@ -46,6 +46,7 @@ def postgresql_with_password():
         shutil.rmtree(directory, ignore_errors=True)
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("backend", ["redis", "postgresql"])
 async def test_a_wrong_password_is_told_at_once_and_not_shown(request, backend):
     url = request.getfixturevalue(f"{backend}_with_password")
@@ -68,6 +69,7 @@ async def test_a_wrong_password_is_told_at_once_and_not_shown(request, backend):
         await pools.disable()
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(
     ("backend", "module", "install", "options"),
     [

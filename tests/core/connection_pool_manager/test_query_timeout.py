@@ -40,6 +40,7 @@ def proxy_of(backend, url):
     return proxy_to(url) if backend == "postgresql" else Proxy(urlsplit(url).hostname, urlsplit(url).port)
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("backend", ["postgresql", "redis", "mysql", "mongodb"])
 async def test_a_call_on_a_silent_connection_ends_and_the_next_is_served(pools, request, backend):
     url = request.getfixturevalue(f"{backend}_url")
@@ -121,6 +122,7 @@ async def test_zero_is_never(pools, postgresql_url):
         assert figures["query_timeouts"] == 0
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("backend", ["postgresql", "redis", "mysql"])
 async def test_the_kernel_is_asked_to_find_out_that_the_other_host_is_gone(pools, request, backend):
     url = request.getfixturevalue(f"{backend}_url")

@@ -78,6 +78,7 @@ async def test_redis(pools, redis_url):
     assert resets == 2, "a clean connection is used again as it is"
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("backend", ["sqlite", "redis", "mysql"])
 async def test_a_tracker_that_sees_nothing_is_noticed(pools, request, tmp_path, monkeypatch, caplog, backend):
     """As if a later version of the package did not call the method that the tracker hangs on."""

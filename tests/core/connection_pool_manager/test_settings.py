@@ -38,6 +38,7 @@ async def until(holds):
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.server
 async def test_a_pool_whose_server_starts_after_the_bot_serves_once_it_is_there():
     server = RedisServer()
     config = {
@@ -66,6 +67,7 @@ async def test_a_pool_whose_server_starts_after_the_bot_serves_once_it_is_there(
         server.close()
 
 
+@pytest.mark.server
 async def test_a_pool_that_nobody_asks_connects_by_itself(pools):
     server = RedisServer()
     try:
@@ -79,6 +81,7 @@ async def test_a_pool_that_nobody_asks_connects_by_itself(pools):
         server.close()
 
 
+@pytest.mark.server
 async def test_a_wrong_password_is_a_warning_and_tried_rarely(pools):
     server = RedisServer(extra=("--requirepass", "right"))
     server.start()

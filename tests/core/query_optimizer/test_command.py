@@ -92,6 +92,7 @@ def test_a_file_that_is_not_there(tmp_path, capsys):
     assert "No such file" in capsys.readouterr().err
 
 
+@pytest.mark.server
 def test_it_runs_as_a_module():
     done = subprocess.run(
         [sys.executable, "-m", "bot.core.query_optimizer", "-"],
@@ -178,6 +179,7 @@ def test_a_column_may_be_of_a_table_that_no_script_creates():
     assert analyse_scripts([script], "")[0][-1].advice.index_suggestions == ()
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("options", [[], ["--format", "json"]])
 def test_a_reader_that_has_seen_enough_gets_no_traceback(tmp_path, options):
     path = tmp_path / "long.sql"

@@ -7,10 +7,11 @@ from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bot.core.query_optimizer import IndexSuggestion, QueryOptimizer, evidence, explain, stats
+from tests.support.searching import searching
 
 BY_OWNER = "SELECT id FROM files WHERE owner = 7"
 SORTED = "SELECT id FROM files WHERE owner = 7 AND kind = 'k2' ORDER BY created DESC"
@@ -352,7 +353,7 @@ def postgres_that_is_away():
 
 @pytest.mark.parametrize("dialect", explain.DIALECTS)
 @given(st.text(max_size=60) | st.lists(st.sampled_from(WORDS), max_size=15).map(" ".join))
-@settings(max_examples=150, deadline=None)
+@searching(150)
 def test_any_text_gets_an_answer(dialect, text):
     async def ask(statements):
         raise ValueError("no database")

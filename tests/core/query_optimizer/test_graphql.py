@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bot.core.query_optimizer import QueryOptimizer, QueryTooComplexError, QueryType, optimize_query
@@ -17,6 +17,7 @@ from bot.core.query_optimizer.graphql import (
     operations,
 )
 from tests.docs.guide import blocks, run
+from tests.support.searching import searching
 
 
 @pytest.fixture
@@ -307,6 +308,7 @@ async def test_without_graphql_core_it_is_executed_and_not_cached(optimizer, mon
     assert "graphql-core is not installed" in (await optimizer.analyze_query("{ a }")).cache_suggestion
 
 
+@pytest.mark.server
 def test_graphql_core_is_imported_for_graphql_only():
     code = (
         "import asyncio, sys\n"
@@ -341,7 +343,7 @@ pieces = st.sampled_from([*words.split(), "\\", "\n", " ", "\x00", "\ufeff", "9"
 starts = st.sampled_from(["", "{", "query Q ", "{ a ", "fragment F on X "])
 
 
-@settings(max_examples=400, deadline=None)
+@searching(400)
 @given(st.lists(pieces, max_size=60).map("".join), starts)
 def test_any_text_gets_an_answer(text, start):
     for reading in operations(start + text).values():
@@ -357,7 +359,7 @@ selections = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@searching(100)
 @given(st.lists(selections, min_size=1, max_size=4).map(" ".join))
 def test_the_normal_form_reads_as_itself(body):
     text = "query Q { " + body + " } fragment F on X { c }"

@@ -4,11 +4,12 @@
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bot.core.query_optimizer import QueryOptimizer, QueryType
 from bot.core.query_optimizer.mongo import advise_mongo
+from tests.support.searching import searching
 
 BOUND = {"$limit": 10}
 
@@ -132,7 +133,7 @@ documents = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@searching(300)
 @given(st.one_of(st.dictionaries(names, documents, max_size=4), st.lists(documents, max_size=4)), documents)
 def test_any_document_gets_an_answer(query, options):
     assert len(advise_mongo(query, options).analysis.fingerprint) == 16

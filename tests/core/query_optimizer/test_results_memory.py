@@ -36,7 +36,7 @@ def test_reported_and_taken_agree(kind, max_mb):
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
-        for n in range(1500):
+        for n in range(700):
             key, rows, tables = result(n)
             cache.put(key, freeze(rows), tables, begun=cache.begin(), now=n / 100, ttl=300)
             del key, rows, tables

@@ -546,6 +546,7 @@ async def test_the_script_is_sent_again_when_the_server_has_lost_it(pair, raw):
     assert not any(status.degraded for _, status in results)
 
 
+@pytest.mark.server
 async def test_a_full_server_refuses_and_the_limiter_goes_on(caplog):
     with running(RedisServer()) as server:
         link = RedisLink(server.url)
@@ -580,6 +581,7 @@ async def test_a_client_forgiven_while_redis_is_away_is_forgiven_there_later(pai
     await until(passes)
 
 
+@pytest.mark.server
 async def test_no_server_at_start_is_no_error():
     server = RedisServer()
     limiter = RateLimiter()

@@ -12,6 +12,8 @@ from bot.core.redis_link import RedisLink, RedisRefusedError
 from tests.core.rate_limiter.test_shared import listening, until
 from tests.support.servers import RedisCluster
 
+pytestmark = pytest.mark.server
+
 # So slow that no token comes back while a test runs.
 SLOW = RateLimitConfig(0.0001, 5)
 

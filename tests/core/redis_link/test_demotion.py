@@ -13,6 +13,8 @@ from bot.core.redis_link import RedisLink, RedisRefusedError
 from tests.support.proxy import Proxy
 from tests.support.servers import RedisServer, running
 
+pytestmark = pytest.mark.server
+
 SLOW = RateLimitConfig(0.0001, 1_000_000)
 
 

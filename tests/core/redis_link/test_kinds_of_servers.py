@@ -63,6 +63,7 @@ async def serves(cache, limiter):
     return (await limiter.is_allowed("c", SLOW))[1].degraded
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("missing", ["redis", "hiredis"])
 async def test_a_package_that_is_missing_is_named_when_a_service_is_enabled(missing, monkeypatch):
     for name in [name for name in sys.modules if name.split(".")[0] == missing] + [
@@ -260,6 +261,7 @@ async def test_a_password_changed_at_run_time_does_not_lose_what_stands(redis_se
 # Connections that end.
 
 
+@pytest.mark.server
 async def test_an_idle_connection_that_the_server_closed_is_no_outage(caplog):
     with running(RedisServer(extra=("--timeout", "1"))) as server:
         cache, limiter = await enabled(server.url)
@@ -356,6 +358,7 @@ async def test_a_server_that_takes_no_more_connections_serves_those_that_stand(r
     await link.close()
 
 
+@pytest.mark.server
 async def test_a_busy_server_is_away_and_comes_back():
     with running(RedisServer(extra=("--busy-reply-threshold", "20"))) as server:
         link = RedisLink(server.url)
@@ -391,6 +394,7 @@ async def test_a_busy_server_is_away_and_comes_back():
 # Old and other servers.
 
 
+@pytest.mark.server
 async def test_a_server_without_hello_is_spoken_to_in_resp2(caplog):
     with running(RedisServer(extra=("--rename-command", "HELLO", ""))) as server:
         cache, limiter = await enabled(server.url)
@@ -410,6 +414,7 @@ async def test_a_server_without_hello_is_spoken_to_in_resp2(caplog):
         await off(cache, other, limiter)
 
 
+@pytest.mark.server
 async def test_a_password_works_without_hello():
     with running(RedisServer(extra=("--rename-command", "HELLO", "", "--requirepass", "pw"))) as server:
         link = RedisLink(f"redis://:pw@127.0.0.1:{server.port}/3")
@@ -418,6 +423,7 @@ async def test_a_password_works_without_hello():
         await link.close()
 
 
+@pytest.mark.server
 async def test_a_unix_socket_and_tls(tmp_path):
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
     if shutil.which("openssl") is None:

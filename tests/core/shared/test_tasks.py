@@ -99,6 +99,7 @@ def test_a_lock_serves_loops_in_turn():
     assert order == ["a in", "a out", "b in", "b out"] * 2
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("cancels", [0, 1, 3])
 async def test_work_that_must_end_ends_though_its_caller_is_cancelled(cancels):
     done = []

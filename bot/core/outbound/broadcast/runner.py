@@ -439,7 +439,7 @@ class Run:
         now = self._clock.monotonic()
         if now - self._said.get(trouble, float("-inf")) >= SAID_EACH:
             self._said[trouble] = now
-            logger.warning(f"Broadcast %s: {text}", one_line(self._plan.name), detail)
+            logger.warning(f"Broadcast %s: {text}", one_line(self._plan.name), one_line(detail))
 
     # The end.
 
