@@ -80,7 +80,7 @@ async def test_calls_cancelled_at_any_turn_leave_a_link_that_works(redis_server)
     for trouble in (("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"), ("REPLICAOF", "127.0.0.1", 1)):
         for turns in range(1, 30, 3):
             here.execute_command(*trouble)
-            link._look_at = 0.0
+            link.parts.primary.look_at = 0.0
             made = [asyncio.ensure_future(call()) for call in calls]
             for _ in range(turns):
                 await asyncio.sleep(0.0005)
@@ -90,7 +90,7 @@ async def test_calls_cancelled_at_any_turn_leave_a_link_that_works(redis_server)
             assert all(one.done() for one in made)
             # Calls of a batched script are tried elsewhere by a task of the link's, which ends by itself.
             async with asyncio.timeout(10):
-                while link._looking is not None:
+                while link.parts.primary.looking is not None:
                     await asyncio.sleep(0.001)
     here.execute_command("REPLICAOF", "NO", "ONE")
     async with asyncio.timeout(10):

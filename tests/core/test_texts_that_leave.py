@@ -45,9 +45,12 @@ ALLOWED = {
     "core/query_optimizer/service.py": {"since", "MISSING"},
     # The name of the server is a masked URL; texts have gone through told().
     "core/redis_link/breaker.py": {"self.name"},
-    "core/redis_link/link.py": {"self.breaker.name", "what", "text", "consequence"},
+    "core/redis_link/calls.py": {"health.name"},
+    "core/redis_link/connections.py": {"self.name"},
+    "core/redis_link/primary.py": {"self._connections.name"},
+    "core/redis_link/rights.py": {"self._name", "what", "text", "consequence"},
     "core/redis_link/subscription.py": {
-        "link.breaker.name", "told(text_of(error)) or type(error).__name__",
+        "breaker.name", "told(text_of(error)) or type(error).__name__",
     },
     "service/connections.py": {"address"},  # of the socket
     "service/database.py": {"said"},

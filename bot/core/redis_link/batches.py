@@ -7,29 +7,36 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from bot.core._shared.errors import BackendError
 from bot.core.redis_link.breaker import Breaker
-from bot.core.redis_link.driver import _abandon_transport
+from bot.core.redis_link.calls import LATE
+from bot.core.redis_link.driver import abandon_transport
 from bot.core.redis_link.errors import RedisUnavailableError
-from bot.core.redis_link.failures import _OutOfStep, told
-from bot.core.redis_link.wire import _Wire
-
-if TYPE_CHECKING:
-    from bot.core.redis_link.link import RedisLink
+from bot.core.redis_link.failures import OutOfStep, told
+from bot.core.redis_link.parts import Parts
+from bot.core.redis_link.wire import Wire
 
 T = TypeVar("T")
 
-
-LATE = 0.25
-"""Seconds by which a time limit is noticed late when this event loop, and not the server, was held up."""
 
 LARGE_BATCH = 48
 """Keys or calls from which a batch is sent at once, even while another one is under way."""
 
 
-class _Batched(ABC):
+class Sent(NamedTuple):
+    """A batch that was sent and is not yet answered."""
+
+    batch: Any
+    answers: int
+    """How many it gets."""
+    timer: asyncio.TimerHandle
+    probe: bool
+    """Whether it is the breaker's probe."""
+
+
+class Batches(ABC):
     """Calls that are made together travel together, on one connection.
 
     Calls of one tick of the event loop, and those that come while a batch is under way, make the next
@@ -42,45 +49,47 @@ class _Batched(ABC):
     """
 
     def __init__(
-        self, link: RedisLink, new_connection: Callable[[], Any], breaker: Breaker | None = None
+        self, parts: Parts, new_connection: Callable[[], Any], breaker: Breaker | None = None
     ) -> None:
-        self._link = link
-        self._breaker = breaker or link.breaker
+        self._parts = parts
+        self._connections = parts.connections
+        self._health = parts.health
+        self._timeout = parts.connections.timeout
+        self._breaker = breaker or parts.health.breaker
         self._new_connection = new_connection
         self._answers: list[Any] = []
         # All of this belongs to one event loop. Changed only by the methods below, none of which
         # awaits between reading and writing it.
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._waiting: Any = self._nobody()
+        self._waiting: Any = self._none_waiting()
         self._scheduled = False
-        # Sent and not yet answered, in order, each with how many answers it gets, its timer, and
-        # whether it is the breaker's probe.
-        self._under_way: deque[tuple[Any, int, asyncio.TimerHandle, bool]] = deque()
+        # In the order of sending, which is that of the answers.
+        self._under_way: deque[Sent] = deque()
         self._opening: asyncio.Task[None] | None = None
-        self._wire: _Wire | None = None
+        self._wire: Wire | None = None
         # Whether the connection is given up as soon as what is under way is answered.
         self._leaving = False
         self.batches = 0
 
     @abstractmethod
-    def _nobody(self) -> Any:
+    def _none_waiting(self) -> Any:
         """An empty collection of waiting calls."""
 
     @abstractmethod
-    def _next_batch(self, wire: _Wire) -> tuple[Any, int, bytes]:
+    def _next_batch(self, wire: Wire) -> tuple[Any, int, bytes]:
         """Take a batch from the waiting calls: it, how many answers it gets, and its bytes."""
 
     @abstractmethod
     def _deliver(self, batch: Any, answers: list[Any]) -> Exception | None:
-        """Hand the answers to who waits for them; what is wrong with the server or the connection, if any."""
+        """Hand the calls of a batch their answers; what is wrong with server or connection, if anything."""
 
-    def _again(self, batch: Any) -> bool:
+    def _requeue(self, batch: Any) -> bool:
         """Let a batch wait again that a lost connection left unanswered; False if it may have been run."""
         return False
 
     @abstractmethod
     def _fail(self, batch: Any, error: BackendError) -> None:
-        """Tell everybody in a batch, or in what ``_nobody`` made."""
+        """Tell everybody in a batch, or in what ``_none_waiting`` made."""
 
     def _send(self) -> None:
         """Start the next batch, if there is one to start."""
@@ -107,36 +116,36 @@ class _Batched(ABC):
                 self._breaker.probing = False
             self._send()
             return
-        timer = loop.call_later(self._link.timeout, self._too_late)
-        self._under_way.append((batch, answers, timer, probe))
+        timer = loop.call_later(self._timeout, self._too_late)
+        self._under_way.append(Sent(batch, answers, timer, probe))
         wire.transport.write(data)
 
     async def _open(self, probe: bool) -> None:
         connection: Any = None
         try:
-            async with asyncio.timeout(self._link.timeout):
+            async with asyncio.timeout(self._timeout):
                 while connection is None:
-                    generation = self._link.generation
+                    generation = self._connections.generation
                     connection = self._new_connection()
                     try:
                         await connection.connect()
                     except Exception as error:
                         await connection.disconnect(nowait=True)
-                        if not self._link.speaks_older(error, connection):
+                        if not self._connections.speaks_older(error, connection):
                             raise
                         connection = None
                     else:
-                        if generation != self._link.generation:  # it leads to a server that was left
+                        if generation != self._connections.generation:  # it leads to a server that was left
                             await connection.disconnect(nowait=True)
                             connection = None
-            self._wire = _Wire(connection, self._answered, self._lost)
+            self._wire = Wire(connection, self._answered, self._lost)
             self._leaving = False
             connection = None  # the wire's now
         except asyncio.CancelledError:
             self._fail_waiting(RedisUnavailableError("the connection was closed"))
             raise
         except Exception as error:
-            # Every way in which a connection can fail to come about means the same to who waits.
+            # Every way in which a connection can fail to come about means the same to those that wait.
             self._breaker.failed(error)
             self._fail_waiting(RedisUnavailableError(self._breaker.reason(error)))
         finally:
@@ -153,7 +162,7 @@ class _Batched(ABC):
         if not self._under_way:
             self._out_of_step()
             return
-        expected = self._under_way[0][1]
+        expected = self._under_way[0].answers
         if expected > 1:
             self._answers.append(answer)
             if len(self._answers) < expected:
@@ -165,10 +174,10 @@ class _Batched(ABC):
         self.batches += 1
         trouble = self._deliver(batch, answers)
         if trouble is None:
-            self._link.succeeded(self._breaker)
+            self._health.succeeded(self._breaker)
             if self._leaving and not self._under_way:
                 self._drop_wire()
-        elif isinstance(trouble, _OutOfStep):
+        elif isinstance(trouble, OutOfStep):
             self._out_of_step()
         else:
             self._drop_wire()  # the next one resolves the name, and logs in, anew
@@ -197,21 +206,21 @@ class _Batched(ABC):
             self._drop_wire()
 
     def _finish(self) -> Any:
-        """The oldest batch under way is so no more."""
-        batch, _, timer, probe = self._under_way.popleft()
-        timer.cancel()
-        if probe:
+        """The oldest batch under way is answered, or given up."""
+        sent = self._under_way.popleft()
+        sent.timer.cancel()
+        if sent.probe:
             self._breaker.probing = False
-        return batch
+        return sent.batch
 
     def _too_late(self) -> None:
         loop = self._loop
-        for index, (batch, answers, timer, probe) in enumerate(self._under_way):
-            late = loop.time() - timer.when() if loop is not None else 0.0
+        for index, sent in enumerate(self._under_way):
+            late = loop.time() - sent.timer.when() if loop is not None else 0.0
             if loop is not None and late > LATE:
                 # This event loop did not run meanwhile: it gets a moment to read what has come.
                 again = loop.call_later(LATE, self._too_late)
-                self._under_way[index] = (batch, answers, again, probe)
+                self._under_way[index] = sent._replace(timer=again)
                 return
             if late >= 0.0:
                 break
@@ -219,7 +228,7 @@ class _Batched(ABC):
         self._drop_wire()
         self._broken(TimeoutError())
 
-    def _lost(self, wire: _Wire, error: BaseException | None) -> None:
+    def _lost(self, wire: Wire, error: BaseException | None) -> None:
         if wire is not self._wire:
             return
         self._wire = None
@@ -237,7 +246,7 @@ class _Batched(ABC):
         )
         while self._under_way:
             batch = self._finish()
-            if not self._again(batch):
+            if not self._requeue(batch):
                 self._fail(batch, failure)
         self._send()
 
@@ -252,12 +261,12 @@ class _Batched(ABC):
         self._fail_waiting(error)
 
     def _fail_waiting(self, error: BackendError) -> None:
-        waiting, self._waiting = self._waiting, self._nobody()
+        waiting, self._waiting = self._waiting, self._none_waiting()
         self._fail(waiting, error)
 
     def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
         # The link first: on a new loop it abandons everything, and what waits must come after that.
-        self._link.here()
+        self._connections.here()
         self.abandon()
         self._loop = loop
 
@@ -267,18 +276,20 @@ class _Batched(ABC):
         async def there() -> T:
             return await call()
 
-        return asyncio.get_running_loop().create_task(self._link.hand_over(there), name="redis-hand-over")
+        return asyncio.get_running_loop().create_task(
+            self._connections.hand_over(there), name="redis-hand-over"
+        )
 
     async def drain(self) -> None:
         """Wait until all that was asked is answered, for the link's timeout at most."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._link.timeout):
+            async with asyncio.timeout(self._timeout):
                 # Polled: this is for shutdown, and the paths of every call shall not pay for it.
                 while self._waiting or self._under_way or self._opening is not None:  # noqa: ASYNC110
                     await asyncio.sleep(0.001)
 
     async def close(self) -> None:
-        """Stop; who still waits gets RedisUnavailableError."""
+        """Stop; a call that still waits gets RedisUnavailableError."""
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.wait([self._opening])
@@ -293,11 +304,11 @@ class _Batched(ABC):
         self._leaving = False
         if wire is not None and loop is not None:
             wire.lost = True
-            _abandon_transport(wire.transport, loop)
-        if any(probe for *_, probe in self._under_way):
+            abandon_transport(wire.transport, loop)
+        if any(sent.probe for sent in self._under_way):
             self._breaker.probing = False
         self._loop = self._opening = None
         self._under_way = deque()
         self._answers = []
-        self._waiting = self._nobody()
+        self._waiting = self._none_waiting()
         self._scheduled = False

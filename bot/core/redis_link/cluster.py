@@ -6,17 +6,15 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bot.core._shared.errors import BackendError
 from bot.core._shared.tasks import BackgroundTasks, run_on_loop
-from bot.core.redis_link.driver import _connection_to
+from bot.core.redis_link import driver
 from bot.core.redis_link.errors import RedisRefusedError, RedisUnavailableError
-from bot.core.redis_link.reads import BatchedReader, _fail_one
-from bot.core.redis_link.scripts import BatchedScript, _Call, _Unclaimed
-
-if TYPE_CHECKING:
-    from bot.core.redis_link.link import RedisLink
+from bot.core.redis_link.parts import Parts
+from bot.core.redis_link.reads import BatchedReader, fail_waiter
+from bot.core.redis_link.scripts import BatchedScript, Call, Script, Unclaimed, give
 
 
 class ClusterReader:
@@ -25,40 +23,41 @@ class ClusterReader:
     A key whose slot has moved is refused once, and the map of the slots read anew.
     """
 
-    def __init__(self, link: RedisLink) -> None:
-        self._link = link
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._connections = parts.connections
         self._by_node: dict[str, BatchedReader] = {}
         self._mapping: asyncio.Task[None] | None = None
 
     def get(self, key: bytes) -> asyncio.Future[bytes | None]:
         """As :meth:`BatchedReader.get`."""
         loop = asyncio.get_running_loop()
-        if self._link.owner.elsewhere:
-            return loop.create_task(self._get_slowly(key))
-        client = self._link.client()
-        try:
-            # Raises, or has no node, before the first contact and after the map was dropped.
-            node = client.get_node_from_key(key)
-        except Exception:
-            node = None
+        if self._connections.owner.elsewhere:
+            return loop.create_task(self._get_by_driver(key))
+        node = self._connections.node_of(key)
         if node is None:
-            return loop.create_task(self._get_slowly(key))
-        if (refusal := self._link.refusal(node)) is not None:
+            return loop.create_task(self._get_by_driver(key))
+        if (refusal := self._parts.probes.refusal(node)) is not None:
             refused: asyncio.Future[bytes | None] = loop.create_future()
             refused.set_exception(refusal)
             return refused
         reader = self._by_node.get(node.name)
         if reader is None:
             reader = self._by_node[node.name] = BatchedReader(
-                self._link, lambda: _connection_to(node), self._link.node_breaker(node.name), pipelined=True
+                self._parts,
+                lambda: driver.connection_to(node),
+                self._parts.health.node(node.name),
+                pipelined=True,
             )
         found = reader.get(key)
         found.add_done_callback(self._look_for_moves)
         return found
 
-    async def _get_slowly(self, key: bytes) -> bytes | None:
+    async def _get_by_driver(self, key: bytes) -> bytes | None:
         # redis-py's own way, which reads the map of the slots and follows redirections.
-        found: bytes | None = await self._link.execute("GET", key)
+        found: bytes | None = await self._parts.calls.run(
+            lambda client: client.execute_command("GET", key), repeatable=True
+        )
         return found
 
     def _look_for_moves(self, future: asyncio.Future[bytes | None]) -> None:
@@ -69,7 +68,7 @@ class ClusterReader:
 
     async def _map_anew(self) -> None:
         with contextlib.suppress(BackendError):
-            await self._link.run(lambda client: client.nodes_manager.initialize())
+            await self._parts.calls.run(driver.read_slots)
 
     @property
     def batches(self) -> int:
@@ -99,64 +98,68 @@ class ClusterScript:
     """A :class:`BatchedScript` for each node of a cluster: one EVALSHA for the calls of a slot, and
     one round trip for those of a node."""
 
-    def __init__(self, link: RedisLink, source: str, decode: Callable[[Any, int], Sequence[Any]]) -> None:
-        self._link = link
+    def __init__(
+        self,
+        parts: Parts,
+        source: str,
+        decode: Callable[[Any, int], Sequence[Any]],
+        on_stop: Callable[[ClusterScript], None],
+    ) -> None:
+        self._parts = parts
+        self._connections = parts.connections
+        self._on_stop = on_stop
         self._source = source
         self._decode = decode
-        self._script = link.script(source)
+        self._script = Script(parts, source)
         self._by_node: dict[str, BatchedScript] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks = BackgroundTasks()
 
-    def call(self, key: bytes, argument: bytes, unclaimed: _Unclaimed | None = None) -> asyncio.Future[Any]:
+    def call(self, key: bytes, argument: bytes, unclaimed: Unclaimed | None = None) -> asyncio.Future[Any]:
         """As :meth:`BatchedScript.call`."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._add((key, argument, future, unclaimed))
         return future
 
-    def send(self, key: bytes, argument: bytes, unclaimed: _Unclaimed | None = None) -> None:
+    def send(self, key: bytes, argument: bytes, unclaimed: Unclaimed | None = None) -> None:
         """As :meth:`BatchedScript.send`."""
         self._add((key, argument, None, unclaimed))
 
-    def _add(self, call: _Call) -> None:
-        if self._link.owner.elsewhere:
-            self._slowly([call])
+    def _add(self, call: Call) -> None:
+        if self._connections.owner.elsewhere:
+            self._run_by_driver([call])
             return
         loop = self._loop = asyncio.get_running_loop()
-        client = self._link.client()
-        try:
-            # Raises, or has no node, before the first contact and after the map was dropped.
-            node = client.get_node_from_key(call[0])
-        except Exception:
-            node = None
+        key, _, future, _ = call
+        node = self._connections.node_of(key)
         if node is None:
-            self._slowly([call])
+            self._run_by_driver([call])
             return
-        if (refusal := self._link.refusal(node)) is not None:
-            if call[2] is not None:
-                call[2].set_exception(refusal)
+        if (refusal := self._parts.probes.refusal(node)) is not None:
+            if future is not None:
+                future.set_exception(refusal)
             return
         script = self._by_node.get(node.name)
         if script is None:
             script = self._by_node[node.name] = BatchedScript(
-                self._link,
+                self._parts,
                 self._source,
                 self._decode,
-                lambda: _connection_to(node),
-                self._link.node_breaker(node.name),
-                elsewhere=self._slowly,
+                lambda: driver.connection_to(node),
+                self._parts.health.node(node.name),
+                elsewhere=self._run_by_driver,
             )
         script._add(call, loop)
 
-    def _slowly(self, calls: list[_Call]) -> None:
+    def _run_by_driver(self, calls: list[Call]) -> None:
         # redis-py's own way, which reads the map of the slots and follows redirections.
         self._tasks.spawn(self._one_by_one(calls), name="redis-cluster-script")
 
-    async def _one_by_one(self, calls: list[_Call]) -> None:
+    async def _one_by_one(self, calls: list[Call]) -> None:
         left = deque(calls)
         try:
             while left:
-                key, argument, future, unclaimed = left[0]
+                key, argument, future, _ = call = left[0]
                 try:
                     result = self._decode(await self._script([key], [argument]), 1)[0]
                 except BackendError as failure:
@@ -166,18 +169,15 @@ class ClusterScript:
                     error = RedisRefusedError(f"unexpected answer of a script: {reason}")
                 else:
                     left.popleft()
-                    if future is not None and not future.done():
-                        future.set_result(result)
-                    elif unclaimed is not None:
-                        unclaimed[0](result, *unclaimed[1:])
+                    give((call,), (result,))
                     continue
                 left.popleft()
                 if future is not None:
-                    _fail_one(future, error)
+                    fail_waiter(future, error)
         finally:
             for _, _, future, _ in left:
                 if future is not None:
-                    _fail_one(future, RedisUnavailableError("the script was stopped"))
+                    fail_waiter(future, RedisUnavailableError("the script was stopped"))
 
     @property
     def batches(self) -> int:
@@ -200,7 +200,7 @@ class ClusterScript:
 
     async def stop(self) -> None:
         """As :meth:`BatchedScript.stop`."""
-        self._link._forget(self)
+        self._on_stop(self)
         loop = self._loop
         if loop is not None and not await run_on_loop(loop, self.close):
             self.abandon()

@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
-_UNANSWERED: Any = object()
-_FORBIDDEN = re.compile(r"^NOPERM|no permissions|unknown command")
-_READS = frozenset(
+UNANSWERED: Any = object()
+"""In the place of an answer that has not come."""
+
+READS = frozenset(
     "EXISTS GET INFO MGET PING PTTL PUBLISH SCAN SUBSCRIBE TIME TTL XLEN XRANGE XREVRANGE".split()
 )
-_REPEATABLE = _READS | {"DEL", "EXPIRE", "MSET", "PEXPIRE", "SET", "UNLINK"}
+"""Commands that change nothing that a replica would refuse."""
+
+_REPEATABLE = READS | {"DEL", "EXPIRE", "MSET", "PEXPIRE", "SET", "UNLINK"}
 
 
-def _is_repeatable(command: tuple[Any, ...]) -> bool:
+def is_repeatable(command: tuple[Any, ...]) -> bool:
     """Whether it may be run twice where once was asked for."""
     if command[0] == "SET" and len(command) > 3:
         return all(option in ("EX", "PX") or isinstance(option, int) for option in command[3:])
     return command[0] in _REPEATABLE
 
 
-def _named(command: tuple[Any, ...]) -> str:
+def on_channel(command: tuple[Any, ...]) -> str:
     """A command on a channel: rights are given by channel."""
     return f"{command[0]} {command[1]}"
 
 
-def _bytes(answer: Any) -> bytes:
+def as_bytes(answer: Any) -> bytes:
+    """An answer that RESP3 has as text, and RESP2 as bytes."""
     return answer if isinstance(answer, bytes) else str(answer).encode()
 
 
-async def _by_node(client: Any, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+async def run_by_node(client: Any, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
     """Commands with keys in one round trip to each node, then those without; errors are among the answers."""
     keyed = [command for command in commands if command[0] != "PUBLISH"]
     answers: list[Any] = []

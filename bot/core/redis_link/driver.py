@@ -16,7 +16,8 @@ from bot.core._shared.answer_bounds import AnswerBounds
 from bot.core.redis_link.errors import RedisUnavailableError
 
 
-def _connect(url: str, timeout: float, protocol: int) -> Any:
+def connect(url: str, timeout: float, protocol: int) -> Any:
+    """A client of one server; it connects when it is used. Raises RedisUnavailableError without redis-py."""
     try:
         import redis.asyncio as redis
         from redis.asyncio.retry import Retry
@@ -37,7 +38,8 @@ def _connect(url: str, timeout: float, protocol: int) -> Any:
     )
 
 
-def _connect_cluster(url: str, timeout: float, protocol: int) -> Any:
+def connect_cluster(url: str, timeout: float, protocol: int) -> Any:
+    """A client of a cluster; otherwise as :func:`connect`."""
     try:
         from redis.asyncio.cluster import RedisCluster
         from redis.asyncio.retry import Retry
@@ -138,8 +140,47 @@ def _without_maintenance_notes() -> dict[str, Any]:
     return {"maint_notifications_config": MaintNotificationsConfig(enabled=False)}
 
 
-def _connection_to(node: Any) -> Any:
+def new_connection(client: Any, *, cluster: bool) -> Any:
+    """A connection outside of the client's pool, to any node, not yet open."""
+    if cluster:
+        return connection_to(client.get_random_node())
+    return client.connection_pool.make_connection()
+
+
+def connection_to(node: Any) -> Any:
+    """A connection to one node of a cluster, not yet open."""
     return node.connection_class(**node.connection_kwargs)
+
+
+def take_streams(connection: Any) -> tuple[Any, Any]:
+    """The streams of an open connection, which is left without: its bytes are another's from now on."""
+    streams = connection._reader, connection._writer
+    connection._writer = connection._reader = None
+    return streams
+
+
+async def read_slots(client: Any) -> None:
+    """Read a cluster's map of the slots anew."""
+    await client.nodes_manager.initialize()
+
+
+def node_names(client: Any) -> set[str]:
+    """The nodes that the map of the slots names, as ``host:port``."""
+    return set(client.nodes_manager.nodes_cache)
+
+
+def node_of(client: Any, key: bytes) -> Any:
+    """The node that has a key; None before the first contact, and after the map was dropped."""
+    try:
+        return client.get_node_from_key(key)
+    except Exception:  # whatever its map lacks: the caller goes redis-py's own way, which makes one
+        return None
+
+
+async def primaries(client: Any) -> list[Any]:
+    """The nodes of a cluster that take writes."""
+    await client.initialize()
+    return list(client.get_primaries())
 
 
 def _connections(client: Any) -> list[Any]:
@@ -147,31 +188,32 @@ def _connections(client: Any) -> list[Any]:
     return [*getattr(pool, "_available_connections", ()), *getattr(pool, "_in_use_connections", ())]
 
 
-def _has_open(client: Any) -> bool:
+def has_open(client: Any) -> bool:
+    """Whether any connection of the client stands."""
     return any(connection.is_connected for connection in _connections(client))
 
 
-def _prefer_open(client: Any) -> bool:
+def prefer_open(client: Any) -> bool:
     """Have the next call use a connection that stands; False if none is idle."""
     idle = client.connection_pool._available_connections
     idle.sort(key=lambda connection: connection.is_connected)  # the last one is used first
     return bool(idle) and bool(idle[-1].is_connected)
 
 
-async def _close_idle(client: Any) -> None:
-    # Whatever comes of it: they are given up.
+async def close_idle(client: Any) -> None:
+    """Close the connections that nobody uses; whatever comes of it, they are given up."""
     with contextlib.suppress(Exception):
         async with asyncio.timeout(0.5):
             await client.connection_pool.disconnect(inuse_connections=False)
 
 
-async def _retire(client: Any, timeout: float) -> None:
-    """Close a client when those who use it have ended, which is within the timeout."""
+async def retire(client: Any, timeout: float) -> None:
+    """Close a client when the calls that use it have ended, which is within the timeout."""
     loop = asyncio.get_running_loop()
     until = loop.time() + 2 * timeout
     try:
         if hasattr(client, "connection_pool"):
-            await _close_idle(client)
+            await close_idle(client)
             # Polled: redis-py tells of no connection's return.
             while client.connection_pool._in_use_connections and loop.time() < until:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
@@ -179,7 +221,7 @@ async def _retire(client: Any, timeout: float) -> None:
         await client.aclose()
 
 
-def _drop(client: Any) -> None:
+def abort_client(client: Any) -> None:
     """Close a client's connections at once."""
     for connection in _connections(client):
         writer = getattr(connection, "_writer", None)
@@ -188,26 +230,28 @@ def _drop(client: Any) -> None:
             connection._writer = connection._reader = None
 
 
-def _abandon(client: Any, loop: asyncio.AbstractEventLoop) -> None:
+def abandon_client(client: Any, loop: asyncio.AbstractEventLoop) -> None:
     """Close the sockets of a client whose event loop runs no more."""
     if not hasattr(client, "connection_pool"):
         for node in client.get_nodes():
             for connection in node._connections:
-                _abandon_connection(connection, loop)
+                abandon_connection(connection, loop)
         return
     for connection in _connections(client):
-        _abandon_connection(connection, loop)
+        abandon_connection(connection, loop)
     client.connection_pool.reset()
 
 
-def _abandon_connection(connection: Any, loop: asyncio.AbstractEventLoop) -> None:
+def abandon_connection(connection: Any, loop: asyncio.AbstractEventLoop) -> None:
+    """Close the socket of one connection whose event loop runs no more."""
     writer = getattr(connection, "_writer", None)
     if writer is not None:
-        _abandon_transport(writer.transport, loop)
+        abandon_transport(writer.transport, loop)
         connection._writer = connection._reader = None
 
 
-def _abandon_transport(transport: Any, loop: asyncio.AbstractEventLoop) -> None:
+def abandon_transport(transport: Any, loop: asyncio.AbstractEventLoop) -> None:
+    """Close the socket under a transport whose event loop runs no more."""
     socket = transport.get_extra_info("socket")
     # The transport's own close would call the dead loop; the socket beneath it needs none.
     inner = getattr(socket, "_sock", None)

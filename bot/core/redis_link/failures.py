@@ -92,29 +92,30 @@ def judge(error: BaseException) -> Failure:
     return Failure.REFUSED
 
 
-def _redis_error() -> type[Exception]:
+def is_redis_error(error: BaseException) -> bool:
+    """Whether redis-py raised it, on Redis's word or its own."""
     from redis.exceptions import RedisError
 
-    return RedisError
+    return isinstance(error, RedisError)
 
 
-_DOWN = "the node answers that its cluster is down"
+NODE_DOWN = "the node answers that its cluster is down"
 
 
-class _OutOfStep(Exception):
+class OutOfStep(Exception):
     """What came is no answer to what was asked."""
 
 
-def _no_service(text: str) -> Exception | None:
+def out_of_service(text: str) -> Exception | None:
     """Why a server that answered with this error serves nobody now, or this connection."""
     if text.startswith("CLUSTERDOWN"):
-        return ConnectionError(_DOWN)
+        return ConnectionError(NODE_DOWN)
     if text.startswith((*_SERVES_NOBODY, "NOAUTH")):
         return ConnectionError(told(text))
     return None
 
 
-def _error_of(answer: Exception) -> BackendError:
+def error_of(answer: Exception) -> BackendError:
     """What to raise for an error among the answers."""
-    trouble = _no_service(str(answer))
+    trouble = out_of_service(str(answer))
     return RedisRefusedError(told(str(answer))) if trouble is None else RedisUnavailableError(str(trouble))

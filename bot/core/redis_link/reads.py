@@ -4,39 +4,36 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bot.core._shared.errors import BackendError
-from bot.core.redis_link.batches import LARGE_BATCH, _Batched
+from bot.core.redis_link.batches import LARGE_BATCH, Batches
 from bot.core.redis_link.breaker import Breaker
 from bot.core.redis_link.errors import RedisRefusedError
-from bot.core.redis_link.failures import _error_of, _no_service, _OutOfStep
-from bot.core.redis_link.wire import _Wire
-
-if TYPE_CHECKING:
-    from bot.core.redis_link.link import RedisLink
-
+from bot.core.redis_link.failures import OutOfStep, error_of, out_of_service
+from bot.core.redis_link.parts import Parts
+from bot.core.redis_link.wire import Wire
 
 MAX_KEYS = 500
 """Keys in one MGET: more would keep other clients of the server waiting."""
 
-_Reader = asyncio.Future[bytes | None]
-# Who waits for a key: nearly always one, so that one needs no list.
-_Batch = dict[bytes, _Reader | list[_Reader]]
+Waiter = asyncio.Future[bytes | None]
+# The calls that wait for a key: nearly always one, so that one needs no list.
+_Batch = dict[bytes, Waiter | list[Waiter]]
 
 
-class BatchedReader(_Batched):
+class BatchedReader(Batches):
     """Reads of many callers: one MGET for all that are asked for together."""
 
     def __init__(
         self,
-        link: RedisLink,
+        parts: Parts,
         new_connection: Callable[[], Any],
         breaker: Breaker | None = None,
         *,
         pipelined: bool = False,
     ) -> None:
-        super().__init__(link, new_connection, breaker)
+        super().__init__(parts, new_connection, breaker)
         # In a cluster the keys of one MGET must share a slot: there a batch is as many GETs at once.
         self._pipelined = pipelined
         self.keys_read = 0
@@ -45,7 +42,7 @@ class BatchedReader(_Batched):
         """A future of the value under ``key``; None if there is none. Raises as ``RedisLink.run``."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
-            if self._link.owner.elsewhere:
+            if self._connections.owner.elsewhere:
                 return self._elsewhere(lambda: self.get(key))
             self._move_to(loop)
         future: asyncio.Future[bytes | None] = loop.create_future()
@@ -62,10 +59,10 @@ class BatchedReader(_Batched):
             self._waiting[key] = [waiting, future]
         return future
 
-    def _nobody(self) -> _Batch:
+    def _none_waiting(self) -> _Batch:
         return {}
 
-    def _next_batch(self, wire: _Wire) -> tuple[_Batch, int, bytes]:
+    def _next_batch(self, wire: Wire) -> tuple[_Batch, int, bytes]:
         batch: _Batch
         if len(self._waiting) <= MAX_KEYS:
             batch, self._waiting = self._waiting, {}
@@ -84,8 +81,8 @@ class BatchedReader(_Batched):
         refusals = self._pipelined and any(isinstance(value, Exception) for value in found)
         for waiter, value in zip(batch.values(), found, strict=True):
             if refusals and isinstance(value, Exception):
-                trouble = trouble or _no_service(str(value))
-                _fail_one(waiter, _error_of(value))
+                trouble = trouble or out_of_service(str(value))
+                fail_waiter(waiter, error_of(value))
             elif waiter.__class__ is not list:
                 if not waiter.done():  # type: ignore[union-attr]  # no list, by the line above
                     waiter.set_result(value)  # type: ignore[union-attr]
@@ -97,12 +94,12 @@ class BatchedReader(_Batched):
 
     def _refuse(self, batch: _Batch, answer: Any) -> Exception | None:
         if isinstance(answer, Exception):
-            self._fail(batch, _error_of(answer))
-            return _no_service(str(answer))
+            self._fail(batch, error_of(answer))
+            return out_of_service(str(answer))
         self._fail(batch, RedisRefusedError("unexpected answer of Redis to a read"))
-        return _OutOfStep()
+        return OutOfStep()
 
-    def _again(self, batch: _Batch) -> bool:
+    def _requeue(self, batch: _Batch) -> bool:
         for key, waiter in batch.items():
             later = self._waiting.get(key)
             if later is None:
@@ -113,14 +110,14 @@ class BatchedReader(_Batched):
 
     def _fail(self, batch: _Batch, error: BackendError) -> None:
         for waiter in batch.values():
-            _fail_one(waiter, error)
+            fail_waiter(waiter, error)
 
 
-def _listed(waiter: _Reader | list[_Reader]) -> list[_Reader]:
+def _listed(waiter: Waiter | list[Waiter]) -> list[Waiter]:
     return waiter if isinstance(waiter, list) else [waiter]
 
 
-def _fail_one(waiter: _Reader | list[_Reader], error: BackendError) -> None:
+def fail_waiter(waiter: Waiter | list[Waiter], error: BackendError) -> None:
     for future in waiter if isinstance(waiter, list) else (waiter,):
         if not future.done():
             # One error each: a traceback grows with every task that raises the same one.

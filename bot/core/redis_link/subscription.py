@@ -7,15 +7,13 @@ import contextlib
 import logging
 import random
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bot.core._shared.backoff import exponential
 from bot.core._shared.masking import one_line
 from bot.core._shared.tasks import BackgroundTasks
 from bot.core.redis_link.failures import Failure, judge, text_of, told
-
-if TYPE_CHECKING:
-    from bot.core.redis_link.link import RedisLink
+from bot.core.redis_link.parts import Parts
 
 logger = logging.getLogger("bot.core.redis_link")
 
@@ -38,12 +36,14 @@ class Subscription:
 
     def __init__(
         self,
-        link: RedisLink,
+        parts: Parts,
         channel: str,
         on_message: Callable[[bytes], None],
         on_state: Callable[[bool], None],
+        on_stop: Callable[[Subscription], None],
     ) -> None:
-        self._link = link
+        self._parts = parts
+        self._on_stop = on_stop
         self.channel = channel
         self._on_message = on_message
         self._on_state = on_state
@@ -75,14 +75,14 @@ class Subscription:
                 self.standing = stands
                 if stands:
                     self.refused = ""
-                    self._link.refused.pop(f"SUBSCRIBE {self.channel}", None)
+                    self._parts.rights.refused.pop(f"SUBSCRIBE {self.channel}", None)
                 self._on_state(stands)
 
         def on_failure(text: str, refused: bool) -> None:
             settled.set()
             if self._run is run and refused:
                 self.refused = text
-                self._link.found_refused(
+                self._parts.rights.found_refused(
                     f"SUBSCRIBE {self.channel}",
                     text,
                     "changes that other instances tell of are not heard here",
@@ -102,7 +102,7 @@ class Subscription:
                 self.start()
 
         task = self._tasks.spawn(
-            subscribe(self._link, self.channel, on_message, on_state, on_failure),
+            subscribe(self._parts, self.channel, on_message, on_state, on_failure),
             name=f"redis-subscription {self.channel}",
         )
         task.add_done_callback(ended)
@@ -126,7 +126,7 @@ class Subscription:
         event = self._settled
         if event is not None and not event.is_set():
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._link.timeout):
+                async with asyncio.timeout(self._parts.connections.timeout):
                     await event.wait()
 
     @property
@@ -145,7 +145,7 @@ class Subscription:
     async def stop(self) -> None:
         """End for good, on whichever event loop it lives; ``on_state`` is not called any more."""
         self._stopped = True
-        self._link.forget(self)
+        self._on_stop(self)
         self._run = None
         self.standing = False
         await self._tasks.stop()
@@ -159,7 +159,7 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 
 
 async def subscribe(
-    link: RedisLink,
+    parts: Parts,
     channel: str,
     on_message: Callable[[bytes], None],
     on_state: Callable[[bool], None],
@@ -174,20 +174,21 @@ async def subscribe(
     """
     from redis.exceptions import ResponseError
 
+    connections, breaker = parts.connections, parts.health.breaker
     failures = 0
     while True:
         stood = refused = False
         connection: Any = None
         try:
-            async with asyncio.timeout(link.timeout):
-                connection = await link.open_connection()
+            async with asyncio.timeout(connections.timeout):
+                connection = await connections.open_connection()
                 await connection.send_command("SUBSCRIBE", channel)
                 await connection.read_response(push_request=True)
             _end_if_cancelled()
             stood = True
             failures = 0
             on_state(True)
-            await _listen(connection, link.timeout, on_message)
+            await _listen(connection, connections.timeout, on_message)
         except asyncio.CancelledError:
             raise
         except Exception as error:
@@ -196,15 +197,15 @@ async def subscribe(
             refused = isinstance(error, ResponseError) and judge(error) is Failure.REFUSED
             if on_failure is not None and not stood:
                 on_failure(told(text_of(error)), refused)
-            if not refused and failures == 2 and link.available:
+            if not refused and failures == 2 and breaker.available:
                 # What the link itself says is of its other calls, which work.
                 logger.warning(
                     "Redis at %s: no subscription to %s, and trying on: %s",
-                    link.breaker.name, one_line(channel), told(text_of(error)) or type(error).__name__,
+                    breaker.name, one_line(channel), told(text_of(error)) or type(error).__name__,
                 )  # fmt: skip
         finally:
             if connection is not None:
-                await link.close_connection(connection)
+                await connections.close_connection(connection)
             if stood:
                 on_state(False)
         _end_if_cancelled()

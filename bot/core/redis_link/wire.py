@@ -7,26 +7,27 @@ from collections.abc import Callable
 from typing import Any
 
 from bot.core._shared.answer_bounds import AnswerBounds
+from bot.core.redis_link import driver
 
-_NOT_YET: Any = object()
+NOT_YET: Any = object()
 
 
 class _NoPush:
     """The class of nothing, for hiredis 2, whose pushes are lists; no server sends any unasked."""
 
 
-class _Wire(asyncio.Protocol):
+class Wire(asyncio.Protocol):
     """One connection's bytes, parsed by hiredis."""
 
     def __init__(
         self,
         connection: Any,
         on_answer: Callable[[Any], None],
-        on_lost: Callable[[_Wire, BaseException | None], None],
+        on_lost: Callable[[Wire, BaseException | None], None],
     ) -> None:
         import hiredis
 
-        self._parser = hiredis.Reader(notEnoughData=_NOT_YET)
+        self._parser = hiredis.Reader(notEnoughData=NOT_YET)
         self._bounds = AnswerBounds(self._parser.has_data)
         self.pack: Callable[[tuple[Any, ...]], bytes] = hiredis.pack_command
         # What RESP3 servers send unasked, such as that they will be moved: no answer to anybody.
@@ -38,9 +39,8 @@ class _Wire(asyncio.Protocol):
         """Whether it has brought an answer."""
         # redis-py's connection object has done its part; its transport lives on. So must its streams,
         # which close the transport when they are collected.
-        self._streams = (connection._reader, connection._writer)
-        self.transport: Any = connection._writer.transport
-        connection._writer = connection._reader = None
+        self._streams = driver.take_streams(connection)
+        self.transport: Any = self._streams[1].transport
         self.transport.set_protocol(self)
 
     def data_received(self, data: bytes) -> None:
@@ -54,7 +54,7 @@ class _Wire(asyncio.Protocol):
         except Exception as error:
             self._no_answer(error)
             return
-        if answer is _NOT_YET:
+        if answer is NOT_YET:
             bounds.unanswered(data)
         else:
             self._hand_on(answer)
@@ -64,7 +64,7 @@ class _Wire(asyncio.Protocol):
             for piece in self._bounds.pieces(data):
                 self._parser.feed(piece)
                 answer = self._parser.gets()
-                if answer is not _NOT_YET:
+                if answer is not NOT_YET:
                     self._bounds.answered()
                     self._hand_on(answer)
                 if self.lost:
@@ -75,7 +75,7 @@ class _Wire(asyncio.Protocol):
     def _hand_on(self, answer: Any) -> None:
         """An answer, and those that have come with it."""
         push = self._push
-        while answer is not _NOT_YET:
+        while answer is not NOT_YET:
             if answer.__class__ is not push:
                 self.proven = True
                 self._on_answer(answer)

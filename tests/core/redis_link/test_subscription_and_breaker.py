@@ -27,9 +27,9 @@ async def test_a_subscription_ends_though_its_driver_swallowed_the_cancellation(
     async def opened():
         return connection
 
-    link.open_connection = opened
+    link.parts.connections.open_connection = opened
     task = asyncio.ensure_future(
-        subscribe(link, "p4-test", lambda _: None, lambda stands: stands and standing.set())
+        subscribe(link.parts, "p4-test", lambda _: None, lambda stands: stands and standing.set())
     )
     await standing.wait()
     task.cancel()

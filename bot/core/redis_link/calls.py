@@ -1,0 +1,168 @@
+"""One call to Redis: within a time limit and the breaker, and tried again where that can help."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from bot.core._shared.errors import BackendError, Phase4Error
+from bot.core.redis_link import driver
+from bot.core.redis_link.connections import Connections
+from bot.core.redis_link.errors import RedisRefusedError, RedisUnavailableError
+from bot.core.redis_link.failures import Failure, is_redis_error, judge, text_of, told
+from bot.core.redis_link.health import Health
+from bot.core.redis_link.primary import PrimarySearch
+
+logger = logging.getLogger("bot.core.redis_link")
+
+T = TypeVar("T")
+
+LATE = 0.25
+"""Seconds by which a time limit is noticed late when this event loop, and not the server, was held up."""
+
+CROWDED_CALM = 60.0
+"""Seconds between two lines of log that the server takes no more connections."""
+
+
+class Calls:
+    """Runs operations on the link's client; what a failure says of the server, the breaker hears."""
+
+    def __init__(
+        self, connections: Connections, health: Health, primary: PrimarySearch, now: Callable[[], float]
+    ) -> None:
+        self._connections = connections
+        self._health = health
+        self._primary = primary
+        self._now = now
+        self._timeout = connections.timeout
+        self._cluster = connections.cluster
+        # Whether the server takes no more connections, so that those that stand are worth keeping.
+        self._crowded = False
+        self._crowded_said_at = -CROWDED_CALM
+
+    async def run(
+        self, operation: Callable[[Any], Awaitable[T]], *, repeatable: bool = False, writes: bool = False
+    ) -> T:
+        """See :meth:`RedisLink.run`."""
+        connections = self._connections
+        if connections.owner.loop is not asyncio.get_running_loop() and connections.owner.elsewhere:
+            return await connections.hand_over(
+                lambda: self.run(operation, repeatable=repeatable, writes=writes)
+            )
+        task = asyncio.current_task()
+        asked_to_end = task.cancelling() if task is not None else 0
+        try:
+            return await self._admitted(operation, repeatable, writes)
+        finally:
+            # redis-py sends by asyncio.wait_for, which before Python 3.12 lets a cancellation get lost.
+            if task is not None and task.cancelling() > asked_to_end:
+                raise asyncio.CancelledError
+
+    async def _admitted(self, operation: Callable[[Any], Awaitable[T]], repeatable: bool, writes: bool) -> T:
+        breaker = self._health.breaker
+        probe = breaker.admit()
+        try:
+            if probe and not self._cluster and not self._crowded:
+                # Idle connections from before the failure are dead, and would fail call after call.
+                await driver.close_idle(self._connections.client())
+            result = await self._try(operation, repeatable)
+        finally:
+            if probe:
+                breaker.probing = False
+        self._health.succeeded(breaker)
+        if writes and self._primary.read_only:
+            self._primary.found_writable()
+        return result
+
+    async def _try(self, operation: Callable[[Any], Awaitable[T]], repeatable: bool) -> T:
+        """The operation, and again for each reason that another try can help with; each reason once."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + 2 * self._timeout
+        met: list[Failure] = []
+        held_up = False
+        client: Any = None
+        while True:
+            used, client = client, self._connections.client()
+            begun = loop.time()
+            try:
+                async with asyncio.timeout_at(min(until, begun + self._timeout)):
+                    if met and met[-1] is Failure.READ_ONLY:
+                        return await self._primary.on_another_server(operation, used)
+                    return await operation(client)
+            except Phase4Error:
+                raise
+            except Exception as error:
+                failure = judge(error)
+                if failure is Failure.AWAY and loop.time() - begun > self._timeout + LATE:
+                    # This event loop did not run meanwhile: the answer may have lain there all along.
+                    if repeatable and not held_up:
+                        held_up, until = True, loop.time() + self._timeout
+                        continue
+                    raise RedisUnavailableError(
+                        f"no answer of Redis at {self._health.name}: this event loop was held up for "
+                        f"{loop.time() - begun:.1f} s"
+                    ) from error
+                if failure not in met:
+                    met.append(failure)
+                    if await self._may_help(failure, error, client, repeatable):
+                        continue
+                    if failure is Failure.LOST and await self._is_there(client):
+                        raise RedisUnavailableError(
+                            f"the connection to Redis at {self._health.name} was lost: {told(text_of(error))}"
+                        ) from error
+                raise self._error(failure, error, client) from error
+
+    async def _may_help(self, failure: Failure, error: Exception, client: Any, repeatable: bool) -> bool:
+        """Do what another try needs; False if there is nothing to be done."""
+        if failure is Failure.OLD_PROTOCOL:
+            return self._connections.speaks_older(error)
+        if failure is Failure.READ_ONLY:
+            self._primary.found_read_only(text_of(error))
+            return self._primary.may_look or not self._connections.is_current(client)
+        if failure is Failure.LOGIN and self._connections.speaks_older(error):
+            return True
+        if failure is Failure.CROWDED:
+            return not self._cluster and driver.prefer_open(client)
+        if failure not in (Failure.LOST, Failure.LOGIN) or self._cluster:
+            return False
+        if not self._health.breaker.available:
+            return False  # one that is known to be away is asked once
+        await driver.close_idle(client)
+        return repeatable or failure is Failure.LOGIN
+
+    async def _is_there(self, client: Any) -> bool:
+        """Whether a new connection gets an answer."""
+        if self._cluster or not self._health.breaker.available:
+            return False
+        try:
+            async with asyncio.timeout(self._timeout):
+                await client.execute_command("PING")
+        except Exception as error:
+            return judge(error) in (Failure.REFUSED, Failure.READ_ONLY)
+        return True
+
+    def _error(self, failure: Failure, error: Exception, client: Any) -> BackendError:
+        """What to raise for a failure; the breaker hears of it."""
+        health = self._health
+        if failure in (Failure.REFUSED, Failure.READ_ONLY):
+            health.succeeded(health.breaker)  # it is there; it only does not want to
+            if is_redis_error(error):
+                return RedisRefusedError(told(text_of(error)))
+            return RedisRefusedError(
+                f"unexpected answer of Redis: {told(f'{type(error).__name__}: {error}')}"
+            )
+        self._crowded = failure is Failure.CROWDED
+        if self._crowded and not self._cluster and client is not None and driver.has_open(client):
+            now = self._now()
+            if now - self._crowded_said_at >= CROWDED_CALM:
+                self._crowded_said_at = now
+                logger.warning(
+                    "Redis at %s takes no more connections (%s); going on with those that stand",
+                    health.name, told(text_of(error)),
+                )  # fmt: skip
+            return RedisUnavailableError(f"Redis at {health.name}: {told(text_of(error))}")
+        breaker = health.breaker_of(error)
+        breaker.failed(error)
+        return RedisUnavailableError(breaker.reason(error))
