@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{named}: {error}", file=sys.stderr)
             return 2
     settings = ServiceSettings(
-        host=arguments.host,
+        host=arguments.host.strip("[]"),
         port=port,
         data_dir=Path(arguments.data_dir),
         balance=arguments.balance,
@@ -66,7 +66,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m bot", description="The Phase 4 bot service: serves, unless a command is given."
     )
     parser.add_argument(
-        "--host", default=os.environ.get("HOST", "127.0.0.1"), help="address to listen on (127.0.0.1)"
+        "--host",
+        default=os.environ.get("HOST", "127.0.0.1"),
+        help="address to listen on (127.0.0.1); ::, every address of this machine, of IPv4 and IPv6",
     )
     parser.add_argument(
         "--port", type=_port, help=f"port to listen on; else the environment's PORT, else {DEFAULT_PORT}"

@@ -20,6 +20,7 @@ from aiohttp.typedefs import Middleware
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from bot.core._shared.masking import masked_traceback, one_line
+from bot.service.client_address import client_of, plain_address
 from bot.service.middleware import Handler
 
 logger = logging.getLogger("bot.http")
@@ -91,7 +92,7 @@ def allow_open_files(files_each: int) -> None:
 
 
 class Connections:
-    """The open connections, at most ``limit`` in all and half of it for one address.
+    """The open connections, at most ``limit`` in all and half of it for one client (see ``client_of``).
 
     A new one takes the place of the one that waits longest without a request in progress, so that
     whoever holds connections open keeps nobody out; if all are busy, it is refused. ``trusted``: addresses
@@ -102,14 +103,14 @@ class Connections:
         self, limit: int, trusted: frozenset[str] = frozenset(), *, now: Callable[[], float] = time.monotonic
     ) -> None:
         self._limit = limit
-        self._per_address = max(1, limit // 2)
+        self._per_client = max(1, limit // 2)
         self._trusted = trusted
         self._now = now
         # All changed by admit, begun, ended and gone. A connection is in one of the three.
         self._fresh: OrderedDict[Connection, float] = OrderedDict()  # since when it waits for its first head
         self._idle: OrderedDict[Connection, float] = OrderedDict()  # since when it waits for its next head
         self._busy: dict[Connection, int] = {}  # its requests in progress
-        self._by_address: Counter[str] = Counter()
+        self._by_client: Counter[str] = Counter()
         self._by_transport: dict[asyncio.BaseTransport, Connection] = {}
         self._refused = 0
         self._told = float("-inf")
@@ -120,15 +121,15 @@ class Connections:
 
     def admit(self, connection: Connection) -> bool:
         """Take a new connection in; False: there is no room for it."""
-        address = connection.address
-        fair = address in self._trusted or self._by_address[address] < self._per_address
+        client = connection.client
+        fair = connection.address in self._trusted or self._by_client[client] < self._per_client
         if not fair or len(self) >= self._limit:
-            waiting = self._longest_waiting(None if fair else address)
+            waiting = self._longest_waiting(None if fair else client)
             if waiting is None:
-                self._refuse(address)
+                self._refuse(connection.address)
                 return False
             waiting.abort()
-        self._by_address[address] += 1
+        self._by_client[client] += 1
         assert connection.transport is not None
         self._by_transport[connection.transport] = connection
         self._fresh[connection] = self._now()
@@ -136,10 +137,10 @@ class Connections:
             self._sweep()
         return True
 
-    def _longest_waiting(self, address: str | None) -> Connection | None:
+    def _longest_waiting(self, client: str | None) -> Connection | None:
         for waiting in (self._fresh, self._idle):
             for connection in waiting:
-                if address is None or connection.address == address:
+                if client is None or connection.client == client:
                     return connection
         return None
 
@@ -178,9 +179,9 @@ class Connections:
         self._fresh.pop(connection, None)
         self._idle.pop(connection, None)
         self._busy.pop(connection, None)
-        self._by_address[connection.address] -= 1
-        if not self._by_address[connection.address]:
-            del self._by_address[connection.address]
+        self._by_client[connection.client] -= 1
+        if not self._by_client[connection.client]:
+            del self._by_client[connection.client]
 
     def _sweep(self) -> None:
         """Close what has waited for too long; again in a second while there are connections."""
@@ -220,7 +221,7 @@ class Connections:
         everywhere = [*self._fresh, *self._idle, *self._busy]
         assert len(everywhere) == len(set(everywhere)) == len(self._by_transport) <= self._limit
         assert set(everywhere) == set(self._by_transport.values())
-        assert Counter(connection.address for connection in everywhere) == self._by_address
+        assert Counter(connection.client for connection in everywhere) == self._by_client
         assert all(count > 0 for count in self._busy.values())
 
 
@@ -233,10 +234,13 @@ class Connection(asyncio.Protocol):
         self._admitted = False
         self.transport: asyncio.BaseTransport | None = None
         self.address = ""
+        self.client = ""
+        """What its address counts as."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         peer = transport.get_extra_info("peername")
-        self.address = str(peer[0]) if isinstance(peer, tuple) and peer else ""
+        self.address = plain_address(str(peer[0])) if isinstance(peer, tuple) and peer else ""
+        self.client = client_of(self.address)
         self.transport = transport
         self._admitted = self._connections.admit(self)
         if self._admitted:

@@ -25,7 +25,7 @@ from bot.service import forwarded_headers
 from bot.service.api_errors import ApiError
 from bot.service.app_keys import ACCESS, FEED
 from bot.service.bodies import Bodies, Body
-from bot.service.client_address import client_address
+from bot.service.client_address import client_address, client_of
 from bot.service.dashboard.events import LOGGER, EventLog
 from bot.service.dashboard.feed import Feed
 from bot.service.dashboard.pages import Dashboard, page
@@ -148,7 +148,7 @@ class Front:
             forward = Forward(request.method, path, headers, body, repeatable, failures=[], opened=[])
             try:
                 success, result, instance_id = await self._balancer.route_request(
-                    forward, client if sticky else None, idempotent=repeatable
+                    forward, client_of(client) if sticky else None, idempotent=repeatable
                 )
                 if success:
                     return await _pass_back(request, result, instance_id or "")
@@ -209,7 +209,8 @@ def create_front(settings: ServiceSettings) -> web.Application:
         "ENABLE_LOAD_BALANCER": True,
         "LOAD_BALANCER_CHECK_PATH": config.LOAD_BALANCER_CHECK_PATH or "/health",
         "LOAD_BALANCER_INSTANCES": [
-            {"id": f"{host}:{port}", "address": host, "port": port} for host, port in settings.balance
+            {"id": f"[{host}]:{port}" if ":" in host else f"{host}:{port}", "address": host, "port": port}
+            for host, port in settings.balance
         ],
     }
     app = make_application(settings, client_max_size=MAX_UPLOAD_BYTES + 1)

@@ -75,10 +75,10 @@ async def serve(settings: ServiceSettings, ready: Callable[[int], None] | None =
         listener.listen(BACKLOG)  # asyncio has one number for both
         status = await get_phase4_status()
         print(
-            f"Bot service on http://{settings.host}:{port}  (Ctrl-C stops it)\n"
+            f"Bot service on http://{_in_url(settings.host)}:{port}  (Ctrl-C stops it)\n"
             f"  Phase 4: {', '.join(status['services']) or 'off'}\n"
             f"{_dashboard_line(settings, port, app[ACCESS])}"
-            f"  try: curl -i 'http://{settings.host}:{port}/api/data?user_id=1'",
+            f"  try: curl -i 'http://{_in_url(settings.host)}:{port}/api/data?user_id=1'",
             flush=True,
         )
         if ready is not None:
@@ -117,7 +117,7 @@ def _http_log() -> logging.Logger:
 def _dashboard_line(settings: ServiceSettings, port: int, access: Access) -> str:
     """Where the dashboard is. A token that was made here has to be told; a given one stays unsaid."""
     host = {"": "localhost", "0.0.0.0": "localhost", "::": "localhost"}.get(settings.host, settings.host)  # noqa: S104
-    where = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+    where = f"http://{_in_url(host)}:{port}/"
     if access.made:
         return (
             f"  dashboard: {where}#token={access.token}\n"
@@ -126,16 +126,23 @@ def _dashboard_line(settings: ServiceSettings, port: int, access: Access) -> str
     return f"  dashboard: {where}{' (asks for the token)' if access.needed else ''}\n"
 
 
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
 def _listen(settings: ServiceSettings):  # type: ignore[no-untyped-def]
     import socket
 
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    both = settings.host == "::" and socket.has_dualstack_ipv6()
     # Bound before anything else is started: a taken port must not cost a data set first.
-    return socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
+    return socket.create_server(
+        (settings.host, settings.port), family=family, backlog=BACKLOG, dualstack_ipv6=both
+    )
 
 
 def _cannot_listen(settings: ServiceSettings, error: OSError) -> str:
-    where = f"{settings.host}:{settings.port}"
+    where = f"{_in_url(settings.host)}:{settings.port}"
     if error.errno == errno.EADDRINUSE:
         return (
             f"Cannot start: {where} is already in use.\n"

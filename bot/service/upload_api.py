@@ -20,7 +20,7 @@ from bot.core.query_optimizer import QueryOptimizer
 from bot.core.rate_limiter import RateLimitConfig, RateLimiter
 from bot.service.api_errors import ApiError, bad_request
 from bot.service.bodies import BODY_SECONDS, chunks_of, coding_of, deadline
-from bot.service.client_address import client_address
+from bot.service.client_address import client_address, client_of
 from bot.service.dashboard.access import Access
 from bot.service.data_api import parse_user_id, tags_of_name
 from bot.service.database import Database
@@ -102,7 +102,7 @@ class UploadApi:
         locked out by anybody. Only of a bot that shows the service's token the user it names is believed.
         """
         user = request.query.get("user_id")
-        client = f"ip:{client_address(request)}"
+        client = f"ip:{client_of(client_address(request))}"
         if user is not None:
             user_id = parse_user_id(user)
             if self._access.bears_token(request):

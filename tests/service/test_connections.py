@@ -156,10 +156,26 @@ class Clients(RuleBasedStateMachine):
     def counted(self):
         self.connections.check_invariants()
         assert len(self.connections) == len(self.open)
-        assert all(self.connections._by_address[address] <= 3 for address in "abc")
+        assert all(self.connections._by_client[address] <= 3 for address in "abc")
 
 
 TestClients = Clients.TestCase
+
+
+async def test_addresses_of_one_ipv6_network_are_one_client():
+    limits = Connections(6, frozenset({"2001:db8:9::1"}))
+
+    def connect(address):
+        made = Connection(Silent(), limits)
+        made.connection_made(Transport(address))
+        limits.begun(made.transport)
+        return made.transport.aborted
+
+    assert [connect(f"2001:db8::{n:x}") for n in range(1, 6)] == [False] * 3 + [True] * 2
+    assert not connect("2001:db8:0:1::1")
+    assert not connect("2001:db8:9::1"), "a trusted proxy is known by its address"
+    limits.check_invariants()
+    limits.close()
 
 
 @pytest.fixture

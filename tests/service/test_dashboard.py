@@ -15,7 +15,7 @@ from bot.service.app_keys import FEED
 from bot.service.dashboard import pages
 from bot.service.dashboard.access import COOKIE, Access, is_loopback, valid_token
 from bot.service.dashboard.events import EventLog
-from bot.service.dashboard.feed import MAX_VIEWERS, Feed
+from bot.service.dashboard.feed import MAX_OF_ONE, MAX_VIEWERS, Feed
 from bot.service.server import create_app
 from bot.service.settings import ServiceSettings
 from tests.service.conftest import Service
@@ -122,11 +122,60 @@ def test_a_bearer_token_and_a_cookie_open_it(guarded):
     assert get(guarded, "/metrics", Cookie=cookie[:-1] + ("0" if cookie[-1] != "0" else "1"))[0] == 401
 
 
+def sign_in(service, **headers):
+    """The cookie, and all that is said of it."""
+    told = get(service, "/dashboard/access", "POST", json.dumps({"token": TOKEN}).encode(), **headers)[1]
+    return told["Set-Cookie"].partition(";")[0], told["Set-Cookie"]
+
+
+def test_signing_out_ends_the_session_and_copies_of_its_cookie(guarded):
+    (cookie, _), (other, _) = sign_in(guarded), sign_in(guarded)
+    assert cookie != other, "each session is one of its own"
+    assert get(guarded, "/metrics", Cookie=cookie)[0] == 200
+    assert get(guarded, "/dashboard/access", "DELETE", Cookie=cookie)[0] == 204
+    assert get(guarded, "/metrics", Cookie=cookie)[0] == 401
+    assert get(guarded, "/metrics", Cookie=other)[0] == 200
+    made_up = other[:-1] + ("0" if other[-1] != "0" else "1")
+    assert get(guarded, "/dashboard/access", "DELETE", Cookie=made_up)[0] == 204
+    assert get(guarded, "/metrics", Cookie=other)[0] == 200, "who has no session ends none"
+
+
+def test_a_cookie_is_for_https_alone_if_the_browser_came_by_it(guarded):
+    assert "Secure" not in sign_in(guarded)[1]
+    assert "Secure" in sign_in(guarded, X_Forwarded_Proto="https")[1]
+    assert "Secure" in sign_in(guarded, Host="bot.internal", Origin="https://bot.internal")[1]
+    assert "Path=/" in sign_in(guarded)[1]
+
+
+def test_wrong_tokens_are_told_once_a_minute(data_dir):
+    running = Service(data_dir, PHASE4_DASHBOARD_TOKEN=TOKEN)
+    running.start()
+    try:
+        for _ in range(5):
+            assert get(running, "/metrics", Authorization="Bearer a-wrong-token-of-some-length")[0] == 401
+            get(running, "/dashboard/access", "POST", b'{"token": "a-wrong-token-of-some-length"}')
+        running.stop()
+    finally:
+        running.close()
+    assert running.output.count("wrong token(s) were shown, the last from 127.0.0.1") == 1
+    assert "a-wrong-token" not in running.output
+
+
 def test_a_session_ends():
     now = [1_000_000.0]
     access = Access("0.0.0.0", TOKEN, now=lambda: now[0])
-    cookie = access._session(int(now[0]) + 60)
+    cookie = access._session(int(now[0]) + 60, "one")
     assert access._is_session(cookie)
+    assert not Access("0.0.0.0", TOKEN + "x", now=lambda: now[0])._is_session(cookie), "with its token"
+    for forged in (
+        cookie.replace("one", "two"),
+        cookie.replace("1000060", "9000060"),
+        cookie[1:],
+        "",
+        "..",
+        "1.é.2",
+    ):
+        assert not access._is_session(forged)
     now[0] += 61
     assert not access._is_session(cookie)
 
@@ -232,21 +281,58 @@ async def test_viewers_share_a_sampler_which_ends_with_the_last(app, session):
     assert all(len(values) == len(history["t"]) for values in history["series"].values())
 
 
-async def test_one_who_opens_many_streams_keeps_nobody_out(app):
+async def test_one_who_opens_many_streams_puts_nobody_out_and_keeps_nobody_out(app):
     feed = app.feed
-    streams = [feed.stream(client="attacker") for _ in range(MAX_VIEWERS)]
+    operator = feed.stream(client="operator", session="hers")
+    await anext(operator)
+    streams = [feed.stream(client="attacker") for _ in range(400)]
     for stream in streams:
         await anext(stream)
-    operator = feed.stream(client="operator")
-    await anext(operator)
-    assert feed.viewers == MAX_VIEWERS
+    assert feed.viewers == MAX_OF_ONE + 1
     async with asyncio.timeout(10):
         assert [event async for event in streams[0]] == [], "the oldest of the attacker's ends"
-    async with asyncio.timeout(10):
         assert (await anext(operator)).startswith(b"id: ")
     for stream in [*streams, operator]:
         await stream.aclose()
     assert feed.viewers == 0
+
+
+async def test_with_all_places_taken_the_client_with_the_most_streams_loses_one(app):
+    feed = app.feed
+    few = [feed.stream(client=f"10.0.0.{n}") for n in range(MAX_VIEWERS - 10)]
+    many = [feed.stream(client="attacker", session=str(n)) for n in range(10)]
+    late = feed.stream(client="operator")
+    for stream in [*few, *many, late]:
+        await anext(stream)
+    assert feed.viewers == MAX_VIEWERS
+    async with asyncio.timeout(10):
+        assert [event async for event in many[0]] == []
+        for stream in [*few, late]:
+            assert (await anext(stream)).startswith(b"id: ")
+    for stream in [*few, *many, late]:
+        await stream.aclose()
+
+
+async def test_a_stream_ends_with_its_session(data_dir, session):
+    app = create_app(ServiceSettings(data_dir=data_dir, dashboard_token=TOKEN))
+    app[FEED]._interval = 0.02
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}/dashboard"
+        async with session.post(f"{url}/access", json={"token": TOKEN}) as signed_in:
+            copy = {"Cookie": f"{COOKIE}={signed_in.cookies[COOKIE].value}"}
+        async with ClientSession() as thief, thief.get(f"{url}/feed", headers=copy) as stolen:
+            await next_state(stolen)
+            async with session.delete(f"{url}/access", headers=copy) as signed_out:
+                assert signed_out.status == 204
+            async with asyncio.timeout(10):
+                await stolen.read()  # to its end
+            async with thief.get(f"{url}/feed", headers=copy) as again:
+                assert again.status == 401
+    finally:
+        await runner.cleanup()
 
 
 async def test_a_viewer_that_comes_back_gets_what_it_missed_only(app, session):

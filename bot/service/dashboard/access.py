@@ -1,8 +1,9 @@
 """Who may look: anybody on the loopback, elsewhere whoever has the token.
 
 The token travels in a header or, once, in the body of a request; never in a query string, which would
-be logged. A browser then holds a cookie: an expiry signed with the token, so it outlives a restart with
-the same token and ends with another.
+be logged. A browser then holds a cookie: an expiry and a number, signed with the token, so it outlives a
+restart with the same token and ends with another. Signing out ends the session itself, copies of its cookie
+too, as long as the process lives.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import logging
 import secrets
 import time
 from collections.abc import Callable
@@ -17,16 +19,23 @@ from collections.abc import Callable
 import msgspec
 from aiohttp import web
 
+from bot.core._shared.masking import one_line
 from bot.service.api_errors import ApiError
 from bot.service.bodies import read_json
-from bot.service.client_address import host_name, is_forwarded
+from bot.service.client_address import client_address, host_name, is_forwarded
 from bot.service.middleware import Handler
+
+logger = logging.getLogger("bot.access")
 
 COOKIE = "phase4_dashboard"
 SESSION_SECONDS = 12 * 3600
 SIGN_IN_SECONDS = 10.0
 MAX_SIGN_IN = 4_096
 """Bytes of the body that are looked at."""
+MAX_SIGNED_OUT = 10_000
+"""Sessions that are remembered as ended until their cookies expire."""
+
+LOG_SECONDS = 60.0
 MIN_TOKEN = 16
 """Characters; shorter ones could be guessed."""
 
@@ -61,6 +70,11 @@ class Access:
         """Whether the token was made here, so that whoever starts the service must be told it."""
         self.token = token or (secrets.token_urlsafe(24) if self.made else "")
         self._now = now
+        # Changed by sign_out: sessions that were ended, and when their cookies expire. The first ends first.
+        self._signed_out: dict[str, int] = {}
+        # Changed by _tell_wrong.
+        self._wrong = 0
+        self._told = float("-inf")
 
     @property
     def needed(self) -> bool:
@@ -69,13 +83,23 @@ class Access:
     def bears_token(self, request: web.Request) -> bool:
         """Whether a request shows the service's token, so that it is the operator's own, or their bot's."""
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-        return self.needed and scheme.lower() == "bearer" and self._is_token(given.strip())
+        if not self.needed or scheme.lower() != "bearer":
+            return False
+        right = self._is_token(given.strip())
+        if not right:
+            self._tell_wrong(request)
+        return right
 
     def granted(self, request: web.Request) -> bool:
         """Whether a request may look."""
         if not self.needed or self.bears_token(request):
             return True
         return self._is_session(request.cookies.get(COOKIE, ""))
+
+    def session_of(self, request: web.Request) -> str:
+        """A name for the session by which a request is granted; empty: it needs none, or shows the token."""
+        cookie = request.cookies.get(COOKIE, "")
+        return cookie.rpartition(".")[0] if self.needed and self._is_session(cookie) else ""
 
     def check(self, request: web.Request) -> None:
         """Raise ApiError 401 for a request that may not look."""
@@ -134,20 +158,30 @@ class Access:
         except (ValueError, KeyError, RecursionError):
             raise ApiError(400, "bad_request", 'Send {"token": "..."}.') from None
         if not self.needed or not isinstance(given, str) or not self._is_token(given.strip()):
+            self._tell_wrong(request)
             raise ApiError(401, "wrong_token", "That is not the token of this service.")
         response = web.Response(status=204)
         response.set_cookie(
             COOKIE,
-            self._session(int(self._now()) + SESSION_SECONDS),
+            self._session(int(self._now()) + SESSION_SECONDS, secrets.token_hex(8)),
             max_age=SESSION_SECONDS,
             httponly=True,
             samesite="Strict",
-            secure=request.secure,
+            secure=_by_https(request),
         )
         return response
 
-    async def sign_out(self, _: web.Request) -> web.Response:
-        """Take the cookie back."""
+    async def sign_out(self, request: web.Request) -> web.Response:
+        """End the session, so that copies of its cookie open nothing either, and take the cookie back."""
+        session = self.session_of(request)
+        if session:
+            expires = int(session.partition(".")[0])
+            if len(self._signed_out) >= MAX_SIGNED_OUT:
+                now = self._now()
+                self._signed_out = {name: end for name, end in self._signed_out.items() if end >= now}
+            if len(self._signed_out) >= MAX_SIGNED_OUT:
+                del self._signed_out[next(iter(self._signed_out))]
+            self._signed_out[session] = expires
         response = web.Response(status=204)
         response.del_cookie(COOKIE)
         return response
@@ -155,12 +189,34 @@ class Access:
     def _is_token(self, given: str) -> bool:
         return hmac.compare_digest(given.encode("utf-8", "replace"), self.token.encode())
 
-    def _session(self, expires: int) -> str:
-        signed = hmac.new(self.token.encode(), f"dashboard {expires}".encode(), hashlib.sha256)
-        return f"{expires}.{signed.hexdigest()}"
+    def _tell_wrong(self, request: web.Request) -> None:
+        self._wrong += 1
+        now = self._now()
+        if not 0.0 <= now - self._told < LOG_SECONDS:
+            logger.warning(
+                "%d wrong token(s) were shown, the last from %s",
+                self._wrong, one_line(client_address(request), 80),
+            )  # fmt: skip
+            self._told, self._wrong = now, 0
+
+    def _session(self, expires: int, number: str) -> str:
+        signed = hmac.new(self.token.encode(), f"dashboard {expires}.{number}".encode(), hashlib.sha256)
+        return f"{expires}.{number}.{signed.hexdigest()}"
 
     def _is_session(self, cookie: str) -> bool:
-        text = cookie.partition(".")[0]
+        session = cookie.rpartition(".")[0]
+        text, _, number = session.partition(".")
         if not (text.isascii() and text.isdigit()) or len(text) > 12 or int(text) < self._now():
             return False
-        return hmac.compare_digest(cookie.encode("utf-8", "replace"), self._session(int(text)).encode())
+        whole = self._session(int(text), number)
+        right = hmac.compare_digest(cookie.encode("utf-8", "replace"), whole.encode("utf-8", "replace"))
+        return right and session not in self._signed_out
+
+
+def _by_https(request: web.Request) -> bool:
+    """Whether the browser came by https, to a proxy before this service if not to itself.
+
+    A claim that is not true makes the browser drop its own cookie and nobody else's.
+    """
+    told = request.headers.get("X-Forwarded-Proto", "").lower()
+    return request.secure or told == "https" or request.headers.get("Origin", "").startswith("https://")

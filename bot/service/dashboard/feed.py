@@ -8,7 +8,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import bot
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
@@ -24,6 +24,14 @@ logger = logging.getLogger(__name__)
 
 INTERVAL = 2.0
 MAX_VIEWERS = 20
+MAX_OF_ONE = 6
+"""Streams of one client; as many as a browser opens to one server."""
+
+
+class _Viewer(NamedTuple):
+    client: str
+    session: str
+    ended: asyncio.Event
 
 
 class Feed:
@@ -48,7 +56,7 @@ class Feed:
         self._recent = RecentReader(clock.monotonic())
         self._history = History()
         # The rest is changed by stream, close and the sampler.
-        self._viewers: list[tuple[str, asyncio.Event]] = []  # who, and what ends their stream
+        self._viewers: list[_Viewer] = []  # the oldest first
         self._sampler: asyncio.Task[None] | None = None
         self._state: dict[str, Any] = {}
         self._state_at = 0.0
@@ -63,27 +71,21 @@ class Feed:
     def sampling(self) -> bool:
         return self._sampler is not None and not self._sampler.done()
 
-    async def stream(self, after: float = 0.0, client: str = "") -> AsyncGenerator[bytes]:
+    async def stream(self, after: float = 0.0, client: str = "", session: str = "") -> AsyncGenerator[bytes]:
         """Server-sent events: the state and the history later than ``after`` (Unix time), at each sample.
 
-        With MAX_VIEWERS already, whoever holds the most streams loses the oldest of them, so that nobody
-        is kept out by one who opens many.
+        ``client``: where the viewer asks from; ``session``: what it has signed in with. Both together have
+        MAX_OF_ONE streams at most; a further one ends the oldest of theirs. With MAX_VIEWERS in all, the
+        client that holds the most streams loses the oldest of them. So nobody is kept out, nor put out, by
+        one who opens many.
         """
-        if len(self._viewers) >= MAX_VIEWERS:
-            held = Counter(name for name, _ in self._viewers)
-            most = max(held.values())
-            victim = next(viewer for viewer in self._viewers if held[viewer[0]] == most)
-            self._viewers.remove(victim)
-            victim[1].set()
-            if self._turn is not None:
-                self._turn.set()  # it waits for that
-                self._turn = asyncio.Event()
-        viewer = (client, asyncio.Event())
+        viewer = _Viewer(client, session, asyncio.Event())
+        self._make_room(viewer)
         self._viewers.append(viewer)
         try:
             yield b"retry: 2000\n\n"
             seen = -1.0
-            while not self._closed and not viewer[1].is_set():
+            while not self._closed and not viewer.ended.is_set():
                 if self._sampler is None or self._sampler.done():
                     self._turn = self._turn or asyncio.Event()
                     self._sampler = asyncio.get_running_loop().create_task(self._sample(), name="dashboard")
@@ -103,6 +105,23 @@ class Feed:
                 self._viewers.remove(viewer)
             if not self._viewers:
                 self._stop_sampling()
+
+    def _make_room(self, new: _Viewer) -> None:
+        """End the stream that has to go for ``new``, if one has to."""
+        own = [viewer for viewer in self._viewers if viewer[:2] == new[:2]]
+        if len(own) >= MAX_OF_ONE:
+            victim = own[0]
+        elif len(self._viewers) >= MAX_VIEWERS:
+            held = Counter(viewer.client for viewer in self._viewers)
+            most = max(held.values())
+            victim = next(viewer for viewer in self._viewers if held[viewer.client] == most)
+        else:
+            return
+        self._viewers.remove(victim)
+        victim.ended.set()
+        if self._turn is not None:
+            self._turn.set()  # it waits for that
+            self._turn = asyncio.Event()
 
     def close(self) -> None:
         """End every stream; from now on there are none."""

@@ -10,7 +10,7 @@ from importlib import resources
 from aiohttp import web
 
 from bot.service.api_errors import ApiError
-from bot.service.client_address import client_address
+from bot.service.client_address import client_address, client_of
 from bot.service.dashboard.access import Access
 from bot.service.dashboard.feed import Feed, unix_time
 
@@ -65,7 +65,8 @@ class Dashboard:
                 "X-Accel-Buffering": "no",  # else nginx would hold the events back
             }
         )
-        events = self._feed.stream(after, client_address(request))
+        client = client_of(client_address(request))
+        events = self._feed.stream(after, client, self._access.session_of(request))
         try:
             first = await anext(events)
         except StopAsyncIteration:
@@ -75,6 +76,8 @@ class Dashboard:
             try:
                 await _write(response, first)
                 async for event in events:
+                    if not self._access.granted(request):
+                        break  # the session has ended meanwhile
                     await _write(response, event)
                 await response.write_eof()
             except TimeoutError:
