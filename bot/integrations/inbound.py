@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
-from contextvars import ContextVar
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from cachetools import LRUCache
@@ -177,22 +177,35 @@ class _Handled:
 _handled: ContextVar[_Handled | None] = ContextVar("phase4_handled", default=None)
 
 
-@contextmanager
-def handling(chats: Iterable[Client | None]) -> Iterator[None]:
+class handling:
     """Around the handling of an update: what is sent to these chats and users meanwhile is an answer.
 
     So is what tasks that it starts send to them, for ``ANSWERS_FOR`` s after its end. It is one request for
-    the optimizer's N+1 detection.
+    the optimizer's N+1 detection. ``at_most``: seconds after which nothing is an answer any more, where
+    handlers go on for hours.
     """
-    optimizer = running_optimizer()
-    handled = _Handled(frozenset(chat for chat in chats if chat is not None))
-    token = _handled.set(handled)
-    try:
-        with nullcontext() if optimizer is None else optimizer.request():
-            yield
-    finally:
-        handled.until = handled.loop.time() + ANSWERS_FOR
-        _handled.reset(token)
+
+    # Not a generator: a framework's worker that ends half-way leaves it open, which must harm nobody.
+
+    def __init__(self, chats: Iterable[Client | None], at_most: float = math.inf) -> None:
+        self._handled = _Handled(frozenset(chat for chat in chats if chat is not None))
+        self._handled.until = self._handled.loop.time() + at_most
+        self._request: AbstractContextManager[Any] = nullcontext()
+        self._token: Token[_Handled | None] | None = None
+
+    def __enter__(self) -> None:
+        optimizer = running_optimizer()
+        if optimizer is not None:
+            self._request = optimizer.request()
+        self._request.__enter__()
+        self._token = _handled.set(self._handled)
+
+    def __exit__(self, *raised: Any) -> None:
+        handled = self._handled
+        handled.until = min(handled.until, handled.loop.time() + ANSWERS_FOR)
+        if self._token is not None:
+            _handled.reset(self._token)
+        self._request.__exit__(*raised)
 
 
 def answer_priority(chat: Any) -> Priority | None:

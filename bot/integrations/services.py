@@ -101,7 +101,7 @@ class ServiceUser:
     _ours: ClassVar[bool] = False
 
     def __init__(self, config: Mapping[str, Any] | Phase4Config | None = None) -> None:
-        self._config = config
+        self.config = config
 
     async def start(self) -> dict[str, Any] | None:
         """Start the services unless they run as wanted: ``initialize_phase4_services``'s report, or None."""
@@ -111,9 +111,9 @@ class ServiceUser:
             report = None
             if phase4_loop() is None:
                 ServiceUser._ours = True
-                report = await initialize_phase4_services(self._config)
-            elif self._config is not None:
-                report = await initialize_phase4_services(self._config)
+                report = await initialize_phase4_services(self.config)
+            elif self.config is not None:
+                report = await initialize_phase4_services(self.config)
             ServiceUser._users.add(self)
             return report
 

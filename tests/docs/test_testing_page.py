@@ -1,4 +1,4 @@
-"""The examples of docs/testing.md and docs/integrations/aiogram.md run as they stand."""
+"""The examples of docs/testing.md and docs/integrations run as they stand."""
 
 import re
 import subprocess
@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.parametrize(
     ("page", "printed"),
     [
-        ("testing.md", ["['You said: hello'] 0\n", "600 s\n"]),
+        ("testing.md", ["['You said: hello'] 0\n", "600 s\n", "FLOOD_WAIT_X 0 %\n"]),
+        ("integrations/pyrogram.md", ["['0', '1', '2']\n"]),
         ("integrations/aiogram.md", ["['0', '1', '2'] 0\n"]),
     ],
 )

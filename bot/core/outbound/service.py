@@ -202,6 +202,11 @@ class Outbound(Phase4Service):
 
     # Sending.
 
+    @property
+    def max_wait(self) -> float:
+        """Seconds of a penalty that are waited for."""
+        return self._scheduler.max_wait
+
     async def call(self, send: Callable[[], Awaitable[T]], request: Request) -> T:
         """Await ``send()`` when it may leave, and again after Telegram refused it: its result.
 
