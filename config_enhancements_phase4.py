@@ -243,6 +243,10 @@ ENABLE_OUTBOUND = False
 # whether edits count with their chat's messages or have the same limits for themselves (one of
 # 'shared', 'separate')
 # OUTBOUND_EDITS = "shared"
+# Redis through which instances of one bot keep the limits together; empty: each its own (a string)
+# OUTBOUND_REDIS_URL = ""
+# the bot's id; instances with the same one share a budget in OUTBOUND_REDIS_URL (a string)
+# OUTBOUND_BOT_ID = "default"
 # requests that wait at most; a tenth more for answers (a whole number >= 1 and <= 100_000_000)
 # OUTBOUND_MAX_PENDING = 10000
 # requests sent at once at most; a tenth kept for answers (a whole number >= 1 and <= 1_000_000)

@@ -219,6 +219,8 @@ async def _enable_outbound(outbound: Any, config: Phase4Config) -> None:
         drain_timeout=config.OUTBOUND_DRAIN_TIMEOUT,
         skip_equal_edits=config.OUTBOUND_SKIP_EQUAL_EDITS,
         broadcast_store=config.OUTBOUND_BROADCAST_STORE,
+        redis_url=config.OUTBOUND_REDIS_URL,
+        bot_id=config.OUTBOUND_BOT_ID or "default",
     )
 
 

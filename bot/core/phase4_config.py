@@ -385,6 +385,12 @@ class Phase4Config(Struct, frozen=True, kw_only=True):
         Literal["shared", "separate"],
         _doc("whether edits count with their chat's messages or have the same limits for themselves"),
     ] = "shared"
+    OUTBOUND_REDIS_URL: Annotated[
+        str, _doc("Redis through which instances of one bot keep the limits together; empty: each its own")
+    ] = ""
+    OUTBOUND_BOT_ID: Annotated[
+        str, _doc("the bot's id; instances with the same one share a budget in OUTBOUND_REDIS_URL")
+    ] = "default"
     OUTBOUND_MAX_PENDING: Annotated[Count, _doc("requests that wait at most; a tenth more for answers")] = (
         10_000
     )

@@ -82,7 +82,7 @@ def test_the_defaults_and_the_minimal_profile_have_no_conflict(profile):
 
 
 def test_instances_that_share_all_through_redis_have_no_conflict():
-    shared = {"CACHE_L2_REDIS_URL": "redis://h", "RATE_LIMIT_REDIS_URL": "redis://h"}
+    shared = dict.fromkeys(("CACHE_L2_REDIS_URL", "RATE_LIMIT_REDIS_URL", "OUTBOUND_REDIS_URL"), "redis://h")
     settings = config(**ALL_ON, **shared, LOAD_BALANCER_INSTANCES=TWO)
     assert [f.state for f in rules.conflicts(settings)] == [State.OK]
 

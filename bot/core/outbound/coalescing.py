@@ -35,8 +35,8 @@ class Entry:
     """A place in a chat's lane, and who shares it."""
 
     __slots__ = (
-        "attempts", "chat", "claims", "content", "cost", "departed", "key", "kind", "lane", "message",
-        "paid", "priority",
+        "answers", "attempts", "chat", "claims", "content", "cost", "departed", "key", "kind", "lane",
+        "message", "paid", "priority", "reservation", "starved",
     )  # fmt: skip
 
     def __init__(
@@ -63,6 +63,11 @@ class Entry:
         self.claims: list[Claim] = []
         self.attempts = 0
         self.departed = 0.0
+        # How it left, which is more than its own priority says: with an answer behind it, or after having
+        # waited too long. Changed by the scheduler.
+        self.answers = self.starved = False
+        # Its place in windows that instances share. Changed by the shared budget.
+        self.reservation: Any = None
         # Set while it waits or is in flight. Changed by the scheduler.
         self.lane: Lane | None = None
 

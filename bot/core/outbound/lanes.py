@@ -26,7 +26,8 @@ from itertools import count
 from bot.core.outbound.coalescing import Claim, Entry, Key, Waiting
 from bot.core.outbound.models import Chat, Kind, Limits, Priority, is_private
 from bot.core.outbound.penalties import GlobalPenalty, Slowdown
-from bot.core.outbound.windows import Bucket, SlidingWindow, lengthened
+from bot.core.outbound.rates import Gate, Rates, gate_of
+from bot.core.outbound.windows import Bucket, SlidingWindow
 
 AGING = 10.0
 STARVED = 30.0
@@ -52,14 +53,6 @@ class Reason(Enum):
     FULL = "full"
 
 
-class Gate(Enum):
-    """What a request needs beside a slot."""
-
-    NONE = 0
-    BULK = 1
-    PAID = 2
-
-
 class ChatState:
     """What is known of one chat; forgotten once it makes no difference."""
 
@@ -83,8 +76,8 @@ class ChatState:
 class Lane:
     """The requests of one kind to one chat, first in, first out."""
 
-    __slots__ = ("chat", "counts", "in_flight", "kind", "ready_in", "ready_since", "serial", "waiting",
-                 "wakes_at")  # fmt: skip
+    __slots__ = ("chat", "counts", "in_flight", "kind", "not_before", "ready_in", "ready_since", "serial",
+                 "waiting", "wakes_at")  # fmt: skip
 
     def __init__(self, chat: ChatState, kind: Kind) -> None:
         self.chat = chat
@@ -97,6 +90,8 @@ class Lane:
         # The queue of ready lanes that it is in, and its entry in the heap. Changed by the scheduler.
         self.ready_in: OrderedDict[Lane, None] | None = None
         self.ready_since = 0.0
+        # What other instances have sent fills the chat's windows until then.
+        self.not_before = -math.inf
         self.wakes_at = math.inf
 
     @property
@@ -136,6 +131,8 @@ class Scheduler:
         self._expiring: list[tuple[float, int, Claim]] = []
         self._order = count()
         self._failed: list[tuple[Claim, Reason]] = []
+        # What all instances have sent fills the windows of all chats until then.
+        self._bulk_until = self._paid_until = -math.inf
 
     def configure(self, limits: Limits, *, max_pending: int, max_in_flight: int, max_wait: float) -> None:
         """Take other limits; what counted goes on counting."""
@@ -144,13 +141,14 @@ class Scheduler:
         self.max_in_flight = max_in_flight
         self.max_wait = max_wait
         self._reserve = min(max_in_flight - 1, math.ceil(max_in_flight * RESERVED_SHARE))
-        self._shared_edits = limits.edits == "shared"
-        self._group = limits.group[0], lengthened(limits.group[1])
-        self._interval = limits.chat[1] / limits.chat[0]
-        self._burst = max(limits.chat_burst, 1)
-        self._bulk_limit = limits.bulk[0], lengthened(limits.bulk[1])
-        self._paid_limit = limits.paid[0], lengthened(limits.paid[1])
-        self._typing = [(most, lengthened(window)) for most, window in limits.typing]
+        self.rates = rates = Rates(limits)
+        self._shared_edits = rates.shared_edits
+        self._group = rates.group
+        self._interval = rates.interval
+        self._burst = rates.burst
+        self._bulk_limit = rates.bulk
+        self._paid_limit = rates.paid
+        self._typing = rates.typing
 
     # Coming in.
 
@@ -174,7 +172,7 @@ class Scheduler:
             and self._wait_of(lane, entry, now) <= 0.0
             and now >= self.penalty.until
             and self._slot_free(entry.priority)
-            and self._gate_wait(_gate_of(entry), entry, entry.priority, now) <= 0.0
+            and self._gate_wait(gate_of(entry), entry, entry.priority, now) <= 0.0
         ):
             entry.lane = lane
             entry.claims.append(claim)
@@ -202,11 +200,7 @@ class Scheduler:
             self._drop_if_unused(lane)
             return
         self.pending += 1
-        if claim.expires_at < math.inf:
-            heapq.heappush(self._expiring, (claim.expires_at, next(self._order), claim))
-            if len(self._expiring) > 2 * self.pending + 64:
-                self._expiring = [item for item in self._expiring if item[2].entry is not None]
-                heapq.heapify(self._expiring)
+        self._expire_later(claim)
         place = self._waiting.like(entry.key)
         if place is not None:
             # The place of the one before, with this one's request.
@@ -221,6 +215,14 @@ class Scheduler:
         entry.claims.append(claim)
         self._add(entry, lane)
         self._place(lane, now)
+
+    def _expire_later(self, claim: Claim) -> None:
+        if claim.expires_at < math.inf:
+            heapq.heappush(self._expiring, (claim.expires_at, next(self._order), claim))
+            if len(self._expiring) > 2 * self.pending + 64:
+                kept = {id(item[2]): item for item in self._expiring if item[2].entry is not None}
+                self._expiring = list(kept.values())
+                heapq.heapify(self._expiring)
 
     def _add(self, entry: Entry, lane: Lane, *, first: bool = False) -> None:
         entry.lane = lane
@@ -262,6 +264,7 @@ class Scheduler:
                     break
                 entry = lane.head
                 answers = lane.priority == _ANSWER
+                entry.starved = now - lane.ready_since >= STARVED
                 self._remove(entry)
                 self.pending -= len(entry.claims)
                 self._unready(lane)
@@ -318,11 +321,12 @@ class Scheduler:
 
     def _leave(self, entry: Entry, lane: Lane, now: float, *, answers: bool) -> None:
         entry.departed = now
+        entry.answers = answers
         entry.attempts += 1
         lane.in_flight += 1
         self.in_flight += 1
         chat = lane.chat
-        gate = _gate_of(entry)
+        gate = gate_of(entry)
         cost = entry.cost
         if gate is Gate.BULK:
             self._bulk.wait(0, *self._bulk_limit, now)
@@ -354,7 +358,7 @@ class Scheduler:
         """It has not left after all: it does not count. Those who share it wait on, at the head."""
         lane = self._returned(entry)
         self._uncount(entry, lane)
-        gate = _gate_of(entry)
+        gate = gate_of(entry)
         if gate is Gate.BULK:
             self._bulk.unstamp(entry.cost, entry.departed)
             self._bulk_of_others.unstamp(entry.cost, entry.departed)
@@ -362,6 +366,40 @@ class Scheduler:
             self._paid.unstamp(entry.cost, entry.departed)
         entry.attempts -= 1
         self._end(entry, lane, now, again=True)
+
+    def debt_before(self, entry: Entry, now: float) -> float:
+        """In how many seconds the bucket of its private chat would be full without it."""
+        lane = entry.lane
+        if lane is None or not lane.chat.private or lane.kind not in (Kind.SEND, Kind.EDIT):
+            return 0.0
+        cost = entry.cost * self._interval / lane.chat.slowdown.share(entry.departed)
+        return max(0.0, self._bucket_of(lane).full_at - cost - now)
+
+    def deferred(self, entry: Entry, now: float, *, chat: float = 0.0, gate: float = 0.0) -> None:
+        """It has not left: other instances fill its chat's windows for ``chat`` seconds more, or the window
+        of all chats for ``gate``. It keeps its turn."""
+        lane = entry.lane
+        assert lane is not None
+        since = lane.ready_since
+        if chat > 0.0:
+            lane.not_before = now + chat
+        if gate > 0.0 and entry.paid:
+            self._paid_until = now + gate
+        elif gate > 0.0:
+            self._bulk_until = now + gate
+        self.given_back(entry, now)
+        if lane.ready_in is not None:
+            lane.ready_since = min(since, lane.ready_since)
+            lane.ready_in.move_to_end(lane, last=False)
+
+    def holds(self, now: float) -> Iterable[tuple[Chat, float, float]]:
+        """Chats (None: all) held or slowed down: for how many seconds, and their share of their rate."""
+        if self.penalty.until > now:
+            yield None, self.penalty.until - now, 1.0
+        for chat in self.chats.values():
+            share = chat.slowdown.share(now)
+            if chat.id is not None and (chat.held_until > now or share < 1.0):
+                yield chat.id, max(0.0, chat.held_until - now), share
 
     def refused(
         self, entry: Entry, seconds: float, jitter: float, now: float, *, repeat: bool
@@ -527,6 +565,8 @@ class Scheduler:
                     lane.waiting.move_to_end(later, last=False)
             held = max(lane.chat.held_until, self.penalty.until)
             self._fail_unreachable(lane, held)
+            for claim in entry.claims:  # their deadlines were let go of when it left
+                self._expire_later(claim)
         else:
             over, entry.claims = entry.claims, []
             for claim in over:
@@ -599,7 +639,7 @@ class Scheduler:
         wait = self._wait_of(lane, entry, now)
         if wait <= 0.0:
             lane.wakes_at = math.inf
-            ready = self._ready[_gate_of(entry), lane.priority]
+            ready = self._ready[gate_of(entry), lane.priority]
             if lane.ready_in is ready:
                 return  # it keeps its turn
             if lane.ready_in is None:
@@ -645,7 +685,7 @@ class Scheduler:
     def _wait_of(self, lane: Lane, entry: Entry, now: float) -> float:
         """Seconds for which the lane's chat does not take the entry."""
         chat = lane.chat
-        wait = max(0.0, chat.held_until - now)
+        wait = max(0.0, chat.held_until - now, lane.not_before - now)
         kind = lane.kind
         if kind is Kind.OTHER or chat.id is None:
             return wait
@@ -697,14 +737,14 @@ class Scheduler:
         if gate is Gate.NONE:
             return 0.0
         if gate is Gate.PAID:
-            return self._paid.wait(entry.cost, *self._paid_limit, now)
+            return max(self._paid.wait(entry.cost, *self._paid_limit, now), self._paid_until - now)
         if priority == _ANSWER:
             return 0.0
         wait = self._bulk.wait(entry.cost, *self._bulk_limit, now)
         if wait > 0.0 and ready_since is not None:
             others = self._bulk_of_others.wait(self._bulk_limit[0], *self._bulk_limit, now)
             wait = min(wait, max(others, ready_since + STARVED - now))
-        return wait
+        return max(wait, self._bulk_until - now)
 
     # Forgetting.
 
@@ -775,9 +815,3 @@ class Scheduler:
         for window in (self._bulk, self._bulk_of_others, self._paid):
             window.check_invariants()
             assert not window.in_flight
-
-
-def _gate_of(entry: Entry) -> Gate:
-    if entry.kind in (Kind.SEND, Kind.EDIT):
-        return Gate.PAID if entry.paid else Gate.BULK
-    return Gate.NONE

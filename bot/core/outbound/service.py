@@ -7,14 +7,14 @@ import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock, TimerHandle
 from bot.core._shared.errors import MisuseError, invalid
 from bot.core._shared.histogram import HistogramSnapshot
 from bot.core._shared.loop_owner import LoopOwner, still_runs
 from bot.core._shared.masking import one_line
-from bot.core._shared.tasks import run_on_loop
+from bot.core._shared.tasks import run_on_loop, to_the_end
 from bot.core.outbound.broadcast.broadcasts import Broadcasts
 from bot.core.outbound.broadcast.models import BroadcastReport
 from bot.core.outbound.broadcast.progress import OnProgress
@@ -42,9 +42,13 @@ from bot.core.outbound.models import (
     plain_chat,
 )
 from bot.core.outbound.refusals import refusal_of
+from bot.core.outbound.reservations import Scope, Verdict, tag_of
 from bot.core.outbound.shown import Message, Shown, digest_of
 from bot.core.outbound.stats import Counters, snapshot
 from bot.core.phase4_service import Phase4Service
+
+if TYPE_CHECKING:
+    from bot.core.outbound.shared import SharedBudget
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +58,13 @@ JITTER_LEAST, JITTER_SHARE, JITTER_MOST = 0.1, 0.05, 2.0
 """A refused chat is held for the whole wait and at least 0.1 s more, at random up to a twentieth of it."""
 
 SHORTEST_TIMER = 0.0005
+SHORTEST_DEFERRAL = 0.02
+"""Seconds after which Redis is asked again at the earliest for what it had no room for."""
 LOGGED_EACH = 60.0
 """Seconds in which at most one refusal is logged as a warning; the others as debug."""
+
+UNNAMED = "default"
+"""The bot whose budget it is while nobody has said which."""
 
 _GRANTED = object()
 
@@ -80,6 +89,8 @@ class Outbound(Phase4Service):
         """What enable was called with, but for the limits."""
         self._scheduler = Scheduler(self._limits)
         self._shown = Shown()
+        self._shared: SharedBudget | None = None
+        """The budget that all instances of the bot share, if so."""
         self._skip_equal_edits = True
         self._counters = Counters()
         self._broadcasts = Broadcasts(clock)
@@ -105,6 +116,8 @@ class Outbound(Phase4Service):
         drain_timeout: float = 10.0,
         skip_equal_edits: bool = True,
         broadcast_store: str | None = None,
+        redis_url: str = "",
+        bot_id: int | str = UNNAMED,
     ) -> bool:
         """Switch on, or reconfigure: what waits and what counts in the windows stays.
 
@@ -113,7 +126,10 @@ class Outbound(Phase4Service):
         sent at the same time, a tenth of them kept for answers. ``max_wait``: seconds of a penalty that are
         waited for; a longer one raises at once. ``drain_timeout``: seconds for which ``disable`` waits
         for what is queued. ``skip_equal_edits``: whether an edit is left out whose ``Request.content`` is
-        what this process's last edit of the message had; False where others edit the same messages.
+        what this process's last edit of the message had; False where others edit the same messages, and
+        without effect with ``redis_url``. ``redis_url``: instances with the same Redis and ``bot_id``
+        keep the limits together; empty: each its own. ``bot_id``: the bot's id, or its token, of which only
+        the id in front is used; instances with the default share one budget whatever their bots.
         ``broadcast_store``: where the progress of broadcasts is kept, see :meth:`broadcast`; None keeps it.
         Raises ValueError for what is out of bounds.
         """
@@ -125,12 +141,16 @@ class Outbound(Phase4Service):
         check_seconds("drain_timeout", drain_timeout)
         if not isinstance(skip_equal_edits, bool):
             raise invalid("skip_equal_edits", skip_equal_edits, "True or False")
+        if not isinstance(redis_url, str):
+            raise invalid("redis_url", type(redis_url).__name__, "a str")
         if broadcast_store is not None:
             checked_address("broadcast_store", broadcast_store)
         async with self._transition:
+            await self._share(redis_url, bot_id)
             self._broadcasts.store = self._broadcasts.store if broadcast_store is None else broadcast_store
-            self._skip_equal_edits = skip_equal_edits
-            if not self._enabled or not skip_equal_edits:
+            # Other instances may edit the same messages.
+            self._skip_equal_edits = skip_equal_edits and not redis_url
+            if not self._enabled or not self._skip_equal_edits:
                 self._shown.clear()  # edits passed unseen
             self._limits = limits or self._limits
             self._scheduler.configure(
@@ -143,6 +163,8 @@ class Outbound(Phase4Service):
                 "max_wait": max_wait,
                 "drain_timeout": drain_timeout,
                 "skip_equal_edits": skip_equal_edits,
+                "redis_url": redis_url,
+                "bot_id": bot_id,
             }
             self._draining = False
             self._enabled = True
@@ -154,9 +176,38 @@ class Outbound(Phase4Service):
         """Another one, off and unused, with the same clock: for a bot with a budget of its own."""
         return Outbound(clock=self._clock, random_source=self._random)
 
-    async def enable_as(self, other: Outbound) -> bool:
-        """:meth:`enable` with the limits and settings of another."""
-        return await self.enable(other._limits, **other._settings)
+    async def enable_as(self, other: Outbound, *, bot_id: int | str | None = None) -> bool:
+        """:meth:`enable` with the limits and settings of another; ``bot_id``: if it serves another bot."""
+        settings = other._settings if bot_id is None else {**other._settings, "bot_id": bot_id}
+        return await self.enable(other._limits, **settings)
+
+    async def identify(self, bot_id: int | str) -> None:
+        """Say which bot is served, where ``enable`` was not told: whose budget it is that instances share."""
+        async with self._transition:
+            if self._settings.get("bot_id") == UNNAMED:
+                self._settings["bot_id"] = bot_id
+                await self._share(self._settings["redis_url"], bot_id)
+
+    async def _share(self, redis_url: str, bot_id: int | str) -> None:
+        """Share the budget of ``bot_id`` at ``redis_url``, or none."""
+        before, shared = self._shared, None
+        if redis_url:
+            from bot.core.outbound.shared import SharedBudget
+
+            if before is not None and (before.url, before.tag) == (redis_url, tag_of(bot_id)):
+                return
+            shared = SharedBudget(
+                redis_url,
+                bot_id,
+                self._clock,
+                answered=self._told,
+                holds=lambda: self._scheduler.holds(self._now()),
+            )
+        if before is not None:
+            await to_the_end(before.stop())  # from now on it lets all leave unasked
+        self._shared = shared
+        if shared is not None:
+            await shared.connect()
 
     async def disable(self) -> bool:
         """Switch off: what waits is sent within ``drain_timeout``, the rest raises OutboundClosedError.
@@ -174,6 +225,7 @@ class Outbound(Phase4Service):
                 self._draining = False
                 self._shown.clear()
                 self._cancel_timer()
+                await self._share("", "")
                 if self._owner.loop is not None and not still_runs(self._owner.loop):
                     self._abandon()
         return True
@@ -194,6 +246,8 @@ class Outbound(Phase4Service):
                     idle.cancel()
         finally:
             waiting = scheduler.waiting()
+            if self._shared is not None:
+                waiting += [claim for entry in self._shared.asked() for claim in entry.claims]
             for claim in waiting:
                 scheduler.withdraw(claim, self._now())
                 _raise(claim, OutboundClosedError("outbound was switched off: not sent"))
@@ -218,6 +272,9 @@ class Outbound(Phase4Service):
             return await send()
         cover = covered.get()
         if cover is not None and cover.active and cover.owner is self:
+            if request.message_id is not None:
+                for changed in messages_of(plain_chat(request.chat), request.message_id):
+                    self._shown.forget(changed)
             return await send()
         kind = kind_of(request.method) if type(request.method) is str else Kind.OTHER
         request.check()
@@ -258,8 +315,10 @@ class Outbound(Phase4Service):
         if request.deadline is not None:
             deadline = request.deadline
         claim, granted = self._scheduler.submit(entry, now, deadline)
+        if granted and self._shared is not None:
+            granted = self._may_leave(entry, now)
         if not granted:
-            if self._draining and claim.entry is not None:
+            if self._draining and claim.entry is not None and entry.reservation is None:
                 self._scheduler.withdraw(claim, now)
                 raise OutboundClosedError("outbound is being switched off: not sent")
             outcome = await self._wait(claim, chat)
@@ -311,6 +370,8 @@ class Outbound(Phase4Service):
             entry = claim.entry
             assert entry is not None
             generation = self._generation
+            if self._shared is not None:
+                self._shared.left(entry)
             edited = None if entry.message is None else self._shown.left(entry.message)
             error: Exception
             try:
@@ -324,12 +385,14 @@ class Outbound(Phase4Service):
                 if generation == self._generation:
                     counters.cancelled += 1
                     scheduler.withdraw(claim, self._now())
+                    self._count_shared(entry)
                     scheduler.finished(entry, self._now(), again=True)
                     self._poll()
                 raise
             else:
                 if generation == self._generation:
                     counters.sent += 1
+                    self._count_shared(entry)
                     content = claim.content
                     over = scheduler.finished(entry, self._now())
                     if len(over) > 1:
@@ -350,12 +413,15 @@ class Outbound(Phase4Service):
                 raise error
             if refusal is None:
                 counters.failed += 1
+                self._count_shared(entry)
                 _give(scheduler.finished(entry, now), claim, _Outcome(None, error))
                 self._poll()
                 raise error
             jitter = self._random.uniform(
                 JITTER_LEAST, max(JITTER_LEAST, min(JITTER_MOST, JITTER_SHARE * refusal.seconds))
             )
+            if self._shared is not None:
+                self._shared.refused(entry, refusal.seconds + jitter)
             for_all, again, over = scheduler.refused(
                 entry, refusal.seconds, jitter, now, repeat=refusal.repeatable and self._enabled
             )
@@ -406,6 +472,8 @@ class Outbound(Phase4Service):
 
     def _pass_on(self, entry: Entry, claim: Claim) -> None:
         """A claim that was granted does not want it any more."""
+        if self._shared is not None:
+            self._shared.given_back(entry)
         self._scheduler.withdraw(claim, self._now())
         self._scheduler.given_back(entry, self._now())
 
@@ -457,12 +525,8 @@ class Outbound(Phase4Service):
             granted, failed = scheduler.poll(now)
             lost = False
             for entry in granted:
-                claim = entry.claims[-1]
-                if claim.future is None or claim.future.done():
-                    self._pass_on(entry, claim)  # cancelled, and not yet told
-                    lost = True
-                else:
-                    claim.future.set_result(_GRANTED)
+                if self._shared is None or self._may_leave(entry, now):
+                    lost = not self._grant(entry) or lost
             for claim, reason in failed:
                 self._counters.ended(reason)
                 _raise(claim, self._error_of(claim, reason, now))
@@ -471,6 +535,48 @@ class Outbound(Phase4Service):
         if self._idle is not None and not scheduler.pending and not scheduler.in_flight:
             self._idle.set()
         self._arm()
+
+    def _grant(self, entry: Entry) -> bool:
+        """Wake the last of those who share it; False if that one is cancelled, and not yet told."""
+        claim = entry.claims[-1]
+        if claim.future is None or claim.future.done():
+            self._pass_on(entry, claim)
+            return False
+        claim.future.set_result(_GRANTED)
+        return True
+
+    # The budget that instances share.
+
+    def _may_leave(self, entry: Entry, now: float) -> bool:
+        """Whether it may leave without asking; else ``_told`` will hear whether it may."""
+        shared, scheduler = self._shared, self._scheduler
+        return shared is None or shared.ask(entry, scheduler.rates, scheduler.debt_before(entry, now))
+
+    def _told(self, entry: Entry, verdict: Verdict) -> None:
+        """All instances together have room for what the scheduler let go, or not."""
+        scheduler, now = self._scheduler, self._now()
+        scope, wait = verdict
+        if scope is Scope.CLEAR:
+            if entry.claims:
+                self._grant(entry)
+            else:  # all of its callers gave up meanwhile
+                if self._shared is not None:
+                    self._shared.given_back(entry)
+                scheduler.given_back(entry, now)
+        elif scope is Scope.CHAT_FULL:
+            scheduler.deferred(entry, now, chat=max(wait, SHORTEST_DEFERRAL))
+        elif scope is Scope.GATE_FULL:
+            scheduler.deferred(entry, now, gate=max(wait, SHORTEST_DEFERRAL))
+        else:
+            scheduler.deferred(entry, now)
+            if scope is not Scope.FORGOTTEN:
+                # After it waits again, so that it fails if that is longer than anybody waits.
+                scheduler.hold(None if scope is Scope.ALL_HELD else entry.chat, wait, now)
+        self._poll()
+
+    def _count_shared(self, entry: Entry) -> None:
+        if self._shared is not None:
+            self._shared.ended(entry)
 
     def _error_of(self, claim: Claim, reason: Reason, now: float) -> Exception:
         scheduler = self._scheduler
@@ -521,6 +627,8 @@ class Outbound(Phase4Service):
         """
         check_seconds("seconds", seconds)
         self._scheduler.hold(plain_chat(chat), float(seconds), self._now())
+        if self._shared is not None:
+            self._shared.hold(plain_chat(chat), float(seconds))
         if self._owner.loop is not None and not self._owner.elsewhere:
             self._poll()
 
@@ -559,6 +667,8 @@ class Outbound(Phase4Service):
         self._generation += 1
         self._cancel_timer()
         self._scheduler.abandon()
+        if self._shared is not None:
+            self._shared.abandon()
         self._shown.clear()
         self._owner.release()
 
@@ -569,12 +679,22 @@ class Outbound(Phase4Service):
         if not self._enabled:
             return {"enabled": False}
         figures = snapshot(self._counters, self._scheduler, self._now(), draining=self._draining)
+        shared = self._shared
+        figures["shared"] = shared is not None
+        figures["degraded"] = shared is not None and shared.degraded
+        if shared is not None:
+            figures["admissions"] = shared.admissions
+            figures["admissions_denied"] = shared.denials
+            figures["sent_unshared"] = shared.alone
+            figures["admission_batches"] = shared.batches
         return figures | self._broadcasts.figures()
 
     async def reset_statistics(self) -> None:
         """Counters to zero; queues, windows and penalties stay."""
         self._counters = Counters()
         self._broadcasts.reset()
+        if self._shared is not None:
+            self._shared.reset_statistics()
 
     def histograms(self) -> list[HistogramSnapshot]:
         """How long requests waited."""
@@ -584,6 +704,8 @@ class Outbound(Phase4Service):
         """For tests."""
         self._scheduler.check_invariants()
         self._shown.check_invariants()
+        if self._shared is not None:
+            self._shared.check_invariants()
 
 
 class _Outcome:

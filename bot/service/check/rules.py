@@ -90,7 +90,11 @@ def pools(config: Phase4Config, urls: Mapping[str, str]) -> list[Pool]:
 def backends_in_use(config: Phase4Config, urls: Mapping[str, str]) -> set[str]:
     """Backends whose driver must be installed."""
     found = {pool.backend for pool in config.DATABASE_POOLS.values()} | set(urls)
-    if config.CACHE_L2_REDIS_URL or config.RATE_LIMIT_REDIS_URL or config.BATCH_REDIS_URL:
+    urls_of_services = (
+        config.CACHE_L2_REDIS_URL, config.RATE_LIMIT_REDIS_URL, config.BATCH_REDIS_URL,
+        config.OUTBOUND_REDIS_URL,
+    )  # fmt: skip
+    if any(urls_of_services):
         found.add("redis")
     return found
 
@@ -144,6 +148,7 @@ def _conflicts_of_switched_off(c: Phase4Config) -> Iterator[Finding]:
         ("ENABLE_RATE_LIMITER", "RATE_LIMITS"),
         ("ENABLE_RATE_LIMITER", "RATE_LIMIT_REDIS_URL"),
         ("ENABLE_BATCH_PROCESSOR", "BATCH_REDIS_URL"),
+        ("ENABLE_OUTBOUND", "OUTBOUND_REDIS_URL"),
         ("ENABLE_LOAD_BALANCER", "LOAD_BALANCER_INSTANCES"),
     ):
         if not getattr(c, flag) and getattr(c, name) != getattr(defaults, name):
@@ -237,6 +242,12 @@ def _conflicts_of_instances(c: Phase4Config) -> Iterator[Finding]:
             "settings",
             f"{count} instances, each with limits of its own: a client may do up to {count} times its limit",
             "set RATE_LIMIT_REDIS_URL, so that the instances share their limits",
+        )
+    if c.ENABLE_OUTBOUND and not c.OUTBOUND_REDIS_URL:
+        yield warn(
+            "settings",
+            f"{count} instances, each with Telegram's limits to itself: together {count} times as much",
+            "set OUTBOUND_REDIS_URL and OUTBOUND_BOT_ID, so that the instances share their budget",
         )
     if (c.ENABLE_CACHE_MANAGER or c.ENABLE_QUERY_OPTIMIZER) and not (
         c.ENABLE_CACHE_MANAGER and c.CACHE_L2_REDIS_URL

@@ -54,6 +54,7 @@ def servers(config: Phase4Config, made: list[Pool]) -> list[Server]:
     named = [
         ("redis", c.CACHE_L2_REDIS_URL, "CACHE_L2_REDIS_URL", c.ENABLE_CACHE_MANAGER),
         ("redis", c.RATE_LIMIT_REDIS_URL, "RATE_LIMIT_REDIS_URL", c.ENABLE_RATE_LIMITER),
+        ("redis", c.OUTBOUND_REDIS_URL, "OUTBOUND_REDIS_URL", c.ENABLE_OUTBOUND),
         ("redis", c.BATCH_REDIS_URL, "BATCH_REDIS_URL", c.ENABLE_BATCH_PROCESSOR),
         ("redis", c.REDIS_URL, "REDIS_URL", False),
         ("mongodb", c.MONGODB_URL, "MONGODB_URL", c.ENABLE_CONNECTION_POOLING),

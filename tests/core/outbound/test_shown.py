@@ -196,7 +196,7 @@ async def test_random_edits_end_with_the_last_text_shown(clock):
         return text
 
     tasks = []
-    for _ in range(2_000):
+    for _ in range(400):
         message = chance.choice([(-1, 1), (-1, 2), (-2, 1), (5, 1)])
         wanted[message] = text = chance.choice("abc")
         request = Request("editMessageText", *message, content=text, replaceable=chance.random() < 0.7)
@@ -204,12 +204,12 @@ async def test_random_edits_end_with_the_last_text_shown(clock):
         if chance.random() < 0.5:
             await clock.advance(chance.uniform(0.0, 2.0))
             outbound.check_invariants()
-    await clock.advance(20_000)
+    await clock.advance(4_000)
     assert all(task.done() and task.exception() is None for task in tasks)
     assert shows == wanted
     statistics = await outbound.get_statistics()
-    assert statistics["unchanged"] > 100
-    assert statistics["sent"] + statistics["unchanged"] + statistics["superseded"] == 2_000
+    assert statistics["unchanged"] > 10
+    assert statistics["sent"] + statistics["unchanged"] + statistics["superseded"] == 400
     await outbound.disable()
 
 

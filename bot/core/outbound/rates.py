@@ -1,0 +1,40 @@
+"""Limits as the scheduler counts by them: windows with their margins, and what a request passes (pure)."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from bot.core.outbound.coalescing import Entry
+from bot.core.outbound.models import Kind, Limits
+from bot.core.outbound.windows import lengthened
+
+
+class Gate(Enum):
+    """What a request needs beside a slot: room in a window of all chats together."""
+
+    NONE = 0
+    BULK = 1
+    PAID = 2
+
+
+def gate_of(entry: Entry) -> Gate:
+    """The window of all chats that a request counts in."""
+    if entry.kind in (Kind.SEND, Kind.EDIT):
+        return Gate.PAID if entry.paid else Gate.BULK
+    return Gate.NONE
+
+
+class Rates:
+    """What follows from Limits, worked out once."""
+
+    __slots__ = ("bulk", "burst", "group", "interval", "paid", "shared_edits", "typing")
+
+    def __init__(self, limits: Limits) -> None:
+        self.shared_edits = limits.edits == "shared"
+        self.group = limits.group[0], lengthened(limits.group[1])
+        self.interval = limits.chat[1] / limits.chat[0]
+        """Seconds from one message to a private chat to the next, after the burst."""
+        self.burst = limits.chat_burst
+        self.bulk = limits.bulk[0], lengthened(limits.bulk[1])
+        self.paid = limits.paid[0], lengthened(limits.paid[1])
+        self.typing = [(most, lengthened(window)) for most, window in limits.typing]
