@@ -89,7 +89,7 @@ class Broadcasts:
         lease: float = 10.0,
     ) -> BroadcastReport:
         """See :meth:`Outbound.broadcast`."""
-        address = self.store if store is None else checked_address("store", store)
+        address = checked_address("store", self.store if store is None else store)
         if concurrency is None:
             concurrency = CONCURRENCY_PAID if paid else CONCURRENCY
         check(recipients)
