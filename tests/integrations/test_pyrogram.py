@@ -138,6 +138,7 @@ def test_a_wait_longer_than_max_wait_is_raised_at_once():
     in_fast_time(main)
 
 
+@pytest.mark.slow
 def test_200_status_messages_edited_each_second_show_the_last_text():
     """Mirror bots edit into penalties, and hold a lock over all chats meanwhile."""
 
