@@ -5,10 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "outbound.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.server
 def test_the_broadcast_prints_what_the_page_says():
     section = PAGE[PAGE.index("\n## Broadcasts") :]
     [block] = re.findall(r"```python\n(.*?)```", section, re.DOTALL)

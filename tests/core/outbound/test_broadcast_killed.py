@@ -14,6 +14,8 @@ import pytest
 
 from tests.support.servers import RedisServer, running
 
+pytestmark = pytest.mark.server
+
 RECIPIENTS, CONCURRENCY, KILLS = 20_000, 50, 5
 
 

@@ -154,6 +154,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.server
 def test_the_bar_on_a_real_terminal():
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
@@ -180,6 +181,7 @@ def test_the_bar_on_a_real_terminal():
     assert text.endswith("\r\n"), "the next line of the log begins at its beginning"
 
 
+@pytest.mark.server
 def test_no_bar_where_standard_error_is_no_terminal():
     process = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
     assert "\r" not in process.stderr

@@ -24,7 +24,10 @@ def cluster():
     cluster.close()
 
 
-@pytest.fixture(params=["sqlite", "memory", "redis", "cluster"])
+STARTED = [pytest.param(kind, marks=pytest.mark.server) for kind in ("redis", "cluster")]
+
+
+@pytest.fixture(params=["sqlite", "memory", *STARTED])
 async def open_store(request, tmp_path):
     """Open one more store of the same broadcast."""
     name, stores, opened = next(names), [], None
