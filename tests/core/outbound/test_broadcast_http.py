@@ -11,10 +11,13 @@ from bot.testing.telegram import TelegramServer
 pytest.importorskip("aiogram")
 
 
-def test_a_thousand_by_aiogram_within_telegrams_limits(tmp_path):
+@pytest.mark.parametrize("connected", [False, True], ids=["plain bot", "bot connected with Phase 4"])
+def test_a_thousand_by_aiogram_within_telegrams_limits(tmp_path, connected):
     from aiogram import Bot
     from aiogram.client.session.aiohttp import AiohttpSession
     from aiogram.client.telegram import TelegramAPIServer
+
+    from bot.integrations import aiogram as phase4
 
     async def main():
         loop = asyncio.get_running_loop()
@@ -29,6 +32,8 @@ def test_a_thousand_by_aiogram_within_telegrams_limits(tmp_path):
             async with Bot(
                 server.token, session=AiohttpSession(api=TelegramAPIServer.from_base(server.url))
             ).context() as bot:
+                if connected:  # each request passes through Outbound by itself, too
+                    phase4.setup(None, bot, outbound=outbound)
                 began = loop.time()
                 report = await outbound.broadcast(
                     "news", range(1, 1_001), lambda chat: bot.send_message(chat, "news"),
@@ -36,7 +41,9 @@ def test_a_thousand_by_aiogram_within_telegrams_limits(tmp_path):
                 )  # fmt: skip
                 seconds = loop.time() - began
             refused, shown = server.log.refused(), [len(server.texts(user)) for user in range(1, 1_001)]
+            requests = (await outbound.get_statistics())["total_requests"]
         await outbound.disable()
+        assert requests <= 1_001  # each once, and once more after the 502
         return report, seconds, refused, shown
 
     report, seconds, refused, shown = fast_loop.run(main(), grace=0.05)

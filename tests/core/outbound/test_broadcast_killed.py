@@ -4,8 +4,11 @@ The log that is counted is written by the send itself, as Telegram would know of
 """
 
 import asyncio
+import contextlib
 import json
 import random
+import signal
+import sqlite3
 import sys
 from collections import Counter
 from pathlib import Path
@@ -17,6 +20,7 @@ from tests.support.servers import RedisServer, running
 pytestmark = pytest.mark.server
 
 RECIPIENTS, CONCURRENCY, KILLS = 20_000, 50, 5
+FEWER = 6_000
 
 
 class Log:
@@ -79,11 +83,11 @@ def store(request, tmp_path):
     return request.getfixturevalue("durable_redis").url
 
 
-def check_all_once_but(begun, at_most_twice):
+def check_all_once_but(begun, at_most_twice, number=RECIPIENTS):
     counts = Counter(begun)
-    assert set(counts) == set(range(1, RECIPIENTS + 1)), "none missed, and nobody else"
-    again = len(begun) - RECIPIENTS
-    print(f"{RECIPIENTS} recipients, {again} sent again")
+    assert set(counts) == set(range(1, number + 1)), "none missed, and nobody else"
+    again = len(begun) - number
+    print(f"{number} recipients, {again} sent again")
     assert again <= at_most_twice
 
 
@@ -108,31 +112,31 @@ async def test_kill_9_at_random_moments_misses_nobody(start, store, log):
 async def test_redis_killed_and_back_in_the_middle_stops_the_broadcast_no_longer_than_that(
     start, durable_redis, log
 ):
-    process = await start(durable_redis.url, concurrency=CONCURRENCY)
+    process = await start(durable_redis.url, FEWER, concurrency=CONCURRENCY)
     for share in (0.2, 0.5):
-        await log.until(int(share * RECIPIENTS), process)
+        await log.until(int(share * FEWER), process)
         durable_redis.kill()
         before = -1
         while before != len(log.begun()):  # nobody is written to whose outcome could not be recorded
             before = len(log.begun())
             await asyncio.sleep(0.3)
-        assert share * RECIPIENTS <= before < RECIPIENTS
+        assert share * FEWER <= before < FEWER
         durable_redis.start()
     report = await report_of(process)
-    assert report["done"] == RECIPIENTS
-    check_all_once_but(log.begun(), 0)
+    assert report["done"] == FEWER
+    check_all_once_but(log.begun(), 0, FEWER)
 
 
 async def test_redis_and_the_process_killed_together(start, durable_redis, log):
-    process = await start(durable_redis.url, concurrency=CONCURRENCY)
-    await log.until(RECIPIENTS // 3, process)
+    process = await start(durable_redis.url, FEWER, concurrency=CONCURRENCY)
+    await log.until(FEWER // 3, process)
     durable_redis.kill()
     process.kill()
     await process.wait()
     durable_redis.start()
-    report = await report_of(await start(durable_redis.url, concurrency=CONCURRENCY))
-    assert report["done"] == RECIPIENTS
-    check_all_once_but(log.begun(), CONCURRENCY)
+    report = await report_of(await start(durable_redis.url, FEWER, concurrency=CONCURRENCY))
+    assert report["done"] == FEWER
+    check_all_once_but(log.begun(), CONCURRENCY, FEWER)
 
 
 async def test_two_processes_at_once_are_told(start, store, log):
@@ -143,3 +147,30 @@ async def test_two_processes_at_once_are_told(start, store, log):
     report = await report_of(first)
     assert report["done"] == 3_000
     assert len(log.begun()) == 3_000
+
+
+def is_locked(store):
+    if isinstance(store, str):
+        return False
+    with contextlib.closing(sqlite3.connect(store, timeout=0.2, isolation_level=None)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return True
+    return False
+
+
+async def test_a_process_that_stood_still_finds_that_another_went_on(start, store, log):
+    first = await start(store, 3_000, concurrency=CONCURRENCY)
+    await log.until(1_000, first)
+    first.send_signal(signal.SIGSTOP)
+    while is_locked(store):  # stopped within a transaction, it would keep everybody from the file
+        first.send_signal(signal.SIGCONT)
+        await asyncio.sleep(0.003)
+        first.send_signal(signal.SIGSTOP)
+    report = await report_of(await start(store, 3_000, concurrency=CONCURRENCY))
+    assert report["done"] == 3_000
+    first.send_signal(signal.SIGCONT)
+    assert await report_of(first) == {"error": "BroadcastLostError"}
+    # In flight when it was stopped, and what its workers held in their hands when it went on.
+    check_all_once_but(log.begun(), 2 * CONCURRENCY, 3_000)

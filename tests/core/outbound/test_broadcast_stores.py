@@ -13,6 +13,8 @@ from bot.core.outbound.broadcast.sqlite_store import Opened, SqliteStore, connec
 from bot.core.outbound.broadcast.store import Ended
 from tests.support.servers import RedisCluster
 
+pytestmark = pytest.mark.server
+
 names = (f"новости {n}" for n in itertools.count())
 
 
