@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
         ("testing.md", ["['You said: hello'] 0\n", "600 s\n", "FLOOD_WAIT_X 0 %\n"]),
         ("integrations/pyrogram.md", ["['0', '1', '2']\n"]),
         ("integrations/aiogram.md", ["['0', '1', '2'] 0\n"]),
+        ("integrations/ptb.md", ["['0', '1', '2'] 0\n", ""]),
     ],
 )
 def test_each_example_prints_what_the_page_says(page, printed):

@@ -223,8 +223,6 @@ def _end_if_cancelled() -> None:
 
 
 async def _listen(connection: Any, timeout: float, on_message: Callable[[bytes], None]) -> None:
-    from redis.exceptions import ResponseError
-
     asked = False
     while True:
         _end_if_cancelled()
@@ -235,8 +233,7 @@ async def _listen(connection: Any, timeout: float, on_message: Callable[[bytes],
         except TimeoutError:
             answer = None
         except Exception as error:
-            # Anything but an error that Redis sent, such as bytes that are none, would come again at once.
-            if isinstance(error, ResponseError) and judge(error) is Failure.REFUSED:
+            if judge(error) is Failure.REFUSED:
                 answer = error  # PING is forbidden, and yet this was an answer
             elif "imeout" not in type(error).__name__:
                 raise
