@@ -20,9 +20,12 @@ from tests.support.instances import BotInstance
 from tests.support.servers import MongoServer, RedisServer, running, url_from_environment
 
 STARTING = frozenset(
-    {"data_dir", "mongodb_url", "mysql_url", "postgresql_url", "redis_server", "redis_url", "start_instances"}
-)
-"""Fixtures that start a server, or what one needs: a test that takes one of them is marked ``server``."""
+    {
+        "data_dir", "mongodb_url", "mysql_url", "postgresql_url", "prometheus", "promtool", "redis_server",
+        "redis_url", "start_instances",
+    }
+)  # fmt: skip
+"""Fixtures that start a server or another program, or what one needs: a test that takes one of them is marked ``server``."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -27,6 +27,7 @@ from bot.service.dashboard.feed import Feed
 from bot.service.dashboard.pages import Dashboard, page
 from bot.service.data_api import DataApi
 from bot.service.database import ServiceDatabase
+from bot.service.database_probe import DatabaseProbe
 from bot.service.databases import open_database
 from bot.service.drain import Drain
 from bot.service.execute_api import ExecuteApi
@@ -55,6 +56,7 @@ def create_app(settings: ServiceSettings, phase4: Mapping[str, Any] | None = Non
     uploads = UploadApi(database, settings.upload_dir, access, journal)
     batches = BatchApi(database)
     lag = LoopLag()
+    probe = DatabaseProbe(database)
     events = EventLog()
     feed = app[FEED] = Feed(events, lambda: lag.last)
     shown = page()
@@ -67,7 +69,7 @@ def create_app(settings: ServiceSettings, phase4: Mapping[str, Any] | None = Non
         return await shown.get(request)
 
     async def health(request: web.Request) -> web.Response:
-        return await _health(database, journal, access.may_look(request))
+        return await _health(database, probe, journal, access.may_look(request))
 
     app.router.add_get("/", root)
     app.router.add_get("/api", _index)
@@ -98,6 +100,7 @@ def create_app(settings: ServiceSettings, phase4: Mapping[str, Any] | None = Non
             yield
         finally:
             feed.close()
+            await probe.close()
             await lag.stop()
             if journal is not None:
                 await journal.stop()
@@ -151,19 +154,17 @@ async def _index(request: web.Request) -> web.Response:
     return web.json_response({"service": "bot-phase4", "version": bot.__version__, "paths": paths})
 
 
-async def _health(database: ServiceDatabase, journal: Journal | None, in_full: bool) -> web.Response:
+async def _health(
+    database: ServiceDatabase, probe: DatabaseProbe, journal: Journal | None, in_full: bool
+) -> web.Response:
     """200 while requests can be answered; 503 when the database cannot be reached.
 
     ``in_full``, with every figure: they name addresses and files, which is not for everybody.
     """
     kept = {} if journal is None else {"journal": journal.figures()}
-    healthy = True
-    failure = {}
-    try:
-        await database.fetch("SELECT 1 AS one")
-    except Exception as error:
-        healthy = False
-        failure["error"] = one_line(error)
+    said = await probe.failure()
+    healthy = not said
+    failure = {"error": said} if said else {}
     status = "ok" if healthy else "down"
     if not in_full:
         return web.json_response({"status": status}, status=200 if healthy else 503)
