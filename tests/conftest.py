@@ -25,7 +25,7 @@ STARTING = frozenset(
         "redis_url", "start_instances",
     }
 )  # fmt: skip
-"""Fixtures that start a server or another program, or what one needs: a test that takes one of them is marked ``server``."""
+"""Fixtures that start a server or a program, or what one needs: one that takes them is marked ``server``."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

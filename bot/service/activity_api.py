@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from bot.service.api_errors import ApiError, bad_request
+from bot.service.api_errors import ApiError, unknown_parameters
 from bot.service.data_api import parse_user_id
 from bot.service.journal import Journal, JournalUnavailableError
 
@@ -20,7 +20,7 @@ class ActivityApi:
     async def get(self, request: web.Request) -> web.Response:
         """``?user_id=N``: that user's last 50 actions; without: everybody's. Newest first."""
         if unknown := set(request.query) - {"user_id"}:
-            raise bad_request(f"{', '.join(sorted(unknown))}: unknown; there is user_id.")
+            raise unknown_parameters(unknown, "is user_id")
         user = request.query.get("user_id")
         user_id = parse_user_id(user) if user is not None else None
         if self._journal is None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
+
+from bot.core._shared.masking import one_line
 
 
 class ApiError(Exception):
@@ -21,3 +24,8 @@ class ApiError(Exception):
 
 def bad_request(message: str) -> ApiError:
     return ApiError(400, "bad_request", message)
+
+
+def unknown_parameters(unknown: Iterable[str], there: str) -> ApiError:
+    """400 for names in a query string that mean nothing here; ``there``: those that do."""
+    return bad_request(f"{one_line(', '.join(sorted(unknown)), 200)}: unknown; there {there}.")

@@ -22,7 +22,7 @@ from bot.core._shared.masking import one_line
 from bot.core.batch_processor import BatchItem, BatchProcessor
 from bot.core.cache_manager import CacheManager
 from bot.core.query_optimizer import QueryOptimizer
-from bot.service.api_errors import ApiError, bad_request
+from bot.service.api_errors import ApiError, bad_request, unknown_parameters
 from bot.service.bodies import read_json
 from bot.service.data_api import user_tag
 from bot.service.database import ConstraintError, Database, DatabaseUnavailableError, Row
@@ -179,7 +179,7 @@ class BatchApi:
                 f"items: at most {room:,} at once (BATCH_MAX_PENDING), not {len(rows):,}.",
             )
         raise ApiError(
-            503, "batch_full", f"None taken: {refused.reason}.",
+            503, "batch_full", f"None taken: {one_line(refused.reason)}.",
             headers=headers, retry_after=int(headers["Retry-After"]),
         )  # fmt: skip
 
@@ -223,8 +223,7 @@ class BatchApi:
                         outcome = outage = error
                 item_id = f"{batch_id}-{number}"
                 if isinstance(outcome, Exception):
-                    said = f"{type(outcome).__name__}: {outcome}"
-                    told.append({"item_id": item_id, "state": "failed", "error": said})
+                    told.append({"item_id": item_id, "state": "failed", "error": one_line(outcome)})
                 else:
                     told.append({"item_id": item_id, "state": "done", "result": outcome})
         return told
@@ -301,10 +300,11 @@ def _decode(body: bytes) -> list[Download]:
     except msgspec.ValidationError as error:
         found = _WHERE.match(str(error))
         where, what = (found["where"] or "body", found["what"]) if found else ("body", str(error))
-        raise bad_request(f"{where}: {what}.") from None
+        raise bad_request(f"{one_line(where)}: {one_line(what)}.") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise bad_request(
-            f'body: expected JSON such as {{"items": [{{"user_id": 1, "file_id": 2}}]}}: {error}.'
+            'body: expected JSON such as {"items": [{"user_id": 1, "file_id": 2}]}: '
+            f"{one_line(str(error))}."
         ) from None
     if not downloads:
         raise bad_request("items: expected 1 or more.")
@@ -317,7 +317,7 @@ def _decode(body: bytes) -> list[Download]:
 
 def _wants_to_wait(request: web.Request) -> bool:
     if unknown := set(request.query) - {"wait"}:
-        raise bad_request(f"{', '.join(sorted(unknown))}: unknown; there is wait.")
+        raise unknown_parameters(unknown, "is wait")
     wait = request.query.get("wait", "0")
     if wait not in ("0", "1"):
         raise bad_request(f"wait = {wait[:40]!r}: expected 0 or 1.")

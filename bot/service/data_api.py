@@ -11,7 +11,7 @@ from aiohttp import web
 
 from bot.core.cache_manager import CacheManager, LoadOptions
 from bot.core.query_optimizer import QueryOptimizer
-from bot.service.api_errors import ApiError, bad_request
+from bot.service.api_errors import ApiError, bad_request, unknown_parameters
 from bot.service.database import Database, Row
 from bot.service.middleware import CACHE_STATE, DATA_SECONDS
 
@@ -96,7 +96,7 @@ class DataApi:
         """``?user_id=N``: that user; ``?search=text``: files; neither: totals by kind of file."""
         unknown = set(request.query) - {"user_id", "search"}
         if unknown:
-            raise bad_request(f"{', '.join(sorted(unknown))}: unknown; there are user_id and search.")
+            raise unknown_parameters(unknown, "are user_id and search")
         if "user_id" in request.query and "search" in request.query:
             raise bad_request("Give user_id or search, not both.")
         user_id = parse_user_id(request.query["user_id"]) if "user_id" in request.query else None

@@ -8,6 +8,7 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta, Struct
 
+from bot.core._shared.masking import one_line
 from bot.service.api_errors import bad_request
 from bot.service.bodies import read_json
 from bot.service.data_api import DataApi
@@ -41,7 +42,9 @@ class ExecuteApi:
         try:
             command = _DECODER.decode(await read_json(request))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:  # ValidationError included
-            raise bad_request(f'body: expected JSON such as {{"command": "data"}}: {error}.') from None
+            raise bad_request(
+                f'body: expected JSON such as {{"command": "data"}}: {one_line(str(error))}.'
+            ) from None
         if command.command == "ping":
             if command.user_id is not None or command.search is not None:
                 raise bad_request("ping takes no arguments.")

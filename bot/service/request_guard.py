@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from bot.core._shared.masking import one_line
 from bot.service.api_errors import ApiError
 from bot.service.client_address import host_name
 from bot.service.dashboard.access import Access
@@ -100,4 +101,6 @@ def check_json(request: web.Request) -> None:
     kind = request.content_type if "Content-Type" in request.headers else ""
     form = kind == "application/x-www-form-urlencoded" and "Origin" in request.headers
     if form or kind in ("multipart/form-data", "text/plain"):
-        raise ApiError(415, "unsupported_type", f"Send JSON (Content-Type: application/json), not {kind}.")
+        raise ApiError(
+            415, "unsupported_type", f"Send JSON (Content-Type: application/json), not {one_line(kind, 60)}."
+        )

@@ -126,3 +126,42 @@ def test_what_may_not_be_passed_is_found():
     ):
         assert offences(line, set()), line
     assert not offences("logger.warning('%d %r: %s', n, pool.name, one_line(error))", set())
+
+
+ANSWERS = {"ApiError", "bad_request"}
+OWN = {
+    # Numbers, names of settings, what was checked, and ids that were made here.
+    "HOSTS_VARIABLE", "batch_id", "user_id", "there", "self._largest", "MAX_UPLOAD_BYTES", "MAX_ITEMS",
+    "room", "seconds", "READ_SECONDS", "status.retry_after", "len(rows)", "len(downloads)", "len(text)",
+    "MIN_SEARCH_LENGTH", "MAX_SEARCH_LENGTH", "2 ** 63 - 1",
+}  # fmt: skip
+
+
+def raw_answers(source: str) -> Iterator[str]:
+    """What of an answer's text came from elsewhere and is neither made fit, nor a short, quoted piece."""
+    for call in ast.walk(ast.parse(source)):
+        if not (isinstance(call, ast.Call) and ast.unparse(call.func) in ANSWERS):
+            continue
+        for node in (part for argument in call.args for part in ast.walk(argument)):
+            if not isinstance(node, ast.FormattedValue):
+                continue
+            value = node.value
+            fit = isinstance(value, ast.Call) and ast.unparse(value.func) in FIT
+            piece = node.conversion == ord("r") and isinstance(value, ast.Subscript)
+            if not (fit or piece or ast.unparse(value) in OWN):
+                yield f"{node.lineno}: {ast.unparse(value)}"
+
+
+def test_every_answer_quotes_what_is_fit_to_be_quoted():
+    found = [
+        f"{path.name}:{raw}"
+        for path in sorted((ROOT / "service").rglob("*.py"))
+        for raw in raw_answers(path.read_text())
+    ]
+    assert not found, "pass these through one_line: " + "; ".join(found)
+
+
+def test_a_raw_text_in_an_answer_is_found():
+    for line in ("bad_request(f'body: {error}')", "ApiError(400, 'x', f'{name!r}: unknown')"):
+        assert list(raw_answers(line)), line
+    assert not list(raw_answers("bad_request(f'{text[:40]!r}: {one_line(error)} {room:,}')"))
