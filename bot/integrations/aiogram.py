@@ -161,8 +161,11 @@ class Phase4:
         if session in self._sessions:
             return
         self._sessions.add(session)
-        if not any(isinstance(found, _Sending) for found in session.middleware):
-            session.middleware.register(_Sending(self))
+        for found in session.middleware:
+            if isinstance(found, _Sending):
+                found.phase4 = self  # the last setup counts
+                return
+        session.middleware.register(_Sending(self))
 
     def remove(self) -> None:
         """Undo :func:`setup`. Services that the dispatcher has started stop with it as before."""
@@ -212,8 +215,8 @@ class Phase4:
             handlers = self._dispatcher.shutdown.handlers
             handlers.sort(key=lambda one: one.callback == self._stop)
         if self._services is not None:
-            self._user = self._services
             await self._services.start()
+            self._user = self._services
         try:
             self._gate.check_tier()
         except BaseException:
@@ -250,16 +253,17 @@ class Phase4:
         if outbound is None:
             return await make_request(bot, method)
         request = _request_of(bot, method)
-        once = any(not _is_repeatable(file) for file in _files_of(method))
 
         async def send() -> Any:
             try:
                 return await make_request(bot, method)
             except TelegramAPIError as error:
                 refused = _as_refusal(error)
-                if once and refused is not None:
+                if refused is None:
+                    raise
+                if not all(_is_repeatable(file) for file in _files_of(method)):
                     raise _ReadOnceError(refused) from error
-                if refused is None or refused is error:
+                if refused is error:
                     raise
                 raise refused from error
 

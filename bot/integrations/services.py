@@ -48,7 +48,8 @@ def running_outbound() -> Outbound | None:
 class Budgets:
     """Which bot has which Outbound: Telegram limits each token by itself.
 
-    The first bot that sends has the process's one, each further one a sibling with the same settings.
+    The first bot that sends has the process's one (with ``OUTBOUND_BOT_ID`` that bot), each further one a
+    sibling with the same settings.
     Bots are told by their user id, so that two clients of one bot share its budget, whatever they are
     written with.
     """
@@ -69,13 +70,24 @@ class Budgets:
             return None
         budgets = cls._of.setdefault(main, {})
         if bot not in budgets:
-            budgets[bot] = main.sibling() if budgets else None
+            budgets[bot] = None if None not in budgets.values() and main.may_serve(bot) else main.sibling()
         own = budgets[bot]
         if own is None:
+            if not main.is_identified:
+                await main.identify(bot)
             return main
         if not own.enabled:
-            await own.enable_as(main)
+            await own.enable_as(main, bot_id=bot)
         return own
+
+    @classmethod
+    async def follow(cls) -> None:
+        """Give the siblings that are on the settings of the process's one, which have changed."""
+        main = running_outbound()
+        if main is not None:
+            for bot, own in list(cls._of.get(main, {}).items()):
+                if own is not None and own.enabled:
+                    await own.enable_as(main, bot_id=bot)
 
     @classmethod
     async def disable(cls, main: Outbound | None = None) -> None:
@@ -109,11 +121,11 @@ class ServiceUser:
 
         async with ServiceUser._lock:
             report = None
-            if phase4_loop() is None:
-                ServiceUser._ours = True
+            runs = phase4_loop() is not None
+            if not runs or self.config is not None:
+                ServiceUser._ours = ServiceUser._ours or not runs
                 report = await initialize_phase4_services(self.config)
-            elif self.config is not None:
-                report = await initialize_phase4_services(self.config)
+                await Budgets.follow()
             ServiceUser._users.add(self)
             return report
 

@@ -47,6 +47,30 @@ class LoopClock:
         return loop.call_later(seconds, callback)
 
 
+class RunningLoopClock:
+    """The time of whatever event loop runs, the machine's where none does."""
+
+    def __init__(self) -> None:
+        self._epoch = time.time() - time.monotonic()
+
+    def monotonic(self) -> float:
+        try:
+            return asyncio.get_running_loop().time()
+        except RuntimeError:
+            return time.monotonic()
+
+    def time(self) -> float:
+        return self._epoch + self.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    def call_later(
+        self, seconds: float, callback: Callable[[], object], loop: asyncio.AbstractEventLoop
+    ) -> TimerHandle:
+        return loop.call_later(seconds, callback)
+
+
 class _JumpingSelector(selectors.BaseSelector):
     """Asks a real selector, and instead of waiting for a timer lets the loop's time jump to it."""
 

@@ -10,24 +10,21 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
 from aiohttp import ClientSession, ClientTimeout, web
-from msgspec import Struct
 
 from bot.core._shared.clock import Clock
 from bot.core._shared.errors import MisuseError, invalid
-from bot.testing.fast_loop import LoopClock
-from bot.testing.telegram_bodies import Arguments, read_arguments, read_reply
+from bot.testing.fast_loop import RunningLoopClock
 from bot.testing.telegram_bots import BotAccount
-from bot.testing.telegram_limits import ServerLimits, Verdict
+from bot.testing.telegram_limits import ServerLimits
 from bot.testing.telegram_log import Call, Log
-from bot.testing.telegram_methods import METHODS, Context, Planned, answer, plan
+from bot.testing.telegram_requests import DESCRIPTIONS, Fault, Requests
 from bot.testing.telegram_text import commands_in
-from bot.testing.telegram_world import ApiError, Json, World, bad
+from bot.testing.telegram_world import Json, World
 
 __all__ = ["Call", "Log", "ServerLimits", "TelegramServer"]
 
@@ -38,16 +35,8 @@ NEVER_IDLE = 1e6
 """Seconds for which an idle connection is kept: a bot's own time limits are the ones under test."""
 
 
-class _Fault(Struct, kw_only=True):
-    """An answer that the test ordered."""
-
-    method: str | None
-    chat: int | None
-    code: int
-    description: str
-    retry_after: int
-    performed: bool
-    times: int
+LOOKED_EACH = 0.05
+"""Seconds after which ``until`` looks at its condition though no request has come."""
 
 
 class TelegramServer:
@@ -73,28 +62,17 @@ class TelegramServer:
         "chat not found". ``log_size``: calls that are remembered. ``port``: 0 takes a free one.
         Raises ValueError for a token that is none.
         """
-        self.delay: float | Callable[[str], float] = 0.0
-        """Seconds between a request's arrival, when it is done, and its answer; or what gives them for
-        a method's name."""
-        self.log = Log(log_size)
-        self.results: dict[str, Any] = {}
-        """Answers of the test's own, by a method's name, also of methods that the server does not know."""
-        self._limits = limits or ServerLimits()
-        self._token = token
-        self._given_clock = clock
-        self._create_chats = create_chats
-        self._port = port
-        self._bots: dict[str, BotAccount] = {}
-        self._faults: list[_Fault] = []
-        self._ids = itertools.count(1)
-        self._changed: list[asyncio.Future[None]] = []
-        self._runner: web.AppRunner | None = None
-        self._client: ClientSession | None = None
-        self._world: World | None = None
-        self._clock: Clock | None = clock
         self.url = ""
         """The server's address, such as ``http://127.0.0.1:12345``."""
+        self._limits = limits or ServerLimits()
+        self._token = token
+        self._port = port
+        self._ids = itertools.count(1)
+        self._runner: web.AppRunner | None = None
+        self._clock: Clock = clock or RunningLoopClock()
+        self._requests = Requests(Log(log_size), World(self._clock, create_chats=create_chats), self._clock)
         _check_token(token)
+        self.add_bot(token)
 
     # Lifecycle.
 
@@ -111,13 +89,9 @@ class TelegramServer:
         """Listen on 127.0.0.1. Raises MisuseError if it does already, OSError for a port that is taken."""
         if self._runner is not None:
             raise MisuseError("the test server runs already")
-        if self._world is None:
-            self._clock = self._given_clock or LoopClock(asyncio.get_running_loop())
-            self._world = World(self._clock, create_chats=self._create_chats)
-            self.add_bot(self._token)
         app = web.Application()
-        app.router.add_route("*", "/bot{token}/{method}", self._answer)
-        app.router.add_get("/file/bot{token}/{path:.+}", self._download)
+        app.router.add_route("*", "/bot{token}/{method}", self._requests.answer)
+        app.router.add_get("/file/bot{token}/{path:.+}", self._requests.download)
         runner = web.AppRunner(
             app,
             access_log=None,
@@ -133,7 +107,7 @@ class TelegramServer:
             await runner.cleanup()
             raise
         self._runner = runner
-        self._client = ClientSession(timeout=ClientTimeout(total=60))
+        self._requests.client = ClientSession(timeout=ClientTimeout(total=60))
         self._port = runner.addresses[0][1]
         self.url = f"http://127.0.0.1:{self._port}"
 
@@ -142,10 +116,11 @@ class TelegramServer:
         runner, self._runner = self._runner, None
         if runner is None:
             return
-        for bot in self._bots.values():
+        for bot in self._requests.bots.values():
             await bot.stop()
-        if self._client is not None:
-            await self._client.close()
+        client, self._requests.client = self._requests.client, None
+        if client is not None:
+            await client.close()
         await runner.cleanup()
 
     @property
@@ -165,15 +140,28 @@ class TelegramServer:
 
     @property
     def world(self) -> World:
-        """Users, chats, messages and files. Raises MisuseError before the server was started."""
-        if self._world is None:
-            raise MisuseError("the test server was not started: use it with `async with`")
-        return self._world
+        """Users, chats, messages and files."""
+        return self._requests.world
 
     @property
-    def _time(self) -> Clock:
-        assert self._clock is not None
-        return self._clock
+    def log(self) -> Log:
+        """The calls that came in."""
+        return self._requests.log
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """Answers of the test's own, by a method's name, also of methods that the server does not know."""
+        return self._requests.results
+
+    @property
+    def delay(self) -> float | Callable[[str], float]:
+        """Seconds between a request's arrival, when it is done, and its answer; or what gives them for
+        a method's name."""
+        return self._requests.delay
+
+    @delay.setter
+    def delay(self, delay: float | Callable[[str], float]) -> None:
+        self._requests.delay = delay
 
     # Bots, users and chats.
 
@@ -182,9 +170,9 @@ class TelegramServer:
     ) -> BotAccount:
         """Another bot, with limits of its own: its ``token``, ``id`` and ``user``."""
         world = self.world
-        token = token or f"{200_000_000 + next(self._ids)}:a-token-of-the-test-server"
+        token = token if token is not None else f"{200_000_000 + next(self._ids)}:a-token-of-the-test-server"
         number = _check_token(token)
-        if token in self._bots or any(bot.id == number for bot in self._bots.values()):
+        if token in self._requests.bots or any(bot.id == number for bot in self._requests.bots.values()):
             raise invalid("token", token[: len(str(number))], "a bot's id that is not taken yet")
         user = {
             "id": number,
@@ -192,14 +180,14 @@ class TelegramServer:
             "first_name": "Test bot",
             "username": username or f"test{number}_bot",
         }
-        bot = BotAccount(token, user, limits or self._limits, self._time)
-        self._bots[token] = bot
+        bot = BotAccount(token, user, limits or self._limits, self._clock)
+        self._requests.bots[token] = bot
         world.users[number] = user
         return bot
 
     def bot(self, token: str | None = None) -> BotAccount:
         """The bot of a token, by default the first one. Raises KeyError for an unknown token."""
-        return self._bots[token or self._token]
+        return self._requests.bots[token or self._token]
 
     def add_user(self, user: Chat) -> Json:
         """A user, with fields such as first_name and username."""
@@ -240,7 +228,7 @@ class TelegramServer:
 
     def penalize(self, chat: int | None, seconds: float, *, token: str | None = None) -> None:
         """Refuse messages to a chat, or to all if it is None, for ``seconds``."""
-        self.bot(token).limits.penalize(chat, seconds, self._time.monotonic())
+        self.bot(token).limits.penalize(chat, seconds, self._clock.monotonic())
 
     def fail(
         self,
@@ -260,11 +248,11 @@ class TelegramServer:
         """
         if code != 0 and not 400 <= code <= 599:
             raise invalid("code", code, "an HTTP status from 400 to 599, or 0")
-        text = description or _DESCRIPTIONS.get(code, "Error")
+        text = description or DESCRIPTIONS.get(code, "Error")
         if retry_after and not description:
             text = f"Too Many Requests: retry after {retry_after}"
-        self._faults.append(
-            _Fault(
+        self._requests.faults.append(
+            Fault(
                 method=method.lower() if method else None,
                 chat=chat,
                 code=code,
@@ -369,184 +357,13 @@ class TelegramServer:
         ]
 
     async def until(self, condition: Callable[[], object], timeout: float = 30.0) -> None:
-        """Wait until ``condition()`` is true; looks after each request. Raises TimeoutError."""
+        """Wait until ``condition()`` is true: it is asked after each request, and now and then.
+
+        ``timeout``: seconds of the event loop's time; then it raises TimeoutError.
+        """
         async with asyncio.timeout(timeout):
             while not condition():
-                changed = asyncio.get_running_loop().create_future()
-                self._changed.append(changed)
-                await changed
-
-    # Requests.
-
-    async def _answer(self, request: web.Request) -> web.StreamResponse:
-        bot = self._bots.get(request.match_info["token"])
-        if bot is None:
-            return _json(401, _not_ok(ApiError(401, "Unauthorized")))
-        refused_for = bot.limits.begin()
-        try:
-            return await self._handle(request, bot, refused_for)
-        finally:
-            bot.limits.end()
-
-    async def _handle(self, request: web.Request, bot: BotAccount, refused_for: int) -> web.StreamResponse:
-        name = request.match_info["method"]
-        name = METHODS[name.lower()][0] if name.lower() in METHODS else name
-        try:
-            given = await read_arguments(request)
-            failed: ApiError | None = None
-        except ApiError as error:
-            given, failed = Arguments({}, {}), error
-        if failed is None and refused_for:
-            failed = _too_many(refused_for)
-        if failed is None and name.lower() in _UPDATES:
-            return await self._update_method(bot, name.lower(), given)
-        code, body = self._perform(bot, name, given, failed)
-        delay = self.delay(name) if callable(self.delay) else self.delay
-        if delay > 0:
-            await self._time.sleep(delay)
-        if code == 0:
-            if request.transport is not None:
-                request.transport.abort()
-            return web.Response(status=500)
-        return web.Response(status=code, body=body, content_type="application/json")
-
-    def _perform(
-        self, bot: BotAccount, name: str, given: Arguments, failed: ApiError | None
-    ) -> tuple[int, bytes]:
-        """Do what is asked, all at once, and log it: HTTP status and body of the answer."""
-        planned: Planned | None = None
-        verdict, result = Verdict(0), None
-        error: ApiError | None
-        now = self._time.monotonic()
-        fault: _Fault | None = None
-        try:
-            if failed is not None:
-                raise failed
-            planned = self._plan(bot, name, given)
-            fault = self._fault(name, planned.chat)
-            if fault is not None and not fault.performed:
-                raise _error_of(fault)
-            verdict = self._admit(bot, planned, given, now)
-            if verdict.admitted:
-                result = planned.commit(verdict.admitted)
-            if verdict.retry_after:
-                raise _refusal(verdict)
-            if fault is not None:
-                raise _error_of(fault)
-            code, body, error = 200, {"ok": True, "result": result}, None
-        except ApiError as raised:
-            code, body, error = raised.code, _not_ok(raised), raised
-        told = 0 if error is None else error.parameters.get("retry_after", verdict.retry_after)
-        self.log.add(
-            Call(
-                time=now,
-                bot=bot.id,
-                method=name,
-                chat=planned.chat if planned else _chat_of(given),
-                kind=planned.kind if planned else "other",
-                cost=planned.cost if planned else 1,
-                done=verdict.admitted,
-                parameters=given.logged(),
-                code=code,
-                description="" if error is None else error.description,
-                retry_after=told,
-                in_penalty=verdict.in_penalty,
-            )
-        )
-        self._tell()
-        return code, json.dumps(body).encode()
-
-    def _plan(self, bot: BotAccount, name: str, given: Arguments) -> Planned:
-        for own in self.results:
-            if own.lower() == name.lower():
-                return answer(self.results[own])
-        return plan(Context(self.world, bot, name, given))
-
-    def _admit(self, bot: BotAccount, planned: Planned, given: Arguments, now: float) -> Verdict:
-        if planned.chat is None:
-            return Verdict(planned.cost)
-        paid = given.flag("allow_paid_broadcast")
-        return bot.limits.admit(
-            planned.chat, planned.kind, now, cost=planned.cost, paid=paid, album=planned.album
-        )
-
-    def _fault(self, name: str, chat: int | None) -> _Fault | None:
-        for fault in self._faults:
-            if fault.method not in (None, name.lower()) or fault.chat not in (None, chat):
-                continue
-            fault.times -= 1
-            if fault.times <= 0:
-                self._faults.remove(fault)
-            return fault
-        return None
-
-    def _tell(self) -> None:
-        waiting, self._changed = self._changed, []
-        for changed in waiting:
-            if not changed.done():
-                changed.set_result(None)
-
-    async def _update_method(self, bot: BotAccount, name: str, given: Arguments) -> web.StreamResponse:
-        """Methods about updates: they are not limited, and only those that change something are logged."""
-        try:
-            fault = self._fault(name, None)
-            if fault is not None:
-                raise _error_of(fault)
-            result: Any = True
-            if name == "getupdates":
-                bot.allow(given.value("allowed_updates"))
-                result = await bot.get_updates(
-                    given.number("offset"), given.number("limit", 100), min(given.number("timeout"), 50)
-                )
-            elif name == "getwebhookinfo":
-                result = {
-                    "url": bot.webhook.get("url", ""),
-                    "has_custom_certificate": False,
-                    "pending_update_count": bot.waiting,
-                }
-                if bot.last_webhook_error:
-                    result["last_error_message"] = bot.last_webhook_error
-            else:
-                if given.flag("drop_pending_updates"):
-                    bot.drop_updates()
-                bot.allow(given.value("allowed_updates"))
-                webhook = dict(given.given) if name == "setwebhook" else {}
-                bot.set_webhook(webhook, lambda url, headers, update: self._post(bot, url, headers, update))
-            self._tell()
-            return _json(200, {"ok": True, "result": result})
-        except ApiError as error:
-            return _json(error.code or 500, _not_ok(error))
-
-    async def _post(self, bot: BotAccount, url: str, headers: dict[str, str], update: Json) -> None:
-        """Deliver an update; a webhook may answer with a method, which is then done."""
-        assert self._client is not None
-        async with self._client.post(url, json=update, headers=headers) as response:
-            response.raise_for_status()
-            asked = await read_reply(response)
-        name = asked.given.pop("method", None)
-        if isinstance(name, str):
-            self._perform(bot, METHODS.get(name.lower(), (name,))[0], asked, None)
-
-    async def _download(self, request: web.Request) -> web.StreamResponse:
-        if request.match_info["token"] not in self._bots:
-            return _json(401, _not_ok(ApiError(401, "Unauthorized")))
-        path = request.match_info["path"]
-        for stored in self.world.files.values():
-            if stored.path == path and stored.content is not None:
-                return web.Response(body=stored.content, content_type="application/octet-stream")
-        return _json(404, _not_ok(ApiError(404, "Not Found")))
-
-
-_UPDATES = frozenset({"getupdates", "setwebhook", "deletewebhook", "getwebhookinfo"})
-
-_DESCRIPTIONS = {
-    400: "Bad Request",
-    403: "Forbidden",
-    404: "Not Found",
-    429: "Too Many Requests",
-    500: "Internal Server Error",
-    502: "Bad Gateway",
-}
+                await self._requests.changed(LOOKED_EACH)
 
 
 def _check_token(token: object) -> int:
@@ -557,35 +374,3 @@ def _check_token(token: object) -> int:
     if any(character.isspace() or character in "/?#" for character in secret):
         raise invalid("token", f"{number[:20]}...", "a token without spaces, slashes, ? and #")
     return int(number)
-
-
-def _too_many(seconds: int) -> ApiError:
-    return ApiError(429, f"Too Many Requests: retry after {seconds}", retry_after=seconds)
-
-
-def _refusal(verdict: Verdict) -> ApiError:
-    refused = _too_many(verdict.retry_after)
-    if not verdict.admitted:
-        return refused
-    return bad(
-        f'failed to send message #{verdict.admitted + 1} with the error message "{refused.description}"'
-    )
-
-
-def _error_of(fault: _Fault) -> ApiError:
-    parameters = {"retry_after": fault.retry_after} if fault.retry_after else {}
-    return ApiError(fault.code, fault.description, **parameters)
-
-
-def _chat_of(given: Arguments) -> int | None:
-    text = given.text("chat_id")
-    return int(text) if text.removeprefix("-").isdecimal() and len(text) < 20 else None
-
-
-def _not_ok(error: ApiError) -> Json:
-    answer = {"ok": False, "error_code": error.code, "description": error.description}
-    return answer | ({"parameters": error.parameters} if error.parameters else {})
-
-
-def _json(code: int, answer: Json) -> web.Response:
-    return web.Response(status=code, body=json.dumps(answer).encode(), content_type="application/json")

@@ -390,6 +390,23 @@ def test_defaults_of_the_bot_and_odd_chats_pass():
     fast_loop.run(main())
 
 
+def test_the_last_setup_of_a_bot_counts():
+    async def main():
+        async with TelegramServer() as server, sending_bot(server) as (bot, outbound):
+            other = outbound.sibling()
+            await other.enable()
+            connected = phase4.setup(None, bot, outbound=other)
+            await bot.send_message(USER, "x")
+            assert (await other.get_statistics())["sent"] == 1
+            assert len(bot.session.middleware) == 1
+            connected.remove()
+            await bot.send_message(USER, "x")
+            assert (await other.get_statistics())["sent"] == 1
+            await other.disable()
+
+    fast_loop.run(main())
+
+
 def test_it_works_with_uvloop():
     async def main():
         async with TelegramServer() as server:

@@ -109,3 +109,40 @@ async def test_each_bot_has_a_budget_of_its_own_with_the_same_settings():
     await given.disable()
     await main.disable()
     assert await Budgets.of(2) is None
+
+
+async def test_the_budgets_of_further_bots_follow_a_change_of_settings():
+    user = ServiceUser({"ENABLE_OUTBOUND": True, "OUTBOUND_MAX_PENDING": 5})
+    await user.start()
+    await Budgets.of(1)
+    other = await Budgets.of(2)
+    assert other._scheduler.max_pending == 5
+    again = ServiceUser({"ENABLE_OUTBOUND": True, "OUTBOUND_MAX_PENDING": 7})
+    await again.start()
+    assert other._scheduler.max_pending == 7
+    await again.stop()
+    await user.stop()
+    assert not other.enabled
+
+
+async def test_the_bot_that_the_settings_name_has_the_process_s_budget():
+    main = Outbound.get_instance()
+    await main.enable(bot_id=7)
+    other = await Budgets.of(8)
+    assert other is not main
+    assert await Budgets.of(7) is main
+    assert other._settings["bot_id"] == 8
+    await Budgets.disable()
+    await main.disable()
+
+
+async def test_a_bot_is_known_by_its_id_again_after_a_change_of_settings():
+    main = Outbound.get_instance()
+    for _ in range(2):
+        await main.enable()
+        assert await Budgets.of(7) is main
+        assert main._settings["bot_id"] == 7
+    await main.enable(bot_id="a name")
+    assert await Budgets.of(7) is main
+    assert main._settings["bot_id"] == "a name"
+    await main.disable()

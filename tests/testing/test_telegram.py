@@ -496,6 +496,44 @@ async def test_it_starts_again_with_its_port_and_world(server, bot):
     assert server.texts(USER) == ["x", "z"]
 
 
+async def test_a_client_that_hangs_up_is_no_active_request_any_more(server, http):
+    server.delay = 100.0
+    url = f"{server.url}/bot{server.token}/getMe"
+    asked = [asyncio.ensure_future(http.get(url)) for _ in range(20)]
+    await server.until(lambda: len(server.log) == 20)
+    assert server.bot().limits.active == 20
+    for request in asked:
+        request.cancel()
+    await server.until(lambda: server.bot().limits.active == 0)
+
+
+def test_it_can_be_filled_before_it_starts_and_move_to_another_loop():
+    server = TelegramServer(create_chats=False)
+    server.add_chat(USER)
+    server.send_message(USER, text="early")
+
+    async def main():
+        async with server, aiogram_bot(server).context() as bot:
+            await bot.send_message(USER, "x")
+            updates = await bot.get_updates()
+            polled = asyncio.create_task(bot.get_updates(offset=updates[-1].update_id + 1, timeout=50))
+            await asyncio.sleep(0.05)
+            server.send_message(USER, text="more")
+            assert len(await polled) == 1
+
+    asyncio.run(main())
+    asyncio.run(main())
+    assert server.texts(USER) == ["x", "x"]
+
+
+async def test_until_looks_without_requests_too(server):
+    done = []
+    asyncio.get_running_loop().call_later(0.1, done.append, 1)
+    await server.until(lambda: done)
+    with pytest.raises(TimeoutError):
+        await server.until(lambda: False, timeout=0.1)
+
+
 async def test_bots_have_limits_of_their_own(server):
     other = server.add_bot(limits=ServerLimits(chat_burst=1))
     async with aiogram_bot(server).context() as one, aiogram_bot(server, other.token).context() as two:

@@ -188,6 +188,16 @@ class Outbound(Phase4Service):
                 self._settings["bot_id"] = bot_id
                 await self._share(self._settings["redis_url"], bot_id)
 
+    @property
+    def is_identified(self) -> bool:
+        """Whether it was said which bot is served."""
+        return bool(self._settings.get("bot_id", UNNAMED) != UNNAMED)
+
+    def may_serve(self, bot_id: int) -> bool:
+        """False if another bot's id was said to be served; a name that is no id may be any bot's."""
+        told = tag_of(self._settings.get("bot_id", UNNAMED))[5:-1]
+        return not told.isdigit() or told == b"%d" % bot_id
+
     async def _share(self, redis_url: str, bot_id: int | str) -> None:
         """Share the budget of ``bot_id`` at ``redis_url``, or none."""
         before, shared = self._shared, None
