@@ -194,9 +194,18 @@ for i = 1, #KEYS do
       end
     end
   elseif op == STAMP then
-    -- a cost, b for how many seconds it has been answered (less than 0: in flight), c the longest window
-    purge(KEYS[i], c, LEASE)
-    if b < c then
+    -- a cost, b for how many seconds it has been answered (less than 0: in flight), c the longest window,
+    -- e the bucket's interval
+    if mode == BUCKET then
+      -- It was received now at the latest, so what it took is refilled from now on.
+      local full = now + min(LONGEST, a * e)
+      if full > (number_of(KEYS[i]) or 0) then
+        call('SET', KEYS[i], string.format('%.6f', full), 'PX', seconds(full - now))
+      end
+    else
+      purge(KEYS[i], c, LEASE)
+    end
+    if mode ~= BUCKET and b < c then
       count(KEYS[i], id, a, b < 0 and now + LEASE or now - b, LEASE + c)
     end
   elseif op == LEFT then

@@ -493,6 +493,9 @@ class Scheduler:
             for window in (chat.window, chat.edit_window, *chat.typing):
                 if window is not None and window.in_flight:
                     window.give_back(window.in_flight)
+            for bucket in (chat.bucket, chat.edit_bucket):
+                if bucket is not None:
+                    bucket.in_flight = 0
             chat.lanes = {}
         for claim in over:
             claim.entry = None
@@ -529,6 +532,10 @@ class Scheduler:
     def _count(self, entry: Entry, lane: Lane, now: float) -> None:
         for window in self._windows_taken(lane):
             window.answered(entry.cost, now)
+        chat = lane.chat
+        if chat.private and lane.kind in (Kind.SEND, Kind.EDIT):
+            interval = self._interval / chat.slowdown.share(entry.departed)
+            self._bucket_of(lane).answered(entry.cost, interval, now)
 
     def _uncount(self, entry: Entry, lane: Lane) -> None:
         for window in self._windows_taken(lane):

@@ -130,7 +130,7 @@ class Reservation:
 
     def stamp(self, age: float) -> bytes:
         """It was answered so many seconds ago; less than 0: it is in flight."""
-        return _CALL.pack(_STAMP, self.flags, self.id, self.cost, age, self.longest, 0, 0, 0, 0)
+        return _CALL.pack(_STAMP, self.flags, self.id, self.cost, age, self.longest, 0, self.interval, 0, 0)
 
     def left(self) -> bytes:
         """It leaves now: so it counts from now on in the windows of all chats."""
@@ -144,6 +144,11 @@ class Reservation:
     def counts_in_chat(self) -> bool:
         """Whether it counts in a window of its chat until it is answered."""
         return bool(self.windows)
+
+    @property
+    def counts_in_bucket(self) -> bool:
+        """Whether it takes from the bucket of a private chat."""
+        return self.interval > 0.0
 
     @property
     def counts_in_gate(self) -> bool:

@@ -162,7 +162,9 @@ class SharedBudget:
         """Its answer came, or nobody waits for it any more: it counts."""
         reservation: Reservation | None = entry.reservation
         entry.reservation = None
-        if reservation is not None and self._own.answered(reservation, self._now()):
+        if reservation is None:
+            return
+        if self._own.answered(reservation, self._now()) or reservation.counts_in_bucket:
             self._send(reservation.key, reservation.stamp(0.0))
 
     def given_back(self, entry: Entry) -> None:

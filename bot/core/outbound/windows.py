@@ -93,12 +93,17 @@ class SlidingWindow:
 
 
 class Bucket:
-    """A burst, then an even rate (GCRA: the time at which all has been refilled is the only state)."""
+    """A burst, then an even rate, by the clock of whoever receives the requests (GCRA).
 
-    __slots__ = ("full_at",)
+    The state is the time at which all has been refilled. A request that finds the bucket full was received
+    at its answer at the latest, so the refilling of what it took is counted from there.
+    """
+
+    __slots__ = ("full_at", "in_flight")
 
     def __init__(self) -> None:
         self.full_at = -math.inf
+        self.in_flight = 0
 
     def wait(self, cost: int, interval: float, burst: int, now: float) -> float:
         """Seconds until a request of ``cost`` may leave. What costs more than the burst leaves when full."""
@@ -108,7 +113,14 @@ class Bucket:
     def leave(self, cost: int, interval: float, now: float) -> None:
         """A request leaves."""
         self.full_at = max(self.full_at, now) + cost * interval
+        self.in_flight += cost
+
+    def answered(self, cost: int, interval: float, now: float) -> None:
+        """Its answer came, or nobody waits for it any more."""
+        self.full_at = max(self.full_at, now + self.in_flight * interval)
+        self.in_flight -= cost
 
     def give_back(self, cost: int, interval: float) -> None:
-        """It has not left after all."""
+        """It has not left after all, or was refused."""
         self.full_at -= cost * interval
+        self.in_flight -= cost
