@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Any, NamedTuple
 
-from bot.core.outbound.models import Kind, Request, kind_of, plain_method
+from bot.core.outbound.models import MAX_METHODS, Kind, Request, kind_of, plain_method
 
 CHANNELS_BELOW = -1_000_000_000_000
 """The chat id of a channel or supergroup is this minus the channel's number."""
@@ -16,6 +16,7 @@ CHANNELS_BELOW = -1_000_000_000_000
 _WRAPPERS = ("functions.InvokeWith", "functions.InvokeAfter")
 _NAMESPACES = ("messages.", "ephemeral.")
 _FILES = "upload."
+_INLINE = "messages.EditInlineBotMessage"
 # Signing in, updates and what keeps a connection alive. Their errors are the framework's business.
 _CONNECTION = ("auth.", "updates.", "help.", "Ping", "DestroyS", "GetFutureSalts", "InitConnection")
 # What writes to a chat beside messages, edits and chat actions, and is refused together with them.
@@ -78,6 +79,25 @@ def chat_of(peer: Any, me: int | None = None) -> int | str | None:
     return None
 
 
+def is_numbered(chat: int | str | None) -> bool:
+    """Whether the chat is a user or basic group, whose messages share the account's numbers."""
+    return type(chat) is int and chat > CHANNELS_BELOW
+
+
+_planned: dict[str, tuple[Way, Kind]] = {}
+"""How requests of a method are sent; as many as Telegram has methods."""
+
+
+def _way_of(method: str) -> tuple[Way, Kind]:
+    kind = kind_of(method)
+    if method.startswith(_FILES):
+        return Way.ALONE, kind
+    if kind is Kind.UNQUEUED or method.startswith(_CONNECTION):
+        return Way.UNTOUCHED, kind
+    in_lane = method in _WITH_MESSAGES or method == _INLINE or kind is not Kind.OTHER
+    return (Way.LANE if in_lane and method.startswith((*_NAMESPACES, "channels.")) else Way.ALONE), kind
+
+
 def plan_of(query: Any, me: int | None = None, editing: dict[int, int | str] | None = None) -> Plan:
     """How a function without wrappers is sent.
 
@@ -85,17 +105,19 @@ def plan_of(query: Any, me: int | None = None, editing: dict[int, int | str] | N
     ``messages.DeleteMessages``, which names no chat.
     """
     method = method_of(query)
-    if method.startswith(_FILES):
-        return Plan(Way.ALONE, None, "parts sent" if ".Save" in method else "parts read")
-    kind = kind_of(method)
-    if kind is Kind.UNQUEUED or method.startswith(_CONNECTION):
-        return Plan(Way.UNTOUCHED, None, method)
-    request = None
-    if method == "messages.EditInlineBotMessage":
-        request = _inline_edit(query)
-    elif method in _WITH_MESSAGES or (kind is not Kind.OTHER and method.startswith(_NAMESPACES)):
-        request = _request(query, method, kind, me, editing)
-    return Plan(Way.ALONE, None, method) if request is None else Plan(Way.LANE, request, method)
+    found = _planned.get(method)
+    if found is None:
+        found = _way_of(method)
+        if len(_planned) < MAX_METHODS:
+            _planned[method] = found
+    way, kind = found
+    if way is Way.LANE:
+        inline = method == _INLINE
+        request = _inline_edit(query) if inline else _request(query, method, kind, me, editing)
+        return Plan(way, request, method) if request is not None else Plan(Way.ALONE, None, method)
+    if way is Way.ALONE and method.startswith(_FILES):
+        method = "parts sent" if ".Save" in method else "parts read"
+    return Plan(way, None, method)
 
 
 def _request(

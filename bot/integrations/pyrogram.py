@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pyrogram
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from bot.core.phase4_config import Phase4Config
     from bot.core.rate_limiter import RateLimitConfig, RateLimiter
     from bot.integrations.method_waits import MethodWaits
-    from bot.integrations.mtproto_requests import Plan
 
 __all__ = ["Installed", "install", "uninstall"]
 
@@ -45,6 +45,8 @@ _LEAST = ("initialize", "terminate", "dispatcher", "is_connected")
 
 # The raw function that this task is sending: some forks try again by calling Session.invoke themselves.
 _sending: ContextVar[object] = ContextVar("phase4_pyrogram_sending", default=None)
+
+_loaded: ModuleType | None = None
 
 
 def install(
@@ -121,6 +123,27 @@ class _RefusedError(Exception):
         self.error = error
 
 
+class _Edits:
+    """Chats of edits that wait or are being sent, by message: a delete names none outside of channels."""
+
+    def __init__(self) -> None:
+        # Changed by of() only. Users and basic groups share the account's numbers.
+        self.chats: dict[int, int | str] = {}
+        self._counts: dict[int, int] = {}
+
+    @contextmanager
+    def of(self, message: int, chat: int | str) -> Iterator[None]:
+        """Around an edit."""
+        self.chats[message] = chat
+        self._counts[message] = self._counts.get(message, 0) + 1
+        try:
+            yield
+        finally:
+            self._counts[message] -= 1
+            if not self._counts[message]:
+                del self._counts[message], self.chats[message]
+
+
 class Installed:
     """A client's connection with Phase 4, as :func:`install` returns it.
 
@@ -135,14 +158,11 @@ class Installed:
         self._starts_services = True
         self._given: Outbound | None = None
         self._waits: MethodWaits | None = None
-        # Raw functions that are being sent, by id, and how often; their FloodWaits are ours.
-        self._carried: dict[int, int] = {}
-        # Chats of edits that wait or are being sent, by message: users and basic groups share one numbering.
-        self._editing: dict[int, int | str] = {}
+        self._edits = _Edits()
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self._updates = Updates(client)
         self._attached = False
-        # From the end of the client's updates until its next start: nothing waits any more.
+        # From the stop until the next start of a client with an Outbound of its own: nothing waits any more.
         self._stopped = False
 
     def _set(
@@ -223,8 +243,8 @@ class Installed:
     async def _drain(self) -> None:
         """Send what waits, and let nothing wait any more, unless others send through the same."""
         own = None if self._given is not None else await self.outbound()
-        self._stopped = True
         if own is not None and own is not running_outbound():
+            self._stopped = True  # what handlers still send must not switch it on again
             await own.disable()
         await self._services.drain()
 
@@ -246,20 +266,19 @@ class Installed:
         outbound = await self.outbound() if _sending.get() is not query else None
         if outbound is None:
             return await invoke(session, query, *args, **kwargs)
-        from bot.integrations.mtproto_requests import Way, plan_of, unwrapped
-
-        inner = unwrapped(query)
-        plan = plan_of(inner, self._account, self._editing)
-        if plan.way is Way.UNTOUCHED:
+        requests = _requests()
+        plan = requests.plan_of(requests.unwrapped(query), self._account, self._edits.chats)
+        if plan.way is requests.Way.UNTOUCHED:
             return await invoke(session, query, *args, **kwargs)
-        self._watch(session)
-        is_main = session is self.client.session
+        client = self.client
+        is_main = session is client.session
 
         async def send() -> Any:
-            now = self.client.session if is_main else session
-            if now is None or not self.client.is_connected:
+            now = client.session if is_main else session
+            if now is None or not client.is_connected:
                 raise ConnectionError("The client was stopped while the request waited: not sent")
-            self._watch(now)
+            if now not in self._sessions:
+                self._watch(now)
             token = _sending.set(query)
             try:
                 return await invoke(now, query, *args, **kwargs)
@@ -268,12 +287,15 @@ class Installed:
             finally:
                 _sending.reset(token)
 
-        with self._carrying(inner, plan):
-            if plan.way is Way.ALONE:
-                return await self._method_waits().call(send, plan.key, outbound.max_wait)
-            assert plan.request is not None
-            priority = answer_priority(plan.request.chat)
-            request = plan.request if priority is None else replace(plan.request, priority=priority)
+        request = plan.request
+        if request is None:
+            return await self._method_waits().call(send, plan.key, outbound.max_wait)
+        priority = answer_priority(request.chat)
+        if priority is not None:
+            request = replace(request, priority=priority)
+        if type(request.message_id) is not int or not requests.is_numbered(request.chat):
+            return await outbound.call(send, request)
+        with self._edits.of(request.message_id, request.chat):
             return await outbound.call(send, request)
 
     def _method_waits(self) -> MethodWaits:
@@ -283,38 +305,8 @@ class Installed:
             self._waits = MethodWaits()
         return self._waits
 
-    @contextmanager
-    def _carrying(self, inner: Any, plan: Plan) -> Iterator[None]:
-        from bot.integrations.mtproto_requests import CHANNELS_BELOW
-
-        carried, editing, request = self._carried, self._editing, plan.request
-        key = id(inner)  # the caller's frame keeps it alive
-        carried[key] = carried.get(key, 0) + 1
-        edited = None
-        message = None if request is None else request.message_id
-        if (
-            request is not None
-            and type(message) is int
-            and type(request.chat) is int
-            and request.chat > CHANNELS_BELOW
-            and message not in editing
-        ):
-            edited = message
-            editing[message] = request.chat
-        try:
-            yield
-        finally:
-            if carried[key] > 1:
-                carried[key] -= 1
-            else:
-                del carried[key]
-            if edited is not None:
-                del editing[edited]
-
     def _watch(self, session: Session) -> None:
-        """Tell the FloodWaits of what we carry as refusals, which the session does not sleep through."""
-        if session in self._sessions:
-            return
+        """Tell the FloodWaits of what we send as refusals, which the session does not sleep through."""
         original = session.send
 
         @functools.wraps(original)
@@ -322,9 +314,10 @@ class Installed:
             try:
                 return await original(data, *args, **kwargs)
             except _FLOODS as error:
-                from bot.integrations.mtproto_requests import unwrapped
-
-                if id(unwrapped(data)) in self._carried:
+                unwrapped = _requests().unwrapped
+                ours = _sending.get()
+                # Not what else runs in this context, such as a session that starts anew.
+                if ours is not None and unwrapped(data) is unwrapped(ours):
                     raise _RefusedError(error) from error
                 raise
 
@@ -337,6 +330,16 @@ class Installed:
 
 _installed: weakref.WeakSet[Installed] = weakref.WeakSet()
 _original_invoke: Callable[..., Awaitable[Any]] | None = None
+
+
+def _requests() -> Any:
+    """The module, imported with the first request that outbound is on for."""
+    global _loaded
+    if _loaded is None:
+        from bot.integrations import mtproto_requests
+
+        _loaded = mtproto_requests
+    return _loaded
 
 
 def _add(installed: Installed) -> None:

@@ -277,6 +277,20 @@ def _load_balancer(f: Mapping[str, Any]) -> Iterator[Row]:
         yield Row(*instance)
 
 
+def _outbound(f: Mapping[str, Any]) -> Iterator[Row]:
+    yield Row("sent, failed", f"{f.get('sent', 0):,}, {f.get('failed', 0):,}")
+    queued, most = f.get("queued", 0), f.get("max_pending", 0)
+    yield Row("queued", f"{queued:,} of {most:,}", "< 80 %", queued <= 0.8 * most)
+    half, most_of_all = f.get("p50_wait_ms", 0.0), f.get("p99_wait_ms", 0.0)
+    yield Row("wait, 50 % and 99 %", f"{half:,.0f} ms, {most_of_all:,.0f} ms")
+    yield Row("refused by Telegram", f"{f.get('refusals', 0):,}")
+    yield Row("chats held", f"{f.get('chats_held', 0):,}")
+    held = f.get("held_globally_seconds", 0.0)
+    yield Row("all chats held", f"{held:,.0f} s", "0 s", not held)
+    if f.get("degraded"):
+        yield Row("shared budget", "DEGRADED: local")
+
+
 def _instances(given: Any) -> Iterator[tuple[str, str]]:
     if isinstance(given, Mapping):
         given = [{"id": key, **value} for key, value in given.items() if isinstance(value, Mapping)]
@@ -299,6 +313,7 @@ _ROWS: dict[str, Callable[[Mapping[str, Any]], Iterator[Row]]] = {
     "rate_limiter": _rate_limiter,
     "batch_processor": _batch_processor,
     "load_balancer": _load_balancer,
+    "outbound": _outbound,
 }
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-CORE = Path(__file__).resolve().parents[2] / "bot" / "core"
+BOT = Path(__file__).resolve().parents[2] / "bot"
+CORE = BOT / "core"
 MODULES = sorted(CORE.rglob("*.py"))
 SHARED = {"_shared", "redis_link", "phase4_config", "phase4_service"}
 """What a service may lean on beside itself."""
@@ -31,6 +32,93 @@ def imported(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
     return found
+
+
+LAYERS = (
+    ("bot.core._shared",),
+    ("bot.core.phase4_config",),
+    ("bot.core.redis_link", "bot.core.phase4_service"),
+    tuple(f"bot.core.{service}" for service in SERVICES),
+    ("bot.core.enhanced_startup_phase4",),
+    ("bot.core.phase4_metrics",),
+    ("bot.integrations", "bot.service", "bot.testing"),
+    ("bot.__main__",),
+)
+"""From the lowest up: a module imports from its own layer and from those below it."""
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(BOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+NAMES = {module_name(path): path for path in sorted(BOT.rglob("*.py"))}
+
+
+def arrows() -> dict[str, set[str]]:
+    """Every module with those that it imports, also within functions and for type checkers only."""
+    found: dict[str, set[str]] = {}
+    for name, path in NAMES.items():
+        others: set[str] = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                others |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                # What is imported from a package is a module of it, or a name of the package itself.
+                named = {f"{node.module}.{alias.name}" for alias in node.names}
+                others |= named & NAMES.keys()
+                others |= set() if named <= NAMES.keys() else {node.module}
+        found[name] = others & NAMES.keys()
+    return found
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of modules that reach each other: what is left when all that ends somewhere is taken away."""
+    left = {name: set(others) - {name} for name, others in graph.items()}
+    while ends := {name for name, others in left.items() if not others & left.keys()}:
+        for name in ends:
+            del left[name]
+    found: list[list[str]] = []
+    for name in left:
+        path, seen = [name], {name}
+        while True:
+            step = min(each for each in left[path[-1]] if each in left)
+            if step in seen:
+                circle = path[path.index(step) :]
+                if sorted(circle) not in map(sorted, found):
+                    found.append(circle)
+                break
+            path.append(step)
+            seen.add(step)
+    return found
+
+
+def layer_of(module: str) -> int:
+    """The layer of a module; packages that only hold others are in none, 0."""
+    for number, members in enumerate(LAYERS):
+        if any(module == member or module.startswith(f"{member}.") for member in members):
+            return number
+    assert module in ("bot", "bot.core"), f"{module}: in which layer?"
+    return 0
+
+
+def test_no_import_circle() -> None:
+    assert not circles(arrows())
+
+
+def test_a_circle_is_found() -> None:
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set(), "e": {"d", "a"}}
+    assert circles(graph) == [["b", "c"]]
+
+
+def test_no_arrow_points_up() -> None:
+    up = [
+        f"{name} imports {other}"
+        for name, others in arrows().items()
+        for other in sorted(others)
+        if layer_of(other) > layer_of(name)
+    ]
+    assert not up
 
 
 def is_pure(path: Path) -> bool:

@@ -9,7 +9,15 @@ import pytest
 from pyrogram.errors import FloodWait
 from pyrogram.session import Session
 
-from bot.core.outbound import Limits, Outbound, OutboundHeldError, Priority, sending
+from bot.core.outbound import (
+    Limits,
+    MessageDeletedError,
+    Outbound,
+    OutboundClosedError,
+    OutboundHeldError,
+    Priority,
+    sending,
+)
 from bot.core.phase4_service import Phase4Service
 from bot.integrations.pyrogram import install, uninstall
 from bot.testing.mtproto import MTProtoServer
@@ -130,6 +138,7 @@ def test_a_wait_longer_than_max_wait_is_raised_at_once():
     in_fast_time(main)
 
 
+@pytest.mark.slow
 def test_200_status_messages_edited_each_second_show_the_last_text():
     """Mirror bots edit into penalties, and hold a lock over all chats meanwhile."""
 
@@ -403,6 +412,7 @@ def test_bad_arguments_are_named():
     assert "_phase4_installed" not in client.__dict__
 
 
+@pytest.mark.server
 def test_nothing_is_imported_before_it_is_used():
     code = (
         "import sys, bot.core.enhanced_startup_phase4\n"
@@ -434,3 +444,109 @@ async def test_it_runs_under_uvloop():
             runner.run(main())
 
     await asyncio.to_thread(run)
+
+
+def test_a_second_edit_is_dropped_by_a_delete_after_the_first_was_sent():
+    async def main():
+        server = MTProtoServer()
+        await process_outbound(Limits(chat=(1, 5.0), chat_burst=2))
+        async with running(server) as app:
+            message = await app.send_message(USER, "0 %")
+            first = asyncio.create_task(message.edit("1 %"))
+            await asyncio.sleep(0.1)
+            second = asyncio.create_task(message.edit("2 %"))
+            await first
+            await asyncio.sleep(0.1)
+            assert not second.done()
+            await message.delete()
+            with pytest.raises(MessageDeletedError):
+                await second
+        assert server.shown(USER, message.id) is None
+
+    in_fast_time(main)
+
+
+def test_a_lost_connection_in_the_middle_keeps_the_order():
+    """The session tries again by itself; the chat's next message waits for it."""
+
+    async def main():
+        server = MTProtoServer(latency=0.01)
+        await process_outbound()
+        async with running(server) as app:
+            await app.send_message(GROUP, "first")
+            lost = asyncio.create_task(app.send_message(GROUP, "second"))
+            await asyncio.sleep(0.005)
+            await app.session.stop()
+            behind = asyncio.create_task(app.send_message(GROUP, "third"))
+            await asyncio.sleep(0.5)
+            await app.session.start()
+            await asyncio.gather(lost, behind)
+        texts = [one.text for one in server.requests("SendMessage") if one.outcome == "ok"]
+        assert texts.index("third") == len(texts) - 1
+
+    in_fast_time(main)
+
+
+def test_requests_without_updates_and_in_a_takeout_are_known_too():
+    async def main():
+        server = MTProtoServer()
+        outbound = await process_outbound()
+        client = server.client(no_updates=True)
+        install(client, services=False)
+        async with client:
+            client.takeout_id = 5
+            server.refuse("SendMessage", 5)
+            await client.send_message(GROUP, "hello")
+            client.takeout_id = None
+        await uninstall(client)
+        assert outbound.statistics()["refusals"] == 1
+        assert [one.outcome for one in server.requests("SendMessage")] == ["FLOOD_WAIT_5", "ok"]
+
+    in_fast_time(main)
+
+
+def test_a_stopping_account_of_its_own_budget_is_not_switched_on_again():
+    async def main():
+        server = MTProtoServer()
+        await process_outbound(drain_timeout=1.0)
+        async with running(server, "one") as one:
+            await one.send_message(USER, "the first has the process's budget")
+            async with running(server, "two") as two:
+                await two.send_message(USER, "hello")
+                own = await two._phase4_installed.outbound()
+                own.hold(GROUP, 30.0)
+                waiting = asyncio.create_task(two.send_message(GROUP, "held"))
+                await asyncio.sleep(0.1)
+            with pytest.raises(OutboundClosedError):
+                await waiting
+            assert not own.enabled
+            await one.send_message(USER, "still there")
+
+    in_fast_time(main)
+
+
+def test_edits_of_inline_messages_are_superseded_by_message():
+    async def main():
+        server = MTProtoServer()
+        outbound = await process_outbound()
+        raw = pyrogram.raw
+
+        def edit(app, number, text):
+            message = raw.types.InputBotInlineMessageID64(dc_id=2, owner_id=1, id=number, access_hash=7)
+            return asyncio.create_task(
+                app.invoke(raw.functions.messages.EditInlineBotMessage(id=message, message=text))
+            )
+
+        async with running(server) as app:
+            server.refuse("EditInlineBotMessage", 3)
+            first = edit(app, 1, "0")
+            await asyncio.sleep(0.1)
+            edits = [edit(app, 1, str(n)) for n in range(1, 10)]
+            await edit(app, 2, "another message")
+            assert not first.done()
+            await asyncio.gather(first, *edits)
+        sent = [one.text for one in server.requests("EditInlineBotMessage")]
+        assert sent == ["0", "another message", "9"]
+        assert outbound.statistics()["superseded"] == 9
+
+    in_fast_time(main)

@@ -72,7 +72,7 @@ async def test_figures_targets_and_states_are_shown_and_move(shown, page):
     url = f"http://127.0.0.1:{shown.port}"
     await page.goto(f"{url}/")
     await page.wait_for_selector("#figures:not([hidden])")
-    assert "4 of 6 services on, all well" in await text(page, "#overall")
+    assert "4 of 7 services on, all well" in await text(page, "#overall")
     assert await page.locator(".tile").count() == 6
     assert await page.locator('.card[data-state="on"]').count() == 4
     assert "ENABLE_LOAD_BALANCER = True" in await text(page, '.card[data-service="load_balancer"]')

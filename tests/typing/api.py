@@ -23,6 +23,7 @@ from bot.core.enhanced_startup_phase4 import (
     shutdown_phase4_services,
 )
 from bot.core.load_balancer import Instance, LoadBalancer, LoadBalancingStrategy, RouteResult
+from bot.core.outbound import BroadcastProgress, BroadcastReport, Outbound, terminal_progress
 from bot.core.query_optimizer import (
     Finding,
     IndexSuggestion,
@@ -207,3 +208,18 @@ async def queries_watched_and_told_of() -> None:
     optimizer.explain_with(explainer, "postgres", timeout=1.0)
     optimizer.explain_with(None)
     await optimizer.analyze_query(5)  # type: ignore[arg-type]
+
+
+async def broadcasts(outbound: Outbound, users: list[int]) -> list[int | str]:
+    async def send(chat: int) -> str:
+        return f"to {chat}"
+
+    async def show(progress: BroadcastProgress) -> None:
+        assert_type(progress.total, int | None)
+
+    report = await outbound.broadcast("news", users, send, paid=True, on_progress=show)
+    assert_type(report, BroadcastReport)
+    await outbound.broadcast("news", lambda: iter(users), send, on_progress=terminal_progress(), store="")
+    async for chat, reason in report.failures():
+        assert_type((chat, reason), tuple[int | str, str])
+    return await report.unreachable()

@@ -23,6 +23,7 @@ _COUNTED = {
     "cache_manager": ("total_hits", "total_misses", "l1_evictions", "l1_insertions"),
     "batch_processor": ("total_items_processed",),
     "load_balancer": ("total_requests", "failed_requests"),
+    "outbound": ("sent",),
 }
 _OF_LIMITS = ("allowed", "blocked")
 _OF_POOLS = ("total_acquired", "failed_acquisitions")
@@ -51,6 +52,7 @@ class RecentFigures(Struct, frozen=True):
     leases_per_second: float | None = None
     batch_items_per_second: float | None = None
     routed_requests_per_second: float | None = None
+    sent_requests_per_second: float | None = None
 
 
 class RecentReader:
@@ -109,6 +111,7 @@ class RecentReader:
             leases_per_second=rate("connection_pool_manager", "total_acquired"),
             batch_items_per_second=rate("batch_processor", "total_items_processed"),
             routed_requests_per_second=rate("load_balancer", "total_requests"),
+            sent_requests_per_second=rate("outbound", "sent"),
         )
 
 

@@ -8,13 +8,18 @@ too. An entry lies in the stream from its submission until its item has ended; t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import msgspec
 
 from bot.core._shared.errors import CorruptPayloadError, UnsupportedValueError
 from bot.core._shared.values import decode_body, encode_body
 from bot.core.batch_processor.models import MAX_KEY_LENGTH, MAX_PRIORITY, DeadLetter
 from bot.core.redis_link import RedisLink, RedisRefusedError
+
+T = TypeVar("T")
 
 GROUP = "workers"
 NOBODY = "given-back"
@@ -279,7 +284,8 @@ class Streams:
         """Add (item id, value) pairs: ADDED, FULL or KNOWN for each, and the stream's length."""
         keys = [self.items, *[self._key(item_id) for item_id, _ in wanted]]
         values = [value for _, value in wanted]
-        *answers, length = await self._add(keys, [limit, int(all_or_none), *values])
+        answer = await self._add(keys, [limit, int(all_or_none), *values])
+        *answers, length = _checked(answer, list[int], len(wanted) + 1)
         return answers, length
 
     async def read(self, consumer: str, count: int, block: int) -> list[Delivery]:
@@ -289,13 +295,16 @@ class Streams:
         )
         if not answer:
             return []
-        streams = answer.values() if isinstance(answer, dict) else [entries for _, entries in answer]
         found: list[Delivery] = []
-        for entries in streams:
-            # The client answers with the entries, or with a list that holds them, as its version has it.
-            for part in entries:
-                for entry, fields in part if isinstance(part, list) else [part]:
-                    found.append(Delivery(entry, 1, (fields or {}).get(b"v", b"")))
+        try:
+            streams = answer.values() if isinstance(answer, dict) else [entries for _, entries in answer]
+            for entries in streams:
+                # The client answers with the entries, or with a list that holds them, as its version has it.
+                for part in entries:
+                    some = part if isinstance(part, list) else [part]
+                    found += [Delivery(_checked_id(one[0]), 1, _value_in(one[1])) for one in some]
+        except (TypeError, ValueError, LookupError) as error:
+            raise _unexpected() from error
         return found
 
     async def claim(
@@ -308,11 +317,15 @@ class Streams:
         found = await self._claim(
             [self.items], [GROUP, consumer, lease_ms, room, alone_from, most, int(alone), STOPPED]
         )
-        return [Delivery(entry, count, value, bool(stopped)) for entry, count, value, stopped in found]
+        taken = _checked(found, list[tuple[bytes, int, bytes, int]])
+        return [
+            Delivery(_checked_id(entry), count, value, bool(stopped))
+            for entry, count, value, stopped in taken
+        ]
 
     async def refresh(self, consumer: str, entries: Sequence[bytes]) -> list[bytes]:
         """Begin the lease of these entries anew; returns those that are this consumer's no more."""
-        return list(await self._refresh([self.items], [GROUP, consumer, *entries]))
+        return _checked(await self._refresh([self.items], [GROUP, consumer, *entries]), list[bytes])
 
     async def give_back(self, consumer: str, entries: Sequence[tuple[bytes, int]], *, begun: bool) -> None:
         """Leave (entry, deliveries to be remembered) pairs for whoever claims next."""
@@ -326,8 +339,7 @@ class Streams:
 
     async def tidy(self, idle_ms: int) -> tuple[int, int]:
         """Forget consumers without entries that were silent for so long; (entries, dead letters)."""
-        entries, letters = await self._tidy([self.items, self.dead], [GROUP, idle_ms])
-        return entries, letters
+        return _checked(await self._tidy([self.items, self.dead], [GROUP, idle_ms]), tuple[int, int])
 
     async def settle(
         self, settlements: Sequence[Settlement], ttl_ms: int, max_dead_letters: int
@@ -337,29 +349,32 @@ class Streams:
         arguments: list[Any] = [GROUP, ttl_ms, max_dead_letters]
         for one in settlements:
             arguments += (one.entry, one.outcome, one.letter)
-        return [bool(flag) for flag in await self._settle(keys, arguments)]
+        ended = _checked(await self._settle(keys, arguments), list[int], len(settlements))
+        return [bool(flag) for flag in ended]
 
     async def outcomes(self, item_ids: Sequence[str]) -> list[bytes | None]:
         """What the keys of items hold: PENDING, an outcome, None, or LOST (told once, None after that)."""
-        return list(await self._look([self.items, *[self._key(item_id) for item_id in item_ids]], []))
+        found = await self._look([self.items, *[self._key(item_id) for item_id in item_ids]], [])
+        return _checked(found, list[bytes | None], len(item_ids))
 
     async def last_entry(self) -> bytes | None:
         """The id of the newest entry."""
         found = await self.link.execute("XREVRANGE", self.items, "+", "-", "COUNT", 1)
-        return found[0][0] if found else None
+        entries = _entries_of(found)
+        return entries[0][0] if entries else None
 
     async def any_until(self, entry: bytes) -> bool:
         """Whether an entry not newer than this one has not ended."""
-        return bool(await self.link.execute("XRANGE", self.items, "-", entry, "COUNT", 1))
+        return bool(_entries_of(await self.link.execute("XRANGE", self.items, "-", entry, "COUNT", 1)))
 
     async def letters(self, limit: int | None = None) -> list[DeadLetter]:
         """The dead letters, the oldest first; what cannot be read is left out."""
         found: list[DeadLetter] = []
         start = b"-"
         while limit is None or len(found) < limit:
-            page = await self.link.execute("XRANGE", self.dead, start, "+", "COUNT", 200)
-            for entry, fields in page:
-                letter = letter_of(entry, fields.get(b"v", b""))
+            page = _entries_of(await self.link.execute("XRANGE", self.dead, start, "+", "COUNT", 200))
+            for entry, value in page:
+                letter = letter_of(entry, value)
                 if letter is not None:
                     found.append(letter)
             if len(page) < 200:
@@ -371,13 +386,56 @@ class Streams:
         """Make an item of a dead letter: 1, or 0 if it is one again already, or -1 if there is no room."""
         value = value_of(letter.item_id, letter.priority, letter.data)
         keys = [self.items, self.dead, self._key(letter.item_id)]
-        return int(await self._replay(keys, [letter.entry, value, limit]))
+        return _checked(await self._replay(keys, [letter.entry, value, limit]), int)
 
     async def discard(self, letters: Sequence[DeadLetter]) -> int:
         """Remove dead letters; how many there were."""
         if not letters:
             return 0
-        return int(await self.link.execute("XDEL", self.dead, *[letter.entry for letter in letters]))
+        gone = await self.link.execute("XDEL", self.dead, *[letter.entry for letter in letters])
+        return _checked(gone, int)
+
+
+# Answers. One of a wrong shape is Redis's failure, as one that it refuses.
+
+
+def _unexpected() -> RedisRefusedError:
+    return RedisRefusedError("unexpected answer of Redis")
+
+
+def _checked(answer: Any, shape: type[T], length: int | None = None) -> T:
+    """The answer, if it is of this type, and of this length; raises RedisRefusedError otherwise."""
+    try:
+        found = msgspec.convert(answer, shape)
+    except msgspec.ValidationError as error:
+        raise _unexpected() from error
+    if length is not None and len(answer) != length:
+        raise _unexpected()
+    return found
+
+
+def _checked_id(entry: Any) -> bytes:
+    """The id of an entry of a stream; raises RedisRefusedError for anything else."""
+    if not isinstance(entry, bytes) or _ENTRY_ID.fullmatch(entry) is None:
+        raise _unexpected()
+    return entry
+
+
+_ENTRY_ID = re.compile(rb"[0-9]{1,20}-[0-9]{1,20}")
+
+
+def _value_in(fields: Any) -> bytes:
+    """What an entry holds; empty if nobody here wrote it."""
+    value = fields.get(b"v", b"") if isinstance(fields, dict) else b""
+    return value if isinstance(value, bytes) else b""
+
+
+def _entries_of(page: Any) -> list[tuple[bytes, bytes]]:
+    """The ids and values of XRANGE; raises RedisRefusedError for anything else."""
+    try:
+        return [(_checked_id(entry), _value_in(fields)) for entry, fields in page or ()]
+    except (TypeError, ValueError) as error:
+        raise _unexpected() from error
 
 
 # Values. What Redis gives back is untrusted: each is checked for its shape.
@@ -445,6 +503,7 @@ def letter_of(entry: bytes, value: bytes) -> DeadLetter | None:
         item_id, data, priority, attempts, error, died_at = decode_body(value)
     except (CorruptPayloadError, ValueError, TypeError):
         return None
-    if not (type(item_id) is str and type(priority) is int and type(error) is str):
+    kinds = (type(item_id), type(priority), type(attempts), type(error))
+    if kinds != (str, int, int, str) or type(died_at) not in (int, float):
         return None
     return DeadLetter(item_id, data, priority, attempts, error, died_at, entry.decode())

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bot.core.outbound.models import Chat, Kind, Priority, plain_method
-
-if TYPE_CHECKING:
-    from bot.core.outbound.lanes import Lane
 
 Key = tuple[Hashable, ...]
 
@@ -68,8 +65,8 @@ class Entry:
         self.answers = self.starved = False
         # Its place in windows that instances share. Changed by the shared budget.
         self.reservation: Any = None
-        # Set while it waits or is in flight. Changed by the scheduler.
-        self.lane: Lane | None = None
+        # The scheduler's Lane, while it waits or is in flight. Changed by the scheduler.
+        self.lane: Any = None
 
 
 def replaces(method: str, chat: Chat, message_id: object) -> Key:

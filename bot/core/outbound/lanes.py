@@ -369,7 +369,7 @@ class Scheduler:
 
     def debt_before(self, entry: Entry, now: float) -> float:
         """In how many seconds the bucket of its private chat would be full without it."""
-        lane = entry.lane
+        lane: Lane | None = entry.lane
         if lane is None or not lane.chat.private or lane.kind not in (Kind.SEND, Kind.EDIT):
             return 0.0
         cost = entry.cost * self._interval / lane.chat.slowdown.share(entry.departed)
@@ -523,7 +523,7 @@ class Scheduler:
     # Ends of what was in flight.
 
     def _returned(self, entry: Entry) -> Lane:
-        lane = entry.lane
+        lane: Lane | None = entry.lane
         assert lane is not None
         lane.in_flight -= 1
         self.in_flight -= 1

@@ -223,6 +223,8 @@ def _end_if_cancelled() -> None:
 
 
 async def _listen(connection: Any, timeout: float, on_message: Callable[[bytes], None]) -> None:
+    from redis.exceptions import ResponseError
+
     asked = False
     while True:
         _end_if_cancelled()
@@ -233,7 +235,8 @@ async def _listen(connection: Any, timeout: float, on_message: Callable[[bytes],
         except TimeoutError:
             answer = None
         except Exception as error:
-            if judge(error) is Failure.REFUSED:
+            # Anything but an error that Redis sent, such as bytes that are none, would come again at once.
+            if isinstance(error, ResponseError) and judge(error) is Failure.REFUSED:
                 answer = error  # PING is forbidden, and yet this was an answer
             elif "imeout" not in type(error).__name__:
                 raise

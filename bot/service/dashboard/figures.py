@@ -87,6 +87,7 @@ SERVICES = (
     ("rate_limiter", "Rate limiter", "ENABLE_RATE_LIMITER"),
     ("batch_processor", "Batch processor", "ENABLE_BATCH_PROCESSOR"),
     ("load_balancer", "Load balancer", "ENABLE_LOAD_BALANCER"),
+    ("outbound", "Outbound", "ENABLE_OUTBOUND"),
 )
 
 
@@ -114,6 +115,7 @@ def points(status: Mapping[str, Any], recent: RecentFigures, lag_seconds: float)
         "limited": recent.limited_requests_per_second,
         "batch_items": recent.batch_items_per_second,
         "routed": recent.routed_requests_per_second,
+        "outbound_sent": recent.sent_requests_per_second,
         "memory": process.get("rss_mb"),
         "cpu": process.get("cpu_percent"),
         "lag": lag_seconds * 1000,
@@ -191,6 +193,14 @@ _FACTS: dict[str, tuple[Fact, ...]] = {
         Fact("Average response", "average_response_time_ms", "ms"),
         Fact("Success", "success_rate_percent", "%"),
     ),
+    "outbound": (
+        Fact("Sent", "sent"),
+        Fact("Queued", "queued"),
+        Fact("Wait, 99 %", "p99_wait_ms", "ms"),
+        Fact("Refused by Telegram", "refusals"),
+        Fact("Chats held", "chats_held"),
+        Fact("Superseded edits", "superseded"),
+    ),
 }
 
 _CHARTS = {
@@ -200,6 +210,7 @@ _CHARTS = {
     "rate_limiter": ("limited", "Limited requests per second", "/s"),
     "batch_processor": ("batch_items", "Items per second", "/s"),
     "load_balancer": ("routed", "Routed requests per second", "/s"),
+    "outbound": ("outbound_sent", "Requests sent per second", "/s"),
 }
 
 
@@ -245,6 +256,8 @@ def _state(key: str, on: bool, figures: Mapping[str, Any]) -> tuple[str, str]:
                 "failing" if not healthy else "degraded"
             ), f"{total - healthy} of {total} instances unhealthy"
         return "on", ""
+    if key == "outbound" and (held := figures.get("held_globally_seconds")):
+        return "degraded", f"Telegram refuses all chats for another {held:.0f} s"
     if figures.get("degraded"):
         return "degraded", _WITHOUT.get(key, "its backend does not answer")
     return "on", ""
@@ -254,6 +267,7 @@ _WITHOUT = {
     "cache_manager": "Redis does not answer: memory alone serves",
     "rate_limiter": "Redis does not answer: limits are per process",
     "batch_processor": "Redis does not answer: items are not durable",
+    "outbound": "Redis does not answer: Telegram's limits are kept per process",
 }
 
 

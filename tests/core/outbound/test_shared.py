@@ -494,6 +494,7 @@ def test_it_works_under_uvloop(redis_server):
         runner.run(run())
 
 
+@pytest.mark.server
 def test_a_cluster_keeps_a_bots_budget_on_one_node():
     servers = RedisCluster()
     try:

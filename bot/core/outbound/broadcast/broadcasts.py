@@ -8,7 +8,7 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bot.core._shared.clock import Clock
 from bot.core._shared.errors import invalid
@@ -32,7 +32,6 @@ from bot.core.outbound.models import Priority, Request
 
 if TYPE_CHECKING:
     from bot.core.outbound.broadcast.sqlite_store import Opened
-    from bot.core.outbound.service import Outbound
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +41,17 @@ CONCURRENCY, CONCURRENCY_PAID = 50, 500
 DEFAULT_STORE = "broadcasts.sqlite3"
 LOOKS = 10
 """Looks, in the time of its lease, at whether the owner of a broadcast gives a sign of life."""
+
+
+class Sender(Protocol):
+    """What a broadcast asks of the Outbound whose limits it keeps."""
+
+    @property
+    def enabled(self) -> bool:
+        """Whether its limits are on."""
+
+    async def call(self, send: Callable[[], Awaitable[Any]], request: Request) -> Any:
+        """Call ``send`` when the limits let ``request`` pass."""
 
 
 class _Entry:
@@ -72,7 +82,7 @@ class Broadcasts:
 
     async def run(
         self,
-        outbound: Outbound,
+        outbound: Sender,
         name: str,
         recipients: Recipients,
         send: Callable[[ChatId], Awaitable[object]],
@@ -89,7 +99,7 @@ class Broadcasts:
         lease: float = 10.0,
     ) -> BroadcastReport:
         """See :meth:`Outbound.broadcast`."""
-        address = self.store if store is None else checked_address("store", store)
+        address = checked_address("store", self.store if store is None else store)
         if concurrency is None:
             concurrency = CONCURRENCY_PAID if paid else CONCURRENCY
         check(recipients)
@@ -249,7 +259,7 @@ class Broadcasts:
 
 
 def _calls(
-    outbound: Outbound, *, paid: bool, cost: int
+    outbound: Sender, *, paid: bool, cost: int
 ) -> Callable[[ChatId, Callable[[], Awaitable[object]]], Awaitable[object]]:
     """Sending to a chat in its turn."""
 

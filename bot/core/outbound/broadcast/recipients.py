@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sized
+from collections import deque
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    MappingView,
+    Set,
+    Sized,
+)
 from typing import Any
 
 from bot.core._shared.errors import InvalidArgumentError, invalid
@@ -19,6 +30,9 @@ Recipients = (
 
 BATCH = 200
 """Recipients that are read, and claimed in the store, together."""
+
+_LIVING = (list, Set, Mapping, MappingView, deque)
+"""Of these a copy is read, of references alone."""
 
 ALLOWED = "an iterable or async iterable of chats (ids or @names), or a function that gives one"
 
@@ -59,7 +73,9 @@ async def opened(recipients: Recipients) -> Any:
     if callable(given) and not isinstance(given, Iterable | AsyncIterable):
         raise invalid("recipients", given, ALLOWED)
     check(given)
-    return given
+    # A bot adds and removes users meanwhile: a set would refuse to be read on, and a list leave somebody out.
+    living = isinstance(given, _LIVING)
+    return tuple(given) if living else given
 
 
 def number_of(recipients: Iterable[Any] | AsyncIterable[Any]) -> int | None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bot.core._shared.errors import InvalidArgumentError
+from bot.core._shared.errors import InvalidArgumentError, shown
 from bot.core.outbound.broadcast.errors import BroadcastLostError, BroadcastStoreError, StoreAwayError
 from bot.core.outbound.broadcast.outcomes import Outcome
 from bot.core.outbound.broadcast.store import REASON_LENGTH, ChatId, Ended, Kept
@@ -186,8 +186,8 @@ class RedisStore:
             ) from error
 
     async def page(self, outcome: Outcome, after: str) -> tuple[list[tuple[ChatId, str]], str]:
-        if not after:
-            await self.read()
+        if not after and await self.read() is None:
+            raise BroadcastStoreError(f"nothing is kept of broadcast {shown(self._name)} any more")
         first = int(after or 0)
         keys = [f"{self._prefix}{self._generation}:{bucket}" for bucket in range(first, first + BUCKETS_READ)]
 

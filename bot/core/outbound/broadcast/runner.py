@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import logging
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from typing import Any, NamedTuple, TypeVar
@@ -238,19 +239,30 @@ class Run:
             tried.fresh = False
             self._sending.add(task)
             try:
-                await self._plan.send(chat)
+                sent: object = self._plan.send(chat)
+                if not inspect.isawaitable(sent):
+                    error = invalid(
+                        "send", self._plan.send, "a coroutine function: what it gave is no awaitable"
+                    )
+                    self.stop(error)
+                    raise error
+                await sent
             finally:
                 if not self._stopping:
                     self._sending.discard(task)
 
         try:
             await self._call(chat, send)
+        except asyncio.CancelledError as error:
+            if task.cancelling():
+                raise
+            return self._judge(tried, error)  # something that the send waited for was cancelled, not this
         except Exception as error:
             return self._judge(tried, error)
         self._answers += 1
         return Ended(chat, Outcome.SENT)
 
-    def _judge(self, tried: Tried, error: Exception) -> Ended | None:
+    def _judge(self, tried: Tried, error: BaseException) -> Ended | None:
         if isinstance(error, OutboundClosedError):
             if not self._stopping:
                 self.stop(error)
@@ -302,7 +314,7 @@ class Run:
             return None
         return self._ended_by(tried, Outcome.FAILED, error)
 
-    def _ended_by(self, tried: Tried, outcome: Outcome, error: Exception) -> Ended:
+    def _ended_by(self, tried: Tried, outcome: Outcome, error: BaseException) -> Ended:
         reason = one_line(error, REASON_LENGTH) if outcome is Outcome.FAILED else ""
         return Ended(tried.chat, outcome, reason)
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from bot.core._shared.errors import shown
 from bot.core._shared.masking import one_line
 from bot.core.outbound.broadcast.errors import BroadcastLostError, BroadcastStoreError, StoreAwayError
 from bot.core.outbound.broadcast.outcomes import Outcome
@@ -251,7 +252,8 @@ class SqliteStore:
 
     async def page(self, outcome: Outcome, after: str) -> tuple[list[tuple[ChatId, str]], str]:
         def page(connection: sqlite3.Connection) -> tuple[list[tuple[ChatId, str]], str]:
-            self._read(connection)
+            if self._read(connection) is None:
+                raise BroadcastStoreError(f"nothing is kept of broadcast {shown(self._name)} any more")
             # Ids come before names; "i7" and "n@name" say after which.
             condition, last = "", []
             if after:

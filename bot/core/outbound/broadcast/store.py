@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
@@ -104,10 +105,12 @@ def is_redis(address: str) -> bool:
 
 
 def checked_address(name: str, address: object) -> str:
-    """The address of a store: a path, a URL of Redis, or ""; ValueError for anything else."""
+    """The address of a store: an absolute path, a URL of Redis, or ""; ValueError for anything else."""
     allowed = 'a path of a file, the URL of a Redis (redis://, rediss://, unix://), or "" for memory'
     if not isinstance(address, str) or len(address) > 4_096 or "\0" in address:
         raise invalid(name, address, allowed)
     if "://" in address and not is_redis(address):
         raise invalid(name, address.partition("://")[0] + "://...", allowed)
-    return address
+    if is_redis(address) or address in (MEMORY, ":memory:"):
+        return MEMORY if address == ":memory:" else address
+    return os.path.abspath(os.path.expanduser(address))
