@@ -29,6 +29,7 @@ from telegram.ext import (
 
 from bot.core._shared.errors import MisuseError, Phase4Error, invalid
 from bot.core._shared.masking import one_line
+from bot.core._shared.validation import valid_seconds
 from bot.core.phase4_service import Phase4Service
 from bot.integrations.bot_api import inline_chat
 from bot.integrations.inbound import (
@@ -89,9 +90,7 @@ class RateLimitArgs:
             if not isinstance(priority, Priority):
                 raise invalid("priority", priority, "a Priority or None")
         if deadline is not None:
-            from bot.core.outbound.models import check_seconds
-
-            check_seconds("deadline", deadline)
+            valid_seconds("deadline", deadline, zero=True)
         if not isinstance(replaceable, bool):
             raise invalid("replaceable", replaceable, "True or False")
         self.priority = priority

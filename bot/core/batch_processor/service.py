@@ -6,7 +6,6 @@ import asyncio
 import inspect
 import logging
 import math
-import re
 from asyncio import Future
 from collections.abc import Iterable, Sequence
 from threading import get_ident
@@ -18,6 +17,7 @@ from bot.core._shared.histogram import HistogramSnapshot
 from bot.core._shared.loop_owner import still_runs
 from bot.core._shared.masking import mask_secrets
 from bot.core._shared.tasks import run_on_loop
+from bot.core._shared.validation import YEAR, valid_count, valid_plain_name, valid_seconds
 from bot.core.batch_processor.dispatcher import Dispatcher, another_loop, presentable
 from bot.core.batch_processor.errors import (
     BatchClosedError,
@@ -45,7 +45,6 @@ logger = logging.getLogger(__name__)
 
 _OFF = "the batch processor is off"
 _ROOM_POLL = 0.05
-_UNBOUNDED = 31_536_000.0
 
 
 class BatchProcessor(Phase4Service):
@@ -150,25 +149,33 @@ class BatchProcessor(Phase4Service):
         """
         d = self._dispatcher
         handler = d.handler if process_handler is None else _valid_handler(process_handler)
-        size = _count("max_batch_size", max_batch_size, d.max_batch_size, 1, 1_000_000)
-        timeout = _seconds("batch_timeout", batch_timeout, d.batch_timeout)
-        concurrent = _count("max_concurrent", max_concurrent, d.max_concurrent, 1, 10_000)
-        pending = _count("max_pending", max_pending, d.max_pending, 1, 100_000_000)
-        limit = _seconds("handler_timeout", handler_timeout, d.handler_timeout, zero=True)
-        policy = RetryPolicy(
-            _count("max_retries", max_retries, d.retry.max_retries, 0, 1_000),
-            _seconds("retry_base", retry_base, d.retry.base),
-            _seconds("retry_max", retry_max, d.retry.cap),
+        size = valid_count("max_batch_size", max_batch_size, 1, 1_000_000, default=d.max_batch_size)
+        timeout = valid_seconds("batch_timeout", batch_timeout, most=YEAR, default=d.batch_timeout)
+        concurrent = valid_count("max_concurrent", max_concurrent, 1, 10_000, default=d.max_concurrent)
+        pending = valid_count("max_pending", max_pending, 1, 100_000_000, default=d.max_pending)
+        limit = valid_seconds(
+            "handler_timeout", handler_timeout, zero=True, most=YEAR, default=d.handler_timeout
         )
-        drain = _seconds("drain_timeout", drain_timeout, self._drain_timeout, zero=True)
-        ttl = _seconds("result_ttl", result_ttl, d.results.ttl)
-        results = _count("max_results", max_results, d.results.limit, 1, 100_000_000)
-        letters = _count("max_dead_letters", max_dead_letters, d.dead_letters.limit, 1, 100_000_000)
+        policy = RetryPolicy(
+            valid_count("max_retries", max_retries, 0, 1_000, default=d.retry.max_retries),
+            valid_seconds("retry_base", retry_base, most=YEAR, default=d.retry.base),
+            valid_seconds("retry_max", retry_max, most=YEAR, default=d.retry.cap),
+        )
+        drain = valid_seconds(
+            "drain_timeout", drain_timeout, zero=True, most=YEAR, default=self._drain_timeout
+        )
+        ttl = valid_seconds("result_ttl", result_ttl, most=YEAR, default=d.results.ttl)
+        results = valid_count("max_results", max_results, 1, 100_000_000, default=d.results.limit)
+        letters = valid_count(
+            "max_dead_letters", max_dead_letters, 1, 100_000_000, default=d.dead_letters.limit
+        )
         url = self._redis_url if redis_url is None else redis_url
-        name = self._queue_name if queue_name is None else _valid_name(queue_name)
-        lease = _seconds("lease", lease, self._lease)
-        deliveries = _count("max_deliveries", max_deliveries, self._max_deliveries, 1, 1_000_000)
-        item_bytes = _count("max_item_bytes", max_item_bytes, self._max_item_bytes, 100, 67_108_864)
+        name = self._queue_name if queue_name is None else valid_plain_name("queue_name", queue_name)
+        lease = valid_seconds("lease", lease, most=YEAR, default=self._lease)
+        deliveries = valid_count("max_deliveries", max_deliveries, 1, 1_000_000, default=self._max_deliveries)
+        item_bytes = valid_count(
+            "max_item_bytes", max_item_bytes, 100, 67_108_864, default=self._max_item_bytes
+        )
         async with self._transition:
             if self._ending:
                 await self._end()
@@ -362,7 +369,7 @@ class BatchProcessor(Phase4Service):
         as it is when the caller is cancelled. While the processor is off: BatchClosedError.
         """
         if timeout is not None:
-            timeout = _seconds("timeout", timeout, 0.0, zero=True)
+            timeout = valid_seconds("timeout", timeout, zero=True, most=YEAR)
             try:
                 async with asyncio.timeout(timeout) as deadline:
                     return await self.submit_and_wait(data, priority)
@@ -496,7 +503,7 @@ class BatchProcessor(Phase4Service):
         ResultTimeoutError, and the item goes on.
         """
         if timeout is not None:
-            timeout = _seconds("timeout", timeout, 0.0, zero=True)
+            timeout = valid_seconds("timeout", timeout, zero=True, most=YEAR)
         d = self._dispatcher
         if self._durable is not None:
             try:
@@ -550,7 +557,7 @@ class BatchProcessor(Phase4Service):
         False if that took longer than ``timeout`` seconds (it goes on), or if there is no handler.
         """
         if timeout is not None:
-            timeout = _seconds("timeout", timeout, 0.0, zero=True)
+            timeout = valid_seconds("timeout", timeout, zero=True, most=YEAR)
         d = self._dispatcher
         if self._durable is not None and d.handler is not None:
             try:
@@ -723,29 +730,3 @@ def _valid_priority(priority: object) -> None:
 def _valid_key(key: object) -> None:
     if not isinstance(key, str) or not 1 <= len(key) <= MAX_KEY_LENGTH:
         raise invalid("key", key, f"a string of 1 to {MAX_KEY_LENGTH} characters")
-
-
-def _valid_name(name: object) -> str:
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_.:-]{1,100}", name):
-        raise invalid("queue_name", name, "1 to 100 letters, digits and _ . : -")
-    return name
-
-
-def _count(name: str, value: object, current: int, low: int, high: int) -> int:
-    if value is None:
-        return current
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise invalid(name, value, f"a whole number from {low:,} to {high:,}")
-    return value
-
-
-def _seconds(name: str, value: object, current: float, *, zero: bool = False) -> float:
-    if value is None:
-        return current
-    allowed = f"a number of seconds {'>= 0' if zero else '> 0'} and <= {_UNBOUNDED:,.0f}"
-    # Compared, not asked whether it is finite: NaN is within no bounds, and a huge int has no float.
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _UNBOUNDED:
-        raise invalid(name, value, allowed)
-    if value == 0 and not zero:
-        raise invalid(name, value, allowed)
-    return float(value)

@@ -9,9 +9,10 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
 from bot.core._shared.bounded_store import MAX_FREQUENCY
 from bot.core._shared.errors import invalid
+from bot.core._shared.validation import valid_seconds
 from bot.core.cache_manager.call_keys import LONGEST_INT, LONGEST_READABLE, KeyOf, key_maker
 from bot.core.cache_manager.keys import valid_name
-from bot.core.cache_manager.models import PLAIN, LoadOptions, valid_ttl
+from bot.core.cache_manager.models import PLAIN, LoadOptions
 from bot.core.cache_manager.service import DEFAULT_NAMESPACE, CacheManager, Tags
 
 P = ParamSpec("P")
@@ -153,7 +154,7 @@ def cached(
     if callable(key_prefix) or isinstance(key_prefix, classmethod | staticmethod):
         return cached()(key_prefix)
     if ttl is not None:
-        valid_ttl(ttl)
+        valid_seconds("ttl", ttl)
     valid_name(namespace, "namespace")
     if key_prefix is not None:
         valid_name(key_prefix, "key_prefix")

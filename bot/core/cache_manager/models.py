@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from bot.core._shared.errors import LARGEST, invalid
+from bot.core._shared.errors import invalid
+from bot.core._shared.validation import valid_number
 
 
 @dataclass(frozen=True)
@@ -36,32 +37,14 @@ class LoadOptions:
 
     def __post_init__(self) -> None:
         for name in ("stale_ttl", "early_refresh", "ttl_jitter"):
-            not_negative(name, getattr(self, name))
+            valid_number(name, getattr(self, name), zero=True)
         if self.ttl_jitter > 100:
             raise invalid("ttl_jitter", self.ttl_jitter, "a percentage from 0 to 100")
         for name in ("soft_timeout", "hard_timeout", "negative_ttl"):
             if getattr(self, name) is not None:
-                not_negative(name, getattr(self, name))
+                valid_number(name, getattr(self, name), zero=True)
         if self.cache_if is not None and not callable(self.cache_if):
             raise invalid("cache_if", self.cache_if, "a function of the value")
-
-
-def not_negative(name: str, value: object) -> float:
-    """A finite number of 0 or more; raises ValueError."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise invalid(name, value, "a number of 0 or more")
-    if not 0 <= value <= LARGEST:
-        raise invalid(name, value, "a finite number of 0 or more")
-    return float(value)
-
-
-def valid_ttl(value: object, name: str = "ttl") -> float:
-    """Seconds, above 0; raises ValueError."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise invalid(name, value, "seconds, a finite number > 0")
-    if not 0 < value <= LARGEST:
-        raise invalid(name, value, "seconds, a finite number > 0")
-    return float(value)
 
 
 PLAIN = LoadOptions()

@@ -19,6 +19,7 @@ from bot.core._shared.isolation import IMMUTABLE, Frozen, freeze
 from bot.core._shared.masking import one_line
 from bot.core._shared.singleflight import SingleFlight
 from bot.core._shared.tasks import BackgroundTasks, to_the_end
+from bot.core._shared.validation import valid_seconds
 from bot.core._shared.values import TINY, thaw_again, thaw_body, thaw_tiny
 from bot.core.cache_manager import codec
 from bot.core.cache_manager.codec import HEADER_SIZE, read_header, read_notes
@@ -26,7 +27,7 @@ from bot.core.cache_manager.errors import LoaderTimeoutError, UnsupportedValueEr
 from bot.core.cache_manager.keys import MAX_KEY, compile_glob, printable, redis_key, valid_key, valid_name
 from bot.core.cache_manager.l1 import L1, Meta
 from bot.core.cache_manager.l2 import L2, PIECE_BYTES, PIECE_KEYS, Change
-from bot.core.cache_manager.models import PLAIN, LoadOptions, not_negative, valid_ttl
+from bot.core.cache_manager.models import PLAIN, LoadOptions
 from bot.core.cache_manager.stats import Counters
 from bot.core.cache_manager.tags import ANY_TAG, same
 from bot.core.cache_manager.warming import TIMEOUT, Warmer
@@ -155,9 +156,15 @@ class CacheManager(Phase4Service):
             raise invalid("l1_max_entries", entries, "a whole number of 1 or more")
         if eviction not in (None, "s3fifo", "lru"):
             raise invalid("eviction", eviction, "'s3fifo' or 'lru'")
-        ttl = self._default_ttl if default_ttl is None else valid_ttl(default_ttl)
-        interval = self._warming_interval if warming_interval is None else valid_ttl(warming_interval)
-        limit = not_negative("load_timeout", load_timeout) if load_timeout is not None else None
+        ttl = self._default_ttl if default_ttl is None else valid_seconds("default_ttl", default_ttl)
+        interval = (
+            self._warming_interval
+            if warming_interval is None
+            else valid_seconds("warming_interval", warming_interval)
+        )
+        limit = None
+        if load_timeout is not None:
+            limit = valid_seconds("load_timeout", load_timeout, zero=True)
         url = self._redis_url if redis_url is None else redis_url
         async with self._transition:
             if limit is not None:
@@ -609,7 +616,7 @@ class CacheManager(Phase4Service):
             valid_name(namespace, "namespace")
         if tags != ():
             tags = _valid_tags(tags)
-        seconds = self._default_ttl if ttl is None else valid_ttl(ttl)
+        seconds = self._default_ttl if ttl is None else valid_seconds("ttl", ttl)
         if not self._enabled:
             return False
         return await self._store(namespace, key, value, None, seconds, tags)
@@ -711,7 +718,7 @@ class CacheManager(Phase4Service):
         pairs = [(valid_key(key), value) for key, value in items.items()]
         valid_name(namespace, "namespace")
         tags = _valid_tags(tags)
-        seconds = self._default_ttl if ttl is None else valid_ttl(ttl)
+        seconds = self._default_ttl if ttl is None else valid_seconds("ttl", ttl)
         if not self._enabled or not items:
             return 0
         self._use(namespace)
@@ -894,7 +901,7 @@ class CacheManager(Phase4Service):
         found = await self._find(key, namespace, look_up)
         if found is not _ABSENT:
             return found
-        seconds = self._default_ttl if ttl is None else valid_ttl(ttl)
+        seconds = self._default_ttl if ttl is None else valid_seconds("ttl", ttl)
         return await self._load(key, loader, seconds, namespace, checked, options, look_up)
 
     async def _load(
@@ -1064,7 +1071,7 @@ class CacheManager(Phase4Service):
         if (namespace, key) in self._flights:
             return
         self._counters.early_refreshes += 1
-        seconds = self._default_ttl if ttl is None else valid_ttl(ttl)
+        seconds = self._default_ttl if ttl is None else valid_seconds("ttl", ttl)
 
         async def refresh() -> None:
             try:
@@ -1101,9 +1108,9 @@ class CacheManager(Phase4Service):
         """
         key = valid_key(key)
         valid_name(namespace, "namespace")
-        seconds = self._default_ttl if ttl is None else valid_ttl(ttl)
-        every = None if interval is None else valid_ttl(interval, "interval")
-        valid_ttl(timeout, "timeout")
+        seconds = self._default_ttl if ttl is None else valid_seconds("ttl", ttl)
+        every = None if interval is None else valid_seconds("interval", interval)
+        valid_seconds("timeout", timeout)
         if not self._enabled:
             return False
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from bot.core._shared.errors import LARGEST, invalid
+from bot.core._shared.errors import invalid
+from bot.core._shared.validation import valid_count, valid_seconds
 
 BACKENDS = ("mongodb", "redis", "postgresql", "mysql", "sqlite")
 
@@ -38,8 +39,8 @@ class PoolOptions(Struct, frozen=True, kw_only=True):
 
     def validate(self) -> PoolOptions:
         """Return ``self``; raise InvalidArgumentError naming the argument, its value and what is allowed."""
-        _whole("max_size", self.max_size, 1)
-        _whole("min_size", self.min_size, 0)
+        valid_count("max_size", self.max_size, 1, LARGEST_POOL)
+        valid_count("min_size", self.min_size, 0, LARGEST_POOL)
         if self.min_size > self.max_size:
             raise invalid("min_size", self.min_size, f"at most max_size = {self.max_size}")
         for name in (
@@ -50,28 +51,16 @@ class PoolOptions(Struct, frozen=True, kw_only=True):
             "keepalive_interval",
             "validation_timeout",
         ):
-            positive_seconds(name, getattr(self, name))
+            valid_seconds(name, getattr(self, name))
         for name in ("leak_threshold", "validate_after", "query_timeout"):
             if getattr(self, name) != 0:
-                positive_seconds(name, getattr(self, name))
+                valid_seconds(name, getattr(self, name))
         if self.reset not in ("smart", "always", "never"):
             raise invalid("reset", self.reset, "one of 'smart', 'always', 'never'")
         return self
 
 
 OPTION_NAMES = frozenset(PoolOptions.__struct_fields__)
-
-
-def _whole(name: str, value: Any, low: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= LARGEST_POOL:
-        raise invalid(name, value, f"a whole number from {low} to {LARGEST_POOL}")
-
-
-def positive_seconds(name: str, value: Any) -> float:
-    """``value`` as it is; raises InvalidArgumentError unless it is a positive, finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= LARGEST:
-        raise invalid(name, value, "a positive number of seconds")
-    return value
 
 
 class PoolSpec(Struct, frozen=True):

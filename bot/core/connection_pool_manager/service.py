@@ -18,6 +18,7 @@ from bot.core._shared.errors import MisuseError, invalid
 from bot.core._shared.histogram import HistogramSnapshot
 from bot.core._shared.masking import mask_url, one_line
 from bot.core._shared.tasks import BackgroundTasks, LoopLocalLock, run_on_loop
+from bot.core._shared.validation import valid_seconds
 from bot.core.connection_pool_manager.drivers import driver_class
 from bot.core.connection_pool_manager.drivers.base import check_address, check_scheme
 from bot.core.connection_pool_manager.errors import (
@@ -33,7 +34,6 @@ from bot.core.connection_pool_manager.models import (
     PoolHealth,
     PoolOptions,
     PoolSpec,
-    positive_seconds,
 )
 from bot.core.connection_pool_manager.runner import PoolRunner
 from bot.core.phase4_config import Phase4Config, PoolSettings
@@ -373,7 +373,7 @@ class ConnectionPoolManager(Phase4Service):
         UnknownPoolError, PoolClosedError; never returns None.
         """
         if timeout is not None:
-            positive_seconds("timeout", timeout)
+            valid_seconds("timeout", timeout)
         runner = self._pools.get(name)
         if runner is not None and runner.loop is get_running_loop():
             lease = runner.acquire_nowait()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Unpack
 
@@ -12,6 +11,7 @@ from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.errors import invalid
 from bot.core._shared.histogram import Histogram, HistogramSnapshot
 from bot.core._shared.masking import one_line
+from bot.core._shared.validation import valid_seconds
 from bot.core.load_balancer.cluster import Cluster
 from bot.core.load_balancer.errors import BalancerOffError
 from bot.core.load_balancer.health import HealthChecks, described
@@ -211,7 +211,7 @@ class LoadBalancer(Phase4Service):
         if they have. Otherwise, or when the wait is cancelled, they end by themselves. False as well if
         there is no such instance, or if it is added again meanwhile: then it stays.
         """
-        _seconds("timeout", timeout)
+        valid_seconds("timeout", timeout)
         instance = self._cluster.remove(id, drain=drain)
         self._from_settings.discard(id)
         self._deliver()
@@ -278,7 +278,7 @@ class LoadBalancer(Phase4Service):
             raise invalid("max_retries", max_retries, "a whole number >= 0")
         if session_id is not None and not isinstance(session_id, str | int):
             raise invalid("session_id", session_id, "a str, an int or None")
-        limit = self._cluster.options.total_timeout if timeout is None else _seconds("timeout", timeout)
+        limit = self._cluster.options.total_timeout if timeout is None else valid_seconds("timeout", timeout)
         if not self._loop_runs():
             self._move_here()
         return await self._router.route(
@@ -395,11 +395,3 @@ def _log(event: InstanceEvent) -> None:
 def _callable(name: str, value: object) -> None:
     if not callable(value):
         raise invalid(name, value, "a callable")
-
-
-def _seconds(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise invalid(name, value, "a finite number of seconds > 0")
-    if not 0 < value <= sys.float_info.max:  # an int may be larger than any float
-        raise invalid(name, value, "a finite number of seconds > 0")
-    return float(value)

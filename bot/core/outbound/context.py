@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 from bot.core._shared.errors import invalid
-from bot.core.outbound.models import Priority, check_seconds
+from bot.core._shared.validation import valid_seconds
+from bot.core.outbound.models import Priority
 
 _DEFAULT = (Priority.NOTIFY, None)
 
@@ -24,7 +25,7 @@ def sending(priority: Priority, deadline: float | None = None) -> Iterator[None]
     if priority not in (0, 1, 2, 3):
         raise invalid("priority", priority, "a Priority")
     if deadline is not None:
-        check_seconds("deadline", deadline)
+        valid_seconds("deadline", deadline, zero=True)
     token = current.set((Priority(priority), deadline))
     try:
         yield

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from enum import Enum, IntEnum
 from typing import Literal
 
 from msgspec import Struct
 
 from bot.core._shared.errors import invalid
+from bot.core._shared.validation import valid_seconds
 
 Chat = int | str | None
 """Who is written to: a chat's id or ``@name``; None: nobody in particular."""
@@ -103,18 +103,10 @@ class Request(Struct, frozen=True):
         if self.priority is not None and self.priority not in (0, 1, 2, 3):
             raise invalid("priority", self.priority, "a Priority")
         if self.deadline is not None:
-            check_seconds("deadline", self.deadline)
+            valid_seconds("deadline", self.deadline, zero=True)
         if self.content is not None and not isinstance(self.content, str | bytes):
             raise invalid("content", type(self.content).__name__, "a str, bytes or None")
         plain_chat(self.chat)
-
-
-def check_seconds(name: str, value: object) -> None:
-    """Raise ValueError unless ``value`` is a finite number of seconds, 0 or more."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1e15:
-        raise invalid(name, value, "a finite number of seconds >= 0")
-    if math.isnan(value):
-        raise invalid(name, value, "a finite number of seconds >= 0")
 
 
 def plain_chat(chat: object) -> Chat:

@@ -15,6 +15,7 @@ from bot.core._shared.histogram import HistogramSnapshot
 from bot.core._shared.loop_owner import LoopOwner, still_runs
 from bot.core._shared.masking import one_line
 from bot.core._shared.tasks import run_on_loop, to_the_end
+from bot.core._shared.validation import valid_count, valid_seconds
 from bot.core.outbound.broadcast.broadcasts import Broadcasts
 from bot.core.outbound.broadcast.models import BroadcastReport
 from bot.core.outbound.broadcast.progress import OnProgress
@@ -36,7 +37,6 @@ from bot.core.outbound.models import (
     Limits,
     Priority,
     Request,
-    check_seconds,
     is_delete,
     kind_of,
     plain_chat,
@@ -135,10 +135,10 @@ class Outbound(Phase4Service):
         """
         if limits is not None and not isinstance(limits, Limits):
             raise invalid("limits", limits, "Limits or None")
-        _count("max_pending", max_pending, 100_000_000)
-        _count("max_in_flight", max_in_flight, 1_000_000)
-        check_seconds("max_wait", max_wait)
-        check_seconds("drain_timeout", drain_timeout)
+        valid_count("max_pending", max_pending, 1, 100_000_000)
+        valid_count("max_in_flight", max_in_flight, 1, 1_000_000)
+        valid_seconds("max_wait", max_wait, zero=True)
+        valid_seconds("drain_timeout", drain_timeout, zero=True)
         if not isinstance(skip_equal_edits, bool):
             raise invalid("skip_equal_edits", skip_equal_edits, "True or False")
         if not isinstance(redis_url, str):
@@ -635,7 +635,7 @@ class Outbound(Phase4Service):
 
         For waits that were learnt of elsewhere. Raises ValueError for what is no chat or no time.
         """
-        check_seconds("seconds", seconds)
+        valid_seconds("seconds", seconds, zero=True)
         self._scheduler.hold(plain_chat(chat), float(seconds), self._now())
         if self._shared is not None:
             self._shared.hold(plain_chat(chat), float(seconds))
@@ -743,8 +743,3 @@ def _give(claims: list[Claim], sender: Claim, outcome: _Outcome) -> None:
 def _raise(claim: Claim, error: Exception) -> None:
     if claim.future is not None and not claim.future.done():
         claim.future.set_exception(error)
-
-
-def _count(name: str, value: object, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        raise invalid(name, value, f"a whole number from 1 to {most:,}")

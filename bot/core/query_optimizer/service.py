@@ -15,6 +15,7 @@ from bot.core._shared.errors import LARGEST, InvalidArgumentError, invalid
 from bot.core._shared.isolation import Frozen, freeze
 from bot.core._shared.masking import one_line
 from bot.core._shared.singleflight import SingleFlight
+from bot.core._shared.validation import valid_number, valid_seconds
 from bot.core.phase4_service import Phase4Service
 from bot.core.query_optimizer.analyses import (
     MAX_ADVISED,
@@ -171,11 +172,11 @@ class QueryOptimizer(Phase4Service):
         complexity over ``graphql_max_complexity`` (10,000) are not executed. A read that callers share is
         given up after ``query_timeout`` (120) seconds, 0: never. Raises ValueError for values out of bounds.
         """
-        ttl = self._ttl if cache_ttl is None else _positive("cache_ttl", cache_ttl)
+        ttl = self._ttl if cache_ttl is None else valid_seconds("cache_ttl", cache_ttl)
         size = (
             self._max_size_mb
             if cache_max_size_mb is None
-            else _positive("cache_max_size_mb", cache_max_size_mb)
+            else valid_number("cache_max_size_mb", cache_max_size_mb)
         )
         entries = self._max_entries if cache_max_entries is None else cache_max_entries
         if isinstance(entries, bool) or not isinstance(entries, int) or entries < 1:
@@ -183,11 +184,11 @@ class QueryOptimizer(Phase4Service):
         slow = (
             self._slow_threshold
             if slow_query_threshold is None
-            else _positive("slow_query_threshold", slow_query_threshold)
+            else valid_number("slow_query_threshold", slow_query_threshold)
         )
         timeout = self._query_timeout
         if query_timeout is not None:
-            timeout = None if _seconds("query_timeout", query_timeout) == 0 else float(query_timeout)
+            timeout = valid_seconds("query_timeout", query_timeout, zero=True) or None
         if dialect is not None and dialect not in DIALECTS:
             raise invalid("dialect", dialect, f"one of {DIALECTS}")
         if n_plus_one_threshold is not None and (
@@ -196,7 +197,7 @@ class QueryOptimizer(Phase4Service):
             or not 2 <= n_plus_one_threshold <= 10_000
         ):
             raise invalid("n_plus_one_threshold", n_plus_one_threshold, "a whole number from 2 to 10,000")
-        window = None if n_plus_one_window is None else _positive("n_plus_one_window", n_plus_one_window)
+        window = None if n_plus_one_window is None else valid_seconds("n_plus_one_window", n_plus_one_window)
         speaks = self._dialect if dialect is None else dialect
         behind = _relations("views", views, speaks)
         along = _relations("cascades", cascades, speaks)
@@ -397,7 +398,7 @@ class QueryOptimizer(Phase4Service):
 
         if dialect not in explain.DIALECTS:
             raise invalid("dialect", dialect, f"one of {explain.DIALECTS}")
-        seconds = _positive("timeout", timeout)
+        seconds = valid_seconds("timeout", timeout)
         self._plans = explain.PlanReader(explainer, dialect, self._now, timeout=seconds)
         self._catalog = (explainer, dialect, seconds)
         self._catalog_due, self._catalog_retry = 0.0, CATALOG_RETRY
@@ -595,7 +596,7 @@ class QueryOptimizer(Phase4Service):
         read, a function such as now()), or if the result is too large or cannot be copied.
         """
         _valid_query(query)
-        seconds = self._ttl if ttl is None else _positive("ttl", ttl)
+        seconds = self._ttl if ttl is None else valid_seconds("ttl", ttl)
         if not isinstance(fresh, bool):
             raise invalid("fresh", fresh, "True or False")
         if not self._enabled:
@@ -687,7 +688,7 @@ class QueryOptimizer(Phase4Service):
         if not self._enabled:
             return await executor(query, params)
         _valid_query(query)
-        seconds = self._ttl if ttl is None else _positive("ttl", ttl)
+        seconds = self._ttl if ttl is None else valid_seconds("ttl", ttl)
         database = ""
         try:
             key: Hashable = query if params is None else key_of(query, params)
@@ -1035,20 +1036,6 @@ def _rows(result: Any) -> int:
 def _valid_query(query: object) -> None:
     if not isinstance(query, str):
         raise TypeError(f"query = {query!r:.100}: expected a string")
-
-
-def _positive(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise invalid(name, value, "a finite number > 0")
-    if not 0 < value <= LARGEST:
-        raise invalid(name, value, "a finite number > 0")
-    return float(value)
-
-
-def _seconds(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LARGEST:
-        raise invalid(name, value, "seconds, 0 or more")
-    return float(value)
 
 
 def _names(argument: str, names: Collection[str], dialect: str) -> list[str]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import weakref
 from collections.abc import Callable
 from typing import Any, Literal, NoReturn
 
 from bot.core._shared.errors import invalid, shown
+from bot.core._shared.validation import valid_seconds
 
 ClientId = int | str | None
 """Who asks. None is nobody in particular: all such requests share one bucket, without backoff."""
@@ -50,10 +50,9 @@ class Backoff:
     grace: float
 
     def __init__(self, base: float = 2.0, max: float = 3600.0, grace: float = 1.0) -> None:
-        seconds = "a finite number of seconds"
-        object.__setattr__(self, "base", _number("base", base, f"{seconds} > 0", least=sys.float_info.min))
-        object.__setattr__(self, "max", _number("max", max, f"{seconds} > 0", least=sys.float_info.min))
-        object.__setattr__(self, "grace", _number("grace", grace, f"{seconds} >= 0"))
+        object.__setattr__(self, "base", valid_seconds("base", base))
+        object.__setattr__(self, "max", valid_seconds("max", max))
+        object.__setattr__(self, "grace", valid_seconds("grace", grace, zero=True))
         if self.base > self.max:
             raise invalid("base", base, f"at most max = {self.max:g}")
 
@@ -156,14 +155,6 @@ _interned: weakref.WeakValueDictionary[tuple[float, int, str, BackoffChoice], Ra
 def exact(number: float) -> str:
     """A number so that no two are written alike."""
     return f"{number:g}" if float(f"{number:g}") == number else repr(number)
-
-
-def _number(name: str, value: object, allowed: str, least: float = 0.0) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise invalid(name, value, allowed)
-    if not least <= value <= sys.float_info.max:  # an int may be larger than any float
-        raise invalid(name, value, allowed)
-    return float(value)
 
 
 def _valid_rate(value: object) -> float:

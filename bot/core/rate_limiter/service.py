@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections import deque
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.errors import invalid, shown
 from bot.core._shared.histogram import HistogramSnapshot
+from bot.core._shared.validation import valid_seconds
 from bot.core.phase4_service import Phase4Service
 from bot.core.rate_limiter.bucket import Buckets
 from bot.core.rate_limiter.errors import RateLimitExceeded, UnknownTierError
@@ -115,9 +115,13 @@ class RateLimiter(Phase4Service):
         buckets of all instances (``redis+cluster://`` for a cluster); "": each has its own. Redis need
         not be there. Raises ValueError for values out of bounds.
         """
-        base = self._backoff_base if backoff_base is None else _seconds("backoff_base", backoff_base, ">")
-        cap = self._backoff_max if backoff_max is None else _seconds("backoff_max", backoff_max, ">")
-        grace = self._backoff_grace if backoff_grace is None else _seconds("backoff_grace", backoff_grace)
+        base = self._backoff_base if backoff_base is None else valid_seconds("backoff_base", backoff_base)
+        cap = self._backoff_max if backoff_max is None else valid_seconds("backoff_max", backoff_max)
+        grace = (
+            self._backoff_grace
+            if backoff_grace is None
+            else valid_seconds("backoff_grace", backoff_grace, zero=True)
+        )
         if backoff is not None and not isinstance(backoff, bool):
             raise invalid("backoff", backoff, "True or False")
         if base > cap:
@@ -546,15 +550,6 @@ def _label(config: RateLimitConfig | None, tier: str | None) -> str:
     if config is None:
         return "default"
     return config.name or f"{exact(config.requests_per_second)}/s burst {config.burst_size}"
-
-
-def _seconds(name: str, value: float, least: Literal[">", ">="] = ">=") -> float:
-    allowed = f"a finite number of seconds {least} 0"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise invalid(name, value, allowed)
-    if not 0 <= value <= sys.float_info.max or (least == ">" and not value):  # an int may exceed any float
-        raise invalid(name, value, allowed)
-    return float(value)
 
 
 def _max_wait(timeout: float) -> float:

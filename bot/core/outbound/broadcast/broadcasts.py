@@ -15,6 +15,7 @@ from bot.core._shared.errors import invalid
 from bot.core._shared.loop_owner import still_runs
 from bot.core._shared.masking import one_line
 from bot.core._shared.tasks import run_on_loop, to_the_end
+from bot.core._shared.validation import valid_count
 from bot.core.outbound.broadcast.errors import (
     BroadcastLostError,
     BroadcastRunningError,
@@ -315,16 +316,11 @@ def _check(
         raise invalid("send", send, "a function that takes a chat and sends to it")
     if on_progress is not None and not callable(on_progress):
         raise invalid("on_progress", on_progress, "a function that takes a BroadcastProgress, or None")
-    _whole("cost", cost, 1, 10_000)
-    _whole("concurrency", concurrency, 1, 5_000)
+    valid_count("cost", cost, 1, 10_000)
+    valid_count("concurrency", concurrency, 1, 5_000)
     if total is not None:
-        _whole("total", total, 0, 10**12)
+        valid_count("total", total, 0, 10**12)
     if stop_after_failures is not None:
-        _whole("stop_after_failures", stop_after_failures, 1, 1_000)
+        valid_count("stop_after_failures", stop_after_failures, 1, 1_000)
     if isinstance(lease, bool) or not isinstance(lease, int | float) or not 0.1 <= lease <= 3_600:
         raise invalid("lease", lease, "seconds from 0.1 to 3,600")
-
-
-def _whole(name: str, value: object, least: int, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise invalid(name, value, f"a whole number from {least:,} to {most:,}")
