@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-LONG = ("baseline", "soak")
-"""Run only when they are named: minutes of load on the whole service."""
+LONG = ("baseline", "bounds", "soak")
+"""Run only when they are named: they take minutes."""
 
 
 def main() -> int:
