@@ -97,7 +97,7 @@ class BatchProcessor(Phase4Service):
     @process_handler.setter
     def process_handler(self, handler: Handler) -> None:
         self._dispatcher.handler = _valid_handler(handler)
-        if self._enabled and self._dispatcher.loop is not None and self._dispatcher.loop.is_running():
+        if self._enabled and still_runs(self._dispatcher.loop):
             self._dispatcher.pump()
             if self._durable is not None:
                 self._durable.wake()
@@ -201,7 +201,7 @@ class BatchProcessor(Phase4Service):
             d.size = size if d.sizer is None else min(d.sizer.size, size)
             self._drain_timeout = drain
             loop = asyncio.get_running_loop()
-            if d.loop is None or not d.loop.is_running():
+            if not still_runs(d.loop):
                 d.adopt(loop)
             self._redis_url, self._queue_name = url, name
             self._lease, self._max_deliveries, self._max_item_bytes = lease, deliveries, item_bytes

@@ -15,6 +15,7 @@ from typing import Any
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.errors import MisuseError
 from bot.core._shared.histogram import HistogramSnapshot
+from bot.core._shared.loop_owner import seen, still_runs
 from bot.core._shared.masking import MAX_TOLD, mask_url, masked_traceback, one_line
 from bot.core._shared.tasks import BackgroundTasks
 from bot.core.connection_pool_manager.drivers.base import Driver, secrets_of
@@ -106,6 +107,7 @@ class PoolRunner:
         Raises PoolConnectError, or what the driver says of bad options.
         """
         self.loop = asyncio.get_running_loop()
+        seen(self.loop)
         self._process = os.getpid()
         self._drained = asyncio.Event()
         try:
@@ -371,7 +373,7 @@ class PoolRunner:
     def release_here(self, lease: PooledConnection, healthy: bool) -> None:
         """As :meth:`release`, also when the pool's event loop is gone: then the connection is dropped."""
         loop = self.loop
-        if loop is not None and (loop.is_closed() or not loop.is_running() or self.is_inherited):
+        if loop is not None and (self.is_inherited or not still_runs(loop)):
             slot = lease._slot
             if slot is None:
                 raise LeaseError(f"connection of pool {self.name!r}: released twice")

@@ -16,6 +16,7 @@ import msgspec
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.errors import MisuseError, invalid
 from bot.core._shared.histogram import HistogramSnapshot
+from bot.core._shared.loop_owner import still_runs
 from bot.core._shared.masking import mask_url, one_line
 from bot.core._shared.tasks import BackgroundTasks, LoopLocalLock, run_on_loop
 from bot.core._shared.validation import valid_seconds
@@ -27,7 +28,7 @@ from bot.core.connection_pool_manager.errors import (
     PoolSetupError,
     UnknownPoolError,
 )
-from bot.core.connection_pool_manager.lease import PooledConnection, note_error
+from bot.core.connection_pool_manager.lease import Owner, PooledConnection, note_error
 from bot.core.connection_pool_manager.models import (
     BACKENDS,
     OPTION_NAMES,
@@ -508,15 +509,14 @@ def _release(lease: PooledConnection, healthy: bool) -> None:
     loop = runner.loop
     if loop is get_running_loop():
         runner.release(lease, healthy)
-    elif loop is None or loop.is_closed() or not loop.is_running() or runner.is_inherited:
+    elif loop is None or _is_orphan(runner):
         runner.release_here(lease, healthy)
     else:
         loop.call_soon_threadsafe(runner.release, lease, healthy)
 
 
-def _is_orphan(runner: PoolRunner) -> bool:
-    loop = runner.loop
-    return loop is None or loop.is_closed() or not loop.is_running() or runner.is_inherited
+def _is_orphan(runner: Owner) -> bool:
+    return runner.is_inherited or not still_runs(runner.loop)
 
 
 def _defaults_of(config: Phase4Config) -> PoolOptions:
