@@ -530,12 +530,13 @@ class Scheduler:
         return lane
 
     def _count(self, entry: Entry, lane: Lane, now: float) -> None:
-        for window in self._windows_taken(lane):
-            window.answered(entry.cost, now)
-        chat = lane.chat
-        if chat.private and lane.kind in (Kind.SEND, Kind.EDIT):
+        chat, kind = lane.chat, lane.kind
+        if chat.private and (kind is Kind.SEND or kind is Kind.EDIT):
             interval = self._interval / chat.slowdown.share(entry.departed)
             self._bucket_of(lane).answered(entry.cost, interval, now)
+            return
+        for window in self._windows_taken(lane):
+            window.answered(entry.cost, now)
 
     def _uncount(self, entry: Entry, lane: Lane) -> None:
         for window in self._windows_taken(lane):
@@ -692,7 +693,10 @@ class Scheduler:
     def _wait_of(self, lane: Lane, entry: Entry, now: float) -> float:
         """Seconds for which the lane's chat does not take the entry."""
         chat = lane.chat
-        wait = max(0.0, chat.held_until - now, lane.not_before - now)
+        until = chat.held_until
+        if lane.not_before > until:
+            until = lane.not_before
+        wait = until - now if until > now else 0.0
         kind = lane.kind
         if kind is Kind.OTHER or chat.id is None:
             return wait

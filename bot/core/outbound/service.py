@@ -395,14 +395,16 @@ class Outbound(Phase4Service):
                 if generation == self._generation:
                     counters.cancelled += 1
                     scheduler.withdraw(claim, self._now())
-                    self._count_shared(entry)
+                    if self._shared is not None:
+                        self._shared.ended(entry)
                     scheduler.finished(entry, self._now(), again=True)
                     self._poll()
                 raise
             else:
                 if generation == self._generation:
                     counters.sent += 1
-                    self._count_shared(entry)
+                    if self._shared is not None:
+                        self._shared.ended(entry)
                     content = claim.content
                     over = scheduler.finished(entry, self._now())
                     if len(over) > 1:
@@ -423,7 +425,8 @@ class Outbound(Phase4Service):
                 raise error
             if refusal is None:
                 counters.failed += 1
-                self._count_shared(entry)
+                if self._shared is not None:
+                    self._shared.ended(entry)
                 _give(scheduler.finished(entry, now), claim, _Outcome(None, error))
                 self._poll()
                 raise error
@@ -583,10 +586,6 @@ class Outbound(Phase4Service):
                 # After it waits again, so that it fails if that is longer than anybody waits.
                 scheduler.hold(None if scope is Scope.ALL_HELD else entry.chat, wait, now)
         self._poll()
-
-    def _count_shared(self, entry: Entry) -> None:
-        if self._shared is not None:
-            self._shared.ended(entry)
 
     def _error_of(self, claim: Claim, reason: Reason, now: float) -> Exception:
         scheduler = self._scheduler

@@ -117,7 +117,9 @@ class Bucket:
 
     def answered(self, cost: int, interval: float, now: float) -> None:
         """Its answer came, or nobody waits for it any more."""
-        self.full_at = max(self.full_at, now + self.in_flight * interval)
+        full_at = now + self.in_flight * interval
+        if full_at > self.full_at:
+            self.full_at = full_at
         self.in_flight -= cost
 
     def give_back(self, cost: int, interval: float) -> None:
