@@ -130,6 +130,7 @@ async def test_updates_that_wait_for_their_chat_keep_no_other_chat_out():
         await until(lambda: work.began)
         server.send_message(OTHER, text="quick")
         await until(lambda: (OTHER, "quick") in work.began)
+        assert work.of(USER) == []  # while the first one of the other chat was handled
         assert application.concurrent_updates == 2
         assert application.update_processor.current_concurrent_updates == 2
         await asyncio.sleep(60)
