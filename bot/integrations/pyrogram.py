@@ -40,6 +40,10 @@ __all__ = ["Installed", "install", "uninstall"]
 _FLOODS: tuple[type[Exception], ...] = tuple(
     {FloodWait, getattr(pyrogram.errors, "FloodPremiumWait", FloodWait)}
 )
+WORKERS = 256
+"""Handlers that run at once, unless the client was given another number than pyrogram's few: those that wait
+for a held group must not keep all others from running."""
+
 _ATTRIBUTE = "_phase4_installed"
 _LEAST = ("initialize", "terminate", "dispatcher", "is_connected")
 
@@ -224,6 +228,9 @@ class Installed:
         try:
             self._updates.gate.check_tier()
             self._updates.attach()
+            if self.client.workers == getattr(pyrogram.Client, "WORKERS", None):
+                # Not after the start: the dispatcher stops as many as it started.
+                self.client.workers = WORKERS
             return await self._original_initialize(*args, **kwargs)
         except BaseException:
             await self._services.stop()

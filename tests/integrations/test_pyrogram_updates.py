@@ -357,3 +357,43 @@ async def test_payments_and_members_are_never_dropped(limiter):
         )
         await settled(app)
     assert seen == ["UpdateNewMessage", "UpdateNewMessage", "UpdateBotPrecheckoutQuery"]
+
+
+def test_handlers_that_wait_for_a_held_group_do_not_stop_the_others():
+    async def main():
+        server = MTProtoServer()
+        await process_outbound()
+        async with running(server) as app:
+
+            async def handle(client, message):
+                await message.reply(f"seen: {message.text}")
+
+            app.add_handler(MessageHandler(handle))
+            await asyncio.sleep(0.01)
+            server.refuse("SendMessage", 41, chat=GROUP)
+            for number in range(40):
+                await server.message(app, f"{number}", user=USER, chat=GROUP)
+            await asyncio.sleep(0.5)
+            began = asyncio.get_running_loop().time()
+            await server.message(app, "hello", user=USER + 1)
+            await server.until(lambda: server.requests("SendMessage", chat=USER + 1))
+            assert asyncio.get_running_loop().time() - began < 1.0  # virtual; the group is held for 41 s
+            sent = server.requests("SendMessage", chat=GROUP)
+            assert [one.outcome for one in sent] == ["FLOOD_WAIT_41"]
+            for _ in range(100):
+                if len(server.requests("SendMessage", chat=GROUP)) == 41:
+                    break
+                await asyncio.sleep(10)
+            await settled(app)
+            assert len(server.requests("SendMessage", chat=GROUP)) == 41
+
+    in_fast_time(main)
+
+
+async def test_a_number_of_workers_of_its_own_stays():
+    server = MTProtoServer()
+    client = server.client(workers=1)
+    install(client, services=False)
+    async with client:
+        assert len(client.dispatcher.handler_worker_tasks) == 1
+    await uninstall(client)
