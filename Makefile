@@ -35,8 +35,8 @@ test: $(VENV)/.dev
 # ..._MONGODB_URL name; make hands what stands on its command line on to the tests.
 test-servers: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/core/batch_processor tests/core/cache_manager tests/core/connection_pool_manager \
-		tests/core/query_optimizer/sql/test_catalog.py tests/core/query_optimizer/test_evidence.py \
-		tests/core/query_optimizer/test_explain_pool.py tests/core/rate_limiter \
+		tests/core/query_optimizer/sql/test_catalog.py tests/core/query_optimizer/plans/test_evidence.py \
+		tests/core/query_optimizer/plans/test_explain_pool.py tests/core/rate_limiter \
 		tests/properties/test_query_rewrites_differential.py tests/docs tests/service tests/test_phase4_integration.py
 
 bench: $(VENV)/.bench

@@ -206,7 +206,7 @@ async def shapes() -> Filled:
 async def contexts() -> Filled:
     """N+1: 2,000 shapes, each asked 12 times in one task"""
     from bot.core.query_optimizer import QueryOptimizer
-    from bot.core.query_optimizer.n_plus_one import MAX_PATTERNS
+    from bot.core.query_optimizer.execution.n_plus_one import MAX_PATTERNS
 
     optimizer = QueryOptimizer()
     await optimizer.enable(n_plus_one_threshold=10)

@@ -14,8 +14,8 @@ from graphql import parse
 
 from benchmarks.harness import Contender, compare, main, rss_mb, table, verdict
 from bot.core.query_optimizer import QueryOptimizer
-from bot.core.query_optimizer.graphql import operations
-from bot.core.query_optimizer.n_plus_one import Detector
+from bot.core.query_optimizer.execution.n_plus_one import Detector
+from bot.core.query_optimizer.graphql.operations import operations
 
 MIDDLING = """
 SELECT u.id, u.name, COUNT(d.id) AS downloads, SUM(d.bytes_done) AS bytes

@@ -106,7 +106,7 @@ def _explain(optimizer: Any, config: Phase4Config) -> None:
         optimizer.explain_with(None)
         return
     from bot.core.connection_pool_manager import ConnectionPoolManager
-    from bot.core.query_optimizer.explain import pool_explainer
+    from bot.core.query_optimizer.plans.explain import pool_explainer
 
     dialect = EXPLAINING[config.DATABASE_POOLS[name].backend]
     timeout = config.QUERY_OPTIMIZER_EXPLAIN_TIMEOUT

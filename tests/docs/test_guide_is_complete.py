@@ -22,7 +22,7 @@ RUN_BY = {
     "Option A: Automatic Startup (Recommended)": "docs/test_guide_steps.py",
     "Option B: Manual Startup": "docs/test_guide_steps.py",
     "For SQL Queries": "docs/test_guide_steps.py",
-    "For GraphQL Queries": "core/query_optimizer/test_graphql.py",
+    "For GraphQL Queries": "core/query_optimizer/graphql/test_graphql.py",
     "Cache User Data": "docs/test_guide_step_5.py",
     "Cache Warming": "docs/test_guide_step_5.py",
     "Step 6: Implement Connection Pooling": "docs/test_guide_step_6.py",

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.core.query_optimizer.fingerprint import shape
+from bot.core.query_optimizer.sql.fingerprint import shape
 
 tables = st.sampled_from(["users", "files", "downloads"])
 columns = st.sampled_from(["id", "name", "size_bytes"])

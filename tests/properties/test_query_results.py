@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from bot.core._shared.isolation import freeze
-from bot.core.query_optimizer.results import ResultCache
+from bot.core.query_optimizer.execution.results import ResultCache
 from tests.support.searching import searching
 
 tables = st.sampled_from("abcd")

@@ -9,10 +9,10 @@ import sqlite3
 
 import asyncpg
 
-from bot.core.query_optimizer.advice import advise
-from bot.core.query_optimizer.analyzer import read
-from bot.core.query_optimizer.rewrites import REWRITES
-from bot.core.query_optimizer.schema import Schema
+from bot.core.query_optimizer.advice.advise import advise
+from bot.core.query_optimizer.advice.rewrites import REWRITES
+from bot.core.query_optimizer.sql.analyzer import read
+from bot.core.query_optimizer.sql.schema import Schema
 from tests.support.searching import cases
 from tests.support.sql_generator import QueryGenerator, ddl, rows
 

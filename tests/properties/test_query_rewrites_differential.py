@@ -26,10 +26,10 @@ from urllib.parse import urlsplit
 
 import psycopg
 
-from bot.core.query_optimizer.advice import advise
-from bot.core.query_optimizer.analyzer import read
-from bot.core.query_optimizer.rewrites import REWRITES
-from bot.core.query_optimizer.schema import Schema
+from bot.core.query_optimizer.advice.advise import advise
+from bot.core.query_optimizer.advice.rewrites import REWRITES
+from bot.core.query_optimizer.sql.analyzer import read
+from bot.core.query_optimizer.sql.schema import Schema
 from tests.support.sql_differential import KINDS, Dataset, QueryGenerator
 
 QUERIES = int(os.environ.get("PHASE4_TEST_DIFFERENTIAL", "200"))

@@ -2,11 +2,11 @@
 
 from bot.core.query_optimizer.decorators import optimize_query
 from bot.core.query_optimizer.errors import QueryTimeoutError, QueryTooComplexError
+from bot.core.query_optimizer.execution.n_plus_one import NPlusOnePattern
+from bot.core.query_optimizer.execution.result_scopes import Scope
+from bot.core.query_optimizer.execution.timing import database_time
 from bot.core.query_optimizer.models import Finding, IndexSuggestion, OptimizationResult, QueryType, SlowQuery
-from bot.core.query_optimizer.n_plus_one import NPlusOnePattern
-from bot.core.query_optimizer.result_scopes import Scope
 from bot.core.query_optimizer.service import QueryOptimizer
-from bot.core.query_optimizer.timing import database_time
 
 __all__ = [
     "Finding",

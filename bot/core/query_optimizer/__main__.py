@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument("--ignore", default="", metavar="CODES", help="codes not to report: Q003,Q011")
     options = parser.parse_args(arguments)
-    from bot.core.query_optimizer.report import analyse_scripts, as_text, counts, known_codes, without
+    from bot.core.query_optimizer.advice.report import analyse_scripts, as_text, counts, known_codes, without
 
     ignored = frozenset(code.strip().upper() for code in options.ignore.split(",") if code.strip())
     if unknown := sorted(ignored - known_codes()):

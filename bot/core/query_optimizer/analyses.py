@@ -9,8 +9,8 @@ import re
 from typing import Any
 
 from bot.core._shared.masking import masked_traceback, one_line
-from bot.core.query_optimizer.functions import NOTHING, Known
 from bot.core.query_optimizer.models import Advice, Analysis, QueryType
+from bot.core.query_optimizer.sql.functions import NOTHING, Known
 from bot.core.query_optimizer.sql.long_texts import SHORT, is_readable, outline, shorten
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def _outlined(query: str, dialect: str, known: Known) -> Analysis:
     word = found.word.upper() or "?"
     target = f" {found.writes}" if found.writes else ""
     if found.anything:
-        from bot.core.query_optimizer.analyzer import unreadable
+        from bot.core.query_optimizer.sql.analyzer import unreadable
 
         shown = f"{word} ... (a text too long to be read)"
         return unreadable(query, dialect, found.fingerprint, shown, TOO_LONG)
@@ -79,7 +79,7 @@ def _outlined(query: str, dialect: str, known: Known) -> Analysis:
 
 def unknown(query: str, dialect: str) -> Analysis:
     """The analysis of a text that a parser stumbled over."""
-    from bot.core.query_optimizer.analyzer import unreadable
+    from bot.core.query_optimizer.sql.analyzer import unreadable
     from bot.core.query_optimizer.sql.declarations import Declaration
 
     fingerprint = hashlib.blake2b(query.encode("utf-8", "replace"), digest_size=8).hexdigest()
@@ -104,7 +104,7 @@ def unknown(query: str, dialect: str) -> Analysis:
 
 def graphql_analysis_of(query: str) -> Analysis:
     """The same for a text that begins as GraphQL."""
-    from bot.core.query_optimizer.graphql import analyze_graphql
+    from bot.core.query_optimizer.graphql.operations import analyze_graphql
 
     try:
         return analyze_graphql(query)
@@ -175,14 +175,14 @@ def stumbled(error: Exception, over: str) -> None:
 @functools.cache
 def _analyzer() -> Any:
     """It imports sqlglot, so on the first query only."""
-    from bot.core.query_optimizer.analyzer import analyze
+    from bot.core.query_optimizer.sql.analyzer import analyze
 
     return analyze
 
 
 @functools.cache
 def _advisers() -> Any:
-    from bot.core.query_optimizer.advice import advise
-    from bot.core.query_optimizer.analyzer import read
+    from bot.core.query_optimizer.advice.advise import advise
+    from bot.core.query_optimizer.sql.analyzer import read
 
     return advise, read

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar, overload
 
-from bot.core.query_optimizer.result_scopes import scope_key
+from bot.core.query_optimizer.execution.result_scopes import scope_key
 from bot.core.query_optimizer.service import QueryOptimizer
 
 P = ParamSpec("P")

@@ -27,15 +27,25 @@ from bot.core.query_optimizer.analyses import (
     stumbled,
 )
 from bot.core.query_optimizer.errors import QueryTimeoutError, QueryTooComplexError
-from bot.core.query_optimizer.functions import NOTHING
-from bot.core.query_optimizer.graphql import (
+from bot.core.query_optimizer.execution.lookups import Lookups
+from bot.core.query_optimizer.execution.n_plus_one import (
+    Detector,
+    NPlusOnePattern,
+    Request,
+    call_site,
+)
+from bot.core.query_optimizer.execution.remembered import Remembered
+from bot.core.query_optimizer.execution.result_scopes import read_in, scope_key, tell, told, written_in
+from bot.core.query_optimizer.execution.results import ResultCache, freeze_params, key_of
+from bot.core.query_optimizer.execution.timing import STOPWATCH, SlowQueryLog, Stopwatch
+from bot.core.query_optimizer.execution.transactions import Transaction, Transactions, TransactionScope
+from bot.core.query_optimizer.graphql.operations import (
     MISSING,
     advise_graphql,
     excess,
     is_graphql,
     operation_name_of,
 )
-from bot.core.query_optimizer.lookups import Lookups
 from bot.core.query_optimizer.models import (
     Advice,
     Analysis,
@@ -44,27 +54,17 @@ from bot.core.query_optimizer.models import (
     QueryType,
     SlowQuery,
 )
-from bot.core.query_optimizer.n_plus_one import (
-    Detector,
-    NPlusOnePattern,
-    Request,
-    call_site,
-)
-from bot.core.query_optimizer.remembered import Remembered
-from bot.core.query_optimizer.result_scopes import read_in, scope_key, tell, told, written_in
-from bot.core.query_optimizer.results import ResultCache, freeze_params, key_of
 from bot.core.query_optimizer.sql.comments import untagged
 from bot.core.query_optimizer.sql.declarations import Declaration, declared_by, is_message, message_of
+from bot.core.query_optimizer.sql.functions import NOTHING
 from bot.core.query_optimizer.sql.long_texts import SHORT
 from bot.core.query_optimizer.sql.moments import names_a_moment
 from bot.core.query_optimizer.sql.names import names_given, write_marks
 from bot.core.query_optimizer.sql.relations import Relations
 from bot.core.query_optimizer.stats import MAX_SHOWN, ExecutionStatistics, has_parameters
-from bot.core.query_optimizer.timing import STOPWATCH, SlowQueryLog, Stopwatch
-from bot.core.query_optimizer.transactions import Transaction, Transactions, TransactionScope
 
 if TYPE_CHECKING:
-    from bot.core.query_optimizer.explain import Explainer, PlanReader
+    from bot.core.query_optimizer.plans.explain import Explainer, PlanReader
 
 logger = logging.getLogger(__name__)
 
@@ -358,7 +358,7 @@ class QueryOptimizer(Phase4Service):
         if not isinstance(query, str):
             if not isinstance(query, Mapping | list | tuple):
                 raise TypeError(f"query = {query!r:.100}: expected a string, a dict or a list")
-            from bot.core.query_optimizer.mongo import advise_mongo
+            from bot.core.query_optimizer.mongodb.documents import advise_mongo
 
             if not self._enabled:
                 return OptimizationResult(query, QueryType.UNKNOWN, query, fingerprint="", tables=[])
@@ -394,7 +394,7 @@ class QueryOptimizer(Phase4Service):
             self._plans = self._catalog = None
             self._catalog_due = math.inf
             return
-        from bot.core.query_optimizer import explain
+        from bot.core.query_optimizer.plans import explain
 
         if dialect not in explain.DIALECTS:
             raise invalid("dialect", dialect, f"one of {explain.DIALECTS}")
@@ -792,7 +792,7 @@ class QueryOptimizer(Phase4Service):
         suggestion: str | None = None
         if fingerprint not in detector.patterns:
             if fingerprint not in detector.dismissed:
-                from bot.core.query_optimizer.batching import batched
+                from bot.core.query_optimizer.execution.batching import batched
 
                 suggestion = batched(analysis.normal_form, sample, (query, params), self._dialect)
             if suggestion is None:

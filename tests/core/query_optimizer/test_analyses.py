@@ -43,13 +43,14 @@ def broken(monkeypatch, error):
     import sqlglot.parser
     import sqlparse
 
-    from bot.core.query_optimizer import analyzer, mongo
+    from bot.core.query_optimizer.mongodb import documents
+    from bot.core.query_optimizer.sql import analyzer
 
     monkeypatch.setattr(analyzer, "statements_of", parse)
     monkeypatch.setattr(sqlglot.parser.Parser, "parse", parse, raising=False)
     monkeypatch.setattr(sqlparse, "parse", parse)
     monkeypatch.setattr(graphql, "parse", parse)
-    monkeypatch.setattr(mongo, "_facts", parse)
+    monkeypatch.setattr(documents, "_facts", parse)
 
 
 async def ran(query, params):

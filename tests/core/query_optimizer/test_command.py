@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from bot.core.query_optimizer.__main__ import main
-from bot.core.query_optimizer.report import analyse_scripts, statements_of
+from bot.core.query_optimizer.advice.report import analyse_scripts, statements_of
 
 SCRIPT = """-- what the bot runs
 CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT NOT NULL);

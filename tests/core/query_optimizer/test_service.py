@@ -10,7 +10,7 @@ import pytest
 from asyncpg.pgproto.pgproto import UUID as AsyncpgUUID
 
 from bot.core.query_optimizer import QueryOptimizer, QueryTimeoutError, QueryType, database_time
-from bot.core.query_optimizer.timing import MAX_LOGGED
+from bot.core.query_optimizer.execution.timing import MAX_LOGGED
 from tests.support.clock import until_idle
 
 USERS = "SELECT * FROM users WHERE id = ?"

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from bot.core.query_optimizer.functions import Known
 from bot.core.query_optimizer.sql.declarations import Declaration
+from bot.core.query_optimizer.sql.functions import Known
 from bot.core.query_optimizer.sql.names import ANY, NEVER, names_given
 
 MAX_DEFINITIONS = 5_000
@@ -113,7 +113,7 @@ CATALOGS = {
 
 def learnt(rows: Iterable[Sequence[Any]], dialect: str) -> list[Declaration]:
     """What such rows declare."""
-    from bot.core.query_optimizer.analyzer import analyze
+    from bot.core.query_optimizer.sql.analyzer import analyze
 
     found: list[Declaration] = []
     rows = [tuple(_text(part) for part in row) for row in rows]

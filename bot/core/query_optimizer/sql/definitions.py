@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from bot.core.query_optimizer.census import Census
+from bot.core.query_optimizer.sql.census import Census
 from bot.core.query_optimizer.sql.declarations import Declaration
 from bot.core.query_optimizer.sql.names import ANY, NEVER, name_of, names_given
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bot.core.query_optimizer.analyzer import analyze
+from bot.core.query_optimizer.sql.analyzer import analyze
 
 STATEMENTS = {
     "postgres": [

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bot.core.query_optimizer.result_scopes import Scope
+from bot.core.query_optimizer.execution.result_scopes import Scope
 from bot.core.query_optimizer.service import QueryOptimizer
 
 PG, MY, LITE = "postgres", "mysql", "sqlite"

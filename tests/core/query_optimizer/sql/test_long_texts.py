@@ -2,7 +2,7 @@
 
 import pytest
 
-from bot.core.query_optimizer.fingerprint import is_too_deep, tokens_of
+from bot.core.query_optimizer.sql.fingerprint import is_too_deep, tokens_of
 from bot.core.query_optimizer.sql.long_texts import MAX_PARSED, is_readable, outline, shorten
 
 N = 2_000

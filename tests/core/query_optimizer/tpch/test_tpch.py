@@ -5,7 +5,7 @@ import sqlite3
 import asyncpg
 import pytest
 
-from bot.core.query_optimizer.report import analyse_scripts
+from bot.core.query_optimizer.advice.report import analyse_scripts
 from tests.core.query_optimizer.tpch.data import ddl, rows
 from tests.core.query_optimizer.tpch.queries import CLUMSY, QUERIES, TABLES
 

@@ -1,0 +1,1 @@
+"""Advice on SQL statements: rules, rewrites, indexes."""

@@ -1,0 +1,309 @@
+"""The one query to use in the place of many that differ in a value (pure)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from bot.core.query_optimizer.sql.dialects import statements_of, tokens_in
+from bot.core.query_optimizer.sql.fingerprint import is_too_deep, tokens_of
+from bot.core.query_optimizer.sql.long_texts import SHORT
+from bot.core.query_optimizer.sql.parameters import Parameters
+from bot.core.query_optimizer.sql.spelling import printed, spelling
+
+Sample = tuple[str, Any]
+"""A query's text and its parameters."""
+
+_MANY_ROWS = "one INSERT of all rows, VALUES (...), (...), or the driver's executemany"
+_MANY_UPDATES = "one UPDATE joined to a list of (key, value), or the driver's executemany"
+_UNKNOWN = object()
+_STEM = "phase4_parameter_"
+_WRITTEN = re.compile(rf":{_STEM}(\d+)\b")
+
+
+def batched(normal_form: str, first: Sample, second: Sample, dialect: str) -> str | None:
+    """The query that gets in one run what two samples of one shape got in two.
+
+    A sentence for writes that no condition holds together. Empty where no query is known to be right: the
+    values that differ are not compared by ``column = value``, or the shape says too little. None where
+    these are no N+1: a walk in pages, or in lists of values.
+    """
+    word = normal_form.partition(" ")[0].upper()
+    if normal_form.startswith(("{", "query(", "query (", "mutation(", "mutation ")):
+        return "one that takes a list, or one field per value under an alias: { a: f(id: 1) b: f(id: 2) }"
+    if word in ("INSERT", "REPLACE"):
+        return _MANY_ROWS if " SELECT " not in normal_form.upper() else ""
+    if max(len(normal_form), len(first[0]), len(second[0])) > SHORT:
+        return ""
+    try:
+        return _batched(first, second, dialect)
+    except MemoryError:
+        raise
+    except Exception:  # whatever a parser makes of it, or values that are not found in it
+        return ""
+
+
+class _Query:
+    """A sample's tree, with the values of its literals and parameters."""
+
+    def __init__(self, sample: Sample, dialect: str) -> None:
+        query, params = sample
+        tokens = tokens_of(query, dialect)
+        if not tokens or is_too_deep(query, tokens):
+            raise ValueError("not to be parsed")
+        self.parameters = Parameters()
+        self.text = self.parameters.name_all(query, tokens, every=True)
+        self.tokens = tokens_of(self.text, dialect) or []
+        statements = [one for one in statements_of(self.tokens, self.text, dialect) if one is not None]
+        if len(statements) != 1:
+            raise ValueError("not one statement")
+        self.tree = statements[0]
+        if isinstance(params, Mapping) and "" in params:  # as @optimize_query hands it over
+            rest = [value for name, value in params.items() if name]
+            params = rest[0] if len(rest) == 1 and isinstance(rest[0], Mapping | list | tuple) else rest
+        self.params = params
+        positional = [n for n, text in enumerate(self.parameters.written) if text in ("?", "%s", "%d")]
+        self._position = {n: position for position, n in enumerate(positional)}
+
+    def written(self, leaf: Any) -> str:
+        """A parameter as the text has it; "?" for a literal, which may be a user's data."""
+        name = _name_of(leaf)
+        if name.startswith(_STEM):
+            return self.parameters.written[int(name[len(_STEM) :])]
+        return "?"
+
+    def value(self, leaf: Any) -> Any:
+        from sqlglot import exp
+
+        if isinstance(leaf, exp.Literal):
+            return (leaf.is_string, leaf.this)
+        name = _name_of(leaf)
+        if not name.startswith(_STEM):
+            return self.params.get(name, _UNKNOWN) if isinstance(self.params, Mapping) else _UNKNOWN
+        number = int(name[len(_STEM) :])
+        text = self.parameters.written[number]
+        if text[:2] == "%(":
+            return self.params[text[2:-2]]
+        if isinstance(self.params, str | bytes) or not isinstance(self.params, Sequence):
+            raise ValueError("no sequence of parameters")
+        return self.params[self._position[number] if number in self._position else int(text[1:]) - 1]
+
+
+def _name_of(leaf: Any) -> str:
+    return str(leaf.name)
+
+
+def _batched(first: Sample, second: Sample, dialect: str) -> str | None:
+    from sqlglot import exp
+
+    one, other = _Query(first, dialect), _Query(second, dialect)
+    tree = one.tree
+    if not isinstance(tree, exp.Select | exp.Update | exp.Delete):
+        return ""
+    where = tree.args.get("where")
+    differing: list[Any] = []
+    for leaf, counterpart in _pairs(tree, other.tree, exp):
+        if isinstance(leaf, exp.In):
+            return None  # lists of different lengths
+        mine, others = one.value(leaf), other.value(counterpart)
+        if mine is _UNKNOWN or others is _UNKNOWN:
+            return ""
+        if mine != others:
+            if _is_paged(leaf, tree, exp) or _is_list(leaf, mine, others, exp):
+                return None
+            differing.append(leaf)
+    if where is None or not differing or not _prints_as_written(one, dialect):
+        return ""
+    if isinstance(tree, exp.Update) and not all(_is_below(leaf, where) for leaf in differing):
+        return _MANY_UPDATES
+    if tree.args.get("limit") is not None and not isinstance(tree, exp.Select):
+        return ""
+    equal = []
+    conditions = _conjunction(where.this, exp)
+    for leaf in differing:
+        found = next((c for c in conditions if _compares(c, leaf, exp)), None)
+        if found is None:
+            return ""
+        equal.append((found, _column_of(found, exp), leaf))
+    columns = [column for _, column, _ in equal]
+    if len({(column.table, column.name) for column in columns}) < len(columns):
+        return ""
+    note = _complete(tree, columns, exp) if isinstance(tree, exp.Select) else ""
+    if note is None:
+        return ""
+    several = _several(equal, one, dialect, exp)
+    # In the place of the first of them; the others are part of it.
+    equal[0][0].replace(several)
+    for condition, _, _ in equal[1:]:
+        _leave_out(condition, exp)
+    return _restored(one, dialect) + note
+
+
+def _pairs(one: Any, other: Any, exp: Any) -> Iterator[tuple[Any, Any]]:
+    """The values of two trees of one form, each with its counterpart, in the order of the text's tree."""
+    if one.__class__ is not other.__class__:
+        raise ValueError("not of one form")
+    if isinstance(one, exp.Literal | exp.Placeholder | exp.Parameter):
+        yield one, other
+        return
+    if isinstance(one, exp.In) and len(one.expressions) != len(other.expressions):
+        yield one, other
+        return
+    for name, value in one.args.items():
+        counterpart = other.args.get(name)
+        if isinstance(value, exp.Expr):
+            yield from _pairs(value, counterpart, exp)
+        elif isinstance(value, list):
+            if not isinstance(counterpart, list) or len(value) != len(counterpart):
+                raise ValueError("not of one form")
+            for item, its in zip(value, counterpart, strict=True):
+                if isinstance(item, exp.Expr):
+                    yield from _pairs(item, its, exp)
+
+
+def _is_paged(leaf: Any, tree: Any, exp: Any) -> bool:
+    """Whether a value says where a page begins: OFFSET, or ``key > value ORDER BY key LIMIT n``."""
+    node = leaf
+    while node is not tree:
+        if isinstance(node, exp.Limit | exp.Offset | exp.Fetch):
+            return True
+        if isinstance(node, exp.GT | exp.GTE | exp.LT | exp.LTE) and node.find_ancestor(exp.Query) is tree:
+            return tree.args.get("order") is not None and tree.args.get("limit") is not None
+        node = node.parent
+    return False
+
+
+def _is_list(leaf: Any, one: Any, other: Any, exp: Any) -> bool:
+    """Whether a value is, or belongs to, a list of several."""
+    if isinstance(one, list | tuple | set | frozenset) and not isinstance(leaf, exp.Literal):
+        return len(one) > 1 or (isinstance(other, list | tuple | set | frozenset) and len(other) > 1)
+    parent = leaf.find_ancestor(exp.In)
+    return isinstance(parent, exp.In) and len(parent.expressions) > 1 and leaf is not parent.this
+
+
+def _prints_as_written(query: _Query, dialect: str) -> bool:
+    """Whether sqlglot prints the query's own tokens, so that it is likely to have understood it."""
+    text = printed(query.tree, dialect)
+    return spelling(query.text, query.tokens, dialect) == spelling(text, tokens_in(text, dialect), dialect)
+
+
+def _restored(query: _Query, dialect: str) -> str:
+    """The tree's text with its parameters as they were written, and without a literal's value."""
+    from sqlglot import exp
+
+    styles = {written[:1] for written in query.parameters.written}
+    for n, literal in enumerate(list(query.tree.find_all(exp.Literal))):
+        if not isinstance(literal.parent, exp.Interval | exp.DataType | exp.DataTypeParam):
+            name = f"{_STEM}{len(query.parameters.written)}"
+            query.parameters.written.append(
+                f"$literal{n}" if "$" in styles else "%s" if "%" in styles else "?"
+            )
+            literal.replace(exp.Placeholder(this=name))
+    numbers: dict[str, int] = {}
+
+    def restored(match: re.Match[str]) -> str:
+        written = query.parameters.written[int(match.group(1))]
+        if written[:1] == "$":
+            return f"${numbers.setdefault(written, len(numbers) + 1)}"
+        return "?" if written[:1] == "?" else written
+
+    return _WRITTEN.sub(restored, printed(query.tree, dialect))
+
+
+def _compares(condition: Any, leaf: Any, exp: Any) -> bool:
+    """Whether it is ``column = leaf``, or what is the same: a list, or an array, of one."""
+    if isinstance(condition, exp.In):
+        return isinstance(condition.this, exp.Column) and condition.expressions == [leaf]
+    if not isinstance(condition, exp.EQ):
+        return False
+    sides = condition.this, condition.expression
+    return any(side is leaf for side in sides) and any(isinstance(side, exp.Column) for side in sides)
+
+
+def _column_of(condition: Any, exp: Any) -> Any:
+    return condition.this if isinstance(condition.this, exp.Column) else condition.expression
+
+
+def _several(equal: list[tuple[Any, Any, Any]], query: _Query, dialect: str, exp: Any) -> Any:
+    """The condition that takes many values, or many rows of values."""
+    dots = exp.Var(this="...")
+    style = query.written(equal[0][2])
+    if len(equal) == 1:
+        _, column, leaf = equal[0]
+        if dialect in ("", "postgres") and (style[:1] == "$" or (dialect and style[:1] == "%")):
+            return exp.EQ(this=column.copy(), expression=exp.Any(this=exp.Paren(this=leaf.copy())))
+    marks = [
+        leaf.copy() if style[:1] == "$" else exp.Var(this="%s" if style[:1] == "%" else "?")
+        for _, _, leaf in equal
+    ]
+    if len(equal) == 1:
+        again = [] if style[:1] == "$" else [marks[0].copy()]
+        return exp.In(this=equal[0][1].copy(), expressions=[marks[0], *again, dots])
+    columns = exp.Tuple(expressions=[column.copy() for _, column, _ in equal])
+    return exp.In(this=columns, expressions=[exp.Tuple(expressions=marks), dots])
+
+
+def _complete(tree: Any, columns: list[Any], exp: Any) -> str | None:
+    """Make a SELECT tell which row belongs to which value; what remains to be said.
+
+    None where its rows would not be those of each value: window functions count across them.
+    """
+    distinct = tree.args.get("distinct")
+    if tree.find(exp.Window) or tree.args.get("offset") is not None:
+        return None
+    if distinct is not None and distinct.args.get("on") is not None:
+        return None
+    star = any(item.is_star for item in tree.expressions)
+    missing = []
+    for column in columns:
+        if any(item == column for item in tree.expressions):
+            continue
+        if any(item.alias_or_name.lower() == column.name.lower() for item in tree.expressions):
+            return None  # something else goes by its name
+        missing.append(column)
+    aggregate = any(item.find(exp.AggFunc) for item in tree.expressions if not isinstance(item, exp.Star))
+    if missing and (not star or aggregate):
+        tree.set("expressions", [*[column.copy() for column in missing], *tree.expressions])
+    group = tree.args.get("group")
+    note = ""
+    if group is not None:
+        group.set("expressions", [*[column.copy() for column in columns], *group.expressions])
+    elif aggregate:
+        tree.set("group", exp.Group(expressions=[column.copy() for column in columns]))
+        note = " -- a value without rows is not in the result"
+    if tree.args.get("limit") is not None:
+        tree.set("limit", None)
+        by = ", ".join(column.sql() for column in columns)
+        return f" -- LIMIT was per value: number the rows with ROW_NUMBER() OVER (PARTITION BY {by} ...)"
+    return note
+
+
+def _conjunction(node: Any, exp: Any) -> list[Any]:
+    found: list[Any] = []
+    queue = [node]
+    while queue:
+        node = queue.pop()
+        if isinstance(node, exp.And):
+            queue += [node.expression, node.this]
+        elif isinstance(node, exp.Paren):
+            queue.append(node.this)
+        else:
+            found.append(node)
+    return found
+
+
+def _leave_out(condition: Any, exp: Any) -> None:
+    while isinstance(condition.parent, exp.Paren):
+        condition = condition.parent
+    connector = condition.parent
+    other = connector.expression if condition.arg_key == "this" else connector.this
+    connector.replace(other)
+
+
+def _is_below(node: Any, ancestor: Any) -> bool:
+    while node is not None:
+        if node is ancestor:
+            return True
+        node = node.parent
+    return False

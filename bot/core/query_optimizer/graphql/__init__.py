@@ -1,0 +1,1 @@
+"""GraphQL operations: what they mean, and advice."""

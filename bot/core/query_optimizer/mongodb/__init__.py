@@ -1,0 +1,1 @@
+"""MongoDB filters, pipelines and commands: what they mean, and advice."""

@@ -1,0 +1,1 @@
+"""What databases say of a statement's plan, and what that proves."""

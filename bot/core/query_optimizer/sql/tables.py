@@ -1,0 +1,457 @@
+"""Which tables a statement reads and writes (pure).
+
+What a text may do beyond what can be read is "anything". Names are kept as :mod:`names` says.
+
+A name is taken for a table's. What makes another thing of it is learnt from the statements that pass
+through (:mod:`definitions`), or declared: see :class:`Relations`.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from bot.core.query_optimizer.sql.census import Census
+from bot.core.query_optimizer.sql.declarations import Declaration
+from bot.core.query_optimizer.sql.functions import (
+    HARMLESS_SETTINGS,
+    NOTHING,
+    Known,
+    calls_among,
+    is_of_user,
+    is_simple,
+    judge,
+)
+from bot.core.query_optimizer.sql.moments import MOMENT, may_name_a_moment
+from bot.core.query_optimizer.sql.names import ANY, fold, name_of, names_given
+from bot.core.query_optimizer.sql.operators import unknown_operator
+
+# Statements that change no table's rows nor what a query means, by first word.
+HARMLESS = frozenset(
+    (
+        "begin start rollback abort savepoint release show explain describe desc lock unlock vacuum "
+        "analyze reindex cluster checkpoint listen unlisten notify deallocate prepare fetch close comment "
+        "grant revoke kill optimize flush"
+    ).split()
+)
+# Words before a table's name that some parser here takes for the name.
+_MODIFIERS = frozenset(("low_priority", "ignore", "quick", "only"))
+_CATALOGS = ("pg_", "sqlite_", "pragma_")
+_CATALOG_SCHEMAS = frozenset(("information_schema", "pg_catalog", "performance_schema", "mysql", "sys"))
+
+
+class Effects(NamedTuple):
+    """What a statement may do, as far as invalidation is concerned."""
+
+    reads: frozenset[str]
+    writes: frozenset[str]
+    anything: bool
+    """It may write tables that cannot be told: every cached result must go."""
+    reason: str
+    """Why its result must not be cached; empty if it may."""
+    transaction: str = ""
+    """What it does to the transaction, in the words of ``Transactions.change``."""
+    declares: tuple[Declaration, ...] = ()
+
+
+@functools.cache
+def _classes() -> Any:
+    from sqlglot import exp
+
+    change = (exp.Insert, exp.Update, exp.Delete, exp.Merge, exp.Create, exp.Alter)
+    removal = (exp.TruncateTable, exp.Drop)
+    ends = (exp.Transaction, exp.Commit, exp.Rollback)
+    session = (exp.Command, exp.Pragma, exp.Set, exp.Use, exp.Attach, exp.Detach, exp.Describe)
+    rare = (*change, *removal, *ends, *session, exp.Copy, exp.Into, exp.Lock, exp.LoadData)
+    return exp, change, removal, ends, session, frozenset(rare)
+
+
+def effects(census: Census, dialect: str, known: Known = NOTHING, text: str = "") -> Effects:
+    """What one statement reads and writes; ``text`` is what it was parsed from."""
+    exp, *_, rare = _classes()
+    writes: set[str] = set()
+    targets: set[int] = set()
+    anything, reason, transaction = False, "", ""
+    changes = census.has(rare)
+    if changes:
+        anything, reason, transaction = _changes(census, dialect, writes, targets)
+    reads: set[str] = set()
+    declares: list[Declaration] = []
+    has_with = bool(census.all(exp.CTE))
+    for table in census.all(exp.Table):
+        if id(table) in targets:
+            continue
+        name = name_of(table, dialect)
+        args = table.args
+        if not name:
+            inner = table.this
+            if not hasattr(inner, "sql_names") and not isinstance(inner, exp.Parameter):  # INTO @variable
+                reason = reason or "it reads from what is no table"
+        elif has_with and not args.get("db") and _is_cte(table, name, dialect, exp):
+            continue
+        else:
+            if name.startswith(_CATALOGS) or (args.get("db") and _is_of_catalog(table, name)):
+                reason = (
+                    reason or f"{name.rpartition('.')[2]} is a catalog, which changes without a write to it"
+                )
+            elif name.endswith("_seq"):
+                reason = reason or f"{name} may be a sequence, which changes without a write to it"
+            if name in _WORDS[dialect] and not table.this.args.get("quoted") and not args.get("db"):
+                reason = reason or f"{name} differs from call to call"
+            if name == "only" and dialect == "" and args.get("alias") is not None:
+                reason = reason or "ONLY may be PostgreSQL's word, and the table what follows"
+            reads.add(name)
+    for node in census.all(exp.In):
+        field = node.args.get("field")
+        if field is not None:
+            reason = _read_in(field, dialect, reads, exp) or reason
+    reason = reason or _why_not_again(census, dialect, known, exp)
+    if not reason and dialect in ("postgres", ""):
+        reason = _why_not_by_type(census, text, exp)
+    statement = census.statement
+    # An index is of functions that change nothing, and a PRAGMA's arguments look like a call.
+    is_quiet = statement.__class__ is exp.Pragma or (
+        statement.__class__ is exp.Create and statement.args.get("kind") == "INDEX"
+    )
+    for kind in () if is_quiet else calls_among(tuple(census.by_class)):
+        for function in census.by_class[kind]:
+            if is_simple(function, text, dialect, known.own, census):
+                continue
+            verdict = judge(function, text, dialect, known, census)
+            if verdict.may_write:
+                anything = True
+                if _is_of_definition(function, statement, exp):
+                    # A DEFAULT or CHECK: it runs at each write to the table.
+                    declares += [Declaration("cascade", name, frozenset((ANY,))) for name in sorted(writes)]
+                elif dialect != "mysql":  # where a function must not define anything
+                    declares.append(Declaration("doubt"))
+            if verdict.sequence is not None:
+                names = _sequence_named(verdict.sequence, dialect, exp)
+                anything = anything or not names
+                writes |= names
+                declares += [Declaration("view", name, frozenset((ANY,))) for name in names]
+            reason = reason or verdict.reason
+    if statement.__class__ is exp.Describe and "ANALYZE" not in str(statement.args.get("style")).upper():
+        return Effects(frozenset(), frozenset(), anything, reason)  # it explains and does not run
+    if changes and statement.__class__ in (exp.Create, exp.Alter, exp.Command):
+        if statement.args.get("kind") in ("TRIGGER", "FUNCTION", "PROCEDURE", "AGGREGATE"):
+            declares.clear()  # it calls nothing yet
+        from bot.core.query_optimizer.sql.definitions import declared
+
+        declares += declared(census, dialect, text, writes, reads, reason)
+    return Effects(frozenset(reads), frozenset(writes), anything, reason, transaction, tuple(declares))
+
+
+def _is_of_definition(function: Any, statement: Any, exp: Any) -> bool:
+    """Whether a call stands in a table's definition and not in a query beside it."""
+    return (
+        statement.__class__ in (exp.Create, exp.Alter)
+        and statement.args.get("kind") == "TABLE"
+        and function.find_ancestor(exp.Select) is None
+    )
+
+
+def _sequence_named(argument: Any, dialect: str, exp: Any) -> frozenset[str]:
+    """The sequence that nextval('s') or nextval(s) names; nothing if that is computed."""
+    while argument.__class__ in (exp.Cast, exp.Paren):
+        argument = argument.this
+    if argument.__class__ is exp.Literal and argument.is_string:
+        try:
+            return frozenset(names_given(argument.this, dialect))
+        except ValueError:
+            return frozenset()
+    if argument.__class__ is exp.Column and dialect != "postgres":
+        parts = [argument.args[part] for part in ("db", "table", "this") if argument.args.get(part)]
+        return frozenset((".".join(fold(p.name, quoted=True, dialect=dialect) for p in parts),))
+    return frozenset()
+
+
+def _why_not_by_type(census: Census, text: str, exp: Any) -> str:
+    """What PostgreSQL makes of a value by its type: a time of 'now', a cast or an operator of the user's."""
+    moment = may_name_a_moment(text)
+    if own := unknown_operator(text):
+        return f"{own} may be an operator of the user's own"
+    if not moment and "\\" not in text and _of_types().isdisjoint(census.by_class):
+        return ""
+    joined = census.has((exp.Concat, exp.DPipe))
+    if moment or joined:
+        strings = [str(literal.this) for literal in census.all(exp.Literal) if literal.is_string]
+        if any(MOMENT.search(string) for string in strings) or (joined and MOMENT.search("".join(strings))):
+            return "a string in it may be read as the current time"
+        if census.has(_string_classes()) or (moment and _DOLLARS.search(text)):
+            return "a string in it may be read as the current time"
+    if "\\" in text and _ESCAPED.search(text):
+        return "a string in it is written with escapes"
+    for cast in census.all(exp.Cast, exp.TryCast):
+        kind = cast.args.get("to")
+        if is_of_user(kind):
+            return f"a cast to {kind.sql().lower():.60} may be a function of the user's own"
+    if census.all(exp.Operator):
+        return "OPERATOR() may be a function of the user's own"
+    return ""
+
+
+_DOLLARS = re.compile(r"\$(?:[^\W\d]\w*+)?\$")
+_ESCAPED = re.compile(r"(?i)\b(?:e|u&)'(?:[^']|'')*\\[xu0-9+]")
+
+
+@functools.cache
+def _of_types() -> frozenset[type]:
+    from sqlglot import exp
+
+    return frozenset((exp.Concat, exp.DPipe, exp.Cast, exp.TryCast, exp.Operator, *_string_classes()))
+
+
+@functools.cache
+def _string_classes() -> tuple[type, ...]:
+    """Strings that are not kept as plain ones: $$now$$, N'now'."""
+    from sqlglot import exp
+
+    return (exp.National, exp.RawString, exp.ByteString, exp.UnicodeString, exp.Heredoc)
+
+
+def _is_of_catalog(table: Any, name: str) -> bool:
+    return name.rpartition(".")[2].startswith(_CATALOGS) or table.db.lower() in _CATALOG_SCHEMAS
+
+
+# What a name without parentheses, quotes and a table is, if the table has no such column or despite it.
+_WORDS_OF_POSTGRES = frozenset(
+    (
+        "user current_user session_user system_user current_role current_catalog current_schema localtime "
+        "localtimestamp current_date current_time current_timestamp"
+    ).split()
+)
+_WORDS_OF_MYSQL = frozenset(
+    (
+        "utc_timestamp utc_date utc_time sql_calc_found_rows current_role current_user localtime sysdate "
+        "localtimestamp current_date current_time current_timestamp rownum"
+    ).split()
+)
+_COLUMNS_OF_SEQUENCES = frozenset(
+    "last_value is_called log_cnt next_not_cached_value cycle_option cache_size cycle_count".split()
+)
+_WORDS = {
+    "postgres": _WORDS_OF_POSTGRES | _COLUMNS_OF_SEQUENCES,
+    "mysql": _WORDS_OF_MYSQL | _COLUMNS_OF_SEQUENCES,
+    "sqlite": frozenset(("current_date", "current_time", "current_timestamp")),
+    "": _WORDS_OF_POSTGRES | _WORDS_OF_MYSQL | _COLUMNS_OF_SEQUENCES,
+}
+
+
+def _why_not_again(census: Census, dialect: str, known: Known, exp: Any) -> str:
+    """Why the same text may give another result, or leave something behind for the next."""
+    asks = census.has((exp.TableSample, exp.SessionParameter, exp.Parameter))
+    if asks and any(sample.args.get("seed") is None for sample in census.all(exp.TableSample)):
+        return "it takes a sample, another each time"
+    if asks and census.all(exp.SessionParameter):
+        return "it reads a variable of the session"
+    if asks and dialect in ("mysql", "") and census.all(exp.Parameter):
+        return "it reads or sets a variable"  # @x; what drivers take is a Placeholder here
+    words, own = _WORDS[dialect], known.own
+    for column in census.all(exp.Column):
+        args = column.args
+        name = args["this"]
+        if name.__class__ is not exp.Identifier:
+            continue
+        word = name.args["this"].lower()
+        if args.get("table") is None:
+            if word in words and not name.args.get("quoted"):
+                if word in _COLUMNS_OF_SEQUENCES:
+                    return f"{word} is a sequence's, which changes without a write to it"
+                return f"{word} differs from call to call"
+        elif own and word in own:
+            return f"{word} may be a function of the user's own"  # row.function, for function(row)
+    if dialect not in ("mysql", ""):
+        return ""
+    for select in census.all(exp.Select):
+        modifiers = select.args.get("operation_modifiers")
+        if modifiers and any(word.name.upper() == "SQL_CALC_FOUND_ROWS" for word in modifiers):
+            return "FOUND_ROWS() depends on its execution"
+    return ""
+
+
+def _read_in(field: Any, dialect: str, reads: set[str], exp: Any) -> str:
+    """Add the table of SQLite's ``x IN table``, a column to the parser; why a result must not be cached."""
+    if field.__class__ is exp.Column:
+        parts = [field.args[part] for part in ("db", "table", "this") if field.args.get(part) is not None]
+        if all(part.__class__ is exp.Identifier for part in parts):
+            names = [fold(p.name, quoted=bool(p.args.get("quoted")), dialect=dialect) for p in parts]
+            reads.add(".".join(names))
+            return f"{names[-1]} is a catalog" if names[-1].startswith(_CATALOGS) else ""
+    if isinstance(field, exp.Func) or field.__class__ in (exp.Placeholder, exp.Parameter):
+        return ""
+    return "it reads from what is no table"
+
+
+def _changes(census: Census, dialect: str, writes: set[str], targets: set[int]) -> tuple[bool, str, str]:
+    exp, change, removal, ends, session, _ = _classes()
+    anything = False
+    reason = transaction = ""
+
+    def written(tables: Iterable[Any]) -> bool:
+        found = False
+        for table in tables:
+            name = name_of(table, dialect)
+            targets.add(id(table))
+            if name:
+                writes.add(name)
+                found = True
+        return found
+
+    for node in census.all(*removal):
+        if isinstance(node.parent, exp.Alter):
+            continue  # a column of the table that the ALTER names
+        kind = str(node.args.get("kind") or "TABLE").upper()
+        tables = list(node.find_all(exp.Table))
+        if kind == "INDEX":
+            targets |= {id(table) for table in tables}
+        elif (
+            kind not in ("TABLE", "VIEW") or node.args.get("cascade") or node.args.get("option") == "CASCADE"
+        ):
+            anything = True  # a schema's tables, or what refers to the table: not told here
+        elif not written(tables):
+            anything = True
+    for node in census.all(*change):
+        if isinstance(node.parent, exp.When):
+            continue  # it writes the table that the MERGE names
+        target = node.this.find(exp.Table) if hasattr(node.this, "find") else None
+        kind = str(node.args.get("kind") or "").upper()
+        if target is None or (node.__class__ in (exp.Create, exp.Alter) and kind not in _STORED):
+            anything = True
+            continue
+        if not written([target]):
+            anything = True
+        if node.__class__ in (exp.Update, exp.Delete):
+            # MySQL writes any table of a join; which, only the columns' owners would tell.
+            joined = [join.this for join in target.args.get("joins") or ()]
+            if joined or node.args.get("tables") or (dialect in ("mysql", "") and node.args.get("using")):
+                named = [table for table in node.args.get("using") or () if dialect in ("mysql", "")]
+                joined += [join.this for table in named for join in table.args.get("joins") or ()]
+                several = [target, *joined, *named]
+                names = {name_of(table, dialect) for table in several if isinstance(table, exp.Table)}
+                anything = anything or not all(isinstance(table, exp.Table) for table in several)
+                writes |= names - {""}
+                aliases = {table.alias_or_name for table in several}
+                own = [t for t in node.args.get("tables") or () if t.name not in aliases]
+                targets |= {id(table) for table in node.args.get("tables") or ()}
+                writes |= {name_of(table, dialect) for table in own} - {""}
+                targets.discard(id(target))  # it is read as well
+        elif node.__class__ is exp.Alter:
+            for renamed in node.find_all(exp.AlterRename):
+                written(renamed.find_all(exp.Table))
+    for node in census.all(exp.Into):
+        if not written(node.find_all(exp.Table)) and not node.find(exp.Parameter):
+            anything = True
+    for node in census.all(exp.Copy):
+        if node.args.get("kind") and node.this:  # FROM
+            anything = not written(node.this.find_all(exp.Table)) or anything
+        reason = reason or "COPY is no read"
+    for node in census.all(exp.LoadData):
+        anything = not written(node.find_all(exp.Table)) or anything
+    if census.all(exp.Lock):
+        reason = reason or "it locks what it reads"
+    if not writes.isdisjoint(_MODIFIERS):
+        anything = True  # UPDATE LOW_PRIORITY t: to the parser t is an alias
+    for node in census.all(*ends):
+        name = {exp.Transaction: "begin", exp.Commit: "commit", exp.Rollback: "rollback"}[node.__class__]
+        if name == "begin" and any(
+            str(m).upper() in ("SLAVE", "REPLICA") for m in node.args.get("modes") or ()
+        ):
+            name = "implicit"  # START SLAVE
+        if name == "rollback" and node.args.get("savepoint"):
+            name = "back"
+        transaction = "chain" if node.args.get("chain") else name
+    for node in census.all(*session):
+        if node.__class__ is exp.Command:
+            from bot.core.query_optimizer.sql.definitions import written_by_words
+
+            by_words = written_by_words(f"{node.this} {node.text('expression')}", dialect)
+            if by_words:
+                writes |= by_words
+                reason = reason or "it is no read"
+                continue
+        found, why = _session(node, exp)
+        anything = anything or found
+        reason = reason or why
+        if node.__class__ is exp.Set:
+            transaction = transaction or _autocommit(node, exp)
+    if dialect in ("mysql", "") and isinstance(census.statement, (exp.Create, exp.Alter, *removal)):
+        transaction = "implicit"
+    return anything, reason, transaction
+
+
+# Kinds of CREATE and ALTER whose effect is told by the name that they give.
+_STORED = frozenset(("TABLE", "VIEW", "INDEX", "MATERIALIZED VIEW"))
+
+
+def _session(node: Any, exp: Any) -> tuple[bool, str]:
+    """(whether a statement about the session may change any result, why its own is not cached)"""
+    if isinstance(node, exp.Command):
+        word = str(node.this).lower().split()[0]
+        rest = str(node.args.get("expression") or "").lower()
+        if word == "explain":
+            runs = ("analyze" in rest or "analyse" in rest) and not rest.strip(" '").startswith("query plan")
+            return runs, "explain is no read"
+        return word not in HARMLESS, f"{word} is no read"
+    if isinstance(node, exp.Describe):
+        # EXPLAIN ANALYZE runs what it explains; its own nodes are in the census and tell what.
+        return False, "explain is no read"
+    word = type(node).__name__.lower()
+    if isinstance(node, exp.Pragma | exp.Set):
+        names = [
+            item.this.name.lower() for item in node.find_all(exp.EQ) if hasattr(item.this, "name")
+        ]  # fmt: skip
+        names = names or [str(node.this).lower()] if isinstance(node, exp.Pragma) else names
+        names = [re.sub(r"\W.*", "", name.strip()) for name in names]
+        if node.find(exp.SetItem) is not None and not names:
+            names = [str(node.find(exp.SetItem).args.get("kind") or "").lower()]
+        return not names or not all(name in HARMLESS_SETTINGS for name in names), f"{word} is no read"
+    return True, f"{word} is no read"
+
+
+def _autocommit(setting: Any, exp: Any) -> str:
+    """What a SET says of autocommit; a value that is not told may be either, and off is the safe side."""
+    for item in setting.find_all(exp.EQ):
+        if getattr(item.this, "name", "").lower() == "autocommit":
+            return (
+                "autocommit on"
+                if str(item.expression.this).lower() in ("1", "on", "true")
+                else "autocommit off"
+            )
+    return ""
+
+
+def _is_cte(table: Any, name: str, dialect: str, exp: Any) -> bool:
+    """Whether an unqualified name is that of a WITH in whose reach it stands."""
+    node = table
+    while node.parent is not None:
+        parent = node.parent
+        clause = parent.args.get("with_")
+        if clause is not None:
+            inside = clause is node
+            for cte in clause.expressions:
+                alias = cte.args.get("alias")
+                label = alias.this if alias is not None else None
+                if label is None:
+                    continue
+                same = fold(label.name, quoted=bool(label.args.get("quoted")), dialect=dialect) == name
+                if same and label.name != table.name:
+                    # Folded alike only: where case may count, the table of that name may be meant.
+                    same = dialect in ("postgres", "sqlite") and (label.name + table.name).isascii()
+                # Within the WITH itself only the names before this one are known.
+                if inside and not clause.args.get("recursive") and _holds(cte, table):
+                    break
+                if same:
+                    return True
+        node = parent
+    return False
+
+
+def _holds(outer: Any, inner: Any) -> bool:
+    while inner is not None:
+        if inner is outer:
+            return True
+        inner = inner.parent
+    return False
