@@ -114,7 +114,7 @@ async def through(server: RedisServer, *, kill_every: float | None, seconds: flo
 
 async def submitter_outcomes(database: Any, item_ids: list[str]) -> list[str]:
     """The state that each item's key tells."""
-    from bot.core.batch_processor.streams import outcome_of
+    from bot.core.batch_processor.durable.values import outcome_of
 
     values = await database.mget([f"phase4:{{batch:{QUEUE}}}:item:{item_id}" for item_id in item_ids])
     return [

@@ -11,7 +11,7 @@ import secrets
 import threading
 from asyncio import Future
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -31,9 +31,10 @@ from bot.core.batch_processor.errors import (
     MissingResultError,
 )
 from bot.core.batch_processor.models import (
+    Batch,
     BatchItem,
-    BatchState,
     BatchStatus,
+    Commit,
     DeadLetter,
     Handler,
     ItemStatus,
@@ -59,30 +60,6 @@ SWITCHED_OFF = "the batch processor was switched off"
 
 SWEEP_SHARE = 64
 """Items of the queue that each refusal pays for to be looked through for withdrawn ones."""
-
-
-class Batch:
-    """Items that go to the handler together, from being formed to the last one's end."""
-
-    __slots__ = ("attempts", "error", "formed_at", "hopeless", "items", "number", "oldest", "state", "task")
-
-    def __init__(self, number: int, items: list[BatchItem], formed_at: float) -> None:
-        self.number = number
-        self.items = items
-        self.formed_at = formed_at
-        self.oldest = items[0].submitted_at
-        if items[0].priority != items[-1].priority:
-            self.oldest = min([item.submitted_at for item in items])
-        self.attempts = 0
-        self.state: BatchState = "pending"
-        self.error = ""
-        self.hopeless: BaseException | None = None
-        """Why the handler is not given it any more: it is to be given up."""
-        self.task: asyncio.Task[None] | None = None
-
-
-Commit = Callable[[Batch, Sequence[Any], bool], Awaitable[None]]
-"""Makes the outcomes of a batch durable: (batch, a value or exception per item, whether it is given up)."""
 
 
 class Dispatcher:

@@ -49,6 +49,30 @@ Answer = Mapping[str, Any] | Sequence[Any]
 Handler = Callable[[list[BatchItem]], Awaitable[Answer]]
 
 
+class Batch:
+    """Items that go to the handler together, from being formed to the last one's end."""
+
+    __slots__ = ("attempts", "error", "formed_at", "hopeless", "items", "number", "oldest", "state", "task")
+
+    def __init__(self, number: int, items: list[BatchItem], formed_at: float) -> None:
+        self.number = number
+        self.items = items
+        self.formed_at = formed_at
+        self.oldest = items[0].submitted_at
+        if items[0].priority != items[-1].priority:
+            self.oldest = min([item.submitted_at for item in items])
+        self.attempts = 0
+        self.state: BatchState = "pending"
+        self.error = ""
+        self.hopeless: BaseException | None = None
+        """Why the handler is not given it any more: it is to be given up."""
+        self.task: asyncio.Task[None] | None = None
+
+
+Commit = Callable[[Batch, Sequence[Any], bool], Awaitable[None]]
+"""Makes the outcomes of a batch durable: (batch, a value or exception per item, whether it is given up)."""
+
+
 class Submission(tuple[bool, str, str]):
     """The answer to ``submit_item``: ``(success, item_id, batch_id)``, and why not.
 

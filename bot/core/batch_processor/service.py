@@ -39,7 +39,7 @@ from bot.core.batch_processor.retry import BatchSizer, RetryPolicy
 from bot.core.phase4_service import Phase4Service
 
 if TYPE_CHECKING:
-    from bot.core.batch_processor.durable import Durable
+    from bot.core.batch_processor.durable.store import Durable
 
 logger = logging.getLogger(__name__)
 
@@ -217,7 +217,7 @@ class BatchProcessor(Phase4Service):
         return True
 
     async def _begin_durable(self) -> None:
-        from bot.core.batch_processor.durable import Durable
+        from bot.core.batch_processor.durable.store import Durable
 
         d = self._dispatcher
         durable = self._durable

@@ -22,7 +22,27 @@ from bot.core._shared.errors import BackendError, CorruptPayloadError, Unsupport
 from bot.core._shared.loop_owner import LoopOwner, still_runs
 from bot.core._shared.masking import one_line
 from bot.core._shared.tasks import BackgroundTasks
-from bot.core.batch_processor.dispatcher import REVIVAL, Batch, Dispatcher, another_loop, describe
+from bot.core.batch_processor.dispatcher import REVIVAL, Dispatcher, another_loop, describe
+from bot.core.batch_processor.durable.streams import (
+    ADDED,
+    FULL,
+    LOST,
+    PENDING,
+    Delivery,
+    Settlement,
+    Streams,
+)
+from bot.core.batch_processor.durable.values import (
+    AT_ONCE,
+    BYTES_AT_ONCE,
+    OutcomeState,
+    StoredOutcome,
+    letter_value,
+    outcome_of,
+    outcome_value,
+    value_of,
+    wanted_of,
+)
 from bot.core.batch_processor.errors import (
     BatchClosedError,
     BatchQueueFullError,
@@ -32,31 +52,11 @@ from bot.core.batch_processor.errors import (
     ResultNotKeptError,
     UnknownItemError,
 )
-from bot.core.batch_processor.models import BatchItem, DeadLetter, ItemStatus, Submission
-from bot.core.batch_processor.streams import (
-    ADDED,
-    FULL,
-    LOST,
-    PENDING,
-    Delivery,
-    OutcomeState,
-    Settlement,
-    StoredOutcome,
-    Streams,
-    letter_value,
-    outcome_of,
-    outcome_value,
-    value_of,
-    wanted_of,
-)
+from bot.core.batch_processor.models import Batch, BatchItem, DeadLetter, ItemStatus, Submission
 from bot.core.redis_link import RedisLink, RedisRefusedError, RedisUnavailableError
 
 logger = logging.getLogger(__name__)
 
-AT_ONCE = 250
-"""Entries in one call at most: more would keep other clients of the server waiting."""
-
-BYTES_AT_ONCE = 1_000_000
 BLOCK = 200
 """Milliseconds that a read waits for entries; well within the link's timeout."""
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, TypeVar
+from importlib.resources import files
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from bot.core._shared.errors import CorruptPayloadError, UnsupportedValueError
-from bot.core._shared.values import decode_body, encode_body
-from bot.core.batch_processor.models import MAX_KEY_LENGTH, MAX_PRIORITY, DeadLetter
+from bot.core.batch_processor.durable.values import letter_of, value_of
+from bot.core.batch_processor.models import DeadLetter
 from bot.core.redis_link import RedisLink, RedisRefusedError
 
 T = TypeVar("T")
@@ -34,199 +34,11 @@ LONG_AGO = 86_400_000
 
 ADDED, FULL, KNOWN = 1, 0, 2
 
-# Whether what a key says is that its item is pending, and its entry is there. Without an entry's id it was
-# written by an earlier version, and is believed.
-_IS_PENDING = """
-local function says(key)
-  local said = redis.pcall('GET', key)
-  return type(said) == 'string' and said  -- of another type, nobody here wrote it
-end
-local function is_pending(said)
-  if not said or said:sub(1, 1) ~= 'P' then return false end
-  local entry = said:sub(2)
-  if said == 'P' or #redis.call('XRANGE', KEYS[1], entry, entry) == 1 then return true end
-  -- What an instance has been given is being handled, though its entry may be trimmed.
-  local held = redis.pcall('XPENDING', KEYS[1], 'GROUP_NAME', entry, entry, 1)
-  return #held == 1
-end
-""".replace("GROUP_NAME", GROUP)
 
-_ADD = (
-    _IS_PENDING
-    + """
-local length = redis.call('XLEN', KEYS[1])
-local limit = tonumber(ARGV[1])
-local answers = {}
-local all = ARGV[2] == '0' or length + #KEYS - 1 <= limit
-for i = 2, #KEYS do
-  local said = says(KEYS[i])
-  if said and (said:sub(1, 1) ~= 'P' or is_pending(said)) then
-    answers[i - 1] = 2
-  elseif length >= limit or not all then
-    answers[i - 1] = 0
-  else
-    local entry = redis.call('XADD', KEYS[1], '*', 'v', ARGV[i + 1])
-    redis.call('SET', KEYS[i], 'P' .. entry)
-    length = length + 1
-    answers[i - 1] = 1
-  end
-end
-answers[#answers + 1] = length
-return answers
-"""
-)
-
-# Memory may be full: what frees some comes first then, after which a script may take some, so that a dead
-# letter has the place of its entry. A result that cannot be kept is let go.
-_SETTLE = (
-    _IS_PENDING
-    + """
-local answers = {}
-for i = 3, #KEYS do
-  local at = 4 + (i - 3) * 3
-  local entry, outcome, letter = ARGV[at], ARGV[at + 1], ARGV[at + 2]
-  redis.call('XACK', KEYS[1], ARGV[1], entry)
-  if redis.call('XDEL', KEYS[1], entry) == 1 or says(KEYS[i]) == 'P' .. entry then
-    if letter ~= '' then
-      redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[3], '*', 'v', letter)
-    end
-    local kept = redis.pcall('SET', KEYS[i], outcome, 'PX', ARGV[2])
-    if kept.err then redis.call('DEL', KEYS[i]) end
-    answers[#answers + 1] = 1
-  elseif says(KEYS[i]) == outcome then
-    answers[#answers + 1] = 1
-  else
-    answers[#answers + 1] = 0
-  end
-end
-return answers
-"""
-)
-
-# XAUTOCLAIM in two steps, because what is claimed depends on how often it was delivered before.
-_CLAIM = """
-local group, consumer, lease = ARGV[1], ARGV[2], ARGV[3]
-local room, alone_from, most = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-local alone = ARGV[7] == '1'
-local taken = {}
-local start = '-'
-for _ = 1, 20 do
-  local idle = redis.call('XPENDING', KEYS[1], group, 'IDLE', lease, start, '+', 100)
-  for _, entry in ipairs(idle) do
-    local id, deliveries = entry[1], entry[4]
-    local stopped = entry[2] == ARGV[8] and 1 or 0
-    local wanted = #taken < room
-    if deliveries >= alone_from and deliveries < most then
-      wanted = alone
-      alone = false
-    end
-    if wanted then
-      local got = redis.call('XCLAIM', KEYS[1], group, consumer, lease, id)
-      if got[1] and got[1][2] then
-        taken[#taken + 1] = {id, deliveries + 1, got[1][2][2], stopped}
-      else
-        redis.call('XACK', KEYS[1], group, id)
-      end
-    end
-  end
-  if #idle < 100 or #taken >= room then break end
-  start = '(' .. idle[#idle][1]
-end
-return taken
-"""
-
-_REFRESH = """
-local lost = {}
-for i = 3, #ARGV do
-  if #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1, ARGV[2]) == 1 then
-    redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[i], 'JUSTID')
-  else
-    lost[#lost + 1] = ARGV[i]
-  end
-end
-return lost
-"""
-
-_GIVE_BACK = """
-local group, consumer = ARGV[1], ARGV[2]
-for i = 5, #ARGV, 2 do
-  if #redis.call('XPENDING', KEYS[1], group, ARGV[i], ARGV[i], 1, consumer) == 1 then
-    redis.call('XCLAIM', KEYS[1], group, ARGV[3], 0, ARGV[i],
-               'IDLE', ARGV[4], 'RETRYCOUNT', ARGV[i + 1], 'JUSTID')
-  end
-end
-"""
-
-_LEAVE = """
-if #redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[2]) == 0 then
-  redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2])
-end
-"""
-
-# Consumers whose process has long gone, and whose entries others have taken over.
-_TIDY = """
-for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
-  local told = {}
-  for i = 1, #consumer, 2 do told[consumer[i]] = consumer[i + 1] end
-  if told['pending'] == 0 and told['idle'] > tonumber(ARGV[2]) then
-    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], told['name'])
-  end
-end
-return {redis.call('XLEN', KEYS[1]), redis.call('XLEN', KEYS[2])}
-"""
-
-_REPLAY = (
-    _IS_PENDING
-    + """
-if redis.call('XLEN', KEYS[1]) >= tonumber(ARGV[3]) then return -1 end
-if is_pending(says(KEYS[3])) then return 0 end
-if redis.call('XDEL', KEYS[2], ARGV[1]) == 0 then return 0 end
-local entry = redis.call('XADD', KEYS[1], '*', 'v', ARGV[2])
-redis.call('SET', KEYS[3], 'P' .. entry)
-return 1
-"""
-)
-
-# A key whose entry is gone is dropped: its item can be submitted anew, and nobody waits for it in vain.
-_LOOK = (
-    _IS_PENDING
-    + """
-local answers = {}
-for i = 2, #KEYS do
-  local said = says(KEYS[i])
-  if said and said:sub(1, 1) == 'P' then
-    if is_pending(said) then
-      said = 'P'
-    else
-      redis.call('DEL', KEYS[i])
-      said = 'L'
-    end
-  end
-  answers[i - 1] = said
-end
-return answers
-"""
-)
-
-OutcomeState = Literal["done", "unkept", "failed", "dead"]
-
-
-class StoredOutcome(NamedTuple):
-    """How an item ended, as its key tells."""
-
-    state: OutcomeState
-    """unkept: done, but its result cannot travel, and ``error`` says why."""
-    result: Any
-    error: str
-    attempts: int
-
-
-class Wanted(NamedTuple):
-    """What an entry holds."""
-
-    item_id: str
-    priority: int
-    data: Any
+def script_source(*names: str) -> str:
+    """The .lua files of these names beside this one, one after the other."""
+    sources = [(files(__package__) / f"{name}.lua").read_text(encoding="ascii") for name in names]
+    return "".join(sources).replace("GROUP_NAME", GROUP)
 
 
 class Delivery(NamedTuple):
@@ -257,15 +69,15 @@ class Streams:
         self.items = f"{tag}:items".encode()
         self.dead = f"{tag}:dead".encode()
         self._of_item = f"{tag}:item:".encode()
-        self._add = link.script(_ADD)
-        self._settle = link.script(_SETTLE)
-        self._claim = link.script(_CLAIM)
-        self._refresh = link.script(_REFRESH)
-        self._give_back = link.script(_GIVE_BACK)
-        self._leave = link.script(_LEAVE)
-        self._tidy = link.script(_TIDY)
-        self._replay = link.script(_REPLAY)
-        self._look = link.script(_LOOK)
+        self._add = link.script(script_source("pending", "add"))
+        self._settle = link.script(script_source("pending", "settle"))
+        self._claim = link.script(script_source("claim"))
+        self._refresh = link.script(script_source("refresh"))
+        self._give_back = link.script(script_source("give_back"))
+        self._leave = link.script(script_source("leave"))
+        self._tidy = link.script(script_source("tidy"))
+        self._replay = link.script(script_source("pending", "replay"))
+        self._look = link.script(script_source("pending", "look"))
 
     def _key(self, item_id: str) -> bytes:
         return self._of_item + item_id.encode("utf-8", "surrogatepass")
@@ -436,74 +248,3 @@ def _entries_of(page: Any) -> list[tuple[bytes, bytes]]:
         return [(_checked_id(entry), _value_in(fields)) for entry, fields in page or ()]
     except (TypeError, ValueError) as error:
         raise _unexpected() from error
-
-
-# Values. What Redis gives back is untrusted: each is checked for its shape.
-
-
-def value_of(item_id: str, priority: int, data: Any) -> bytes:
-    """An entry's value. Raises UnsupportedValueError."""
-    return encode_body([item_id, priority, data])
-
-
-def wanted_of(value: bytes) -> Wanted:
-    """The opposite of :func:`value_of`. Raises CorruptPayloadError."""
-    parts = decode_body(value)
-    if (
-        type(parts) is not list
-        or len(parts) != 3
-        or type(parts[0]) is not str
-        or not 1 <= len(parts[0]) <= MAX_KEY_LENGTH
-        or type(parts[1]) is not int
-        or abs(parts[1]) > MAX_PRIORITY
-    ):
-        raise CorruptPayloadError("an entry that no batch processor wrote")
-    return Wanted(*parts)
-
-
-def outcome_value(
-    state: OutcomeState, result: Any, error: str, attempts: int, by: str, limit: int
-) -> tuple[bytes, str]:
-    """The value of an outcome, and why it does not hold the result, if so. Never raises."""
-    problem = ""
-    try:
-        value = encode_body([state, result, error, attempts, by])
-        if len(value) <= limit:
-            return value, ""
-        problem = f"the result is {len(value):,} bytes as MessagePack: more than {limit:,}"
-    except UnsupportedValueError as failure:
-        problem = f"the result cannot travel to Redis: {failure}"
-    return encode_body(["unkept", None, problem, attempts, by]), problem
-
-
-def outcome_of(value: bytes) -> StoredOutcome:
-    """The opposite of :func:`outcome_value`. Raises CorruptPayloadError."""
-    parts = decode_body(value)
-    if (
-        type(parts) is not list
-        or len(parts) != 5
-        or parts[0] not in ("done", "unkept", "failed", "dead")
-        or type(parts[2]) is not str
-        or type(parts[3]) is not int
-    ):
-        raise CorruptPayloadError("an outcome that no batch processor wrote")
-    return StoredOutcome(*parts[:4])
-
-
-def letter_value(letter: DeadLetter) -> bytes:
-    """The value of a dead letter, whose data came out of Redis or is bytes."""
-    return encode_body(
-        [letter.item_id, letter.data, letter.priority, letter.attempts, letter.error, letter.died_at]
-    )
-
-
-def letter_of(entry: bytes, value: bytes) -> DeadLetter | None:
-    """The opposite of :func:`letter_value`; None for what is none."""
-    try:
-        item_id, data, priority, attempts, error, died_at = decode_body(value)
-    except (CorruptPayloadError, ValueError, TypeError):
-        return None
-    kinds = (type(item_id), type(priority), type(attempts), type(error))
-    if kinds != (str, int, int, str) or type(died_at) not in (int, float):
-        return None
-    return DeadLetter(item_id, data, priority, attempts, error, died_at, entry.decode())

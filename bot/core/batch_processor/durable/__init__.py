@@ -1,0 +1,1 @@
+"""Durable mode: items lie in Redis until they have ended. Needs the redis extra."""
