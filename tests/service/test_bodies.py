@@ -160,6 +160,7 @@ async def test_a_coding_that_is_not_known_is_named(decoding, path, coding):
         gzip.compress(b"one") + gzip.compress(b"two"), gzip.compress(b"") * 5_000,
         gzip.compress(b"false sum")[:-8] + b"\0" * 8,
     ],
+    ids=["no gzip", "cut", "more behind it", "two", "thousands", "a false sum"],
 )  # fmt: skip
 @pytest.mark.parametrize("path", ["/stream", "/json"])
 async def test_what_is_not_encoded_as_it_says_is_the_clients_fault(decoding, path, data):
