@@ -10,7 +10,8 @@ from sqlglot import exp
 from bot.core._shared.masking import one_line
 from bot.core.query_optimizer.advice.indexes import suggestions_for
 from bot.core.query_optimizer.advice.rewrites import REWRITES, rewrite
-from bot.core.query_optimizer.advice.rules import Facts, findings_of
+from bot.core.query_optimizer.advice.rules.facts import Facts
+from bot.core.query_optimizer.advice.rules.findings import findings_of
 from bot.core.query_optimizer.models import Advice, Finding, IndexSuggestion
 from bot.core.query_optimizer.sql.analyzer import Reading
 from bot.core.query_optimizer.sql.schema import Schema

@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlglot import exp
 
-from bot.core.query_optimizer.advice.rules import Facts
+from bot.core.query_optimizer.advice.rules.facts import Facts
 from bot.core.query_optimizer.models import IndexSuggestion
 from bot.core.query_optimizer.sql.schema import DeclaredType, Schema
 from bot.core.query_optimizer.sql.scopes import COMPARISONS, Scope, Source, bare, is_constant, operands

@@ -9,7 +9,7 @@ from typing import Any
 from msgspec import structs
 
 from bot.core.query_optimizer.advice.advise import advise
-from bot.core.query_optimizer.advice.rules import RULES
+from bot.core.query_optimizer.advice.rules.findings import RULES
 from bot.core.query_optimizer.models import SEVERITIES, Advice, Finding, Severity
 from bot.core.query_optimizer.sql.analyzer import Reading, read
 from bot.core.query_optimizer.sql.schema import Schema

@@ -26,18 +26,15 @@ from typing import Any
 
 from sqlglot import exp
 
-from bot.core.query_optimizer.advice.rules import (
-    asks_existence_only,
-    asks_whether_any,
-    conditions_for_where,
-    count_as_existence,
+from bot.core.query_optimizer.advice.rules.conditions import (
     equalities_by_column,
     is_always_true,
-    is_join_unused,
     repeated_operands,
-    why_distinct_is_redundant,
-    why_join_is_inner,
 )
+from bot.core.query_optimizer.advice.rules.filters import conditions_for_where, count_as_existence
+from bot.core.query_optimizer.advice.rules.joins import is_join_unused, why_join_is_inner
+from bot.core.query_optimizer.advice.rules.nodes import asks_existence_only, asks_whether_any
+from bot.core.query_optimizer.advice.rules.selection import why_distinct_is_redundant
 from bot.core.query_optimizer.sql.analyzer import Reading
 from bot.core.query_optimizer.sql.census import Census
 from bot.core.query_optimizer.sql.column_types import exact_family, family_shown

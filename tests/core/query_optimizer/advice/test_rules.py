@@ -6,7 +6,8 @@ import pytest
 from sqlglot import exp
 
 from bot.core.query_optimizer.advice.advise import advise
-from bot.core.query_optimizer.advice.rules import RULES, Facts
+from bot.core.query_optimizer.advice.rules.facts import Facts
+from bot.core.query_optimizer.advice.rules.findings import RULES
 from bot.core.query_optimizer.models import SEVERITIES
 from bot.core.query_optimizer.sql.analyzer import read
 from bot.core.query_optimizer.sql.schema import Schema

@@ -1,0 +1,242 @@
+"""Rules about conditions that repeat or contradict each other, and about lists of values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from sqlglot import exp
+
+from bot.core.query_optimizer.advice.rules.facts import Facts
+from bot.core.query_optimizer.advice.rules.nodes import (
+    in_where_or_having,
+)
+from bot.core.query_optimizer.advice.rules.rule import Remark, rule
+from bot.core.query_optimizer.sql.scopes import (
+    COMPARISONS,
+    ColumnKey,
+    bare,
+    in_filter,
+    is_plain_constant,
+    key_of,
+    operands,
+    written,
+)
+
+LONG_LIST = 100
+"""Values in an IN from which Q023 speaks."""
+
+
+@rule("Q023", "long-in-list", "info", exp.In)
+def _long_in_list(node: Any, facts: Facts) -> Remark | None:
+    if len(node.expressions) < LONG_LIST:
+        return None
+    fix = {
+        "postgres": "Pass one array: = ANY($1).",
+        "sqlite": "Pass one JSON array: IN (SELECT value FROM json_each(?)).",
+    }.get(facts.dialect, "Put the values into a temporary table and join it, or ask in parts.")
+    column = node.this.find(exp.Column)
+    name = written(column) if column is not None else "an expression"
+    return f"{len(node.expressions)} values in the IN of {name}: parsed and planned anew each time.", fix
+
+
+@rule("Q027", "compared-with-itself", "warning", *COMPARISONS, exp.NEQ)
+def _compared_with_itself(node: Any, facts: Facts) -> Remark | None:
+    one, other = bare(node.this), bare(node.args["expression"])
+    if one.__class__ is not exp.Column or other.__class__ is not exp.Column or key_of(one) != key_of(other):
+        return None
+    if not in_filter(node):
+        return None  # SET x = x has its uses
+    if written(one) != written(other):
+        return None  # T.a and t.a may be of two tables in MySQL
+    instead = f", or {written(one)} IS NOT NULL" if node.__class__ in (exp.EQ, exp.GTE, exp.LTE) else ""
+    return f"{written(one)} is compared with itself.", f"Say which two columns are meant{instead}."
+
+
+_MOMENT_WORDS = ("time", "timestamp", "datetime", "created", "updated", "modified", "when")
+
+
+@rule("Q028", "between-dates", "info", exp.Between)
+def _between_dates(node: Any, facts: Facts) -> Remark | None:
+    column, high = bare(node.this), node.args["high"]
+    if column.__class__ is not exp.Column or high.__class__ is not exp.Literal or not high.is_string:
+        return None
+    name = column.name.lower()
+    if not (name.endswith(("_at", "_ts", "_time")) or name in _MOMENT_WORDS):
+        return None
+    text = high.this
+    if len(text) != 10 or text[4] != "-" or text[7] != "-":
+        return None
+    return (
+        f"BETWEEN ends at midnight of {text}: what {written(column)} holds of that day is left out.",
+        f"Write {written(column)} >= start AND {written(column)} < the day after.",
+    )
+
+
+@rule("Q030", "never-true", "error", exp.And)
+def _never_true(node: Any, facts: Facts) -> Remark | None:
+    if node.parent.__class__ in (exp.And, exp.Paren) or not in_filter(node):
+        return None  # the outermost AND speaks for all
+    equalities = [side for side in operands(node, exp.And) if side.__class__ is exp.EQ]
+    if len(equalities) < 2:
+        return None
+    equal: dict[ColumnKey, Any] = {}
+    columns: dict[ColumnKey, str] = {}
+    for condition in equalities:
+        column, value = bare(condition.this), bare(condition.args["expression"])
+        if column.__class__ is not exp.Column or value.__class__ is not exp.Literal:
+            continue
+        before = equal.setdefault(key_of(column), value)
+        if before is value:
+            columns[key_of(column)] = written(column)
+            continue
+        if written(column) == columns[key_of(column)] and _are_never_equal(before, value, column, facts):
+            return (
+                f"{written(column)} cannot equal {before.this!r:.30} and {value.this!r:.30} at once: the "
+                "condition is never true.",
+                "Use OR, or leave one out.",
+            )
+    return None
+
+
+def _are_never_equal(one: Any, other: Any, column: Any, facts: Facts) -> bool:
+    """Whether no value of the column equals both literals.
+
+    Strings: where the column is known to tell any two apart. 'a' and 'A' may be one, as may '1' and '01',
+    '2024-01-01' and '2024-01-01 00:00', and any two words for MySQL's numbers. Numbers: where no float
+    comes between, and in MySQL where they cannot be a year or a date in two notations.
+    """
+    if one.is_string != other.is_string:
+        return False
+    first, second = str(one.this), str(other.this)
+    if one.is_string:
+        return first != second and facts.family(column) == "text"
+    if len(first) > 15 or len(second) > 15 or float(first) == float(second):
+        return False
+    if facts.dialect in ("postgres", "sqlite") or facts.family(column) == "whole":
+        return True
+    if not (first.isdigit() and second.isdigit() and len(first) == len(second)):
+        return False
+    return len(first) == 1 or "0" not in (first[0], second[0])
+
+
+@rule("Q031", "repeated-condition", "info", exp.And, exp.Or)
+def _repeated_condition(node: Any, facts: Facts) -> Remark | None:
+    if node.parent.__class__ is node.__class__:
+        return None
+    repeated = repeated_operands(node)
+    if not repeated:
+        return None
+    column = repeated[0].find(exp.Column)
+    on = f" on {written(column)}" if column is not None else ""
+    return f"The same condition{on} stands there twice.", "Leave one out, or correct it."
+
+
+def repeated_operands(connector: Any) -> list[Any]:
+    """Those operands of an AND or OR that equal one before them."""
+    sides = operands(connector, connector.__class__)
+    if len({side.__class__ for side in sides}) == len(sides):
+        return []
+    seen: dict[Any, list[Any]] = {}
+    found = []
+    for side in sides:
+        this = side.args.get("this")
+        key = (side.__class__, key_of(this) if this.__class__ is exp.Column else None)
+        alike = seen.get(key)
+        if alike is None:
+            seen[key] = [side]
+        elif any(side == other for other in alike) and not _has_positional_parameter(side):
+            found.append(side)
+        else:
+            alike.append(side)
+    return found
+
+
+def _has_positional_parameter(node: Any) -> bool:
+    """Two of them look the same and stand for different values."""
+    return any(parameter.args.get("this") is None for parameter in node.find_all(exp.Placeholder))
+
+
+@rule("Q032", "always-true", "info", exp.EQ, exp.Boolean)
+def _always_true(node: Any, facts: Facts) -> Remark | None:
+    if not is_always_true(node) or not in_filter(node) or not in_where_or_having(node):
+        return None
+    if node.parent.__class__ is exp.Where and node.parent.parent.__class__ in (exp.Update, exp.Delete):
+        return None  # WHERE TRUE says that all rows are meant
+    return "A condition that is always true.", "Leave it out."
+
+
+def is_always_true(node: Any) -> bool:
+    """``TRUE`` or ``1 = 1``."""
+    if node.__class__ is exp.Boolean:
+        return bool(node.this)
+    if node.__class__ is not exp.EQ:
+        return False
+    one, other = bare(node.this), bare(node.args["expression"])
+    if one.__class__ is not exp.Literal or other.__class__ is not exp.Literal:
+        return False
+    return bool(one.is_string == other.is_string and one.this == other.this)
+
+
+@rule("Q034", "like-without-wildcard", "info", exp.Like)
+def _like_without_wildcard(node: Any, facts: Facts) -> Remark | None:
+    pattern = node.args["expression"]
+    if pattern.__class__ is not exp.Literal or not pattern.is_string or not in_filter(node):
+        return None
+    if any(mark in pattern.this for mark in "%_\\") or bare(node.this).__class__ is not exp.Column:
+        return None
+    name = written(bare(node.this))
+    hint = " (with COLLATE NOCASE if case must not matter)" if facts.dialect in ("", "sqlite") else ""
+    return f"LIKE without a wildcard on {name}.", f"Compare with ={hint}."
+
+
+@rule("Q037", "or-of-equalities", "info", exp.Or)
+def _or_of_equalities(node: Any, facts: Facts) -> Remark | None:
+    if node.parent.__class__ is exp.Or or not in_filter(node):
+        return None
+    for column, sides in equalities_by_column(node):
+        if len(sides) > 1:
+            return f"{len(sides)} equalities on {written(column)} joined by OR.", "Use IN."
+    return None
+
+
+def equalities_by_column(connector: Any) -> Iterator[tuple[Any, list[Any]]]:
+    """Columns, each with the ``column = constant`` of one kind that an OR has for it."""
+    found: dict[Any, tuple[Any, list[Any]]] = {}
+    for side in operands(connector, exp.Or):
+        if side.__class__ is not exp.EQ:
+            continue
+        column, value = bare(side.this), bare(side.args["expression"])
+        if column.__class__ is not exp.Column or not is_plain_constant(value):
+            continue
+        kind = (value.__class__, value.args.get("is_string"))
+        if value.__class__ is exp.Literal and not value.is_string and not value.this.isdigit():
+            continue  # 1 and 1.5 need not be of one type
+        if value.__class__ not in (exp.Literal, exp.Placeholder, exp.Parameter):
+            continue
+        found.setdefault((key_of(column), kind), (column, []))[1].append(side)
+    yield from found.values()
+
+
+def _is_inside(connector: Any) -> bool:
+    """Whether an AND or OR is an operand of another of its kind, which is looked at with all of them."""
+    parent = connector.parent
+    while parent.__class__ is exp.Paren:
+        parent = parent.parent
+    return parent.__class__ is connector.__class__
+
+
+@rule("Q039", "optional-filter", "info", exp.Or)
+def _optional_filter(node: Any, facts: Facts) -> Remark | None:
+    if _is_inside(node) or not in_filter(node):
+        return None
+    for side in operands(node, exp.Or):
+        if side.__class__ is not exp.Is or side.args.get("negate"):
+            continue
+        if bare(side.this).__class__ in (exp.Placeholder, exp.Parameter):
+            return (
+                "A filter that a NULL parameter switches off: one plan has to serve both cases, so no index "
+                "does.",
+                "Leave the condition out of the text when there is nothing to filter by.",
+            )
+    return None

@@ -1,0 +1,50 @@
+"""A rule for SQL statements: a function of one node and of what is known around it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from bot.core.query_optimizer.advice.rules.facts import Facts
+from bot.core.query_optimizer.models import Severity
+
+Remark = tuple[str, str]
+"""(what is wrong, what to do)"""
+
+Check = Callable[[Any, Facts], Remark | None]
+
+Needs = Callable[[frozenset[type]], bool]
+
+
+class Rule(NamedTuple):
+    code: str
+    name: str
+    severity: Severity
+    classes: tuple[type, ...]
+    check: Check
+    needs: Needs
+    """Whether it can find anything in a statement made of nodes of these classes."""
+
+
+RULES: list[Rule] = []
+RULES_BY_CLASS: dict[type, list[Rule]] = {}
+
+
+def rule(
+    code: str, name: str, severity: Severity, *classes: type, needs: tuple[type, ...] | Needs = ()
+) -> Callable[[Check], Check]:
+    """Register a rule for nodes of these classes; ``needs``: one of these must be in the statement too."""
+
+    required = () if callable(needs) else needs
+
+    def there(kinds: frozenset[type]) -> bool:
+        return not required or not kinds.isdisjoint(required)
+
+    def register(check: Check) -> Check:
+        found = Rule(code, name, severity, classes, check, needs if callable(needs) else there)
+        RULES.append(found)
+        for kind in classes:
+            RULES_BY_CLASS.setdefault(kind, []).append(found)
+        return check
+
+    return register
