@@ -39,13 +39,8 @@ from bot.core.query_optimizer.execution.result_scopes import read_in, scope_key,
 from bot.core.query_optimizer.execution.results import ResultCache, freeze_params, key_of
 from bot.core.query_optimizer.execution.timing import STOPWATCH, SlowQueryLog, Stopwatch
 from bot.core.query_optimizer.execution.transactions import Transaction, Transactions, TransactionScope
-from bot.core.query_optimizer.graphql.operations import (
-    MISSING,
-    advise_graphql,
-    excess,
-    is_graphql,
-    operation_name_of,
-)
+from bot.core.query_optimizer.graphql.limits import advise_graphql, excess, operation_name_of
+from bot.core.query_optimizer.graphql.operations import MISSING, is_graphql
 from bot.core.query_optimizer.models import (
     Advice,
     Analysis,
@@ -64,7 +59,8 @@ from bot.core.query_optimizer.sql.relations import Relations
 from bot.core.query_optimizer.stats import MAX_SHOWN, ExecutionStatistics, has_parameters
 
 if TYPE_CHECKING:
-    from bot.core.query_optimizer.plans.explain import Explainer, PlanReader
+    from bot.core.query_optimizer.plans.explain import PlanReader
+    from bot.core.query_optimizer.plans.prepare import Explainer
 
 logger = logging.getLogger(__name__)
 
@@ -614,7 +610,7 @@ class QueryOptimizer(Phase4Service):
         now = self._now()
         if found is not None:
             # What the guide's own code measures nowhere: the time from the miss to the result.
-            self._record(analysis, (now - found.missed_at) * 1000, _rows(result), key)
+            self._record(analysis, (now - found.missed_at) * 1000, rows_in(result), key)
         self._watch(analysis, key, query, params, now, None)
         if fresh:
             begun = self._cache.begin()
@@ -864,7 +860,7 @@ class QueryOptimizer(Phase4Service):
         finally:
             STOPWATCH.reset(token)
         seconds = watch.seconds if watch.used else self._now() - start
-        self._record(analysis, seconds * 1000, _rows(result), key)
+        self._record(analysis, seconds * 1000, rows_in(result), key)
         return result
 
     def _invalidate(self, analysis: Analysis, database: str) -> Awaitable[Any] | None:
@@ -1029,7 +1025,7 @@ class QueryOptimizer(Phase4Service):
         await self.clear_cache()
 
 
-def _rows(result: Any) -> int:
+def rows_in(result: Any) -> int:
     return len(result) if isinstance(result, list | tuple) else 0
 
 

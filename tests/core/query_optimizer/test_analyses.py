@@ -50,7 +50,7 @@ def broken(monkeypatch, error):
     monkeypatch.setattr(sqlglot.parser.Parser, "parse", parse, raising=False)
     monkeypatch.setattr(sqlparse, "parse", parse)
     monkeypatch.setattr(graphql, "parse", parse)
-    monkeypatch.setattr(documents, "_facts", parse)
+    monkeypatch.setattr(documents, "facts_of", parse)
 
 
 async def ran(query, params):

@@ -11,16 +11,10 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from bot.core.query_optimizer.models import Evidence, IndexSuggestion
-
-SAMPLED_ROWS = 10_000
-"""Rows of a table that are read to tell how many values its columns have, where the planner does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,134 +56,6 @@ class TableFigures:
     """Whether the table may have more: the count stopped at the sample's size."""
     selected: Mapping[str, float] = field(default_factory=dict)
     """DDL of a suggestion -> share (0-1) of the rows that a search on it examines."""
-
-
-# Plans.
-
-_SQLITE_HOW = (
-    r"(?: USING ((?:AUTOMATIC )?(?:PARTIAL )?(?:COVERING )?INDEX|INTEGER PRIMARY KEY|PRIMARY KEY)"
-    r"(?: (?!\()(.+?))?(?: \((.*)\))?)?(?: LEFT-JOIN)?\Z"
-)
-_SQLITE_TERM = re.compile(r"(\w+)[=<>]")
-
-
-def plan_of_sqlite(rows: Sequence[Sequence[Any]], tables: Mapping[str, str]) -> Plan:
-    """From the rows of EXPLAIN QUERY PLAN; ``tables`` names the table behind each alias, in lower case."""
-    accesses = []
-    sorts = False
-    # Names may hold anything, so those that are known are looked for, the longest first.
-    names = "|".join(re.escape(name) for name in sorted(tables, key=len, reverse=True))
-    form = re.compile(
-        rf"(SCAN|SEARCH) (?:TABLE )?(?:\w+\.)?({names})(?: AS ({names}))?{_SQLITE_HOW}", re.IGNORECASE
-    )
-    for row in rows:
-        detail = str(row[3])
-        if detail.startswith("USE TEMP B-TREE FOR") and detail.endswith("ORDER BY"):
-            sorts = True
-        match = form.match(detail) if tables else None
-        if match is None:
-            continue  # a subquery, a constant row, a view's table
-        verb, name, alias, how, index, terms = match.groups()
-        table = tables[(alias or name).lower()]
-        # An automatic index is built for each execution, from the whole table.
-        automatic = (how or "").startswith("AUTOMATIC")
-        columns = frozenset(found.lower() for found in _SQLITE_TERM.findall(terms or ""))
-        accesses.append(
-            Access(
-                table,
-                full_scan=automatic or (verb == "SCAN" and not index),
-                index="" if automatic else (index or how or "").removeprefix("COVERING "),
-                columns=frozenset() if automatic else columns,
-                one_row="PRIMARY KEY" in (how or "") and terms == "rowid=?",
-                buffered=automatic,
-            )
-        )
-    return Plan(tuple(accesses), sorts)
-
-
-_POSTGRES_SCANS = ("Seq Scan", "Index Scan", "Index Only Scan", "Bitmap Heap Scan", "Sample Scan", "Tid Scan")
-
-
-def plan_of_postgres(document: Any) -> Plan:
-    """From what EXPLAIN (FORMAT JSON) answers, as text or decoded."""
-    found = json.loads(document) if isinstance(document, str | bytes) else document
-    top = found[0]["Plan"]
-    accesses: list[Access] = []
-    sorts = False
-    for node, workers in _postgres_nodes(top, 0):
-        kind = node["Node Type"]
-        sorts = sorts or kind in ("Sort", "Incremental Sort")
-        if kind not in _POSTGRES_SCANS or "Relation Name" not in node:
-            continue
-        conditions, indexes = [str(node.get("Index Cond", ""))], [str(node.get("Index Name", ""))]
-        if kind == "Bitmap Heap Scan":
-            inner = [part for part, _ in _postgres_nodes(node, 0) if part["Node Type"] == "Bitmap Index Scan"]
-            conditions = [str(part.get("Index Cond", "")) for part in inner]
-            indexes = [str(part.get("Index Name", "")) for part in inner]
-        expected = float(node["Plan Rows"])
-        if node.get("Parallel Aware") and workers:
-            # The estimate is for each process, of which the leader counts less the more workers it serves.
-            expected *= workers + max(0.0, 1 - 0.3 * workers)
-        accesses.append(
-            Access(
-                str(node["Relation Name"]),
-                full_scan=kind == "Seq Scan",
-                index=", ".join(filter(None, indexes)),
-                columns=frozenset(re.findall(r"\w+", re.sub(r"'[^']*'", "", " ".join(conditions)).lower())),
-                expected=expected,
-                one_row=kind != "Seq Scan" and any(conditions) and expected <= 1,
-            )
-        )
-    return Plan(tuple(accesses), sorts, float(top["Total Cost"]))
-
-
-def _postgres_nodes(node: Mapping[str, Any], workers: int) -> Iterator[tuple[Mapping[str, Any], int]]:
-    queue = [(node, workers)]
-    for each, inherited in queue:  # grows while it is read
-        yield each, inherited
-        below = int(each.get("Workers Planned", inherited))
-        queue += [(part, below) for part in each.get("Plans", ())]
-
-
-def plan_of_mysql(document: Any, tables: Mapping[str, str]) -> Plan:
-    """From what EXPLAIN FORMAT=JSON of MySQL or MariaDB answers; ``tables`` as for SQLite."""
-    top = json.loads(document) if isinstance(document, str | bytes) else document
-    accesses: list[Access] = []
-    sorts = False
-    cost = top.get("query_block", {}).get("cost_info", {}).get("query_cost")
-    queue: list[Any] = [top]
-    for node in queue:  # grows while it is read
-        if isinstance(node, list):
-            queue += node
-            continue
-        if not isinstance(node, dict):
-            continue
-        # MariaDB has "filesort" only where it sorts; MySQL says so in using_filesort, and may not.
-        sorts = sorts or "filesort" in node or node.get("using_filesort") is True
-        table = node.get("table")
-        if isinstance(table, dict) and "access_type" in table:
-            name = tables.get(str(table.get("table_name")).lower())
-            if name is not None:
-                # MySQL's rows_examined_per_scan and MariaDB's rows: read by this access, before conditions.
-                rows = table.get("rows_examined_per_scan", table.get("rows"))
-                accesses.append(
-                    Access(
-                        name,
-                        full_scan=table["access_type"] == "ALL",
-                        index=str(table.get("key", "")),
-                        columns=frozenset(str(part).lower() for part in table.get("used_key_parts", ()))
-                        if table["access_type"] != "index"
-                        else frozenset(),
-                        expected=None if rows is None else float(rows),
-                        one_row=table["access_type"] in ("const", "eq_ref", "system"),
-                        buffered="using_join_buffer" in table or "buffer_type" in node,
-                    )
-                )
-        queue += node.values()
-    return Plan(tuple(accesses), sorts, None if cost is None else float(cost))
-
-
-# What they prove.
 
 
 def is_served(suggestion: IndexSuggestion, plan: Plan) -> bool:
@@ -252,7 +118,7 @@ def judge(
                 saved += figure.rows * (1 - share)
                 sentences.append(
                     f"a search on {suggestion.table} ({', '.join(suggestion.columns)}) would examine about "
-                    f"{max(1, round(figure.rows * share)):,} of {_rows(figure)} rows"
+                    f"{max(1, round(figure.rows * share)):,} of {_rows_shown(figure)} rows"
                 )
     improvement = 100 * saved / examined if examined else 0.0
     if cost_after is not None and plan.cost:
@@ -261,7 +127,7 @@ def judge(
     return Evidence(round(improvement, 2), tuple(dict.fromkeys(sentences)), frozenset(served))
 
 
-def _rows(figure: TableFigures) -> str:
+def _rows_shown(figure: TableFigures) -> str:
     return f"{figure.rows:,.0f}{' or more' if figure.at_least else ''}"
 
 
@@ -270,7 +136,7 @@ def _said(access: Access, figure: TableFigures | None) -> str:
     if access.expected is not None and (figure is None or round(figure.rows) != round(access.expected)):
         expected = f", {access.expected:,.0f} rows expected"
     if access.full_scan:
-        of = "" if figure is None else f", {_rows(figure)} rows"
+        of = "" if figure is None else f", {_rows_shown(figure)} rows"
         return f"EXPLAIN: full scan of {access.table}{of}{expected}"
     by = f" by {access.index}" if access.index else ""
     verb = "search" if access.columns else "scan"

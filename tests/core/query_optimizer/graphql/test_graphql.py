@@ -9,13 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bot.core.query_optimizer import QueryOptimizer, QueryTooComplexError, QueryType, optimize_query
-from bot.core.query_optimizer.graphql.operations import (
-    MAX_COMPLEXITY,
-    MAX_NESTING,
-    complexity_with,
-    is_graphql,
-    operations,
-)
+from bot.core.query_optimizer.graphql.limits import complexity_with
+from bot.core.query_optimizer.graphql.nodes import MAX_COMPLEXITY
+from bot.core.query_optimizer.graphql.operations import MAX_NESTING, is_graphql, operations
 from tests.docs.guide import blocks, run
 from tests.support.searching import searching
 

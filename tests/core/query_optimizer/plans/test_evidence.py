@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bot.core.query_optimizer import IndexSuggestion, QueryOptimizer, stats
-from bot.core.query_optimizer.plans import evidence, explain
+from bot.core.query_optimizer.plans import evidence, explain, mysql, postgresql, sqlite
 from tests.support.searching import searching
 
 BY_OWNER = "SELECT id FROM files WHERE owner = 7"
@@ -335,8 +335,8 @@ async def test_a_dialect_without_explain_is_refused(optimizer, database):
 async def test_what_is_not_explained_is_not_looked_at_again(optimizer, postgres_that_is_away, monkeypatch):
     optimizer.explain_with(postgres_that_is_away, "postgres")
     looked = []
-    prepare = explain._prepare
-    monkeypatch.setattr(explain, "_prepare", lambda *given: looked.append(given) or prepare(*given))
+    prepare = explain.prepare
+    monkeypatch.setattr(explain, "prepare", lambda *given: looked.append(given) or prepare(*given))
     for _ in range(3):
         await optimizer.analyze_query("SELECT id FROM files WHERE owner = $1")
     assert len(looked) == 1
@@ -507,7 +507,7 @@ def test_plan_of_mysql_8():
     document = """{"query_block": {"select_id": 1, "cost_info": {"query_cost": "403.75"},
       "ordering_operation": {"using_filesort": true, "nested_loop": [{"table": {"table_name": "f",
         "access_type": "ALL", "rows_examined_per_scan": 3997, "filtered": "10.00"}}]}}}"""
-    plan = evidence.plan_of_mysql(document, {"f": "files"})
+    plan = mysql.plan_of_mysql(document, {"f": "files"})
     assert plan == evidence.Plan(
         (evidence.Access("files", full_scan=True, expected=3997.0),), sorts=True, cost=403.75
     )
@@ -520,7 +520,7 @@ def test_a_join_by_a_buffer_reads_a_table_once_for_many_searches():
         '{"query_block": {"nested_loop": [{"block-nl-join": {"table": {"table_name": "f", '
         '"access_type": "ALL", "rows": 9}, "buffer_type": "flat", "join_type": "BNL"}}]}}',
     ):
-        (access,) = evidence.plan_of_mysql(document, {"f": "files"}).accesses
+        (access,) = mysql.plan_of_mysql(document, {"f": "files"}).accesses
         assert access.buffered
     suggestion = IndexSuggestion("files", ("owner",), "CREATE INDEX ...", "", ("owner",))
     figures = {"files": evidence.TableFigures(9, selected={"CREATE INDEX ...": 0.1})}
@@ -530,7 +530,7 @@ def test_a_join_by_a_buffer_reads_a_table_once_for_many_searches():
 def test_a_parallel_scan_counts_all_its_processes():
     scan = {"Node Type": "Seq Scan", "Parallel Aware": True, "Relation Name": "t", "Plan Rows": 100}
     top = {"Node Type": "Gather", "Workers Planned": 2, "Total Cost": 5.0, "Plans": [scan]}
-    (access,) = evidence.plan_of_postgres([{"Plan": top}]).accesses
+    (access,) = postgresql.plan_of_postgres([{"Plan": top}]).accesses
     assert access.expected == pytest.approx(240)
 
 
@@ -550,7 +550,7 @@ def test_a_parallel_scan_counts_all_its_processes():
     ],
 )
 def test_plan_of_sqlite(detail, full_scan, columns):
-    plan = evidence.plan_of_sqlite([(1, 0, 0, detail)], {"files": "files", "f": "files"})
+    plan = sqlite.plan_of_sqlite([(1, 0, 0, detail)], {"files": "files", "f": "files"})
     (access,) = plan.accesses
     assert (access.table, access.full_scan, access.columns) == ("files", full_scan, columns)
 

@@ -1,0 +1,174 @@
+"""What a MongoDB filter, pipeline or command asks for (pure)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bot.core.query_optimizer.models import QueryType
+
+MAX_DEPTH = 100
+"""Levels beyond which a document is not followed; MongoDB's own limit of nesting."""
+
+_COMMANDS = {
+    "find": QueryType.FIND,
+    "count": QueryType.FIND,
+    "distinct": QueryType.FIND,
+    "aggregate": QueryType.AGGREGATE,
+    "insert": QueryType.INSERT,
+    "update": QueryType.UPDATE,
+    "delete": QueryType.DELETE,
+    "findAndModify": QueryType.UPDATE,
+}
+
+
+@dataclass
+class Facts:
+    kind: QueryType
+    collection: str = "collection"
+    filters: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
+    """(stage, condition); the first is what an index of the collection could serve."""
+    stages: list[tuple[str, Any]] = field(default_factory=list)
+    sort: list[tuple[str, int]] = field(default_factory=list)
+    limit: int | None = None
+    skip: int = 0
+    options_known: bool = False
+    """Whether a missing limit or projection means that there is none."""
+    projected: bool = False
+    every_document: bool = False
+    """A write to all documents that match."""
+    reads: set[str] = field(default_factory=set)
+    writes: set[str] = field(default_factory=set)
+
+
+def facts_of(query: Any, options: Mapping[str, Any]) -> Facts:
+    if not isinstance(query, Mapping):
+        return _pipeline(query, _named(options.get("collection")))
+    command = next(iter(query), None)
+    if command in _COMMANDS and isinstance(query[command], str):
+        return _command(command, query)
+    facts = Facts(QueryType.FIND, _named(options.get("collection")), [("filter", query)])
+    facts.reads.add(facts.collection)
+    _take_options(facts, options)
+    facts.options_known = bool(options.keys() & {"sort", "limit", "skip", "projection"})
+    return facts
+
+
+def _named(name: Any) -> str:
+    return name if isinstance(name, str) and name else "collection"
+
+
+def _command(command: str, query: Mapping[str, Any]) -> Facts:
+    collection = _named(query[command])
+    if command == "aggregate":
+        return _pipeline(query.get("pipeline"), collection)
+    facts = Facts(_COMMANDS[command], collection)
+    condition = query.get("filter", query.get("query", {}))
+    if command in ("update", "delete"):
+        for item in as_list(query.get("updates" if command == "update" else "deletes")):
+            if isinstance(item, Mapping):
+                condition = item.get("q")
+                facts.filters.append(("filter", condition if isinstance(condition, Mapping) else {}))
+                every = item.get("multi") if command == "update" else item.get("limit") == 0
+                facts.every_document = facts.every_document or (bool(every) and not condition)
+    elif command != "insert" and isinstance(condition, Mapping):
+        facts.filters.append(("filter", condition))
+    (
+        facts.writes if facts.kind in (QueryType.INSERT, QueryType.UPDATE, QueryType.DELETE) else facts.reads
+    ).add(collection)
+    _take_options(facts, query)
+    facts.options_known = command == "find"
+    return facts
+
+
+def _take_options(facts: Facts, options: Mapping[str, Any]) -> None:
+    facts.sort = _sort(options.get("sort"))
+    limit, skip = options.get("limit"), options.get("skip")
+    facts.limit = limit if isinstance(limit, int) and limit else None
+    facts.skip = skip if isinstance(skip, int) else 0
+    facts.projected = bool(options.get("projection"))
+
+
+def _sort(given: Any) -> list[tuple[str, int]]:
+    items: Any = given.items() if isinstance(given, Mapping) else as_list(given)
+    return [
+        (str(i[0]), -1 if i[1] == -1 else 1) for i in items if isinstance(i, tuple | list) and len(i) == 2
+    ]
+
+
+def as_list(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else ()
+
+
+def _pipeline(stages: Any, collection: str) -> Facts:
+    facts = Facts(QueryType.AGGREGATE, collection)
+    facts.reads.add(collection)
+    queue = [(stages, 0)]
+    while queue:
+        inner, depth = queue.pop()
+        for stage in as_list(inner):
+            if not isinstance(stage, Mapping) or len(stage) != 1:
+                continue
+            name, body = next(iter(stage.items()))
+            name = str(name)
+            if depth == 0:
+                facts.stages.append((name, body))
+            if name == "$match" and isinstance(body, Mapping):
+                facts.filters.append(("$match", body))
+            elif name in ("$lookup", "$graphLookup", "$unionWith"):
+                source = (
+                    body
+                    if isinstance(body, str)
+                    else body.get("from", body.get("coll"))
+                    if isinstance(body, Mapping)
+                    else None
+                )
+                if isinstance(source, str):
+                    facts.reads.add(source)
+                if isinstance(body, Mapping) and depth < MAX_DEPTH:
+                    queue.append((body.get("pipeline"), depth + 1))
+            elif name in ("$out", "$merge"):
+                target = (
+                    body
+                    if isinstance(body, str)
+                    else (body.get("into", body.get("coll")) if isinstance(body, Mapping) else None)
+                )
+                if isinstance(target, Mapping):
+                    target = target.get("coll")
+                facts.writes.add(_named(target))
+            elif name == "$facet" and isinstance(body, Mapping) and depth < MAX_DEPTH:
+                queue += [(part, depth + 1) for part in body.values()]
+    # A $sort can use an index only where nothing before it changed the documents.
+    for name, body in facts.stages:
+        if name == "$sort":
+            facts.sort = _sort(body)
+        if name not in ("$match", "$limit"):
+            break
+    return facts
+
+
+def conditions_in(condition: Any, depth: int = 0) -> Iterator[tuple[str, str, Any]]:
+    """(field, operator, value) of every comparison; "$eq" for a plain value."""
+    if not isinstance(condition, Mapping) or depth > MAX_DEPTH:
+        return
+    for name, value in condition.items():
+        name = str(name)
+        if name in ("$and", "$or", "$nor"):
+            yield "", name, value
+            for part in as_list(value):
+                yield from conditions_in(part, depth + 1)
+        elif name.startswith("$"):
+            yield "", name, value
+        elif isinstance(value, Mapping) and value and all(str(key).startswith("$") for key in value):
+            for operator, operand in value.items():
+                yield name, str(operator), operand
+                if operator == "$not" and isinstance(operand, Mapping):
+                    yield from ((name, str(key), item) for key, item in operand.items())
+        else:
+            yield name, "$regex" if isinstance(value, re.Pattern) else "$eq", value
+
+
+def names_in(condition: Any) -> list[str]:
+    return list(dict.fromkeys(name for name, _, _ in conditions_in(condition) if name))

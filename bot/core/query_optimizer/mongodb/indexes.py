@@ -1,0 +1,73 @@
+"""Indexes for a MongoDB query, in MongoDB's order: equality, then sort, then range (ESR) (pure)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from bot.core.query_optimizer.models import IndexSuggestion, QueryType
+from bot.core.query_optimizer.mongodb.facts import Facts, as_list, conditions_in
+
+_RANGES = frozenset(("$gt", "$gte", "$lt", "$lte", "$regex", "$type"))
+
+
+def _branches(condition: Mapping[str, Any]) -> list[dict[str, list[str]]]:
+    """By which fields an index would be used: one set of {field: operators} for each branch of an $or."""
+    common: dict[str, list[str]] = {}
+    branches: list[dict[str, list[str]]] = []
+    queue: list[Any] = [condition]
+    for part in queue:
+        if not isinstance(part, Mapping) or len(queue) > 1000:
+            continue
+        for name, value in part.items():
+            if name == "$and":
+                queue += as_list(value)
+            elif name == "$or":
+                for item in as_list(value):
+                    found: dict[str, list[str]] = {}
+                    for key, operator, _ in conditions_in(item):
+                        if key:
+                            found.setdefault(key, []).append(operator)
+                    branches.append(found)
+            elif not str(name).startswith("$"):
+                for key, operator, _ in conditions_in({name: value}):
+                    common.setdefault(key, []).append(operator)
+    return [{**common, **branch} for branch in branches] or [common]
+
+
+def suggestions_for(facts: Facts) -> Iterator[IndexSuggestion]:
+    if facts.kind is QueryType.AGGREGATE and (
+        not facts.stages or facts.stages[0][0] not in ("$match", "$sort")
+    ):
+        return
+    condition = (
+        facts.filters[0][1] if facts.filters and (not facts.stages or facts.stages[0][0] == "$match") else {}
+    )
+    seen: set[tuple[str, ...]] = set()
+    for branch in _branches(condition):
+        equal = [name for name, ops in branch.items() if set(ops) & {"$eq", "$in", "$all", "$elemMatch"}]
+        ranged = [name for name, ops in branch.items() if name not in equal and set(ops) & _RANGES]
+        if "_id" in equal:
+            continue  # _id has its index, and one document is left
+        order = [(name, 1) for name in equal]
+        order += [(name, way) for name, way in facts.sort if name not in equal]
+        known = {name for name, _ in order}
+        order += [(name, 1) for name in ranged if name not in known]
+        names = tuple(name for name, _ in order)
+        if not names or names == ("_id",) or names in seen:
+            continue
+        seen.add(names)
+        keys = ", ".join(f"{json.dumps(name)}: {way}" for name, way in order)
+        target = (
+            facts.collection
+            if re.fullmatch(r"\w+", facts.collection)
+            else f"getCollection({json.dumps(facts.collection)})"
+        )
+        yield IndexSuggestion(
+            table=facts.collection,
+            columns=names,
+            ddl=f"db.{target}.createIndex({{ {keys} }})",
+            reason="equality, then sort, then range: found in order, and none is read in vain",
+        )

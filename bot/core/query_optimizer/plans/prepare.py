@@ -1,0 +1,217 @@
+"""A query made ready to be explained, and look-ups that all databases share.
+
+The SQL that is put together here has names from the query that was parsed, quoted, and no values.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bot.core._shared.masking import one_line
+from bot.core.query_optimizer.models import Advice, IndexSuggestion, QueryType
+from bot.core.query_optimizer.plans.evidence import Plan, TableFigures
+
+if TYPE_CHECKING:
+    from bot.core.query_optimizer.sql.analyzer import Reading
+
+logger = logging.getLogger(__name__)
+
+MAX_CHARACTERS = 20_000
+"""Of a query that is explained."""
+
+Statement = tuple[str, Any]
+"""SQL in the dialect's form, and its parameters: a sequence, a mapping by name, or None."""
+
+Explainer = Callable[[Sequence[Statement]], Awaitable[Sequence[Sequence[Sequence[Any]]]]]
+"""``await explainer(statements)`` runs them in order on one connection and answers with the rows of each."""
+
+
+class Prepared:
+    """A query that may be explained, with what is needed to understand its plan."""
+
+    __slots__ = ("aliases", "normal_form", "params", "sql", "stops_early", "suggestions", "tables", "top")
+
+    def __init__(self) -> None:
+        self.sql = ""
+        self.normal_form = ""
+        """For the log: it has no user's data."""
+        self.params: Any = None
+        self.aliases: dict[str, str] = {}
+        """Alias, or name, of each table -> its name; in lower case the first, as written the second."""
+        self.tables: dict[str, str] = {}
+        """Name in lower case -> as the query writes it, with its schema, quoted."""
+        self.suggestions: tuple[IndexSuggestion, ...] = ()
+        self.stops_early = False
+        self.top: int | None = None
+        """Rows wanted of a single table by LIMIT (and OFFSET), in its order and without conditions."""
+
+
+def prepare(advice: Advice, params: Any, dialect: str) -> Prepared | None:
+    """None unless it is one SELECT that parses, changes nothing, and whose parameters are known."""
+    analysis = advice.analysis
+    if (
+        analysis.query_type is not QueryType.SELECT
+        or analysis.is_write
+        or analysis.graphql is not None
+        or analysis.transaction
+        or len(advice.query) > MAX_CHARACTERS
+    ):
+        return None
+    sql = advice.query.strip().rstrip("; \n\t")
+    if ";" in sql:
+        return None  # whatever a parser thinks of it, the database must see one statement
+    from bot.core.query_optimizer.sql.analyzer import read
+
+    reading = read(sql, dialect)
+    try:
+        if (
+            len(reading.censuses) != 1
+            or reading.analysis.query_type is not QueryType.SELECT
+            or reading.analysis.is_write
+        ):
+            return None
+        return _understood(reading, advice, sql, params)
+    except (RecursionError, AttributeError, TypeError, KeyError, ValueError, IndexError) as error:
+        # A tree of a form that was not foreseen.
+        logger.debug("not explained: %s: %s", one_line(analysis.normal_form, 200), one_line(error))
+        return None
+    finally:
+        reading.release()
+
+
+def _understood(reading: Reading, advice: Advice, sql: str, params: Any) -> Prepared | None:
+    from sqlglot import exp
+
+    from bot.core.query_optimizer.sql.dialects import dialect_of
+
+    dialect = reading.dialect
+    census = reading.censuses[0]
+    found = Prepared()
+    found.sql = sql
+    found.normal_form = advice.analysis.normal_form
+    found.suggestions = advice.index_suggestions
+    for table in census.all(exp.Table):
+        if table.this.__class__ is not exp.Identifier:
+            continue
+        found.aliases[(table.alias or table.name).lower()] = table.name
+        found.aliases.setdefault(table.name.lower(), table.name)
+        plain = exp.Table(this=table.this.copy(), db=table.args.get("db"))
+        found.tables[table.name.lower()] = plain.sql(dialect=dialect_of(dialect))
+    for with_ in census.all(exp.CTE):
+        found.aliases.pop(with_.alias.lower(), None)  # no table, though it reads like one
+    args = census.statement.args
+    found.stops_early = bool(args.get("limit") and not args.get("group") and not census.has((exp.Order,)))
+    found.top = _top(args, exp)
+    needed = len(census.all(exp.Placeholder)) + len(census.all(exp.Parameter)) > 0
+    if params is None and needed:
+        if dialect != "sqlite":
+            return None
+        found.params = _nulls(census.all(exp.Placeholder), reading.parameters.written)
+    elif isinstance(params, Mapping):
+        if dialect == "postgres":
+            return None
+        found.params = dict(params)
+    elif isinstance(params, list | tuple):
+        found.params = tuple(params)
+    elif params is not None:
+        found.params = (params,)
+    return found
+
+
+def _top(args: Mapping[str, Any], exp: Any) -> int | None:
+    if not args.get("order") or any(args.get(part) for part in ("where", "joins", "group", "distinct")):
+        return None
+    total = 0
+    for part in ("limit", "offset"):
+        clause = args.get(part)
+        number: Any = clause.args.get("expression") if clause is not None else None
+        if number.__class__ is exp.Literal and number.this.isdigit():
+            total += int(number.this)
+        elif clause is not None or part == "limit":
+            return None
+    return total
+
+
+def _nulls(placeholders: Sequence[Any], numbered: Sequence[str]) -> Any:
+    """Values for a text's parameters. SQLite's plan does not depend on them."""
+    names = [node.name for node in placeholders if node.name.isidentifier() and "phase4_" not in node.name]
+    if names:
+        return dict.fromkeys(names)
+    numbers = [int(mark[1:]) for mark in numbered if mark[1:].isdigit()]
+    return (None,) * max([len(placeholders), *numbers])
+
+
+def known_by(
+    prepared: Prepared, indexes: Mapping[str, Sequence[tuple[str, ...]]], views: Iterable[Any]
+) -> frozenset[str]:
+    """DDL of the suggestions that an index of the catalog serves by its columns, or that are for views."""
+    from bot.core.query_optimizer.sql.schema import Schema
+
+    schema = Schema()
+    schema.indexes = {table.lower(): list(columns) for table, columns in indexes.items()}
+    named = {str(view).lower() for view in views}
+    return frozenset(
+        each.ddl
+        for each in prepared.suggestions
+        if each.table.rpartition(".")[2].lower() in named
+        or schema.serves(each.table.rpartition(".")[2], each.columns, len(each.equality_columns))
+    )
+
+
+def columns_by_table(rows: Sequence[Sequence[Any]]) -> dict[str, list[tuple[str, ...]]]:
+    """Rows of (table, index, column), a table's and an index' columns in order -> columns by table."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for table, index, column in rows:
+        columns = found.setdefault(str(table).lower(), {}).setdefault(str(index), [])
+        columns.append(str(column or "").lower())
+    return {table: [tuple(columns) for columns in by.values()] for table, by in found.items()}
+
+
+def samples_for(
+    prepared: Prepared, plan: Plan, dialect: str
+) -> list[tuple[str, IndexSuggestion | None, str]]:
+    """(table, suggestion, SQL) that counts sampled rows, and distinct keys of the suggestion among them."""
+    by_table = {each.table.rpartition(".")[2].lower(): each for each in prepared.suggestions}
+    found: list[tuple[str, IndexSuggestion | None, str]] = []
+    for table in plan.scanned():
+        written = prepared.tables.get(table)
+        if written is None:
+            continue
+        suggestion = by_table.get(table)
+        keys = suggestion.equality_columns if suggestion is not None else ()
+        listed = ", ".join(_quoted(key, dialect) for key in keys)
+        rows = f"SELECT {listed or '1 AS one'} FROM {written} LIMIT {SAMPLED_ROWS}"  # noqa: S608 - names
+        distinct = "0"
+        if keys:
+            distinct = f"SELECT count(*) FROM (SELECT DISTINCT {listed} FROM ({rows}) AS s) AS d"  # noqa: S608
+        sql = f"SELECT count(*), ({distinct}) FROM ({rows}) AS r"  # noqa: S608 - names
+        found.append((table, suggestion if keys else None, sql))
+    return found
+
+
+def _quoted(name: str, dialect: str) -> str:
+    # SQLite takes a name in double quotes that it does not know for a string.
+    mark = '"' if dialect == "postgres" else "`"
+    return mark + name.replace(mark, mark * 2) + mark
+
+
+def figures_of(
+    samples: Sequence[tuple[str, IndexSuggestion | None, str]],
+    answers: Sequence[Sequence[Sequence[Any]]],
+    sizes: Mapping[str, float],
+) -> dict[str, TableFigures]:
+    found = {}
+    for (table, suggestion, _), answer in zip(samples, answers, strict=True):
+        rows, keys = int(answer[0][0]), int(answer[0][1])
+        size = sizes.get(table)
+        selected = {suggestion.ddl: 1 / keys} if suggestion is not None and keys else {}
+        found[table] = TableFigures(
+            max(rows, size or 0.0), at_least=size is None and rows >= SAMPLED_ROWS, selected=selected
+        )
+    return found
+
+
+SAMPLED_ROWS = 10_000
+"""Rows of a table that are read to tell how many values its columns have, where the planner does not say."""
