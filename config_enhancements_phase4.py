@@ -28,9 +28,9 @@ ENABLE_OUTBOUND = False
 # QUERY_OPTIMIZER_CACHE_TTL = 300
 # MB of memory for cached query results (a number > 0 and <= 1_000_000)
 # QUERY_OPTIMIZER_CACHE_MAX_SIZE_MB = 50
-# cached query results at most (a whole number >= 1 and <= 100_000_000)
+# the most query results that are cached (a whole number >= 1 and <= 100_000_000)
 # QUERY_OPTIMIZER_CACHE_MAX_ENTRIES = 10000
-# seconds from which an execution counts as slow (a number > 0 and <= 31_536_000)
+# an execution that takes this many seconds or more counts as slow (a number > 0 and <= 31_536_000)
 # QUERY_OPTIMIZER_SLOW_QUERY_THRESHOLD = 1
 # seconds after which a read that callers share is given up; 0: never (a number >= 0 and <= 31_536_000)
 # QUERY_OPTIMIZER_QUERY_TIMEOUT = 120
@@ -38,9 +38,10 @@ ENABLE_OUTBOUND = False
 # QUERY_OPTIMIZER_DETECT_N_PLUS_ONE = True
 # SQL dialect of analysed queries; empty: generic (one of '', 'postgres', 'mysql', 'sqlite')
 # QUERY_OPTIMIZER_DIALECT = ""
-# different values of one query in a request that are an N+1 pattern (a whole number >= 2 and <= 10_000)
+# how many different values of one query in a request are an N+1 pattern (a whole number >= 2 and <=
+# 10_000)
 # QUERY_OPTIMIZER_N_PLUS_ONE_THRESHOLD = 10
-# seconds within which they must have run (a number > 0 and <= 31_536_000)
+# seconds within which those queries must run (a number > 0 and <= 31_536_000)
 # QUERY_OPTIMIZER_N_PLUS_ONE_WINDOW = 2
 # views: name -> tables whose writes change it (a dict)
 # QUERY_OPTIMIZER_VIEWS = {}
@@ -50,21 +51,22 @@ ENABLE_OUTBOUND = False
 # QUERY_OPTIMIZER_PURE_FUNCTIONS = []
 # name of the pool in DATABASE_POOLS that explains analysed SELECTs; empty: none (a string)
 # QUERY_OPTIMIZER_EXPLAIN_POOL = ""
-# seconds that the analysis of a new query waits for its plan at most (a number > 0 and <= 31_536_000)
+# the longest that the analysis of a new query waits for its plan, in seconds (a number > 0 and <=
+# 31_536_000)
 # QUERY_OPTIMIZER_EXPLAIN_TIMEOUT = 2
-# fields from the root of a GraphQL operation at most (a whole number >= 1 and <= 1_000)
+# the most fields from the root of a GraphQL operation down (a whole number >= 1 and <= 1_000)
 # QUERY_OPTIMIZER_GRAPHQL_MAX_DEPTH = 50
-# fields that a GraphQL operation may ask for, lists by their page size (a whole number >= 1 and <=
-# 100_000_000)
+# the most fields that a GraphQL operation may ask for, lists counted by their page size (a whole number
+# >= 1 and <= 100_000_000)
 # QUERY_OPTIMIZER_GRAPHQL_MAX_COMPLEXITY = 10000
 
 # Cache manager
 
 # MB of memory for the first tier (a number > 0 and <= 1_000_000)
 # CACHE_L1_MAX_SIZE_MB = 100
-# entries in the first tier at most (a whole number >= 1 and <= 100_000_000)
+# the most entries in the first tier (a whole number >= 1 and <= 100_000_000)
 # CACHE_L1_MAX_ENTRIES = 10000
-# how the first tier chooses what leaves when it is full (one of 's3fifo', 'lru')
+# how a full first tier chooses which entry it evicts (one of 's3fifo', 'lru')
 # CACHE_EVICTION_POLICY = "s3fifo"
 # seconds an entry lives when no ttl is given (a number > 0 and <= 31_536_000)
 # CACHE_DEFAULT_TTL = 300
@@ -83,7 +85,7 @@ ENABLE_OUTBOUND = False
 
 # connections kept open (a whole number >= 0 and <= 10_000)
 # POOL_MIN_SIZE = 5
-# connections at most (a whole number >= 1 and <= 10_000)
+# the most connections of a pool (a whole number >= 1 and <= 10_000)
 # POOL_MAX_SIZE = 20
 # seconds to wait for a connection (a number > 0 and <= 31_536_000)
 # POOL_ACQUIRE_TIMEOUT = 10
@@ -91,7 +93,7 @@ ENABLE_OUTBOUND = False
 # POOL_IDLE_TIMEOUT = 600
 # seconds after which a connection is replaced (a number > 0 and <= 31_536_000)
 # POOL_MAX_LIFETIME = 3600
-# seconds to open a connection at most (a number > 0 and <= 31_536_000)
+# the longest that opening a connection takes, in seconds (a number > 0 and <= 31_536_000)
 # POOL_CONNECT_TIMEOUT = 10
 # seconds of quiet after which an idle connection is pinged (a number > 0 and <= 31_536_000)
 # POOL_KEEPALIVE_INTERVAL = 120
@@ -118,57 +120,62 @@ ENABLE_OUTBOUND = False
 # RATE_LIMIT_BURST_SIZE = 50
 # limits by tier: name -> {requests_per_second, burst_size, backoff} (a dict)
 # RATE_LIMITS = {}
-# make clients that come back too early, again and again, wait longer (True or False)
+# make clients that retry too early, again and again, wait longer (True or False)
 # RATE_LIMIT_BACKOFF = True
-# seconds since its first refusal in which a client cannot come back too early (a number >= 0 and <=
+# seconds since its first refusal in which a client cannot retry too early (a number >= 0 and <=
 # 31_536_000)
 # RATE_LIMIT_BACKOFF_GRACE = 1
-# seconds a client waits that came back too early; doubled each time (a number > 0 and <= 31_536_000)
+# seconds a client waits that retried too early; doubled each time (a number > 0 and <= 31_536_000)
 # RATE_LIMIT_BACKOFF_BASE = 2
-# seconds such a wait grows to at most (a number > 0 and <= 31_536_000)
+# the longest such a wait grows to, in seconds (a number > 0 and <= 31_536_000)
 # RATE_LIMIT_BACKOFF_MAX = 3600
 # Redis that shares limits between instances; empty: local (a string)
 # RATE_LIMIT_REDIS_URL = ""
 
 # Batch processor
 
-# items in a batch at most (a whole number >= 1 and <= 1_000_000)
+# the most items in a batch (a whole number >= 1 and <= 1_000_000)
 # BATCH_MAX_SIZE = 100
 # seconds a batch waits for more items (a number > 0 and <= 31_536_000)
 # BATCH_TIMEOUT = 5
 # batches handled at once (a whole number >= 1 and <= 10_000)
 # BATCH_MAX_CONCURRENT = 10
-# items that have not ended at most (a whole number >= 1 and <= 100_000_000)
+# the most items that have not ended (a whole number >= 1 and <= 100_000_000)
 # BATCH_MAX_PENDING = 10000
 # seconds a handler may take for a batch; 0: any time (a number >= 0 and <= 31_536_000)
 # BATCH_HANDLER_TIMEOUT = 21600
-# times a batch is tried again whose handler failed (a whole number >= 0 and <= 1_000)
+# how often a batch is retried whose handler failed (a whole number >= 0 and <= 1_000)
 # BATCH_MAX_RETRIES = 3
-# seconds at most before the first retry, doubled for each one after (a number > 0 and <= 31_536_000)
+# the longest wait before the first retry, in seconds; doubled for each one after (a number > 0 and <=
+# 31_536_000)
 # BATCH_RETRY_BASE = 0.5
-# seconds before a retry at most (a number > 0 and <= 31_536_000)
+# the longest wait before any retry, in seconds (a number > 0 and <= 31_536_000)
 # BATCH_RETRY_MAX = 30
-# halve a batch that has no tries left until only what makes it fail is given up (True or False)
+# halve a batch that has no tries left until only the items that make it fail are given up (True or
+# False)
 # BATCH_ISOLATE_FAILURES = False
 # search for the batch size at which an item takes the handler the least time (True or False)
 # BATCH_ADAPTIVE = False
 # seconds a stop waits for items to be handled (a number >= 0 and <= 31_536_000)
 # BATCH_DRAIN_TIMEOUT = 10
-# seconds an item's result is kept for who asks (a number > 0 and <= 31_536_000)
+# how long get_result can return a result, in seconds (a number > 0 and <= 31_536_000)
 # BATCH_RESULT_TTL = 300
-# results kept in memory at most (a whole number >= 1 and <= 100_000_000)
+# the most results that are kept in memory (a whole number >= 1 and <= 100_000_000)
 # BATCH_MAX_RESULTS = 10000
-# items given up that are kept at most (a whole number >= 1 and <= 100_000_000)
+# the most items given up that are kept (a whole number >= 1 and <= 100_000_000)
 # BATCH_MAX_DEAD_LETTERS = 10000
 # Redis that keeps items until they have ended, for all instances; empty: in memory (a string)
 # BATCH_REDIS_URL = ""
-# the queue in that Redis; instances of one name share the work (a string)
+# the queue in that Redis; instances with the same name share the work (1 to 100 letters, digits and _ .
+# : -)
 # BATCH_QUEUE_NAME = "default"
-# seconds after which others take over what a silent instance held (a number > 0 and <= 31_536_000)
+# seconds after which other instances take over the items of a silent one (a number > 0 and <=
+# 31_536_000)
 # BATCH_LEASE = 30
-# instances that an item may end before it is given up (a whole number >= 1 and <= 1_000_000)
+# how many instances may end while they have an item before it is given up (a whole number >= 1 and <=
+# 1_000_000)
 # BATCH_MAX_DELIVERIES = 5
-# bytes of an item, or of a result, in Redis at most (a whole number >= 100 and <= 67_108_864)
+# the most bytes of an item, or of a result, in Redis (a whole number >= 100 and <= 67_108_864)
 # BATCH_MAX_ITEM_BYTES = 1048576
 
 # Load balancer
@@ -180,7 +187,8 @@ ENABLE_OUTBOUND = False
 # LOAD_BALANCER_CHECK_INTERVAL = 10
 # seconds a health check may take (a number > 0 and <= 31_536_000)
 # LOAD_BALANCER_CHECK_TIMEOUT = 2
-# path that answers a health check with 2xx, such as /health; empty: a TCP connect (a string)
+# path that answers a health check with 2xx, such as /health; empty: a TCP connect (a path that begins
+# with / and has no spaces, or an empty string)
 # LOAD_BALANCER_CHECK_PATH = ""
 # failed checks in a row that take an instance out (a whole number >= 1 and <= 1_000)
 # LOAD_BALANCER_FAILURE_THRESHOLD = 3
@@ -190,7 +198,7 @@ ENABLE_OUTBOUND = False
 # LOAD_BALANCER_REQUEST_TIMEOUT = 30
 # seconds a request may take in all, failovers included (a number > 0 and <= 31_536_000)
 # LOAD_BALANCER_TOTAL_TIMEOUT = 60
-# requests in progress at one instance at most; 0: no limit (a whole number >= 0 and <= 1_000_000)
+# the most requests in progress at one instance; 0: no limit (a whole number >= 0 and <= 1_000_000)
 # LOAD_BALANCER_MAX_CONCURRENT = 0
 # failovers allowed, in percent of the requests of the last 10 to 20 seconds (a number >= 0 and <= 100)
 # LOAD_BALANCER_RETRY_BUDGET_PERCENT = 20
@@ -203,19 +211,20 @@ ENABLE_OUTBOUND = False
 # LOAD_BALANCER_OUTLIER_FAILURE_PERCENT = 30
 # requests an instance must have had for that percentage (a whole number >= 1 and <= 1_000_000)
 # LOAD_BALANCER_OUTLIER_MIN_REQUESTS = 20
-# seconds of requests that the percentage is taken from, once to twice (a number > 0 and <= 31_536_000)
+# seconds of requests that the percentage is taken from: at least these, at most twice as many (a number
+# > 0 and <= 31_536_000)
 # LOAD_BALANCER_OUTLIER_WINDOW = 10
 # seconds of the first ejection; each further one is twice as long (a number > 0 and <= 31_536_000)
 # LOAD_BALANCER_EJECTION_TIME = 30
-# seconds of an ejection at most (a number > 0 and <= 31_536_000)
+# the longest ejection, in seconds (a number > 0 and <= 31_536_000)
 # LOAD_BALANCER_EJECTION_MAX_TIME = 300
-# percent of the instances ejected at a time at most; one may always be, never all (a number >= 0 and <=
-# 100)
+# the most instances ejected at a time, in percent; one may always be, all of them never (a number >= 0
+# and <= 100)
 # LOAD_BALANCER_MAX_EJECTED_PERCENT = 50
 # percent of healthy instances below which requests go to all of them (a number >= 0 and <= 100)
 # LOAD_BALANCER_PANIC_PERCENT = 30
-# seconds in which an instance that is back gets to its full share; 0: at once (a number >= 0 and <=
-# 31_536_000)
+# seconds in which an instance that is back grows to its full share of requests; 0: at once (a number >=
+# 0 and <= 31_536_000)
 # LOAD_BALANCER_SLOW_START = 10
 # send an idempotent request to a second instance when it takes longer than 95 % do (True or False)
 # LOAD_BALANCER_HEDGING = False
@@ -234,11 +243,12 @@ ENABLE_OUTBOUND = False
 # OUTBOUND_CHAT_BURST = 3
 # messages to all chats within a second; answers do not wait (a whole number >= 1 and <= 100_000)
 # OUTBOUND_BULK_LIMIT = 30
-# the same of paid broadcasts (a whole number >= 1 and <= 100_000)
+# paid broadcasts to all chats within a second (a whole number >= 1 and <= 100_000)
 # OUTBOUND_PAID_LIMIT = 1000
 # chat actions in a chat: a list of [number, seconds], which hold all at once (a list)
 # OUTBOUND_TYPING_LIMITS = ((20, 5.0), (40, 30.0))
-# leave out edits to what this process is sure that the message shows already (True or False)
+# leave out an edit when this process is sure that the message shows that content already (True or
+# False)
 # OUTBOUND_SKIP_EQUAL_EDITS = True
 # whether edits count with their chat's messages or have the same limits for themselves (one of
 # 'shared', 'separate')
@@ -247,11 +257,11 @@ ENABLE_OUTBOUND = False
 # OUTBOUND_REDIS_URL = ""
 # the bot's id; instances with the same one share a budget in OUTBOUND_REDIS_URL (a string)
 # OUTBOUND_BOT_ID = "default"
-# requests that wait at most; a tenth more for answers (a whole number >= 1 and <= 100_000_000)
+# the most requests that wait; a tenth more for answers (a whole number >= 1 and <= 100_000_000)
 # OUTBOUND_MAX_PENDING = 10000
-# requests sent at once at most; a tenth kept for answers (a whole number >= 1 and <= 1_000_000)
+# the most requests sent at once; a tenth is kept for answers (a whole number >= 1 and <= 1_000_000)
 # OUTBOUND_MAX_IN_FLIGHT = 100
-# seconds of a penalty that are waited for; a longer one raises at once (a number >= 0 and <=
+# the longest penalty that is waited for, in seconds; a longer one raises at once (a number >= 0 and <=
 # 31_536_000)
 # OUTBOUND_MAX_WAIT = 600
 # seconds a stop waits for requests that wait (a number >= 0 and <= 31_536_000)

@@ -20,7 +20,7 @@ from bot.core.enhanced_startup_phase4 import (
     shutdown_phase4_services,
 )
 from bot.core.load_balancer import Instance, InstanceFailure, LoadBalancer, NoInstanceError
-from bot.core.phase4_config import ConfigError, Phase4Config
+from bot.core.phase4_config import SETTING_NAMES, ConfigError, Phase4Config
 from bot.service import forwarded_headers
 from bot.service.api_errors import ApiError
 from bot.service.app_keys import ACCESS, FEED
@@ -203,7 +203,7 @@ def create_front(settings: ServiceSettings) -> web.Application:
         config = Phase4Config.load()
     except ConfigError as error:
         raise CannotStartError(str(error)) from error
-    phase4 = {name: False for name in Phase4Config.__struct_fields__ if name.startswith("ENABLE_")}
+    phase4 = {name: False for name in SETTING_NAMES if name.startswith("ENABLE_")}
     overrides = {
         **phase4,
         "ENABLE_LOAD_BALANCER": True,

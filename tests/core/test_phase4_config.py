@@ -4,7 +4,8 @@ import types
 
 import pytest
 
-from bot.core.phase4_config import ConfigError, Phase4Config
+from bot.core._shared.errors import InvalidArgumentError
+from bot.core.phase4_config import SETTING_NAMES, ConfigError, Phase4Config
 
 
 def module(name="config_enhancements_phase4", **values):
@@ -19,7 +20,7 @@ def load(overrides=None, *, modules=(), environ=None):
 
 def test_everything_is_off_by_default():
     config = load()
-    flags = [name for name in Phase4Config.__struct_fields__ if name.startswith("ENABLE_")]
+    flags = [name for name in SETTING_NAMES if name.startswith("ENABLE_")]
     assert len(flags) == 8
     assert not any(getattr(config, name) for name in flags)
 
@@ -181,3 +182,48 @@ def test_a_refused_url_is_shown_without_its_password():
     with pytest.raises(ConfigError) as caught:
         load({"DATABASE_POOLS": {"a": {"backend": "x", "url": "postgresql://u:hunter2@h/db"}}})
     assert "hunter2" not in str(caught.value)
+
+
+def test_every_setting_can_be_read_by_its_name_and_in_its_section():
+    config = load({"CACHE_DEFAULT_TTL": 7, "ENABLE_CACHE_WARMING": True, "OUTBOUND_EDITS": "separate"})
+    assert config.CACHE_DEFAULT_TTL == config.cache_manager.default_ttl == 7
+    assert config.ENABLE_CACHE_WARMING is config.cache_manager.warming is True
+    assert config.OUTBOUND_EDITS == config.outbound.edits == "separate"
+    assert {getattr(config, name) is not None for name in SETTING_NAMES} == {True}
+    with pytest.raises(AttributeError, match="CACHE_DEFAULT_TLL: no such setting"):
+        _ = config.CACHE_DEFAULT_TLL
+
+
+@pytest.mark.parametrize("name", ["", "a b", "ä", "x" * 101, "x\n", None])
+def test_a_queue_name_that_cannot_stand_in_a_key_is_told_what_may(name):
+    with pytest.raises(ConfigError, match="expected 1 to 100 letters, digits and"):
+        load({"BATCH_QUEUE_NAME": name})
+
+
+@pytest.mark.parametrize("path", ["health", "/a b", "/ä", "/a\n"])
+def test_a_path_of_health_checks_begins_with_a_slash_and_has_no_spaces(path):
+    with pytest.raises(ConfigError, match="expected a path that begins with /"):
+        load({"LOAD_BALANCER_CHECK_PATH": path})
+
+
+def test_an_argument_is_named_as_it_was_given_and_a_setting_by_its_own_name():
+    settings = load({"RATE_LIMIT_BACKOFF_MAX": 60}).rate_limiter
+    with pytest.raises(InvalidArgumentError) as caught:
+        settings.changed(backoff_base=-1, backoff_grace="long", backoff=None)
+    assert str(caught.value).splitlines() == [
+        "backoff_base = -1: expected a number > 0 and <= 31_536_000",
+        "backoff_grace = 'long': expected a number >= 0 and <= 31_536_000",
+    ]
+    with pytest.raises(InvalidArgumentError, match=r"^backoff_base = 61: expected at most backoff_max = 60$"):
+        settings.changed(backoff_base=61)
+    with pytest.raises(ConfigError, match=r"^RATE_LIMIT_BACKOFF_BASE = 61: expected at most RATE_LIMIT_BA"):
+        load({"RATE_LIMIT_BACKOFF_MAX": 60, "RATE_LIMIT_BACKOFF_BASE": 61})
+    with pytest.raises(TypeError, match="backof: no such argument; there are default_rps, "):
+        settings.changed(backof=True)
+
+
+def test_what_is_not_given_stays():
+    settings = load({"CACHE_DEFAULT_TTL": 7, "CACHE_L1_MAX_ENTRIES": 8}).cache_manager
+    changed = settings.changed(default_ttl=9, l1_max_entries=None)
+    assert (changed.default_ttl, changed.l1_max_entries) == (9, 8)
+    assert settings.default_ttl == 7

@@ -37,9 +37,9 @@ ALLOWED = {
     "core/enhanced_startup_phase4.py": {"wiring.class_name", "message", "report['summary']"},
     "core/load_balancer/faults.py": {"getattr(handler, '__qualname__', type(handler).__qualname__)", "again"},
     "core/load_balancer/service.py": {"event.old", "event.new", "event.old or 'new'", "event.new or 'gone'"},
-    "core/phase4_config/model.py": {
-        "name", "converted", "source", "values[name]", "origin[name]",
-        "_unknown(name, f'{module.__name__}.py')",
+    "core/phase4_config/sources.py": {
+        "name", "new", "source", "values[name]", "origin[name]",
+        "unknown(name, f'{module.__name__}.py')",
     },
     "core/query_optimizer/plans/explain.py": {"reason"},  # one_line, just before
     "core/query_optimizer/service.py": {"since", "MISSING"},

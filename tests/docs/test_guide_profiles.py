@@ -2,7 +2,7 @@
 
 import pytest
 
-from bot.core.phase4_config import Phase4Config
+from bot.core.phase4_config import SETTING_NAMES, Phase4Config
 from tests.docs.guide import blocks, settings
 
 PROFILES = {
@@ -31,6 +31,6 @@ def test_profile(heading, tmp_path, monkeypatch):
     assert written
     for name, value in {**written, **PROFILES[heading]}.items():
         assert getattr(config, name) == value
-    untouched = set(Phase4Config.__struct_fields__) - set(written)
+    untouched = set(SETTING_NAMES) - set(written)
     defaults = Phase4Config()
     assert all(getattr(config, name) == getattr(defaults, name) for name in untouched)

@@ -14,7 +14,7 @@ from bot.core.enhanced_startup_phase4 import (
     phase4_loop,
     shutdown_phase4_services,
 )
-from bot.core.phase4_config import Phase4Config
+from bot.core.phase4_config import SETTING_NAMES
 from bot.core.phase4_service import Phase4Service
 from bot.integrations import ptb
 from bot.testing import fast_loop
@@ -22,7 +22,7 @@ from bot.testing.telegram import ServerLimits, TelegramServer
 
 USER = 42
 # This project's own config module switches some services on.
-OFF = {name: False for name in Phase4Config.__struct_fields__ if name.startswith("ENABLE_")}
+OFF = {name: False for name in SETTING_NAMES if name.startswith("ENABLE_")}
 ON = OFF | {"ENABLE_OUTBOUND": True, "ENABLE_RATE_LIMITER": True, "ENABLE_QUERY_OPTIMIZER": True}
 
 

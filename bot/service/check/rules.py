@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from msgspec import Struct
 
 from bot.core._shared.masking import mask_url
-from bot.core.phase4_config import Phase4Config
+from bot.core.phase4_config import SETTING_NAMES, Phase4Config
 from bot.service.check.findings import Finding, fail, ok, warn
 from bot.service.settings import database_backend, parse_port
 
@@ -50,7 +50,7 @@ BY_BACKEND: Mapping[str, tuple[str, ...]] = {
     "sqlite": ("aiosqlite",),
 }
 
-FLAGS = tuple(name for name in Phase4Config.__struct_fields__ if name.startswith("ENABLE_"))
+FLAGS = tuple(name for name in SETTING_NAMES if name.startswith("ENABLE_"))
 SERVICE_FLAGS = tuple(name for name in FLAGS if name != "ENABLE_CACHE_WARMING")
 
 

@@ -1,0 +1,74 @@
+"""Every setting by its name: whose it is, what it accepts, what it means."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from bot.core.phase4_config import messages
+from bot.core.phase4_config.batch_processor import BatchProcessorSettings
+from bot.core.phase4_config.cache_manager import CacheManagerSettings
+from bot.core.phase4_config.connection_pools import ConnectionPoolSettings
+from bot.core.phase4_config.load_balancer import LoadBalancerSettings
+from bot.core.phase4_config.outbound import OutboundSettings
+from bot.core.phase4_config.query_optimizer import QueryOptimizerSettings
+from bot.core.phase4_config.rate_limiter import RateLimiterSettings
+from bot.core.phase4_config.settings import Settings
+from bot.core.phase4_config.switches import Switches
+
+ALIASES = {
+    "BATCH_TIMEOUT_SECONDS": "BATCH_TIMEOUT",
+    "LOAD_BALANCING_STRATEGY": "LOAD_BALANCER_STRATEGY",
+}
+"""Other accepted names of settings. In one source, the setting's own name wins over its alias."""
+
+FALLBACKS = {"CACHE_L2_REDIS_URL": "REDIS_URL"}
+"""Settings that, when nobody sets them, take the value of another name."""
+
+SECTIONS: dict[str, type[Settings]] = {
+    "switches": Switches,
+    "query_optimizer": QueryOptimizerSettings,
+    "cache_manager": CacheManagerSettings,
+    "connection_pools": ConnectionPoolSettings,
+    "rate_limiter": RateLimiterSettings,
+    "batch_processor": BatchProcessorSettings,
+    "load_balancer": LoadBalancerSettings,
+    "outbound": OutboundSettings,
+}
+"""The fields of ``Phase4Config``."""
+
+
+class Setting(NamedTuple):
+    """Where a setting's value is, and its type with bounds and meaning."""
+
+    section: str
+    field: str
+    hint: Any
+
+
+SETTINGS = {
+    name: Setting(section, field, settings.hint(field))
+    for section, settings in SECTIONS.items()
+    for field, name in settings.setting_names().items()
+}
+SETTING_NAMES = tuple(SETTINGS)
+READABLE = {*SETTING_NAMES, *ALIASES, *FALLBACKS.values()}
+"""Names that sources are asked for."""
+
+
+def describe_allowed(name: str) -> str:
+    """What a setting accepts, in words, for error messages and the configuration reference."""
+    return messages.allowed(SETTINGS[name].hint)
+
+
+def describe(name: str) -> str:
+    """The meaning of a setting in one line."""
+    return messages.meaning(SETTINGS[name].hint)
+
+
+def unknown(name: str, source: str) -> str:
+    """That there is no such setting, with the nearest one."""
+    import difflib  # here, not above: only a wrong name needs it
+
+    near = difflib.get_close_matches(str(name).upper(), READABLE, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"{name} (from {source}): no such setting{hint}"

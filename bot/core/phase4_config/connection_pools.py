@@ -1,0 +1,77 @@
+"""Settings of the connection pool manager."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct, field
+
+from bot.core.phase4_config.fields import PositiveSeconds, Seconds, doc, starting
+from bot.core.phase4_config.settings import Settings
+
+Backend = Literal["mongodb", "redis", "postgresql", "mysql", "sqlite"]
+
+
+class PoolSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """One entry of ``DATABASE_POOLS``."""
+
+    backend: Backend
+    url: str = ""
+    min_size: Annotated[int, Meta(ge=0, le=10_000)] | None = None
+    max_size: Annotated[int, Meta(ge=1, le=10_000)] | None = None
+    options: dict[str, Any] = {}
+
+
+class ConnectionPoolSettings(Settings, frozen=True, rename=starting("POOL_")):
+    """Sizes and times of pools that do not say otherwise, and the pools that exist from the start on."""
+
+    min_size: Annotated[int, Meta(ge=0, le=10_000, description="connections kept open")] = 5
+    max_size: Annotated[int, Meta(ge=1, le=10_000, description="the most connections of a pool")] = 20
+    acquire_timeout: Annotated[PositiveSeconds, doc("seconds to wait for a connection")] = 10.0
+    idle_timeout: Annotated[
+        PositiveSeconds, doc("seconds after which an idle connection above the minimum is closed")
+    ] = 600.0
+    max_lifetime: Annotated[PositiveSeconds, doc("seconds after which a connection is replaced")] = 3600.0
+    connect_timeout: Annotated[
+        PositiveSeconds, doc("the longest that opening a connection takes, in seconds")
+    ] = 10.0
+    keepalive_interval: Annotated[
+        PositiveSeconds, doc("seconds of quiet after which an idle connection is pinged")
+    ] = 120.0
+    leak_threshold: Annotated[
+        Seconds, doc("seconds after which a connection on loan is reported as leaked; 0: never")
+    ] = 60.0
+    query_timeout: Annotated[
+        Seconds, doc("seconds after which a call on a connection has failed, as on a silent one; 0: never")
+    ] = 60.0
+    mongodb_url: Annotated[str, doc("MongoDB of pools that name no url")] = field(
+        default="", name="MONGODB_URL"
+    )
+    database_url: Annotated[
+        str, doc("postgresql://, mysql:// or sqlite:// database of pools that name no url")
+    ] = field(default="", name="DATABASE_URL")
+    redis_url: Annotated[str, doc("Redis of pools that name no url, and of the cache's second tier")] = field(
+        default="", name="REDIS_URL"
+    )
+    pools: Annotated[
+        dict[str, PoolSettings],
+        doc("pools created at startup: name -> {backend, url, min_size, max_size, options}"),
+    ] = field(default_factory=dict, name="DATABASE_POOLS")
+
+    def completed(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A small pool needs no minimum: it is at most ``max_size``."""
+        if "max_size" in values and "min_size" not in values:
+            return {**values, "min_size": min(self.min_size, values["max_size"])}
+        return values
+
+    def conflicts(self, named: Callable[[str], str]) -> Iterator[str]:
+        """Minima above their maxima, of all pools and of each."""
+        if self.min_size > self.max_size:
+            yield (
+                f"{named('min_size')} = {self.min_size}: expected at most "
+                f"{named('max_size')} = {self.max_size}"
+            )
+        for name, pool in self.pools.items():
+            low = self.min_size if pool.min_size is None else pool.min_size
+            high = self.max_size if pool.max_size is None else pool.max_size
+            if pool.min_size is not None and low > high:
+                yield (f"{named('pools')}[{name!r}].min_size = {low}: expected at most its max_size, {high}")

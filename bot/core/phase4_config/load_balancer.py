@@ -1,0 +1,112 @@
+"""Settings of the load balancer."""
+
+from collections.abc import Callable, Iterator
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct, field
+
+from bot.core.phase4_config.fields import Percent, Port, PositiveSeconds, Seconds, doc, starting
+from bot.core.phase4_config.settings import Settings
+
+Strategy = Literal[
+    "round_robin", "least_connections", "weighted", "weighted_round_robin", "random", "least_loaded"
+]
+
+
+class InstanceSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """One entry of ``LOAD_BALANCER_INSTANCES``."""
+
+    id: Annotated[str, Meta(min_length=1)]
+    address: Annotated[str, Meta(min_length=1)]
+    port: Port
+    weight: Annotated[float, Meta(gt=0, le=1_000_000)] = 1.0
+    scheme: Literal["http", "https"] = "http"
+
+
+class LoadBalancerSettings(Settings, frozen=True, rename=starting("LOAD_BALANCER_")):
+    """Times are seconds, percentages 0-100."""
+
+    strategy: Annotated[Strategy, doc("how an instance is chosen")] = "round_robin"
+    check_interval: Annotated[Seconds, doc("seconds between health checks; 0: none")] = 10.0
+    check_timeout: Annotated[PositiveSeconds, doc("seconds a health check may take")] = 2.0
+    check_path: Annotated[
+        str,
+        Meta(
+            pattern=r"^(/[!-~]*)?\Z",
+            title="a path that begins with / and has no spaces, or an empty string",
+            description="path that answers a health check with 2xx, such as /health; empty: a TCP connect",
+        ),
+    ] = ""
+    failure_threshold: Annotated[
+        int, Meta(ge=1, le=1000, description="failed checks in a row that take an instance out")
+    ] = 3
+    recovery_threshold: Annotated[
+        int, Meta(ge=1, le=1000, description="good checks in a row that bring an instance back")
+    ] = 5
+    request_timeout: Annotated[PositiveSeconds, doc("seconds one instance may take to answer a request")] = (
+        30.0
+    )
+    total_timeout: Annotated[
+        PositiveSeconds, doc("seconds a request may take in all, failovers included")
+    ] = 60.0
+    max_concurrent: Annotated[
+        int,
+        Meta(ge=0, le=1_000_000, description="the most requests in progress at one instance; 0: no limit"),
+    ] = 0
+    retry_budget_percent: Annotated[
+        Percent, doc("failovers allowed, in percent of the requests of the last 10 to 20 seconds")
+    ] = 20.0
+    retry_budget_min_per_second: Annotated[
+        float, Meta(ge=0, le=1_000_000, description="failovers per second allowed besides that share")
+    ] = 10.0
+    outlier_failures: Annotated[
+        int, Meta(ge=1, le=100_000, description="failed requests in a row that eject an instance")
+    ] = 5
+    outlier_failure_percent: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=100,
+            description="percent of failed requests that ejects an instance, if at least twice the others'",
+        ),
+    ] = 30.0
+    outlier_min_requests: Annotated[
+        int, Meta(ge=1, le=1_000_000, description="requests an instance must have had for that percentage")
+    ] = 20
+    outlier_window: Annotated[
+        PositiveSeconds,
+        doc("seconds of requests that the percentage is taken from: at least these, at most twice as many"),
+    ] = 10.0
+    ejection_time: Annotated[
+        PositiveSeconds, doc("seconds of the first ejection; each further one is twice as long")
+    ] = 30.0
+    ejection_max_time: Annotated[PositiveSeconds, doc("the longest ejection, in seconds")] = 300.0
+    max_ejected_percent: Annotated[
+        Percent,
+        doc("the most instances ejected at a time, in percent; one may always be, all of them never"),
+    ] = 50.0
+    panic_percent: Annotated[
+        Percent, doc("percent of healthy instances below which requests go to all of them")
+    ] = 30.0
+    slow_start: Annotated[
+        Seconds,
+        doc("seconds in which an instance that is back grows to its full share of requests; 0: at once"),
+    ] = 10.0
+    hedging: Annotated[
+        bool, doc("send an idempotent request to a second instance when it takes longer than 95 % do")
+    ] = False
+    instances: Annotated[
+        list[InstanceSettings], doc("instances added at startup: [{id, address, port, weight, scheme}]")
+    ] = field(default_factory=list)
+
+    def conflicts(self, named: Callable[[str], str]) -> Iterator[str]:
+        """A first ejection longer than the longest; an id that is given twice."""
+        if self.ejection_time > self.ejection_max_time:
+            yield (
+                f"{named('ejection_time')} = {self.ejection_time:g}: expected at most "
+                f"{named('ejection_max_time')} = {self.ejection_max_time:g}"
+            )
+        ids = [instance.id for instance in self.instances]
+        for instance_id in dict.fromkeys(ids):
+            if ids.count(instance_id) > 1:
+                yield f"{named('instances')}: id {instance_id!r} is given twice"

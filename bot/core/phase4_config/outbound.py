@@ -1,0 +1,55 @@
+"""Settings of outbound flood control."""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from bot.core.phase4_config.fields import Count, Seconds, doc, starting
+from bot.core.phase4_config.settings import Settings
+
+Requests = Annotated[int, Meta(ge=1, le=100_000)]
+WindowSeconds = Annotated[float, Meta(ge=0.001, le=86_400)]
+Burst = Annotated[int, Meta(ge=1, le=1_000)]
+TypingLimits = Annotated[tuple[tuple[Requests, WindowSeconds], ...], Meta(max_length=8)]
+"""Requests, and the seconds within which they are counted."""
+
+
+class OutboundSettings(Settings, frozen=True, rename=starting("OUTBOUND_")):
+    """Times are seconds."""
+
+    group_limit: Annotated[Requests, doc("messages in a group or channel within its window")] = 20
+    group_window: Annotated[WindowSeconds, doc("seconds of a group's window")] = 60.0
+    chat_rate: Annotated[
+        float, Meta(ge=0.001, le=1_000, description="messages per second in a private chat after its burst")
+    ] = 1.0
+    chat_burst: Annotated[Burst, doc("messages that may go to a private chat at once")] = 3
+    bulk_limit: Annotated[Requests, doc("messages to all chats within a second; answers do not wait")] = 30
+    paid_limit: Annotated[Requests, doc("paid broadcasts to all chats within a second")] = 1000
+    typing_limits: Annotated[
+        TypingLimits, doc("chat actions in a chat: a list of [number, seconds], which hold all at once")
+    ] = ((20, 5.0), (40, 30.0))
+    skip_equal_edits: Annotated[
+        bool, doc("leave out an edit when this process is sure that the message shows that content already")
+    ] = True
+    edits: Annotated[
+        Literal["shared", "separate"],
+        doc("whether edits count with their chat's messages or have the same limits for themselves"),
+    ] = "shared"
+    redis_url: Annotated[
+        str, doc("Redis through which instances of one bot keep the limits together; empty: each its own")
+    ] = ""
+    bot_id: Annotated[
+        str, doc("the bot's id; instances with the same one share a budget in OUTBOUND_REDIS_URL")
+    ] = "default"
+    max_pending: Annotated[Count, doc("the most requests that wait; a tenth more for answers")] = 10_000
+    max_in_flight: Annotated[
+        int,
+        Meta(ge=1, le=1_000_000, description="the most requests sent at once; a tenth is kept for answers"),
+    ] = 100
+    max_wait: Annotated[
+        Seconds, doc("the longest penalty that is waited for, in seconds; a longer one raises at once")
+    ] = 600.0
+    drain_timeout: Annotated[Seconds, doc("seconds a stop waits for requests that wait")] = 10.0
+    broadcast_store: Annotated[
+        str, doc('progress of broadcasts: an SQLite file (made by the first one) or a Redis; "": in memory')
+    ] = "broadcasts.sqlite3"

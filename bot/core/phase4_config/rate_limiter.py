@@ -1,0 +1,62 @@
+"""Settings of the rate limiter."""
+
+from collections.abc import Callable, Iterator
+from typing import Annotated
+
+from msgspec import Meta, Struct, field
+
+from bot.core.phase4_config.fields import PositiveSeconds, Seconds, doc, starting
+from bot.core.phase4_config.settings import Settings
+
+Rate = Annotated[float, Meta(gt=0, le=1_000_000_000_000)]
+Burst = Annotated[int, Meta(ge=1, le=1_000_000_000)]
+
+
+class TierBackoff(Struct, frozen=True, forbid_unknown_fields=True):
+    """The backoff of one tier, where it is not that of the settings."""
+
+    base: PositiveSeconds = 2.0
+    max: PositiveSeconds = 3600.0
+    grace: Seconds = 1.0
+
+
+class TierLimit(Struct, frozen=True, forbid_unknown_fields=True):
+    """One entry of ``RATE_LIMITS``."""
+
+    requests_per_second: Rate
+    burst_size: Burst = 50
+    backoff: bool | TierBackoff = True
+
+
+class RateLimiterSettings(Settings, frozen=True, rename=starting("RATE_LIMIT_")):
+    """Times are seconds."""
+
+    default_rps: Annotated[Rate, doc("requests per second of a client")] = 10.0
+    burst_size: Annotated[Burst, doc("requests a client may make at once")] = 50
+    tiers: Annotated[
+        dict[str, TierLimit], doc("limits by tier: name -> {requests_per_second, burst_size, backoff}")
+    ] = field(default_factory=dict, name="RATE_LIMITS")
+    backoff: Annotated[bool, doc("make clients that retry too early, again and again, wait longer")] = True
+    backoff_grace: Annotated[
+        Seconds, doc("seconds since its first refusal in which a client cannot retry too early")
+    ] = 1.0
+    backoff_base: Annotated[
+        PositiveSeconds, doc("seconds a client waits that retried too early; doubled each time")
+    ] = 2.0
+    backoff_max: Annotated[PositiveSeconds, doc("the longest such a wait grows to, in seconds")] = 3600.0
+    redis_url: Annotated[str, doc("Redis that shares limits between instances; empty: local")] = ""
+
+    def conflicts(self, named: Callable[[str], str]) -> Iterator[str]:
+        """Backoffs whose first step is above the longest, of all tiers and of each."""
+        if self.backoff_base > self.backoff_max:
+            yield (
+                f"{named('backoff_base')} = {self.backoff_base:g}: expected at most "
+                f"{named('backoff_max')} = {self.backoff_max:g}"
+            )
+        for tier, limit in self.tiers.items():
+            own = limit.backoff
+            if isinstance(own, TierBackoff) and own.base > own.max:
+                yield (
+                    f"{named('tiers')}[{tier!r}].backoff.base = {own.base:g}: "
+                    f"expected at most its max, {own.max:g}"
+                )
