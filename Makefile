@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8000
+BOT ?= aiogram
 
 # More than the cores: many tests wait for a server most of their time.
 WORKERS ?= 4
 # Bytecode is kept whatever the environment says: the tests start many Python processes.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: run cluster check test test-servers bench lock audit clean
+.PHONY: run cluster example check test test-servers bench lock audit clean
 
 run: $(VENV)/.service
 	exec $(BIN)/python -m bot --port $(PORT)
@@ -17,6 +18,10 @@ run: $(VENV)/.service
 # A front and three instances on this machine.
 cluster: $(VENV)/.service
 	exec $(BIN)/python -m bot.service.cluster --port $(PORT)
+
+# A bot of examples/ against a test server, with users who write to it; BOT=... runs another one.
+example: $(VENV)/.dev
+	exec $(BIN)/python examples/run.py $(BOT)
 
 # The quick loop: what starts no server, with a fifth of the random cases.
 check: $(VENV)/.dev

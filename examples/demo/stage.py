@@ -1,0 +1,102 @@
+"""A stage for a bot of the Bot API: the test server, the bot as a process of its own, and users."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from bot.testing.telegram import TelegramServer
+
+EXAMPLES = Path(__file__).resolve().parents[1]
+
+ADMIN = 42
+PATIENCE = 60.0
+"""Seconds for which the bot may be silent: a loaded machine is slow."""
+
+
+class Stage:
+    """The server, and what users do there; each step is printed with the bot's answer."""
+
+    def __init__(self, server: TelegramServer, process: asyncio.subprocess.Process) -> None:
+        self.server = server
+        self._process = process
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Wait until a condition is true. Raises RuntimeError if the bot has ended, TimeoutError."""
+        await self.server.until(lambda: condition() or self._process.returncode is not None, PATIENCE)
+        if self._process.returncode is not None:
+            raise RuntimeError(f"the bot has ended with status {self._process.returncode}")
+
+    async def ask(self, user: int, text: str, *, chat: int | None = None) -> str:
+        """A user writes; the bot's next message in that chat."""
+        chat = user if chat is None else chat
+        before = len(self.server.texts(chat))
+        self.server.send_message(user=user, chat=chat, text=text)
+        await self.until(lambda: len(self.server.texts(chat)) > before)
+        return self.server.texts(chat)[before]
+
+    def message(self, chat: int) -> dict[str, Any]:
+        """The bot's latest message in a chat, as shown now."""
+        return [one for one in self.server.messages(chat) if one.get("from", {}).get("is_bot")][-1]
+
+    def sum_up(self) -> None:
+        """Print what the server saw. Raises RuntimeError if it has refused anything."""
+        log = self.server.log
+        asked = log.of(where=lambda call: call.method != "getUpdates")
+        told("")
+        told(f"The server saw {len(asked)} requests. It refused {len(log.refused())} of them as too many.")
+        if log.refused():
+            raise RuntimeError("the bot has run into Telegram's limits")
+
+
+@asynccontextmanager
+async def bot_on_stage(script: str) -> AsyncIterator[Stage]:
+    """A bot of this folder against a new server, in a folder that is deleted afterwards.
+
+    The bot knows of the server what it would know of Telegram: a token and an address. Raises RuntimeError if
+    it does not end well when it is told to stop.
+    """
+    async with TelegramServer() as server:
+        with tempfile.TemporaryDirectory() as folder:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                str(EXAMPLES / script),
+                cwd=folder,
+                env={
+                    **os.environ,
+                    "BOT_TOKEN": server.token,
+                    "ADMINS": str(ADMIN),
+                    "TELEGRAM_API_URL": server.url,
+                },
+            )
+            told(f"{script} runs against {server.url}, which has Telegram's limits.")
+            try:
+                yield Stage(server, process)
+                process.terminate()
+                status = await asyncio.wait_for(process.wait(), PATIENCE)
+            finally:
+                if process.returncode is None:
+                    process.kill()
+                    await process.wait()
+            if status != 0:
+                raise RuntimeError(f"the bot has ended with status {status}")
+            told("The bot was told to stop, and ended well.")
+
+
+def told(line: str) -> None:
+    """Print a line at once."""
+    print(line.rstrip(), flush=True)
+
+
+def said(who: str, what: str, answer: str) -> None:
+    """Print what users did, and what they got."""
+    told("")
+    told(f"{who}: {what}")
+    for line in answer.splitlines():
+        told(f"    {line}")

@@ -1,0 +1,59 @@
+"""Each bot of examples/ does what it promises, as ``make example`` runs it: against Telegram's limits."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.server
+
+
+def play(bot: str, folder: Path) -> str:
+    """What ``make example BOT=...`` prints; fails if it does not end well."""
+    ran = subprocess.run(
+        [sys.executable, ROOT / "examples" / "run.py", bot],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "Traceback" not in ran.stderr, ran.stderr
+    assert list(folder.iterdir()) == [], "an example left something behind"
+    return ran.stdout
+
+
+def test_the_aiogram_bot_counts_votes_and_is_never_refused(tmp_path):
+    printed = play("aiogram", tmp_path)
+    assert "    40  Pizza\n    0  Pasta\n    0  Salad\n" in printed
+    assert "    12 of 13 have it\n" in printed
+    assert re.search(r"cache: [1-9]\d % hits, queries: [1-9]\d % hits\n", printed)
+    [(votes, transactions)] = re.findall(r"votes: (\d+) in (\d+) transactions", printed)
+    assert int(votes) == 120
+    assert int(transactions) < 60
+    assert "refused by Telegram: 0\n" in printed
+    assert "It refused 0 of them as too many.\nThe bot was told to stop, and ended well.\n" in printed
+
+
+def test_a_bot_without_a_token_says_so(tmp_path):
+    for bot in ("aiogram_bot.py",):
+        ran = subprocess.run(
+            [sys.executable, ROOT / "examples" / bot],
+            cwd=tmp_path,
+            env={},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert (ran.returncode, ran.stderr) == (1, "BOT_TOKEN is not set: it is what @BotFather gave you\n")
+
+
+def test_a_bot_that_there_is_not_is_refused(tmp_path):
+    ran = subprocess.run(
+        [sys.executable, ROOT / "examples" / "run.py", "discord"], capture_output=True, text=True, timeout=60
+    )
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("usage: python examples/run.py aiogram")
