@@ -1,6 +1,6 @@
 """Rewritten queries give the same rows as the original, on SQLite and on PostgreSQL.
 
-2,000 rewritten queries on each; ``PHASE4_TEST_REWRITES`` sets another number, for a long run.
+1,000 rewritten queries on each; ``PHASE4_TEST_REWRITES`` sets another number, for a long run.
 """
 
 import os
@@ -16,7 +16,7 @@ from bot.core.query_optimizer.sql.schema import Schema
 from tests.support.searching import cases
 from tests.support.sql_generator import QueryGenerator, ddl, rows
 
-REWRITTEN = int(os.environ.get("PHASE4_TEST_REWRITES") or cases(2000))
+REWRITTEN = int(os.environ.get("PHASE4_TEST_REWRITES") or cases(1000))
 DATASETS = 12
 
 
