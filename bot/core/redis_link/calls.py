@@ -90,6 +90,8 @@ class Calls:
                 async with asyncio.timeout_at(min(until, begun + self._timeout)):
                     if met and met[-1] is Failure.READ_ONLY:
                         return await self._primary.on_another_server(operation, used)
+                    if self._cluster:
+                        await driver.find_nodes(client)
                     return await operation(client)
             except Phase4Error:
                 raise
@@ -108,7 +110,7 @@ class Calls:
                     met.append(failure)
                     if await self._may_help(failure, error, client, repeatable):
                         continue
-                    if failure is Failure.LOST and await self._is_there(client):
+                    if failure is Failure.LOST and await self._is_there(client, error):
                         raise RedisUnavailableError(
                             f"the connection to Redis at {self._health.name} was lost: {told(text_of(error))}"
                         ) from error
@@ -132,13 +134,16 @@ class Calls:
         await driver.close_idle(client)
         return repeatable or failure is Failure.LOGIN
 
-    async def _is_there(self, client: Any) -> bool:
-        """Whether a new connection gets an answer."""
-        if self._cluster or not self._health.breaker.available:
+    async def _is_there(self, client: Any, error: Exception) -> bool:
+        """Whether a new connection, in a cluster to the node that the error is of, gets an answer."""
+        if not self._health.breaker_of(error).available:
+            return False
+        node = getattr(error, "connection", None)
+        if self._cluster and not isinstance(getattr(node, "name", None), str):
             return False
         try:
             async with asyncio.timeout(self._timeout):
-                await client.execute_command("PING")
+                await (driver.ask(node, "PING") if self._cluster else client.execute_command("PING"))
         except Exception as error:
             return judge(error) in (Failure.REFUSED, Failure.READ_ONLY)
         return True

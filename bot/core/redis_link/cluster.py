@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -36,7 +35,7 @@ class ClusterReader:
             return loop.create_task(self._get_by_driver(key))
         node = self._connections.node_of(key)
         if node is None:
-            return loop.create_task(self._get_by_driver(key))
+            return loop.create_task(self._get_after_look(key))
         if (refusal := self._parts.probes.refusal(node)) is not None:
             refused: asyncio.Future[bytes | None] = loop.create_future()
             refused.set_exception(refusal)
@@ -52,6 +51,12 @@ class ClusterReader:
         found = reader.get(key)
         found.add_done_callback(self._look_for_moves)
         return found
+
+    async def _get_after_look(self, key: bytes) -> bytes | None:
+        await self._parts.probes.find()
+        if self._connections.node_of(key) is None:
+            return await self._get_by_driver(key)
+        return await self.get(key)
 
     async def _get_by_driver(self, key: bytes) -> bytes | None:
         # redis-py's own way, which reads the map of the slots and follows redirections.
@@ -114,6 +119,9 @@ class ClusterScript:
         self._by_node: dict[str, BatchedScript] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks = BackgroundTasks()
+        # Calls that wait for the first look at the nodes. Changed only by _add, _place, _fail_unplaced and
+        # abandon.
+        self._unplaced: list[Call] = []
 
     def call(self, key: bytes, argument: bytes, unclaimed: Unclaimed | None = None) -> asyncio.Future[Any]:
         """As :meth:`BatchedScript.call`."""
@@ -133,11 +141,13 @@ class ClusterScript:
         key, _, future, _ = call
         node = self._connections.node_of(key)
         if node is None:
-            self._run_by_driver([call])
+            self._unplaced.append(call)
+            if len(self._unplaced) == 1:
+                self._tasks.spawn(self._place(), name="redis-cluster-script").add_done_callback(self._placed)
             return
         if (refusal := self._parts.probes.refusal(node)) is not None:
             if future is not None:
-                future.set_exception(refusal)
+                fail_waiter(future, refusal)
             return
         script = self._by_node.get(node.name)
         if script is None:
@@ -151,33 +161,49 @@ class ClusterScript:
             )
         script._add(call, loop)
 
+    async def _place(self) -> None:
+        """Give the calls that came before the nodes were known to their nodes."""
+        try:
+            await self._parts.probes.find()
+        except BackendError as error:
+            self._fail_unplaced(error)
+            return
+        calls, self._unplaced = self._unplaced, []
+        unknown: list[Call] = []
+        for call in calls:
+            if self._connections.node_of(call[0]) is None:
+                unknown.append(call)
+            else:
+                self._add(call)
+        if unknown:
+            self._run_by_driver(unknown)
+
+    def _placed(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():  # perhaps before its first step
+            self._fail_unplaced(RedisUnavailableError("the script was stopped"))
+
+    def _fail_unplaced(self, error: BackendError) -> None:
+        calls, self._unplaced = self._unplaced, []
+        _fail(calls, error)
+
     def _run_by_driver(self, calls: list[Call]) -> None:
         # redis-py's own way, which reads the map of the slots and follows redirections.
-        self._tasks.spawn(self._one_by_one(calls), name="redis-cluster-script")
+        task = self._tasks.spawn(self._one_by_one(calls), name="redis-cluster-script")
+        # By the task's end, and not in it: one that is cancelled before its first step runs nothing.
+        task.add_done_callback(lambda _: _fail(calls, RedisUnavailableError("the script was stopped")))
 
     async def _one_by_one(self, calls: list[Call]) -> None:
-        left = deque(calls)
-        try:
-            while left:
-                key, argument, future, _ = call = left[0]
-                try:
-                    result = self._decode(await self._script([key], [argument]), 1)[0]
-                except BackendError as failure:
-                    error: BackendError = failure
-                except Exception as nonsense:
-                    reason = nonsense if isinstance(nonsense, ValueError) else type(nonsense).__name__
-                    error = RedisRefusedError(f"unexpected answer of a script: {reason}")
-                else:
-                    left.popleft()
-                    give((call,), (result,))
-                    continue
-                left.popleft()
-                if future is not None:
-                    fail_waiter(future, error)
-        finally:
-            for _, _, future, _ in left:
-                if future is not None:
-                    fail_waiter(future, RedisUnavailableError("the script was stopped"))
+        for call in calls:
+            key, argument, *_ = call
+            try:
+                result = self._decode(await self._script([key], [argument]), 1)[0]
+            except BackendError as error:
+                _fail((call,), error)
+            except Exception as nonsense:
+                reason = nonsense if isinstance(nonsense, ValueError) else type(nonsense).__name__
+                _fail((call,), RedisRefusedError(f"unexpected answer of a script: {reason}"))
+            else:
+                give((call,), (result,))
 
     @property
     def batches(self) -> int:
@@ -189,11 +215,14 @@ class ClusterScript:
 
     async def drain(self) -> None:
         """As :meth:`BatchedScript.drain`."""
+        if running := self._tasks.running():
+            await asyncio.wait(running, timeout=self._connections.timeout)
         for script in list(self._by_node.values()):
             await script.drain()
 
     async def close(self) -> None:
         await self._tasks.stop()
+        self._fail_unplaced(RedisUnavailableError("the script was stopped"))
         scripts, self._by_node = self._by_node, {}
         for script in scripts.values():
             await script.close()
@@ -213,5 +242,13 @@ class ClusterScript:
     def abandon(self) -> None:
         scripts, self._by_node = self._by_node, {}
         self._tasks = BackgroundTasks()
+        self._unplaced = []
         for script in scripts.values():
             script.abandon()
+
+
+def _fail(calls: Sequence[Call], error: BackendError) -> None:
+    """Tell the callers that still wait."""
+    for _, _, future, _ in calls:
+        if future is not None:
+            fail_waiter(future, error)

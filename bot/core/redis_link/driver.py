@@ -54,6 +54,9 @@ def connect_cluster(url: str, timeout: float, protocol: int) -> Any:
         socket_timeout=timeout,
         # One more try, with a new map of the slots: what it takes when a node has gone.
         retry=Retry(NoBackoff(), 1),
+        # After so many slots that moved it would close every connection, and with them the calls of
+        # others. It notes each slot that moved in any case.
+        reinitialize_steps=0,
         max_connections=1_000,
     )
     # It takes no parser as an argument, and hands these on to every connection.
@@ -157,6 +160,27 @@ def take_streams(connection: Any) -> tuple[Any, Any]:
     streams = connection._reader, connection._writer
     connection._writer = connection._reader = None
     return streams
+
+
+async def ask(node: Any, *command: str) -> Any:
+    """What a node of a cluster answers on a new connection; raises redis-py's errors."""
+    connection: Any = None
+    try:
+        connection = connection_to(node)
+        await connection.connect()
+        await connection.send_command(*command)
+        return await connection.read_response()
+    finally:
+        if connection is not None:
+            await connection.disconnect(nowait=True)
+
+
+async def find_nodes(client: Any) -> None:
+    """Read a cluster's map of the slots, unless it was read.
+
+    Before that redis-py sends commands that it does not know, scripts among them, to any node.
+    """
+    await client.initialize()
 
 
 async def read_slots(client: Any) -> None:

@@ -23,6 +23,29 @@ class NodeProbes:
         self._connections = connections
         self._health = health
         self._calls = calls
+        # The first look at the nodes, for all callers that wait for it. Changed only by find.
+        self._look: asyncio.Task[BackendError | None] | None = None
+
+    async def find(self) -> None:
+        """Read the map of the slots, unless it was read: once for all callers that wait for it.
+
+        Raises as :meth:`RedisLink.run`.
+        """
+        look = self._look
+        if look is None or look.done() or look.get_loop() is not asyncio.get_running_loop():
+            look = self._look = self._connections.tasks.spawn(self._find(), name="redis-cluster-nodes")
+        await asyncio.wait([look])
+        if look.cancelled():
+            raise RedisUnavailableError("the connection was closed")
+        if (error := look.result()) is not None:
+            raise type(error)(*error.args)  # one each: a traceback grows with every task that raises it
+
+    async def _find(self) -> BackendError | None:
+        try:
+            await self._calls.run(driver.find_nodes)
+        except BackendError as error:
+            return error
+        return None
 
     def refusal(self, node: Any) -> RedisUnavailableError | None:
         """Why a node is not to be asked now: it is away, and a task of the link sees whether it is back."""
@@ -57,13 +80,9 @@ class NodeProbes:
             breaker.probing = False
 
     async def _probe(self, node: Any, breaker: Breaker) -> None:
-        connection: Any = None
         try:
             async with asyncio.timeout(self._connections.timeout):
-                connection = driver.connection_to(node)
-                await connection.connect()
-                await connection.send_command("CLUSTER", "INFO")
-                answer = await connection.read_response()
+                answer = await driver.ask(node, "CLUSTER", "INFO")
             # A node that has just started knows nothing yet, and would refuse everything.
             if b"cluster_state:ok" not in as_bytes(answer):
                 raise ConnectionError(NODE_DOWN)
@@ -72,6 +91,3 @@ class NodeProbes:
             breaker.failed(error)
         else:
             self._health.succeeded(breaker)
-        finally:
-            if connection is not None:
-                await connection.disconnect(nowait=True)
