@@ -6,7 +6,7 @@ import pytest
 
 from bot.core.cache_manager import CacheManager
 from bot.core.redis_link import RedisLink
-from tests.core.cache_manager.test_two_tiers import equals, until
+from tests.support.waiting import equals, until
 
 AWAITS = range(12)
 """More than any of the calls has; those beyond its end find it done."""
@@ -52,18 +52,6 @@ async def cancelled(call, at):
     await asyncio.wait([task])
     assert task.cancelled() or task.exception() is None
     return guarded.reached
-
-
-@pytest.fixture
-async def pair(redis_server):
-    caches = [CacheManager(), CacheManager()]
-    for cache in caches:
-        await cache.enable(redis_url=redis_server.url)
-    yield caches
-    for cache in caches:
-        cache._l1.check_invariants()
-        await cache.disable()
-    assert not RedisLink._links
 
 
 CHANGES = {

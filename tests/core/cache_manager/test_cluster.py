@@ -6,8 +6,8 @@ import pytest
 
 from bot.core.cache_manager import CacheManager
 from bot.core.redis_link import RedisLink
-from tests.core.cache_manager.test_two_tiers import equals, until
 from tests.support.servers import RedisCluster
+from tests.support.waiting import equals, until
 
 pytestmark = pytest.mark.server
 

@@ -8,29 +8,9 @@ import pytest
 from bot.core._shared.clock import SystemClock
 from bot.core.cache_manager import CacheManager, LoadOptions
 from bot.core.cache_manager.keys import redis_key
-from bot.core.redis_link import RedisLink
-from tests.core.cache_manager.test_two_tiers import equals, until
+from tests.support.waiting import equals, until
 
 STALE = LoadOptions(stale_ttl=3600)
-
-
-@pytest.fixture
-async def pair(redis_server):
-    caches = [CacheManager(), CacheManager()]
-    for cache in caches:
-        await cache.enable(redis_url=redis_server.url)
-    yield caches
-    for cache in caches:
-        cache._l1.check_invariants()
-        await cache.disable()
-    assert not RedisLink._links
-
-
-@pytest.fixture
-async def raw(redis_server):
-    link = RedisLink(redis_server.url)
-    yield link
-    await link.close()
 
 
 async def good():

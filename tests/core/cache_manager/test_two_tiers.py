@@ -13,36 +13,7 @@ from bot.core.cache_manager.tags import tag_key
 from bot.core.redis_link import RedisLink
 from tests.support.proxy import Proxy
 from tests.support.servers import RedisServer, running
-
-
-async def until(condition, timeout=8.0):
-    """Wait for what another process or a reconnection brings about."""
-    async with asyncio.timeout(timeout):
-        while not await condition():
-            await asyncio.sleep(0.01)
-
-
-async def equals(call, value):
-    return await call() == value
-
-
-@pytest.fixture
-async def pair(redis_server):
-    caches = [CacheManager(), CacheManager()]
-    for cache in caches:
-        await cache.enable(redis_url=redis_server.url)
-    yield caches
-    for cache in caches:
-        cache._l1.check_invariants()
-        await cache.disable()
-    assert not RedisLink._links
-
-
-@pytest.fixture
-async def raw(redis_server):
-    link = RedisLink(redis_server.url)
-    yield link
-    await link.close()
+from tests.support.waiting import equals, until
 
 
 async def test_what_one_writes_the_other_reads_with_its_types(pair):
