@@ -135,6 +135,7 @@ def test_the_structures_that_decide_are_pure() -> None:
     assert names >= {
         "_shared/bounded_store.py",
         "_shared/histogram.py",
+        "cache_manager/changes.py",
         "connection_pool_manager/pool.py",
         "rate_limiter/bucket.py",
         "rate_limiter/penalty.py",

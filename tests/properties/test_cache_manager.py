@@ -92,7 +92,7 @@ class Cache(RuleBasedStateMachine):
 
     @invariant()
     def parts_agree(self):
-        self.cache._l1.check_invariants()
+        self.cache._tiers.local.l1.check_invariants()
 
     def teardown(self):
         self.run(self.cache.disable())

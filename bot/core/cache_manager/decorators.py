@@ -12,8 +12,8 @@ from bot.core._shared.errors import invalid
 from bot.core._shared.validation import valid_seconds
 from bot.core.cache_manager.call_keys import LONGEST_INT, LONGEST_READABLE, KeyOf, key_maker
 from bot.core.cache_manager.keys import valid_name
-from bot.core.cache_manager.models import PLAIN, LoadOptions
-from bot.core.cache_manager.service import DEFAULT_NAMESPACE, CacheManager, Tags
+from bot.core.cache_manager.models import DEFAULT_NAMESPACE, PLAIN, LoadOptions, Tags
+from bot.core.cache_manager.service import CacheManager
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")

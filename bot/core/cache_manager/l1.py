@@ -53,15 +53,24 @@ class L1:
     """
 
     def __init__(self, *, max_bytes: int, max_entries: int, lru: bool = False) -> None:
-        self.store = BoundedStore(
+        # Changed only by put, _dropped and reset.
+        self._by_tag: dict[str, _Tagged] = {}
+        # Replaced by reset.
+        self.store = self._new_store(max_bytes, max_entries, lru)
+
+    def reset(self, *, max_bytes: int, max_entries: int, lru: bool = False) -> None:
+        """Drop everything, counters included, and begin anew with other bounds or another eviction."""
+        self._by_tag = {}
+        self.store = self._new_store(max_bytes, max_entries, lru)
+
+    def _new_store(self, max_bytes: int, max_entries: int, lru: bool) -> BoundedStore:
+        return BoundedStore(
             max_bytes=max_bytes,
             max_entries=max_entries,
             on_drop=self._dropped,
             lru=lru,
             space_overhead=NAMESPACE_OVERHEAD,
         )
-        # Changed only by put and _dropped.
-        self._by_tag: dict[str, _Tagged] = {}
 
     def put(
         self,

@@ -1,13 +1,28 @@
-"""What a cached call may ask for."""
+"""What a call of the cache may ask for, and what its parts hand to each other."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bot.core._shared.errors import invalid
+from bot.core._shared.isolation import Frozen
 from bot.core._shared.validation import valid_number
+from bot.core.cache_manager.codec import MAX_TAGS
+from bot.core.cache_manager.keys import valid_key
+from bot.core.cache_manager.tags import ANY_TAG
+
+DEFAULT_NAMESPACE = "default"
+
+Loader = Callable[[], Awaitable[Any]]
+TagsOf = Callable[[Any], Sequence[str]]
+Tags = Sequence[str] | TagsOf
+"""Of a value that is loaded: as they are, or a function of the value."""
+
+ABSENT: Any = object()
+"""Instead of a value where there is none: None is one."""
 
 
 @dataclass(frozen=True)
@@ -49,3 +64,47 @@ class LoadOptions:
 
 PLAIN = LoadOptions()
 """No option asked for."""
+
+
+def valid_tags(tags: Sequence[str]) -> tuple[str, ...]:
+    """Tags as they are stored. Raises ValueError or TypeError for what are none, or too many."""
+    if isinstance(tags, str):
+        raise invalid("tags", tags, f"a sequence of strings, such as ({tags!r},)")
+    if len(tags) > MAX_TAGS:
+        raise invalid("tags", len(tags), f"at most {MAX_TAGS:,} of them")
+    return tuple([valid_key(tag, "tag") for tag in tags]) if tags else ()
+
+
+def valid_tags_of(tags: Tags) -> tuple[str, ...] | TagsOf:
+    """:func:`valid_tags`, or the function that will tell them of the loaded value."""
+    return tags if callable(tags) else valid_tags(tags)
+
+
+class LookUp:
+    """What a read is asked for besides the value, and what it found of that."""
+
+    __slots__ = ("asked", "stale", "stale_ttl", "tags", "tokens")
+
+    def __init__(self, tags: tuple[str, ...] | TagsOf, stale_ttl: float = 0.0) -> None:
+        # What is to be known before a load begins.
+        self.tags = (ANY_TAG,) if callable(tags) else tags
+        self.stale_ttl = stale_ttl
+        self.asked: dict[str, asyncio.Future[bytes | None]] = {}
+        self.tokens: dict[str, bytes | None] = {}
+        self.stale: Frozen | None = None
+        """The last good value, if it has expired no longer than ``stale_ttl`` seconds ago."""
+
+
+class FirstOfType:
+    """Tells whether something is said of a type for the first time, so that it is logged once."""
+
+    def __init__(self) -> None:
+        # Changed only by __call__; bounded, since a program may make types without end.
+        self._said: set[tuple[str, str]] = set()
+
+    def __call__(self, what: str, kind: str) -> bool:
+        """Whether ``what`` was not yet said of the type named ``kind``."""
+        if (what, kind) in self._said or len(self._said) >= 1000:
+            return False
+        self._said.add((what, kind))
+        return True

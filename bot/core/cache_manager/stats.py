@@ -12,6 +12,10 @@ class Counters:
     )  # fmt: skip
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """All of them to zero."""
         self.l1_hits = 0
         self.l1_misses = 0
         self.l2_hits = 0

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from bot.core._shared.clock import Clock
+from bot.core._shared.errors import shown
+from bot.core._shared.isolation import freeze
+from bot.core._shared.masking import one_line
 from bot.core._shared.tasks import BackgroundTasks
+from bot.core.cache_manager.models import Loader
+from bot.core.cache_manager.stats import Counters
+from bot.core.cache_manager.tiers import Tiers
+
+logger = logging.getLogger(__name__)
 
 SPREAD = 0.1
 """Share of the interval by which turns come early at random: instances do not load together."""
@@ -25,7 +34,9 @@ class _Warmed(NamedTuple):
 class Warmer:
     """One task for each warmed key, but while paused."""
 
-    def __init__(self, tasks: BackgroundTasks, clock: Clock) -> None:
+    def __init__(self, tiers: Tiers, counters: Counters, tasks: BackgroundTasks, clock: Clock) -> None:
+        self._tiers = tiers
+        self._counters = counters
         self._tasks = tasks
         self._clock = clock
         # Changed only by keep and forget.
@@ -35,6 +46,30 @@ class Warmer:
 
     def __len__(self) -> int:
         return sum(not (task.done() or task.get_loop().is_closed()) for task in self._running.values())
+
+    async def load(self, namespace: str, key: str, loader: Loader, ttl: float, timeout: float) -> bool:
+        """Load a key and cache it for ``ttl`` seconds; False if that failed, which is logged and counted."""
+        tiers = self._tiers
+        begun = tiers.local.changes.count
+        limit = asyncio.timeout(timeout)
+        try:
+            async with limit:
+                value = await loader()
+            if not tiers.local.is_open or tiers.local.changes.since(begun, namespace, key, ()):
+                return True
+            frozen = freeze(value)
+            if tiers.shared is None:
+                tiers.local.store(namespace, key, frozen, ttl)
+            else:
+                await tiers.shared.store(namespace, key, value, frozen, ttl, loaded=True)
+        except Exception as error:
+            self._counters.load_failures += 1
+            if isinstance(error, TimeoutError) and limit.expired():
+                logger.warning("Warming %s took longer than %g s", one_line(shown(key), 100), timeout)
+            else:
+                logger.warning("Warming %s failed: %s", one_line(shown(key), 100), one_line(error))
+            return False
+        return True
 
     def keep(
         self, namespace: str, key: str, load: Callable[[], Awaitable[bool]], interval: Callable[[], float]

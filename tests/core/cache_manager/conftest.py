@@ -14,7 +14,7 @@ async def pair(redis_server):
         await cache.enable(redis_url=redis_server.url)
     yield caches
     for cache in caches:
-        cache._l1.check_invariants()
+        cache._tiers.local.l1.check_invariants()
         await cache.disable()
     assert not RedisLink._links
 

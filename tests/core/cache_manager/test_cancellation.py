@@ -105,7 +105,7 @@ async def test_a_load_that_is_cancelled_leaves_nothing_half_stored(pair, at):
     assert await a.get_or_load("k", load, tags=["t"]) == "loaded"
     await a.invalidate_tag("t")
     await until(lambda: equals(lambda: b.get("k"), None))
-    assert len(a._flights) == 0
+    assert len(a._loads.flights) == 0
 
 
 @pytest.mark.parametrize("at", AWAITS)

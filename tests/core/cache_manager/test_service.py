@@ -39,7 +39,7 @@ async def cache(clock):
     cache = CacheManager(clock=clock)
     await cache.enable()
     yield cache
-    cache._l1.check_invariants()
+    cache._tiers.local.l1.check_invariants()
     await cache.disable()
 
 
@@ -577,7 +577,7 @@ async def test_a_million_strangers_do_not_make_namespaces_pile_up(cache):
     await cache.enable(l1_max_entries=100)
     for n in range(2_000):
         await cache.set("k", n, namespace=f"stranger {n}")
-    assert len(cache._l1.store.spaces) <= 101
+    assert len(cache._tiers.local.l1.store.spaces) <= 101
     assert len(cache._used) <= 64
 
 

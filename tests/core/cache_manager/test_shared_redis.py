@@ -62,7 +62,7 @@ async def test_ages_are_those_of_redis_on_a_machine_whose_clock_is_wrong(redis_s
     for writer, reader in ((right, wrong), (wrong, right)):
         await writer.set("k", 1, ttl=100)
         assert await reader.get("k") == 1
-        entry = reader._l1.store.peek("default", "k", reader._now())
+        entry = reader._tiers.local.l1.store.peek("default", "k", reader._now())
         assert 90 < entry.expires_at - reader._now() <= 100.5
         await writer.delete("k")
         await until(lambda reader=reader: equals(lambda: reader.get("k"), None))
@@ -130,7 +130,7 @@ async def test_a_message_that_is_none_empties_l1_and_is_logged_once(pair, raw, m
     a, b = pair
     await a.set("k", 1)
     for _ in range(3):
-        await raw.execute("PUBLISH", a._l2.channel, message)
+        await raw.execute("PUBLISH", a._l2.backplane.channel, message)
 
     async def counted():
         return (await b.get_statistics())["l2_malformed_messages"] == 3
@@ -145,7 +145,9 @@ async def test_a_glob_of_another_instance_that_would_cost_too_much_drops_the_nam
     await a.set("k", 1)
     await a.set("k", 1, namespace="other")
     glob = "*a" * 500_000
-    await raw.execute("PUBLISH", a._l2.channel, msgspec.msgpack.encode((b"x", "pattern", "default", [glob])))
+    await raw.execute(
+        "PUBLISH", a._l2.backplane.channel, msgspec.msgpack.encode((b"x", "pattern", "default", [glob]))
+    )
     await until(lambda: equals(lambda: _local(a), None))
     assert a.get_local("k", "other") == 1
 

@@ -131,11 +131,11 @@ async def test_a_value_loaded_while_another_instance_writes_is_not_kept(pair):
 
     task = asyncio.ensure_future(b.get_or_load("k", load))
     await loading.wait()
-    changes = b._changes
+    changes = b._tiers.local.changes.count
     await a.set("k", "new")
 
     async def heard():
-        return b._changes > changes
+        return b._tiers.local.changes.count > changes
 
     await until(heard)
     go_on.set()
@@ -166,12 +166,12 @@ async def test_a_load_whose_set_comes_after_another_instances_change_is_not_kept
 
         task = asyncio.ensure_future(b.get_or_load("k", load) if how == "load" else b.warm_cache("k", load))
         await held.wait()
-        changes = b._changes
+        changes = b._tiers.local.changes.count
         database["k"] = "new"
         await a.delete("k")
 
         async def heard():
-            return b._changes > changes
+            return b._tiers.local.changes.count > changes
 
         await until(heard)
         go_on.set()
@@ -290,7 +290,7 @@ async def test_time_to_live_is_the_same_in_both_tiers(pair, raw):
     await a.set("k", 1, ttl=100)
     assert 99_000 < await raw.execute("PTTL", redis_key("default", "k")) <= 100_000
     await b.get("k")
-    entry = b._l1.store.peek("default", "k", b._now())
+    entry = b._tiers.local.l1.store.peek("default", "k", b._now())
     assert 99 < entry.expires_at - b._now() <= 100
     await raw.execute("SET", redis_key("default", "late"), encode(1, expires_at=1.0))
     assert await b.get("late") == 1

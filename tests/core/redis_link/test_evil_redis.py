@@ -66,7 +66,7 @@ class Services:
         for service in (*self.caches, *self.limiters, self.batches):
             assert await service.disable()
         for cache in self.caches:
-            cache._l1.check_invariants()
+            cache._tiers.local.l1.check_invariants()
         assert not RedisLink._links
 
     def of_caches(self):

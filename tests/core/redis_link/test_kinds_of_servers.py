@@ -189,7 +189,7 @@ async def test_rights_to_one_channel_are_not_those_to_another(redis_server, capl
         assert not (await limiter.is_allowed("c", SLOW))[1].degraded
         await limiter.reset_client("c")
         await cache.set("k", 1, namespace="n")
-    assert cache._l2.subscription.standing
+    assert cache._l2.backplane.subscription.standing
     assert set(link.refused) == {"SUBSCRIBE p4r:reset", "PUBLISH p4r:reset"}
     assert caplog.text.count("refuses SUBSCRIBE p4r:reset") == 1
     assert caplog.text.count("refuses PUBLISH p4r:reset") == 1

@@ -1,0 +1,317 @@
+"""Loading what no tier has: one load for any number of concurrent misses of a key."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+from collections.abc import Coroutine
+from typing import Any
+
+from bot.core._shared.bounded_store import Entry
+from bot.core._shared.clock import Clock
+from bot.core._shared.errors import shown
+from bot.core._shared.isolation import Frozen, freeze
+from bot.core._shared.masking import one_line
+from bot.core._shared.singleflight import SingleFlight
+from bot.core._shared.tasks import BackgroundTasks
+from bot.core.cache_manager.errors import LoaderTimeoutError
+from bot.core.cache_manager.l1 import Meta
+from bot.core.cache_manager.models import (
+    DEFAULT_NAMESPACE,
+    FirstOfType,
+    Loader,
+    LoadOptions,
+    LookUp,
+    Tags,
+    TagsOf,
+    valid_tags,
+    valid_tags_of,
+)
+from bot.core.cache_manager.shared import SharedTier
+from bot.core.cache_manager.stats import Counters
+from bot.core.cache_manager.tags import ANY_TAG
+from bot.core.cache_manager.tiers import Tiers
+
+logger = logging.getLogger(__name__)
+
+LOAD_TIMEOUT = 120.0
+"""Seconds for a load, unless CACHE_LOAD_TIMEOUT says otherwise."""
+
+
+class Loads:
+    """The loads in progress, by namespace and key, and those that refresh a value early."""
+
+    def __init__(
+        self,
+        tiers: Tiers,
+        clock: Clock,
+        counters: Counters,
+        tasks: BackgroundTasks,
+        first_of_type: FirstOfType,
+    ) -> None:
+        self.tiers = tiers
+        self.counters = counters
+        self.first_of_type = first_of_type
+        self.now = clock.monotonic
+        self._tasks = tasks
+        self.flights: SingleFlight[tuple[Any, Frozen | None]] = SingleFlight(name=_shown)
+        self.flights.timeout = LOAD_TIMEOUT
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds after which a load is given up; None: never."""
+        return self.flights.timeout
+
+    @timeout.setter
+    def timeout(self, seconds: float | None) -> None:
+        self.flights.timeout = seconds
+
+    async def load(
+        self,
+        key: str,
+        loader: Loader,
+        ttl: float,
+        namespace: str,
+        tags: tuple[str, ...] | TagsOf,
+        options: LoadOptions,
+        look_up: LookUp | None,
+    ) -> Any:
+        """What the loader returns, or what the load of the key that is under way brings.
+
+        A stale value instead, if ``options`` allow one, there is one, and the load fails or is too slow.
+        """
+        call = _Load(self, key, loader, ttl, namespace, tags, options, look_up)
+        stale: Frozen | None = None
+        if options.stale_ttl:
+            # Held here, since it may be evicted meanwhile.
+            stale = self.tiers.local.stale(namespace, key)
+        if stale is None and look_up is not None:
+            stale = look_up.stale
+        flight = self.flights.run(
+            (namespace, key), call.run, timeout=call.time_limit(), expired=call.timed_out
+        )
+        try:
+            if stale is not None and options.soft_timeout is not None:
+                value, frozen = await self._in_time(flight, options.soft_timeout)
+            else:
+                value, frozen = await flight
+        except Exception as error:
+            if stale is None:
+                raise
+            self.counters.stale_served += 1
+            if not isinstance(error, _TooSlow):
+                self.counters.load_failures += 1
+                logger.warning(
+                    "Loader of %s failed, a stale value is served: %s",
+                    one_line(shown(key), 100),
+                    one_line(error),
+                )
+            return stale.value if stale.thaw is None else stale.thaw(stale.value)
+        if frozen is not None:
+            return frozen.value if frozen.thaw is None else frozen.thaw(frozen.value)
+        # It cannot be copied: the caller that loaded it has it, and the others load their own.
+        return value if call.led else await loader()
+
+    async def _in_time(
+        self, flight: Coroutine[Any, Any, tuple[Any, Frozen | None]], soft_timeout: float
+    ) -> tuple[Any, Frozen | None]:
+        """The flight's result if it comes in time; else _TooSlow, while the flight goes on."""
+        task = self._tasks.spawn(_outcome(flight), name="cache-load")
+        done, _ = await asyncio.wait([task], timeout=soft_timeout)
+        if not done:
+            raise _TooSlow
+        result: tuple[Any, Frozen | None]
+        result, error = task.result()
+        if error is not None:
+            raise error
+        return result
+
+    def should_refresh(self, entry: Entry, options: LoadOptions) -> bool:
+        """Whether this read is the one that has the value loaded anew before it expires."""
+        meta: Meta | None = entry.meta
+        if meta is None or not meta.load_seconds:
+            return False
+        # XFetch: the slower the load and the nearer the end, the likelier.
+        ahead = meta.load_seconds * options.early_refresh * -math.log(1.0 - random.random())
+        return self.now() + ahead >= entry.expires_at
+
+    def refresh(
+        self, key: str, loader: Loader, ttl: float, namespace: str, tags: Tags, options: LoadOptions
+    ) -> None:
+        """Load a key in the background, unless that is under way; if it fails, the old value stays."""
+        at = (namespace, key)
+        if at in self.flights:
+            return
+        self.counters.early_refreshes += 1
+
+        async def refresh() -> None:
+            try:
+                call = _Load(self, key, loader, ttl, namespace, valid_tags_of(tags), options, None)
+                await self.flights.run(at, call.run, timeout=call.time_limit(), expired=call.timed_out)
+            except Exception as error:
+                self.counters.load_failures += 1
+                logger.warning("Early refresh of %s failed: %s", one_line(shown(key), 100), one_line(error))
+
+        self._tasks.spawn(refresh(), name="cache-early-refresh")
+
+
+class _Load:
+    """One caller's load of one key."""
+
+    __slots__ = ("key", "led", "loader", "loads", "look_up", "namespace", "options", "tags", "ttl")
+
+    def __init__(
+        self,
+        loads: Loads,
+        key: str,
+        loader: Loader,
+        ttl: float,
+        namespace: str,
+        tags: tuple[str, ...] | TagsOf,
+        options: LoadOptions,
+        look_up: LookUp | None,
+    ) -> None:
+        self.loads = loads
+        self.key = key
+        self.loader = loader
+        self.ttl = ttl
+        self.namespace = namespace
+        self.tags = tags
+        self.options = options
+        self.look_up = look_up
+        self.led = False
+        """Whether it ran, and did not join the load of another caller."""
+
+    async def run(self) -> tuple[Any, Frozen | None]:
+        """Load and keep: the value, and the same made safe to hand out; None if it cannot be copied."""
+        self.led = True
+        loads, options, tags, namespace, key = self.loads, self.options, self.tags, self.namespace, self.key
+        tiers = loads.tiers
+        shared = tiers.shared
+        tokens: dict[str, bytes] | None = None
+        if shared is not None and tags:
+            # Before the load begins: a tag that is dropped while it runs has another one then.
+            tokens = await self._tokens(shared)
+        changes = tiers.local.changes
+        start = loads.now()
+        begun = changes.count
+        loads.counters.loads += 1
+        value = await (self.loader() if options.hard_timeout is None else self._cut_off(options.hard_timeout))
+        frozen = self._frozen(value)
+        if frozen is None:
+            return value, None
+        carried = valid_tags(tags(value)) if callable(tags) else tags
+        ttl = self._ttl_of(value)
+        if ttl <= 0 or changes.since(begun, namespace, key, carried):
+            return value, frozen
+        load_seconds = loads.now() - start if options.early_refresh else 0.0
+        if tokens is not None and carried and callable(tags) and shared is not None:
+            tokens = await self._confirmed(shared, tokens, carried)
+            if changes.since(begun, namespace, key, carried):
+                return value, frozen
+        shared = tiers.shared  # which may have been left meanwhile
+        if shared is None:
+            tiers.local.store(namespace, key, frozen, ttl, carried, load_seconds, options.stale_ttl)
+        else:
+            await shared.store(
+                namespace, key, value, frozen, ttl, carried,
+                keep=options.stale_ttl, load_seconds=load_seconds, loaded=True,
+                tokens=tokens if carried else None,
+            )  # fmt: skip
+        return value, frozen
+
+    async def _cut_off(self, hard_timeout: float) -> Any:
+        try:
+            async with asyncio.timeout(hard_timeout) as limit:
+                return await self.loader()
+        except TimeoutError as error:
+            if not limit.expired():
+                raise  # the loader's own
+            raise LoaderTimeoutError(
+                f"loader of {self.key[:100]!r} took longer than {hard_timeout:g} s"
+            ) from error
+
+    def _frozen(self, value: Any) -> Frozen | None:
+        try:
+            return freeze(value)
+        except TypeError as error:
+            if self.loads.first_of_type("not copied", type(value).__qualname__):
+                logger.warning(
+                    "What the loader of %s returns is not cached: %s",
+                    one_line(shown(self.key), 100),
+                    one_line(error),
+                )
+            return None
+
+    def _ttl_of(self, value: Any) -> float:
+        """Seconds for which the value is cached; 0: it is not."""
+        options = self.options
+        ttl = self.ttl
+        if value is None and options.negative_ttl is not None:
+            ttl = options.negative_ttl
+        if ttl > 0 and options.cache_if is not None and not options.cache_if(value):
+            return 0.0
+        if options.ttl_jitter:
+            ttl *= 1 - random.random() * options.ttl_jitter / 100
+        return ttl
+
+    # The tokens of tags, see tags.py.
+
+    async def _tokens(self, shared: SharedTier) -> dict[str, bytes] | None:
+        """The tokens of the tags as they are before the load; None if Redis does not tell them all."""
+        look_up = self.look_up or LookUp(self.tags)
+        known = {tag: token for tag, token in look_up.tokens.items() if token is not None}
+        missing = [tag for tag in look_up.tags if tag not in known]
+        if missing:
+            made = await shared.l2.open_tags(missing, self._milliseconds())
+            if made is None:
+                return None
+            known |= made
+        return known
+
+    async def _confirmed(
+        self, shared: SharedTier, tokens: dict[str, bytes], carried: tuple[str, ...]
+    ) -> dict[str, bytes] | None:
+        """The tokens of tags known only now: they are trusted if no tag at all was dropped meanwhile."""
+        after = await shared.l2.open_tags((*carried, ANY_TAG), self._milliseconds())
+        unchanged = after is not None and after.pop(ANY_TAG) == tokens[ANY_TAG]
+        return after if unchanged else None
+
+    def _milliseconds(self) -> int:
+        return max(1, int((self.ttl + self.options.stale_ttl) * 1000))
+
+    # Its end.
+
+    def time_limit(self) -> float | None:
+        """Seconds for a whole load, after which its callers are let go; a ``hard_timeout`` comes first."""
+        limit = self.loads.flights.timeout
+        hard_timeout = self.options.hard_timeout
+        return limit if limit is None or hard_timeout is None else limit + hard_timeout
+
+    def timed_out(self) -> LoaderTimeoutError:
+        """The error of callers that waited longer."""
+        seconds = self.loads.flights.timeout
+        return LoaderTimeoutError(
+            f"loading {self.key[:100]!r} took longer than {seconds:g} s (CACHE_LOAD_TIMEOUT)"
+        )
+
+
+class _TooSlow(Exception):
+    """A load went past its soft timeout."""
+
+
+async def _outcome(
+    flight: Coroutine[Any, Any, tuple[Any, Frozen | None]],
+) -> tuple[Any, Exception | None]:
+    # As a value: nobody may be left to hear of the error when it comes.
+    try:
+        return await flight, None
+    except Exception as error:
+        return None, error
+
+
+def _shown(at: tuple[str, str]) -> str:
+    namespace, key = at
+    return repr(key) if namespace == DEFAULT_NAMESPACE else f"{key!r} in {namespace!r}"

@@ -1,0 +1,149 @@
+"""The first tier, L1, as this process uses it: its values, the namespaces used here, and what changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from bot.core._shared.bounded_store import MAX_FREQUENCY, Entry
+from bot.core._shared.isolation import Frozen
+from bot.core.cache_manager.changes import ChangeLog
+from bot.core.cache_manager.keys import MAX_KEY
+from bot.core.cache_manager.l1 import L1, Meta
+from bot.core.cache_manager.models import ABSENT, DEFAULT_NAMESPACE
+from bot.core.cache_manager.stats import Counters
+
+MAX_NAMESPACES = 64
+"""Namespaces that a ``get`` without one looks into; those used later than these must be named."""
+
+MAX_GLOB_WORK = 1_000_000
+"""Characters of a glob times keys to compare with it, beyond which the whole namespace is dropped."""
+
+
+class LocalTier:
+    """L1 with the log of every change that may touch it. Closed, it holds nothing and takes nothing.
+
+    Each change made here or heard of from another instance goes through one of its methods, which drop
+    from L1 what the change means and log it. Nothing here awaits.
+    """
+
+    def __init__(self, now: Callable[[], float], counters: Counters) -> None:
+        self._now = now
+        self._counters = counters
+        self.l1 = L1(max_bytes=1, max_entries=1)
+        self.is_open = False
+        """Changed only by open and close."""
+        self.changes = ChangeLog()
+        self.used: dict[str, None] = {DEFAULT_NAMESPACE: None}
+        """Namespaces used here, in order of first use: the same dict for good. Changed only by use."""
+        self.used_more = False
+        """Whether others were used, whose names are not kept."""
+
+    def open(self, *, max_bytes: int, max_entries: int, lru: bool) -> None:
+        """Begin with an empty L1 of these bounds."""
+        self.l1.reset(max_bytes=max_bytes, max_entries=max_entries, lru=lru)
+        self.is_open = True
+
+    def close(self) -> None:
+        """Drop every entry."""
+        self.l1.reset(max_bytes=1, max_entries=1)
+        self.is_open = False
+
+    # Reading.
+
+    def hit(self, entry: Entry) -> Any:
+        """The value of an entry for one reader, counted."""
+        if entry.frequency < MAX_FREQUENCY:
+            entry.frequency += 1
+        self._counters.l1_hits += 1
+        return entry.value if entry.thaw is None else entry.thaw(entry.value)
+
+    def find(self, key: str, namespaces: Iterable[str]) -> Any:
+        """The value in the first namespace that has it, ABSENT if none has; LRU hears of the read."""
+        now = self._now()
+        get = self.l1.store.get
+        for name in namespaces:
+            entry = get(name, key, now)
+            if entry is not None:
+                return self.hit(entry)
+        return ABSENT
+
+    def stale(self, namespace: str, key: str) -> Frozen | None:
+        """The last value, also if it has expired, as long as it is kept."""
+        entry = self.l1.store.peek(namespace, key, self._now())
+        return None if entry is None else Frozen(entry.value, entry.thaw, entry.size)
+
+    def has(self, namespace: str, key: str) -> bool:
+        """Whether it holds the key, be it expired and kept; no read."""
+        return self.l1.store.peek(namespace, key, self._now()) is not None
+
+    # Changing.
+
+    def use(self, namespace: str) -> None:
+        """Remember that a namespace is used here."""
+        if namespace not in self.used:
+            if len(self.used) < MAX_NAMESPACES:
+                self.used[namespace] = None
+            else:
+                self.used_more = True
+
+    def store(
+        self,
+        namespace: str,
+        key: str,
+        frozen: Frozen,
+        ttl: float,
+        tags: tuple[str, ...] = (),
+        load_seconds: float = 0.0,
+        keep: float = 0.0,
+    ) -> bool:
+        """Set a key, for ``ttl`` seconds and ``keep`` more as a stale value; False if L1 does not hold it."""
+        if not self.is_open:
+            return False
+        if namespace not in self.used:
+            self.use(namespace)
+        self.changed(namespace, key)
+        meta = Meta(tags, load_seconds) if tags or load_seconds else None
+        return self.l1.put(namespace, key, frozen, now=self._now(), ttl=ttl, keep=keep, meta=meta)
+
+    def changed(self, namespace: str, key: str, *, loaded: bool = False) -> None:
+        """A key has another value; ``loaded``: another instance only loaded it."""
+        self.l1.store.remove(namespace, key)
+        self.changes.key(namespace, key, loaded=loaded)
+
+    def drop_tags(self, tags: Sequence[str]) -> int:
+        """Drop what carries any of the tags; how many entries."""
+        self.changes.tags(tags)
+        return sum(len(self.l1.drop_tag(tag)) for tag in tags)
+
+    def drop_pattern(self, namespace: str, pattern: str) -> list[str]:
+        """Drop the keys of a namespace that match a glob: which they were."""
+        self.changes.unknown()
+        return self.l1.drop_pattern(namespace, pattern)
+
+    def clear(self, namespace: str | None = None) -> int:
+        """Drop a namespace, or all; how many entries."""
+        self.changes.unknown()
+        return self.l1.store.clear(namespace)
+
+    def forget(self) -> None:
+        """Drop everything, since any of it may have changed elsewhere."""
+        self.clear()
+
+    def apply(self, what: str, name: str, keys: Sequence[str]) -> None:
+        """Do what another instance tells that it did; see :class:`Backplane`. Unknown: drop everything."""
+        if what in ("drop", "load"):
+            for key in keys:
+                self.changed(name, key, loaded=what == "load")
+        elif what == "tags":
+            self.drop_tags(keys)
+        elif what == "pattern":
+            work = sum(map(len, keys)) * len(self.l1.store.spaces.get(name, ()))
+            if work > MAX_GLOB_WORK or len(keys) != 1 or len(keys[0]) > MAX_KEY:
+                self.clear(name)
+            else:
+                self.drop_pattern(name, keys[0])
+        elif what == "clear":
+            self.clear(name)
+        else:
+            self.forget()

@@ -1,0 +1,136 @@
+"""Making good what Redis did not hear of: changes made here while it was away or refused them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterable
+
+from bot.core._shared.backoff import exponential
+from bot.core._shared.tasks import BackgroundTasks
+from bot.core.cache_manager.backplane import Backplane
+from bot.core.cache_manager.failures import Failures
+from bot.core.cache_manager.keys import PREFIX
+from bot.core.redis_link import RedisLink
+
+SCAN_COUNT = 1000
+
+RETRY_FIRST, RETRY_LONGEST = 0.1, 5.0
+"""Seconds between two attempts to have Redis hear of what it refused."""
+
+MAX_UNSYNCED = 10_000
+"""Keys changed while Redis was away that are remembered; beyond that the whole cache is dropped there."""
+
+
+class Resync:
+    """The keys changed here that Redis has not heard of, until it has dropped them.
+
+    What Redis holds under them is older than what was set or dropped here, so no read trusts it.
+    """
+
+    def __init__(self, link: RedisLink, backplane: Backplane, failures: Failures) -> None:
+        self._link = link
+        self._backplane = backplane
+        self._failures = failures
+        self.in_step = True
+        """Whether Redis has heard of every change made here. Changed only by missed* and _forget."""
+        # Each with the number of its last change. Changed only by missed and _forget.
+        self._unsynced: dict[bytes, int] = {}
+        self._changes = 0
+        # The change since which any key may be outdated; 0: none. Changed only by missed* and run.
+        self._unsynced_all = 0
+        # Set when Redis takes a change after it refused one.
+        self._accepted: asyncio.Event | None = None
+        # At most one: it tries until Redis has heard of everything. Spawned only by _keep_trying.
+        self._tasks = BackgroundTasks()
+        self._stopped = False
+        self._forget_moves = link.on_move(self._moved)
+
+    def outdated(self, at: bytes) -> bool:
+        """Whether what Redis holds under a key is older than what was set or dropped here."""
+        return bool(self._unsynced_all) or at in self._unsynced
+
+    def missed(self, at: Iterable[bytes]) -> None:
+        """Redis may not have taken a change of these keys."""
+        self.in_step = False
+        for key in at:
+            self._changes += 1
+            if len(self._unsynced) >= MAX_UNSYNCED:
+                self._unsynced_all = self._changes
+                break
+            self._unsynced[key] = self._changes
+        self._keep_trying()
+
+    def missed_all(self) -> None:
+        """Redis may not have taken a change of some keys, and which ones is unknown."""
+        self.in_step = False
+        self._changes += 1
+        self._unsynced_all = self._changes
+        self._keep_trying()
+
+    def taken(self, at: Iterable[bytes]) -> None:
+        """Redis took a change of these keys, while it may not have heard of others."""
+        self._forget(at)
+        if self._accepted is not None:
+            self._accepted.set()
+
+    async def run(self) -> None:
+        """Drop in Redis what was changed here while it did not hear of it."""
+        keys, everything = dict(self._unsynced), self._unsynced_all
+        if not keys and not everything:
+            return
+        try:
+            if everything:
+                await self._drop_everything()
+            at = list(keys)
+            for start in range(0, len(at), SCAN_COUNT):
+                part = [key for key in at[start : start + SCAN_COUNT] if key in self._unsynced]
+                await self._link.unlink(part)
+            await self._link.execute(*self._backplane.message("all", "", []))
+        except Exception as error:
+            self._failures.failed(error)
+            return
+        # Only now, and only what did not change again meanwhile: until then no read trusts these keys.
+        if everything == self._unsynced_all:
+            self._unsynced_all = 0
+        self._forget([key for key, change in keys.items() if self._unsynced.get(key) == change])
+
+    async def stop(self) -> None:
+        """Try no more."""
+        self._stopped = True
+        self._forget_moves()
+        await self._tasks.stop()
+
+    def _forget(self, keys: Iterable[bytes]) -> None:
+        for key in keys:
+            self._unsynced.pop(key, None)
+        self.in_step = not self._unsynced and not self._unsynced_all
+
+    async def _drop_everything(self) -> None:
+        async for found in self._link.scan(f"{PREFIX}:*".encode(), SCAN_COUNT):
+            await self._link.unlink(found)
+
+    def _moved(self) -> None:
+        # The tasks of the event loop before have ended with it.
+        self._tasks.abandon()
+        if not self.in_step:
+            self._keep_trying()
+
+    def _keep_trying(self) -> None:
+        if not self._stopped and not self._tasks:
+            self._tasks.spawn(self._until_in_step(), name="cache-make-good")
+
+    async def _until_in_step(self) -> None:
+        """A server that was away tells of its return; one that refuses does not, so it is asked again."""
+        accepted = self._accepted = asyncio.Event()
+        attempts = 0
+        while not self.in_step:
+            attempts += 1
+            accepted.clear()
+            # At least this long, since some servers take one command and refuse another for good.
+            await asyncio.sleep(RETRY_FIRST)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(exponential(attempts, RETRY_FIRST, RETRY_LONGEST)):
+                    await accepted.wait()
+            if self._link.complete:
+                await self.run()

@@ -1,0 +1,327 @@
+"""The second tier, L2, as this process uses it: values in Redis, from joining it to leaving it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Sequence
+from sys import getsizeof
+from typing import Any
+
+from bot.core._shared.clock import Clock
+from bot.core._shared.isolation import IMMUTABLE, Frozen, freeze
+from bot.core._shared.masking import one_line
+from bot.core._shared.tasks import BackgroundTasks, to_the_end
+from bot.core._shared.values import TINY, thaw_again, thaw_body, thaw_tiny
+from bot.core.cache_manager import codec
+from bot.core.cache_manager.backplane import Backplane, Listener
+from bot.core.cache_manager.codec import HEADER_SIZE, read_header, read_notes
+from bot.core.cache_manager.errors import UnsupportedValueError
+from bot.core.cache_manager.failures import Failures
+from bot.core.cache_manager.keys import redis_key
+from bot.core.cache_manager.l1 import Meta
+from bot.core.cache_manager.l2 import L2, PIECE_BYTES, PIECE_KEYS
+from bot.core.cache_manager.local import LocalTier
+from bot.core.cache_manager.models import ABSENT, FirstOfType, LookUp
+from bot.core.cache_manager.redis_time import RedisTime
+from bot.core.cache_manager.resync import Resync
+from bot.core.cache_manager.stats import Counters
+from bot.core.cache_manager.tags import same
+from bot.core.redis_link import RedisLink
+
+logger = logging.getLogger(__name__)
+
+_BYTES_HEADER = getsizeof(b"")
+
+
+class SharedTier:
+    """One stay with one Redis. What it reads and writes goes through the local tier, too.
+
+    Once :meth:`leave` was called it keeps nothing any more in the local tier, whatever was under way.
+    """
+
+    def __init__(
+        self,
+        link: RedisLink,
+        local: LocalTier,
+        counters: Counters,
+        clock: Clock,
+        first_of_type: FirstOfType,
+        listeners: dict[str, Listener],
+        on_hearing: Callable[[], None],
+        *,
+        compress: bool,
+    ) -> None:
+        """``link`` is released by :meth:`leave`; ``on_hearing`` and ``listeners`` are the backplane's."""
+        self.link = link
+        self.compress = compress
+        self._local = local
+        self._l1 = local.l1
+        self._changes = local.changes
+        self._counters = counters
+        self._now = clock.monotonic
+        self._first_of_type = first_of_type
+        self._left = False
+        # What listens to Redis and makes good what it missed.
+        self._tasks = BackgroundTasks()
+        self.failures = Failures()
+        self.backplane = Backplane(link, local, listeners, on_hearing, self.failures)
+        self.resync = Resync(link, self.backplane, self.failures)
+        self.time = RedisTime(link, clock, self._tasks, self.failures)
+        self.l2 = L2(link, self.backplane, self.resync, self.failures)
+        self._forget_recovery = link.on_recovery(self._recovered)
+
+    # From joining Redis to leaving it.
+
+    async def settled(self) -> None:
+        """Give the subscription a moment to stand; without it L1 is not used while Redis answers."""
+        await self.time.read()
+        if self.link.available:
+            await self.backplane.settled()
+
+    async def leave(self) -> None:
+        """End every task, give the connections back. Done to the end, also if cancelled meanwhile."""
+        self._left = True
+        self._forget_recovery()
+        await to_the_end(self._give_back())
+
+    async def _give_back(self) -> None:
+        try:
+            await self._tasks.stop()
+        finally:
+            try:
+                await self.resync.stop()
+                await self.backplane.stop()
+                await self.l2.stop()
+            finally:
+                await self.link.release()
+
+    @property
+    def in_step(self) -> bool:
+        """Whether Redis has heard of every change made here."""
+        return self.resync.in_step
+
+    def _recovered(self) -> None:
+        # Changes of others may have been missed, whether or not the subscription noticed.
+        self.backplane.missed()
+        self.time.doubt()
+        if not self.resync.in_step:
+            self._tasks.spawn(self.resync.run(), name="cache-resync")
+
+    # Reading.
+
+    async def read(self, namespace: str, key: str, look_up: LookUp | None = None) -> Any:
+        """The value in Redis, kept in L1 too where it is worth it; ABSENT if there is none to be had."""
+        if not self.backplane.hearing:
+            # Under an event loop that is new here the subscription only begins: what is read before
+            # it stands would be dropped from L1 at once.
+            await self.backplane.settled()
+        begun = self._changes.count
+        at = redis_key(namespace, key)
+        if look_up is not None and look_up.tags:
+            look_up.asked = self.l2.ask_tokens(look_up.tags)
+        try:
+            raw = await self.link.reader.get(at)
+        except Exception as error:
+            self.failures.failed(error)
+            found = self._local.find(key, (namespace,))
+            if found is not ABSENT:
+                return found
+            raw = None
+        if look_up is not None and look_up.asked:
+            look_up.tokens = await self.l2.tokens(look_up.asked)
+        resync = self.resync
+        if raw is not None and (resync.in_step or not resync.outdated(at)):
+            try:
+                flags, expires_at, load_seconds = read_header(raw)
+                if flags == 0:
+                    # The commonest kind, in place: no tags, and not kept beyond its time.
+                    body = raw[HEADER_SIZE:]
+                    value = thaw_tiny(body) if len(body) <= TINY else thaw_body(body)
+                    self._counters.l2_hits += 1
+                    if self._l1.store.admits(namespace, key):
+                        self._keep(namespace, key, value, body, begun, expires_at, load_seconds)
+                    return value
+                body, keep, tags = read_notes(raw, flags)
+                if not tags or await self._in_force(tags, look_up):
+                    body = codec.unpack_body(raw, body)
+                    value = thaw_body(body)
+                    age = self.time.now() - expires_at if keep else -1.0
+                    if age < 0:
+                        self._counters.l2_hits += 1
+                        if self._l1.store.admits(namespace, key):
+                            self._keep(
+                                namespace, key, value, body, begun, expires_at, load_seconds, keep, tags
+                            )
+                        return value
+                    if look_up is not None and age <= min(keep, look_up.stale_ttl):
+                        look_up.stale = frozen_as(value, body)
+            except Exception as error:
+                # Foreign bytes; decode_body would say how they can fail, for a tenth of the read.
+                self.failures.unreadable(error)
+        self._counters.l2_misses += 1
+        return ABSENT
+
+    async def _in_force(self, tags: dict[str, bytes], look_up: LookUp | None) -> bool:
+        """Whether no tag of a value was dropped since it began to load; what is not known, was."""
+        known = look_up.tokens if look_up is not None else {}
+        found = {tag: known[tag] for tag in tags if tag in known}
+        if len(found) < len(tags):
+            found |= await self.l2.tokens(self.l2.ask_tokens([tag for tag in tags if tag not in known]))
+        return same(tags, found)
+
+    def _keep(
+        self,
+        namespace: str,
+        key: str,
+        value: Any,
+        body: bytes,
+        begun: int,
+        expires_at: float,
+        load_seconds: float,
+        keep: float = 0.0,
+        tags: Collection[str] = (),
+    ) -> None:
+        """Keep in L1 what Redis gave, unless it may have changed since ``begun``."""
+        now = self._now()
+        time = self.time
+        offset = time.offset
+        # inlined: RedisTime.now
+        ttl = expires_at - (time.now() if offset is None or now >= time.read_at else now + offset)
+        if ttl <= 0 or self._left:
+            return
+        changes = self._changes
+        if changes.count != begun and changes.since(begun, namespace, key, tags):
+            return
+        meta = Meta(tuple(tags), load_seconds) if load_seconds or tags else None
+        # inlined: frozen_as
+        if value.__class__ in IMMUTABLE:
+            frozen = Frozen(value, None, getsizeof(value))
+        else:
+            frozen = Frozen(body, thaw_again, len(body) + _BYTES_HEADER)
+        self._l1.put(namespace, key, frozen, now=now, ttl=ttl, keep=keep, meta=meta)
+        if namespace not in self._local.used:
+            self._local.use(namespace)
+
+    # Writing.
+
+    async def store(
+        self,
+        namespace: str,
+        key: str,
+        value: Any,
+        frozen: Frozen | None,
+        ttl: float,
+        tags: tuple[str, ...] = (),
+        *,
+        keep: float = 0.0,
+        load_seconds: float = 0.0,
+        loaded: bool = False,
+        tokens: dict[str, bytes] | None = None,
+    ) -> bool:
+        """Set a key in both tiers; True if one of them holds it.
+
+        ``frozen``: the value made safe to keep, if that is at hand. ``loaded``: it was read from where it
+        comes from, and ``tokens`` are those of its tags from before that; None: L2 must not have it.
+        """
+        body = self._body(value)
+        if frozen is None:
+            frozen = freeze(value) if body is None else frozen_as(value, body)
+        milliseconds = max(1, int((ttl + keep) * 1000))
+        if tags and body is not None and not loaded:
+            # First: cancelled here, nothing has changed yet.
+            tokens = await self.l2.open_tags(tags, milliseconds)
+            if self._left:
+                return False
+        in_l1 = self._local.store(namespace, key, frozen, ttl, tags, load_seconds, keep)
+        changes = self._changes
+        begun = changes.count
+        if body is None or (tags and tokens is None):
+            await self.l2.delete(namespace, (key,))  # what it held before is no longer the value
+            return in_l1
+        payload = self._payload(body, ttl, load_seconds, keep, tokens)
+        in_l2 = await self.l2.set(namespace, key, payload, milliseconds, tags, "load" if loaded else "drop")
+        if changes.count != begun and changes.since(begun, namespace, key, tags):
+            # Two writers at once: which of them came last is for Redis to say, not for L1.
+            self._l1.store.remove(namespace, key)
+            if loaded and in_l2 and changes.since(begun, namespace, key, tags, reloads=False):
+                # Its SET may have come after a change that is newer than what was loaded.
+                await self.l2.delete(namespace, (key,))
+        return in_l2 or in_l1
+
+    async def set_piece(
+        self,
+        namespace: str,
+        pairs: Sequence[tuple[str, Any]],
+        start: int,
+        ttl: float,
+        tags: tuple[str, ...],
+        tokens: dict[str, bytes] | None,
+    ) -> tuple[int, bool]:
+        """Set as many pairs, from ``start``, as go in one round trip: how many, and whether L2 has them."""
+        sent: list[tuple[str, bytes]] = []
+        left_out: list[str] = []
+        frozen: list[tuple[str, Frozen]] = []
+        size = 0
+        for key, value in pairs[start : start + PIECE_KEYS]:
+            body = self._body(value)
+            frozen.append((key, freeze(value) if body is None else frozen_as(value, body)))
+            if body is None or (tags and tokens is None):
+                left_out.append(key)
+            else:
+                sent.append((key, self._payload(body, ttl, tags=tokens)))
+                size += len(sent[-1][1])
+            if size >= PIECE_BYTES:
+                break
+        for key, one in frozen:
+            self._local.store(namespace, key, one, ttl, tags)
+        begun = self._changes.count
+        took = True
+        if sent:
+            took = await self.l2.set_many(namespace, sent, max(1, int(ttl * 1000)), tags)
+        if left_out:
+            took = False
+            await self.l2.delete(namespace, left_out)
+        if self._changes.count != begun:
+            for key, _ in sent:
+                if self._changes.since(begun, namespace, key, tags):
+                    self._l1.store.remove(namespace, key)
+        return len(frozen), took
+
+    def _body(self, value: Any) -> bytes | None:
+        """The value encoded for L2; None if it cannot travel, which is counted, and logged once a type."""
+        try:
+            return codec.encode_value(value)
+        except UnsupportedValueError as error:
+            self._counters.l1_only += 1
+            kind = type(value).__qualname__
+            if self._first_of_type("stays in L1", kind):
+                logger.warning(
+                    "Values of type %s stay in L1, Redis does not carry them: %s",
+                    one_line(kind),
+                    one_line(error),
+                )
+            return None
+
+    def _payload(
+        self,
+        body: bytes,
+        ttl: float,
+        load_seconds: float = 0.0,
+        keep: float = 0.0,
+        tags: dict[str, bytes] | None = None,
+    ) -> bytes:
+        return codec.fold(
+            body,
+            expires_at=self.time.now() + ttl, load_seconds=load_seconds, compress=self.compress,
+            keep=keep, tags=tags,
+        )  # fmt: skip
+
+
+def frozen_as(value: Any, body: bytes) -> Frozen:
+    """A value whose encoded form is at hand, for L1: the bytes, which no caller can change.
+
+    Decoding them anew costs less than copying, and their size is exact without walking the value.
+    """
+    if type(value) in IMMUTABLE:
+        return Frozen(value, None, getsizeof(value))
+    return Frozen(body, thaw_again, len(body) + _BYTES_HEADER)

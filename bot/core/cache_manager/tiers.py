@@ -1,0 +1,233 @@
+"""Both tiers together: what is found where, and a change made in both."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bot.core._shared.bounded_store import Entry
+from bot.core._shared.clock import Clock
+from bot.core._shared.isolation import freeze
+from bot.core.cache_manager.backplane import Listener
+from bot.core.cache_manager.keys import valid_name
+from bot.core.cache_manager.l2 import PIECE_KEYS
+from bot.core.cache_manager.local import LocalTier
+from bot.core.cache_manager.models import ABSENT, DEFAULT_NAMESPACE, FirstOfType, LookUp
+from bot.core.cache_manager.shared import SharedTier
+from bot.core.cache_manager.stats import Counters
+from bot.core.redis_link import RedisLink
+
+_NOTHING: dict[Any, Any] = {}
+
+
+class Tiers:
+    """The tier of this process and, while Redis is joined, the tier that instances share.
+
+    Keys, namespaces and tags given here are valid ones. While closed every read finds nothing and every
+    write does nothing.
+    """
+
+    def __init__(
+        self, clock: Clock, counters: Counters, first_of_type: FirstOfType, on_route: Callable[[], None]
+    ) -> None:
+        """``on_route`` is called whenever :attr:`spaces`, :attr:`default` or :attr:`shared` was set."""
+        self._clock = clock
+        self._now = clock.monotonic
+        self._counters = counters
+        self._first_of_type = first_of_type
+        self._on_route = on_route
+        self.local = LocalTier(clock.monotonic, counters)
+        self.shared: SharedTier | None = None
+        """Changed only by join and leave."""
+        self.lru = False
+        """Whether L1 is LRU, which must hear of each read. Changed only by open."""
+        # What reads look into first: L1's entries by namespace, and those of the default namespace. Nothing
+        # while L1 may be stale, or hears of each read. Changed only by _route.
+        self.spaces: dict[str, dict[Any, Entry]] = _NOTHING
+        self.default: dict[Any, Entry] = _NOTHING
+        self.listeners: dict[str, Listener] = {}
+        """The listeners to messages of other instances, by topic."""
+
+    @property
+    def trusted(self) -> bool:
+        """Whether L1 is up to date: there are no other instances, or their changes are heard."""
+        return self.shared is None or self.shared.backplane.hearing
+
+    # From opening to closing.
+
+    def open(self, *, max_bytes: int, max_entries: int, lru: bool) -> None:
+        """Hold entries within these bounds. L1 keeps those it has, unless its eviction changes."""
+        if self.local.is_open and lru == self.lru:
+            self.local.l1.store.resize(max_bytes=max_bytes, max_entries=max_entries)
+            return
+        self.lru = lru
+        self.local.open(max_bytes=max_bytes, max_entries=max_entries, lru=lru)
+        self._route()
+
+    def close(self) -> None:
+        """Drop every entry of L1. Redis is left by :meth:`leave`."""
+        self.local.close()
+        self._route()
+
+    async def link_to(self, url: str) -> RedisLink | None:
+        """A link for :meth:`join`; None if that Redis is joined already, or none is wanted.
+
+        Raises RedisUnavailableError if the redis package is missing, ValueError for what is no URL.
+        """
+        if not url or (self.shared is not None and self.shared.link.url == url):
+            return None
+        link = RedisLink.shared(url)
+        try:
+            link.client()
+        except BaseException:
+            await link.release()
+            raise
+        return link
+
+    def join(self, link: RedisLink, *, compress: bool) -> None:
+        """Share values through ``link``, which :meth:`leave` releases."""
+        self.shared = SharedTier(
+            link,
+            self.local,
+            self._counters,
+            self._clock,
+            self._first_of_type,
+            self.listeners,
+            self._route,
+            compress=compress,
+        )
+        self._route()
+        self.shared.backplane.start()
+
+    async def leave(self) -> None:
+        """Share no more. At its first step Redis is left for good, also if it is cancelled later."""
+        shared, self.shared = self.shared, None
+        self._on_route()
+        try:
+            if shared is not None:
+                await shared.leave()
+        finally:
+            self._route()
+
+    def _route(self) -> None:
+        if self.trusted and not self.lru:
+            self.spaces = self.local.l1.store.spaces
+            self.default = self.local.l1.store.space(DEFAULT_NAMESPACE)
+        else:
+            self.spaces = self.default = _NOTHING
+        self._on_route()
+
+    # Reading.
+
+    async def find(
+        self, key: str, namespace: str | None, look_up: LookUp | None = None, *, renamed: bool = False
+    ) -> Any:
+        """The value of a key that is not in its first place; ABSENT if it is nowhere.
+
+        ``renamed``: it was looked for under what the caller gave, which is not what it is stored as.
+        """
+        local = self.local
+        if not local.is_open:
+            return ABSENT
+        if namespace is None:
+            entry = self.in_used_namespaces(key)
+            if entry is not None:
+                return local.hit(entry)
+            namespaces = list(local.used)
+        else:
+            if namespace not in local.used:
+                valid_name(namespace, "namespace")
+            namespaces = [namespace]
+        if (self.lru or renamed) and self.trusted:
+            found = local.find(key, namespaces)
+            if found is not ABSENT:
+                return found
+        shared = self.shared
+        if shared is not None:
+            # L1 may be stale, but it is all there is while Redis is away.
+            if not shared.link.available and (found := local.find(key, namespaces)) is not ABSENT:
+                return found
+            if len(namespaces) == 1:
+                return await shared.read(namespaces[0], key, look_up)
+            # Asked for together, they travel together; the first that has it wins.
+            for found in await asyncio.gather(*[shared.read(name, key) for name in namespaces]):
+                if found is not ABSENT:
+                    return found
+            return ABSENT
+        self._counters.l1_misses += 1
+        return ABSENT
+
+    def in_used_namespaces(self, key: str) -> Entry | None:
+        """The entry of a key in the first of the namespaces used here that has it in L1."""
+        spaces, now = self.spaces, self._now()
+        for name in self.local.used:
+            entry: Entry | None = spaces.get(name, _NOTHING).get(key)
+            if entry is not None and entry.expires_at > now:
+                return entry
+        return None
+
+    # Changing.
+
+    async def set_many(
+        self, namespace: str, pairs: Sequence[tuple[str, Any]], ttl: float, tags: tuple[str, ...]
+    ) -> int:
+        """Set several keys, some hundred in one round trip; how many of them a tier holds."""
+        local = self.local
+        local.use(namespace)
+        tokens: dict[str, bytes] | None = None
+        if self.shared is not None and tags:
+            tokens = await self.shared.l2.open_tags(tags, max(1, int(ttl * 1000)))
+        in_l2 = 0
+        elsewhere: list[str] = []
+        position = 0
+        while position < len(pairs) and local.is_open:
+            if position:
+                await asyncio.sleep(0)  # others have their turn
+            shared = self.shared
+            if shared is not None:
+                taken, stored = await shared.set_piece(namespace, pairs, position, ttl, tags, tokens)
+            else:
+                frozen = [(key, freeze(value)) for key, value in pairs[position : position + PIECE_KEYS]]
+                for key, one in frozen:
+                    local.store(namespace, key, one, ttl, tags)
+                taken, stored = len(frozen), False
+            if stored:
+                in_l2 += taken
+            else:
+                elsewhere += [key for key, _ in pairs[position : position + taken]]
+            position += taken
+        return in_l2 + sum(local.has(namespace, key) for key in elsewhere)
+
+    async def delete(self, namespace: str, key: str) -> bool:
+        """Drop one key; False if neither tier had it."""
+        had = self.local.has(namespace, key)
+        self.local.changed(namespace, key)
+        return bool(self.shared is not None and await self.shared.l2.delete(namespace, (key,))) or had
+
+    async def drop_pattern(self, namespace: str, pattern: str) -> int:
+        """Drop the keys of a namespace that match a glob; how many keys that was."""
+        gone = set(self.local.drop_pattern(namespace, pattern))
+        if self.shared is not None:
+            gone |= set(await self.shared.l2.drop_pattern(namespace, pattern, "pattern"))
+        return len(gone)
+
+    async def drop_tags(self, tags: tuple[str, ...]) -> int:
+        """Drop what carries any of the tags; how many entries of L1 that was."""
+        gone = self.local.drop_tags(tags)
+        if self.shared is not None:
+            await self.shared.l2.drop_tags(tags)
+        return gone
+
+    async def clear(self, namespace: str | None) -> int:
+        """Drop a namespace, or all that this process has used; how many entries of L1."""
+        local = self.local
+        names = list({**local.used, **local.l1.store.spaces}) if namespace is None else [namespace]
+        gone = local.clear(namespace)
+        if self.shared is not None and namespace is None and local.used_more:
+            await self.shared.l2.drop_values()
+        elif self.shared is not None:
+            l2 = self.shared.l2
+            for name in names:
+                await l2.drop_pattern(name, "*", "clear")
+        return gone

@@ -1,0 +1,65 @@
+"""The log of changes against a list of all that changed."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bot.core.cache_manager import changes
+from bot.core.cache_manager.changes import ChangeLog
+from tests.support.searching import searching
+
+KEYS = st.sampled_from([("default", "a"), ("default", "b"), ("users", "a")])
+TAGS = st.frozensets(st.sampled_from("xyz"), max_size=2)
+CHANGES = st.one_of(
+    st.tuples(st.just("key"), KEYS),
+    st.tuples(st.just("load"), KEYS),
+    st.tuples(st.just("tags"), TAGS),
+    st.tuples(st.just("unknown"), st.none()),
+)
+
+
+def write(log, what, of):
+    if what == "tags":
+        log.tags(of)
+    elif what == "unknown":
+        log.unknown()
+    else:
+        log.key(*of, loaded=what == "load")
+
+
+def changed(what, of, at, tags, reloads):
+    if what == "tags":
+        return tags is None or bool(of & tags)
+    return what == "unknown" or (of == at and (what == "key" or reloads))
+
+
+@searching(200)
+@given(
+    before=st.lists(CHANGES, max_size=4),
+    since=st.lists(CHANGES, max_size=8),
+    at=KEYS,
+    tags=st.none() | TAGS,
+    reloads=st.booleans(),
+)
+def test_it_tells_what_changed_since_a_read_began(before, since, at, tags, reloads):
+    log = ChangeLog()
+    for change in before:
+        write(log, *change)
+    begun = log.count
+    for change in since:
+        write(log, *change)
+    expected = any(changed(*change, at, tags, reloads) for change in since)
+    assert log.since(begun, *at, tags, reloads=reloads) is expected
+    assert not log.since(log.count, *at)
+
+
+@pytest.mark.parametrize(("others", "expected"), [(3, False), (4, True)])
+def test_a_read_that_more_changes_came_between_than_are_remembered_is_taken_for_changed(
+    monkeypatch, others, expected
+):
+    monkeypatch.setattr(changes, "MAX_RECENT", 3)
+    log = ChangeLog()
+    begun = log.count
+    for n in range(others):
+        log.key("default", f"other {n}")
+    assert log.since(begun, "default", "k") is expected
