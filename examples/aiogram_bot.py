@@ -5,11 +5,13 @@ BOT_TOKEN=123456:... ADMINS=42 python aiogram_bot.py
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 from aiogram import Bot, Dispatcher, F
 from aiogram.client.session.aiohttp import AiohttpSession
 from aiogram.client.telegram import TelegramAPIServer
+from aiogram.exceptions import TelegramBadRequest
 from aiogram.filters import Command, CommandObject, CommandStart
 from aiogram.types import CallbackQuery, InlineKeyboardButton, InlineKeyboardMarkup, Message, TelegramObject
 
@@ -138,9 +140,17 @@ async def vote(press: CallbackQuery) -> None:
     await BatchProcessor.get_instance().submit_and_wait((poll, press.from_user.id, choice))
     await press.answer("Counted")
     if isinstance(press.message, Message):
-        text, buttons = await shown(poll)
-        # However many vote at once: of the edits that wait, only the last one is sent.
-        await press.message.edit_text(text, reply_markup=buttons)
+        await follow(press.message, poll)
+
+
+async def follow(message: Message, poll: int) -> None:
+    """Show the counts of now. However many vote: of the edits that wait, only the last one is sent."""
+    sent, now = None, await shown(poll)
+    while now != sent:  # once more if they have changed meanwhile
+        text, buttons = sent = now
+        with suppress(TelegramBadRequest):  # deleted, or not modified since before a restart
+            await message.edit_text(text, reply_markup=buttons)
+        now = await shown(poll)
 
 
 @cached(key_prefix="top", ttl=30)

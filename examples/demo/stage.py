@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from bot.testing.telegram import TelegramServer
+from bot.testing.telegram import ServerLimits, TelegramServer
 
 EXAMPLES = Path(__file__).resolve().parents[1]
 
@@ -56,13 +56,15 @@ class Stage:
 
 
 @asynccontextmanager
-async def bot_on_stage(script: str) -> AsyncIterator[Stage]:
+async def bot_on_stage(script: str, *, minute: float = 60.0) -> AsyncIterator[Stage]:
     """A bot of this folder against a new server, in a folder that is deleted afterwards.
+
+    ``minute``: seconds in which a group may get 20 messages; Telegram's minute is long to watch.
 
     The bot knows of the server what it would know of Telegram: a token and an address. Raises RuntimeError if
     it does not end well when it is told to stop.
     """
-    async with TelegramServer() as server:
+    async with TelegramServer(limits=ServerLimits(group=(20, minute))) as server:
         with tempfile.TemporaryDirectory() as folder:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -73,9 +75,12 @@ async def bot_on_stage(script: str) -> AsyncIterator[Stage]:
                     "BOT_TOKEN": server.token,
                     "ADMINS": str(ADMIN),
                     "TELEGRAM_API_URL": server.url,
+                    "OUTBOUND_GROUP_WINDOW": str(minute),
                 },
             )
             told(f"{script} runs against {server.url}, which has Telegram's limits.")
+            if minute != 60.0:
+                told(f"A minute of these limits has {minute:g} s here, so that you need not wait for long.")
             try:
                 yield Stage(server, process)
                 process.terminate()
@@ -97,6 +102,6 @@ def told(line: str) -> None:
 def said(who: str, what: str, answer: str) -> None:
     """Print what users did, and what they got."""
     told("")
-    told(f"{who}: {what}")
+    told(f"{who}: {what}" if what else who)
     for line in answer.splitlines():
         told(f"    {line}")

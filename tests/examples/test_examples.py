@@ -38,8 +38,23 @@ def test_the_aiogram_bot_counts_votes_and_is_never_refused(tmp_path):
     assert "It refused 0 of them as too many.\nThe bot was told to stop, and ended well.\n" in printed
 
 
+def test_the_ptb_bot_edits_its_board_within_the_limits_of_a_group(tmp_path):
+    printed = play("ptb", tmp_path)
+    board = "    1. Ann: 40\n    2. Bob: 20\n    3. Carla: 14\n    4. Dora: 10\n    5. Emil: 8\n"
+    assert board in printed
+    [most] = re.findall(r"in any minute of this group: (\d+) at most", printed)
+    assert int(most) <= 20
+    assert "    3 of 4 have it\n" in printed
+    assert re.search(r"cache: [1-9]\d % hits, queries: [1-9]\d % hits\n", printed)
+    [(messages, transactions)] = re.findall(r"messages: (\d+) in (\d+) transactions", printed)
+    assert int(messages) == 92
+    assert int(transactions) < 92
+    assert "refused by Telegram: 0\n" in printed
+    assert "It refused 0 of them as too many.\nThe bot was told to stop, and ended well.\n" in printed
+
+
 def test_a_bot_without_a_token_says_so(tmp_path):
-    for bot in ("aiogram_bot.py",):
+    for bot in ("aiogram_bot.py", "ptb_bot.py"):
         ran = subprocess.run(
             [sys.executable, ROOT / "examples" / bot],
             cwd=tmp_path,
