@@ -27,7 +27,7 @@ PLACES = re.compile(r"%(?:\.?\d*)([a-z%])")
 
 ALLOWED = {
     # Code's own words, names of classes and packages, and what was checked when it was set.
-    "core/batch_processor/durable/store.py": {"what"},
+    "core/batch_processor/durable/loops.py": {"what"},
     "core/connection_pool_manager/drivers/base.py": {"self.package"},
     "core/connection_pool_manager/runner.py": {
         "reason", "failure", "said", "self._demotion", "describe_site(slot.site)",

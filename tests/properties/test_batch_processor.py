@@ -92,7 +92,7 @@ class World:
             await self.clock.advance(40)
             assert flush.done()
         elif what == "kill a batch":
-            running = [batch.task for batch in p._dispatcher.running]
+            running = [batch.task for batch in p._dispatcher.backlog.running]
             if running:
                 running[first % len(running)].cancel()
         elif what == "replay":
@@ -103,7 +103,7 @@ class World:
             ending = asyncio.ensure_future(p.disable())
             await self.clock.advance(30)
             assert await ending
-            assert not p._dispatcher.unfinished
+            assert not p._dispatcher.backlog.unfinished
             await p.enable()
         await until_idle(3)
         p.check_invariants()

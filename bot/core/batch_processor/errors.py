@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from bot.core._shared.errors import BackendError, CapacityError, ClosedError, MisuseError, Phase4Error
+from bot.core._shared.errors import (
+    BackendError,
+    CapacityError,
+    ClosedError,
+    MisuseError,
+    Phase4Error,
+    message_of,
+)
+from bot.core._shared.masking import one_line
 
 
 class BatchQueueFullError(CapacityError):
@@ -63,3 +71,17 @@ class UnknownItemError(MisuseError, LookupError):
 
 class ResultTimeoutError(CapacityError, TimeoutError):
     """The item was not done in time; it goes on."""
+
+
+def presentable(error: BaseException) -> Exception:
+    """The error, or what stands for one that a future cannot hold or that would end who awaits it."""
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    wrapped = ItemFailedError(describe(error))
+    wrapped.__cause__ = error
+    return wrapped
+
+
+def describe(error: BaseException) -> str:
+    """Type and message of an error on one line, masked and bounded; of one that cannot tell it, its repr."""
+    return one_line(f"{type(error).__name__}: {message_of(error, object.__repr__(error))}", 1000)

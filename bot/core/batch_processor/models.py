@@ -68,6 +68,12 @@ class Batch:
         """Why the handler is not given it any more: it is to be given up."""
         self.task: asyncio.Task[None] | None = None
 
+    def count_attempt(self) -> None:
+        """The handler has failed once more with it."""
+        self.attempts += 1
+        for item in self.items:
+            item.attempts += 1
+
 
 Commit = Callable[[Batch, Sequence[Any], bool], Awaitable[None]]
 """Makes the outcomes of a batch durable: (batch, a value or exception per item, whether it is given up)."""

@@ -117,7 +117,7 @@ async def until(condition, seconds=20.0):
 
 
 async def length(processor):
-    return await processor._durable.streams.link.execute("XLEN", processor._durable.streams.items)
+    return await processor._redis_store.streams.link.execute("XLEN", processor._redis_store.streams.items)
 
 
 # One instance.
@@ -332,7 +332,7 @@ async def test_dead_letters_are_replayed_discarded_and_bounded(instances):
 
 async def test_an_entry_that_nobody_can_read_goes_to_the_dead_letters(instances):
     p = await instances(echo)
-    streams = p._durable.streams
+    streams = p._redis_store.streams
     await streams.link.execute("XADD", streams.items, "*", "v", b"\xc1 not a value")
     await streams.link.execute("XADD", streams.items, "*", "other", b"field")
     assert await p.submit_and_wait("after them") == "after them"
@@ -349,7 +349,7 @@ async def test_who_waits_gets_the_result_of_another_instance(instances):
     assert await asyncio.gather(*[asker.submit(number) for number in range(50)]) == list(range(50))
     answer = await asker.submit_item("x")
     assert await asyncio.gather(*[asker.get_result(answer.item_id) for _ in range(3)]) == ["x"] * 3
-    assert asker._dispatcher.waiters == {}
+    assert asker._dispatcher.outcomes.waiters == {}
 
 
 async def test_giving_up_the_wait_leaves_the_item_to_be_handled(instances):
@@ -376,10 +376,10 @@ async def test_switched_off_it_gives_back_what_it_had_not_begun_at_once(instance
     first = await instances(held, max_batch_size=1, max_concurrent=1, lease=3_600)
     await first.submit_many(range(6))
     waiting = first.submit("waited for")
-    await until(lambda: first._dispatcher.unfinished == 2)
+    await until(lambda: first._dispatcher.backlog.unfinished == 2)
     ending = asyncio.ensure_future(first.disable())
     second = await instances(echo, lease=3_600)
-    await until(lambda: second._dispatcher.counters.done == 6)
+    await until(lambda: second._dispatcher.outcomes.counters.done == 6)
     gate.set()
     assert await ending
     (heard,) = await asyncio.gather(waiting, return_exceptions=True)
@@ -388,7 +388,7 @@ async def test_switched_off_it_gives_back_what_it_had_not_begun_at_once(instance
         assert "its items are in Redis" in str(heard)
     else:
         assert heard == "waited for", "the other instance's answer came before this one had ended"
-    assert first._dispatcher.counters.done == 1
+    assert first._dispatcher.outcomes.counters.done == 1
     assert await length(second) == 0
     assert (await second.get_statistics())["redelivered_items"] == 0, "it had not been begun"
 
@@ -429,16 +429,18 @@ async def test_what_is_handled_to_its_end_while_switched_off_stays_with_its_inst
 async def test_an_item_finished_twice_has_one_result_and_is_counted(instances):
     async def handle(items):
         # Its lease is over, as if the process had stood still, and another instance ends it.
-        streams = other._durable.streams
+        streams = other._redis_store.streams
         await streams.link.execute("XGROUP", "CREATECONSUMER", streams.items, "workers", "thief")
         for item in items:
-            assert await streams.settle([other._durable._settlement(item, "theirs", dead=False)], 60_000, 10)
+            assert await streams.settle(
+                [other._redis_store.settling.settlement(item, "theirs", dead=False)], 60_000, 10
+            )
         return {item.item_id: "ours" for item in items}
 
     p, other = await instances(handle), await instances()
     answer = await other.submit_item(1)
     await p.flush()
-    await until(lambda: p._dispatcher.counters.done == 1)
+    await until(lambda: p._dispatcher.outcomes.counters.done == 1)
     assert await other.get_result(answer.item_id) == "theirs"
     assert (await p.get_statistics())["settled_elsewhere_items"] == 1
 
@@ -446,12 +448,12 @@ async def test_an_item_finished_twice_has_one_result_and_is_counted(instances):
 async def test_what_another_instance_has_taken_over_is_let_go(instances):
     p = await instances(echo, max_batch_size=100, batch_timeout=60.0, lease=3_600)
     answers = await p.submit_many(range(5))
-    await until(lambda: p._dispatcher.unfinished == 5)
-    taken = next(iter(p._durable._held))
-    streams = p._durable.streams
+    await until(lambda: p._dispatcher.backlog.unfinished == 5)
+    taken = p._redis_store._held.entries[0]
+    streams = p._redis_store.streams
     await streams.link.execute("XCLAIM", streams.items, "workers", "somebody", 0, taken)
-    await p._durable.refresh()
-    assert p._dispatcher.unfinished == 4
+    await p._redis_store.leases.refresh()
+    assert p._dispatcher.backlog.unfinished == 4
     p.check_invariants()
     await streams.link.execute("XCLAIM", streams.items, "workers", "given-back", 0, taken, "IDLE", 10**9)
     assert await p.flush(timeout=10)
@@ -465,7 +467,7 @@ async def test_a_disable_that_is_cancelled_leaves_what_has_not_ended_in_redis(in
 
     first = await instances(never, max_batch_size=1, max_concurrent=1)
     answers = await first.submit_many(range(4))
-    await until(lambda: first._dispatcher.in_flight)
+    await until(lambda: first._dispatcher.backlog.in_flight)
     ending = asyncio.ensure_future(first.disable())
     for _ in range(turns):
         await asyncio.sleep(0)
@@ -541,7 +543,7 @@ async def test_redis_killed_and_started_again_loses_nothing(queue, caplog, insta
         p = await instances(handle, url=server.url, lease=30)
         accepted = await p.submit_many(range(200))
         assert all(one.success for one in accepted)
-        await until(lambda: p._dispatcher.in_flight >= 100)
+        await until(lambda: p._dispatcher.backlog.in_flight >= 100)
         with caplog.at_level(logging.WARNING):
             server.kill()
             refused = await p.submit_item("refused")
@@ -590,7 +592,7 @@ async def test_a_batch_whose_task_is_cancelled_from_outside_is_run_again(instanc
     async def handle(items):
         runs.append(len(items))
         if len(runs) == 1:
-            next(iter(p._dispatcher.running)).task.cancel()
+            next(iter(p._dispatcher.backlog.running)).task.cancel()
             await asyncio.sleep(60)
         return {item.item_id: item.data for item in items}
 
@@ -621,7 +623,7 @@ async def test_its_own_tasks_go_on_when_they_are_cancelled_from_outside(instance
 async def test_the_queue_lost_under_way_is_made_anew(instances):
     p = await instances(echo)
     await p.submit_and_wait(1)
-    streams = p._durable.streams
+    streams = p._redis_store.streams
     await streams.link.execute("DEL", streams.items)
     assert await p.submit_and_wait(2, timeout=20) == 2
 

@@ -614,7 +614,7 @@ async def test_who_waits_for_room_gets_that_of_what_was_withdrawn(processor, han
     waiting.append(asyncio.ensure_future(processor.submit_and_wait("second")))
     await until_idle()
     assert await figures(processor, "pending_items", "cancelled_items") == (7, 1)
-    assert processor._dispatcher.queue.normal[0].data == "first"
+    assert processor._dispatcher.backlog.queue.normal[0].data == "first"
     handler.let_go()
     await until_idle()
     await processor.flush()
@@ -693,14 +693,14 @@ async def test_who_is_refused_while_waiting_for_room_keeps_no_place(processor, h
     assert bad.done(), "it is told at once"
     with pytest.raises(ValueError, match="priority = 5000"):
         bad.result()
-    submit = processor.submit
+    submit = processor._store.submit
 
     def failing(data, priority=0):
         if data == "no memory":
             raise MemoryError
         return submit(data, priority)
 
-    monkeypatch.setattr(processor, "submit", failing)
+    monkeypatch.setattr(processor._store, "submit", failing)
     handler.let_go()
     await until_idle()
     assert [future.result() for future in (*first, *waiting)] == [

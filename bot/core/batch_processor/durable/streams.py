@@ -69,6 +69,10 @@ class Streams:
         self.items = f"{tag}:items".encode()
         self.dead = f"{tag}:dead".encode()
         self._of_item = f"{tag}:item:".encode()
+        self.length = 0
+        """Entries, when Redis last told."""
+        self.dead_length = 0
+        """Dead letters, when Redis last told."""
         self._add = link.script(script_source("pending", "add"))
         self._settle = link.script(script_source("pending", "settle"))
         self._claim = link.script(script_source("claim"))
@@ -97,8 +101,8 @@ class Streams:
         keys = [self.items, *[self._key(item_id) for item_id, _ in wanted]]
         values = [value for _, value in wanted]
         answer = await self._add(keys, [limit, int(all_or_none), *values])
-        *answers, length = _checked(answer, list[int], len(wanted) + 1)
-        return answers, length
+        *answers, self.length = _checked(answer, list[int], len(wanted) + 1)
+        return answers, self.length
 
     async def read(self, consumer: str, count: int, block: int) -> list[Delivery]:
         """New entries, at most ``count``, after waiting for one ``block`` milliseconds at most."""
@@ -151,7 +155,9 @@ class Streams:
 
     async def tidy(self, idle_ms: int) -> tuple[int, int]:
         """Forget consumers without entries that were silent for so long; (entries, dead letters)."""
-        return _checked(await self._tidy([self.items, self.dead], [GROUP, idle_ms]), tuple[int, int])
+        answer = await self._tidy([self.items, self.dead], [GROUP, idle_ms])
+        self.length, self.dead_length = _checked(answer, tuple[int, int])
+        return self.length, self.dead_length
 
     async def settle(
         self, settlements: Sequence[Settlement], ttl_ms: int, max_dead_letters: int

@@ -1,0 +1,27 @@
+"""Answering futures whose owner may have gone: cancelled, or with its event loop closed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+
+def give_result(future: asyncio.Future[Any], value: Any) -> None:
+    """Set the result, unless the future is done or its event loop is closed."""
+    if not future.done():
+        with contextlib.suppress(RuntimeError):  # closed: nobody waits there any more
+            future.set_result(value)
+
+
+def give_error(future: asyncio.Future[Any], error: BaseException) -> None:
+    """Set the exception, unless the future is done or its event loop is closed."""
+    if not future.done():
+        with contextlib.suppress(RuntimeError):  # as above
+            future.set_exception(error)
+
+
+def retrieved(future: asyncio.Future[Any]) -> None:
+    """A done callback: the error of a future that nobody may await is no mistake to be reported."""
+    if not future.cancelled():
+        future.exception()

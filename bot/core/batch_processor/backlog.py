@@ -1,0 +1,154 @@
+"""Every item that was taken in and has not ended: where it is, and the ledger of them (pure)."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from bot.core.batch_processor.ids import Ids
+from bot.core.batch_processor.models import Batch, BatchItem
+from bot.core.batch_processor.queue import PendingQueue
+
+
+class Backlog:
+    """An item is in the queue, or in one batch; a batch is running, ready, or waits for its next try.
+
+    Changed by its own methods, and by the dispatcher, which moves batches from one place to another.
+    """
+
+    def __init__(self, done: Callable[[Any], bool]) -> None:
+        """``done`` tells whether an item's future is."""
+        self.queue = PendingQueue(done)
+        self.running: set[Batch] = set()
+        """Those with a task; the handler may be done with some, that wait to be taken from their task."""
+        self.ready: deque[Batch] = deque()
+        self.retrying: dict[Batch, Any] = {}
+        """Those that wait for their next try, each with the task that waits."""
+        self.in_flight = 0
+        """Items in batches that have not ended."""
+        self.left = 0
+        """Items that have left the queue since the start or the last reset."""
+        self.formed = 0
+        """Batches formed; the number of the last one."""
+
+    @property
+    def unfinished(self) -> int:
+        """Items taken in that have not ended."""
+        return self.in_flight + len(self.queue)
+
+    @property
+    def submitted(self) -> int:
+        """Items taken in since the start or the last reset, those pending at the reset among them."""
+        return self.left + len(self.queue)
+
+    def take(self, limit: int) -> tuple[list[BatchItem], int]:
+        """The next items of the queue, and how many were met whose submitter has withdrawn them.
+
+        The latter end here.
+        """
+        before = self.queue.withdrawn
+        items = self.queue.take(limit)
+        withdrawn = self.queue.withdrawn - before
+        self.left += len(items) + withdrawn
+        self.in_flight += len(items)
+        return items, withdrawn
+
+    def sweep(self) -> int:
+        """End the withdrawn items of the queue; how many there were: O(n)."""
+        withdrawn = self.queue.sweep()
+        self.left += withdrawn
+        return withdrawn
+
+    def batch_of(self, items: list[BatchItem], now: float, ids: Ids) -> Batch:
+        """A batch of items from :meth:`take`, in no place yet; those without an id are given one."""
+        self.formed += 1
+        batch = Batch(self.formed, items, now)
+        for item, item_id in zip(items, ids.of_items_in(batch.number, len(items)), strict=False):
+            if not item.item_id:
+                item.item_id = item_id
+        return batch
+
+    def put_alone(self, item: BatchItem, now: float) -> None:
+        """Take in an item that shares no batch with another: a batch of its own, which is ready."""
+        self.left += 1
+        self.in_flight += 1
+        self.formed += 1
+        self.ready.append(Batch(self.formed, [item], now))
+
+    def split(self, batch: Batch) -> Batch:
+        """Leave the first half of its items to a batch; returns a new one of the others, in no place yet."""
+        half = len(batch.items) // 2
+        self.formed += 1
+        rest = Batch(self.formed, batch.items[half:], batch.formed_at)
+        batch.items = batch.items[:half]
+        return rest
+
+    def wake(self, batch: Batch) -> None:
+        """Its next try may begin."""
+        if self.retrying.pop(batch, None) is not None:
+            batch.state = "pending"
+            self.ready.append(batch)
+
+    def take_from_tasks(self) -> None:
+        """Every batch that has not ended is ready to be run again: the tasks of all of them have gone."""
+        for batch in list(self.retrying):
+            self.wake(batch)
+        for batch in list(self.running):
+            self.running.discard(batch)
+            batch.task = None
+            if batch.state == "running":
+                batch.state = "pending"
+                self.ready.append(batch)
+
+    def ended(self, count: int) -> None:
+        """So many items of batches have ended."""
+        self.in_flight -= count
+
+    def forget(self, count: int) -> None:
+        """So many items of batches that were taken out will be handled elsewhere: they never came."""
+        self.left -= count
+        self.in_flight -= count
+
+    def reset(self) -> None:
+        """Count from now on; what is pending counts as taken in now."""
+        self.left = self.in_flight
+
+    # What can be asked.
+
+    def unended(self) -> list[Batch]:
+        """The batches that have not ended."""
+        batches = (*self.running, *self.ready, *self.retrying)
+        return [batch for batch in batches if batch.state in ("pending", "running", "retrying")]
+
+    def find(self, number: int) -> Batch | None:
+        """The batch of this number that is in one of the places."""
+        for batch in (*self.running, *self.ready, *self.retrying):
+            if batch.number == number:
+                return batch
+        return None
+
+    def oldest(self) -> float:
+        """When the oldest item that has not ended was submitted; infinity if all have."""
+        if not self.unfinished:
+            return math.inf
+        return min(min((batch.oldest for batch in self.unended()), default=math.inf), self.queue.oldest())
+
+    def pending_batches(self, size: int) -> int:
+        """Batches formed and not ended, and those of ``size`` items that the queue would make."""
+        return len(self.unended()) - (-len(self.queue) // size)
+
+    def check_invariants(self, ended: int) -> None:
+        """Raise AssertionError if the parts disagree; ``ended``: items that ended, as others count them.
+
+        For tests: O(n).
+        """
+        self.queue.check_invariants()
+        live = [batch for batch in self.running if batch.state == "running"]
+        batches = [*live, *self.ready, *self.retrying]
+        assert len(batches) == len(set(batches)), "a batch is in one place"
+        held = [item for batch in batches for item in batch.items]
+        assert len(held) == len(set(map(id, held))), "an item is in one batch"
+        assert self.in_flight == len(held), "what is in no batch is in the queue, or has ended"
+        assert self.left == ended + self.in_flight, "the ledger balances"

@@ -1,0 +1,69 @@
+"""What this instance holds of the stream (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from bot.core.batch_processor.models import BatchItem
+
+
+class _Entry(NamedTuple):
+    item: BatchItem
+    value: bytes
+
+
+class Held:
+    """Entries that were read or claimed here and have not ended, each with its item in the dispatcher."""
+
+    def __init__(self, alone_ended: Callable[[], None]) -> None:
+        """``alone_ended()``: another entry may be handled alone now."""
+        self._alone_ended = alone_ended
+        # Changed by add, drop and clear.
+        self._entries: dict[bytes, _Entry] = {}
+        self._ids: set[str] = set()
+        self._alone: bytes | None = None
+
+    def __contains__(self, entry: bytes) -> bool:
+        return entry in self._entries
+
+    @property
+    def entries(self) -> list[bytes]:
+        """Their ids in the stream, the oldest first."""
+        return list(self._entries)
+
+    @property
+    def has_alone(self) -> bool:
+        """Whether an entry is handled alone, because its instances ended too often."""
+        return self._alone is not None
+
+    def holds(self, item_id: str) -> bool:
+        """Whether the item's entry is held."""
+        return item_id in self._ids
+
+    def add(self, item: BatchItem, value: bytes, *, alone: bool) -> None:
+        """Hold the entry of an item; ``value`` is the entry's."""
+        self._entries[item.entry] = _Entry(item, value)
+        self._ids.add(item.item_id)
+        if alone:
+            self._alone = item.entry
+
+    def value_of(self, entry: bytes) -> bytes | None:
+        """The entry's value, which no handler can change; None if it is not held."""
+        held = self._entries.get(entry)
+        return None if held is None else held.value
+
+    def drop(self, entry: bytes) -> None:
+        """Hold it no more."""
+        held = self._entries.pop(entry, None)
+        if held is not None:
+            self._ids.discard(held.item.item_id)
+        if self._alone == entry:
+            self._alone = None
+            self._alone_ended()
+
+    def clear(self) -> None:
+        """Hold nothing; in a child after a fork all of it is the parent's."""
+        self._entries.clear()
+        self._ids.clear()
+        self._alone = None

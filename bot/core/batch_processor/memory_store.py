@@ -1,0 +1,205 @@
+"""Items and their results in this process's memory."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from asyncio import Future
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from bot.core._shared.futures import retrieved
+from bot.core._shared.loop_owner import still_runs
+from bot.core.batch_processor.dispatcher import Dispatcher, another_loop
+from bot.core.batch_processor.errors import (
+    BatchClosedError,
+    BatchQueueFullError,
+    UnknownItemError,
+)
+from bot.core.batch_processor.lifecycle import State
+from bot.core.batch_processor.models import BatchItem, DeadLetter, ItemStatus, Submission
+from bot.core.batch_processor.results import Outcome
+from bot.core.batch_processor.store import OFF, check_key, check_priority
+
+logger = logging.getLogger(__name__)
+
+_ON = State.ON
+
+
+class MemoryStore:
+    """The :class:`Store` without Redis: items go straight to the dispatcher, which has all of their state."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._d = dispatcher
+        self._outcomes = dispatcher.outcomes
+        self._capacity = dispatcher.capacity
+        self._duplicates = 0
+
+    def _move_here(self) -> None:
+        """Go on under this event loop if the one before has ended, as between two asyncio.run.
+
+        Before it is asked whether there is room: what was under way there makes none until it is run.
+        Raises MisuseError while that one runs, in another thread.
+        """
+        d = self._d
+        loop = asyncio.get_running_loop()
+        if d.loop is loop or d.state is not _ON:
+            return
+        if still_runs(d.loop):
+            raise another_loop()
+        d.adopt(loop)
+        d.pump()
+
+    # Submitting.
+
+    def submit(self, data: Any, priority: int) -> asyncio.Future[Any]:
+        d = self._d
+        self._move_here()
+        if d.state is not _ON or self._capacity.lacks_room():
+            self._refuse()
+        if priority != 0:
+            check_priority(priority)
+        future: Future[Any] = Future(loop=d.loop)
+        d.admit(BatchItem(data, future, d.now(), "", priority))
+        return future
+
+    def may_wait_for_room(self) -> bool:
+        self._move_here()
+        if self._d.state is not _ON:
+            raise BatchClosedError(OFF)
+        return self._capacity.lacks_room() or self._capacity.has_line
+
+    async def submit_when_room(self, data: Any, priority: int) -> Any:
+        await self._capacity.wait()
+        try:
+            future = self.submit(data, priority)
+        except BaseException:
+            self._capacity.offer_room()  # the place goes to the next
+            raise
+        return await future
+
+    def submit_item(self, data: Any, priority: int, key: str | None) -> Submission:
+        d = self._d
+        if priority != 0:
+            check_priority(priority)
+        if key is not None:
+            check_key(key)
+        self._move_here()
+        if d.state is not _ON:
+            return Submission.refused(OFF, "off")
+        if key is not None and self._outcomes.holds_key(key):
+            self._duplicates += 1
+            return Submission((True, key, ""))
+        if self._capacity.lacks_room():
+            return self._full(1)
+        item_id = d.ids.new_item() if key is None else key
+        batch_id = d.due_batch(priority)
+        d.admit(BatchItem(data, None, d.now(), item_id, priority, tracked=True))
+        return Submission((True, item_id, batch_id))
+
+    async def submit_many(
+        self, wanted: Sequence[Any], priority: int, keys: Sequence[str | None], all_or_none: bool
+    ) -> list[Submission]:
+        self._move_here()
+        if all_or_none and self._d.state is _ON and self._capacity.lacks_room(len(wanted)):
+            refused = self._full(len(wanted))
+            return [refused] * len(wanted)
+        return [self.submit_item(one, priority, key) for one, key in zip(wanted, keys, strict=True)]
+
+    def _full(self, wanted: int) -> Submission:
+        counters = self._outcomes.counters
+        counters.refused += wanted
+        # A batch's time is what it takes until there is room again.
+        retry_after = counters.handling.mean() or self._d.due.batch_timeout
+        return Submission.refused(
+            f"the batch processor is full: {self._d.backlog.unfinished} items pending, "
+            f"max_pending = {self._capacity.max_pending}",
+            "full",
+            retry_after,
+        )
+
+    def _refuse(self) -> NoReturn:
+        if self._d.state is not _ON:
+            raise BatchClosedError(OFF)
+        raise BatchQueueFullError(self._full(1).reason)
+
+    # Results.
+
+    def known_outcome(self, item_id: str) -> Outcome | None:
+        self._move_here()
+        if item_id in self._outcomes.tracked:
+            return None
+        outcome = self._outcomes.results.get(item_id, self._d.now())
+        if outcome is None:
+            raise UnknownItemError(
+                f"item_id = {item_id!r}: no such item is pending, and no result of it is kept"
+            )
+        return outcome
+
+    async def result(self, item_id: str) -> Any:
+        loop = asyncio.get_running_loop()
+        waiters = self._outcomes.waiters
+        waiter = waiters.get(item_id)
+        if waiter is None or waiter.get_loop() is not loop:
+            waiter = waiters[item_id] = loop.create_future()
+            waiter.add_done_callback(retrieved)
+        # Shielded: others may wait for it too, and the item is not withdrawn.
+        return await asyncio.shield(waiter)
+
+    async def status(self, item_id: str) -> ItemStatus | None:
+        return self._outcomes.of_item(item_id)
+
+    async def flush(self) -> bool:
+        d = self._d
+        if not d.backlog.unfinished:
+            return True
+        if d.handler.function is None or d.state not in (State.ON, State.DRAINING):
+            return False
+        self._move_here()
+        await d.due.flush()
+        return True
+
+    # Dead letters.
+
+    async def dead_letters(self, limit: int | None) -> list[DeadLetter]:
+        return self._outcomes.dead_letters.all()[:limit]
+
+    async def replay(self, item_ids: Sequence[str] | None) -> int:
+        self._move_here()
+        letters = self._outcomes.take_letters(item_ids, max(0, self._capacity.free))
+        for letter in letters:
+            self._d.readmit(letter)
+        return len(letters)
+
+    async def discard(self, item_ids: Sequence[str] | None) -> int:
+        return len(self._outcomes.dead_letters.take(item_ids))
+
+    # Lifecycle, figures.
+
+    def wake(self) -> None:
+        """Nothing: the dispatcher has been told already."""
+
+    async def drain_and_stop(self, timeout: float) -> bool:
+        """What has not ended by then goes to the dead letters."""
+        d = self._d
+        try:
+            return await d.drain(timeout)
+        finally:
+            left = d.remaining()
+            if left:
+                logger.warning(
+                    "Batch processor: off with %d item(s) unhandled; dead_letters() has them",
+                    len(left),
+                )
+                d.bury(left, "the batch processor was switched off before the item was handled")
+
+    def figures(self) -> dict[str, Any]:
+        return {
+            "durable": False,
+            "degraded": False,
+            "duplicate_items": self._duplicates,
+            "dead_letters": len(self._outcomes.dead_letters),
+        }
+
+    def reset_counters(self) -> None:
+        self._duplicates = 0

@@ -1,0 +1,94 @@
+"""What the processor asks of the place where items and their results are kept: memory, or Redis."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from bot.core._shared.errors import invalid
+from bot.core.batch_processor.models import (
+    MAX_KEY_LENGTH,
+    MAX_PRIORITY,
+    DeadLetter,
+    ItemStatus,
+    Submission,
+)
+from bot.core.batch_processor.results import Outcome
+
+OFF = "the batch processor is off"
+
+
+class Store(Protocol):
+    """Takes items in and hands them to the dispatcher, and knows how each ended.
+
+    Every method may be called while the processor is off, and under another event loop than before if
+    that one runs no more; MisuseError while it runs, in another thread.
+    """
+
+    def submit(self, data: Any, priority: int) -> asyncio.Future[Any]:
+        """As ``BatchProcessor.submit``."""
+
+    def may_wait_for_room(self) -> bool:
+        """Whether a submission may have to wait; raises BatchClosedError while the processor is off."""
+
+    async def submit_when_room(self, data: Any, priority: int) -> Any:
+        """Take an item in as soon as there is room, and return its result."""
+
+    def submit_item(
+        self, data: Any, priority: int, key: str | None
+    ) -> Submission | asyncio.Future[Submission]:
+        """As ``BatchProcessor.submit_item``, or a future of that; ``priority`` and ``key`` are unchecked."""
+
+    async def submit_many(
+        self, wanted: Sequence[Any], priority: int, keys: Sequence[str | None], all_or_none: bool
+    ) -> list[Submission]:
+        """As ``BatchProcessor.submit_many``, with a key or None for each."""
+
+    def known_outcome(self, item_id: str) -> Outcome | None:
+        """How an item ended, if that is at hand; None: ask :meth:`result`. May raise UnknownItemError."""
+
+    async def result(self, item_id: str) -> Any:
+        """Wait for an item's end; its result, or raises its error or UnknownItemError."""
+
+    async def status(self, item_id: str) -> ItemStatus | None:
+        """How far an item is; None if it is not known (any more)."""
+
+    async def flush(self) -> bool:
+        """Start what is pending, and wait until it has ended; False if nothing can handle it."""
+
+    async def dead_letters(self, limit: int | None) -> list[DeadLetter]:
+        """The oldest first."""
+
+    async def replay(self, item_ids: Sequence[str] | None) -> int:
+        """Submit dead letters again; how many were."""
+
+    async def discard(self, item_ids: Sequence[str] | None) -> int:
+        """Forget dead letters; how many there were."""
+
+    def wake(self) -> None:
+        """There may be room, or a handler, that was not there before."""
+
+    async def drain_and_stop(self, timeout: float) -> bool:
+        """Handle what is pending, for ``timeout`` seconds at most, and end what is left as the store does.
+
+        Nothing more is taken in already. False if a handler went on after it was cancelled.
+        """
+
+    def figures(self) -> dict[str, Any]:
+        """What only this store counts, by the names of the statistics."""
+
+    def reset_counters(self) -> None:
+        """Count from now on."""
+
+
+def check_priority(priority: object) -> None:
+    """Raises InvalidArgumentError for what is no priority."""
+    if priority.__class__ is not int or not -MAX_PRIORITY <= priority <= MAX_PRIORITY:
+        raise invalid("priority", priority, f"a whole number from -{MAX_PRIORITY} to {MAX_PRIORITY}")
+
+
+def check_key(key: object) -> None:
+    """Raises InvalidArgumentError for what is no idempotency key."""
+    if not isinstance(key, str) or not 1 <= len(key) <= MAX_KEY_LENGTH:
+        raise invalid("key", key, f"a string of 1 to {MAX_KEY_LENGTH} characters")
