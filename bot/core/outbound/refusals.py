@@ -22,6 +22,9 @@ _WAITS = re.compile(r"(?:flood|slowmode|flood_?premium)_?wait", re.IGNORECASE)
 _IN_TEXT = re.compile(r"retry[ _]after[^0-9]{0,3}(\d{1,9})", re.IGNORECASE)
 
 
+_BAD_REQUESTS = frozenset({"BadRequest", "TelegramBadRequest"})
+
+
 class Refusal(NamedTuple):
     """Telegram did not do it, and says when it will."""
 
@@ -41,9 +44,9 @@ def refusal_of(error: BaseException, cost: int = 1) -> Refusal | None:
         return None
     told = _told(error)
     text = message_of(error)[:2_000]
-    partial = "bad request" in text.lower()
+    partial = "bad request" in text.lower() or _is_bad_request(error)
     if told is None:
-        found = _IN_TEXT.search(text) if partial or code_of(error) == 400 else None
+        found = _IN_TEXT.search(text) if partial else None
         return None if found is None else Refusal(float(found[1]), False)
     seconds, whole = told
     done_nothing = cost == 1 or whole or "too many requests" in text.lower()
@@ -83,6 +86,11 @@ def code_of(error: BaseException) -> object:
         if type(code) is int:
             return code
     return None
+
+
+def _is_bad_request(error: Exception) -> bool:
+    """By its code, or by its class, as python-telegram-bot has no code and takes the words from the text."""
+    return code_of(error) == 400 or any(kind.__name__ in _BAD_REQUESTS for kind in type(error).__mro__)
 
 
 def _is_number(value: object) -> bool:
