@@ -209,6 +209,7 @@ async def _enable_outbound(outbound: Any, config: Phase4Config) -> None:
             chat=(1, 1.0 / config.OUTBOUND_CHAT_RATE),
             chat_burst=config.OUTBOUND_CHAT_BURST,
             bulk=(config.OUTBOUND_BULK_LIMIT, 1.0),
+            bulk_reserve=config.OUTBOUND_BULK_RESERVE,
             edits=config.OUTBOUND_EDITS,
             typing=config.OUTBOUND_TYPING_LIMITS,
             paid=(config.OUTBOUND_PAID_LIMIT, 1.0),

@@ -12,7 +12,7 @@ from tests.support.searching import searching
 
 CHATS = [-1, -1, -1, -1, "@c", 5, 6, None]
 """Mostly one group, so that its window fills."""
-LIMITS = Limits(group=(3, 60.0), chat=(1, 1.0), chat_burst=2, bulk=(5, 1.0), typing=((2, 5.0),))
+LIMITS = Limits(group=(3, 60.0), chat=(1, 1.0), chat_burst=2, bulk=(6, 1.0), typing=((2, 5.0),))
 
 
 class SchedulerMachine(RuleBasedStateMachine):
@@ -46,7 +46,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 assert len(counted) + len(flying) < 3, "more than the window allows"
         if entry.kind is Kind.SEND and entry.priority is not Priority.ANSWER:
             self.bulk = [at for at in self.bulk if at + 1.0 > self.now]
-            assert len(self.bulk) < 5, "more than bulk allows"
+            assert len(self.bulk) < 5, "more than bulk allows to all but answers"
             self.bulk.append(self.now)
         self.in_flight.append(entry)
         assert len(self.in_flight) <= 6

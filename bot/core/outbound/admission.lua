@@ -6,7 +6,7 @@
 --          separate edits (when it is full again); n: counted nowhere. Others: :h:CHAT the chat's hold,
 --          :all the hold of all chats, :bulk and :paid the windows of all chats, :others when the last went
 --          that is no answer, :refused the chats refused lately, :epoch since when Redis remembers.
--- ARGV[i]  the call, packed: what is asked, flags, the reservation's id (16 bytes), seven numbers that
+-- ARGV[i]  the call, packed: what is asked, flags, the reservation's id (16 bytes), eight numbers that
 --          depend on what is asked, and for ADMIT the chat's windows (number, seconds).
 --
 -- Answers one string of doubles: the server's time, the epoch, and for each call two: what stands in the way
@@ -25,8 +25,8 @@ local LONGEST = 1000000 -- seconds; no hold and no debt is longer
 local LOWEST_SHARE, RECOVERY = 0.25, 0.1 / 60 -- as in penalties.py
 local GLOBAL_CHATS, GLOBAL_WITHIN = 3, 2
 local REMEMBERED = 86400 -- seconds that an unused budget's epoch stays
-local CALL = '<BBc16ddddddd'
-local HEADER = 1 + 1 + 16 + 7 * 8
+local CALL = '<BBc16dddddddd'
+local HEADER = 1 + 1 + 16 + 8 * 8
 local ROUNDING = 0.000001
 
 local call, pcall, unpack, pack = redis.call, redis.pcall, struct.unpack, struct.pack
@@ -119,14 +119,15 @@ answer[1] = pack('<dd', now, epoch)
 
 for i = 1, #KEYS do
   local tag, kind, chat = KEYS[i]:match('^(%b{}):(%a):(.*)$')
-  local op, flags, id, a, b, c, d, e, f, g = unpack(CALL, ARGV[i])
+  local op, flags, id, a, b, c, d, e, f, g, h = unpack(CALL, ARGV[i])
   local mode, gate, starved = flags % 4, floor(flags / 4) % 4, flags >= 16
   local gate_key = gate == 3 and tag .. ':paid' or tag .. ':bulk'
   local scope, wait = CLEAR, 0
 
   if op == ADMIT then
     -- a cost, b the epoch that the instance knows, c and d number and seconds of the gate,
-    -- e, f and g interval, burst and the instance's own debt of a bucket
+    -- e, f and g interval, burst and the instance's own debt of a bucket, h within how many of the gate it
+    -- leaves: the rest is kept for answers
     local cost = a
     local till, share = hold_of(tag .. ':h:' .. chat)
     local all = number_of(tag .. ':all') or 0
@@ -169,7 +170,7 @@ for i = 1, #KEYS do
     if scope == CLEAR and gate ~= 0 then
       purge(gate_key, d, GATE_LEASE)
       if gate ~= 2 then
-        wait = window_wait(gate_key, cost, c, d)
+        wait = window_wait(gate_key, cost, h, d)
         if wait > 0 and starved then
           wait = max(0, min(wait, (number_of(tag .. ':others') or 0) + d - now))
         end

@@ -147,6 +147,7 @@ class Scheduler:
         self._interval = rates.interval
         self._burst = rates.burst
         self._bulk_limit = rates.bulk
+        self._bulk_of_others_limit = rates.bulk_of_others
         self._paid_limit = rates.paid
         self._typing = rates.typing
 
@@ -751,7 +752,7 @@ class Scheduler:
             return max(self._paid.wait(entry.cost, *self._paid_limit, now), self._paid_until - now)
         if priority == _ANSWER:
             return 0.0
-        wait = self._bulk.wait(entry.cost, *self._bulk_limit, now)
+        wait = self._bulk.wait(entry.cost, *self._bulk_of_others_limit, now)
         if wait > 0.0 and ready_since is not None:
             others = self._bulk_of_others.wait(self._bulk_limit[0], *self._bulk_limit, now)
             wait = min(wait, max(others, ready_since + STARVED - now))

@@ -31,7 +31,9 @@ class Limits(Struct, frozen=True, kw_only=True):
     """Telegram's limits as they are known; a refusal is obeyed whatever they say.
 
     Windows are (requests, seconds). ``group``: messages in a group or channel. ``chat`` and ``chat_burst``:
-    messages to a private chat at that rate, after a short burst. ``bulk``: messages to all chats together.
+    messages to a private chat at that rate, after a short burst. ``bulk``: messages to all chats together;
+    ``bulk_reserve`` of them are kept for answers, all others leave within the rest (None: a tenth of them,
+    and 1 at least; never the last one).
     ``edits``: whether edits count with the messages of their chat ("shared") or have the same
     limits for themselves ("separate"). ``typing``: chat actions in a chat, all windows at once. ``paid``: as
     ``bulk``, for paid broadcasts. Raises ValueError for what is out of bounds.
@@ -41,6 +43,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     chat: Window = (1, 1.0)
     chat_burst: int = 3
     bulk: Window = (30, 1.0)
+    bulk_reserve: int | None = None
     edits: Literal["shared", "separate"] = "shared"
     typing: tuple[Window, ...] = ((20, 5.0), (40, 30.0))
     paid: Window = (1000, 1.0)
@@ -56,6 +59,9 @@ class Limits(Struct, frozen=True, kw_only=True):
             raise invalid("chat_burst", self.chat_burst, "a whole number from 1 to 1000")
         if not 1 <= self.chat_burst <= 1000:
             raise invalid("chat_burst", self.chat_burst, "a whole number from 1 to 1000")
+        reserve = self.bulk_reserve
+        if reserve is not None and (type(reserve) is not int or not 0 <= reserve <= 100_000):
+            raise invalid("bulk_reserve", reserve, "a whole number from 0 to 100,000, or None")
         if self.edits not in ("shared", "separate"):
             raise invalid("edits", self.edits, '"shared" or "separate"')
 

@@ -27,7 +27,7 @@ LONGEST = 1_000_000.0
 
 _ADMIT, _STAMP, _LEFT, _REFUND, _HOLD, _GREET = range(6)
 _WINDOWS, _BUCKET, _UNSCALED = 1, 2, 3
-_CALL = struct.Struct("<BB16s7d")
+_CALL = struct.Struct("<BB16s8d")
 _PAIR = struct.Struct("<dd")
 _NO_ID = bytes(16)
 _TOKEN = re.compile(r"(\d{1,20}):[\w-]{10,}", re.ASCII)
@@ -85,7 +85,8 @@ def _key(tag: bytes, kind: bytes, chat: Chat) -> bytes:
 class Reservation:
     """A request's place in the windows that all instances share."""
 
-    __slots__ = ("cost", "flags", "gate", "id", "interval", "key", "longest", "reserved_at", "windows")
+    __slots__ = ("cost", "flags", "gate", "id", "interval", "key", "longest", "most", "reserved_at",
+                 "windows")  # fmt: skip
 
     def __init__(self, tag: bytes, number: bytes, entry: Entry, rates: Rates, now: float) -> None:
         self.id = number
@@ -112,6 +113,8 @@ class Reservation:
             self.cost = float(min(entry.cost, max(most for most, _ in self.windows)))
         gate = gate_of(entry)
         self.gate = rates.paid if gate is Gate.PAID else rates.bulk
+        # Within how many of the gate it leaves. (Nobody asks for an answer in bulk.)
+        self.most = (rates.bulk_of_others if gate is Gate.BULK else self.gate)[0]
         passing = {Gate.NONE: 0, Gate.BULK: 2 if entry.answers else 1, Gate.PAID: 3}[gate]
         self.flags = mode + 4 * passing + (16 if entry.starved else 0)
 
@@ -122,7 +125,7 @@ class Reservation:
             [
                 _CALL.pack(
                     _ADMIT, self.flags, self.id, self.cost, epoch, most, length,
-                    self.interval, rates.burst, debt,
+                    self.interval, rates.burst, debt, self.most,
                 ),
                 *[_PAIR.pack(*window) for window in self.windows],
             ]
@@ -130,15 +133,16 @@ class Reservation:
 
     def stamp(self, age: float) -> bytes:
         """It was answered so many seconds ago; less than 0: it is in flight."""
-        return _CALL.pack(_STAMP, self.flags, self.id, self.cost, age, self.longest, 0, self.interval, 0, 0)
+        longest, interval = self.longest, self.interval
+        return _CALL.pack(_STAMP, self.flags, self.id, self.cost, age, longest, 0, interval, 0, 0, 0)
 
     def left(self) -> bytes:
         """It leaves now: so it counts from now on in the windows of all chats."""
-        return _CALL.pack(_LEFT, self.flags, self.id, self.cost, 0, *self.gate, 0, 0, 0)
+        return _CALL.pack(_LEFT, self.flags, self.id, self.cost, 0, *self.gate, 0, 0, 0, 0)
 
     def refund(self) -> bytes:
         """It has not left after all, or was refused."""
-        return _CALL.pack(_REFUND, self.flags, self.id, self.cost, 0, *self.gate, self.interval, 0, 0)
+        return _CALL.pack(_REFUND, self.flags, self.id, self.cost, 0, *self.gate, self.interval, 0, 0, 0)
 
     @property
     def counts_in_chat(self) -> bool:
@@ -158,13 +162,13 @@ class Reservation:
 
 def hold(tag: bytes, chat: Chat, seconds: float, *, refused: bool, share: float = 1.0) -> tuple[bytes, bytes]:
     """Key and call that tell all instances of a hold; None is all chats."""
-    call = _CALL.pack(_HOLD, 0, _NO_ID, min(seconds, LONGEST), refused, share, chat is None, 0, 0, 0)
+    call = _CALL.pack(_HOLD, 0, _NO_ID, min(seconds, LONGEST), refused, share, chat is None, 0, 0, 0, 0)
     return _key(tag, b"n", chat), call
 
 
 def greeting(tag: bytes) -> tuple[bytes, bytes]:
     """Key and call that only hear when Redis's memory began."""
-    return _key(tag, b"n", None), _CALL.pack(_GREET, 0, _NO_ID, 0, 0, 0, 0, 0, 0, 0)
+    return _key(tag, b"n", None), _CALL.pack(_GREET, 0, _NO_ID, 0, 0, 0, 0, 0, 0, 0, 0)
 
 
 class Answers(NamedTuple):

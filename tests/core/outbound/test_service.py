@@ -103,8 +103,41 @@ async def test_the_bulk_limit_holds_back_all_but_answers(outbound, clock, sends)
     assert len(sends.left) == before + 1
     await clock.advance(60)
     assert len(sends.received) == 1001
-    assert most_within([at for at, name in sends.left if name != "answer"], 1.0) == 30
+    assert most_within([at for at, name in sends.left if name != "answer"], 1.0) == 27
+    assert most_within([at for at, _ in sends.left], 1.0) == 28
     await ended(tasks)
+
+
+@pytest.mark.parametrize(
+    ("limits", "others"),
+    [
+        ({}, 27), ({"bulk_reserve": 0}, 30), ({"bulk_reserve": 10}, 20), ({"bulk_reserve": 1_000}, 1),
+        ({"bulk": (5, 1.0)}, 4), ({"bulk": (1, 1.0)}, 1), ({"bulk": (300, 1.0)}, 270),
+    ],
+)  # fmt: skip
+async def test_a_part_of_bulk_is_kept_for_answers(outbound, clock, sends, limits, others):
+    await outbound.enable(Limits(**limits), drain_timeout=0.0, max_in_flight=1_000)
+    tasks = [start(outbound, sends(n), chat=n, priority=Priority.STATUS) for n in range(1, 401)]
+    await clock.advance(0.5)
+    assert len(sends.left) == others
+    answers = [start(outbound, sends(n), chat=1_000 + n, priority=Priority.ANSWER) for n in range(5)]
+    await until_idle()
+    assert all(answer.done() for answer in answers), "they never wait"
+    await clock.advance(1.0)
+    # The answers left half a second later than the first others, so they still count.
+    assert len(sends.left) == 5 + min(400, others + max(0, others - 5))
+    for task in tasks:
+        task.cancel()
+    await ended([*tasks, *answers])
+
+
+async def test_an_album_larger_than_what_is_left_to_it_leaves_alone(outbound, clock, sends):
+    await outbound.call(sends("first"), Request("sendMessage", 1))
+    album = start(outbound, sends("album"), "forwardMessages", chat=2, cost=29)
+    await clock.advance(0.5)
+    assert not album.done()
+    await clock.advance(1.0)
+    assert await album == "album"
 
 
 async def test_answers_count_in_the_bulk_window(outbound, clock, sends):
@@ -475,7 +508,8 @@ async def test_bad_arguments_are_errors(outbound):
             await outbound.enable(**given)
     with pytest.raises(InvalidArgumentError):
         outbound.hold(1, float("inf"))
-    for limits in ({"group": (0, 60.0)}, {"chat_burst": 0}, {"typing": ((1, 0),)}, {"edits": "both"}):
+    for limits in ({"group": (0, 60.0)}, {"chat_burst": 0}, {"typing": ((1, 0),)}, {"edits": "both"},
+                   {"bulk_reserve": -1}, {"bulk_reserve": True}):  # fmt: skip
         with pytest.raises(InvalidArgumentError):
             Limits(**limits)
 

@@ -130,6 +130,24 @@ async def test_answers_count_for_all_and_wait_for_nobody(redis_server):
         await outbound.disable()
 
 
+async def test_all_instances_keep_the_reserve_for_answers(redis_server):
+    made = [Outbound(), Outbound()]
+    for outbound in made:
+        await outbound.enable(
+            Limits(bulk=(20, 600.0), bulk_reserve=5), redis_url=redis_server.url, bot_id="reserve",
+            drain_timeout=0.0,
+        )  # fmt: skip
+    a, b = made
+    news = [start(made[n % 2], chat=n, priority=Priority.BROADCAST) for n in range(1, 40)]
+    await until(lambda: sum(task.done() for task in news) == 15 and a._shared.denials + b._shared.denials)
+    await asyncio.gather(*[start(made[n % 2], chat=100 + n, priority=Priority.ANSWER) for n in range(5)])
+    assert redis_server.execute("ZCARD", "{p4o:reserve}:bulk") == 20
+    assert sum(task.done() for task in news) == 15
+    await give_up(*news)
+    for outbound in made:
+        await outbound.disable()
+
+
 async def test_other_bots_have_budgets_of_their_own(pair, redis_server):
     other = Outbound()
     await other.enable_as(pair[0], bot_id=TOKEN)
