@@ -171,7 +171,7 @@ def results(kind: str) -> Callable[[], Coroutine[Any, Any, Filled]]:
             await optimizer.cache_query_result(query, rows, params=parameters, fresh=True)
         await optimizer.clear_cache()
         before = settled_rss()
-        store: Any = optimizer._cache.store
+        store: Any = optimizer._invalidation.cache.store
         already = store.evictions
         for number in range(1, 300_000):
             query, rows, parameters = make(number)

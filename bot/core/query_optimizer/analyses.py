@@ -1,4 +1,4 @@
-"""Any text to its analysis: in bounded time, and whatever the parsers make of it."""
+"""Any text to its analysis and advice: in bounded time, remembered, whatever the parsers make of it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,17 @@ import functools
 import hashlib
 import logging
 import re
+from collections.abc import Hashable
 from typing import Any
 
 from bot.core._shared.masking import masked_traceback, one_line
+from bot.core.query_optimizer.errors import QueryTooComplexError
+from bot.core.query_optimizer.execution.remembered import Remembered
+from bot.core.query_optimizer.execution.results import key_of
+from bot.core.query_optimizer.graphql.limits import advise_graphql, excess, operation_name_of
+from bot.core.query_optimizer.graphql.operations import MISSING, is_graphql
 from bot.core.query_optimizer.models import Advice, Analysis, QueryType
+from bot.core.query_optimizer.sql.comments import untagged
 from bot.core.query_optimizer.sql.functions import NOTHING, Known
 from bot.core.query_optimizer.sql.long_texts import SHORT, is_readable, outline, shorten
 
@@ -21,6 +28,9 @@ MAX_ADVISED = 8_000
 MAX_CONDITIONS = 250
 """ANDs and ORs above which no advice is given, for the same reason."""
 
+ANALYSES_CHARACTERS = 4_000_000
+"""Characters of query texts, and 500 for each, whose analysis is remembered."""
+
 TOO_LONG = "it is too long to be read while others wait"
 
 _KINDS = {
@@ -28,6 +38,113 @@ _KINDS = {
     "insert": QueryType.INSERT, "replace": QueryType.INSERT, "update": QueryType.UPDATE,
     "delete": QueryType.DELETE,
 }  # fmt: skip
+
+
+class Analyses:
+    """What texts mean and what is advised on them, remembered.
+
+    Both depend on the dialect, on what is known of functions, and for GraphQL on the limits: what changes
+    one of these forgets what was found out by the ones before.
+    """
+
+    def __init__(self) -> None:
+        self.dialect = ""
+        self.known = NOTHING
+        self.max_depth = 50
+        """Fields of a GraphQL operation from the root to the deepest."""
+        self.max_complexity = 10_000
+        """What a GraphQL operation may cost, in fields."""
+        self._analyses: Remembered[Analysis] = Remembered(ANALYSES_CHARACTERS)
+        self._advices: Remembered[Advice] = Remembered(ANALYSES_CHARACTERS)
+        self._missing_logged = False
+
+    def forget(self) -> None:
+        self._analyses = Remembered(ANALYSES_CHARACTERS)
+        self._advices = Remembered(ANALYSES_CHARACTERS)
+
+    def limit(self, max_depth: int, max_complexity: int) -> None:
+        """The limits of GraphQL operations from now on."""
+        if (max_depth, max_complexity) != (self.max_depth, self.max_complexity):
+            self.max_depth, self.max_complexity = max_depth, max_complexity
+            self._advices = Remembered(ANALYSES_CHARACTERS)
+
+    def read_as(self, dialect: str, pure: frozenset[str]) -> bool:
+        """``pure`` names functions that change nothing. True if texts may now mean something else."""
+        if (dialect, pure) == (self.dialect, self.known.pure):
+            return False
+        self.dialect, self.known = dialect, self.known._replace(pure=pure)
+        self.forget()
+        return True
+
+    def own_functions(self, names: frozenset[str]) -> None:
+        """Functions that the database defines itself."""
+        self.known = self.known._replace(own=names)
+        self.forget()
+
+    def analyse(self, query: str, params: Any = None) -> Analysis:
+        key = query if len(query) <= SHORT else key_of_text(query)
+        analysis = self._analyses.get(key)
+        if analysis is None:
+            if is_graphql(query):
+                analysis = graphql_analysis_of(query)
+                if analysis.not_cacheable == MISSING and not self._missing_logged:
+                    self._missing_logged = True
+                    logger.warning("GraphQL is executed and not cached: %s", MISSING)
+            elif (text := untagged(query)) is not query:
+                return self.analyse(text, params)
+            else:
+                analysis = analysis_of(query, self.dialect, self.known)
+            self._analyses.put(key, analysis, analysis_size(key, analysis))
+        if analysis.operations:
+            return analysis.operations.get(operation_name_of(params) or "", analysis)
+        return analysis
+
+    def key_of(self, query: str, params: Any) -> Hashable:
+        """Under what a result is kept: GraphQL by its normal form, SQL without a tracer's comments.
+
+        Raises TypeError as ``results.key_of`` does.
+        """
+        text = untagged(query)
+        if is_graphql(query):
+            text = query
+            reading = self.analyse(query, params).graphql
+            if reading is not None:
+                text = f"graphql {reading.normal_form}"
+        return key_of(text, params)
+
+    def advise(self, query: str, params: Any) -> Advice:
+        if is_graphql(query):
+            # Not kept: it depends on the variables, and parsing is all that is slow about it.
+            analysis = self.analyse(query, params)
+            try:
+                return advise_graphql(query, analysis, params, self.max_depth, self.max_complexity)
+            except MemoryError:
+                raise
+            except Exception as error:
+                stumbled(error, "advice on a GraphQL text")
+                return Advice(query, analysis, query)
+        text = untagged(query)
+        if text is not query:
+            return self.advise(text, params).of(query)
+        if len(query) > MAX_ADVISED:
+            return Advice(query, self.analyse(query), query)
+        advice = self._advices.get(query)
+        if advice is None:
+            advice = advice_on(query, self.dialect, self.known)
+            self._advices.put(query, advice, advice.characters)
+        return advice
+
+    def refuse_excess(self, analysis: Analysis, query: str, params: Any) -> None:
+        """Raise QueryTooComplexError for a GraphQL operation beyond the limits."""
+        try:
+            message, depth, complexity = excess(query, analysis, params, self.max_depth, self.max_complexity)
+        except MemoryError:
+            raise
+        except Exception as error:
+            stumbled(error, "the measuring of a GraphQL text")
+            return
+        if message:
+            raise QueryTooComplexError(message, depth=depth, complexity=complexity)
 
 
 def analysis_of(query: str, dialect: str, known: Known = NOTHING) -> Analysis:

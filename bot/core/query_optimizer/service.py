@@ -2,85 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import math
-from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bot.core._shared.bounded_store import MAX_FREQUENCY
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.errors import LARGEST, InvalidArgumentError, invalid
-from bot.core._shared.isolation import Frozen, freeze
-from bot.core._shared.masking import one_line
-from bot.core._shared.singleflight import SingleFlight
 from bot.core._shared.validation import valid_number, valid_seconds
 from bot.core.phase4_service import Phase4Service
-from bot.core.query_optimizer.analyses import (
-    MAX_ADVISED,
-    advice_on,
-    analysis_of,
-    analysis_size,
-    graphql_analysis_of,
-    key_of_text,
-    stumbled,
-)
-from bot.core.query_optimizer.errors import QueryTimeoutError, QueryTooComplexError
-from bot.core.query_optimizer.execution.lookups import Lookups
-from bot.core.query_optimizer.execution.n_plus_one import (
-    Detector,
-    NPlusOnePattern,
-    Request,
-    call_site,
-)
-from bot.core.query_optimizer.execution.remembered import Remembered
-from bot.core.query_optimizer.execution.result_scopes import read_in, scope_key, tell, told, written_in
-from bot.core.query_optimizer.execution.results import ResultCache, freeze_params, key_of
-from bot.core.query_optimizer.execution.timing import STOPWATCH, SlowQueryLog, Stopwatch
-from bot.core.query_optimizer.execution.transactions import Transaction, Transactions, TransactionScope
-from bot.core.query_optimizer.graphql.limits import advise_graphql, excess, operation_name_of
-from bot.core.query_optimizer.graphql.operations import MISSING, is_graphql
-from bot.core.query_optimizer.models import (
-    Advice,
-    Analysis,
-    Finding,
-    OptimizationResult,
-    QueryType,
-    SlowQuery,
-)
+from bot.core.query_optimizer.analyses import Analyses, stumbled
+from bot.core.query_optimizer.execution.call import Call
+from bot.core.query_optimizer.execution.execution import Execution, Executor
+from bot.core.query_optimizer.execution.invalidation import AfterWrite, Invalidation
+from bot.core.query_optimizer.execution.n_plus_one import NPlusOnePattern, Request
+from bot.core.query_optimizer.execution.offered import OfferedResults
+from bot.core.query_optimizer.execution.recording import Recorder
+from bot.core.query_optimizer.execution.results import freeze_params, key_of
+from bot.core.query_optimizer.execution.transactions import Transactions, TransactionScope
+from bot.core.query_optimizer.graphql.operations import is_graphql
+from bot.core.query_optimizer.models import OptimizationResult, QueryType, SlowQuery
 from bot.core.query_optimizer.sql.comments import untagged
-from bot.core.query_optimizer.sql.declarations import Declaration, declared_by, is_message, message_of
-from bot.core.query_optimizer.sql.functions import NOTHING
-from bot.core.query_optimizer.sql.long_texts import SHORT
-from bot.core.query_optimizer.sql.moments import names_a_moment
-from bot.core.query_optimizer.sql.names import names_given, write_marks
-from bot.core.query_optimizer.sql.relations import Relations
-from bot.core.query_optimizer.stats import MAX_SHOWN, ExecutionStatistics, has_parameters
+from bot.core.query_optimizer.sql.names import names_given
+from bot.core.query_optimizer.stats import has_parameters
 
 if TYPE_CHECKING:
-    from bot.core.query_optimizer.plans.explain import PlanReader
     from bot.core.query_optimizer.plans.prepare import Explainer
 
-logger = logging.getLogger(__name__)
-
-Executor = Callable[[str, Any], Awaitable[Any]]
-
-AfterWrite = Callable[[list[str]], Awaitable[Any] | None]
-EVERY_TABLE = "*"
-
 DIALECTS = ("", "postgres", "mysql", "sqlite")
-ANALYSES_CHARACTERS = 4_000_000
-"""Characters of query texts, and 500 for each, whose analysis is remembered."""
-
-_MAY_INDEX = (QueryType.DDL, QueryType.SCRIPT, QueryType.OTHER)
-"""What may bring or take an index, or figures that the planner goes by."""
-
-UNPROVEN = "no look-up"
-
-CATALOG = "(catalog)"
-CATALOG_RETRY, LONGEST_CATALOG_RETRY = 60.0, 3600.0
-"""Seconds until a catalog that could not be read is asked for again, the first time and at most."""
 
 _MB = 1_048_576
 
@@ -90,51 +38,34 @@ class QueryOptimizer(Phase4Service):
 
     A cached result is private to the cache: callers get a copy of what is mutable (rows as lists,
     dicts and sets; other objects by ``copy.deepcopy``), so none can change what another gets.
+
+    This class answers hits itself and hands on all else. :class:`Analyses` knows what texts mean,
+    :class:`Invalidation` which results a write drops, :class:`Execution` runs queries,
+    :class:`OfferedResults` takes results that callers read themselves, and :class:`Recorder` counts.
     """
 
     service_name: ClassVar[str] = "query_optimizer"
 
     def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
         super().__init__()
-        self._clock = clock
         self._now = clock.monotonic
         self._ttl = 300.0
-        self._max_size_mb = 50.0
-        self._max_entries = 10_000
-        self._slow_threshold = 1.0
-        self._query_timeout: float | None = 120.0
-        self._detector = Detector()
-        self._detecting = True
-        self._relations = Relations()
-        self._known = NOTHING
-        self._max_depth = 50
-        self._max_complexity = 10_000
         self._transactions = Transactions()
         self._in_transaction = self._transactions.running
-        self._dialect = ""
-        self._cache = self._new_cache()
-        # The cache's live entries while on, nothing while off: one look-up tells both.
+        self._analyses = Analyses()
+        self._invalidation = Invalidation(
+            self._analyses, self._transactions, self._now, max_size_mb=50.0, max_entries=10_000
+        )
+        self._recorder = Recorder(clock, self._analyses, self._invalidation, self._transactions)
+        self._execution = Execution(
+            self._now, self._analyses, self._invalidation, self._transactions, self._recorder
+        )
+        self._offered = OfferedResults(
+            self._now, self._invalidation, self._transactions, self._execution, self._recorder
+        )
+        # These two stand here because each hit takes them. The first is ``live`` of the invalidation.
         self._live: dict[Hashable, Any] = {}
-        self._lookups = Lookups()
-        # Whether results of named databases are told apart: from the first of them on.
-        self._by_database = False
-        self._flights: SingleFlight[Any] = SingleFlight()
-        self._analyses: Remembered[Analysis] = Remembered(ANALYSES_CHARACTERS)
-        self._advices: Remembered[Advice] = Remembered(ANALYSES_CHARACTERS)
-        self._statistics = ExecutionStatistics()
-        self._slow_log = SlowQueryLog()
         self._hits = 0
-        self._missed = 0
-        self._unkept: set[str] = set()
-        self._after_write: AfterWrite | None = None
-        self._plans: PlanReader | None = None
-        self._catalog: tuple[Explainer, str, float] | None = None
-        # When the catalog is read next, monotonic; never without a pool to read it from.
-        self._catalog_due = math.inf
-        self._catalog_retry = CATALOG_RETRY
-
-    def _new_cache(self) -> ResultCache:
-        return ResultCache(max_bytes=int(self._max_size_mb * _MB), max_entries=self._max_entries)
 
     # Lifecycle.
 
@@ -170,19 +101,19 @@ class QueryOptimizer(Phase4Service):
         """
         ttl = self._ttl if cache_ttl is None else valid_seconds("cache_ttl", cache_ttl)
         size = (
-            self._max_size_mb
+            self._invalidation.max_size_mb
             if cache_max_size_mb is None
             else valid_number("cache_max_size_mb", cache_max_size_mb)
         )
-        entries = self._max_entries if cache_max_entries is None else cache_max_entries
+        entries = self._invalidation.max_entries if cache_max_entries is None else cache_max_entries
         if isinstance(entries, bool) or not isinstance(entries, int) or entries < 1:
             raise invalid("cache_max_entries", entries, "a whole number of 1 or more")
         slow = (
-            self._slow_threshold
+            self._recorder.slow_threshold
             if slow_query_threshold is None
             else valid_number("slow_query_threshold", slow_query_threshold)
         )
-        timeout = self._query_timeout
+        timeout = self._execution.timeout
         if query_timeout is not None:
             timeout = valid_seconds("query_timeout", query_timeout, zero=True) or None
         if dialect is not None and dialect not in DIALECTS:
@@ -194,39 +125,37 @@ class QueryOptimizer(Phase4Service):
         ):
             raise invalid("n_plus_one_threshold", n_plus_one_threshold, "a whole number from 2 to 10,000")
         window = None if n_plus_one_window is None else valid_seconds("n_plus_one_window", n_plus_one_window)
-        speaks = self._dialect if dialect is None else dialect
+        speaks = self._analyses.dialect if dialect is None else dialect
         behind = _relations("views", views, speaks)
         along = _relations("cascades", cascades, speaks)
-        max_depth = self._max_depth if graphql_max_depth is None else graphql_max_depth
-        max_complexity = self._max_complexity if graphql_max_complexity is None else graphql_max_complexity
+        max_depth = self._analyses.max_depth if graphql_max_depth is None else graphql_max_depth
+        max_complexity = (
+            self._analyses.max_complexity if graphql_max_complexity is None else graphql_max_complexity
+        )
         for name, limit in (("graphql_max_depth", max_depth), ("graphql_max_complexity", max_complexity)):
             if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
                 raise invalid(name, limit, "a whole number of 1 or more")
-        pure = self._known.pure if pure_functions is None else _functions(pure_functions)
+        pure = self._analyses.known.pure if pure_functions is None else _functions(pure_functions)
         async with self._transition:
-            self._ttl, self._slow_threshold, self._query_timeout = ttl, slow, timeout
-            if (max_depth, max_complexity) != (self._max_depth, self._max_complexity):
-                self._max_depth, self._max_complexity = max_depth, max_complexity
-                self._advices = Remembered(ANALYSES_CHARACTERS)
+            self._ttl = self._recorder.repeated_within = ttl
+            self._recorder.slow_threshold, self._execution.timeout = slow, timeout
+            self._analyses.limit(max_depth, max_complexity)
             if n_plus_one_threshold is not None:
-                self._detector.threshold = n_plus_one_threshold
+                self._recorder.detector.threshold = n_plus_one_threshold
             if window is not None:
-                self._detector.window = window
+                self._recorder.detector.window = window
             if detect_n_plus_one is not None:
-                self._detecting = detect_n_plus_one
-            if (speaks, pure) != (self._dialect, self._known.pure):
-                self._dialect, self._known = speaks, self._known._replace(pure=pure)
-                self._analyses = Remembered(ANALYSES_CHARACTERS)
-                self._advices = Remembered(ANALYSES_CHARACTERS)
-                self._cache.write_anything()  # cached by another reading of the same texts
+                self._recorder.detecting = detect_n_plus_one
+            invalidation = self._invalidation
+            if self._analyses.read_as(speaks, pure):
+                invalidation.cache.write_anything()  # cached by another reading of the same texts
             for name, tables in behind:
-                self._relate(self._relations.view, name, tables)
+                invalidation.declare_view(name, tables)
             for name, tables in along:
-                self._relate(self._relations.cascade, name, tables)
-            if (size, entries) != (self._max_size_mb, self._max_entries):
-                self._max_size_mb, self._max_entries = size, entries
-                self._cache.store.resize(max_bytes=int(size * _MB), max_entries=entries)
-            self._live = self._cache.live
+                invalidation.declare_cascade(name, tables)
+            invalidation.resize(size, entries)
+            invalidation.switch_on()
+            self._live = invalidation.live
             self._enabled = True
         return True
 
@@ -234,13 +163,12 @@ class QueryOptimizer(Phase4Service):
         """Switch off and drop every cached result; runs in progress end for those who wait for them."""
         async with self._transition:
             self._enabled = False
-            self._cache = self._new_cache()
-            self._live = {}
-            self._lookups.clear()
-            self._analyses = Remembered(ANALYSES_CHARACTERS)
-            self._advices = Remembered(ANALYSES_CHARACTERS)
-            if self._plans is not None:
-                self._plans.forget()
+            self._invalidation.switch_off()
+            self._live = self._invalidation.live
+            self._offered.lookups.clear()
+            self._analyses.forget()
+            if self._invalidation.plans is not None:
+                self._invalidation.plans.forget()
         return True
 
     # What the text of a query cannot tell.
@@ -253,23 +181,16 @@ class QueryOptimizer(Phase4Service):
         """
         names, others = self._named("name", (name,)), self._named("tables", tables)
         for each in names:
-            self._relate(self._relations.view, each, others)
+            self._invalidation.declare_view(each, others)
 
     async def declare_cascade(self, table: str, *tables: str) -> None:
         """A write to ``table`` changes ``tables`` too: by a trigger, a foreign key, or a partition."""
         names, others = self._named("table", (table,)), self._named("tables", tables)
         for each in names:
-            self._relate(self._relations.cascade, each, others)
-
-    def _relate(
-        self, relate: Callable[[str, Collection[str]], None], name: str, tables: Collection[str]
-    ) -> None:
-        relate(name, tables)
-        # What is cached already was filed without it.
-        self._cache.write(write_marks([name]))
+            self._invalidation.declare_cascade(each, others)
 
     def _named(self, argument: str, names: Collection[str]) -> list[str]:
-        return _names(argument, names, self._dialect)
+        return _names(argument, names, self._analyses.dialect)
 
     def request(self) -> Request:
         """``with optimizer.request():`` makes what runs inside one request for the N+1 detection.
@@ -277,7 +198,7 @@ class QueryOptimizer(Phase4Service):
         Needed where one task handles many requests, as the workers of some bot frameworks do; a task
         that handles one request is one without it.
         """
-        return self._detector.request()
+        return self._recorder.detector.request()
 
     def transaction(self) -> TransactionScope:
         """``async with optimizer.transaction(), connection.transaction():`` for transactions of the driver.
@@ -287,53 +208,7 @@ class QueryOptimizer(Phase4Service):
         answered from the cache. For BEGIN and COMMIT that pass through :meth:`execute` as text it is not
         needed.
         """
-        return TransactionScope(self._transactions, self._ended)
-
-    def _ended(self, transaction: Transaction) -> Awaitable[Any] | None:
-        if not transaction.anything and not transaction.written:
-            return None
-        done = self._written(transaction.written, transaction.anything, transaction.database or "")
-        return None if done is None else asyncio.shield(done)
-
-    def _written(
-        self, tables: Collection[str], anything: bool, database: str, declares: Sequence[Declaration] = ()
-    ) -> Awaitable[Any] | None:
-        """Drop what read the tables (``anything``: all results) and tell the other instances."""
-        if anything:
-            self._cache.write_anything()
-        else:
-            database = self._database(tables, database)
-            self._drop(tables, database)
-        if self._after_write is None:
-            return None
-        names = [EVERY_TABLE] if anything else tell(sorted(tables), database)
-        return self._after_write([*names, *map(message_of, declares)] if declares else names)
-
-    def _drop(self, tables: Collection[str], database: str) -> int:
-        marks = write_marks(tables)
-        if self._by_database:
-            return self._cache.write(written_in(marks, database))
-        return self._cache.write(marks)
-
-    def _database(self, tables: Collection[str], database: str) -> str:
-        """``database``, unless a name may lead out of it: in PostgreSQL a qualified one does not."""
-        if database and self._dialect != "postgres" and any("." in name for name in tables):
-            return ""
-        return database
-
-    def _marks(self, analysis: Analysis, database: str) -> frozenset[str]:
-        """What a result of this query is filed under."""
-        marks = self._relations.marks_of(analysis.reads)
-        if not database:
-            return marks
-        return read_in(marks, self._database(self._relations.read_by(analysis.reads), database))
-
-    def _scope(self, scope: Any) -> tuple[Hashable, str]:
-        """:func:`scope_key`, of a scope that is used from now on."""
-        place, database = scope_key(scope)
-        if database:
-            self._by_database = True
-        return place, database
+        return TransactionScope(self._transactions, self._invalidation.ended)
 
     # Analysis.
 
@@ -350,7 +225,7 @@ class QueryOptimizer(Phase4Service):
         same in all scopes.
         """
         if scope is not None and self._enabled:
-            self._scope(scope)
+            self._invalidation.scope_of(scope)
         if not isinstance(query, str):
             if not isinstance(query, Mapping | list | tuple):
                 raise TypeError(f"query = {query!r:.100}: expected a string, a dict or a list")
@@ -367,15 +242,11 @@ class QueryOptimizer(Phase4Service):
                 return OptimizationResult(query, QueryType.UNKNOWN, query, fingerprint="", tables=[])
         if not self._enabled:
             return OptimizationResult(query, QueryType.UNKNOWN, query, fingerprint="", tables=[])
-        advice = self._advise(query, params)
-        fingerprint = advice.analysis.fingerprint
-        repeated = None
-        if fingerprint in self._statistics.repeated:
-            repeated = self._statistics.saved_by_caching(fingerprint)
-        plan = None
-        if self._plans is not None:
-            plan = await self._plans.evidence_for(advice, params)
-        return advice.result(self._ttl, self._n_plus_one_of(advice.analysis), repeated, plan)
+        advice = self._analyses.advise(query, params)
+        repeated = self._recorder.saved_by_caching(advice.analysis)
+        plans = self._invalidation.plans
+        plan = None if plans is None else await plans.evidence_for(advice, params)
+        return advice.result(self._ttl, self._recorder.n_plus_one_of(advice.analysis), repeated, plan)
 
     def explain_with(self, explainer: Explainer | None, dialect: str = "", *, timeout: float = 2.0) -> None:
         """Have :meth:`analyze_query` ask a database for the plans of SELECTs; None: no longer.
@@ -386,18 +257,18 @@ class QueryOptimizer(Phase4Service):
         it raises costs the evidence only. ``timeout`` is seconds for one query's evidence, remembered
         per fingerprint for five minutes. Raises ValueError for a dialect that has no EXPLAIN known here.
         """
+        catalog = self._invalidation.catalog
         if explainer is None:
-            self._plans = self._catalog = None
-            self._catalog_due = math.inf
+            self._invalidation.plans = None
+            catalog.read_from(None, "", timeout)
             return
         from bot.core.query_optimizer.plans import explain
 
         if dialect not in explain.DIALECTS:
             raise invalid("dialect", dialect, f"one of {explain.DIALECTS}")
         seconds = valid_seconds("timeout", timeout)
-        self._plans = explain.PlanReader(explainer, dialect, self._now, timeout=seconds)
-        self._catalog = (explainer, dialect, seconds)
-        self._catalog_due, self._catalog_retry = 0.0, CATALOG_RETRY
+        self._invalidation.plans = explain.PlanReader(explainer, dialect, self._now, timeout=seconds)
+        catalog.read_from(explainer, dialect, seconds)
 
     async def learn_catalog(self) -> bool:
         """Read from the database what its tables are: views, partitions, cascading keys, triggers, functions.
@@ -406,119 +277,16 @@ class QueryOptimizer(Phase4Service):
         by itself before the first result is looked up, and again after a statement that may have defined
         views unseen. Call it after somebody else changed the schema.
         """
-        if self._catalog is None:
-            return False
-        return bool(await self._flights.run(CATALOG, self._learn_catalog))
+        return await self._invalidation.learn_catalog()
 
-    async def _learn_catalog(self) -> bool:
-        from bot.core.query_optimizer.sql.catalog import CATALOGS, MAX_DEFINITIONS, learnt
+    def _key(self, query: str, params: Any, scope: Any) -> Hashable:
+        """Under what a result is kept. Raises TypeError as ``key_of`` does."""
+        key = self._analyses.key_of(query, params)
+        return key if scope is None else (self._invalidation.scope_of(scope)[0], key)
 
-        if self._catalog is None:
-            return False
-        explainer, dialect, timeout = self._catalog
-        relations = self._relations
-        self._catalog_due = math.inf  # a doubt that arises from now on asks again
-        had_doubt, relations.doubt = relations.doubt, False
-        done = False
-        try:
-            async with asyncio.timeout(timeout):
-                rows = (await explainer([(CATALOGS[dialect], None)]))[0]
-            if len(rows) > MAX_DEFINITIONS:
-                raise OverflowError(f"more than {MAX_DEFINITIONS:,} definitions")
-            found = await asyncio.to_thread(learnt, rows, dialect)
-            done = True
-        except Exception as error:
-            if CATALOG not in self._unkept:
-                self._unkept.add(CATALOG)
-                logger.warning(
-                    "The catalog was not read (%s): views are known by declaration alone", one_line(error)
-                )
-            return False
-        finally:
-            if not done:
-                relations.doubt = relations.doubt or had_doubt
-                self._catalog_due = self._now() + self._catalog_retry
-                self._catalog_retry = min(self._catalog_retry * 2, LONGEST_CATALOG_RETRY)
-        self._catalog_retry = CATALOG_RETRY
-        self._learn(found)
-        self._cache.write_anything()  # what is kept is filed by what was known before
-        return True
-
-    def _advise(self, query: str, params: Any) -> Advice:
-        if is_graphql(query):
-            # Not kept: it depends on the variables, and parsing is all that is slow about it.
-            analysis = self._analyse(query, params)
-            try:
-                return advise_graphql(query, analysis, params, self._max_depth, self._max_complexity)
-            except MemoryError:
-                raise
-            except Exception as error:
-                stumbled(error, "advice on a GraphQL text")
-                return Advice(query, analysis, query)
-        text = untagged(query)
-        if text is not query:
-            return self._advise(text, params).of(query)
-        if len(query) > MAX_ADVISED:
-            return Advice(query, self._analyse(query), query)
-        advice = self._advices.get(query)
-        if advice is None:
-            advice = advice_on(query, self._dialect, self._known)
-            self._advices.put(query, advice, advice.characters)
-        return advice
-
-    def _n_plus_one_of(self, analysis: Analysis) -> list[Finding]:
-        """Q900, if this query's shape was seen to run once per value within a request."""
-        pattern = self._detector.patterns.get(analysis.fingerprint)
-        if pattern is None:
-            return []
-        message, _, fix = pattern.sentence().partition(" Use one query: ")
-        fix = f"Use one query: {fix}" if fix else "Fetch what belongs together at once."
-        return [Finding("Q900", "n_plus_one", "warning", message, fix)]
-
-    def _analyse(self, query: str, params: Any = None) -> Analysis:
-        key = query if len(query) <= SHORT else key_of_text(query)
-        analysis = self._analyses.get(key)
-        if analysis is None:
-            if is_graphql(query):
-                analysis = graphql_analysis_of(query)
-                if analysis.not_cacheable == MISSING and MISSING not in self._unkept:
-                    self._unkept.add(MISSING)
-                    logger.warning("GraphQL is executed and not cached: %s", MISSING)
-            elif (text := untagged(query)) is not query:
-                return self._analyse(text, params)
-            else:
-                analysis = analysis_of(query, self._dialect, self._known)
-            self._analyses.put(key, analysis, analysis_size(key, analysis))
-        if analysis.operations:
-            return analysis.operations.get(operation_name_of(params) or "", analysis)
-        return analysis
-
-    def _key(self, query: str, params: Any, scope: Any = None) -> Hashable:
-        """Under what a result is kept: GraphQL by its normal form, SQL without a tracer's comments.
-
-        Raises TypeError as ``key_of`` does.
-        """
-        text = untagged(query)
-        if is_graphql(query):
-            text = query
-            reading = self._analyse(query, params).graphql
-            if reading is not None:
-                text = f"graphql {reading.normal_form}"
-        key = key_of(text, params)
-        return key if scope is None else (self._scope(scope)[0], key)
-
-    def _refuse(self, analysis: Analysis, query: str, params: Any) -> None:
-        try:
-            message, depth, complexity = excess(
-                query, analysis, params, self._max_depth, self._max_complexity
-            )
-        except MemoryError:
-            raise
-        except Exception as error:
-            stumbled(error, "the measuring of a GraphQL text")
-            return
-        if message:
-            raise QueryTooComplexError(message, depth=depth, complexity=complexity)
+    def _hidden(self, query: str) -> bool:
+        """Whether this context is in a transaction that wrote what the query reads."""
+        return bool(self._in_transaction[0]) and self._invalidation.hides(self._analyses.analyse(query))
 
     # Results.
 
@@ -548,30 +316,17 @@ class QueryOptimizer(Phase4Service):
             return entry.value if entry.thaw is None else entry.thaw(entry.value)
         if not self._enabled:
             return None
-        if self._catalog is not None and self._catalog_due <= self._now():
-            await self.learn_catalog()
+        if self._invalidation.catalog.due <= self._now():
+            await self._invalidation.learn_catalog()
         if scope is not None or is_graphql(query) or untagged(query) is not query:
             key = self._key(query, params, scope)
-        return self._look_closer(key, query)
-
-    def _look_closer(self, key: Hashable, query: str) -> Any:
-        """The cached result of what may be GraphQL, or asked for in a transaction; else opens a look-up."""
+        # Closer: it may be GraphQL, or asked for in a transaction.
         entry = self._live.get(key)
         if entry is not None and entry.expires_at > self._now() and not self._hidden(query):
             self._hits += 1
             return entry.value if entry.thaw is None else entry.thaw(entry.value)
-        self._missed += 1
-        if self._transactions.current() is None:  # else it may read a snapshot from before
-            self._lookups.open(key, self._cache.begin(), self._now())
+        self._offered.missed(key)
         return None
-
-    def _hidden(self, query: str) -> bool:
-        """Whether this context is in a transaction that wrote what the query reads."""
-        transaction = self._transactions.current()
-        return transaction is not None and transaction.hides(self._reads(self._analyse(query)))
-
-    def _reads(self, analysis: Analysis) -> frozenset[str]:
-        return self._relations.read_by(analysis.reads)
 
     async def cache_query_result(
         self,
@@ -597,7 +352,7 @@ class QueryOptimizer(Phase4Service):
             raise invalid("fresh", fresh, "True or False")
         if not self._enabled:
             return False
-        database = "" if scope is None else self._scope(scope)[1]
+        database = "" if scope is None else self._invalidation.scope_of(scope)[1]
         try:
             key = self._key(query, params, scope)
             hash(key)
@@ -605,61 +360,9 @@ class QueryOptimizer(Phase4Service):
             raise
         except Exception:
             return False
-        analysis = self._analyse(query, params)
-        found = self._lookups.find(key)
-        now = self._now()
-        if found is not None:
-            # What the guide's own code measures nowhere: the time from the miss to the result.
-            self._record(analysis, (now - found.missed_at) * 1000, rows_in(result), key)
-        self._watch(analysis, key, query, params, now, None)
-        if fresh:
-            begun = self._cache.begin()
-        elif found is not None:
-            begun = found.begun
-        else:
-            if self._transactions.current() is None:
-                self._say_unproven(analysis)
-            return False
-        marks = self._marks(analysis, database)
-        if self._cache.written_since(begun, marks):
-            if found is not None:
-                found.refused()
-            return False
-        if found is not None:
-            found.answered()
-        if not self._may_keep(analysis, params):
-            return False
-        frozen = self._freeze(analysis, result)
-        if frozen is None:
-            return False
-        return self._cache.put(key, frozen, marks, begun=begun, now=now, ttl=seconds)
-
-    def _may_keep(self, analysis: Analysis, params: Any) -> bool:
-        if not analysis.cacheable or self._transactions.current() is not None:
-            return False
-        return params is None or not analysis.takes_moments or not names_a_moment(params)
-
-    def _say_unproven(self, analysis: Analysis) -> None:
-        if analysis.cacheable and UNPROVEN not in self._unkept:
-            self._unkept.add(UNPROVEN)
-            logger.warning(
-                "A result was not kept, since its caller had not looked it up: call get_cached_result first, "
-                "in the same task, or say fresh=True (said once; the query was %s)",
-                one_line(analysis.normal_form, 200),
-            )
-
-    def _freeze(self, analysis: Analysis, result: Any) -> Frozen | None:
-        try:
-            return freeze(result)
-        except MemoryError:
-            raise
-        except Exception as error:
-            if analysis.fingerprint not in self._unkept and len(self._unkept) < 1000:
-                self._unkept.add(analysis.fingerprint)
-                logger.warning(
-                    "Results of %s are not cached: %s", one_line(analysis.normal_form, 200), one_line(error)
-                )
-            return None
+        analysis = self._analyses.analyse(query, params)
+        call = Call(query, params, None, analysis, key, seconds, database)
+        return self._offered.offer(call, result, fresh=fresh)
 
     async def execute(
         self, query: str, params: Any, executor: Executor, ttl: float | None = None, scope: Any = None
@@ -689,7 +392,7 @@ class QueryOptimizer(Phase4Service):
         try:
             key: Hashable = query if params is None else key_of(query, params)
             if scope is not None:
-                place, database = self._scope(scope)
+                place, database = self._invalidation.scope_of(scope)
                 key = place, key
             entry = self._live.get(key)
         except (InvalidArgumentError, MemoryError):
@@ -697,7 +400,7 @@ class QueryOptimizer(Phase4Service):
         except Exception:
             key = entry = None  # parameters that cannot be told apart are never cached
             if scope is not None:
-                database = self._scope(scope)[1]
+                database = self._invalidation.scope_of(scope)[1]
         if (
             entry is not None
             and entry.expires_at > self._now()
@@ -707,9 +410,9 @@ class QueryOptimizer(Phase4Service):
                 entry.frequency += 1
             self._hits += 1
             return entry.value if entry.thaw is None else entry.thaw(entry.value)
-        if self._catalog is not None and self._catalog_due <= self._now():
-            await self.learn_catalog()
-        analysis = self._analyse(query, params)
+        if self._invalidation.catalog.due <= self._now():
+            await self._invalidation.learn_catalog()
+        analysis = self._analyses.analyse(query, params)
         if analysis.graphql is not None or untagged(query) is not query:
             if key is not None:
                 key = self._key(query, params, scope)
@@ -718,173 +421,12 @@ class QueryOptimizer(Phase4Service):
                     self._hits += 1
                     return entry.value if entry.thaw is None else entry.thaw(entry.value)
             if analysis.graphql is not None:
-                self._refuse(analysis, query, params)
-        self._watch(analysis, key, query, params, self._now(), executor)
-        if analysis.is_write:
-            return await self._write(analysis, query, params, executor, database)
-        if analysis.transaction:
-            return await self._transact(analysis, query, params, executor)
-        if key is None or not self._may_keep(analysis, params):
-            return await self._timed(analysis, query, params, executor, key)
-        return await self._load(key, analysis, query, params, executor, seconds, database)
+                self._analyses.refuse_excess(analysis, query, params)
+        call = Call(query, params, executor, analysis, key, seconds, database)
+        self._recorder.watch(call, self._now())
+        return await self._execution.run(call)
 
-    async def _write(
-        self, analysis: Analysis, query: str, params: Any, executor: Executor, database: str
-    ) -> Any:
-        if analysis.transaction == "begin":
-            self._transactions.begin()  # a script that begins, and writes, and leaves it open
-        try:
-            result = await self._timed(analysis, query, params, executor, None)
-        except BaseException:
-            self._invalidate(analysis, database)
-            if analysis.transaction:
-                # It may have committed before it failed, and may be open still.
-                open_still = self._transactions.current()
-                if open_still is not None:
-                    self._ended(open_still)
-            raise
-        done = self._invalidate(analysis, database)
-        if done is not None:
-            # Before the writer goes on: what it does next may make other instances read.
-            await asyncio.shield(done)
-        if analysis.transaction:
-            done = self._change_transaction(analysis)
-            begun = self._transactions.current()
-            if begun is not None:  # which of its writes came after the BEGIN is not told
-                written, anything = self._relations.all_written(analysis.writes, analysis.writes_anything)
-                begun.write(written, anything, database)
-            if done is not None:
-                await done
-        return result
-
-    async def _transact(self, analysis: Analysis, query: str, params: Any, executor: Executor) -> Any:
-        try:
-            result = await self._timed(analysis, query, params, executor, None)
-        except BaseException:
-            if analysis.transaction in ("commit", "rollback", "chain", "script", "implicit"):
-                self._change_transaction(analysis)
-            raise
-        done = self._change_transaction(analysis)
-        if done is not None:
-            await done
-        return result
-
-    def _change_transaction(self, analysis: Analysis) -> Awaitable[Any] | None:
-        ended = self._transactions.change(analysis.transaction, analysis.savepoint, self._dialect)
-        return None if ended is None else self._ended(ended)
-
-    def _watch(
-        self, analysis: Analysis, key: Hashable, query: str, params: Any, now: float, executor: Any
-    ) -> None:
-        """Count one execution for the N+1 detection."""
-        if not self._detecting or key is None or analysis.transaction:
-            return
-        detector = self._detector
-        tally = detector.note(analysis.fingerprint, hash(key), (query, params), now)
-        if tally is None:
-            return
-        sample, tally.sample = tally.sample, None
-        fingerprint = analysis.fingerprint
-        suggestion: str | None = None
-        if fingerprint not in detector.patterns:
-            if fingerprint not in detector.dismissed:
-                from bot.core.query_optimizer.execution.batching import batched
-
-                suggestion = batched(analysis.normal_form, sample, (query, params), self._dialect)
-            if suggestion is None:
-                detector.dismiss(tally, fingerprint)
-                return
-        site = call_site(executor)
-        pattern, new = detector.found(
-            tally, fingerprint, analysis.normal_form[:MAX_SHOWN], site, self._clock.time()
-        )
-        if new:
-            pattern.suggestion = suggestion or ""
-            logger.warning("%s -- %s", one_line(pattern.sentence()), one_line(pattern.query))
-
-    async def _load(
-        self,
-        key: Hashable,
-        analysis: Analysis,
-        query: str,
-        params: Any,
-        executor: Executor,
-        ttl: float,
-        database: str,
-    ) -> Any:
-        self._missed += 1
-        led = False
-        raw: Any = None
-
-        async def run() -> Frozen | None:
-            nonlocal led, raw
-            led = True
-            begun = self._cache.begin()
-            cache = self._cache
-            raw = await self._timed(analysis, query, params, executor, key)
-            frozen = self._freeze(analysis, raw)
-            if frozen is not None and self._enabled and cache is self._cache:
-                # Asked for again: a view may have been declared meanwhile.
-                marks = self._marks(analysis, database)
-                cache.put(key, frozen, marks, begun=begun, now=self._now(), ttl=ttl)
-            return frozen
-
-        # The version is part of the key: who reads after a write must not join a run from before it.
-        version = self._cache.version(self._marks(analysis, database))
-        frozen = await self._flights.run(
-            (key, version), run, timeout=self._query_timeout, expired=lambda: self._given_up(analysis)
-        )
-        if led:
-            return raw  # the cache has a copy of its own
-        if frozen is not None:
-            return frozen.value if frozen.thaw is None else frozen.thaw(frozen.value)
-        # The leader's result cannot be copied, and an object that two callers hold is not two results.
-        return await self._timed(analysis, query, params, executor, key)
-
-    def _given_up(self, analysis: Analysis) -> QueryTimeoutError:
-        logger.warning(
-            "Query given up after %g s: %s", self._query_timeout or 0, one_line(analysis.normal_form)
-        )
-        return QueryTimeoutError(
-            f"no answer to the query within {self._query_timeout or 0:g} s (QUERY_OPTIMIZER_QUERY_TIMEOUT)"
-        )
-
-    async def _timed(
-        self, analysis: Analysis, query: str, params: Any, executor: Executor, key: Hashable
-    ) -> Any:
-        watch = Stopwatch(self._now)
-        token = STOPWATCH.set(watch)
-        start = self._now()
-        try:
-            result = await executor(query, params)
-        finally:
-            STOPWATCH.reset(token)
-        seconds = watch.seconds if watch.used else self._now() - start
-        self._record(analysis, seconds * 1000, rows_in(result), key)
-        return result
-
-    def _invalidate(self, analysis: Analysis, database: str) -> Awaitable[Any] | None:
-        if analysis.declares:
-            self._learn(analysis.declares)
-        if self._plans is not None and analysis.query_type in _MAY_INDEX:
-            self._plans.forget()
-        written, anything = self._relations.all_written(analysis.writes, analysis.writes_anything)
-        transaction = self._transactions.current()
-        if transaction is not None:
-            transaction.write(written, anything, database)
-        return self._written(written, anything, database, analysis.declares)
-
-    def _learn(self, declarations: Iterable[Declaration]) -> None:
-        before = self._relations.functions
-        for declaration in declarations:
-            self._relations.learn(declaration)
-            if declaration.kind == "doubt" and self._catalog is not None:
-                self._catalog_due = 0.0
-        if self._relations.functions != before:
-            # A name that was a built-in's alone is so no more.
-            self._known = self._known._replace(own=self._relations.functions)
-            self._analyses = Remembered(ANALYSES_CHARACTERS)
-            self._advices = Remembered(ANALYSES_CHARACTERS)
+    # Writes of others.
 
     def after_write(self, hook: AfterWrite | None) -> None:
         """Call ``hook`` with the tables of each write ("*" for all), to tell other instances.
@@ -892,26 +434,11 @@ class QueryOptimizer(Phase4Service):
         It is for :meth:`written_elsewhere` there: other items may say in which database, and what the
         statement defined. What it returns is awaited before the writer goes on. None takes the hook away.
         """
-        self._after_write = hook
+        self._invalidation.after_write = hook
 
     def written_elsewhere(self, tables: list[str] | None) -> None:
         """Another instance wrote these tables; None or "*": any of them."""
-        if not isinstance(tables, list) or not all(isinstance(name, str) for name in tables):
-            tables = None  # missed, or no message of ours
-        if tables is None:
-            self._catalog_due = 0.0  # what was defined may have been missed, too
-        else:
-            self._learn([each for name in tables if (each := declared_by(name)) is not None])
-            tables = [name for name in tables if not is_message(name)]
-        if tables is None or EVERY_TABLE in tables:
-            self._cache.write_anything()
-            return
-        names, database = told(tables)
-        written, anything = self._relations.all_written(names, False)
-        if anything:
-            self._cache.write_anything()
-        else:
-            self._drop(written, self._database(written, database))
+        self._invalidation.written_elsewhere(tables)
 
     async def invalidate_tables(self, *tables: str, scope: Any = None) -> int:
         """Tables were written by somebody else: drop the results that read them; how many there were.
@@ -919,15 +446,13 @@ class QueryOptimizer(Phase4Service):
         A name is as in SQL: ``users`` is that of any schema, ``shop.users`` that of one, ``"Users"`` exact.
         ``scope`` limits it as it limits what a write drops: to one database, if it names one.
         """
-        written, anything = self._relations.all_written(frozenset(self._named("tables", tables)), False)
-        if anything:
-            return self._cache.write_anything()
-        database = "" if scope is None else self._scope(scope)[1]
-        return self._drop(written, self._database(written, database))
+        names = self._named("tables", tables)
+        database = "" if scope is None else self._invalidation.scope_of(scope)[1]
+        return self._invalidation.written(names, database)
 
     async def clear_cache(self) -> int:
         """Drop every cached result; how many there were."""
-        return self._cache.write_anything()
+        return self._invalidation.cache.write_anything()
 
     # Figures.
 
@@ -953,68 +478,53 @@ class QueryOptimizer(Phase4Service):
         if cache_hit:
             self._hits += 1
             return
-        key = query if scope is None else (self._scope(scope)[0], query)
-        analysis = self._analyse(query)
-        self._record(analysis, execution_time_ms, result_count, None if has_parameters(query) else key)
-        self._watch(analysis, key, query, None, self._now(), None)
-
-    def _record(self, analysis: Analysis, milliseconds: float, rows: int, key: Hashable) -> None:
-        """``key`` tells executions of the shape apart; None where nothing does."""
-        slow = milliseconds >= self._slow_threshold * 1000
-        self._statistics.record(analysis, milliseconds, rows, slow, self._clock.time())
-        if key is not None and analysis.cacheable and self._transactions.current() is None:
-            version = self._cache.version(self._relations.marks_of(analysis.reads))
-            self._statistics.note_repeat(analysis, key, milliseconds, version, self._now(), self._ttl)
-        if slow:
-            unnamed = self._slow_log.note(analysis.fingerprint, self._now())
-            if unnamed is not None:
-                since = f" ({unnamed} more of it since the last line)" if unnamed else ""
-                logger.warning(
-                    "Slow query, %.0f ms%s: %s", milliseconds, since, one_line(analysis.normal_form)
-                )
+        key = query if scope is None else (self._invalidation.scope_of(scope)[0], query)
+        analysis = self._analyses.analyse(query)
+        told_apart = None if has_parameters(query) else key
+        self._recorder.record(analysis, execution_time_ms, result_count, told_apart)
+        self._recorder.watch(Call(query, None, None, analysis, key), self._now())
 
     async def get_slow_queries(self, threshold: float | None = None) -> list[SlowQuery]:
         """Query shapes that took at least ``threshold`` seconds once (default: the configured one)."""
-        seconds = self._slow_threshold if threshold is None else threshold
-        return self._statistics.slow_queries(seconds * 1000)
+        seconds = self._recorder.slow_threshold if threshold is None else threshold
+        return self._recorder.statistics.slow_queries(seconds * 1000)
 
     async def get_statistics(self) -> dict[str, Any]:
         """Counts since the start or the last reset; rates are percent of look-ups.
 
         ``total_executions`` and ``avg_execution_time_ms`` are of executions on the database.
         """
-        looked_up = self._hits + self._missed
+        executed, missed = self._recorder.statistics, self._recorder.missed
+        looked_up = self._hits + missed
         rate = round(self._hits / looked_up * 100, 2) if looked_up else 0.0
-        store = self._cache.store
+        store = self._invalidation.cache.store
         return {
             "enabled": self._enabled,
-            "total_unique_queries": len(self._statistics),
-            "total_executions": self._statistics.executions,
+            "total_unique_queries": len(executed),
+            "total_executions": executed.executions,
             "cache_hits": self._hits,
-            "cache_misses": self._missed,
+            "cache_misses": missed,
             "hit_rate": rate,
             "cache_hit_rate_percent": rate,
-            "avg_execution_time_ms": round(self._statistics.average_ms, 3),
-            "total_execution_time_ms": round(self._statistics.total_ms, 3),
+            "avg_execution_time_ms": round(executed.average_ms, 3),
+            "total_execution_time_ms": round(executed.total_ms, 3),
             "cached_results_count": len(store),
             "cached_results_mb": round(store.bytes_used / _MB, 3),
             "cache_evictions": store.evictions,
-            "slow_queries": self._statistics.slow,
-            "n_plus_one_patterns": self._detector.total,
+            "slow_queries": executed.slow,
+            "n_plus_one_patterns": self._recorder.detector.total,
         }
 
     async def reset_statistics(self) -> None:
         """Counters and the figures per shape to zero; cached results stay."""
-        self._hits = self._missed = 0
-        self._cache.store.evictions = self._cache.store.expirations = 0
-        self._statistics.clear()
-        self._slow_log.clear()
-        self._detector.clear()
+        self._hits = 0
+        store = self._invalidation.cache.store
+        store.evictions = store.expirations = 0
+        self._recorder.clear()
 
     async def get_n_plus_one_patterns(self) -> list[NPlusOnePattern]:
         """N+1 patterns found since the start or the last reset, the one with most repetitions first."""
-        found = [replace(p, call_sites=list(p.call_sites)) for p in self._detector.patterns.values()]
-        return sorted(found, key=lambda pattern: pattern.count, reverse=True)
+        return self._recorder.patterns()
 
     async def clear_statistics(self) -> None:
         """The same as :meth:`reset_statistics`."""
@@ -1023,10 +533,6 @@ class QueryOptimizer(Phase4Service):
     async def reset(self) -> None:
         await self.reset_statistics()
         await self.clear_cache()
-
-
-def rows_in(result: Any) -> int:
-    return len(result) if isinstance(result, list | tuple) else 0
 
 
 def _valid_query(query: object) -> None:

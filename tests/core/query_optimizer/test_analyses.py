@@ -29,7 +29,7 @@ async def optimizer(clock, monkeypatch):
     optimizer = QueryOptimizer(clock=clock)
     await optimizer.enable()
     yield optimizer
-    optimizer._cache.check_invariants()
+    optimizer._invalidation.cache.check_invariants()
     await optimizer.disable()
 
 
@@ -163,7 +163,7 @@ async def test_an_insert_of_many_rows_drops_what_read_its_table_and_no_more(opti
     await optimizer.execute(ROWS[dialect], [1] * (2 * N), ran)
     assert await optimizer.get_cached_result("SELECT a FROM t") is None
     assert await optimizer.get_cached_result(KEPT) is not None
-    assert optimizer._analyses.size < 10_000, "the text itself is not remembered"
+    assert optimizer._analyses._analyses.size < 10_000, "the text itself is not remembered"
 
 
 @pytest.mark.parametrize(
@@ -245,11 +245,11 @@ async def test_texts_that_are_remembered_are_bounded_in_bytes(optimizer):
         await optimizer.execute(KEPT, ("x" * 100_000, n), ran)
     figures = await optimizer.get_statistics()
     assert figures["cached_results_count"] < 11, "parameters count"
-    assert optimizer._analyses.size <= analyses_limit()
+    assert optimizer._analyses._analyses.size <= analyses_limit()
 
 
 def analyses_limit():
-    from bot.core.query_optimizer.service import ANALYSES_CHARACTERS
+    from bot.core.query_optimizer.analyses import ANALYSES_CHARACTERS
 
     return ANALYSES_CHARACTERS
 

@@ -30,7 +30,7 @@ async def optimizer(clock):
     optimizer = QueryOptimizer(clock=clock)
     await optimizer.enable(dialect="postgres")
     yield optimizer
-    optimizer._cache.check_invariants()
+    optimizer._invalidation.cache.check_invariants()
     await optimizer.disable()
 
 
@@ -309,9 +309,9 @@ async def test_what_commits_by_the_way_in_mysql_shows_what_was_written(optimizer
     # Another context reads, and caches, what was before the commit.
     other = contextvars.Context()
     await asyncio.create_task(optimizer.execute("SELECT * FROM a", None, db), context=other)
-    assert "SELECT * FROM a" in optimizer._cache.live
+    assert "SELECT * FROM a" in optimizer._invalidation.cache.live
     await optimizer.execute(commit, None, db)
-    assert "SELECT * FROM a" not in optimizer._cache.live
+    assert "SELECT * FROM a" not in optimizer._invalidation.cache.live
 
 
 async def test_a_prepared_transaction_shows_when_it_is_committed_by_whomever(optimizer, db):

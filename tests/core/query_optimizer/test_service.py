@@ -50,7 +50,7 @@ async def optimizer(clock):
     optimizer = QueryOptimizer(clock=clock)
     await optimizer.enable()
     yield optimizer
-    optimizer._cache.check_invariants()
+    optimizer._invalidation.cache.check_invariants()
     await optimizer.disable()
 
 
@@ -275,7 +275,7 @@ async def test_a_read_that_gets_no_answer_holds_nobody(optimizer, takes_notice, 
 async def test_without_a_timeout_a_read_may_take_any_time(optimizer, db):
     await optimizer.enable(query_timeout=0)
     assert await optimizer.execute(USERS, (1,), db) == [{"id": 1, "name": "ann"}]
-    assert optimizer._query_timeout is None
+    assert optimizer._execution.timeout is None
 
 
 async def test_a_result_that_cannot_be_copied_is_shared_by_nobody(optimizer, caplog):
@@ -405,7 +405,7 @@ async def test_database_time_of_tasks_side_by_side_counts_once(optimizer, clock)
 async def test_shapes_whose_slow_line_is_remembered_are_bounded(optimizer, caplog):
     for n in range(MAX_LOGGED + 1):
         await optimizer.record_execution(f"SELECT a{n} FROM t", 2000)
-    assert len(optimizer._slow_log._logged) == MAX_LOGGED
+    assert len(optimizer._recorder._slow_log._logged) == MAX_LOGGED
 
 
 async def test_executions_measured_elsewhere_are_counted(optimizer):

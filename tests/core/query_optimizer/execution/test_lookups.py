@@ -25,7 +25,7 @@ async def optimizer(clock):
     optimizer = QueryOptimizer(clock=clock)
     await optimizer.enable(detect_n_plus_one=False)
     yield optimizer
-    optimizer._cache.check_invariants()
+    optimizer._invalidation.cache.check_invariants()
     await optimizer.disable()
 
 
@@ -342,7 +342,7 @@ async def test_a_context_without_any_look_up_knows_none(optimizer):
 
 
 async def test_look_ups_never_answered_are_bounded_and_go_with_their_task(optimizer):
-    lookups = optimizer._lookups
+    lookups = optimizer._offered.lookups
 
     async def worker():
         for n in range(3 * MAX_QUERIES):
@@ -365,7 +365,7 @@ async def test_tasks_that_start_one_another_for_ever_hold_no_chain(optimizer):
 
     async def link(left):
         await optimizer.get_cached_result(f"SELECT {left}")
-        caller, depth = optimizer._lookups._of_task[asyncio.current_task()], 0
+        caller, depth = optimizer._offered.lookups._of_task[asyncio.current_task()], 0
         while caller.parent is not None:
             caller, depth = caller.parent.caller, depth + 1
         depths.append(depth)

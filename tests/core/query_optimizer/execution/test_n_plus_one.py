@@ -59,7 +59,7 @@ async def test_the_log_tells_of_a_pattern_once(optimizer, caplog):
         with optimizer.request():
             for user_id in range(20):
                 await optimizer.execute(USER, (user_id,), fetch, ttl=0.001)
-        optimizer._clock.jump(1)
+        optimizer._recorder._clock.jump(1)
     assert caplog.text.count("N+1") == 1
     assert await patterns(optimizer) == [(20, 3)]
 

@@ -27,7 +27,7 @@ async def optimizer(clock):
     optimizer = QueryOptimizer(clock=clock)
     await optimizer.enable(dialect="postgres")
     yield optimizer
-    optimizer._cache.check_invariants()
+    optimizer._invalidation.cache.check_invariants()
     await optimizer.disable()
 
 
@@ -108,22 +108,26 @@ async def test_a_write_drops_what_may_share_the_table(optimizer, written_by, rem
     await fill(optimizer, *scopes)
     async with optimizer.transaction():
         await write(optimizer, "UPDATE t SET v = 2", scope=written_by)
-        begun = optimizer._cache.begin()
+        begun = optimizer._invalidation.cache.begin()
     # What others kept before the commit is dropped by it.
     for scope in scopes:
-        marks = optimizer._marks(optimizer._analyse(READ), optimizer._scope(scope)[1])
-        assert optimizer._cache.written_since(begun, marks) is (scope not in remain)
+        marks = optimizer._invalidation.marks_of(
+            optimizer._analyses.analyse(READ), optimizer._invalidation.scope_of(scope)[1]
+        )
+        assert optimizer._invalidation.cache.written_since(begun, marks) is (scope not in remain)
 
 
 async def test_a_transaction_over_two_databases_drops_in_both(optimizer):
     await write(optimizer, "BEGIN")
     await write(optimizer, "UPDATE t SET v = 2", scope=A)
     await write(optimizer, "UPDATE t SET v = 2", scope=B)
-    begun = optimizer._cache.begin()
+    begun = optimizer._invalidation.cache.begin()
     await write(optimizer, "COMMIT")
     for scope in (A, B):
-        marks = optimizer._marks(optimizer._analyse(READ), optimizer._scope(scope)[1])
-        assert optimizer._cache.written_since(begun, marks)
+        marks = optimizer._invalidation.marks_of(
+            optimizer._analyses.analyse(READ), optimizer._invalidation.scope_of(scope)[1]
+        )
+        assert optimizer._invalidation.cache.written_since(begun, marks)
 
 
 async def test_a_write_since_the_look_up_counts_in_the_same_database_only(optimizer):

@@ -21,7 +21,7 @@ async def optimizer():
     optimizer = QueryOptimizer.get_instance()
     await optimizer.enable()
     yield optimizer
-    optimizer._cache.check_invariants()
+    optimizer._invalidation.cache.check_invariants()
     await optimizer.disable()
 
 

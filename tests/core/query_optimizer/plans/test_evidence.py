@@ -267,7 +267,7 @@ async def test_a_plan_is_remembered_for_the_shape(optimizer, database, clock):
 
 async def test_plans_are_bounded(optimizer, database):
     optimizer.explain_with(database.explain, "sqlite")
-    reader = optimizer._plans
+    reader = optimizer._invalidation.plans
     for number in range(explain.REMEMBERED_PLANS + 10):
         reader._known[str(number)] = 1e9, None
     assert len(reader._known) == explain.REMEMBERED_PLANS

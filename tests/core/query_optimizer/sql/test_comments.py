@@ -81,10 +81,10 @@ async def test_tags_cost_neither_hits_nor_analyses():
         assert await optimizer.execute(text, (1,), database) == [(1,)]
     assert asked == texts[:1]  # the database gets the tag
     assert await optimizer.get_cached_result(texts[3], (1,)) == [(1,)]
-    assert len(optimizer._analyses) == 1
+    assert len(optimizer._analyses._analyses) == 1
     advice = [await optimizer.analyze_query(text) for text in texts]
     assert [found.query for found in advice] == texts
     assert [found.optimized_query for found in advice] == texts
-    assert len(optimizer._advices) == 1
+    assert len(optimizer._analyses._advices) == 1
     await optimizer.execute("UPDATE t SET a = 1 -- tag", None, database)
     assert await optimizer.get_cached_result(texts[0], (1,)) is None

@@ -1,0 +1,222 @@
+"""Which cached results a write drops, here and in other instances."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bot.core._shared.singleflight import SingleFlight
+from bot.core.query_optimizer.analyses import Analyses
+from bot.core.query_optimizer.execution.catalog import CatalogReader
+from bot.core.query_optimizer.execution.result_scopes import read_in, scope_key, tell, told, written_in
+from bot.core.query_optimizer.execution.results import ResultCache
+from bot.core.query_optimizer.execution.transactions import Transaction, Transactions
+from bot.core.query_optimizer.models import Analysis, QueryType
+from bot.core.query_optimizer.sql.declarations import Declaration, declared_by, is_message, message_of
+from bot.core.query_optimizer.sql.names import write_marks
+from bot.core.query_optimizer.sql.relations import Relations
+
+if TYPE_CHECKING:
+    from bot.core.query_optimizer.plans.explain import PlanReader
+
+AfterWrite = Callable[[list[str]], Awaitable[Any] | None]
+
+EVERY_TABLE = "*"
+
+_MAY_INDEX = (QueryType.DDL, QueryType.SCRIPT, QueryType.OTHER)
+"""What may bring or take an index, or figures that the planner goes by."""
+
+_MB = 1_048_576
+
+
+class Invalidation:
+    """The cached results, and what is known of tables: views, cascades, databases.
+
+    A result is filed under the tables that it read, seen through views; a write drops what is filed under
+    the tables that it wrote, and under those that change along with them. In an open transaction a write is
+    noted there, too, and drops the same results again at its end.
+    """
+
+    def __init__(
+        self,
+        analyses: Analyses,
+        transactions: Transactions,
+        now: Callable[[], float],
+        *,
+        max_size_mb: float,
+        max_entries: int,
+    ) -> None:
+        self._analyses = analyses
+        self._transactions = transactions
+        self.max_size_mb = max_size_mb
+        self.max_entries = max_entries
+        self.relations = Relations()
+        self.catalog = CatalogReader(now)
+        self.plans: PlanReader | None = None
+        """Asks for plans, which a definition may change; None without an explainer."""
+        self.after_write: AfterWrite | None = None
+        """Told of each write, for other instances."""
+        self._reading_catalog: SingleFlight[bool] = SingleFlight()
+        # Whether results of named databases are told apart: from the first of them on.
+        self._by_database = False
+        self.cache = self._new_cache()
+        self.live: dict[Hashable, Any] = {}
+        """The cache's live entries while on, nothing while off: one look-up tells both."""
+
+    def _new_cache(self) -> ResultCache:
+        return ResultCache(max_bytes=int(self.max_size_mb * _MB), max_entries=self.max_entries)
+
+    # On and off.
+
+    def switch_on(self) -> None:
+        self.live = self.cache.live
+
+    def switch_off(self) -> None:
+        """Every result goes, and those that are on their way are not kept."""
+        self.cache = self._new_cache()
+        self.live = {}
+
+    def keeps_in(self, cache: ResultCache) -> bool:
+        """Whether ``cache``, as it was when a query began, still keeps results."""
+        return self.live is cache.live
+
+    def resize(self, max_size_mb: float, max_entries: int) -> None:
+        if (max_size_mb, max_entries) != (self.max_size_mb, self.max_entries):
+            self.max_size_mb, self.max_entries = max_size_mb, max_entries
+            self.cache.store.resize(max_bytes=int(max_size_mb * _MB), max_entries=max_entries)
+
+    # What a result is filed under.
+
+    def scope_of(self, scope: Any) -> tuple[Hashable, str]:
+        """:func:`scope_key`, of a scope that is used from now on."""
+        place, database = scope_key(scope)
+        if database:
+            self._by_database = True
+        return place, database
+
+    def marks_of(self, analysis: Analysis, database: str) -> frozenset[str]:
+        marks = self.relations.marks_of(analysis.reads)
+        if not database:
+            return marks
+        return read_in(marks, self._database(self.relations.read_by(analysis.reads), database))
+
+    def version_of(self, analysis: Analysis) -> int:
+        """Changes with each write to what the query reads."""
+        return self.cache.version(self.relations.marks_of(analysis.reads))
+
+    def hides(self, analysis: Analysis) -> bool:
+        """Whether this context is in a transaction that wrote what the query reads."""
+        transaction = self._transactions.current()
+        return transaction is not None and transaction.hides(self.relations.read_by(analysis.reads))
+
+    def _database(self, tables: Collection[str], database: str) -> str:
+        """``database``, unless a name may lead out of it: in PostgreSQL a qualified one does not."""
+        if database and self._analyses.dialect != "postgres" and any("." in name for name in tables):
+            return ""
+        return database
+
+    # What drops results.
+
+    def written_by(self, analysis: Analysis, database: str) -> Awaitable[Any] | None:
+        """A statement ran that writes, or may have written before it failed."""
+        if analysis.declares:
+            self.learn(analysis.declares)
+        if self.plans is not None and analysis.query_type in _MAY_INDEX:
+            self.plans.forget()
+        written, anything = self.relations.all_written(analysis.writes, analysis.writes_anything)
+        transaction = self._transactions.current()
+        if transaction is not None:
+            transaction.write(written, anything, database)
+        return self._written(written, anything, database, analysis.declares)
+
+    def ended(self, transaction: Transaction) -> Awaitable[Any] | None:
+        """What a transaction wrote shows to others now."""
+        if not transaction.anything and not transaction.written:
+            return None
+        done = self._written(transaction.written, transaction.anything, transaction.database or "")
+        return None if done is None else asyncio.shield(done)
+
+    def _written(
+        self, tables: Collection[str], anything: bool, database: str, declares: Sequence[Declaration] = ()
+    ) -> Awaitable[Any] | None:
+        """Drop what read the tables (``anything``: all results) and tell the other instances."""
+        if anything:
+            self.cache.write_anything()
+        else:
+            database = self._database(tables, database)
+            self._drop(tables, database)
+        if self.after_write is None:
+            return None
+        names = [EVERY_TABLE] if anything else tell(sorted(tables), database)
+        return self.after_write([*names, *map(message_of, declares)] if declares else names)
+
+    def written_elsewhere(self, tables: list[str] | None) -> None:
+        """Another instance wrote these tables; None or "*": any of them."""
+        if not isinstance(tables, list) or not all(isinstance(name, str) for name in tables):
+            tables = None  # missed, or no message of ours
+        if tables is None:
+            self.catalog.doubt()  # what was defined may have been missed, too
+        else:
+            self.learn([each for name in tables if (each := declared_by(name)) is not None])
+            tables = [name for name in tables if not is_message(name)]
+        if tables is None or EVERY_TABLE in tables:
+            self.cache.write_anything()
+            return
+        names, database = told(tables)
+        self.written(names, database)
+
+    def written(self, names: Collection[str], database: str) -> int:
+        """Somebody else wrote these tables; how many results that drops."""
+        tables, anything = self.relations.all_written(frozenset(names), False)
+        if anything:
+            return self.cache.write_anything()
+        return self._drop(tables, self._database(tables, database))
+
+    def _drop(self, tables: Collection[str], database: str) -> int:
+        marks = write_marks(tables)
+        if self._by_database:
+            return self.cache.write(written_in(marks, database))
+        return self.cache.write(marks)
+
+    # What is known of tables.
+
+    def declare_view(self, name: str, tables: Collection[str]) -> None:
+        self.relations.view(name, tables)
+        self.cache.write(write_marks([name]))  # what is cached already was filed without it
+
+    def declare_cascade(self, name: str, tables: Collection[str]) -> None:
+        self.relations.cascade(name, tables)
+        self.cache.write(write_marks([name]))
+
+    def learn(self, declarations: Iterable[Declaration]) -> None:
+        """Take in what statements, other instances or the catalog declare."""
+        before = self.relations.functions
+        for declaration in declarations:
+            self.relations.learn(declaration)
+            if declaration.kind == "doubt":
+                self.catalog.doubt()
+        if self.relations.functions != before:
+            # A name that was a built-in's alone is so no more.
+            self._analyses.own_functions(self.relations.functions)
+
+    async def learn_catalog(self) -> bool:
+        """Read the catalog; any number of callers read it once. False if it was not read."""
+        if not self.catalog.has_source:
+            return False
+        return await self._reading_catalog.run("catalog", self._learn_catalog)
+
+    async def _learn_catalog(self) -> bool:
+        relations = self.relations
+        had_doubt, relations.doubt = relations.doubt, False
+        found: list[Declaration] | None = None
+        try:
+            found = await self.catalog.read()
+        finally:
+            if found is None:
+                relations.doubt = relations.doubt or had_doubt
+        if found is None:
+            return False
+        self.learn(found)
+        self.cache.write_anything()  # what is kept is filed by what was known before
+        return True

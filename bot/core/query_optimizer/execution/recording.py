@@ -1,0 +1,116 @@
+"""What is counted of executions: time per shape, slow ones, repetitions, N+1 patterns."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable
+from dataclasses import replace
+
+from bot.core._shared.clock import Clock
+from bot.core._shared.masking import one_line
+from bot.core.query_optimizer.analyses import Analyses
+from bot.core.query_optimizer.execution.call import Call
+from bot.core.query_optimizer.execution.invalidation import Invalidation
+from bot.core.query_optimizer.execution.n_plus_one import Detector, NPlusOnePattern, call_site
+from bot.core.query_optimizer.execution.timing import SlowQueryLog
+from bot.core.query_optimizer.execution.transactions import Transactions
+from bot.core.query_optimizer.models import Analysis, Finding
+from bot.core.query_optimizer.stats import MAX_SHOWN, ExecutionStatistics
+
+logger = logging.getLogger(__name__)
+
+
+class Recorder:
+    """Figures per shape, the log of slow queries, and the N+1 detection."""
+
+    def __init__(
+        self, clock: Clock, analyses: Analyses, invalidation: Invalidation, transactions: Transactions
+    ) -> None:
+        self._clock = clock
+        self._now = clock.monotonic
+        self._analyses = analyses
+        self._invalidation = invalidation
+        self._transactions = transactions
+        self.statistics = ExecutionStatistics()
+        self.detector = Detector()
+        self.detecting = True
+        """Whether N+1 patterns are looked for."""
+        self.slow_threshold = 1.0
+        """Seconds from which an execution is slow."""
+        self.repeated_within = 300.0
+        """Seconds within which the same again is a repetition: the TTL that a cached result would have."""
+        self.missed = 0
+        """Look-ups without an answer, since the start or the last reset."""
+        self._slow_log = SlowQueryLog()
+
+    def record(self, analysis: Analysis, milliseconds: float, rows: int, key: Hashable) -> None:
+        """Count an execution. ``key`` tells executions of the shape apart; None where nothing does."""
+        slow = milliseconds >= self.slow_threshold * 1000
+        self.statistics.record(analysis, milliseconds, rows, slow, self._clock.time())
+        if key is not None and analysis.cacheable and self._transactions.current() is None:
+            version = self._invalidation.version_of(analysis)
+            self.statistics.note_repeat(
+                analysis, key, milliseconds, version, self._now(), self.repeated_within
+            )
+        if slow:
+            unnamed = self._slow_log.note(analysis.fingerprint, self._now())
+            if unnamed is not None:
+                since = f" ({unnamed} more of it since the last line)" if unnamed else ""
+                logger.warning(
+                    "Slow query, %.0f ms%s: %s", milliseconds, since, one_line(analysis.normal_form)
+                )
+
+    def watch(self, call: Call, now: float) -> None:
+        """Count one query for the N+1 detection."""
+        analysis, key = call.analysis, call.key
+        if not self.detecting or key is None or analysis.transaction:
+            return
+        detector = self.detector
+        tally = detector.note(analysis.fingerprint, hash(key), (call.query, call.params), now)
+        if tally is None:
+            return
+        sample, tally.sample = tally.sample, None
+        fingerprint = analysis.fingerprint
+        suggestion: str | None = None
+        if fingerprint not in detector.patterns:
+            if fingerprint not in detector.dismissed:
+                from bot.core.query_optimizer.execution.batching import batched
+
+                sampled = call.query, call.params
+                suggestion = batched(analysis.normal_form, sample, sampled, self._analyses.dialect)
+            if suggestion is None:
+                detector.dismiss(tally, fingerprint)
+                return
+        site = call_site(call.executor)
+        pattern, new = detector.found(
+            tally, fingerprint, analysis.normal_form[:MAX_SHOWN], site, self._clock.time()
+        )
+        if new:
+            pattern.suggestion = suggestion or ""
+            logger.warning("%s -- %s", one_line(pattern.sentence()), one_line(pattern.query))
+
+    def n_plus_one_of(self, analysis: Analysis) -> list[Finding]:
+        """Q900, if this query's shape was seen to run once per value within a request."""
+        pattern = self.detector.patterns.get(analysis.fingerprint)
+        if pattern is None:
+            return []
+        message, _, fix = pattern.sentence().partition(" Use one query: ")
+        fix = f"Use one query: {fix}" if fix else "Fetch what belongs together at once."
+        return [Finding("Q900", "n_plus_one", "warning", message, fix)]
+
+    def patterns(self) -> list[NPlusOnePattern]:
+        """Copies of the N+1 patterns found, the one with most repetitions first."""
+        found = [replace(p, call_sites=list(p.call_sites)) for p in self.detector.patterns.values()]
+        return sorted(found, key=lambda pattern: pattern.count, reverse=True)
+
+    def saved_by_caching(self, analysis: Analysis) -> tuple[float, str] | None:
+        """(percent of the time measured that repetitions took, the same in words); None without any."""
+        if analysis.fingerprint not in self.statistics.repeated:
+            return None
+        return self.statistics.saved_by_caching(analysis.fingerprint)
+
+    def clear(self) -> None:
+        self.missed = 0
+        self.statistics.clear()
+        self._slow_log.clear()
+        self.detector.clear()
