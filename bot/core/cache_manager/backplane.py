@@ -106,7 +106,7 @@ class Backplane:
             self.malformed += 1
             if self.malformed == 1:
                 logger.warning(
-                    "L1 is emptied: a message on %s is no one's: %s",
+                    "L1 is emptied: a message on %s is not one that instances send: %s",
                     one_line(self.channel),
                     one_line(error),
                 )

@@ -95,18 +95,6 @@ class L2:
 
     # Writing.
 
-    async def set(
-        self,
-        namespace: str,
-        key: str,
-        payload: bytes,
-        milliseconds: int,
-        tags: Iterable[str] = (),
-        told: str = "drop",
-    ) -> bool:
-        """Store; False if Redis did not take it. ``told`` "load": no change, only loaded."""
-        return await self.set_many(namespace, [(key, payload)], milliseconds, tags, told)
-
     async def set_many(
         self,
         namespace: str,
@@ -115,8 +103,9 @@ class L2:
         tags: Iterable[str] = (),
         told: str = "drop",
     ) -> bool:
-        """Store several in one round trip; False if Redis did not take them all.
+        """Store them in one round trip; False if Redis did not take them all.
 
+        ``told``: what the other instances hear, "drop", or "load" of what is no change but only loaded.
         The tokens of ``tags``, which the payloads carry, live for as long as the values at least.
         """
         at = [redis_key(namespace, key) for key, _ in items]

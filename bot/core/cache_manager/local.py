@@ -19,6 +19,9 @@ MAX_NAMESPACES = 64
 MAX_GLOB_WORK = 1_000_000
 """Characters of a glob times keys to compare with it, beyond which the whole namespace is dropped."""
 
+NO_ROOM = 1
+"""Bytes of an L1 that no entry fits into."""
+
 
 class LocalTier:
     """L1 with the log of every change that may touch it. Closed, it holds nothing and takes nothing.
@@ -30,7 +33,7 @@ class LocalTier:
     def __init__(self, now: Callable[[], float], counters: Counters) -> None:
         self._now = now
         self._counters = counters
-        self.l1 = L1(max_bytes=1, max_entries=1)
+        self.l1 = L1(max_bytes=NO_ROOM, max_entries=1)
         self.is_open = False
         """Changed only by open and close."""
         self.changes = ChangeLog()
@@ -46,7 +49,7 @@ class LocalTier:
 
     def close(self) -> None:
         """Drop every entry."""
-        self.l1.reset(max_bytes=1, max_entries=1)
+        self.l1.reset(max_bytes=NO_ROOM, max_entries=1)
         self.is_open = False
 
     # Reading.
@@ -98,11 +101,11 @@ class LocalTier:
         keep: float = 0.0,
     ) -> bool:
         """Set a key, for ``ttl`` seconds and ``keep`` more as a stale value; False if L1 does not hold it."""
-        if not self.is_open:
-            return False
         if namespace not in self.used:
             self.use(namespace)
-        self.changed(namespace, key)
+        # inlined: changed
+        self.l1.store.remove(namespace, key)
+        self.changes.key(namespace, key)
         meta = Meta(tags, load_seconds) if tags or load_seconds else None
         return self.l1.put(namespace, key, frozen, now=self._now(), ttl=ttl, keep=keep, meta=meta)
 

@@ -104,7 +104,7 @@ class CacheManager(Phase4Service):
         ``eviction`` is "s3fifo" or "lru", whose reads cost more; changing it empties L1.
         ``default_ttl`` (300) and ``warming_interval`` (600) are seconds; ``redis_url`` "" is L1 only;
         ``warming`` allows refreshes in the background (True). A load that takes longer than
-        ``load_timeout`` (120; 0: any time) seconds is given up: who waits for it gets
+        ``load_timeout`` (120; 0: any time) seconds is given up: its callers get
         LoaderTimeoutError, and the next caller starts anew. Raises ValueError for values out of
         bounds, and RedisUnavailableError if the redis package is missing; that no server answers is
         no error, since it may come later.

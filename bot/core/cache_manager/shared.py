@@ -239,7 +239,8 @@ class SharedTier:
             await self.l2.delete(namespace, (key,))  # what it held before is no longer the value
             return in_l1
         payload = self._payload(body, ttl, load_seconds, keep, tokens)
-        in_l2 = await self.l2.set(namespace, key, payload, milliseconds, tags, "load" if loaded else "drop")
+        told = "load" if loaded else "drop"
+        in_l2 = await self.l2.set_many(namespace, ((key, payload),), milliseconds, tags, told)
         if changes.count != begun and changes.since(begun, namespace, key, tags):
             # Two writers at once: which of them came last is for Redis to say, not for L1.
             self._l1.store.remove(namespace, key)
