@@ -140,9 +140,7 @@ class Dispatcher:
             if backlog.ready:
                 self._start(backlog.ready.popleft())
             elif len(queue) and (len(queue) >= self.size or queue.oldest() <= self.due.until()):
-                batch = self._form()
-                if batch is not None:
-                    self._start(batch)
+                self._form()
             else:
                 break
         if len(queue) and not self.due.watching and len(backlog.running) < self.max_concurrent:
@@ -168,18 +166,18 @@ class Dispatcher:
         if self.loop is not None and not self.loop.is_closed():
             self.loop.call_later(REVIVAL, self.pump)
 
-    def _form(self) -> Batch | None:
+    def _form(self) -> None:
+        """Make a batch of the next items, unless all of them were withdrawn; it is ready."""
         now = self.now()
         items, withdrawn = self.backlog.take(self.size)
+        if items:
+            starts = [item.submitted_at for item in items]
+            if items[0].priority != items[-1].priority:
+                starts.sort()
+            self.outcomes.counters.waits.record_since(starts, now)
+            self.backlog.ready.append(self.backlog.batch_of(items, now, self.ids))
         if withdrawn:
-            self._count_withdrawn(withdrawn)
-        if not items:
-            return None
-        starts = [item.submitted_at for item in items]
-        if items[0].priority != items[-1].priority:
-            starts.sort()
-        self.outcomes.counters.waits.record_since(starts, now)
-        return self.backlog.batch_of(items, now, self.ids)
+            self._count_withdrawn(withdrawn)  # last: a flush ends when nothing is pending any more
 
     def _count_withdrawn(self, count: int) -> None:
         self.outcomes.count_withdrawn(count)

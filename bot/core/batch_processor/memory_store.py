@@ -179,19 +179,17 @@ class MemoryStore:
     def wake(self) -> None:
         """Nothing: the dispatcher has been told already."""
 
-    async def drain_and_stop(self, timeout: float) -> bool:
-        """What has not ended by then goes to the dead letters."""
-        d = self._d
-        try:
-            return await d.drain(timeout)
-        finally:
-            left = d.remaining()
-            if left:
-                logger.warning(
-                    "Batch processor: off with %d item(s) unhandled; dead_letters() has them",
-                    len(left),
-                )
-                d.bury(left, "the batch processor was switched off before the item was handled")
+    async def drain(self, timeout: float) -> bool:
+        return await self._d.drain(timeout)
+
+    async def close(self) -> None:
+        """What has not ended goes to the dead letters."""
+        left = self._d.remaining()
+        if left:
+            logger.warning(
+                "Batch processor: off with %d item(s) unhandled; dead_letters() has them", len(left)
+            )
+            self._d.bury(left, "the batch processor was switched off before the item was handled")
 
     def figures(self) -> dict[str, Any]:
         return {

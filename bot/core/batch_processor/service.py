@@ -251,9 +251,11 @@ class BatchProcessor(Phase4Service):
 
         async def end() -> None:
             nonlocal clean
+            store = self._store
             try:
-                clean = await self._store.drain_and_stop(self._drain_timeout)
+                clean = await store.drain(self._drain_timeout)
             finally:
+                await store.close()  # if that is cancelled, the next disable closes this store again
                 self._store, self._redis_store, d.commit = self._memory, None, None
 
         loop = d.loop

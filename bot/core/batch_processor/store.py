@@ -69,11 +69,14 @@ class Store(Protocol):
     def wake(self) -> None:
         """There may be room, or a handler, that was not there before."""
 
-    async def drain_and_stop(self, timeout: float) -> bool:
-        """Handle what is pending, for ``timeout`` seconds at most, and end what is left as the store does.
+    async def drain(self, timeout: float) -> bool:
+        """Handle what is pending, for ``timeout`` seconds at most, then stop the dispatcher.
 
         Nothing more is taken in already. False if a handler went on after it was cancelled.
         """
+
+    async def close(self) -> None:
+        """End what is left, or leave it to other instances. Cancelled, it can be called again."""
 
     def figures(self) -> dict[str, Any]:
         """What only this store counts, by the names of the statistics."""

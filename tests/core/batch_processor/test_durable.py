@@ -481,6 +481,26 @@ async def test_a_disable_that_is_cancelled_leaves_what_has_not_ended_in_redis(in
     assert [await second.get_result(answer.item_id, timeout=10) for answer in answers] == list(range(4))
 
 
+@pytest.mark.parametrize("turns", [0, 1, 2, 3, 5, 8, 13, 30])
+async def test_a_disable_that_is_cancelled_twice_is_finished_by_the_next(instances, turns):
+    async def hang(items):
+        await asyncio.Event().wait()
+
+    first = await instances(hang, max_batch_size=2)
+    answers = await first.submit_many(range(6))
+    await until(lambda: first._dispatcher.backlog.in_flight)
+    for _ in range(2):
+        ending = asyncio.ensure_future(first.disable())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        ending.cancel()
+        await asyncio.wait([ending])
+    assert await first.disable()
+    assert await first.dead_letters() == [], "all are left to others"
+    second = await instances(echo)
+    assert [await second.get_result(answer.item_id, timeout=20) for answer in answers] == list(range(6))
+
+
 # Faults.
 
 

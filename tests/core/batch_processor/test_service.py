@@ -69,6 +69,18 @@ async def test_flush_starts_what_is_pending_and_waits_for_its_end(processor, han
     assert await processor.flush() is True, "nothing to do"
 
 
+async def test_a_flush_waits_for_what_leaves_the_queue_beside_a_withdrawn_item(processor, handler):
+    handler.hold()
+    processor.submit("withdrawn").cancel()
+    kept = processor.submit("kept")
+    flush = asyncio.ensure_future(processor.flush())
+    await until_idle()
+    assert not flush.done()
+    handler.let_go()
+    assert await flush is True
+    assert await kept == "done kept"
+
+
 async def test_flush_gives_up_after_its_timeout(processor, handler):
     handler.hold()
     processor.submit("a")

@@ -110,18 +110,14 @@ class RedisStore:
     def wake(self) -> None:
         self._loops.wake_reader()
 
-    async def drain_and_stop(self, timeout: float) -> bool:
-        """What no handler has begun is left in Redis at once, and what has not ended by then too."""
-        d = self._d
+    async def drain(self, timeout: float) -> bool:
+        """What no handler has begun is left to other instances at once."""
         try:
-            try:
-                await self._give_back_unstarted()
-            except BaseException:
-                await d.stop()  # or a batch would end here that Redis hears nothing of
-                raise
-            return await d.drain(timeout, self._only_redis_is_missing)
-        finally:
-            await self.close()
+            await self._give_back_unstarted()
+        except BaseException:
+            await self._d.stop()  # or a batch would end here that Redis hears nothing of
+            raise
+        return await self._d.drain(timeout, self._only_redis_is_missing)
 
     async def _give_back_unstarted(self) -> None:
         """Read no more, and leave to others what is in no running batch."""
