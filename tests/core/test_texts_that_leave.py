@@ -29,10 +29,14 @@ ALLOWED = {
     # Code's own words, names of classes and packages, and what was checked when it was set.
     "core/batch_processor/durable/loops.py": {"what"},
     "core/connection_pool_manager/drivers/base.py": {"self.package"},
-    "core/connection_pool_manager/runner.py": {
-        "reason", "failure", "said", "self._demotion", "describe_site(slot.site)",
+    "core/connection_pool_manager/reports.py": {
+        "failure",  # of the connector, which masks
+        "self.demotion", "describe_site(slot.site)",
+        "args",  # of its callers, here and in slow_calls.py
+    },
+    "core/connection_pool_manager/runner.py": {"reason", "said"},
+    "core/connection_pool_manager/slow_calls.py": {
         "describe_site(first.site)", "f'after query_timeout = {limit:g} s' if limit else 'never'",
-        "args",  # of its callers, in the same file
     },
     "core/enhanced_startup_phase4.py": {"wiring.class_name", "message", "report['summary']"},
     "core/load_balancer/faults.py": {"getattr(handler, '__qualname__', type(handler).__qualname__)", "again"},

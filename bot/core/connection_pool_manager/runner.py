@@ -13,26 +13,21 @@ from functools import partial
 from typing import Any
 
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
-from bot.core._shared.errors import MisuseError
 from bot.core._shared.histogram import HistogramSnapshot
 from bot.core._shared.loop_owner import seen, still_runs
-from bot.core._shared.masking import MAX_TOLD, mask_url, masked_traceback, one_line
 from bot.core._shared.tasks import BackgroundTasks
-from bot.core.connection_pool_manager.drivers.base import Driver, secrets_of
+from bot.core.connection_pool_manager.connecting import Connector
+from bot.core.connection_pool_manager.drivers.base import Driver
 from bot.core.connection_pool_manager.errors import (
     LeaseError,
     PoolClosedError,
     PoolConnectError,
     PoolReplacedError,
-    PoolTimeoutError,
-    QueryTimeoutError,
 )
-from bot.core.connection_pool_manager.guard import Guard
-from bot.core.connection_pool_manager.lease import PooledConnection, caller_site, describe_site, set_own
+from bot.core.connection_pool_manager.lease import PooledConnection, caller_site, set_own
 from bot.core.connection_pool_manager.models import PoolHealth, PoolSpec
 from bot.core.connection_pool_manager.pool import (
     BROKEN,
-    SEARCH_INTERVAL,
     Action,
     Check,
     Close,
@@ -47,15 +42,20 @@ from bot.core.connection_pool_manager.pool import (
     Verdict,
     Waiter,
 )
+from bot.core.connection_pool_manager.reports import (
+    Reports,
+    overdue_calls,
+    statistics,
+    timeout_error,
+    wait_histogram,
+)
+from bot.core.connection_pool_manager.slow_calls import SlowCalls
 from bot.core.connection_pool_manager.stats import Counters
 
 logger = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT = 2.0
 """Seconds for a polite close; then the socket is closed without one."""
-OVERDUE_AFTER = 10.0
-"""Seconds without an answer after which a call is told of; half of ``query_timeout`` where that is less."""
-LEAK_REPORTS_PER_MINUTE = 5
 _CLEAN = Verdict.CLEAN
 _new_lease = PooledConnection.__new__
 _inherited: list[PoolRunner] = []
@@ -76,27 +76,22 @@ class PoolRunner:
         self.clock = clock
         self.loop: asyncio.AbstractEventLoop | None = None
         self.pool = Pool(spec.options, is_open=driver.is_open)
-        driver.report_timeout = self._timed_out
+        self._reports = reports = Reports(spec.name)
+        self._connector = Connector(driver)
+        self._slow_calls = slow_calls = SlowCalls(self.pool, driver, reports)
+        driver.report_timeout = lambda guard: slow_calls.timed_out(guard, clock.monotonic())
         self._now = clock.monotonic
         self._verdict = driver.verdict
         self._is_let_go = driver.is_let_go
         self._traces = spec.options.leak_threshold > 0
         self._tasks = BackgroundTasks()
-        self._secrets = secrets_of(spec.url, spec.driver_options)
         self._number = 0
-        self._outage = False  # an outage is logged when it begins and when it ends
-        self._outage_told_at = -math.inf
         self._drained: asyncio.Event | None = None
         self._process = os.getpid()
-        self._verdict_failed = False
         self._is_replaced = False
-        self._overdue_told = False  # each time that calls begin to be overdue is logged once
-        self._demotion = ""  # what the server said last when it refused as a demoted one does
         self._alarm: Callable[[], Any] | None = None
         self._alarm_at = math.inf
         self._settled: asyncio.Future[None] | None = None  # start waits for the first connections
-        self._reports: list[float] = []
-        self._unreported = 0
 
     # Life.
 
@@ -114,14 +109,14 @@ class PoolRunner:
             await self.driver.start()
             self.pool.opening += 1
             try:
-                raw = await self._connect()
+                raw = await self._connector.connect()
             except BaseException as error:
                 if wants_server or not isinstance(error, PoolConnectError) or error.is_setting:
                     self.pool.opening -= 1
                     if isinstance(error, Exception):
                         self.pool.last_error = error
                     raise
-                self._outage = True
+                self._reports.cannot_start()
                 self._not_opened(error)
                 self._tasks.spawn(self._keep_house(), name=f"pool-{self.name}")
                 return
@@ -166,7 +161,8 @@ class PoolRunner:
         if pool.counters.opened or pool.last_error is None:
             return None
         again = "is tried again, rarely: it may lock the user out" if pool.login_refused else "is tried again"
-        return f"{self.masked_text(pool.last_error)}; until it works callers wait in vain, and it {again}"
+        said = self._connector.masked_text(pool.last_error)
+        return f"{said}; until it works callers wait in vain, and it {again}"
 
     async def stop(self, *, drain: float) -> bool:
         """Refuse waiters, wait ``drain`` seconds for leases, close everything; False if leases were out."""
@@ -182,10 +178,7 @@ class PoolRunner:
             if pool.leased:
                 clean = False
                 for slot in pool.leased:
-                    logger.warning(
-                        "Pool %r closed with connection %d on loan since %.1f s, acquired at %s",
-                        self.name, slot.number, self._now() - slot.leased_at, describe_site(slot.site),
-                    )  # fmt: skip
+                    self._reports.closed_on_loan(slot, self._now())
         finally:
             # Also when cancelled: neither tasks nor sockets outlive the pool.
             self._cancel_alarm()
@@ -302,7 +295,7 @@ class PoolRunner:
         now = self._now()
         for waiter in self.pool.overdue(now):
             if not waiter.future.done():
-                error = self._timeout_error(waiter.deadline - waiter.since)
+                error = timeout_error(self.spec, self.pool, waiter.deadline - waiter.since, now)
                 self._do(self.pool.withdraw(waiter, now))
                 waiter.future.set_exception(error)
         waiting = [waiter.deadline for waiter in self.pool.waiters if not waiter.future.done()]
@@ -327,7 +320,7 @@ class PoolRunner:
         except Exception as error:
             # A driver's package that changed must cost a connection, not the caller's answer.
             verdict = Verdict.BROKEN
-            self._report_verdict(error)
+            self._reports.verdict_failed(error)
         if verdict is _CLEAN and healthy and not slot.touched and demotion is None:
             pool = self.pool
             if not pool.waiters:
@@ -353,22 +346,8 @@ class PoolRunner:
         was_known = self.pool.demoted_since is not None
         actions = self.pool.release(slot, self._now(), verdict, demoted=True)
         if self.pool.demoted_since is not None:
-            self._demotion = one_line(said)
-            if not was_known:
-                logger.warning(
-                    "Pool %r: the server does not take writes (any more): %s; another one is looked for by "
-                    "connecting anew, at most every %g s", self.name, self._demotion, SEARCH_INTERVAL,
-                )  # fmt: skip
+            self._reports.demoted(said, was_known=was_known)
         self._do(actions)
-
-    def _report_verdict(self, error: Exception) -> None:
-        if not self._verdict_failed:
-            self._verdict_failed = True
-            logger.error(
-                "Pool %r: the state of a connection cannot be told; every lease has its connection "
-                "replaced\n%s",
-                self.name, masked_traceback(error),
-            )  # fmt: skip
 
     def release_here(self, lease: PooledConnection, healthy: bool) -> None:
         """As :meth:`release`, also when the pool's event loop is gone: then the connection is dropped."""
@@ -401,10 +380,7 @@ class PoolRunner:
         _end(slot)
         if not slot.reported:
             self.pool.counters.leaked += 1
-        self._report(
-            "Pool %r: connection %d was dropped without being released, acquired at %s; it is replaced",
-            self.name, slot.number, describe_site(slot.site),
-        )  # fmt: skip
+        self._reports.dropped(slot, self._now())
         self._do(self.pool.release(slot, self._now(), Verdict.BROKEN))
 
     # Doing.
@@ -436,13 +412,10 @@ class PoolRunner:
                 if not action.waiter.future.done():
                     action.waiter.future.set_exception(self._closed_error())
             elif isinstance(action, Leak):
-                self._leak(action)
+                self._reports.leak(action, self._now())
             else:
                 assert isinstance(action, Returned)
-                logger.info(
-                    "Pool %r: connection %d, reported as on loan for long, came back after %.1f s",
-                    self.name, action.slot.number, action.held,
-                )  # fmt: skip
+                self._reports.returned(action)
         pool = self.pool
         settled = self._settled
         if settled is not None and not settled.done() and (not pool.opening or pool.failures):
@@ -510,31 +483,22 @@ class PoolRunner:
                 return
             if self.pool.is_searching:
                 self.driver.look_elsewhere()
-            raw = await self._connect()
+            raw = await self._connector.connect()
             is_primary = None if self.pool.demoted_since is None else await self._is_primary(raw)
         except BaseException as error:
             failure = error if isinstance(error, Exception) else None
-            if failure is not None and not self._outage:
-                # At the server's limit of connections attempts fail and succeed by turns.
+            if failure is not None:
                 now = self._now()
-                if now - self._outage_told_at >= 60 or not self.pool.is_serving(now):
-                    self._outage = True
-                    self._outage_told_at = now
-                    logger.error("Pool %r: %s; trying on", self.name, failure)
+                self._reports.cannot_open(failure, now, is_serving=self.pool.is_serving(now))
             self._not_opened(failure)
             if failure is None:
                 raise
             return
-        if self._outage:
-            self._outage = False
-            logger.info("Pool %r: connected again", self.name)
+        self._reports.opened()
         was_demoted = self.pool.demoted_since is not None
         actions = self.pool.opened(self._slot(raw), self._now(), is_primary=is_primary)
         if was_demoted and self.pool.demoted_since is None:
-            logger.warning(
-                "Pool %r: a server that takes writes was found; older connections are checked before they "
-                "are used again", self.name,
-            )  # fmt: skip
+            self._reports.found_primary()
         self._do(actions)
 
     async def _is_primary(self, raw: Any) -> bool | None:
@@ -543,7 +507,7 @@ class PoolRunner:
             async with asyncio.timeout(self.spec.options.validation_timeout):
                 return await self.driver.is_primary(raw)
         except Exception as error:
-            logger.debug("Pool %r: cannot ask for the primary: %s", self.name, self.masked(error))
+            logger.debug("Pool %r: cannot ask for the primary: %s", self.name, self._connector.masked(error))
             return False
         except BaseException:
             self.driver.terminate(raw)
@@ -552,47 +516,6 @@ class PoolRunner:
     def _slot(self, raw: Any) -> Slot:
         self._number += 1
         return Slot(raw, self._number)
-
-    async def _connect(self) -> Any:
-        seconds = self.spec.options.connect_timeout
-        try:
-            async with asyncio.timeout(seconds):
-                return await self.driver.connect()
-        except TimeoutError as error:
-            raise PoolConnectError(
-                f"cannot connect to {mask_url(self.spec.url)} ({self.spec.backend}): no answer within "
-                f"{seconds:g} s; check host, port and firewall, or raise connect_timeout"
-            ) from error
-        except Exception as error:
-            if isinstance(error, MisuseError):
-                raise
-            if isinstance(error, TypeError) and "argument" in str(error):
-                raise MisuseError(
-                    f"pool {self.name!r}: the {self.spec.backend} driver refuses its options "
-                    f"{sorted(self.spec.driver_options)}: {self.masked(error)}"
-                ) from None
-            # Not from error: its text and its frames may hold the password.
-            failure = PoolConnectError(
-                f"cannot connect to {mask_url(self.spec.url)} ({self.spec.backend}): {self.masked(error)}; "
-                f"{self.driver.advice}"
-            )
-            failure.login_refused = self.driver.is_login_refused(error)
-            failure.is_setting = self.driver.is_setting(error)
-            raise failure from None
-
-    def masked(self, error: BaseException) -> str:
-        """What an error says, with its type and without secrets."""
-        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        return self._without_secrets(text)
-
-    def masked_text(self, error: BaseException) -> str:
-        """What an error says, without secrets."""
-        return self._without_secrets(str(error) or type(error).__name__)
-
-    def _without_secrets(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return one_line(text, MAX_TOLD)
 
     async def _close(self, slot: Slot, reason: str) -> None:
         logger.debug("Pool %r: connection %d is closed: %s", self.name, slot.number, reason)
@@ -615,7 +538,7 @@ class PoolRunner:
         try:
             self.driver.terminate(slot.raw)
         except Exception as error:
-            said = self.masked(error)
+            said = self._connector.masked(error)
             logger.debug("Pool %r: connection %d not terminated: %s", self.name, slot.number, said)
 
     async def _prove(
@@ -630,7 +553,8 @@ class PoolRunner:
                 await work(slot.raw)
             ok = True
         except Exception as error:
-            logger.debug("Pool %r: connection %d is broken: %s", self.name, slot.number, self.masked(error))
+            said = self._connector.masked(error)
+            logger.debug("Pool %r: connection %d is broken: %s", self.name, slot.number, said)
         finally:
             self._proved(slot, ok, report)
 
@@ -643,79 +567,8 @@ class PoolRunner:
             if options.query_timeout:
                 shortest = min(shortest, options.query_timeout / 2)
             await self.clock.sleep(min(max(shortest / 10, 0.05), 1.0))
-            self._end_slow_calls()
+            self._do(self._slow_calls.look(self._now()))
             self._do(self.pool.tick(self._now()))
-
-    def _end_slow_calls(self) -> None:
-        """End calls that have run for ``query_timeout``; seen from here, so that no call pays for a timer."""
-        limit = self.spec.options.query_timeout
-        now = self._now()
-        overdue_after = min(OVERDUE_AFTER, limit / 2) if limit else OVERDUE_AFTER
-        for slot in list(self.pool.leased):
-            guard = slot.guard
-            call = None if guard is None else self.driver.call_in_progress(slot.raw, guard)
-            if call is None or call != slot.call:
-                slot.call, slot.call_since, slot.is_overdue = call, now, False
-            elif limit and now - slot.call_since >= limit:
-                slot.call = None
-                self._timed_out(guard)
-                self.driver.interrupt(slot.raw)
-            elif now - slot.call_since >= overdue_after:
-                slot.is_overdue = True
-        self._tell_of_overdue()
-
-    def _overdue(self) -> list[Slot]:
-        """Leases whose call has had no answer for long: slow statements, or connections that fell silent."""
-        return [slot for slot in self.pool.leased if slot.is_overdue and slot.call is not None]
-
-    def _tell_of_overdue(self) -> None:
-        overdue = self._overdue()
-        if overdue and not self._overdue_told:
-            first = min(overdue, key=lambda slot: slot.call_since)
-            limit = self.spec.options.query_timeout
-            logger.warning(
-                "Pool %r: no answer for %.1f s on %d of %d connections (connection %d, acquired at %s): slow "
-                "statements, or connections that fell silent; each is ended %s", self.name,
-                self._now() - first.call_since, len(overdue), self.pool.options.max_size, first.number,
-                describe_site(first.site), f"after query_timeout = {limit:g} s" if limit else "never",
-            )  # fmt: skip
-        self._overdue_told = bool(overdue)
-        if overdue:
-            # Slow, or silent? The idle ones are asked before callers find out one by one.
-            self._do(self.pool.probe(min(slot.call_since for slot in overdue)))
-
-    def _timed_out(self, guard: Guard) -> None:
-        name, seconds = self.driver.own_limit or ("query_timeout", self.spec.options.query_timeout)
-        raised = "raise POOL_QUERY_TIMEOUT, or the pool's query_timeout"
-        if self.driver.own_limit is not None:
-            raised = f"raise the pool's {name}"
-        elif self.driver.takes_timeout:
-            raised += ", or give the call timeout=seconds"
-        self.pool.counters.query_timeouts += 1
-        guard.timed_out = QueryTimeoutError(
-            f"pool {self.name!r} ({self.spec.backend}): no answer within {name} = {seconds:g} s; the "
-            f"connection fell silent, or the statement needs longer: {raised}"
-        )
-        self._report("%s", guard.timed_out)
-
-    def _leak(self, leak: Leak) -> None:
-        self._report(
-            "Pool %r: connection %d is on loan for %.1f s, perhaps never released; acquired at %s",
-            self.name, leak.slot.number, leak.held, describe_site(leak.slot.site),
-        )  # fmt: skip
-
-    def _report(self, message: str, *args: Any) -> None:
-        """Log a leak, but not more than a few a minute: leaks come in swarms."""
-        now = self._now()
-        self._reports = [at for at in self._reports if now - at < 60]
-        if len(self._reports) >= LEAK_REPORTS_PER_MINUTE:
-            self._unreported += 1
-            return
-        self._reports.append(now)
-        if self._unreported:
-            message += f" ({self._unreported} more such reports were left out)"
-            self._unreported = 0
-        logger.warning(message, *args)
 
     # Telling.
 
@@ -734,7 +587,7 @@ class PoolRunner:
             finally:
                 self.release(lease, healthy)
         except Exception as error:
-            return PoolHealth(False, (time.perf_counter() - started) * 1000, self.masked(error))
+            return PoolHealth(False, (time.perf_counter() - started) * 1000, self._connector.masked(error))
         milliseconds = (time.perf_counter() - started) * 1000
         if self.pool.demoted_since is not None:
             return PoolHealth(False, milliseconds, self._last_error())
@@ -745,108 +598,25 @@ class PoolRunner:
             return PoolReplacedError(f"pool {self.name!r} was replaced by one of other settings")
         return PoolClosedError(f"pool {self.name!r} is closed")
 
-    def _timeout_error(self, seconds: float) -> PoolTimeoutError:
-        pool = self.pool
-        text = (
-            f"Cannot acquire connection from pool {self.name!r} ({self.spec.backend}) within {seconds:g} s: "
-            f"active {len(pool.leased)}, idle {len(pool.idle)}, max {pool.options.max_size}, "
-            f"waiters {len(pool.waiters)}"
-        )
-        if pool.leased:
-            oldest = min(pool.leased, key=lambda slot: slot.leased_at)
-            text += (
-                f", longest lease {self._now() - oldest.leased_at:.1f} s (connection {oldest.number}, "
-                f"acquired at {describe_site(oldest.site)})"
-            )
-        cause = pool.last_error
-        if pool.opening:
-            text += f", opening {pool.opening}"
-        if cause is not None and pool.is_serving(self._now()):
-            text += f". No further connection can be opened: {cause}"
-        elif cause is not None:
-            text += f". The server cannot be reached: {cause}"
-        elif pool.opening and len(pool.leased) < pool.options.max_size:
-            text += ". The server has not answered the attempts to connect yet"
-        else:
-            text += ". Raise POOL_MAX_SIZE or POOL_ACQUIRE_TIMEOUT, or release connections sooner"
-        error = PoolTimeoutError(text)
-        error.__cause__ = cause
-        return error
-
     def statistics(self) -> dict[str, Any]:
         """The pool's figures, ready for JSON."""
-        pool, counters = self.pool, self.pool.counters
-        waits = counters.waits
-        now = self._now()
-        active = len(pool.leased)
-        zeros = max(0, counters.acquired - waits.recorded)
-        busy = len(pool.proving) + len(pool.closing)
-        overdue = self._overdue()
-        return {
-            "backend": self.spec.backend,
-            "url": mask_url(self.spec.url),
-            "total_connections": active + len(pool.idle) + busy,
-            "active_connections": active,
-            "idle_connections": len(pool.idle),
-            "busy_connections": busy,
-            "opening_connections": pool.opening,
-            "waiting": len(pool.waiters),
-            "min_size": pool.options.min_size,
-            "max_size": pool.options.max_size,
-            "utilization_percent": round(active / pool.options.max_size * 100, 1),
-            "peak_active": counters.peak_active,
-            "peak_connections": max(counters.peak_connections, pool.total - pool.opening),
-            "total_acquired": counters.acquired,
-            "total_released": counters.released,
-            "failed_acquisitions": counters.timed_out,
-            "cancelled_acquisitions": counters.cancelled,
-            "avg_wait_time_ms": round(waits.total / counters.acquired * 1000, 3)
-            if counters.acquired
-            else 0.0,
-            "p50_wait_time_ms": round(waits.quantile(0.5, zeros) * 1000, 3),
-            "p99_wait_time_ms": round(waits.quantile(0.99, zeros) * 1000, 3),
-            "max_wait_time_ms": round(waits.longest * 1000, 3),
-            "longest_lease_seconds": round(
-                max((now - slot.leased_at for slot in pool.leased), default=0.0), 3
-            ),
-            "leaked": counters.leaked,
-            "connections_opened": counters.opened,
-            "connections_closed": counters.closed,
-            "connect_failures": counters.open_failures,
-            "resets": counters.resets,
-            "query_timeouts": counters.query_timeouts,
-            "refused_as_demoted": counters.refused_as_demoted,
-            "demoted": pool.demoted_since is not None,
-            "overdue_calls": len(overdue),
-            "longest_call_seconds": round(
-                max((now - slot.call_since for slot in pool.leased if slot.call is not None), default=0.0), 3
-            ),
-            "healthy": pool.is_serving(now) and len(overdue) < pool.options.max_size,
-            "degraded": bool(overdue) or self.pool.demoted_since is not None,
-            "last_error": self._last_error(),
-        }
+        return statistics(self.spec, self.pool, self._last_error(), self._now())
 
     def _last_error(self) -> str | None:
         """What keeps the pool from its work, or a part of it; None: nothing."""
         pool = self.pool
         if pool.last_error is not None:
-            return self.masked(pool.last_error)
+            return self._connector.masked(pool.last_error)
         if pool.demoted_since is not None:
-            return f"the server does not take writes: {self._demotion}"
-        if overdue := self._overdue():
+            return f"the server does not take writes: {self._reports.demotion}"
+        if overdue := overdue_calls(pool):
             longest = self._now() - min(slot.call_since for slot in overdue)
             return f"{len(overdue)} calls have had no answer for up to {longest:.1f} s"
         return None
 
     def histogram(self) -> HistogramSnapshot:
         """How long callers waited for a connection."""
-        counters = self.pool.counters
-        return counters.waits.snapshot(
-            "pool_wait_seconds",
-            "Seconds that callers waited for a connection of the pool.",
-            {"pool": self.name, "backend": self.spec.backend},
-            zeros=max(0, counters.acquired - counters.waits.recorded),
-        )
+        return wait_histogram(self.spec, self.pool)
 
     def reset_statistics(self) -> None:
         """Set the counters to zero; what is out on loan stays counted as acquired."""

@@ -234,7 +234,7 @@ async def test_who_is_cancelled_while_the_pool_ends_the_call_stays_cancelled(poo
     while not any(slot.guard and slot.raw.phase4_task for slot in runner.pool.leased):
         await asyncio.sleep(0.01)
     (slot,) = runner.pool.leased
-    runner._timed_out(slot.guard)
+    runner.driver.report_timeout(slot.guard)
     task.cancel()
     runner.driver.interrupt(slot.raw)
     with pytest.raises(asyncio.CancelledError):

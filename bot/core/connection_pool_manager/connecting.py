@@ -1,0 +1,63 @@
+"""Opens connections, and tells of errors without the secrets that drivers put in them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from bot.core._shared.errors import MisuseError
+from bot.core._shared.masking import MAX_TOLD, mask_url, one_line
+from bot.core.connection_pool_manager.drivers.base import Driver, secrets_of
+from bot.core.connection_pool_manager.errors import PoolConnectError
+
+
+class Connector:
+    """Opens connections by one driver, within the pool's ``connect_timeout``."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self._secrets = secrets_of(driver.spec.url, driver.spec.driver_options)
+
+    async def connect(self) -> Any:
+        """A new connection; raises PoolConnectError, or MisuseError for options that the driver refuses."""
+        driver = self._driver
+        spec = driver.spec
+        seconds = spec.options.connect_timeout
+        try:
+            async with asyncio.timeout(seconds):
+                return await driver.connect()
+        except TimeoutError as error:
+            raise PoolConnectError(
+                f"cannot connect to {mask_url(spec.url)} ({spec.backend}): no answer within "
+                f"{seconds:g} s; check host, port and firewall, or raise connect_timeout"
+            ) from error
+        except Exception as error:
+            if isinstance(error, MisuseError):
+                raise
+            if isinstance(error, TypeError) and "argument" in str(error):
+                raise MisuseError(
+                    f"pool {spec.name!r}: the {spec.backend} driver refuses its options "
+                    f"{sorted(spec.driver_options)}: {self.masked(error)}"
+                ) from None
+            # Not from error: its text and its frames may hold the password.
+            failure = PoolConnectError(
+                f"cannot connect to {mask_url(spec.url)} ({spec.backend}): {self.masked(error)}; "
+                f"{driver.advice}"
+            )
+            failure.login_refused = driver.is_login_refused(error)
+            failure.is_setting = driver.is_setting(error)
+            raise failure from None
+
+    def masked(self, error: BaseException) -> str:
+        """What an error says, with its type and without secrets."""
+        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        return self._without_secrets(text)
+
+    def masked_text(self, error: BaseException) -> str:
+        """What an error says, without secrets."""
+        return self._without_secrets(str(error) or type(error).__name__)
+
+    def _without_secrets(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return one_line(text, MAX_TOLD)
