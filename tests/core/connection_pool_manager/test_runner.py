@@ -1,8 +1,6 @@
 """The pool at work, on virtual time, over a server that the test plays."""
 
 import asyncio
-import gc
-import logging
 import random
 
 import pytest
@@ -10,23 +8,6 @@ import pytest
 from bot.core.connection_pool_manager import LeaseError, PoolTimeoutError
 from bot.core.connection_pool_manager.pool import OPEN_LIMIT, Verdict
 from tests.support.clock import until_idle
-from tests.support.scripted_driver import scripted_pool
-
-
-@pytest.fixture
-async def pool_of(clock):
-    made = []
-
-    async def make(**options):
-        runner = scripted_pool(clock, **options)
-        made.append(runner)
-        await runner.start()
-        return runner, runner.driver
-
-    yield make
-    for runner in made:
-        runner.pool.check_invariants()
-        await runner.stop(drain=0.0)
 
 
 async def test_idle_connections_beyond_the_minimum_are_closed_the_longest_idle_first(pool_of, clock):
@@ -101,76 +82,6 @@ async def test_one_dead_connection_tells_of_those_that_were_quiet_as_long(pool_o
     runner.release(lease)
 
 
-async def test_a_lease_held_long_is_reported_with_where_it_was_acquired(pool_of, clock, caplog):
-    runner, _ = await pool_of(min_size=1, max_size=2, leak_threshold=30)
-
-    async def forgetful_handler():
-        return await runner.acquire()
-
-    lease = await forgetful_handler()
-    await clock.advance(29)
-    assert caplog.text == ""
-    await clock.advance(20)
-    [report] = caplog.messages
-    assert "connection 1 is on loan for 3" in report
-    assert "test_runner.py" in report
-    assert "in forgetful_handler" in report
-    assert runner.statistics()["leaked"] == 1
-    caplog.set_level(logging.INFO)
-    runner.release(lease)
-    assert "came back after" in caplog.messages[-1]
-
-
-async def test_a_swarm_of_leaks_is_a_few_reports_a_minute(pool_of, clock, caplog):
-    runner, _ = await pool_of(min_size=0, max_size=40, leak_threshold=10)
-    leases = [await runner.acquire() for _ in range(30)]
-    await clock.advance(12)
-    assert len(caplog.messages) == 5
-    assert runner.statistics()["leaked"] == 30
-    clock.jump(60)
-    leases.append(await runner.acquire())
-    await clock.advance(12)
-    assert "(25 more such reports were left out)" in caplog.messages[-1]
-    for lease in leases:
-        runner.release(lease)
-
-
-async def test_a_lease_that_is_dropped_is_replaced_and_told(pool_of, caplog):
-    runner, driver = await pool_of(min_size=1, max_size=1)
-    lease = await runner.acquire()
-    del lease
-    gc.collect()
-    await until_idle()
-    assert "dropped without being released" in caplog.text
-    assert runner.statistics()["leaked"] == 1
-    assert [connection.number for connection in driver.open_now] == [2]
-
-
-async def test_an_outage_is_told_once_tried_by_one_and_healed(pool_of, clock, caplog):
-    runner, driver = await pool_of(min_size=3, max_size=5, acquire_timeout=5, keepalive_interval=1000)
-    driver.refuses = True
-    for connection in driver.connections:
-        connection.is_open = False
-    driver.most_connecting = driver.attempts = 0
-    waiting = [asyncio.create_task(runner.acquire()) for _ in range(50)]
-    await clock.advance(6)
-    errors = await asyncio.gather(*waiting, return_exceptions=True)
-    assert all(isinstance(error, PoolTimeoutError) for error in errors)
-    assert "The server cannot be reached" in str(errors[0])
-    assert "nobody listens" in str(errors[0].__cause__)
-    assert sum("trying on" in line for line in caplog.messages) == 1
-    assert driver.attempts < 40, "no storm"
-    driver.refuses = False
-    served = [asyncio.create_task(runner.acquire()) for _ in range(5)]
-    await clock.advance(3)
-    leases = await asyncio.gather(*served)
-    assert len({lease.number for lease in leases}) == 5
-    assert driver.most_connecting <= OPEN_LIMIT
-    assert runner.statistics()["healthy"]
-    for lease in leases:
-        runner.release(lease)
-
-
 async def test_a_burst_opens_a_few_connections_at_a_time(pool_of):
     runner, driver = await pool_of(min_size=0, max_size=100)
     driver.most_connecting = 0
@@ -228,20 +139,6 @@ async def test_timeouts_come_to_each_in_time_whatever_the_order(pool_of, clock):
     runner.release(held)
 
 
-async def test_a_driver_that_cannot_judge_costs_a_connection_and_no_answer(pool_of, monkeypatch, caplog):
-    runner, _ = await pool_of(min_size=1, max_size=1)
-
-    def judge(raw):
-        raise AttributeError("renamed in a later version")
-
-    monkeypatch.setattr(runner, "_verdict", judge)
-    for turn in range(3):
-        lease = await runner.acquire()
-        assert lease.number == turn + 1
-        runner.release(lease)
-    assert caplog.text.count("cannot be told") == 1
-
-
 def cancel_unbegun(what):
     """Cancel the pool's tasks of this kind before they have had a turn."""
     found = [task for task in asyncio.all_tasks() if task.get_name().endswith(what)]
@@ -276,15 +173,3 @@ async def test_a_connection_that_needs_a_reset_is_reset_before_the_next(pool_of)
     runner.release(again)
     with pytest.raises(LeaseError, match="released twice"):
         runner.release(again)
-
-
-async def test_waits_are_a_histogram(pool_of, clock):
-    runner, _ = await pool_of(min_size=1, max_size=1)
-    held = await runner.acquire()
-    waiting = asyncio.create_task(runner.acquire())
-    await clock.advance(0.5)
-    runner.release(held)
-    runner.release(await waiting)
-    found = runner.histogram()
-    assert (found.name, found.count, found.sum) == ("pool_wait_seconds", 2, 0.5)
-    assert found.labels == {"pool": "p", "backend": "redis"}
