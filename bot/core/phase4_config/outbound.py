@@ -24,6 +24,9 @@ class OutboundSettings(Settings, frozen=True, rename=starting("OUTBOUND_")):
     ] = 1.0
     chat_burst: Annotated[Burst, doc("messages that may go to a private chat at once")] = 3
     bulk_limit: Annotated[Requests, doc("messages to all chats within a second; answers do not wait")] = 30
+    bulk_reserve: Annotated[
+        int, Meta(ge=0, le=100_000, description="messages of OUTBOUND_BULK_LIMIT that are kept for answers")
+    ] = 3
     paid_limit: Annotated[Requests, doc("paid broadcasts to all chats within a second")] = 1000
     typing_limits: Annotated[
         TypingLimits, doc("chat actions in a chat: a list of [number, seconds], which hold all at once")

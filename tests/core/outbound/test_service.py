@@ -521,10 +521,13 @@ async def test_it_is_wired_by_its_flag_and_shown_in_the_status():
         shutdown_phase4_services,
     )
 
-    report = await initialize_phase4_services({"ENABLE_OUTBOUND": True, "OUTBOUND_GROUP_LIMIT": 1})
+    report = await initialize_phase4_services(
+        {"ENABLE_OUTBOUND": True, "OUTBOUND_GROUP_LIMIT": 1, "OUTBOUND_BULK_RESERVE": 7}
+    )
     try:
         assert "Outbound" in report["services_initialized"]
         outbound = Outbound.get_instance()
+        assert outbound._limits.bulk_reserve == 7
 
         async def send():
             return "sent"
