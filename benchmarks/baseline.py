@@ -216,7 +216,8 @@ def page(body: str, where: str, given: argparse.Namespace, mix: dict[str, int]) 
     shares = ", ".join(f"{kind} {share}" for kind, share in mix.items())
     return (
         "# Performance baselines\n\n"
-        "Written by `python -m benchmarks.baseline --write`: one run, off first, then on, each alone.\n\n"
+        "Written by `python -m benchmarks.baseline --write`: one run, "
+        "first with Phase 4 off, then on, one after the other.\n\n"
         f"{machine()}, {os.cpu_count()} cores shared by service, database and load generator; {where}; "
         f"{given.seconds:g} s at each number of clients after a warm-up; POOL_MAX_SIZE = "
         f"{ON['POOL_MAX_SIZE']}; percent by kind of request: {shares}. "
