@@ -114,7 +114,7 @@ ENABLE_OUTBOUND = False
 
 # Rate limiter
 
-# requests per second of a client (a number > 0 and <= 1_000_000_000_000)
+# requests per second of a client (a number >= 0.000000001 and <= 1_000_000_000_000)
 # RATE_LIMIT_DEFAULT_RPS = 10
 # requests a client may make at once (a whole number >= 1 and <= 1_000_000_000)
 # RATE_LIMIT_BURST_SIZE = 50
@@ -125,9 +125,10 @@ ENABLE_OUTBOUND = False
 # seconds since its first refusal in which a client cannot retry too early (a number >= 0 and <=
 # 31_536_000)
 # RATE_LIMIT_BACKOFF_GRACE = 1
-# seconds a client waits that retried too early; doubled each time (a number > 0 and <= 31_536_000)
+# seconds a client waits that retried too early; doubled each time (a number >= 0.000001 and <=
+# 31_536_000)
 # RATE_LIMIT_BACKOFF_BASE = 2
-# the longest such a wait grows to, in seconds (a number > 0 and <= 31_536_000)
+# the longest such a wait grows to, in seconds (a number >= 0.000001 and <= 31_536_000)
 # RATE_LIMIT_BACKOFF_MAX = 3600
 # Redis that shares limits between instances; empty: local (a string)
 # RATE_LIMIT_REDIS_URL = ""

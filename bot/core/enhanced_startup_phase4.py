@@ -122,17 +122,14 @@ async def _enable_rate_limiter(limiter: Any, config: Phase4Config) -> None:
             return "default" if own else None
         return Backoff(own.base, own.max, own.grace)
 
+    settings = config.rate_limiter
     await limiter.enable(
-        default_limit=RateLimitConfig(config.RATE_LIMIT_DEFAULT_RPS, config.RATE_LIMIT_BURST_SIZE),
+        default_limit=RateLimitConfig(settings.default_rps, settings.burst_size),
         tiers={
             tier: RateLimitConfig(limit.requests_per_second, limit.burst_size, backoff=backoff(limit.backoff))
-            for tier, limit in config.RATE_LIMITS.items()
+            for tier, limit in settings.tiers.items()
         },
-        backoff_base=config.RATE_LIMIT_BACKOFF_BASE,
-        backoff_max=config.RATE_LIMIT_BACKOFF_MAX,
-        backoff=config.RATE_LIMIT_BACKOFF,
-        backoff_grace=config.RATE_LIMIT_BACKOFF_GRACE,
-        redis_url=config.RATE_LIMIT_REDIS_URL,
+        **settings.values("default_rps", "burst_size", "tiers"),
     )
 
 

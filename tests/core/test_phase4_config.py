@@ -93,7 +93,7 @@ def test_the_environment_speaks_every_type():
     ("values", "words"),
     [
         ({"RATE_LIMIT_DEFAULT_RPM": 1}, ["RATE_LIMIT_DEFAULT_RPM", "did you mean RATE_LIMIT_DEFAULT_RPS?"]),
-        ({"RATE_LIMIT_DEFAULT_RPS": -1}, ["RATE_LIMIT_DEFAULT_RPS = -1", "> 0"]),
+        ({"RATE_LIMIT_DEFAULT_RPS": -1}, ["RATE_LIMIT_DEFAULT_RPS = -1", ">= 0.000000001"]),
         ({"RATE_LIMIT_DEFAULT_RPS": float("nan")}, ["RATE_LIMIT_DEFAULT_RPS = nan", "a number"]),
         ({"RATE_LIMIT_DEFAULT_RPS": float("inf")}, ["RATE_LIMIT_DEFAULT_RPS = inf", "a number"]),
         ({"RATE_LIMIT_BURST_SIZE": 0}, ["RATE_LIMIT_BURST_SIZE = 0", ">= 1"]),
@@ -106,7 +106,7 @@ def test_the_environment_speaks_every_type():
         ({"RATE_LIMIT_BACKOFF_BASE": 9, "RATE_LIMIT_BACKOFF_MAX": 8}, ["RATE_LIMIT_BACKOFF_BASE = 9", "= 8"]),
         (
             {"RATE_LIMITS": {"gold": {"requests_per_second": 0, "burst_size": 1}}},
-            ["RATE_LIMITS['gold'].requests_per_second", "> 0"],
+            ["RATE_LIMITS['gold'].requests_per_second", ">= 0.000000001"],
         ),
         ({"RATE_LIMITS": {"gold": {"rps": 1}}}, ["RATE_LIMITS", "rps"]),
         (
@@ -211,7 +211,7 @@ def test_an_argument_is_named_as_it_was_given_and_a_setting_by_its_own_name():
     with pytest.raises(InvalidArgumentError) as caught:
         settings.changed(backoff_base=-1, backoff_grace="long", backoff=None)
     assert str(caught.value).splitlines() == [
-        "backoff_base = -1: expected a number > 0 and <= 31_536_000",
+        "backoff_base = -1: expected a number >= 0.000001 and <= 31_536_000",
         "backoff_grace = 'long': expected a number >= 0 and <= 31_536_000",
     ]
     with pytest.raises(InvalidArgumentError, match=r"^backoff_base = 61: expected at most backoff_max = 60$"):

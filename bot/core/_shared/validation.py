@@ -9,7 +9,7 @@ import re
 
 from bot.core._shared.errors import LARGEST, invalid
 
-YEAR = 31_536_000.0
+YEAR = 31_536_000
 """Seconds that a time limit which means "never" may be set to."""
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,100}")

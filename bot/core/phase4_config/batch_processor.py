@@ -1,4 +1,4 @@
-"""Settings of the batch processor."""
+"""Settings of the batch processor (pure)."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""Settings of the cache manager."""
+"""Settings of the cache manager (pure)."""
 
 from typing import Annotated, Literal
 

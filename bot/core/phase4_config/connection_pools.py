@@ -1,4 +1,4 @@
-"""Settings of the connection pool manager."""
+"""Settings of the connection pool manager (pure)."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal

@@ -9,9 +9,11 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from bot.core._shared.validation import YEAR
+
 Percent = Annotated[float, Meta(ge=0, le=100)]
-PositiveSeconds = Annotated[float, Meta(gt=0, le=31_536_000)]
-Seconds = Annotated[float, Meta(ge=0, le=31_536_000)]
+PositiveSeconds = Annotated[float, Meta(gt=0, le=YEAR)]
+Seconds = Annotated[float, Meta(ge=0, le=YEAR)]
 Count = Annotated[int, Meta(ge=1, le=100_000_000)]
 Port = Annotated[int, Meta(ge=1, le=65_535)]
 

@@ -1,4 +1,4 @@
-"""Settings of the load balancer."""
+"""Settings of the load balancer (pure)."""
 
 from collections.abc import Callable, Iterator
 from typing import Annotated, Literal

@@ -35,7 +35,7 @@ def allowed(hint: Any) -> str:
                 return str(meta.title)
             for sign, bound in ((">", meta.gt), (">=", meta.ge), ("<", meta.lt), ("<=", meta.le)):
                 if bound is not None:
-                    bounds.append(f"{sign} {bound:,}".replace(",", "_"))
+                    bounds.append(f"{sign} {_plain(bound)}")
     origin = get_origin(hint) or hint
     if origin is Literal:
         return "one of " + ", ".join(repr(choice) for choice in get_args(hint))
@@ -44,6 +44,12 @@ def allowed(hint: Any) -> str:
         dict: "a dict", list: "a list", tuple: "a list", type(None): "None",
     }[origin]  # fmt: skip
     return " ".join([words, " and ".join(bounds)]).strip()
+
+
+def _plain(bound: float) -> str:
+    if 0 < bound < 1e-4:  # which Python writes as 1e-05
+        return f"{bound:.12f}".rstrip("0")
+    return f"{bound:,}".replace(",", "_")
 
 
 def meaning(hint: Any) -> str:

@@ -1,4 +1,4 @@
-"""Settings of outbound flood control."""
+"""Settings of outbound flood control (pure)."""
 
 from typing import Annotated, Literal
 

@@ -1,4 +1,4 @@
-"""Settings of the query optimizer."""
+"""Settings of the query optimizer (pure)."""
 
 from typing import Annotated, Literal
 

@@ -1,22 +1,30 @@
-"""Settings of the rate limiter."""
+"""Settings of the rate limiter (pure)."""
 
 from collections.abc import Callable, Iterator
 from typing import Annotated
 
 from msgspec import Meta, Struct, field
 
-from bot.core.phase4_config.fields import PositiveSeconds, Seconds, doc, starting
+from bot.core._shared.validation import YEAR
+from bot.core.phase4_config.fields import Seconds, doc, starting
 from bot.core.phase4_config.settings import Settings
 
-Rate = Annotated[float, Meta(gt=0, le=1_000_000_000_000)]
-Burst = Annotated[int, Meta(ge=1, le=1_000_000_000)]
+MIN_RATE, MAX_RATE = 1e-9, 1_000_000_000_000
+"""Requests per second. One in thirty years: below this the sums lose whole tokens to rounding."""
+MAX_BURST = 1_000_000_000
+MIN_BACKOFF = 1e-6
+"""Seconds of the first step of a backoff: each step up to the longest is worked out beforehand."""
+
+Rate = Annotated[float, Meta(ge=MIN_RATE, le=MAX_RATE)]
+BackoffSeconds = Annotated[float, Meta(ge=MIN_BACKOFF, le=YEAR)]
+Burst = Annotated[int, Meta(ge=1, le=MAX_BURST)]
 
 
 class TierBackoff(Struct, frozen=True, forbid_unknown_fields=True):
     """The backoff of one tier, where it is not that of the settings."""
 
-    base: PositiveSeconds = 2.0
-    max: PositiveSeconds = 3600.0
+    base: BackoffSeconds = 2.0
+    max: BackoffSeconds = 3600.0
     grace: Seconds = 1.0
 
 
@@ -41,9 +49,9 @@ class RateLimiterSettings(Settings, frozen=True, rename=starting("RATE_LIMIT_"))
         Seconds, doc("seconds since its first refusal in which a client cannot retry too early")
     ] = 1.0
     backoff_base: Annotated[
-        PositiveSeconds, doc("seconds a client waits that retried too early; doubled each time")
+        BackoffSeconds, doc("seconds a client waits that retried too early; doubled each time")
     ] = 2.0
-    backoff_max: Annotated[PositiveSeconds, doc("the longest such a wait grows to, in seconds")] = 3600.0
+    backoff_max: Annotated[BackoffSeconds, doc("the longest such a wait grows to, in seconds")] = 3600.0
     redis_url: Annotated[str, doc("Redis that shares limits between instances; empty: local")] = ""
 
     def conflicts(self, named: Callable[[str], str]) -> Iterator[str]:

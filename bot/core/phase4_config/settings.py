@@ -1,4 +1,4 @@
-"""Settings of one service: a value for each, checked, and changed by new ones."""
+"""Settings of one service: a value for each, checked, and changed by new ones (pure)."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -72,11 +72,10 @@ class Settings(Struct, frozen=True):
     @classmethod
     def hint(cls, name: str) -> Any:
         """A field's type with its bounds and its meaning. Raises TypeError if there is no such field."""
-        try:
-            return cls.__annotations__[name]
-        except KeyError:
-            there = ", ".join(cls.__struct_fields__)
-            raise TypeError(f"{name}: no such argument; there are {there}") from None
+        for each in cls.__mro__:
+            if issubclass(each, Settings) and name in each.__annotations__:
+                return each.__annotations__[name]
+        raise TypeError(f"{name}: no such argument; there are {', '.join(cls.__struct_fields__)}")
 
     @classmethod
     def setting_names(cls) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Settings: which services run."""
+"""Settings: which services run (pure)."""
 
 from typing import Annotated
 

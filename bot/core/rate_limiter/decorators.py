@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, overload
 
 from bot.core._shared.errors import invalid, shown
+from bot.core.phase4_config.rate_limiter import MAX_BURST
 from bot.core.rate_limiter.errors import RateLimitExceeded
 from bot.core.rate_limiter.models import (
-    MAX_BURST_SIZE,
     BackoffChoice,
     ClientId,
     KeyFunction,
@@ -152,7 +152,7 @@ def _own_limit(
         return RateLimitConfig(defaults.requests_per_second, burst, label, backoff)
     # Validated before it is rounded: int() of a NaN says nothing a user could use.
     rate = RateLimitConfig(rps, 1).requests_per_second
-    burst = max(1, min(MAX_BURST_SIZE, -int(-rate // 1))) if burst_size is None else burst_size
+    burst = max(1, min(MAX_BURST, -int(-rate // 1))) if burst_size is None else burst_size
     return RateLimitConfig(rate, burst, label, backoff)
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any, Literal, NoReturn
 
 from bot.core._shared.errors import invalid, shown
-from bot.core._shared.validation import valid_seconds
+from bot.core._shared.validation import YEAR, valid_seconds
+from bot.core.phase4_config.rate_limiter import MAX_BURST, MAX_RATE, MIN_BACKOFF, MIN_RATE
 
 ClientId = int | str | None
 """Who asks. None is nobody in particular: all such requests share one bucket, without backoff."""
@@ -15,9 +16,6 @@ ClientId = int | str | None
 EARLY = 0.0015
 """Seconds before the told time from which a request passes: uvloop counts in milliseconds, and wakes
 up to one and a half before a sleep has ended."""
-
-MAX_REQUESTS_PER_SECOND = 1e12
-MAX_BURST_SIZE = 1_000_000_000
 
 
 def plain_client(client: object) -> ClientId:
@@ -40,7 +38,7 @@ class Backoff:
 
     The nth step makes a client wait ``base * 2**(n-1)`` seconds, at most ``max``. Requests within ``grace``
     seconds of a first refusal cost nothing: they were on their way. Raises ValueError for figures that
-    are no finite numbers (base and max above 0, base at most max, grace 0 or more).
+    are no numbers from 0 to a year (base and max above 0, base at most max).
     """
 
     __slots__ = ("base", "grace", "max")
@@ -50,9 +48,11 @@ class Backoff:
     grace: float
 
     def __init__(self, base: float = 2.0, max: float = 3600.0, grace: float = 1.0) -> None:
-        object.__setattr__(self, "base", valid_seconds("base", base))
-        object.__setattr__(self, "max", valid_seconds("max", max))
-        object.__setattr__(self, "grace", valid_seconds("grace", grace, zero=True))
+        object.__setattr__(self, "base", valid_seconds("base", base, most=YEAR))
+        object.__setattr__(self, "max", valid_seconds("max", max, most=YEAR))
+        object.__setattr__(self, "grace", valid_seconds("grace", grace, zero=True, most=YEAR))
+        if self.base < MIN_BACKOFF:
+            raise invalid("base", base, f"a number of seconds >= {MIN_BACKOFF:.6f}")
         if self.base > self.max:
             raise invalid("base", base, f"at most max = {self.max:g}")
 
@@ -158,22 +158,19 @@ def exact(number: float) -> str:
 
 
 def _valid_rate(value: object) -> float:
-    allowed = f"a finite number > 0 and <= {MAX_REQUESTS_PER_SECOND:,.0f}"
+    allowed = f"a finite number >= {MIN_RATE:.9f} and <= {MAX_RATE:,}"
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise invalid("requests_per_second", value, allowed)
-    if not 0 < value <= MAX_REQUESTS_PER_SECOND:
+    if not MIN_RATE <= value <= MAX_RATE:
         raise invalid("requests_per_second", value, allowed)
-    if value < 1e-9:
-        # One request in thirty years: below this the sums lose whole tokens to rounding.
-        raise invalid("requests_per_second", value, "at least 0.000000001")
     return float(value)
 
 
 def _valid_burst(value: object) -> int:
-    allowed = f"a whole number from 1 to {MAX_BURST_SIZE:,}"
+    allowed = f"a whole number from 1 to {MAX_BURST:,}"
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise invalid("burst_size", value, allowed)
-    if not 1 <= value <= MAX_BURST_SIZE or value != int(value):
+    if not 1 <= value <= MAX_BURST or value != int(value):
         raise invalid("burst_size", value, allowed)
     return int(value)
 

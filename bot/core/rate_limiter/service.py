@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.errors import invalid, shown
 from bot.core._shared.histogram import HistogramSnapshot
-from bot.core._shared.validation import valid_seconds
+from bot.core.phase4_config.rate_limiter import RateLimiterSettings
 from bot.core.phase4_service import Phase4Service
 from bot.core.rate_limiter.bucket import Buckets
 from bot.core.rate_limiter.errors import RateLimitExceeded, UnknownTierError
@@ -66,8 +66,7 @@ class RateLimiter(Phase4Service):
         self._clock = clock
         self._now = clock.monotonic
         self._default_limit = RateLimitConfig()
-        self._backoff_on = True
-        self._backoff_base, self._backoff_max, self._backoff_grace = 2.0, 3600.0, 1.0
+        self._settings = RateLimiterSettings()
         self._tier_limits: dict[str, RateLimitConfig] = {}
         # Buckets by limit; None stands for the default one. Changed by enable, disable and _buckets.
         self._by_config: dict[RateLimitConfig | None, Buckets] = {}
@@ -83,7 +82,6 @@ class RateLimiter(Phase4Service):
         self._lines = Lines(clock)
         self._reserved = 0
         self._shared: SharedBuckets | None = None
-        self._redis_url = ""
         # What statuses of a limiter that is off refer to.
         self._off = Buckets(self._default_limit, Penalties(0.0, 0.0), clock)
 
@@ -115,28 +113,20 @@ class RateLimiter(Phase4Service):
         buckets of all instances (``redis+cluster://`` for a cluster); "": each has its own. Redis need
         not be there. Raises ValueError for values out of bounds.
         """
-        base = self._backoff_base if backoff_base is None else valid_seconds("backoff_base", backoff_base)
-        cap = self._backoff_max if backoff_max is None else valid_seconds("backoff_max", backoff_max)
-        grace = (
-            self._backoff_grace
-            if backoff_grace is None
-            else valid_seconds("backoff_grace", backoff_grace, zero=True)
-        )
-        if backoff is not None and not isinstance(backoff, bool):
-            raise invalid("backoff", backoff, "True or False")
-        if base > cap:
-            raise invalid("backoff_base", base, f"at most backoff_max = {cap:g}")
         if default_limit is not None and not isinstance(default_limit, RateLimitConfig):
             raise TypeError(f"default_limit = {default_limit!r}: expected a RateLimitConfig")
         for tier, config in (tiers or {}).items():
             _valid_tier(tier, config)
-        if redis_url is not None and not isinstance(redis_url, str):
-            raise invalid("redis_url", redis_url, "an address, or an empty string")
         async with self._transition:
-            before = self._share(self._redis_url if redis_url is None else redis_url)
-            self._redis_url = self._redis_url if redis_url is None else redis_url
-            self._backoff_base, self._backoff_max, self._backoff_grace = base, cap, grace
-            self._backoff_on = self._backoff_on if backoff is None else backoff
+            settings = self._settings.changed(
+                backoff=backoff,
+                backoff_base=backoff_base,
+                backoff_max=backoff_max,
+                backoff_grace=backoff_grace,
+                redis_url=redis_url,
+            )
+            before = self._share(settings.redis_url)
+            self._settings = settings
             self._default_limit = default_limit or self._default_limit
             for buckets in self._all_buckets():
                 buckets.penalties.configure(*self._backoff_of(buckets.config), buckets.interval)
@@ -212,9 +202,10 @@ class RateLimiter(Phase4Service):
             return 0.0, 0.0, 0.0
         if isinstance(backoff, Backoff):
             return backoff.base, backoff.max, backoff.grace
-        if not self._backoff_on:
+        settings = self._settings
+        if not settings.backoff:
             return 0.0, 0.0, 0.0
-        return self._backoff_base, self._backoff_max, self._backoff_grace
+        return settings.backoff_base, settings.backoff_max, settings.backoff_grace
 
     def _all_buckets(self) -> list[Buckets]:
         return [*self._by_config.values(), *self._by_tier.values()]

@@ -66,7 +66,7 @@ def test_what_is_no_backoff_is_refused(backoff):
 @pytest.mark.parametrize("field", ["base", "max", "grace"])
 @pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), 10**400, "2", True, None])
 def test_a_bad_figure_of_a_backoff_is_named(field, value):
-    with pytest.raises(ValueError, match=rf"^{field} = .*: expected a finite number of seconds"):
+    with pytest.raises(ValueError, match=rf"^{field} = .*: expected a number of seconds"):
         Backoff(**{field: value})
 
 
@@ -87,3 +87,9 @@ def test_limits_nobody_holds_are_not_kept():
         RateLimitConfig(123.0, burst)
     gc.collect()
     assert len(_interned) == before
+
+
+@pytest.mark.parametrize("base", [5e-324, 1e-7])
+def test_a_base_that_would_be_doubled_for_ever_is_refused(base):
+    with pytest.raises(ValueError, match=r"^base = .*: expected a number of seconds >= 0\.000001"):
+        Backoff(base=base)
