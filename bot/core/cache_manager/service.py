@@ -362,13 +362,14 @@ class CacheManager(Phase4Service):
         if not self._enabled:
             return await loader()
         entry = self._spaces.get(namespace, _NOTHING).get(key)
-        if entry is None or entry.expires_at <= self._now():
+        now = self._now()
+        if entry is None or entry.expires_at <= now:
             stored = valid_key(key)
             valid_name(namespace, "namespace")
             if stored is not key:
                 key = stored
                 entry = self._spaces.get(namespace, _NOTHING).get(key)
-        if entry is not None and entry.expires_at > self._now():
+        if entry is not None and entry.expires_at > now:
             if options.early_refresh and self._loads.should_refresh(entry, options):
                 seconds = self._default_ttl if ttl is None else valid_seconds("ttl", ttl)
                 self._loads.refresh(key, loader, seconds, namespace, tags, options)
