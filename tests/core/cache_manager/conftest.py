@@ -1,9 +1,19 @@
-"""Two instances of the cache over a Redis of the test's own, and a way to that Redis beside them."""
+"""A cache on virtual time; two caches over a Redis of the test's own, and a way to that Redis beside them."""
 
 import pytest
 
 from bot.core.cache_manager import CacheManager
 from bot.core.redis_link import RedisLink
+
+
+@pytest.fixture
+async def cache(clock):
+    """One cache without Redis."""
+    cache = CacheManager(clock=clock)
+    await cache.enable()
+    yield cache
+    cache._tiers.local.l1.check_invariants()
+    await cache.disable()
 
 
 @pytest.fixture

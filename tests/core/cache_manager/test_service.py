@@ -1,46 +1,13 @@
 """The cache in one process, without Redis, on virtual time."""
 
 import asyncio
-import contextlib
 import gc
 from collections import OrderedDict
 
 import pytest
 
-from bot.core.cache_manager import CacheManager, LoaderTimeoutError, LoadOptions
-from tests.support.clock import until_idle
-
-
-class Loader:
-    """Counts its runs and waits for the test."""
-
-    def __init__(self, value="loaded"):
-        self.runs = 0
-        self.value = value
-        self.error = None
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.cancelled = 0
-
-    async def __call__(self):
-        self.runs += 1
-        try:
-            await self.gate.wait()
-        except asyncio.CancelledError:
-            self.cancelled += 1
-            raise
-        if self.error:
-            raise self.error
-        return self.value
-
-
-@pytest.fixture
-async def cache(clock):
-    cache = CacheManager(clock=clock)
-    await cache.enable()
-    yield cache
-    cache._tiers.local.l1.check_invariants()
-    await cache.disable()
+from bot.core.cache_manager import CacheManager
+from tests.support.loader import Loader
 
 
 async def test_set_get_delete(cache):
@@ -129,107 +96,6 @@ async def test_patterns_stay_in_their_namespace(cache):
     assert await cache.clear() == 1
 
 
-async def test_a_thousand_concurrent_misses_are_one_load(cache):
-    loader = Loader({"x": 1})
-    loader.gate.clear()
-    tasks = [asyncio.ensure_future(cache.get_or_load("k", loader)) for _ in range(1000)]
-    await until_idle()
-    for task in tasks[:200]:
-        task.cancel()
-    await until_idle()
-    loader.gate.set()
-    results = await asyncio.gather(*tasks, return_exceptions=True)
-    assert loader.runs == 1
-    assert sum(isinstance(r, asyncio.CancelledError) for r in results[:200]) == 200
-    assert results[200:] == [{"x": 1}] * 800
-    assert len({id(r) for r in results[200:]}) == 800
-
-
-async def test_a_load_that_nobody_waits_for_is_cancelled(cache):
-    loader = Loader()
-    loader.gate.clear()
-    task = asyncio.ensure_future(cache.get_or_load("k", loader))
-    await until_idle()
-    task.cancel()
-    await until_idle()
-    assert loader.cancelled == 1
-    loader.gate.set()
-    assert await cache.get_or_load("k", loader) == "loaded"
-
-
-async def test_an_error_reaches_every_waiter_and_is_not_cached(cache):
-    loader = Loader()
-    loader.error = KeyError("reason")
-    outcomes = await asyncio.gather(
-        *[cache.get_or_load("k", loader) for _ in range(5)], return_exceptions=True
-    )
-    assert [type(error) for error in outcomes] == [KeyError] * 5
-    assert loader.runs == 1
-    loader.error = None
-    assert await cache.get_or_load("k", loader) == "loaded"
-
-
-@pytest.mark.parametrize("change", ["set", "delete", "pattern", "tag", "clear"])
-async def test_a_value_that_was_changed_while_it_loaded_is_not_cached(cache, change):
-    loader = Loader("old")
-    loader.gate.clear()
-    task = asyncio.ensure_future(cache.get_or_load("k", loader, tags=("any",)))
-    await until_idle()
-    if change == "set":
-        await cache.set("k", "new")
-    elif change == "delete":
-        await cache.delete("k")
-    elif change == "pattern":
-        await cache.invalidate_pattern("k*")
-    elif change == "tag":
-        await cache.invalidate_tag("any")
-    else:
-        await cache.clear()
-    loader.gate.set()
-    assert await task == "old"
-    assert await cache.get("k") == ("new" if change == "set" else None)
-
-
-async def test_dropping_a_tag_that_a_load_does_not_carry_leaves_its_value_cached(cache):
-    loader = Loader("value")
-    loader.gate.clear()
-    task = asyncio.ensure_future(cache.get_or_load("k", loader, tags=("mine",)))
-    await until_idle()
-    await cache.invalidate_tags(["another", "and another"])
-    loader.gate.set()
-    assert await task == "value"
-    assert await cache.get("k") == "value"
-
-
-async def test_tags_that_only_the_loaded_value_can_tell(cache):
-    async def loader():
-        return {"owner": 7}
-
-    def tags(value):
-        return (f"owner:{value['owner']}",)
-
-    await cache.get_or_load("k", loader, tags=tags)
-    assert await cache.invalidate_tag("owner:8") == 0
-    assert await cache.invalidate_tag("owner:7") == 1
-    with pytest.raises(ValueError, match="tags = 'one': expected a sequence"):
-        await cache.get_or_load("k", loader, tags=lambda value: "one")
-
-
-async def test_a_value_is_not_cached_if_a_tag_it_turns_out_to_carry_was_dropped_while_it_loaded(cache):
-    gate = asyncio.Event()
-
-    async def loader():
-        await gate.wait()
-        return "mine"
-
-    task = asyncio.ensure_future(cache.get_or_load("k", loader, tags=lambda value: (value,)))
-    await until_idle()
-    await cache.invalidate_tags(["mine"])
-    gate.set()
-    assert await task == "mine"
-    assert await cache.get("k") is None
-
-
 async def test_several_tags_at_once(cache):
     for key, tags in (("a", ["x"]), ("b", ["y", "x"]), ("c", ["y"]), ("d", ["z"])):
         await cache.set(key, 1, tags=tags)
@@ -238,153 +104,6 @@ async def test_several_tags_at_once(cache):
     assert await cache.invalidate_tags([]) == 0
     with pytest.raises(ValueError, match="a sequence of strings"):
         await cache.invalidate_tags("xy")
-
-
-async def test_a_stale_value_is_served_when_the_loader_fails(cache, clock, caplog):
-    options = LoadOptions(stale_ttl=60)
-    loader = Loader(["good"])
-    await cache.get_or_load("k", loader, 10, options=options)
-    clock.jump(10)
-    loader.error = ConnectionError("database is down")
-    for _ in range(3):
-        assert await cache.get_or_load("k", loader, 10, options=options) == ["good"]
-    assert loader.runs == 4
-    figures = await cache.get_statistics()
-    assert (figures["stale_served"], figures["load_failures"]) == (3, 3)
-    assert "database is down" in caplog.text
-    assert await cache.get("k") is None, "a plain get gives nothing stale"
-    clock.jump(60)
-    with pytest.raises(ConnectionError):
-        await cache.get_or_load("k", loader, 10, options=options)
-
-
-async def test_a_slow_loader_is_not_waited_for_when_there_is_a_stale_value(cache, clock):
-    options = LoadOptions(stale_ttl=60, soft_timeout=0.01)
-    loader = Loader("first")
-    assert await cache.get_or_load("k", loader, 10, options=options) == "first"
-    clock.jump(10)
-    loader.value = "second"
-    loader.gate.clear()
-    assert await cache.get_or_load("k", loader, 10, options=options) == "first"
-    loader.gate.set()
-    await until_idle()
-    assert await cache.get("k") == "second", "the load went on"
-
-
-async def test_a_loader_that_hangs_is_cancelled_at_the_hard_timeout(cache):
-    loader = Loader()
-    loader.gate.clear()
-    with pytest.raises(LoaderTimeoutError, match=r"loader of 'k' took longer than 0\.01 s"):
-        await cache.get_or_load("k", loader, options=LoadOptions(hard_timeout=0.01))
-    assert loader.cancelled == 1
-
-
-async def test_a_loaders_own_timeout_is_its_own(cache):
-    loader = Loader()
-    loader.error = TimeoutError("the database's")
-    with pytest.raises(TimeoutError, match="the database's"):
-        await cache.get_or_load("k", loader, options=LoadOptions(hard_timeout=5))
-
-
-async def test_what_is_cached_can_depend_on_the_value(cache, clock):
-    empty = Loader(None)
-    await cache.get_or_load("a", empty, 100, options=LoadOptions(negative_ttl=5))
-    clock.jump(5)
-    await cache.get_or_load("a", empty, 100, options=LoadOptions(negative_ttl=0))
-    await cache.get_or_load("a", empty, 100, options=LoadOptions(negative_ttl=0))
-    assert empty.runs == 3
-    picky = Loader([])
-    for _ in range(2):
-        await cache.get_or_load("b", picky, options=LoadOptions(cache_if=bool))
-    assert picky.runs == 2
-
-
-async def test_early_refresh_replaces_a_value_before_it_expires(cache, clock):
-    options = LoadOptions(early_refresh=1.0)
-    runs = []
-
-    async def slow():
-        runs.append(clock.monotonic())
-        clock.jump(2.0)  # the load takes two seconds
-        return len(runs)
-
-    assert await cache.get_or_load("k", slow, 100, options=options) == 1
-    clock.jump(50)
-    for _ in range(100):
-        assert await cache.get_or_load("k", slow, 100, options=options) == 1
-    assert len(runs) == 1, "far from the end nobody refreshes"
-    clock.jump(49.9)
-    for _ in range(200):
-        await cache.get_or_load("k", slow, 100, options=options)
-        await until_idle()
-        if len(runs) > 1:
-            break
-    assert len(runs) == 2
-    assert await cache.get("k") == 2
-    assert (await cache.get_statistics())["early_refreshes"] == 1
-
-
-async def test_jitter_shortens_a_ttl_and_never_lengthens_it(cache, clock):
-    for n in range(100):
-        await cache.get_or_load(f"k{n}", Loader(n), 100, options=LoadOptions(ttl_jitter=50))
-    clock.jump(50)
-    assert len(await cache.get_many([f"k{n}" for n in range(100)])) == 100
-    clock.jump(25)
-    assert 10 < len(await cache.get_many([f"k{n}" for n in range(100)])) < 90
-    clock.jump(25)
-    assert await cache.get_many([f"k{n}" for n in range(100)]) == {}
-
-
-async def test_warming(cache, clock):
-    loader = Loader("v1")
-    assert await cache.warm_cache("k", loader, ttl=3600, interval=600, namespace="w") is True
-    assert await cache.get("k", namespace="w") == "v1"
-    loader.value = "v2"
-    await clock.advance(600)
-    assert await cache.get("k", namespace="w") == "v2"
-    loader.error = RuntimeError("for once")
-    await clock.advance(600)
-    loader.error = None
-    loader.value = "v3"
-    await clock.advance(600)
-    assert await cache.get("k", namespace="w") == "v3", "a failed turn is not the last one"
-    assert (await cache.get_statistics())["warming_tasks"] == 1
-    assert cache.stop_warming("k", "w")
-    assert not cache.stop_warming("k", "w")
-    runs = loader.runs
-    await clock.advance(3600)
-    assert loader.runs == runs
-
-
-async def test_a_first_warming_that_fails_says_so_and_is_tried_again(cache, clock):
-    loader = Loader("v")
-    loader.error = RuntimeError("not yet")
-    assert await cache.warm_cache("k", loader, interval=60) is False
-    loader.error = None
-    await clock.advance(60)
-    assert await cache.get("k") == "v"
-    await cache.enable(warming=False)
-    assert await cache.warm_cache("once", loader, interval=60) is True
-    assert (await cache.get_statistics())["warming_tasks"] == 0
-    await cache.enable(warming=True)
-    assert (await cache.get_statistics())["warming_tasks"] == 1, "the first goes on"
-
-
-async def test_warming_that_hangs_is_given_up_and_tried_again(cache, clock, caplog):
-    hanging, cancelled = asyncio.Event(), []
-
-    async def hang():
-        hanging.set()
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            cancelled.append(1)
-            raise
-
-    assert await cache.warm_cache("k", hang, interval=60, timeout=0.01) is False
-    assert cancelled == [1]
-    assert "took longer than 0.01 s" in caplog.text
-    assert (await cache.get_statistics())["warming_tasks"] == 1
 
 
 async def test_l1_is_bounded_in_bytes_and_entries(cache):
@@ -413,25 +132,6 @@ async def test_off_holds_nothing_and_passes_through(cache):
     assert await cache.warm_cache("k", loader) is False
     assert [await cache.get_or_load("k", loader) for _ in range(2)] == ["loaded"] * 2
     assert loader.runs == 2
-    await cache.enable()
-    assert await cache.get("k") is None
-
-
-async def test_a_warming_that_is_under_way_when_the_cache_goes_off_leaves_nothing_in_it(cache):
-    loading, go_on = asyncio.Event(), asyncio.Event()
-
-    async def load():
-        loading.set()
-        await go_on.wait()
-        return "v"
-
-    task = asyncio.ensure_future(cache.warm_cache("k", load))
-    await loading.wait()
-    await cache.disable()
-    go_on.set()
-    await task
-    figures = await cache.get_statistics()
-    assert (figures["l1_entries"], figures["warming_tasks"]) == (0, 0)
     await cache.enable()
     assert await cache.get("k") is None
 
@@ -469,15 +169,6 @@ async def test_misuse_is_named(cache, call, word):
         await call(cache)
 
 
-@pytest.mark.parametrize("value", [0, -1, float("nan"), True, "1"])
-async def test_a_bad_interval_is_named(cache, value):
-    async def loader():
-        return 1
-
-    with pytest.raises(ValueError, match=r"^interval = "):
-        await cache.warm_cache("k", loader, interval=value)
-
-
 @pytest.mark.parametrize("call", [lambda c: c.get(5), lambda c: c.set(None, 1), lambda c: c.delete(b"k")])
 async def test_what_is_no_key_is_a_type_error(cache, call):
     with pytest.raises(TypeError, match="expected a string"):
@@ -509,19 +200,6 @@ async def test_any_text_is_a_key(cache, key, eviction):
     assert await cache.invalidate_tag(key) == 1
 
 
-async def test_a_loaded_value_that_cannot_be_copied_is_answered_and_said_once(cache, caplog):
-    async def loader():
-        return (n for n in range(3))
-
-    for _ in range(3):
-        assert list(await cache.get_or_load("k", loader)) == [0, 1, 2]
-    [line] = caplog.messages
-    assert (
-        "What the loader of 'k' returns is not cached: TypeError: a value of type generator cannot be copied"
-        in line
-    )
-
-
 async def test_an_object_that_points_back_is_cached_with_its_graph(cache):
     class User:
         pass
@@ -541,22 +219,6 @@ async def test_l1_is_bounded_whatever_the_values_are(cache):
     statistics = await cache.get_statistics()
     assert 5 < statistics["l1_entries"] < 12
     assert 0.5 < statistics["l1_memory_mb"] <= 1
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"stale_ttl": -1},
-        {"ttl_jitter": 101},
-        {"soft_timeout": float("nan")},
-        {"cache_if": 5},
-        {"negative_ttl": "1"},
-    ],
-)
-def test_bad_options_are_named(options):
-    [name] = options
-    with pytest.raises(ValueError, match=f"{name} = "):
-        LoadOptions(**options)
 
 
 def test_on_under_one_loop_and_off_under_another():
@@ -594,35 +256,3 @@ async def test_lru_is_an_option(cache):
     assert loader.runs == 1
     with pytest.raises(ValueError, match="eviction = 'fifo'"):
         await cache.enable(eviction="fifo")
-
-
-async def test_a_load_that_hangs_lets_its_callers_go_and_the_next_starts_anew():
-    cache = CacheManager()
-    await cache.enable(load_timeout=0.05)
-    end = asyncio.Event()
-
-    async def hang():
-        while not end.is_set():  # it takes no notice of being cancelled
-            with contextlib.suppress(asyncio.CancelledError):
-                await end.wait()
-        return "late"
-
-    async def load():
-        return "new"
-
-    waiting = [asyncio.ensure_future(cache.get_or_load("k", hang)) for _ in range(3)]
-    for waiter in waiting:
-        with pytest.raises(LoaderTimeoutError, match=r"loading .k. took longer than 0\.05 s"):
-            await waiter
-    await cache.enable(load_timeout=0)
-    assert await cache.get_or_load("k", load) == "new"
-    end.set()
-    await asyncio.sleep(0)
-    assert await cache.get("k") == "new", "what comes too late is not kept"
-    await cache.disable()
-
-
-@pytest.mark.parametrize("value", [-1, True, "1", float("nan")])
-async def test_a_load_timeout_that_is_none_is_named(value):
-    with pytest.raises(ValueError, match="load_timeout = "):
-        await CacheManager().enable(load_timeout=value)

@@ -11,8 +11,8 @@ from bot.core.cache_manager.codec import VERSION, encode
 from bot.core.cache_manager.keys import redis_key
 from bot.core.cache_manager.tags import tag_key
 from bot.core.redis_link import RedisLink
-from tests.support.proxy import Proxy
-from tests.support.servers import RedisServer, running
+from tests.support.loader import Loader
+from tests.support.servers import RedisServer
 from tests.support.waiting import equals, until
 
 
@@ -66,39 +66,6 @@ async def test_none_is_a_value_in_redis_too(pair):
     assert len(loads) == 1
 
 
-@pytest.mark.parametrize("change", ["set", "delete", "tag", "pattern", "clear", "set_many"])
-async def test_a_change_in_one_is_seen_by_the_other(pair, change):
-    a, b = pair
-    await a.set("k", "old", tags=["t"])
-    assert await b.get("k") == "old"
-    assert b.get_local("k") == "old"
-    if change == "set":
-        await a.set("k", "new")
-    elif change == "set_many":
-        await a.set_many({"k": "new"})
-    elif change == "delete":
-        assert await a.delete("k")
-    elif change == "tag":
-        assert await a.invalidate_tag("t") == 1
-    elif change == "pattern":
-        assert await a.invalidate_pattern("k*") == 1
-    else:
-        await a.clear()
-    expected = "new" if change.startswith("set") else None
-    await until(lambda: equals(lambda: b.get("k"), expected))
-
-
-async def test_tags_drop_what_this_instance_read_from_redis_too(pair):
-    a, b = pair
-    await b.set("one", 1, tags=["t"])
-    await b.set("two", 2, tags=["u", "t"])
-    await b.set("other", 3, tags=["v"])
-    assert await a.get_many(["one", "two", "other"]) == {"one": 1, "two": 2, "other": 3}
-    assert await a.invalidate_tags(["t", "u"]) == 2
-    assert await a.get_many(["one", "two", "other"]) == {"other": 3}
-    await until(lambda: equals(lambda: b.get_many(["one", "two", "other"]), {"other": 3}))
-
-
 @pytest.mark.parametrize(
     ("pattern", "dropped", "kept"),
     [
@@ -118,80 +85,6 @@ async def test_a_pattern_means_the_same_keys_in_both_tiers(pair, raw, pattern, d
     for cache in pair:
         await until(lambda cache=cache: equals(lambda: cache.get_many(dropped), {}))
         assert await cache.get_many(kept) == dict.fromkeys(kept, 1)
-
-
-async def test_a_value_loaded_while_another_instance_writes_is_not_kept(pair):
-    a, b = pair
-    loading, go_on = asyncio.Event(), asyncio.Event()
-
-    async def load():
-        loading.set()
-        await go_on.wait()
-        return "read before the write"
-
-    task = asyncio.ensure_future(b.get_or_load("k", load))
-    await loading.wait()
-    changes = b._tiers.local.changes.count
-    await a.set("k", "new")
-
-    async def heard():
-        return b._tiers.local.changes.count > changes
-
-    await until(heard)
-    go_on.set()
-    assert await task == "read before the write"
-    assert await b.get("k") == "new"
-
-
-@pytest.mark.parametrize("how", ["load", "warm"])
-async def test_a_load_whose_set_comes_after_another_instances_change_is_not_kept(pair, redis_server, how):
-    a, _ = pair
-    database = {"k": "old"}
-    async with Proxy(port=redis_server.port) as slow:  # a way to Redis of b's own, which can be held up
-        b = CacheManager()
-        await b.enable(redis_url=f"redis://127.0.0.1:{slow.port}/0")
-        held, go_on = asyncio.Event(), asyncio.Event()
-        pipeline = b._l2.link.pipeline
-
-        async def late(commands):
-            if not go_on.is_set():
-                held.set()
-                await go_on.wait()
-            return await pipeline(commands)
-
-        b._l2.link.pipeline = late
-
-        async def load():
-            return database["k"]
-
-        task = asyncio.ensure_future(b.get_or_load("k", load) if how == "load" else b.warm_cache("k", load))
-        await held.wait()
-        changes = b._tiers.local.changes.count
-        database["k"] = "new"
-        await a.delete("k")
-
-        async def heard():
-            return b._tiers.local.changes.count > changes
-
-        await until(heard)
-        go_on.set()
-        await task
-        assert [await cache.get_or_load("k", load) for cache in (a, b)] == ["new", "new"]
-        await b.disable()
-
-
-async def test_instances_that_load_the_same_key_at_once_leave_one_value_in_redis(pair, raw):
-    loads = []
-
-    async def load():
-        loads.append(1)
-        await asyncio.sleep(0.01)
-        return "v"
-
-    for n in range(20):
-        await asyncio.gather(*[cache.get_or_load(f"k{n}", load) for cache in pair])
-        assert await raw.execute("EXISTS", redis_key("default", f"k{n}")) == 1
-    assert len(loads) <= 40
 
 
 async def test_a_get_without_namespace_reads_all_used_ones_in_one_round_trip(pair):
@@ -353,32 +246,6 @@ async def test_while_redis_is_away_l1_serves_and_misses_load(pair, redis_server)
     assert await a.get("k") is None
 
 
-async def test_the_old_value_is_never_served_after_a_lost_connection(pair, redis_server, raw):
-    """What was set while Redis was frozen must not be outlived by what Redis still holds."""
-    a, b = pair
-    await a.set("k", "old", ttl=600)
-    assert await b.get("k") == "old"
-    redis_server.freeze()
-    await a.set("k", "new", ttl=600)
-    assert await a.get("k") == "new"
-    redis_server.thaw()
-
-    async def healed():
-        figures = [await cache.get_statistics() for cache in pair]
-        await a.get("probe")
-        await b.get("probe")
-        return not any(f["degraded"] for f in figures) and a._l2.in_step
-
-    await until(healed)
-    assert await a.get("k") in ("new", None)
-    await until(lambda: equals(lambda: b.get("k"), await_value(a)))
-    assert await b.get("k") != "old"
-
-
-def await_value(cache):
-    return cache.get_local("k")
-
-
 async def test_a_server_that_accepts_and_never_answers_costs_one_timeout(caplog):
     listener = socket.create_server(("127.0.0.1", 0), backlog=100)
     url = f"redis://127.0.0.1:{listener.getsockname()[1]}/0"
@@ -398,80 +265,6 @@ async def test_a_server_that_accepts_and_never_answers_costs_one_timeout(caplog)
     finally:
         await cache.disable()
         listener.close()
-
-
-@pytest.mark.server
-async def test_a_full_server_leaves_handlers_working_and_no_old_value_behind(caplog):
-    server = RedisServer(extra=("--maxmemory", "4mb", "--maxmemory-policy", "noeviction"))
-    with running(server):
-        cache = CacheManager()
-        await cache.enable(redis_url=server.url, compression=False)
-        await cache.set("k", "old")
-        for n in range(200):
-            await cache.set(f"fill {n}", "x" * 100_000)
-        assert await cache.set("k", "new") is True
-        assert await cache.get("k") == "new"
-        other = CacheManager()
-        await other.enable(redis_url=server.url)
-        assert await other.get("k") in ("new", None)
-        assert (await cache.get_statistics())["l2_errors"] > 0
-        assert caplog.text.count("Redis refused") == 1
-        await cache.disable()
-        await other.disable()
-
-
-@pytest.mark.parametrize("change", ["set", "delete", "tag", "pattern", "clear"])
-async def test_what_redis_refused_for_a_while_is_made_good_when_it_no_longer_does(pair, raw, change):
-    a, b = pair
-    await a.set("k", "old", tags=["t"])
-    assert await b.get("k") == "old"
-    await raw.execute("REPLICAOF", "127.0.0.1", "1")  # as during a failover: READONLY
-    if change == "set":
-        await a.set("k", "new")
-    elif change == "delete":
-        await a.delete("k")
-    elif change == "tag":
-        await a.invalidate_tag("t")
-    elif change == "pattern":
-        await a.invalidate_pattern("k*")
-    else:
-        await a.clear()
-    expected = "new" if change == "set" else None
-    assert await a.get("k") == expected
-    await raw.execute("REPLICAOF", "NO", "ONE")
-    await until(lambda: equals(lambda: b.get("k"), None))
-    # Of a dropped tag the token goes; its values stay until they expire, and count for nothing.
-    gone = tag_key("t") if change == "tag" else redis_key("default", "k")
-    await until(lambda: equals(lambda: raw.execute("EXISTS", gone), 0))
-    assert await a.get("k") == expected
-    await a.set("after", 1)
-    assert await b.get("after") == 1
-
-
-async def test_a_refusal_that_lasts_keeps_nobody_from_leaving(redis_server, raw):
-    cache = CacheManager()
-    await cache.enable(redis_url=redis_server.url)
-    await raw.execute("REPLICAOF", "127.0.0.1", "1")
-    await cache.delete("k")
-    assert not cache._l2.in_step
-    assert await cache.disable()
-    assert asyncio.all_tasks() == {asyncio.current_task()}
-    assert not RedisLink._links
-
-
-async def test_a_write_that_was_cancelled_half_way_is_made_good(pair, redis_server, raw):
-    a, b = pair
-    await a.set("k", "old")
-    redis_server.freeze()
-    write = asyncio.ensure_future(a.set("k", "new"))
-    await asyncio.sleep(0.01)
-    write.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await write
-    redis_server.thaw()
-    await until(lambda: equals(lambda: raw.execute("EXISTS", redis_key("default", "k")), 0))
-    assert await a.get("k") == "new"
-    assert await b.get("k") is None
 
 
 @pytest.mark.parametrize("change", ["tag", "set"])
@@ -558,3 +351,32 @@ async def test_off_leaves_no_task_and_no_connection(redis_server, raw):
         return len((await raw.execute("CLIENT", "LIST")).strip().splitlines()) == 1
 
     await until(alone)
+
+
+async def test_many_keys_travel_in_pieces_and_are_counted_as_they_are(pair):
+    a, b = pair
+    await a.enable(l1_max_entries=100)
+    items = {f"k{n}": n for n in range(5_000)}
+    assert await a.set_many(items) == 5_000
+    assert not (await a.get_statistics())["degraded"]
+    assert await b.get_many(items) == items
+
+
+async def test_what_no_tier_holds_is_not_counted(redis_server, pair):
+    a, _ = pair
+    await a.enable(l1_max_entries=100)
+    redis_server.kill()
+    assert await a.set_many({f"k{n}": n for n in range(1_000)}) == 100
+
+
+@pytest.mark.parametrize("write", ["LPUSH", "SADD", "PFADD"])
+async def test_another_type_under_a_key_raises_nowhere(pair, raw, write):
+    a, _ = pair
+    await raw.execute(write, redis_key("default", "k"), "x")
+    assert await a.get("k") is None
+    assert await a.get_or_load("k", Loader("good")) == "good"
+    await raw.execute("UNLINK", redis_key("default", "k"))
+    await raw.execute(write, redis_key("default", "k"), "x")
+    await a.delete("k")
+    assert await a.set_many({"k": 1}) == 1
+    assert await a.invalidate_pattern("k*") == 1
