@@ -91,7 +91,7 @@ async def shown(poll: int) -> tuple[str, InlineKeyboardMarkup]:
 @dispatcher.message(Command("poll"))
 async def make_poll(message: Message, command: CommandObject) -> None:
     question, _, rest = (command.args or "").partition("?")
-    choices = [choice.strip()[:60] for choice in rest.split(",") if choice.strip()]
+    choices = [" ".join(choice.split())[:60] for choice in rest.split(",") if choice.strip()]
     if not question.strip() or not 2 <= len(choices) <= 10:
         await message.answer("So: /poll Where to eat? Pizza, Pasta, Salad (2 to 10 choices)")
         return
