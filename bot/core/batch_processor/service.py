@@ -9,7 +9,7 @@ import math
 from asyncio import Future
 from collections.abc import Iterable, Sequence
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.errors import invalid
@@ -33,9 +33,6 @@ from bot.core.batch_processor.models import (
 from bot.core.batch_processor.retry import BatchSizer, RetryPolicy
 from bot.core.batch_processor.store import Store, check_priority
 from bot.core.phase4_service import Phase4Service
-
-if TYPE_CHECKING:
-    from bot.core.batch_processor.durable.store import RedisStore
 
 logger = logging.getLogger(__name__)
 
@@ -68,8 +65,6 @@ class BatchProcessor(Phase4Service):
         self._memory = MemoryStore(self._dispatcher)
         self._store: Store = self._memory
         """Where items are: in durable mode, while it is on, Redis."""
-        self._redis_store: RedisStore | None = None
-        """The same, if it is that one."""
         self._redis_url = ""
         self._queue_name = "default"
         self._lease = 30.0
@@ -213,12 +208,13 @@ class BatchProcessor(Phase4Service):
     async def _begin_durable(self) -> None:
         from bot.core.batch_processor.durable.store import RedisStore
 
-        store = self._redis_store
-        if store is None:
+        store = self._store
+        running = isinstance(store, RedisStore)
+        if not isinstance(store, RedisStore):
             store = RedisStore(self._dispatcher, self._clock, self._redis_url, self._queue_name)
         store.limits.lease, store.limits.max_deliveries = self._lease, self._max_deliveries
         store.limits.max_item_bytes = self._max_item_bytes
-        if self._redis_store is not None:
+        if running:
             store.ensure_running()
             return
         try:
@@ -226,8 +222,7 @@ class BatchProcessor(Phase4Service):
         except BaseException:
             await store.close()
             raise
-        self._store = self._redis_store = store
-        self._dispatcher.commit = store.commit
+        self._store = store
 
     async def disable(self) -> bool:
         """Take in nothing more, handle what is pending within the drain time, then switch off.
@@ -256,7 +251,7 @@ class BatchProcessor(Phase4Service):
                 clean = await store.drain(self._drain_timeout)
             finally:
                 await store.close()  # if that is cancelled, the next disable closes this store again
-                self._store, self._redis_store, d.commit = self._memory, None, None
+                self._store = self._memory
 
         loop = d.loop
         try:

@@ -117,7 +117,7 @@ async def until(condition, seconds=20.0):
 
 
 async def length(processor):
-    return await processor._redis_store.streams.link.execute("XLEN", processor._redis_store.streams.items)
+    return await processor._store.streams.link.execute("XLEN", processor._store.streams.items)
 
 
 # One instance.
@@ -332,7 +332,7 @@ async def test_dead_letters_are_replayed_discarded_and_bounded(instances):
 
 async def test_an_entry_that_nobody_can_read_goes_to_the_dead_letters(instances):
     p = await instances(echo)
-    streams = p._redis_store.streams
+    streams = p._store.streams
     await streams.link.execute("XADD", streams.items, "*", "v", b"\xc1 not a value")
     await streams.link.execute("XADD", streams.items, "*", "other", b"field")
     assert await p.submit_and_wait("after them") == "after them"
@@ -429,11 +429,11 @@ async def test_what_is_handled_to_its_end_while_switched_off_stays_with_its_inst
 async def test_an_item_finished_twice_has_one_result_and_is_counted(instances):
     async def handle(items):
         # Its lease is over, as if the process had stood still, and another instance ends it.
-        streams = other._redis_store.streams
+        streams = other._store.streams
         await streams.link.execute("XGROUP", "CREATECONSUMER", streams.items, "workers", "thief")
         for item in items:
             assert await streams.settle(
-                [other._redis_store.settling.settlement(item, "theirs", dead=False)], 60_000, 10
+                [other._store.settling.settlement(item, "theirs", dead=False)], 60_000, 10
             )
         return {item.item_id: "ours" for item in items}
 
@@ -449,10 +449,10 @@ async def test_what_another_instance_has_taken_over_is_let_go(instances):
     p = await instances(echo, max_batch_size=100, batch_timeout=60.0, lease=3_600)
     answers = await p.submit_many(range(5))
     await until(lambda: p._dispatcher.backlog.unfinished == 5)
-    taken = p._redis_store._held.entries[0]
-    streams = p._redis_store.streams
+    taken = p._store._held.entries[0]
+    streams = p._store.streams
     await streams.link.execute("XCLAIM", streams.items, "workers", "somebody", 0, taken)
-    await p._redis_store.leases.refresh()
+    await p._store.leases.refresh()
     assert p._dispatcher.backlog.unfinished == 4
     p.check_invariants()
     await streams.link.execute("XCLAIM", streams.items, "workers", "given-back", 0, taken, "IDLE", 10**9)
@@ -643,7 +643,7 @@ async def test_its_own_tasks_go_on_when_they_are_cancelled_from_outside(instance
 async def test_the_queue_lost_under_way_is_made_anew(instances):
     p = await instances(echo)
     await p.submit_and_wait(1)
-    streams = p._redis_store.streams
+    streams = p._store.streams
     await streams.link.execute("DEL", streams.items)
     assert await p.submit_and_wait(2, timeout=20) == 2
 

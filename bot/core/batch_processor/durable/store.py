@@ -62,7 +62,6 @@ class RedisStore:
         self._outbox = Outbox(
             dispatcher, self.streams, self._loops, self.limits, self._results.poll_if_awaited
         )
-        self.commit = self.settling.commit
 
     def _has(self, item_id: str) -> bool:
         return self._outbox.is_sending(item_id) or self._held.holds(item_id)
@@ -72,6 +71,7 @@ class RedisStore:
     async def start(self) -> None:
         """Begin; without Redis too. Raises RedisUnavailableError if the client library is missing."""
         self._link.client()
+        self._d.commit = self.settling.commit
         self.ensure_running()
         with contextlib.suppress(BackendError):  # the log has it; the reader tries again
             await self.streams.make_group()
@@ -157,6 +157,7 @@ class RedisStore:
                 await self.streams.leave(self._d.ids.prefix)
         finally:
             await self._link.release()
+        self._d.commit = None
 
     # Submitting.
 
