@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from asyncio import Future
+from asyncio import Future, get_running_loop
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -126,10 +126,13 @@ class MemoryStore:
     # Results.
 
     def known_outcome(self, item_id: str) -> Outcome | None:
-        self._move_here()
-        if item_id in self._outcomes.tracked:
+        d = self._d
+        if d.loop is not get_running_loop():
+            self._move_here()
+        outcomes = self._outcomes
+        if item_id in outcomes.tracked:
             return None
-        outcome = self._outcomes.results.get(item_id, self._d.now())
+        outcome = outcomes.results.get(item_id, d.now())
         if outcome is None:
             raise UnknownItemError(
                 f"item_id = {item_id!r}: no such item is pending, and no result of it is kept"
