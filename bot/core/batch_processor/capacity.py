@@ -1,4 +1,4 @@
-"""How many items may be pending, and the line of those who wait until there is room."""
+"""How many items may be pending, and the line of those who wait for room."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SWEEP_SHARE = 64
 
 
 class Capacity:
-    """``max_pending``, and who waits for room: first come, first served."""
+    """``max_pending``, and the line of submitters that wait for room: first come, first served."""
 
     def __init__(self, backlog: Backlog, on_withdrawn: Callable[[int], None]) -> None:
         """``on_withdrawn`` is told how many items a look for withdrawn ones has removed."""

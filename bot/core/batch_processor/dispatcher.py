@@ -21,7 +21,6 @@ from bot.core.batch_processor.due import DueTimes
 from bot.core.batch_processor.errors import (
     BatchClosedError,
     DeadLetteredError,
-    HandlerAnswerError,
     HandlerCancelledError,
     describe,
 )
@@ -30,7 +29,8 @@ from bot.core.batch_processor.ids import Ids
 from bot.core.batch_processor.lifecycle import State
 from bot.core.batch_processor.models import Batch, BatchItem, BatchStatus, Commit, DeadLetter
 from bot.core.batch_processor.outcomes import Outcomes
-from bot.core.batch_processor.retry import BatchSizer, RetryPolicy
+from bot.core.batch_processor.retries import Retries
+from bot.core.batch_processor.retry import BatchSizer
 
 logger = logging.getLogger(__name__)
 
@@ -59,8 +59,6 @@ class Dispatcher:
         # Settings; the service sets them.
         self.max_batch_size = 100
         self.max_concurrent = 10
-        self.retry = RetryPolicy()
-        self.isolate = False
         self.sizer: BatchSizer | None = None
         self.commit: Commit | None = None
         """In durable mode: what a batch must pass before its items end here."""
@@ -80,6 +78,7 @@ class Dispatcher:
         """How long the queue's normal part may be for ``submit`` to add to it and do nothing else."""
         self._tasks = BackgroundTasks()
         self.due = DueTimes(clock, self.backlog, self._tasks, self.pump)
+        self.retries = Retries(clock, self.backlog, self._tasks, self.pump, self._pump_soon)
 
     # Taking items in.
 
@@ -209,7 +208,7 @@ class Dispatcher:
                 batch.error = describe(error)
                 if batch.attempts == before:
                     batch.count_attempt()
-                if batch.attempts > self.retry.max_retries:
+                if batch.attempts > self.retries.policy.max_retries:
                     batch.hopeless = error
         batch.state = "pending"
         self.backlog.ready.appendleft(batch)
@@ -252,24 +251,11 @@ class Dispatcher:
     async def _failed(self, batch: Batch, error: BaseException) -> None:
         batch.error = describe(error)
         batch.count_attempt()
-        retryable = not isinstance(error, HandlerAnswerError)
-        delay = self.retry.delay(batch.attempts) if retryable else None
-        if delay is not None:
-            self.outcomes.counters.retries += 1
-            logger.warning(
-                "Batch of %d item(s) failed, try %d of %d in %.2f s: %s",
-                len(batch.items), batch.attempts + 1, self.retry.max_retries + 1, delay,
-                one_line(batch.error),
-            )  # fmt: skip
-            self._retry_after(batch, delay)
-        elif self.isolate and retryable and len(batch.items) > 1:
-            # Each half is tried once, so that one item does not take the others with it.
-            for part in (batch, self.backlog.split(batch)):
-                part.attempts = self.retry.max_retries
-                part.error = batch.error
-                self._retry_after(part, 0.0)
-        else:
+        attempts = batch.attempts
+        if not self.retries.try_again(batch, error):
             await self._give_up(batch, error)
+        elif attempts <= self.retries.policy.max_retries:
+            self.outcomes.counters.retries += 1  # halves are out of retries, and count as none
 
     async def _give_up(self, batch: Batch, error: BaseException) -> None:
         logger.error(
@@ -289,23 +275,6 @@ class Dispatcher:
         self.outcomes.settle(batch, self.ids.of_batch(batch.number), values, dead=dead)
         self.backlog.ended(len(batch.items))
         self._some_ended()
-
-    def _retry_after(self, batch: Batch, delay: float) -> None:
-        batch.state = "retrying"
-        task = self._tasks.spawn(self._wait_and_retry(batch, delay), name="batch-retry")
-        self.backlog.retrying[batch] = task
-        task.add_done_callback(lambda task: self._retry_ended(batch, task))
-
-    async def _wait_and_retry(self, batch: Batch, delay: float) -> None:
-        await self._clock.sleep(delay)
-        self.backlog.wake(batch)
-        self.pump()
-
-    def _retry_ended(self, batch: Batch, task: asyncio.Task[None]) -> None:
-        """By a callback, as in :meth:`_watch`."""
-        if task.cancelled() and self.backlog.retrying.get(batch) is task:
-            self.backlog.wake(batch)
-            self._pump_soon()
 
     # Drain, stop.
 

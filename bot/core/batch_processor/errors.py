@@ -1,4 +1,4 @@
-"""What can go wrong with items and batches, by who can act on it."""
+"""What can go wrong with items and batches; the base class tells whose it is to act."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class ResultTimeoutError(CapacityError, TimeoutError):
 
 
 def presentable(error: BaseException) -> Exception:
-    """The error, or what stands for one that a future cannot hold or that would end who awaits it."""
+    """The error, or one in its place if a future cannot hold it, or if it would end the awaiting task."""
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error
     wrapped = ItemFailedError(describe(error))

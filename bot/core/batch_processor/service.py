@@ -149,9 +149,9 @@ class BatchProcessor(Phase4Service):
             "handler_timeout", handler_timeout, zero=True, most=YEAR, default=d.handler.timeout
         )
         policy = RetryPolicy(
-            valid_count("max_retries", max_retries, 0, 1_000, default=d.retry.max_retries),
-            valid_seconds("retry_base", retry_base, most=YEAR, default=d.retry.base),
-            valid_seconds("retry_max", retry_max, most=YEAR, default=d.retry.cap),
+            valid_count("max_retries", max_retries, 0, 1_000, default=d.retries.policy.max_retries),
+            valid_seconds("retry_base", retry_base, most=YEAR, default=d.retries.policy.base),
+            valid_seconds("retry_max", retry_max, most=YEAR, default=d.retries.policy.cap),
         )
         drain = valid_seconds(
             "drain_timeout", drain_timeout, zero=True, most=YEAR, default=self._drain_timeout
@@ -180,8 +180,8 @@ class BatchProcessor(Phase4Service):
             d.handler.function = handler
             d.due.batch_timeout, d.handler.timeout = timeout, limit
             d.max_concurrent, d.capacity.max_pending = concurrent, pending
-            d.retry = policy
-            d.isolate = d.isolate if isolate is None else isolate
+            d.retries.policy = policy
+            d.retries.isolate = d.retries.isolate if isolate is None else isolate
             d.outcomes.results.limit, d.outcomes.results.ttl = results, ttl
             d.outcomes.dead_letters.limit = letters
             wanted = d.sizer is not None if adaptive is None else adaptive
@@ -227,7 +227,7 @@ class BatchProcessor(Phase4Service):
     async def disable(self) -> bool:
         """Take in nothing more, handle what is pending within the drain time, then switch off.
 
-        What has not ended by then goes to the dead letters, and who waits for it gets
+        What has not ended by then goes to the dead letters, and its submitter gets
         BatchClosedError. In durable mode what no handler has begun is left in Redis at once, and what
         has not ended by then too. False if a handler went on after it was cancelled.
 
