@@ -9,14 +9,15 @@ from typing import Any
 from msgspec import structs
 
 from bot.core.query_optimizer.advice.advise import advise
-from bot.core.query_optimizer.advice.rules.findings import RULES
-from bot.core.query_optimizer.models import SEVERITIES, Advice, Finding, Severity
+from bot.core.query_optimizer.advice.rules.registry import register
+from bot.core.query_optimizer.advice.rules.rule import STATEMENT_RULES
+from bot.core.query_optimizer.models import SEVERITIES, Advice, Severity
 from bot.core.query_optimizer.sql.analyzer import Reading, read
 from bot.core.query_optimizer.sql.schema import Schema
 
 # A warning: of a mistyped statement nothing else is known, and a gate in CI must not let it pass unseen.
-UNREADABLE = Finding(
-    "Q000", "unreadable", "warning", "This cannot be read as SQL.", "Correct it, or try another --dialect."
+UNREADABLE = register("Q000", "unreadable", "warning").finding(
+    ("This cannot be read as SQL.", "Correct it, or try another --dialect.")
 )
 
 _LINES = re.compile(r"\n")
@@ -98,7 +99,7 @@ def analyse_scripts(texts: list[str], dialect: str) -> list[list[Statement]]:
 
 def known_codes() -> frozenset[str]:
     """Every code that a report can have."""
-    return frozenset({UNREADABLE.code, *(rule.code for rule in RULES)})
+    return frozenset({UNREADABLE.code, *(rule.rule.code for rule in STATEMENT_RULES)})
 
 
 def _advice(reading: Reading, schema: Schema) -> Advice:

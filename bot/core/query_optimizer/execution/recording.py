@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from bot.core._shared.clock import Clock
 from bot.core._shared.masking import one_line
+from bot.core.query_optimizer.advice.rules.registry import register
 from bot.core.query_optimizer.analyses import Analyses
 from bot.core.query_optimizer.execution.call import Call
 from bot.core.query_optimizer.execution.invalidation import Invalidation
@@ -18,6 +19,8 @@ from bot.core.query_optimizer.models import Analysis, Finding
 from bot.core.query_optimizer.stats import MAX_SHOWN, ExecutionStatistics
 
 logger = logging.getLogger(__name__)
+
+N_PLUS_ONE = register("Q900", "n_plus_one", "warning")
 
 
 class Recorder:
@@ -96,7 +99,7 @@ class Recorder:
             return []
         message, _, fix = pattern.sentence().partition(" Use one query: ")
         fix = f"Use one query: {fix}" if fix else "Fetch what belongs together at once."
-        return [Finding("Q900", "n_plus_one", "warning", message, fix)]
+        return [N_PLUS_ONE.finding((message, fix))]
 
     def patterns(self) -> list[NPlusOnePattern]:
         """Copies of the N+1 patterns found, the one with most repetitions first."""

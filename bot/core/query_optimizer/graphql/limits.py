@@ -11,7 +11,7 @@ from msgspec import structs
 from bot.core.query_optimizer.graphql.measure import Measure
 from bot.core.query_optimizer.graphql.nodes import definitions, ordered
 from bot.core.query_optimizer.graphql.operations import MAX_TOKENS
-from bot.core.query_optimizer.graphql.rules import finding
+from bot.core.query_optimizer.graphql.rules import TOO_COMPLEX, TOO_DEEP
 from bot.core.query_optimizer.models import Advice, Analysis
 
 
@@ -81,16 +81,19 @@ def advise_graphql(text: str, analysis: Analysis, params: Any, max_depth: int, m
     if message and depth is not None and reading is not None:
         if depth > max_depth:
             findings.append(
-                finding("G014", "too_deep", "error",
-                         f"The query is {depth} fields deep; {max_depth} are allowed.",
-                         "Ask for less at a time.")
-            )  # fmt: skip
+                TOO_DEEP.finding(
+                    (f"The query is {depth} fields deep; {max_depth} are allowed.", "Ask for less at a time.")
+                )
+            )
         if complexity is not None and complexity > max_complexity:
             findings.append(
-                finding("G015", "too_complex", "error",
-                         f"The query may cost {complexity} fields; {max_complexity} are allowed.",
-                         "Ask for smaller pages or fewer fields.")
-            )  # fmt: skip
+                TOO_COMPLEX.finding(
+                    (
+                        f"The query may cost {complexity} fields; {max_complexity} are allowed.",
+                        "Ask for smaller pages or fewer fields.",
+                    )
+                )
+            )
     if reading is not None and complexity is not None:
         analysis = structs.replace(analysis, graphql=replace(reading, complexity=complexity))
     return Advice(

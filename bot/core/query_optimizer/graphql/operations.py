@@ -16,7 +16,7 @@ from msgspec import structs
 from bot.core.query_optimizer.graphql.measure import Measure
 from bot.core.query_optimizer.graphql.nodes import definitions, ordered, root_fields_of
 from bot.core.query_optimizer.graphql.printer import Printer
-from bot.core.query_optimizer.graphql.rules import finding, findings_of
+from bot.core.query_optimizer.graphql.rules import SEVERAL_OPERATIONS, UNREADABLE, findings_of
 from bot.core.query_optimizer.models import Analysis, GraphQLReading, QueryType
 from bot.core.query_optimizer.sql.names import GRAPHQL
 
@@ -93,13 +93,7 @@ def _nothing(text: str, problem: str, too_large: bool) -> GraphQLReading:
         problem=problem,
         too_large=too_large,
         findings=(
-            finding(
-                "G001",
-                "unreadable",
-                "error",
-                f"The text is not analysed: {problem}.",
-                "Send a smaller, valid query.",
-            ),
+            UNREADABLE.finding((f"The text is not analysed: {problem}.", "Send a smaller, valid query.")),
         )
         if problem is not MISSING
         else (),
@@ -140,11 +134,14 @@ def _operations(text: str, document: Any) -> dict[str | None, GraphQLReading]:
             problem=message,
             too_large=any(reading.too_large for reading in read.values()),
             findings=(
-                finding("G006", "several_operations", "warning",
-                         "The text holds several operations, and which one runs is not told.",
-                         "Send one operation, or its name as operation_name."),
+                SEVERAL_OPERATIONS.finding(
+                    (
+                        "The text holds several operations, and which one runs is not told.",
+                        "Send one operation, or its name as operation_name.",
+                    )
+                ),
             ),
-        )  # fmt: skip
+        )
     return read
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
+from bot.core.query_optimizer.advice.rules.registry import Rule, register
 from bot.core.query_optimizer.graphql.nodes import MAX_COMPLEXITY, SIZES, selections_of
 from bot.core.query_optimizer.models import Finding
 
@@ -17,11 +19,26 @@ MANY_ALIASES = 10
 _LISTS = frozenset(("edges", "nodes"))
 
 
+UNREADABLE = register("G001", "unreadable", "error")
+SEVERAL_OPERATIONS = register("G006", "several_operations", "warning")
+TOO_DEEP = register("G014", "too_deep", "error")
+TOO_COMPLEX = register("G015", "too_complex", "error")
+
+
 @dataclass
 class _Seen:
     """What one pass over an operation and its fragments saw."""
 
+    endless: list[str]
+    """Fragments that spread each other in a circle."""
+    unknown: list[str]
+    """Fragments that are spread and not defined."""
+    unused: list[str]
+    """Fragments that are defined and not spread."""
+    declared: set[str]
+    """Variables that the operation declares."""
     variables: set[str] = field(default_factory=set)
+    """Variables that it uses."""
     literals: dict[str, None] = field(default_factory=dict)
     pages: dict[str, int] = field(default_factory=dict)
     unbounded: dict[str, None] = field(default_factory=dict)
@@ -30,10 +47,95 @@ class _Seen:
     aliases: dict[str, int] = field(default_factory=dict)
 
 
+class _Check(NamedTuple):
+    """A rule that speaks if it finds names, and shows the first five of them."""
+
+    rule: Rule
+    names: Callable[[_Seen], Iterable[str]]
+    message: str
+    fix: str
+
+
+_CHECKS = (
+    _Check(
+        register("G002", "fragment_cycle", "error"),
+        lambda seen: seen.endless,
+        "The fragments {0} spread each other in a circle, so the query has no end.",
+        "Break the circle.",
+    ),
+    _Check(
+        register("G003", "unknown_fragment", "error"),
+        lambda seen: seen.unknown,
+        "The fragments {0} are spread and not defined.",
+        "Define or remove them.",
+    ),
+    _Check(
+        register("G004", "unused_fragment", "info"),
+        lambda seen: seen.unused,
+        "The fragments {0} are not used by this operation.",
+        "Remove them: servers refuse unused ones.",
+    ),
+    _Check(
+        register("G005", "unknown_variable", "error"),
+        lambda seen: sorted(seen.variables - seen.declared),
+        "The variables {0} are used and not declared.",
+        "Declare them after the operation's name.",
+    ),
+    _Check(
+        register("G007", "unused_variable", "warning"),
+        lambda seen: sorted(seen.declared - seen.variables),
+        "The variables {0} are declared and not used.",
+        "Remove them: they also split the cache.",
+    ),
+    _Check(
+        register("G008", "inline_values", "info"),
+        lambda seen: seen.literals,
+        "The arguments {0} have their values in the text.",
+        "Use variables: the text is parsed once, and values need no quoting.",
+    ),
+    _Check(
+        register("G009", "unbounded_list", "warning"),
+        lambda seen: seen.unbounded,
+        "The connections {0} are asked for without a page size.",
+        "Give first: or last:.",
+    ),
+    _Check(
+        register("G010", "large_page", "warning"),
+        lambda seen: [f"{name}: {size}" for name, size in seen.pages.items() if size > MAX_PAGE],
+        "Pages of more than 1,000 are asked for ({0}).",
+        "Fetch pages one after another, with a cursor.",
+    ),
+    _Check(
+        register("G011", "many_aliases", "warning"),
+        lambda seen: [f"{name} ({n} times)" for name, n in seen.aliases.items() if n >= MANY_ALIASES],
+        "One field is asked for again and again under aliases: {0}.",
+        "Use a field that takes a list, if the schema has one.",
+    ),
+    _Check(
+        register("G012", "introspection", "info"),
+        lambda seen: ["__schema"] if seen.introspection else [],
+        "The query asks for the schema.",
+        "Fetch the schema at build time, not while serving.",
+    ),
+    _Check(
+        register("G013", "duplicate_field", "info"),
+        lambda seen: seen.duplicates,
+        "The fields {0} are selected twice in one place.",
+        "Select them once.",
+    ),
+)
+
+
 def findings_of(
     operation: Any, fragments: dict[str, Any], order: list[str], endless: list[str], unknown: list[str]
 ) -> list[Finding]:
-    seen = _Seen()
+    """``order``, ``endless`` and ``unknown`` are what :func:`.nodes.ordered` tells of the fragments."""
+    seen = _Seen(
+        endless=endless,
+        unknown=unknown,
+        unused=[name for name in fragments if name not in order],
+        declared={item.variable.name.value for item in operation.variable_definitions or ()},
+    )
     for definition in (operation, *[fragments[name] for name in order]):
         _look_directives(definition, seen)
         queue = [definition]
@@ -41,97 +143,12 @@ def findings_of(
             if node.selection_set is not None:
                 _look(node, seen)
                 queue += [item for item in node.selection_set.selections if item.kind != "fragment_spread"]
-    declared = {item.variable.name.value for item in operation.variable_definitions or ()}
-    unused = [name for name in fragments if name not in order]
     found: list[Finding] = []
-
-    def say(code: str, name: str, severity: Any, names: Any, message: str, fix: str) -> None:
+    for check in _CHECKS:
+        names = list(check.names(seen))
         if names:
-            shown = ", ".join(list(names)[:5]) if not isinstance(names, bool) else ""
-            found.append(finding(code, name, severity, message.format(shown), fix))
-
-    say(
-        "G002",
-        "fragment_cycle",
-        "error",
-        endless,
-        "The fragments {0} spread each other in a circle, so the query has no end.",
-        "Break the circle.",
-    )
-    say(
-        "G003",
-        "unknown_fragment",
-        "error",
-        unknown,
-        "The fragments {0} are spread and not defined.",
-        "Define or remove them.",
-    )
-    say(
-        "G004",
-        "unused_fragment",
-        "info",
-        unused,
-        "The fragments {0} are not used by this operation.",
-        "Remove them: servers refuse unused ones.",
-    )
-    say(
-        "G005",
-        "unknown_variable",
-        "error",
-        sorted(seen.variables - declared),
-        "The variables {0} are used and not declared.",
-        "Declare them after the operation's name.",
-    )
-    say(
-        "G007",
-        "unused_variable",
-        "warning",
-        sorted(declared - seen.variables),
-        "The variables {0} are declared and not used.",
-        "Remove them: they also split the cache.",
-    )
-    say(
-        "G008",
-        "inline_values",
-        "info",
-        seen.literals,
-        "The arguments {0} have their values in the text.",
-        "Use variables: the text is parsed once, and values need no quoting.",
-    )
-    say(
-        "G009",
-        "unbounded_list",
-        "warning",
-        seen.unbounded,
-        "The connections {0} are asked for without a page size.",
-        "Give first: or last:.",
-    )
-    say(
-        "G010",
-        "large_page",
-        "warning",
-        [f"{name}: {size}" for name, size in seen.pages.items() if size > MAX_PAGE],
-        "Pages of more than 1,000 are asked for ({0}).",
-        "Fetch pages one after another, with a cursor.",
-    )
-    say(
-        "G011",
-        "many_aliases",
-        "warning",
-        [f"{name} ({times} times)" for name, times in seen.aliases.items() if times >= MANY_ALIASES],
-        "One field is asked for again and again under aliases: {0}.",
-        "Use a field that takes a list, if the schema has one.",
-    )
-    say(
-        "G012",
-        "introspection",
-        "info",
-        seen.introspection,
-        "The query asks for the schema.",
-        "Fetch the schema at build time, not while serving.",
-    )
-    say("G013", "duplicate_field", "info", seen.duplicates,
-        "The fields {0} are selected twice in one place.", "Select them once.")  # fmt: skip
+            shown = ", ".join(names[:5])
+            found.append(check.rule.finding((check.message.format(shown), check.fix)))
     return found
 
 
@@ -140,8 +157,6 @@ def _look(node: Any, seen: _Seen) -> None:
     texts: set[str] = set()
     for item in node.selection_set.selections:
         _look_directives(item, seen)
-        if item.kind == "fragment_spread":
-            continue
         if item.kind != "field":
             continue
         name = item.name.value
@@ -182,7 +197,3 @@ def _look_value(value: Any, where: str, seen: _Seen, *, size: bool) -> None:
             seen.pages[where.rpartition(".")[0]] = min(MAX_COMPLEXITY, int(item.value[:20]))
         elif item.kind in ("string_value", "int_value", "float_value") and where:
             seen.literals[where] = None
-
-
-def finding(code: str, name: str, severity: Any, message: str, fix: str) -> Finding:
-    return Finding(code, name, severity, message, fix)

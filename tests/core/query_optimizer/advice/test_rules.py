@@ -1,14 +1,11 @@
 """Each rule: what it speaks about, and what looks alike and is left in peace."""
 
-from pathlib import Path
-
 import pytest
 from sqlglot import exp
 
 from bot.core.query_optimizer.advice.advise import advise
 from bot.core.query_optimizer.advice.rules.facts import Facts
-from bot.core.query_optimizer.advice.rules.findings import RULES
-from bot.core.query_optimizer.models import SEVERITIES
+from bot.core.query_optimizer.advice.rules.rule import STATEMENT_RULES
 from bot.core.query_optimizer.sql.analyzer import read
 from bot.core.query_optimizer.sql.schema import Schema
 from bot.core.query_optimizer.sql.scopes import COMPARISONS
@@ -291,20 +288,14 @@ def test_a_column_compared_with_a_literal_concerns_no_rule():
     reading = read("SELECT a FROM t WHERE a = 1 AND b <> 'x' AND d > 1 AND e >= 1 AND f < 1 AND g <= 1", "")
     facts = Facts(reading, reading.censuses[0], None)
     for kind in (*COMPARISONS, exp.NEQ):
-        rules = [rule for rule in RULES if kind in rule.classes]
+        rules = [rule for rule in STATEMENT_RULES if kind in rule.classes]
         (node,) = facts.census.all(kind)
         assert rules
         assert all(rule.check(node, facts) is None for rule in rules)
 
 
-def test_every_rule_is_tested_and_documented():
-    codes = [rule.code for rule in RULES]
-    assert len(codes) == len(set(codes))
-    assert sorted(codes) == sorted(CASES)
-    assert {rule.severity for rule in RULES} <= set(SEVERITIES)
-    page = Path(__file__).parents[4].joinpath("docs/query_rules.md").read_text("utf-8")
-    for rule in RULES:
-        assert f"| {rule.code} | {rule.severity} | {rule.name} |" in page
+def test_every_rule_is_tested():
+    assert sorted(rule.rule.code for rule in STATEMENT_RULES) == sorted(CASES)
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,12 @@ from sqlglot import exp
 
 from bot.core.query_optimizer.advice.rules import conditions, filters, joins, ordering, selection, writes
 from bot.core.query_optimizer.advice.rules.facts import Facts
-from bot.core.query_optimizer.advice.rules.rule import RULES, RULES_BY_CLASS, Rule
+from bot.core.query_optimizer.advice.rules.rule import RULES_BY_CLASS, StatementRule
 from bot.core.query_optimizer.models import Finding
 from bot.core.query_optimizer.sql.scopes import (
     COMPARISONS,
     line_of,
 )
-
-__all__ = ["RULES", "findings_of"]
 
 _REGISTERED = (conditions, filters, joins, ordering, selection, writes)
 """Their rules are known once they are imported."""
@@ -31,13 +29,11 @@ def findings_of(facts: Facts) -> list[Finding]:
         if kind in _COMPARISONS:
             nodes = [node for node in nodes if not _is_plain(node.args)]
         for applied in rules:
-            check = applied.check
+            known, check = applied.rule, applied.check
             for node in nodes:
                 remark = check(node, facts)
-                if remark is not None and (applied.code, remark[0]) not in found:
-                    found[applied.code, remark[0]] = Finding(
-                        applied.code, applied.name, applied.severity, *remark, line_of(node)
-                    )
+                if remark is not None and (known.code, remark[0]) not in found:
+                    found[known.code, remark[0]] = known.finding(remark, line_of(node))
     if len(found) < 2:
         return list(found.values())
     return sorted(found.values(), key=lambda finding: (finding.code, finding.line))
@@ -52,7 +48,7 @@ def _is_plain(args: dict[str, Any]) -> bool:
 
 
 @functools.lru_cache(maxsize=1024)
-def _applicable(kinds: tuple[type, ...]) -> tuple[tuple[type, tuple[Rule, ...]], ...]:
+def _applicable(kinds: tuple[type, ...]) -> tuple[tuple[type, tuple[StatementRule, ...]], ...]:
     """The rules that may find something in a statement made of nodes of these classes."""
     there = frozenset(kinds)
     chosen = []

@@ -12,7 +12,8 @@ from bot.core.query_optimizer.advice.rules.nodes import (
     joined_by_comma,
     may_be_one_row_or_lateral,
 )
-from bot.core.query_optimizer.advice.rules.rule import Remark, rule
+from bot.core.query_optimizer.advice.rules.registry import Remark
+from bot.core.query_optimizer.advice.rules.rule import rule
 from bot.core.query_optimizer.sql.scopes import (
     COMPARISONS,
     Scope,

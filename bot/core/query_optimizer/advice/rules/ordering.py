@@ -11,7 +11,8 @@ from bot.core.query_optimizer.advice.rules.nodes import (
     asks_existence_only,
     has_aggregate,
 )
-from bot.core.query_optimizer.advice.rules.rule import Remark, rule
+from bot.core.query_optimizer.advice.rules.registry import Remark
+from bot.core.query_optimizer.advice.rules.rule import rule
 from bot.core.query_optimizer.sql.scopes import (
     SETS,
     bare,

@@ -6,28 +6,24 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from bot.core.query_optimizer.advice.rules.facts import Facts
+from bot.core.query_optimizer.advice.rules.registry import Remark, Rule, register
 from bot.core.query_optimizer.models import Severity
-
-Remark = tuple[str, str]
-"""(what is wrong, what to do)"""
 
 Check = Callable[[Any, Facts], Remark | None]
 
 Needs = Callable[[frozenset[type]], bool]
 
 
-class Rule(NamedTuple):
-    code: str
-    name: str
-    severity: Severity
+class StatementRule(NamedTuple):
+    rule: Rule
     classes: tuple[type, ...]
     check: Check
     needs: Needs
     """Whether it can find anything in a statement made of nodes of these classes."""
 
 
-RULES: list[Rule] = []
-RULES_BY_CLASS: dict[type, list[Rule]] = {}
+STATEMENT_RULES: list[StatementRule] = []
+RULES_BY_CLASS: dict[type, list[StatementRule]] = {}
 
 
 def rule(
@@ -40,11 +36,12 @@ def rule(
     def there(kinds: frozenset[type]) -> bool:
         return not required or not kinds.isdisjoint(required)
 
-    def register(check: Check) -> Check:
-        found = Rule(code, name, severity, classes, check, needs if callable(needs) else there)
-        RULES.append(found)
+    def decorated(check: Check) -> Check:
+        known = register(code, name, severity)
+        found = StatementRule(known, classes, check, needs if callable(needs) else there)
+        STATEMENT_RULES.append(found)
         for kind in classes:
             RULES_BY_CLASS.setdefault(kind, []).append(found)
         return check
 
-    return register
+    return decorated

@@ -14,7 +14,8 @@ from bot.core.query_optimizer.advice.rules.nodes import (
     is_aggregate,
     unaliased,
 )
-from bot.core.query_optimizer.advice.rules.rule import Remark, rule
+from bot.core.query_optimizer.advice.rules.registry import Remark
+from bot.core.query_optimizer.advice.rules.rule import rule
 from bot.core.query_optimizer.sql.scopes import (
     SETS,
     bare,

@@ -11,7 +11,8 @@ from bot.core.query_optimizer.advice.rules.nodes import (
     is_within,
     names_table,
 )
-from bot.core.query_optimizer.advice.rules.rule import Remark, rule
+from bot.core.query_optimizer.advice.rules.registry import Remark
+from bot.core.query_optimizer.advice.rules.rule import rule
 from bot.core.query_optimizer.sql.scopes import (
     is_limited,
 )
