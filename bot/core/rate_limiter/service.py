@@ -13,7 +13,8 @@ from bot.core._shared.histogram import HistogramSnapshot
 from bot.core.phase4_config.rate_limiter import RateLimiterSettings
 from bot.core.phase4_service import Phase4Service
 from bot.core.rate_limiter.bucket import Buckets
-from bot.core.rate_limiter.errors import RateLimitExceeded, UnknownTierError
+from bot.core.rate_limiter.errors import UnknownTierError
+from bot.core.rate_limiter.local import Limits, LocalBuckets
 from bot.core.rate_limiter.mirror import Mirror
 from bot.core.rate_limiter.models import (
     Backoff,
@@ -25,7 +26,6 @@ from bot.core.rate_limiter.models import (
 )
 from bot.core.rate_limiter.penalty import Penalties
 from bot.core.rate_limiter.stats import shared_figures, snapshot
-from bot.core.rate_limiter.waiting import Lines
 
 if TYPE_CHECKING:
     from bot.core.rate_limiter.shared import SharedBuckets
@@ -78,9 +78,8 @@ class RateLimiter(Phase4Service):
         # The same as _by_config while on and not shared, else empty: the one look-up of a check then
         # also tells whether the limiter is on and may decide by itself. Changed by enable and disable.
         self._local = self._by_config
-        # Who waits in acquire where limits are not shared, and how many ever did, for their order.
-        self._lines = Lines(clock)
-        self._reserved = 0
+        # What takes tokens: _shared if there is one, else _alone. Changed by _share.
+        self._alone = LocalBuckets(clock, self._all_buckets)
         self._shared: SharedBuckets | None = None
         # What statuses of a limiter that is off refer to.
         self._off = Buckets(self._default_limit, Penalties(0.0, 0.0), clock)
@@ -89,6 +88,11 @@ class RateLimiter(Phase4Service):
     def shared(self) -> bool:
         """Whether the limits are those of all instances, kept in Redis."""
         return self._shared is not None
+
+    @property
+    def _limits(self) -> Limits[Any]:
+        """What takes tokens. The buckets that it is given are those of ``_buckets``, of its own kind."""
+        return self._alone if self._shared is None else self._shared
 
     # Lifecycle.
 
@@ -237,11 +241,13 @@ class RateLimiter(Phase4Service):
         except TypeError:
             raise _no_limit(config) from None
         if buckets is None or tier is not None or tokens_required is not _ONE:
-            shared = self._shared
-            if shared is None:
-                return self._take_checked(client_id, config, tokens_required, tier)
-            mirror = self._mirror(config, tier, tokens_required)
-            return await shared.take(mirror, plain_client(client_id), tokens_required)
+            buckets = self._buckets(config, tier, tokens_required)
+            if buckets is None:
+                return True, self._pass(config, tier)
+            client_id = plain_client(client_id)
+            if self._shared is None:
+                return self._alone.take_here(buckets, client_id, tokens_required)
+            return await self._limits.take(buckets, client_id, tokens_required)
         # Buckets.take, in place and for one token: the call alone would be a sixth of the check.
         kind = client_id.__class__
         if kind is not int and kind is not str:
@@ -266,18 +272,6 @@ class RateLimiter(Phase4Service):
         slack = buckets.refuse(client_id, now, 1, tat, slack)
         return slack >= 0.0, RateLimitStatus((buckets, slack, 1, now))
 
-    def _take_checked(
-        self, client_id: ClientId, config: RateLimitConfig | None, tokens: int, tier: str | None
-    ) -> tuple[bool, RateLimitStatus]:
-        """is_allowed of what is not the common case: a tier, several tokens, a new limit, or off."""
-        buckets = self._buckets(config, tier, tokens)
-        if buckets is None:
-            return True, self._pass(config, tier)
-        client_id = plain_client(client_id)
-        now = self._now()
-        slack = buckets.take(client_id, now, tokens)
-        return slack >= 0.0, RateLimitStatus((buckets, slack, tokens, now))
-
     def check(self, client_id: ClientId, config: RateLimitConfig | None = None) -> float:
         """Take one token if it is there: 0.0, or the seconds after which it will be.
 
@@ -291,11 +285,10 @@ class RateLimiter(Phase4Service):
         except TypeError:
             raise _no_limit(config) from None
         if buckets is None:
-            if self._shared is not None:
-                return self._shared.take_nowait(self._mirror(config, None, 1), plain_client(client_id))
             buckets = self._buckets(config, None, 1)
             if buckets is None:
                 return 0.0
+            return self._limits.take_nowait(buckets, plain_client(client_id))
         # Buckets.take, in place, as in is_allowed.
         kind = client_id.__class__
         if kind is not int and kind is not str:
@@ -322,9 +315,8 @@ class RateLimiter(Phase4Service):
 
     def check_tier(self, client_id: ClientId, tier: str) -> float:
         """:meth:`check` for the limit of a tier."""
-        if self._shared is not None:
-            return self._shared.take_nowait(self._mirror(None, tier, 1), plain_client(client_id))
-        return self._take_checked(client_id, None, 1, tier)[1].retry_after
+        buckets = self._buckets(None, tier, 1)
+        return 0.0 if buckets is None else self._limits.take_nowait(buckets, plain_client(client_id))
 
     async def allow_batch(
         self,
@@ -356,23 +348,9 @@ class RateLimiter(Phase4Service):
         if buckets is None:
             return self._pass(config, tier)
         max_wait = math.inf if timeout is None else _max_wait(timeout)
-        client = plain_client(client_id)
-        if self._shared is not None and isinstance(buckets, Mirror):
-            label = _label(buckets.config, tier)
-            return await self._shared.acquire(buckets, client, tokens_required, max_wait, label)
-        now = self._now()
-        wait, taken = buckets.reserve(client, now, tokens_required, max_wait)
-        if not taken:
-            raise RateLimitExceeded(wait, limit=_label(buckets.config, tier))
-        if wait > 0.0:
-            self._reserved += 1
-            await self._lines.wait(
-                (buckets, client), now + wait, tokens_required * buckets.interval, (0.0, self._reserved),
-                lambda: buckets.refund(client, self._now(), tokens_required),
-            )  # fmt: skip
-            now = self._now()
-        buckets.allowed += 1
-        return RateLimitStatus((buckets, max(0.0, buckets.peek(client, now)), 0, now))
+        return await self._limits.acquire(
+            buckets, plain_client(client_id), tokens_required, max_wait, _label(buckets.config, tier)
+        )
 
     # Tiers and clients.
 
@@ -402,15 +380,9 @@ class RateLimiter(Phase4Service):
         buckets = self._buckets(config, tier, 1)
         if buckets is None:
             return self._pass(config, tier)
-        client_id = plain_client(client_id)
-        alone: tuple[bool, ...] = ()
-        if self._shared is not None and isinstance(buckets, Mirror):
-            slack, degraded = await self._shared.peek(buckets, client_id)
-            alone = (True,) if degraded else ()
-            now = self._now()
-        else:
-            now = self._now()
-            slack = buckets.peek(client_id, now)
+        slack, degraded = await self._limits.peek(buckets, plain_client(client_id))
+        now = self._now()
+        alone = (True,) if degraded else ()
         if slack < buckets.interval - buckets.epsilon:
             return RateLimitStatus((buckets, slack - buckets.interval, 1, now, *alone))
         return RateLimitStatus((buckets, slack, 0, now, *alone))
@@ -421,14 +393,7 @@ class RateLimiter(Phase4Service):
         Where limits are shared, in every instance: they hear of it within milliseconds, or when Redis
         is back if it is away.
         """
-        client_id = plain_client(client_id)
-        if self._shared is not None:
-            return await self._shared.reset_client(client_id)
-        found = False
-        for buckets in self._all_buckets():
-            found = buckets.forget(client_id) or found
-            self._lines.forget((buckets, client_id))
-        return found
+        return await self._limits.reset_client(plain_client(client_id))
 
     # Figures.
 
@@ -492,12 +457,6 @@ class RateLimiter(Phase4Service):
             if config is not None:
                 self._in_turn.append(config)
         return buckets
-
-    def _mirror(self, config: RateLimitConfig | None, tier: str | None, tokens: int) -> Mirror:
-        """:meth:`_buckets` of limits that are shared."""
-        found = self._buckets(config, tier, tokens)
-        assert isinstance(found, Mirror)
-        return found
 
     def _drop_idle_limits(self) -> None:
         """Look at two limits, those longest not looked at, and drop them if no bucket of theirs is live."""

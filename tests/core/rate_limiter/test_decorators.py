@@ -9,6 +9,7 @@ import pytest
 
 from bot.core.rate_limiter import Backoff, RateLimitConfig, RateLimiter, RateLimitExceeded, rate_limited
 from bot.core.rate_limiter.decorators import label_of
+from bot.core.rate_limiter.local import LocalBuckets
 from tests.support.clock import VirtualClock
 
 
@@ -86,7 +87,9 @@ async def test_a_key_that_gives_none_leaves_it_to_the_arguments_and_to_everybody
 async def test_callers_that_name_nobody_are_not_punished_for_each_other():
     clock = VirtualClock()
     limiter = RateLimiter.get_instance()
-    limiter._clock, limiter._now, before = clock, clock.monotonic, (limiter._clock, limiter._now)
+    before = limiter._clock, limiter._now, limiter._alone
+    limiter._clock, limiter._now = clock, clock.monotonic
+    limiter._alone = LocalBuckets(clock, limiter._all_buckets)
     try:
         await limiter.enable()
 
@@ -103,7 +106,7 @@ async def test_callers_that_name_nobody_are_not_punished_for_each_other():
         assert status.retry_after <= 1.0
     finally:
         await limiter.disable()
-        limiter._clock, limiter._now = before
+        limiter._clock, limiter._now, limiter._alone = before
 
 
 async def test_everything_that_can_be_called_can_be_limited(limiter):
@@ -165,7 +168,9 @@ async def test_everything_that_can_be_called_can_be_limited(limiter):
 async def test_who_hammers_a_decorated_function_waits_longer():
     clock = VirtualClock()
     limiter = RateLimiter.get_instance()
-    limiter._clock, limiter._now, before = clock, clock.monotonic, (limiter._clock, limiter._now)
+    before = limiter._clock, limiter._now, limiter._alone
+    limiter._clock, limiter._now = clock, clock.monotonic
+    limiter._alone = LocalBuckets(clock, limiter._all_buckets)
     try:
         await limiter.enable()
         longest = {}
@@ -184,7 +189,7 @@ async def test_who_hammers_a_decorated_function_waits_longer():
         assert list(longest.values()) == pytest.approx([4.0, 0.99, 30.0], abs=0.02)
     finally:
         await limiter.disable()
-        limiter._clock, limiter._now = before
+        limiter._clock, limiter._now, limiter._alone = before
 
 
 async def test_without_a_client_all_callers_share(limiter):

@@ -179,8 +179,8 @@ async def test_who_waits_behind_one_that_gives_up_moves_up(limiter, clock):
     await clock.advance(20)
     await asyncio.wait([*tasks.values(), late])
     assert served == pytest.approx({0: 1.0, 2: 2.0, 3: 4.0, "late": 5.0})
-    limiter._lines.check_invariants()
-    assert not limiter._lines._lines
+    limiter._alone.lines.check_invariants()
+    assert not limiter._alone.lines._lines
 
 
 async def test_the_first_in_the_line_that_gives_up_wakes_the_next_in_time(limiter, clock):
@@ -199,9 +199,9 @@ async def test_a_wait_that_is_cancelled_as_it_is_served_gives_its_token_to_the_n
     await limiter.acquire("u", one_by_one)
     first, second = (asyncio.ensure_future(limiter.acquire("u", one_by_one)) for _ in range(2))
     await clock.advance(0.5)
-    key = next(iter(limiter._lines._lines))
+    key = next(iter(limiter._alone.lines._lines))
     clock.jump(0.5)
-    limiter._lines._serve(key, limiter._lines._lines[key])
+    limiter._alone.lines._serve(key, limiter._alone.lines._lines[key])
     first.cancel()
     await asyncio.wait([first])
     await clock.advance(0)
@@ -224,7 +224,7 @@ async def test_a_storm_of_waits_and_cancellations_keeps_to_the_rate(limiter, clo
         await clock.advance(rng.random() * 0.2)
         for task in rng.sample(tasks, min(len(tasks), rng.randrange(3))):
             task.cancel()
-    limiter._lines.check_invariants()
+    limiter._alone.lines.check_invariants()
     await clock.advance(60)
     await asyncio.wait(tasks)
     served.sort()
