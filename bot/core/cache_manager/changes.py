@@ -25,7 +25,7 @@ class ChangeLog:
         # Keys by their hash: one taken for another only keeps a value out of L1. None: any key.
         self._recent: deque[tuple[int, bool] | frozenset[str] | None] = deque(maxlen=MAX_RECENT)
 
-    def key(self, namespace: str, key: str, *, loaded: bool = False) -> None:
+    def key(self, namespace: str, key: str, loaded: bool = False) -> None:
         """One key changed; ``loaded``: another instance only loaded it."""
         self.count += 1
         self._recent.append((hash((namespace, key)), loaded))

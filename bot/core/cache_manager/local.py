@@ -103,16 +103,18 @@ class LocalTier:
         """Set a key, for ``ttl`` seconds and ``keep`` more as a stale value; False if L1 does not hold it."""
         if namespace not in self.used:
             self.use(namespace)
-        # inlined: changed
         self.l1.store.remove(namespace, key)
         self.changes.key(namespace, key)
         meta = Meta(tags, load_seconds) if tags or load_seconds else None
         return self.l1.put(namespace, key, frozen, now=self._now(), ttl=ttl, keep=keep, meta=meta)
 
-    def changed(self, namespace: str, key: str, *, loaded: bool = False) -> None:
-        """A key has another value; ``loaded``: another instance only loaded it."""
-        self.l1.store.remove(namespace, key)
-        self.changes.key(namespace, key, loaded=loaded)
+    def delete(self, namespace: str, key: str) -> bool:
+        """Drop a key; False if L1 did not hold it."""
+        store = self.l1.store
+        had = store.peek(namespace, key, self._now()) is not None
+        store.remove(namespace, key)
+        self.changes.key(namespace, key)
+        return had
 
     def drop_tags(self, tags: Sequence[str]) -> int:
         """Drop what carries any of the tags; how many entries."""
@@ -135,9 +137,11 @@ class LocalTier:
 
     def apply(self, what: str, name: str, keys: Sequence[str]) -> None:
         """Do what another instance tells that it did; see :class:`Backplane`. Unknown: drop everything."""
-        if what in ("drop", "load"):
+        if what == "drop" or what == "load":
+            loaded = what == "load"
             for key in keys:
-                self.changed(name, key, loaded=what == "load")
+                self.l1.store.remove(name, key)
+                self.changes.key(name, key, loaded)
         elif what == "tags":
             self.drop_tags(keys)
         elif what == "pattern":

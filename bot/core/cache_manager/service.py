@@ -298,7 +298,9 @@ class CacheManager(Phase4Service):
         valid_name(namespace, "namespace")
         if not self._enabled:
             return False
-        return await self._tiers.delete(namespace, key)
+        tiers = self._tiers
+        had = tiers.local.delete(namespace, key)
+        return bool(tiers.shared is not None and await tiers.shared.l2.delete(namespace, (key,))) or had
 
     async def invalidate_pattern(self, pattern: str, namespace: str = DEFAULT_NAMESPACE) -> int:
         """Drop the keys of one namespace that match a glob (``user:*``); how many keys that was.

@@ -199,12 +199,6 @@ class Tiers:
             position += taken
         return in_l2 + sum(local.has(namespace, key) for key in elsewhere)
 
-    async def delete(self, namespace: str, key: str) -> bool:
-        """Drop one key; False if neither tier had it."""
-        had = self.local.has(namespace, key)
-        self.local.changed(namespace, key)
-        return bool(self.shared is not None and await self.shared.l2.delete(namespace, (key,))) or had
-
     async def drop_pattern(self, namespace: str, pattern: str) -> int:
         """Drop the keys of a namespace that match a glob; how many keys that was."""
         gone = set(self.local.drop_pattern(namespace, pattern))
