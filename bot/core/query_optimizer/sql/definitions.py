@@ -7,8 +7,8 @@ leaves a doubt: from then on any name may be a view (:class:`Relations`).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 from bot.core.query_optimizer.sql.census import Census
 from bot.core.query_optimizer.sql.declarations import Declaration
@@ -84,13 +84,6 @@ _IF_NOT_EXISTS = r"(?:IF\s+NOT\s+EXISTS\s+)?"
 _RENAMES = re.compile(
     rf"(?is)(?:TABLES?\s+|,\s*)(?:IF\s+EXISTS\s+)?({_NAME})\s+(?:WAIT\s+\d+\s+|NOWAIT\s+)?TO\s+({_NAME})"
 )
-_TRIGGER = re.compile(rf"(?is)\bTRIGGER\b.*?\bON\s+({_NAME})(.*)")
-_RULE = re.compile(rf"(?is)\bRULE\b.*?\bON\s+(?:SELECT|INSERT|UPDATE|DELETE)\s+TO\s+({_NAME})")
-_PARTITION_OF = re.compile(rf"(?is)\bTABLE\s+{_IF_NOT_EXISTS}({_NAME})\s+PARTITION\s+OF\s+({_NAME})")
-_ATTACHED = re.compile(
-    rf"(?is)\bTABLE\s+(?:IF\s+EXISTS\s+)?(?:ONLY\s+)?({_NAME})\s+ATTACH\s+PARTITION\s+({_NAME})"
-)
-_HEIR = re.compile(rf"(?is)\bTABLE\s+(?:IF\s+EXISTS\s+)?(?:ONLY\s+)?({_NAME})\b.*?\sINHERIT\s+({_NAME})")
 _CREATED = re.compile(rf"(?is)\bTABLE\s+{_IF_NOT_EXISTS}({_NAME})")
 _LASTING_TABLE = re.compile(r"(?i)CREATE\s+(?:OR\s+REPLACE\s+)?(?:UNLOGGED\s+)?TABLE\b")
 _ALTERED = re.compile(rf"(?is)\AALTER\s+TABLE\s+(?:IF\s+EXISTS\s+)?(?:ONLY\s+)?({_NAME})")
@@ -98,8 +91,6 @@ _INHERITS = re.compile(r"(?is)\)\s*INHERITS\s*\(([^()]*)\)")
 _REFERENCES = re.compile(
     rf"(?is)\bREFERENCES\s+({_NAME})\s*(?:\([^()]*\))?[^,;]*?\bON\s+(?:DELETE|UPDATE)\s+(?:CASCADE|SET)\b"
 )
-_FUNCTION = re.compile(rf"(?is)\b(?:FUNCTION|AGGREGATE|PROCEDURE)\s+{_IF_NOT_EXISTS}({_NAME})")
-_SEQUENCE = re.compile(rf"(?is)\bSEQUENCE\s+{_IF_NOT_EXISTS}({_NAME})")
 _MATERIALIZED = re.compile(
     rf"(?is)\AREFRESH\s+MATERIALIZED\s+VIEW\s+(?:CONCURRENTLY\s+)?({_NAME})(?!.*;\s*\S)"
 )
@@ -171,55 +162,7 @@ _OPAQUE = frozenset("table view materialized event schema foreign rule trigger t
 """Kinds that may be, or become, something to read from."""
 
 
-def _created(text: str, dialect: str) -> list[Declaration]:
-    head = text[:200]
-    found: list[Declaration] = []
-    if (match := _VIRTUAL.match(text)) is not None:
-        for name in _names(match.group(1), dialect):
-            found += _virtual(name, match.group(2).lower(), match.group(3), dialect)
-        return found
-    if (match := _TRIGGER.search(text)) is not None and re.search(r"(?i)\A\w+\b.{0,80}?\bTRIGGER\b", head):
-        body = match.group(2)
-        begin = re.search(r"(?i)\bBEGIN\b", body)
-        written = _WRITTEN.findall(body[begin.start() :]) if begin is not None else []
-        others = {name for each in written for name in _names(each, dialect)}
-        if dialect != "sqlite" or len(_WRITING.findall(body)) != len(written) or not written:
-            others = {ANY}  # its function, or what it calls, may write anything
-        return [Declaration("cascade", name, frozenset(others)) for name in _names(match.group(1), dialect)]
-    if (match := _RULE.search(text)) is not None and re.search(r"(?i)\A\w+\b.{0,30}?\bRULE\b", head):
-        names = _names(match.group(1), dialect)
-        return [Declaration(kind, name, frozenset((ANY,))) for name in names for kind in ("cascade", "view")]
-    if (match := _FUNCTION.search(head)) is not None:
-        return [Declaration("function", _last(match.group(1)))]
-    if (match := _SEQUENCE.search(head)) is not None:
-        return [Declaration("view", name, frozenset((ANY,))) for name in _names(match.group(1), dialect)]
-    found += _relations_in(text, dialect)
-    if _LASTING_TABLE.match(text) and (match := _CREATED.search(head)) is not None:
-        found += [Declaration("table", name) for name in _names(match.group(1), dialect)]
-    return found
-
-
-def _relations_in(text: str, dialect: str) -> list[Declaration]:
-    """Partitions, heirs and cascading keys of a CREATE or ALTER TABLE, by its words."""
-    found: list[Declaration] = []
-    for pattern in (_PARTITION_OF, _ATTACHED, _HEIR):
-        if (match := pattern.search(text)) is not None:
-            for name in _names(match.group(1), dialect):
-                found += _both_ways(name, _names(match.group(2), dialect))
-    owner = _ALTERED.match(text) or _CREATED.search(text[:200])
-    if owner is None:
-        return found
-    names = _names(owner.group(1), dialect)
-    if (match := _INHERITS.search(text)) is not None:
-        for parent in match.group(1).split(","):
-            for name in names:
-                found += _both_ways(name, _names(parent, dialect))
-    for parent in _REFERENCES.findall(text):
-        found += [Declaration("cascade", each, frozenset(names)) for each in _names(parent, dialect)]
-    return found
-
-
-_VIRTUAL = re.compile(rf"(?is)\s*CREATE\s+VIRTUAL\s+TABLE\s+{_IF_NOT_EXISTS}({_NAME})\s+USING\s+(\w+)(.*)")
+_VIRTUAL = re.compile(rf"(?is)\A\s*CREATE\s+VIRTUAL\s+TABLE\s+{_IF_NOT_EXISTS}({_NAME})\s+USING\s+(\w+)(.*)")
 _OWN_ROWS = frozenset("fts3 fts4 fts5 rtree rtree_i32 geopoly".split())
 _CONTENT = re.compile(r"(?i)\bcontent\s*=\s*[\"'\[]?([\w.]*)")
 
@@ -237,6 +180,119 @@ def _virtual(name: str, module: str, arguments: str, dialect: str) -> list[Decla
             return [Declaration("table", name), behind]
         return [Declaration("view", name, frozenset(_names(content.group(1), dialect))), behind]
     return [Declaration("view", name, frozenset((ANY, NEVER)))]
+
+
+def _virtual_table(match: re.Match[str], dialect: str) -> list[Declaration]:
+    found: list[Declaration] = []
+    for name in _names(match.group(1), dialect):
+        found += _virtual(name, match.group(2).lower(), match.group(3), dialect)
+    return found
+
+
+def _trigger(match: re.Match[str], dialect: str) -> list[Declaration]:
+    """In SQLite the body says what it writes; elsewhere it calls a function, which may write anything."""
+    body = match.group(2)
+    begin = re.search(r"(?i)\bBEGIN\b", body)
+    written = _WRITTEN.findall(body[begin.start() :]) if begin is not None else []
+    others = {name for each in written for name in _names(each, dialect)}
+    if dialect != "sqlite" or len(_WRITING.findall(body)) != len(written) or not written:
+        others = {ANY}
+    return [Declaration("cascade", name, frozenset(others)) for name in _names(match.group(1), dialect)]
+
+
+def _rule(match: re.Match[str], dialect: str) -> list[Declaration]:
+    names = _names(match.group(1), dialect)
+    return [Declaration(kind, name, frozenset((ANY,))) for name in names for kind in ("cascade", "view")]
+
+
+def _function(match: re.Match[str], dialect: str) -> list[Declaration]:
+    return [Declaration("function", _last(match.group(1)))]
+
+
+def _sequence(match: re.Match[str], dialect: str) -> list[Declaration]:
+    return [Declaration("view", name, frozenset((ANY,))) for name in _names(match.group(1), dialect)]
+
+
+_HEAD = 200
+"""Characters of a text in which its kind is told."""
+
+
+class _Form(NamedTuple):
+    """A way to define something other than a plain table, and what that declares."""
+
+    pattern: re.Pattern[str]
+    declares: Callable[[re.Match[str], str], list[Declaration]]
+    """Of the match and the dialect."""
+    kind: re.Pattern[str] | None = None
+    """What the head of the text must be like."""
+    in_head: bool = False
+    """Whether the pattern must end within the head."""
+
+    def found_in(self, text: str) -> re.Match[str] | None:
+        head = text[:_HEAD]
+        if self.kind is not None and self.kind.search(head) is None:
+            return None
+        return self.pattern.search(head if self.in_head else text)
+
+
+_FORMS = (
+    _Form(_VIRTUAL, _virtual_table),
+    _Form(
+        re.compile(rf"(?is)\bTRIGGER\b.*?\bON\s+({_NAME})(.*)"),
+        _trigger,
+        kind=re.compile(r"(?i)\A\w+\b.{0,80}?\bTRIGGER\b"),
+    ),
+    _Form(
+        re.compile(rf"(?is)\bRULE\b.*?\bON\s+(?:SELECT|INSERT|UPDATE|DELETE)\s+TO\s+({_NAME})"),
+        _rule,
+        kind=re.compile(r"(?i)\A\w+\b.{0,30}?\bRULE\b"),
+    ),
+    _Form(
+        re.compile(rf"(?is)\b(?:FUNCTION|AGGREGATE|PROCEDURE)\s+{_IF_NOT_EXISTS}({_NAME})"),
+        _function,
+        in_head=True,
+    ),
+    _Form(re.compile(rf"(?is)\bSEQUENCE\s+{_IF_NOT_EXISTS}({_NAME})"), _sequence, in_head=True),
+)
+"""The first that is found tells all that a CREATE or an ALTER declares."""
+
+_BOTH_WAYS = (
+    re.compile(rf"(?is)\bTABLE\s+{_IF_NOT_EXISTS}({_NAME})\s+PARTITION\s+OF\s+({_NAME})"),
+    re.compile(rf"(?is)\bTABLE\s+(?:IF\s+EXISTS\s+)?(?:ONLY\s+)?({_NAME})\s+ATTACH\s+PARTITION\s+({_NAME})"),
+    re.compile(rf"(?is)\bTABLE\s+(?:IF\s+EXISTS\s+)?(?:ONLY\s+)?({_NAME})\b.*?\sINHERIT\s+({_NAME})"),
+)
+"""(a whole, or a part) and (a part, or a parent): a write to one changes what the other reads."""
+
+
+def _created(text: str, dialect: str) -> list[Declaration]:
+    for form in _FORMS:
+        match = form.found_in(text)
+        if match is not None:
+            return form.declares(match, dialect)
+    found = _relations_in(text, dialect)
+    if _LASTING_TABLE.match(text) and (match := _CREATED.search(text[:_HEAD])) is not None:
+        found += [Declaration("table", name) for name in _names(match.group(1), dialect)]
+    return found
+
+
+def _relations_in(text: str, dialect: str) -> list[Declaration]:
+    """Partitions, heirs and cascading keys of a CREATE or ALTER TABLE, by its words."""
+    found: list[Declaration] = []
+    for pattern in _BOTH_WAYS:
+        if (match := pattern.search(text)) is not None:
+            for name in _names(match.group(1), dialect):
+                found += _both_ways(name, _names(match.group(2), dialect))
+    owner = _ALTERED.match(text) or _CREATED.search(text[:_HEAD])
+    if owner is None:
+        return found
+    names = _names(owner.group(1), dialect)
+    if (match := _INHERITS.search(text)) is not None:
+        for parent in match.group(1).split(","):
+            for name in names:
+                found += _both_ways(name, _names(parent, dialect))
+    for parent in _REFERENCES.findall(text):
+        found += [Declaration("cascade", each, frozenset(names)) for each in _names(parent, dialect)]
+    return found
 
 
 def _both_ways(name: str, others: Iterable[str]) -> list[Declaration]:
