@@ -319,7 +319,7 @@ _INSTANCE_FIGURES = (
 
 
 class Phase4Collector(Collector):
-    """The services as Prometheus metrics, read anew at each scrape.
+    """The services as Prometheus metrics, read at each scrape.
 
     May be collected from any thread: the services are read on the event loop that uses them. Counters
     never go back, also when statistics are reset: what a reset took away stays in the total (but for
@@ -372,7 +372,7 @@ class Phase4Collector(Collector):
 
         def read() -> None:
             if not answer.set_running_or_notify_cancel():
-                return  # nobody waits any more
+                return  # the scrape has timed out
             try:
                 answer.set_result(self._read_here())
             except BaseException as error:
@@ -434,7 +434,7 @@ class Phase4Collector(Collector):
             ("query_optimizer", "query_avg_execution_time", (), recent.query_avg_execution_time_ms),
         ):
             if service in services:
-                # NaN compares as neither above nor below: a night without a request pages nobody.
+                # NaN compares as neither above nor below: a night without a request raises no alert.
                 families.add(metric, labels, math.nan if value is None else value)
 
 

@@ -430,7 +430,7 @@ def _inline_chat_of(update: Update) -> str | None:
 
 
 async def _answer(bot: Bot, update: Update, text: str) -> None:
-    """Tell whoever sent the update, where it was sent."""
+    """Answer the sender of the update, in its chat."""
     if update.callback_query is not None:
         await bot.answer_callback_query(update.callback_query.id, text)
         return

@@ -46,7 +46,7 @@ def request_of(
         # The last edit of a location and the end of a poll are not superseded by others.
         replaced = message is not None and method.startswith("editmessage")
         if message is not None and data.get("business_connection_id") is not None:
-            # Its chats count their messages anew.
+            # The counts of its chats start at zero.
             message = f"{data['business_connection_id']}:{message}"
     elif kind is Kind.TYPING:
         # Each topic of a group shows its own.
@@ -80,7 +80,7 @@ def inline_chat(inline_message_id: str) -> str:
 def _chat_of(data: Mapping[str, Any], sends: bool) -> int | str | None:
     chat = data.get("chat_id")
     if chat is None and sends:
-        chat = data.get("user_id")  # whom a gift is sent to
+        chat = data.get("user_id")  # the receiver of a gift
     if isinstance(chat, str):
         return chat if 0 < len(chat.strip()) <= 256 else None
     return chat if isinstance(chat, int) and not isinstance(chat, bool) else None

@@ -1,4 +1,4 @@
-"""What adapters decide about updates that come in: is it too much, who is told, and what is an answer.
+"""Decisions about incoming updates: over the limit or not, whether to tell the user, what is an answer.
 
 Adapters hand over ids, and do what a framework has its own words for. Shared, so that all decide alike.
 """
@@ -28,13 +28,13 @@ Client = int | str
 
 ANSWER = "Too many requests. Please try again in {seconds} s."
 ANSWER_DEADLINE = 10.0
-"""Seconds after which nobody needs to be told any more to wait."""
+"""Seconds after which a notice to wait is too late to be sent."""
 
 ANSWERS_FOR = 30.0
 """Seconds after the end of an update for which tasks that it started still answer its user."""
 
 MAX_TOLD = 10_000
-"""Clients of whom it is remembered that they were told to wait."""
+"""How many clients are remembered as told to wait."""
 
 LIMITED = frozenset(
     """message edited_message business_message edited_business_message guest_message
@@ -87,7 +87,7 @@ class Throttle(Struct, Generic[Update], frozen=True, kw_only=True):
                 raise invalid("tier", self.tier, "None, as there is a limit")
 
     async def client_of(self, update: Update, user: int | None, chat: int | None) -> Client | None:
-        """Who is limited for an update of ``user`` in ``chat``; None: nobody."""
+        """The client that is limited for an update of ``user`` in ``chat``; None: no limit."""
         if user is not None and user in self.admins:
             return None
         if self.exempt is not None:
@@ -185,7 +185,7 @@ class handling:
     handlers go on for hours.
     """
 
-    # Not a generator: a framework's worker that ends half-way leaves it open, which must harm nobody.
+    # Not a generator: a framework's worker that ends half-way leaves it open, which must do no harm.
 
     def __init__(self, chats: Iterable[Client | None], at_most: float = math.inf) -> None:
         self._handled = _Handled(frozenset(chat for chat in chats if chat is not None))

@@ -1,6 +1,6 @@
 """Waits that Telegram gives to one method, or to file parts, and that concern no chat.
 
-A FLOOD_WAIT of ``contacts.ResolveUsername`` is often of hours and says nothing about messages. So it holds
+A FLOOD_WAIT of ``contacts.ResolveUsername`` is often hours long and does not concern messages. So it holds
 that method alone, and a refused file part holds file parts alone.
 """
 

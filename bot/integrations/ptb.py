@@ -225,7 +225,7 @@ class ThrottledUpdates(BaseUpdateProcessor):
         self._gate: Gate[Update] = Gate(Throttle() if throttle is None else throttle)
         # Set by setup: started and stopped with the application.
         self._services: ServiceUser | None = None
-        # Of one event loop; made anew by initialize. _chats: the queue of each chat, first in, first out.
+        # Of one event loop; initialize makes new ones. _chats: the queue of each chat, first in, first out.
         self._slots = asyncio.Semaphore(most)
         self._chats: dict[int, dict[asyncio.Future[None], None]] = {}
         self._handled_now = 0
@@ -293,14 +293,14 @@ class ThrottledUpdates(BaseUpdateProcessor):
 
     @contextmanager
     def _queued(self, update: Update) -> Iterator[asyncio.Future[None]]:
-        """A place in the queue of the update's chat, and what is done when its turn has come."""
+        """A place in the queue of the update's chat; the future is done when its turn has come."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        who = update.effective_chat or update.effective_user
-        if who is None or not self._in_order:
+        source = update.effective_chat or update.effective_user
+        if source is None or not self._in_order:
             turn.set_result(None)
             yield turn
             return
-        queue = self._chats.setdefault(who.id, {})
+        queue = self._chats.setdefault(source.id, {})
         queue[turn] = None
         if len(queue) == 1:
             turn.set_result(None)
@@ -310,8 +310,8 @@ class ThrottledUpdates(BaseUpdateProcessor):
             del queue[turn]
             following = next(iter(queue), None)
             if following is None:
-                if self._chats.get(who.id) is queue:
-                    del self._chats[who.id]
+                if self._chats.get(source.id) is queue:
+                    del self._chats[source.id]
             elif not following.done():
                 following.set_result(None)
 
@@ -356,7 +356,7 @@ def _answering() -> AbstractContextManager[None]:
 
 
 async def _answer(update: Update, text: str) -> None:
-    """Tell whoever sent the update, where it was sent."""
+    """Answer the sender of the update, in its chat."""
     if update.callback_query is not None:
         await update.callback_query.answer(text)
     elif update.message is not None:
@@ -385,7 +385,7 @@ def setup(
 
     ``services``: start them when the application is initialized, and stop them at the end of its
     ``shutdown()``; ``post_init``, ``post_stop`` and ``post_shutdown`` stay yours, and what runs already is
-    left to whoever started it. ``config``: settings that win over those of the bot's own config module and
+    left to the code that started it. ``config``: settings that override the bot's own config module and
     the environment; they change services that run already. ``concurrent_updates`` as of the builder; None:
     the application's number if it has one above 1, else 256. ``in_order``: see :class:`ThrottledUpdates`;
     ``limit`` to ``exempt``: see :class:`Throttle`; ``outbound``: see :class:`Phase4RateLimiter`.

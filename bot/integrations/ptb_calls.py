@@ -19,7 +19,7 @@ _TOO_MANY = re.compile(r"too many requests(?:: retry after (\d{1,9}))?", re.IGNO
 
 
 def bot_id_of(callback: Callback) -> int:
-    """The id of the bot whose method it is; its token begins with it. 0: nobody's."""
+    """The id of the bot whose method it is; its token begins with it. 0: unknown."""
     caller = getattr(callback, "__self__", None)
     number = caller.token.partition(":")[0] if isinstance(caller, Bot) else ""
     return int(number) if number.isascii() and number.isdecimal() and len(number) <= 20 else 0

@@ -323,7 +323,7 @@ class Installed:
             except _FLOODS as error:
                 unwrapped = _requests().unwrapped
                 ours = _sending.get()
-                # Not what else runs in this context, such as a session that starts anew.
+                # Not other requests in this context, such as those of a session that starts again.
                 if ours is not None and unwrapped(data) is unwrapped(ours):
                     raise _RefusedError(error) from error
                 raise
@@ -375,4 +375,4 @@ def _remove(installed: Installed) -> None:
     if getattr(Session.__dict__.get("invoke"), "phase4", False):
         Session.invoke = _original_invoke  # type: ignore[method-assign,assignment]
         _original_invoke = None
-    # Else somebody wrapped ours: it stays, and passes everything through.
+    # Else other code wrapped ours: it stays, and passes everything through.

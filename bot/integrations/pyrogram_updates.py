@@ -1,4 +1,4 @@
-"""What comes in through pyrogram: who sent it, whether it is too much, and how long replies are answers."""
+"""Updates from pyrogram: their sender, whether they are over the limit, and how long replies are answers."""
 
 from __future__ import annotations
 

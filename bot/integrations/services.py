@@ -101,7 +101,7 @@ class Budgets:
 class ServiceUser:
     """One bot's or application's use of the services. The first user starts them, the last one stops them.
 
-    What ran before the first was started by somebody else, and is left running. ``config``: settings for
+    Services that ran before belong to other code, and are left running. ``config``: settings for
     ``initialize_phase4_services``, which change services that run already; None: the bot's own config module
     and the environment.
     """

@@ -1,4 +1,4 @@
-"""What the application holds for its handlers and for who serves it."""
+"""What the application holds for its handlers and for the server that runs it."""
 
 from __future__ import annotations
 

@@ -166,10 +166,10 @@ class BatchApi:
             )  # fmt: skip
         del self._sent[batch_id]
         if refused.refusal != "full":
-            # The reason names the server, which is nobody's business.
+            # The reason names the server, which clients must not see.
             logger.warning("Batch %s: %s", batch_id, one_line(refused.reason))
             raise ApiError(
-                503, "batch_unavailable", "None taken: the queue cannot be reached now.", headers=headers
+                503, "batch_unavailable", "No item was accepted: the queue is unreachable.", headers=headers
             )
         room = (await self._processor.get_statistics())["max_pending"]
         if len(rows) > room:
@@ -179,7 +179,7 @@ class BatchApi:
                 f"items: at most {room:,} at once (BATCH_MAX_PENDING), not {len(rows):,}.",
             )
         raise ApiError(
-            503, "batch_full", f"None taken: {one_line(refused.reason)}.",
+            503, "batch_full", f"No item was accepted: {one_line(refused.reason)}.",
             headers=headers, retry_after=int(headers["Retry-After"]),
         )  # fmt: skip
 

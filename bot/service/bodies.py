@@ -173,7 +173,7 @@ class Body:
 class Bodies:
     """Takes in bodies before they are passed on: 64 KiB of each in memory, the rest in a temporary file.
 
-    So a slow client holds nobody up but itself, and a body can be sent again. At most ``in_flight``
+    So a slow client delays only itself, and a body can be sent again. At most ``in_flight``
     bytes are held for all requests together, and ``largest`` for one.
     """
 

@@ -55,7 +55,7 @@ _FORWARDED = ("X-Forwarded-For", "X-Real-IP", "Forwarded", "Via")
 
 
 def is_forwarded(request: web.Request) -> bool:
-    """Whether a proxy says that it passes the request on, so that its peer is not who asks."""
+    """Whether a proxy says that it passes the request on, so that its peer is not the client."""
     return any(name in request.headers for name in _FORWARDED)
 
 

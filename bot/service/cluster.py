@@ -18,7 +18,7 @@ RESTART_SECONDS = 1.0
 STOP_SECONDS = 15.0
 START_SECONDS = 60.0
 
-# Ten times faster than the defaults: somebody is watching.
+# Ten times faster than the defaults: this is for watching.
 _FRONT = {"LOAD_BALANCER_CHECK_INTERVAL": "1", "LOAD_BALANCER_RECOVERY_THRESHOLD": "2"}
 
 

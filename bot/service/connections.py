@@ -1,7 +1,7 @@
 """Connections of clients: how many, how long they may wait, and which goes when there are too many.
 
 aiohttp has no time limit for the head of a request and takes every connection; without both, a thousand
-half-sent requests leave nobody else an answer.
+half-sent requests would block all other clients.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def allow_open_files(files_each: int) -> None:
     if most < FEW_CONNECTIONS:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         logger.warning(
-            "The limit of %d open files leaves %d connections of clients, and half as many to one address. "
+            "The limit of %d open files allows %d client connections, and half as many from one address. "
             "Raise it (ulimit -n 4096; systemd: LimitNOFILE=4096)",
             limit, most,
         )  # fmt: skip
@@ -95,7 +95,7 @@ class Connections:
     """The open connections, at most ``limit`` in all and half of it for one client (see ``client_of``).
 
     A new one takes the place of the one that waits longest without a request in progress, so that
-    whoever holds connections open keeps nobody out; if all are busy, it is refused. ``trusted``: addresses
+    a client with many connections blocks no other; if all are busy, it is refused. ``trusted``: addresses
     of proxies, behind which many clients stand, may have them all.
     """
 

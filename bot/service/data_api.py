@@ -32,7 +32,7 @@ files that a search found were downloaded. Somebody downloads something all the 
 had to be exact would never be cached."""
 
 COUNTS = LoadOptions(early_refresh=1.0, ttl_jitter=10)
-"""What many ask for is counted anew before it expires, in the background."""
+"""Values that many clients read are loaded again in the background before they expire."""
 
 _ENCODER = msgspec.json.Encoder()
 
@@ -65,7 +65,7 @@ def search_tag(text: str) -> str:
 
 
 def is_full(answer: dict[str, Any]) -> bool:
-    """Whether a search found as many files as it shows: then a new one, which nobody has downloaded, changes
+    """Whether a search found as many files as it shows: then a new one, which has no downloads, changes
     nothing, as it sorts last."""
     return len(answer["files"]) >= MOST_FOUND
 

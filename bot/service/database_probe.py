@@ -1,4 +1,4 @@
-"""Whether the database answers, for ``/health``: in bounded time, and with one query for all who ask."""
+"""Whether the database answers, for ``/health``: in bounded time, and with one query for all callers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ A connection that fell silent is not the database: the pool drops it, and the ne
 
 
 class DatabaseProbe:
-    """Asks ``SELECT 1``. Callers who come while it is asked share the answer."""
+    """Asks ``SELECT 1``. Callers that come meanwhile share the answer."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -27,7 +27,7 @@ class DatabaseProbe:
         """Why the database cannot be used, masked; empty: it can."""
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._ask(), name="database probe")
-        # One who goes away takes the answer from nobody else.
+        # A cancelled caller does not cancel the query of the others.
         return await asyncio.shield(self._asking)
 
     async def close(self) -> None:

@@ -23,7 +23,7 @@ EPOCH = 1_700_000_000
 """Unix time of the oldest row, so that the data are the same on every machine and day."""
 
 VERSION = 1
-"""Kept in the database's user_version; another version is made anew."""
+"""Kept in the database's user_version; a file of another version is created again."""
 
 SCHEMA = """
 CREATE TABLE users (

@@ -14,7 +14,7 @@ _HOP_BY_HOP = frozenset(
 
 _OF_THE_FRONT = frozenset(
     (
-        # What it says anew, or has dealt with.
+        # Headers that the front sets itself, or has dealt with.
         "host", "content-length", "expect", "x-request-id", "forwarded", "x-forwarded-for",
         "x-forwarded-host", "x-forwarded-proto", "x-real-ip",
         # It has checked where the request comes from, by a name that an instance does not have.
@@ -24,7 +24,7 @@ _OF_THE_FRONT = frozenset(
 
 
 def end_to_end(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
-    """The headers that are for whoever is at the other end, in their order."""
+    """The end-to-end headers, in their order."""
     named = {name.strip().lower() for line in headers.getall("Connection", ()) for name in line.split(",")}
     dropped = _HOP_BY_HOP | named
     return CIMultiDict((name, value) for name, value in headers.items() if name.lower() not in dropped)

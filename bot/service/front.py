@@ -75,13 +75,13 @@ class Forward(NamedTuple):
     body: Body
     repeatable: bool
     failures: list[tuple[str, Answer]]
-    """The answers of 5xx that it got, and from whom; for want of a better one they are passed back."""
+    """The 5xx answers so far, and their instances; without a better answer one of them is passed back."""
     opened: list[aiohttp.ClientResponse]
     """Every answer that came, to be closed when the request ends."""
 
 
 class Front:
-    """Passes ``/api/*`` on to an instance and its answer back; ``X-Instance`` names who answered.
+    """Passes ``/api/*`` on to an instance and its answer back; ``X-Instance`` names the instance.
 
     A body is taken in whole before it is sent, so that another instance can be tried (see ``Bodies`` for
     the bounds); an answer is passed on as it comes.

@@ -59,7 +59,7 @@ async def around_request(request: web.Request, handler: Handler) -> web.StreamRe
     except Exception as error:
         if isinstance(error, ConnectionResetError) and request.transport is None:
             # Nobody is left to answer, and nothing of ours failed. That of a server which a handler uses is
-            # told apart by the client, who is still there.
+            # told apart by whether the client is still connected.
             logger.info("%s %s: the client hung up [%s]", _method(request), _shown(request), request_id)
             return web.Response(status=CLIENT_GONE)
         logger.error(

@@ -86,7 +86,7 @@ def guard(access: Access, hosts: AllowedHosts) -> Middleware:
             site = request.headers.get("Sec-Fetch-Site", "none")
             foreign = origin is not None and not same_origin(origin, request.host)
             if foreign or site not in ("none", "same-origin"):
-                raise ApiError(403, "foreign_origin", "Requests of other sites' pages are not taken.")
+                raise ApiError(403, "foreign_origin", "Requests from pages of other sites are refused.")
         return await handler(request)
 
     return check

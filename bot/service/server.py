@@ -62,7 +62,7 @@ def create_app(settings: ServiceSettings, phase4: Mapping[str, Any] | None = Non
     shown = page()
 
     async def root(request: web.Request) -> web.Response:
-        """The dashboard; the index for who asks for JSON and not for a page."""
+        """The dashboard; for a request that accepts JSON and not HTML, the index."""
         accepted = request.headers.get("Accept", "")
         if "application/json" in accepted and "text/html" not in accepted:
             return await _index(request)

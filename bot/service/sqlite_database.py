@@ -20,7 +20,7 @@ BUSY_TIMEOUT = 5.0
 
 
 class SqliteDatabase(ServiceDatabase):
-    """An SQLite file. ``replace`` lets an old data set, or what is no database, be made anew."""
+    """An SQLite file. ``replace`` allows an old data set, or a file that is no database, to be replaced."""
 
     backend = "sqlite"
 

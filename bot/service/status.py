@@ -140,7 +140,7 @@ def _fetch(url: str, token: str = "") -> dict[str, Any]:
         health = None
     if isinstance(health, dict) and health.keys() == {"status"}:
         raise UnreachableError(
-            f"{shown} says {str(health['status'])[:20]!r}, and its figures only to who has its token: "
+            f"{shown} says {str(health['status'])[:20]!r}, and shows its figures only with its token: "
             f"set {TOKEN_VARIABLE}, or give --token"
         )
     if not isinstance(health, dict) or not isinstance(health.get("phase4"), dict):
@@ -226,7 +226,7 @@ def _connection_pool_manager(f: Mapping[str, Any]) -> Iterator[Row]:
         yield Row("pools", "none")
     for name, pool in pools.items():
         used = pool.get("utilization_percent", 0.0)
-        # Below the band a pool is larger than it need be, which hurts nobody at night.
+        # Below the band a pool is larger than it need be, which does no harm at night.
         yield Row(
             f"{name}: in use",
             f"{pool.get('active_connections', 0)} of {pool.get('max_size', 0)} ({used:.0f} %)",

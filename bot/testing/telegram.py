@@ -58,7 +58,7 @@ class TelegramServer:
         """``limits``: None are those of Telegram, as far as they are known. ``token``: of the first bot.
 
         ``clock``: where the server's time comes from, by default the event loop. ``create_chats``: whether
-        a chat exists as soon as somebody names its id; else ``add_chat`` does it, and others are
+        a chat exists as soon as a request uses its id; else ``add_chat`` does it, and others are
         "chat not found". ``log_size``: calls that are remembered. ``port``: 0 takes a free one.
         Raises ValueError for a token that is none.
         """

@@ -50,7 +50,7 @@ def edit_message(context: Context) -> Planned:
 
 
 def _edit_inline(context: Context, inline: str, content: Json) -> Planned:
-    """Messages sent by way of inline mode: nobody knows their chat, so no limit of a chat meets them."""
+    """Messages sent by inline mode: their chat is unknown, so no limit of a chat applies."""
     known: dict[str, Json] = context.bot.settings.setdefault("inline_messages", {})
     if _same(known.get(inline), content):
         raise bad(_NOT_MODIFIED)
@@ -65,7 +65,7 @@ def _edit_inline(context: Context, inline: str, content: Json) -> Planned:
 
 
 def _same(one: object, other: object) -> bool:
-    """Equal but for ids that each upload gets anew."""
+    """Equal except for ids that are new for each upload."""
 
     def without_ids(value: object) -> object:
         if isinstance(value, dict):

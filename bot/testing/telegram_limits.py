@@ -157,7 +157,7 @@ class _Burst:
 
 
 class _Scope:
-    """What is limited together, with the penalty of whoever went over it."""
+    """What is limited together, with the penalty for exceeding it."""
 
     __slots__ = ("came_early", "length", "rates", "since", "until")
 

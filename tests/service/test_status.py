@@ -48,7 +48,7 @@ def test_a_service_that_has_a_token_tells_its_figures_to_who_has_it(data_dir):
         url = f"http://127.0.0.1:{guarded.port}"
         refused = run(url)
         assert refused.returncode == 1
-        assert "its figures only to who has its token: set PHASE4_DASHBOARD_TOKEN" in refused.stdout
+        assert "its figures only with its token: set PHASE4_DASHBOARD_TOKEN" in refused.stdout
         assert run(url, "--token", token).stdout.startswith("service ok")
         assert run(url, environ={"PHASE4_DASHBOARD_TOKEN": token}).stdout.startswith("service ok")
         assert run(url, "--token", "wr\u00f6ng").returncode == 2

@@ -2,7 +2,7 @@
 
 A parser makes room for as many elements as an array announces: 13 bytes ask for 8 GB, and each collection
 of garbage then walks a billion empty places. So announcements are added up before they are parsed. Bytes
-that look like one may lie within somebody's value, and mean nothing there. Which it is, the parser knows:
+that look like one may be part of a value, and mean nothing there. The parser knows which it is:
 given everything before them, it keeps the beginning of a value that has not ended, and keeps nothing
 between two elements.
 """
@@ -91,7 +91,7 @@ class AnswerBounds:
         if self._open:
             data, self._open = self._open + data, b""
         if data[-1:] != b"\n" and (found := _OPEN_HEADER.search(data, max(0, len(data) - 13))) is not None:
-            # Cut within an announcement, which is no answer's end: nobody waits for it.
+            # Cut within an announcement, which is not the end of an answer: no call waits for it.
             data, self._open = data[: found.start()], data[found.start() :]
             if not data:
                 return ()

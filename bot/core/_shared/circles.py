@@ -13,7 +13,7 @@ def is_awaited_by(task: asyncio.Future[Any], other: asyncio.Future[Any]) -> bool
     """Whether ``other`` goes on only when ``task`` is done: for certain, or else False.
 
     It sees ``await``, gather, shield, wait_for, TaskGroup, and wait for all without a timeout; what is
-    handed over by a queue, an event or a callback of somebody's own it does not.
+    handed over by a queue, an event or a callback of the caller's own it does not.
     """
     seen = {task}
     waiting = [task]

@@ -12,7 +12,7 @@ Key = TypeVar("Key", bound=Hashable)
 class MonotonicTotals(Generic[Key]):
     """Running totals of counters that may be set back to zero by a reset.
 
-    A reading below the one before means that the counter began anew, and counts in full. What was
+    A reading below the one before means that the counter was restarted, and counts in full. What was
     counted between the last reading and the reset is not seen. At most ``max_keys`` keys are kept;
     what comes after is not, and :meth:`advance` gives None for it.
     """

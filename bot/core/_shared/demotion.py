@@ -1,8 +1,8 @@
 """Which errors of a backend mean that another server must be found (pure).
 
 A primary that was demoted, or steps down, keeps its connections and refuses what only a primary may
-do. The name or proxy in the URL leads to the new primary by then, or will soon: whoever gets such an
-error closes the connection and opens another, which resolves the name anew. What was refused so was
+do. The name or proxy in the URL leads to the new primary by then, or will soon: the owner that gets such an
+error closes the connection and opens another, which resolves the name again. What was refused so was
 not run, and may be tried again there.
 
 Sources: the Redis sources (server.c, ``shared.roslaveerr`` and its neighbours); the PostgreSQL manual,

@@ -1,4 +1,4 @@
-"""The roots of every error the library raises, by who can act on it."""
+"""The base classes of every error the library raises, by the person who can act on it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class CorruptPayloadError(BackendError):
 
 
 def message_of(error: BaseException, otherwise: str = "") -> str:
-    """``str(error)``, or ``otherwise`` if its ``__str__`` raises, which must not end who tells of it."""
+    """``str(error)``, or ``otherwise`` if its ``__str__`` raises, which must not break the reporting."""
     try:
         return str(error)
     except Exception:

@@ -10,7 +10,7 @@ from typing import Any
 def give_result(future: asyncio.Future[Any], value: Any) -> None:
     """Set the result, unless the future is done or its event loop is closed."""
     if not future.done():
-        with contextlib.suppress(RuntimeError):  # closed: nobody waits there any more
+        with contextlib.suppress(RuntimeError):  # closed: no task waits there any more
             future.set_result(value)
 
 
@@ -22,6 +22,6 @@ def give_error(future: asyncio.Future[Any], error: BaseException) -> None:
 
 
 def retrieved(future: asyncio.Future[Any]) -> None:
-    """A done callback: the error of a future that nobody may await is no mistake to be reported."""
+    """A done callback: keeps asyncio from reporting the error of a future that may never be awaited."""
     if not future.cancelled():
         future.exception()

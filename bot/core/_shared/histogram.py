@@ -32,7 +32,7 @@ class HistogramSnapshot(Struct, frozen=True):
 class Histogram:
     """Durations in buckets that grow geometrically.
 
-    Zeros may be counted by the owner instead of being recorded (callers who did not wait, say): they
+    Zeros may be counted by the owner instead of being recorded (for example callers that did not wait): they
     then pay nothing for this, and are handed in when something is read.
     """
 

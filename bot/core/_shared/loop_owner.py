@@ -2,7 +2,7 @@
 
 A thing with sockets, tasks or futures belongs to one event loop. When it is used under another one,
 either the first has ended (``asyncio.run`` again, a test's next loop, a child after ``os.fork``), and
-the thing begins anew, or the first still runs in another thread, which is a different matter.
+the object starts again, or the first still runs in another thread, which is a different matter.
 """
 
 from __future__ import annotations

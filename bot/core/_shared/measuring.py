@@ -63,7 +63,7 @@ HAS_GC, HEAP_TYPE = 1 << 14, 1 << 9
 
 
 class UnmeasurableError(TypeError):
-    """An object of which nobody tells how much memory it holds, or a value of too many parts."""
+    """An object whose memory cannot be measured, or a value of too many parts."""
 
 
 def atoms_size(values: Sequence[Any], kinds: Set[type]) -> int:
@@ -148,7 +148,7 @@ def weigh(
         total += size_of(thing)
         if kind.__flags__ & HAS_GC:
             if kind.__dictoffset__ < 0:
-                total += 8 * len(inside)  # values of attributes lie apart while nobody asked for __dict__
+                total += 8 * len(inside)  # attribute values are stored separately until __dict__ is read
         else:
             inside += _members(thing)
             if kind not in ATOMS and is_opaque(kind):
@@ -182,6 +182,6 @@ def _told_size(thing: Any) -> int:
     except Exception as error:
         kind = type(thing)
         raise UnmeasurableError(
-            f"nobody tells how much memory a {kind.__module__}.{kind.__qualname__} holds"
+            f"the memory of a {kind.__module__}.{kind.__qualname__} cannot be measured"
         ) from error
     return weigh(state, set(), 10_000, shallow=True)

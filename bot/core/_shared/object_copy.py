@@ -120,7 +120,7 @@ class _Copy(dict[int, Any]):
                     self.atoms.append(part)
                     if not stack:
                         return made
-            # Here ``made`` goes to whoever waits for it.
+            # Here ``made`` is handed to the objects that refer to it.
             while True:
                 try:
                     part = stack[-1].send(made)

@@ -1,6 +1,6 @@
 """One run for any number of concurrent callers of the same key.
 
-After golang.org/x/sync/singleflight, with one difference: the run belongs to nobody. It is a task
+After golang.org/x/sync/singleflight, with one difference: the run belongs to no caller. It is a task
 of its own, so a caller that is cancelled leaves alone, whether it came first or last, and only when
 the last caller has left is the run itself cancelled.
 """
@@ -19,7 +19,7 @@ from bot.core._shared.errors import CircularLoadError
 T = TypeVar("T")
 
 MAX_NESTED = 10_000
-"""Runs that wait for one another; each is a task, and a call that calls itself anew for ever takes all."""
+"""Runs that wait for one another; each is a task, and an endless recursion would use up all memory."""
 
 RECHECK_FIRST, RECHECK_LONGEST = 0.01, 1.0
 """Seconds after which a caller that may be part of a circle looks whether it has become one."""
@@ -40,7 +40,7 @@ class _Flight(Generic[T]):
         self.loop = loop
         self.task: asyncio.Task[None]
         self.timer: asyncio.TimerHandle | None = None
-        # In the order they came; who is cancelled leaves it.
+        # In the order they came; a cancelled caller is removed.
         self.waiters: dict[asyncio.Future[T], None] = {}
         # What it waits for itself, by way of which of its tasks.
         self.waits: dict[asyncio.Future[Any], tuple[asyncio.Task[Any] | None, _Flight[Any]]] = {}
@@ -111,8 +111,8 @@ class SingleFlight(Generic[T]):
         """Return what ``work()`` returns, joining the run of ``key`` that is under way if there is one.
 
         A run that takes longer than ``timeout`` seconds (None: :attr:`timeout`) is cancelled, and given up
-        whether it takes notice of that or not: all who wait for it get the error of ``expired()``, and the
-        next caller starts anew.
+        whether it takes notice of that or not: all waiters get the error of ``expired()``, and the
+        next caller starts a new run.
         Raises CircularLoadError if that run waits for this call, through whatever other runs and tasks.
         """
         loop = asyncio.get_running_loop()
@@ -122,7 +122,7 @@ class SingleFlight(Generic[T]):
         current = _CURRENT.get()
         if current is not None and (current.loop is not loop or current.task.done()):
             current = None  # this is a task that outlived it
-        # A flight of another loop cannot be awaited here (that loop may even be closed): start anew.
+        # A flight of another loop cannot be awaited here (that loop may even be closed): start a new one.
         # So it is with one that is being cancelled.
         suspect = False
         if flight is None or flight.loop is not loop or flight.task.done() or flight.task.cancelling():
@@ -213,7 +213,7 @@ class SingleFlight(Generic[T]):
     def _landed(self, key: Hashable, flight: _Flight[T], task: asyncio.Task[None]) -> None:
         if flight.timer is not None:
             flight.timer.cancel()
-        # Here and not in the run, which somebody may have cancelled before it ever began.
+        # Here and not in the run, which may have been cancelled before it began.
         if task.cancelled():
             self._leave(key, flight)
             for waiter in flight.waiters:

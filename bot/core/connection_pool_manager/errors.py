@@ -1,4 +1,4 @@
-"""What can go wrong with a pool, by who can act on it."""
+"""The errors of pools, grouped by the person who can act on them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class PoolConnectError(BackendError):
     login_refused = False
     """The server answered, and refused the user or password."""
     is_setting = False
-    """A setting is wrong, so that trying again is of no use."""
+    """A setting is wrong, so a retry cannot succeed."""
 
 
 class PoolSetupError(BackendError):
@@ -30,7 +30,7 @@ class PoolClosedError(ClosedError):
 
 
 class PoolReplacedError(PoolClosedError):
-    """The pool was replaced by one of other settings: who waited for it asks that one."""
+    """The pool was replaced by one with other settings: its waiters acquire from the new one."""
 
 
 class UnknownPoolError(MisuseError, LookupError):

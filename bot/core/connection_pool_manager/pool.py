@@ -1,4 +1,4 @@
-"""Which connection goes to whom, and what is to be done about the others (pure).
+"""Which waiter gets which connection, and what is to be done with the other connections (pure).
 
 A pool decides; it does no I/O, reads no clock and knows no event loop. Each call returns the actions
 that follow from it, and their outcome is reported back: ``opened``, ``checked``, ``was_reset``, ``closed``.
@@ -7,7 +7,7 @@ What it holds to, after every call:
 - connections opening, idle, leased, or being checked, reset or closed are together at most ``max_size``;
   one that is being closed counts until it is closed, so that the server never sees more.
 - a connection is in exactly one of these states; it is leased to one holder.
-- waiters are served in the order they came; nobody who comes later takes a connection past them.
+- waiters are served in the order they came; a later caller never gets a connection before them.
 - a server that refuses is tried by one attempt at a time, with growing delays, however many wait.
 - once a server refuses what only a primary may do, another is looked for: by one new connection at a time,
   never more often than SEARCH_INTERVAL, and only while calls are refused. What exists goes on serving
@@ -37,13 +37,13 @@ RETRY_BASE, RETRY_CAP = 0.05, 1.0
 LOGIN_RETRY_BASE, LOGIN_RETRY_CAP = 10.0, 60.0
 """A server that refuses the login is asked rarely: it may lock the account after a few attempts."""
 FAILURE_MEMORY = 30.0
-"""An attempt that failed longer ago says nothing of the next."""
+"""A failed attempt that is older than this does not delay the next one."""
 SEARCH_INTERVAL = 0.5
 """While a demoted server refuses calls, another is looked for at most this often."""
 DEMOTION_MEMORY = 60.0
 """A server that refused nothing for so long is read-only on purpose, and only read from."""
 KEEPALIVE_SHARE = 4
-"""At one tick at most this part of the idle connections (one in four) is pinged, or nobody could have one."""
+"""At one tick at most this part of the idle connections (one in four) is pinged; the rest can be lent."""
 LIFETIME_JITTER = 0.1
 """Lifetimes are shortened by up to this share, so that connections opened together do not die together."""
 
@@ -117,7 +117,7 @@ class Slot:
 
 
 class Waiter:
-    """One who waits for a connection, until ``deadline`` at most. ``future`` belongs to the runner."""
+    """A caller that waits for a connection, until ``deadline`` at most. ``future`` belongs to the runner."""
 
     __slots__ = ("deadline", "future", "since", "slot")
 
@@ -189,7 +189,7 @@ def _idle_since(slot: Slot) -> float:
 
 
 class Pool:
-    """The connections of one pool and those who wait for them. Not for concurrent threads; no call awaits."""
+    """The connections and the waiters of one pool. Not for concurrent threads; no call awaits."""
 
     def __init__(
         self,
@@ -269,7 +269,7 @@ class Pool:
         return None
 
     def request(self, waiter: Waiter, now: float) -> list[Action]:
-        """Queue ``waiter``, behind everybody who is queued already."""
+        """Queue ``waiter``, behind all waiters that are already queued."""
         if self.is_closed:
             return [Refuse(waiter)]
         self.waiters[waiter] = None
@@ -303,7 +303,7 @@ class Pool:
         return True
 
     def hand_over(self, slot: Slot, now: float) -> Waiter | None:
-        """The short way of a clean release while somebody waits: lease it to the first who does.
+        """The fast path of a clean release while callers wait: lease the connection to the first waiter.
 
         None, with nothing done: use :meth:`release`.
         """
@@ -552,7 +552,7 @@ class Pool:
         self.idle.clear()
         return actions
 
-    # The one place that decides who gets what.
+    # The one place that decides which waiter gets which connection.
 
     def _serve(self, now: float) -> list[Action]:
         actions: list[Action] = []
@@ -634,5 +634,5 @@ class Pool:
             assert not self.idle
         elif self.waiters:
             coming = self.opening + len(self.proving) + len(self.closing)
-            assert coming or len(self.leased) >= self.options.max_size, "somebody waits for nothing"
+            assert coming or len(self.leased) >= self.options.max_size, "no connection for a waiter"
         assert self.counters.acquired == self.counters.released + len(self.leased)

@@ -96,7 +96,7 @@ class Reports:
         if not self._outage and (now - self._outage_told_at >= OUTAGE_CALM or not is_serving):
             self._outage = True
             self._outage_told_at = now
-            logger.error("Pool %r: %s; trying on", self.name, failure)
+            logger.error("Pool %r: %s; still trying", self.name, failure)
 
     def opened(self) -> None:
         if self._outage:
@@ -108,7 +108,7 @@ class Reports:
         if not was_known:
             logger.warning(
                 "Pool %r: the server does not take writes (any more): %s; another one is looked for by "
-                "connecting anew, at most every %g s", self.name, self.demotion, SEARCH_INTERVAL,
+                "reconnecting, at most every %g s", self.name, self.demotion, SEARCH_INTERVAL,
             )  # fmt: skip
 
     def found_primary(self) -> None:

@@ -268,7 +268,7 @@ class PoolRunner:
         set_own(lease, "_runner", self)
         return lease
 
-    # One timer for all who wait, set to the first deadline: one for each would cost more than the rest of
+    # One timer for all waiters, set to the first deadline: one for each would cost more than the rest of
     # a wait, and nearly all are served in time.
 
     def _set_alarm(self, at: float) -> None:

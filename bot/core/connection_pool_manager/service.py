@@ -58,7 +58,7 @@ class ConnectionPoolManager(Phase4Service):
 
     A connection is leased to one holder at a time; waiters are served in order; a cancelled waiter
     takes nothing with it. ``create_pool`` switches a manager that is off on; ``disable`` closes every
-    pool. May be disabled, or used anew, under another event loop than the pools were made on.
+    pool. May be disabled, or enabled again, under another event loop than that of its pools.
     """
 
     service_name: ClassVar[str] = "connection_pool_manager"
@@ -308,7 +308,7 @@ class ConnectionPoolManager(Phase4Service):
         if min_size is not None:
             fields["min_size"] = min_size
         elif isinstance(max_size, int):
-            fields["min_size"] = min(defaults.min_size, max_size)  # who asks for few need not know of it
+            fields["min_size"] = min(defaults.min_size, max_size)  # a small max_size alone is no error
         return PoolSpec(name, backend, url, msgspec.structs.replace(defaults, **fields).validate(), options)
 
     def _url_for(self, backend: str, config: Phase4Config | None) -> str:
@@ -401,7 +401,7 @@ class ConnectionPoolManager(Phase4Service):
         if not _is_orphan(runner):
             raise MisuseError(f"pool {name!r} belongs to another running event loop; make one pool for each")
         # Its event loop ended without closing it, as between two asyncio.run, or this process was forked
-        # from the pool's: begin anew on this one.
+        # from the pool's: start again on this one.
         async with self._changing[name]:
             runner = self._find(name)
             if runner.loop is not get_running_loop():

@@ -1,4 +1,4 @@
-"""Who is there, who gets requests, and what their outcomes change (pure)."""
+"""The instances, which of them get requests, and what the outcomes change (pure)."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ class Cluster:
         if not self._candidates:
             return None
         if session_id is None:
-            # A retry takes nobody's turn: else of two the one that fails would always be asked first.
+            # A retry does not advance the turn: else, of two, the failing one would always be first.
             instance = self._untried(tried) if tried else self.pick()
         else:
             slot = slot_of(session_id)
@@ -180,7 +180,7 @@ class Cluster:
         return self.pick()
 
     def _pick_carefully(self) -> Instance | None:
-        """The pick while somebody is in slow start, or instances have a limit."""
+        """The pick while an instance is in slow start, or instances have a limit."""
         assert self._choose is not None
         instance = self._choose()
         if instance.state is SLOW_START and self._settled:
@@ -349,8 +349,8 @@ class Cluster:
                 instance, UNHEALTHY, f"{count} failed health check(s) in a row, the last: {fault}"
             )
 
-    def start_anew(self) -> None:
-        """Forget how instances stood: after a time in which nobody watched them."""
+    def restart(self) -> None:
+        """Forget the states of instances: after a time without health checks."""
         for instance in self.members.values():
             instance.failed_checks = instance.good_checks = instance.ejections = 0
             instance.ejected_until = 0.0
@@ -382,7 +382,7 @@ class Cluster:
         self.events.append(InstanceEvent(instance_id, old, new, reason[:300], self._wall()))
 
     def _rebuild(self) -> None:
-        """Work out who gets requests, and a chooser for them. O(n), at a change of state only."""
+        """Compute which instances get requests, and a chooser for them. O(n), at a change of state only."""
         self._stale, self._newcomers = False, None
         present = [i for i in self.members.values() if i.state is not DRAINING]
         good = [i for i in present if i.is_healthy]
@@ -418,7 +418,7 @@ class Cluster:
             self._tell(None, "strategy function", "round robin", f"the function {fault}")
 
     def check_invariants(self) -> None:
-        """Who gets requests is exactly who may."""
+        """Assert that exactly the available instances get requests."""
         if self._stale:
             self._rebuild()
         present = {i for i in self.members.values() if i.state is not DRAINING}

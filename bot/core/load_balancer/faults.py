@@ -43,7 +43,7 @@ _TRANSPORT_ERRORS = (
 def blame(error: BaseException) -> Blame:
     """Who is at fault for what a handler raised.
 
-    ``request``: rejected by whoever it is sent to. ``code``: a bug of the handler. ``answer``: the instance
+    ``request``: any instance would reject it. ``code``: a bug of the handler. ``answer``: the instance
     was reached and failed, as another may too. ``transport``: it was not reached, or broke off.
     """
     # By its type: what an exception says of itself, as its ``__class__``, may raise.
@@ -89,7 +89,7 @@ def _status_of(error: BaseException) -> int | None:
         status = getattr(error, "status", None)
         if status is None:
             status = getattr(getattr(error, "response", None), "status_code", None)
-    except Exception:  # a property of the exception's own that raises says nothing
+    except Exception:  # a property of the exception may raise itself
         return None
     return status if isinstance(status, int) and not isinstance(status, bool) else None
 

@@ -18,7 +18,7 @@ class HealthChecks:
     """Probes every instance at intervals, an ejected one when its time is over, one at fault at once.
 
     Without an interval nothing is probed, and what an ejection ends with is a trial request. Runs on
-    the event loop under which it was started; the owner starts it anew under another.
+    the event loop under which it was started; the owner starts it again under another.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class HealthChecks:
         self._watching: dict[str, asyncio.Task[None]] = {}
         self._reopening: dict[str, asyncio.Task[None]] = {}
         self._probing: set[Instance] = set()
-        # For the task that cannot be cancelled: a check of it called who stops. Changed by stop, abandon.
+        # For a task that cannot be cancelled: stop is called from its check. Changed by stop, abandon.
         self._stopped = False
 
     def watch(self, instance: Instance) -> None:

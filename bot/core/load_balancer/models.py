@@ -63,7 +63,7 @@ class RouteResult(NamedTuple):
     result: Any
     """What the handler returned; without success, the exception that tells why."""
     instance_id: str | None
-    """Who answered; without success, who was tried last, if anybody."""
+    """The instance that answered; without success, the one tried last, if any."""
 
 
 class InstanceEvent(NamedTuple):

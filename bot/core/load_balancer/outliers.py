@@ -51,7 +51,7 @@ class Outliers:
         return f"{percent:.0f} % of {total} requests failed"
 
     def forget(self, instance: Instance) -> None:
-        """Start anew with an instance that was ejected."""
+        """Start again with an instance that was ejected."""
         instance.consecutive_failures = 0
         for index in range(4):
             self._all[index] = max(0, self._all[index] - instance.window[index])

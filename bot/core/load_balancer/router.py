@@ -64,7 +64,7 @@ class Router:
         options = cluster.options
         self.budget = RetryBudget(options.retry_budget_percent, options.retry_budget_min_per_second)
         self.in_progress = 0
-        self.tell_ends = False  # somebody waits for requests to end
+        self.tell_ends = False  # remove_instance waits for requests to end
         # Tries in progress that may go elsewhere, by their time limits. Changed by _attempt.
         self._movable: dict[asyncio.Timeout, Instance] = {}
         # Of these, the ones that were told to. Changed by give_up and _attempt.
@@ -234,9 +234,9 @@ class Router:
                 text = f"given up after {now - start:.3g} s: the instance is {instance.state.value}"
             else:
                 text = f"no answer within {limit:g} s" if expired else described(error)
-            # A trial is for finding out, whoever else fails.
+            # The outcome of a trial request counts, even if other instances fail too.
             suspect = fault == "answer" and not trial
-            # That a try was given up says nothing new of the instance.
+            # A try that was given up is no new evidence about the instance.
             told = instance.last_error if given_up else text
             cluster.failed(instance, told, now - start, now, trial=trial, blame=not suspect, silent=expired)
             unsent = not expired and never_sent(error)
@@ -259,7 +259,7 @@ class Router:
     async def _hedged(
         self, handler: RequestHandler, instance: Instance, data: Any, limit: float, tried: list[Instance]
     ) -> list[_Outcome]:
-        """A try, and a second one elsewhere if the first takes longer than most do; who answers wins."""
+        """A try, and a second one elsewhere if the first takes longer than most do; the first answer wins."""
         delay = self._delay()
         if delay is None or delay >= limit:
             return [await self._attempt(handler, instance, data, limit, False, True)]

@@ -123,7 +123,7 @@ class LoadBalancer(Phase4Service):
             if health_check is not None:
                 self._health_check = health_check
             if not self._enabled:
-                cluster.start_anew()
+                cluster.restart()
             cluster.configure(chosen, options)
             self._router.budget.share = options.retry_budget_percent / 100.0
             self._router.budget.min_per_second = options.retry_budget_min_per_second
@@ -368,7 +368,7 @@ class LoadBalancer(Phase4Service):
         ]
 
     def check_invariants(self) -> None:
-        """Assert that states, counts and who gets requests agree."""
+        """Assert that states, counts and the set of instances that get requests agree."""
         self._cluster.check_invariants()
 
 

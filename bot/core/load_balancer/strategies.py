@@ -1,6 +1,6 @@
 """How an instance is chosen among those that are available (pure).
 
-A chooser is made anew whenever the set of available instances changes, which is rare, so that a pick
+A new chooser is made whenever the set of available instances changes, which is rare, so that a pick
 looks at nothing but its own state: O(1), or O(log n) for weights.
 """
 
@@ -118,7 +118,7 @@ def _least_loaded(members: Sequence[Instance], now: Callable[[], float], rng: ra
     """The cheaper of two taken at random, by response time and requests in progress.
 
     Sources: M. Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001; peak EWMA
-    as in Finagle: a slow answer counts at once, fast ones by and by. What nobody samples is forgiven
+    as in Finagle: a slow answer counts at once, fast ones gradually. An instance without new samples recovers
     with time (here by ``tau / (tau + age)``, which needs no exponential), so it is tried again.
     """
     count = len(members)
@@ -150,7 +150,7 @@ def _least_loaded(members: Sequence[Instance], now: Callable[[], float], rng: ra
 def _any_two(members: Sequence[Instance], rng: random.Random) -> Iterator[tuple[Instance, Instance]]:
     """Two different members, each pair as likely as any other, for ever.
 
-    Two orders drawn once run past each other at a distance drawn anew for each round: a draw for each
+    Two orders drawn once run past each other at a distance drawn again for each round: a draw for each
     pair would cost most of the pick.
     """
     first, second = rng.sample(members, len(members)), rng.sample(members, len(members))

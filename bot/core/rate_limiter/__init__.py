@@ -1,4 +1,4 @@
-"""Token buckets per client: limits, tiers, backoff for who does not wait."""
+"""Token buckets per client: limits, tiers, backoff for clients that retry too early."""
 
 from bot.core.rate_limiter.decorators import rate_limited
 from bot.core.rate_limiter.errors import RateLimitExceeded, UnknownTierError

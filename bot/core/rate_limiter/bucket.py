@@ -3,7 +3,7 @@
 The bucket is kept as a GCRA: one float per client, the theoretical arrival time (TAT) at which it
 is full again. Source: ITU-T I.371, annex A; B. Miller, "Rate limiting, cells, and GCRA", 2015.
 
-Memory. A bucket that is full again says nothing and is forgotten; one that is not, or that is in
+Memory. A bucket that is full again needs no entry and is removed; one that is not, or that is in
 backoff (which is kept as a TAT still to come), never is, however many other clients come. There is
 no scan: clients are kept in two maps, ``fresh`` and ``aging``. Each client not seen before makes two
 of the aging ones be looked at, which are forgotten or moved to fresh; when none is left the maps
@@ -22,8 +22,8 @@ from bot.core.rate_limiter.penalty import COUNT, UNTIL, Penalties
 EPSILON = 1e-9
 """Seconds by which any check may miss and still pass, at least: what waiting loses to rounding.
 
-``EARLY``, or half the time of a token if that is less, where tokens take longer; and who was told to
-wait until then is ``EARLY`` at any rate. None of it adds up: the TAT that is kept is the exact one."""
+``EARLY``, or half the time of a token if that is less, where tokens take longer; and a client that was told
+to wait until then may be ``EARLY`` in any case. None of it adds up: the TAT that is kept is the exact one."""
 
 MIN_ROTATION = 1024
 """Clients below which nothing is forgotten; it would free nothing worth the work."""
@@ -110,8 +110,8 @@ class Buckets:
     def reserve(self, client: ClientId, now: float, tokens: int, max_wait: float) -> tuple[float, bool]:
         """Take ``tokens`` ahead of time: (seconds until they are there, whether they are taken).
 
-        When that is more than ``max_wait`` nothing is taken. Those who reserve are served in order. Who
-        is then served is counted by the caller, since a wait may end otherwise.
+        When that is more than ``max_wait`` nothing is taken. Reservations are served in order. The
+        caller counts the requests that are served, since a wait may also be given up.
         """
         tat = self.fresh.get(client)
         if tat is None:
@@ -182,7 +182,7 @@ class Buckets:
         assert not self.fresh.keys() & self.aging.keys(), "a client is in one map"
         held = {**self.fresh, **self.aging}
         records = self.records
-        assert records.keys() <= held.keys(), "who is told to wait is remembered"
+        assert records.keys() <= held.keys(), "every client in backoff has a record"
         for client, record in records.items():
             if self.penalties.in_backoff(client, now):
                 assert record[UNTIL] <= held[client] + 2 * self.epsilon, "no backoff outlives its bucket"

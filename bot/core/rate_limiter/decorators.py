@@ -59,7 +59,7 @@ def rate_limited(
     that returns an int or a str. Without it, or where it gives None, the client is the argument
     ``client_id``, ``user_id`` or ``chat_id`` if the function has one; else that of an update among the
     arguments: its ``from_user`` (aiogram, Pyrogram) or ``effective_user`` (python-telegram-bot), and for
-    posts of channels, which have none, ``sender_chat`` or ``chat``. Calls that name nobody share one
+    posts of channels, which have none, ``sender_chat`` or ``chat``. Calls without a client share one
     bucket, which knows no backoff.
 
     Serves ``async def`` and plain functions, methods, static and class methods, ``functools.partial`` and
@@ -150,7 +150,7 @@ def _own_limit(
         defaults = RateLimitConfig()
         burst = defaults.burst_size if burst_size is None else burst_size
         return RateLimitConfig(defaults.requests_per_second, burst, label, backoff)
-    # Validated before it is rounded: int() of a NaN says nothing a user could use.
+    # Validated before it is rounded: the error of int() for a NaN does not help a user.
     rate = RateLimitConfig(rps, 1).requests_per_second
     burst = max(1, min(MAX_BURST, -int(-rate // 1))) if burst_size is None else burst_size
     return RateLimitConfig(rate, burst, label, backoff)
@@ -197,7 +197,7 @@ def _from_update(args: Any, kwargs: Any) -> ClientId:
         for attribute in UPDATE_ATTRIBUTES:
             try:
                 found = getattr(getattr(value, attribute, None), "id", None)
-            except Exception:  # a lazy object that cannot be looked at now: it names nobody
+            except Exception:  # a lazy object that cannot be read now: no client
                 found = None
             if isinstance(found, int | str) and not isinstance(found, bool):
                 return found

@@ -1,4 +1,4 @@
-"""Those who wait for tokens that are taken ahead, in order (pure: the futures are only held)."""
+"""The waiters for tokens that are taken in advance, in order (pure: the futures are only held)."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class Line:
     def check_invariants(self) -> None:
         """Raise AssertionError if the parts disagree. For tests: O(n)."""
         assert self.waiters, "an empty line is dropped"
-        assert self.timer is not None, "somebody wakes the first"
+        assert self.timer is not None, "a timer wakes the first waiter"
         orders = [waiter.order for waiter in self.waiters]
         assert orders == sorted(orders)
         total = sum(waiter.gap for waiter in self.waiters[1:])

@@ -81,7 +81,7 @@ class Mirror(Buckets):
     def take_argument(self, tokens: int, client: ClientId = "") -> bytes:
         """The argument of a take."""
         if client is None:
-            return self.argument(TAKE, tokens)  # nobody in particular has no backoff
+            return self.argument(TAKE, tokens)  # an unknown client has no backoff
         found = self.arguments.get(tokens)
         if found is None:
             if len(self.arguments) >= 64:

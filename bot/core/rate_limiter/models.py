@@ -11,7 +11,7 @@ from bot.core._shared.validation import YEAR, valid_seconds
 from bot.core.phase4_config.rate_limiter import MAX_BURST, MAX_RATE, MIN_BACKOFF, MIN_RATE
 
 ClientId = int | str | None
-"""Who asks. None is nobody in particular: all such requests share one bucket, without backoff."""
+"""The id of a client. None is an unknown client: all such requests share one bucket, without backoff."""
 
 EARLY = 0.0015
 """Seconds before the told time from which a request passes: uvloop counts in milliseconds, and wakes
@@ -30,7 +30,7 @@ def plain_client(client: object) -> ClientId:
         return str.__str__(client)
     if isinstance(client, int) and not isinstance(client, bool):
         return int.__int__(client)
-    raise TypeError(f"client_id = {shown(client)}: expected an int, a str, or None (nobody in particular)")
+    raise TypeError(f"client_id = {shown(client)}: expected an int, a str, or None (an unknown client)")
 
 
 class Backoff:
@@ -88,7 +88,7 @@ class RateLimitConfig:
     build its config on each call and still share the client's tokens with the call before. Give
     limits of equal values a ``name`` each to keep their tokens apart.
 
-    ``backoff`` is "default" (the limiter's figures), None (off: who comes too early is refused, and no
+    ``backoff`` is "default" (the limiter's figures), None (off: early requests are refused, and no
     more), or a :class:`Backoff` of its own.
 
     Raises ValueError naming field and value for a rate or a burst that is no positive finite number
@@ -178,7 +178,7 @@ def _valid_burst(value: object) -> int:
 class RateLimitStatus(tuple[Any, ...]):
     """The outcome of one check: whether it passed, and what the client may do next.
 
-    Figures are worked out when read, so that a check does not pay for those nobody asks for.
+    Figures are worked out when read, so that a check does not pay for unused ones.
     """
 
     # (buckets, slack, tokens, now): slack is the seconds the check passed by, negative the seconds
@@ -244,4 +244,4 @@ class RateLimitStatus(tuple[Any, ...]):
 
 
 KeyFunction = Callable[..., ClientId]
-"""Of a call's arguments, who asks; None if it cannot tell."""
+"""Finds the client in the arguments of a call; None if there is none."""

@@ -18,16 +18,17 @@ was); an early refusal from then on is a step (inf: this wait has had its step).
 
 
 class Penalties:
-    """Who was told to wait until when, who did not, and what that costs.
+    """Until when clients were told to wait, which retried too early, and how long those wait in addition.
 
     A *wait* begins when a client that was not told to wait is refused, and ends at the time it was
     told. Requests of its first half, and of the ``grace`` at most, were on their way already: a forward of
     a hundred messages, an album. A later one is *early*. It costs a step of backoff if the client has
     been early for longer than ``grace``, and one step at most in a wait: the nth makes the client wait
-    ``base * 2**(n-1)`` seconds, at most ``cap``. Waits without an early request end the row.
+    ``base * 2**(n-1)`` seconds, at most ``cap``. After a wait without an early request the
+    count starts at 1 again.
 
-    ``base`` 0 is no backoff. The client None (nobody in particular) has none either: who asks there
-    was not told.
+    ``base`` 0 is no backoff. The client None (an unknown client) has none either: its callers
+    were not all told to wait.
     """
 
     __slots__ = ("base", "cap", "grace", "last_step", "memory", "records", "steps")

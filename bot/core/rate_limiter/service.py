@@ -1,4 +1,4 @@
-"""The rate limiter: token buckets per client and limit, tiers, backoff for who does not wait."""
+"""The rate limiter: token buckets per client and limit, tiers, backoff for clients that retry too early."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ class RateLimiter(Phase4Service):
             self._shared = SharedBuckets(RedisLink.shared(redis_url), self._clock, self._mirrors)
         else:
             self._shared = None
-        # The buckets of before know nothing of this Redis: they start anew.
+        # The earlier buckets do not know the state in this Redis: start with new ones.
         self._by_config, self._by_tier, self._local = {}, {}, {}
         self._in_turn.clear()
         self._dropped = [0, 0]
@@ -230,7 +230,7 @@ class RateLimiter(Phase4Service):
 
         The limit is ``config``, or that of ``tier``, or the default one. A client that was told to wait
         and comes back too early, again and again, waits longer (see Penalties and Backoff). A
-        ``client_id`` of None is nobody in particular: all such requests share one bucket.
+        ``client_id`` of None is an unknown client: all such requests share one bucket.
 
         Raises TypeError for a client that is no int, str or None (True and 1.0 would be client 1),
         ValueError for tokens below 1 or above the burst size, which could never be had, and
@@ -338,7 +338,7 @@ class RateLimiter(Phase4Service):
     ) -> RateLimitStatus:
         """Wait until the tokens are there and take them; first come, first served.
 
-        The tokens are taken ahead, so nobody overtakes; a wait that is cancelled gives them back, and
+        The tokens are taken in advance, so no waiter is overtaken; a cancelled wait gives them back, and
         those behind it move up.
         If it would take longer than ``timeout`` seconds, RateLimitExceeded is raised at once and
         nothing is taken; a negative one, of a deadline just passed, is as 0. Waiting is what a client is

@@ -48,7 +48,7 @@ _Result = tuple[float, float, float, float]
 """Slack and three numbers, as bucket.lua has them."""
 
 _GIVEN_BACK = struct.Struct("<8sdddd")
-"""Limit, who gave back, epoch, number, and the tokens in seconds."""
+"""Limit, instance that gave tokens back, epoch, number, and the tokens in seconds."""
 
 
 def script_source() -> str:
@@ -241,7 +241,7 @@ class SharedBuckets:
         return mirror.peek(client, self._now()), True
 
     async def reset_client(self, client: ClientId) -> bool:
-        """Forgive a client, here and in every instance; False if nobody knew anything of it.
+        """Reset a client, here and in every instance; False if none had any state of it.
 
         If Redis is away, it is forgiven there when it is back.
         """
@@ -274,7 +274,7 @@ class SharedBuckets:
         self._offset = server_now - self._now()
         return [(found[i], found[i + 1], found[i + 2], found[i + 3]) for i in range(0, len(found), 4)]
 
-    # What comes back when nobody waits for it any more.
+    # Results that arrive when no caller waits for them any more.
 
     def _take_back(self, result: _Result, mirror: Mirror, client: ClientId, tokens: int) -> None:
         slack, _, epoch, number = result
@@ -295,7 +295,7 @@ class SharedBuckets:
         return given_back
 
     def _give_back(self, mirror: Mirror, key: bytes, tokens: int, number: float, epoch: float) -> None:
-        """Give back what nobody had begun to wait for."""
+        """Give back tokens for which no caller had begun to wait."""
         self._lines.move_up((mirror.limit_id, key), (epoch, number), tokens * mirror.interval)
         self._send_back(mirror, key, tokens, number, epoch)
 
@@ -308,7 +308,7 @@ class SharedBuckets:
         if resets == self._resets:
             mirror.heard_of_bucket(client, self._now(), min(result[0], mirror.tolerance))
 
-    # Violations of who is refused without Redis.
+    # Early requests of clients that are refused without a call to Redis.
 
     def _remember(self, mirror: Mirror, client: ClientId) -> None:
         self.remembered += 1
@@ -355,11 +355,11 @@ class SharedBuckets:
 
     async def _forgive(self, key: bytes, client: ClientId) -> bool:
         _, found, _, _ = await self._script.call(key, RESET_ARGUMENT)
-        # After Redis has forgotten: who asks it because of this message finds a full bucket.
+        # After the reset in Redis: an instance that asks it because of this message finds a full bucket.
         await self.link.execute("PUBLISH", CHANNEL, key[:6] + _name(client))
         return bool(found)
 
-    def _heard(self, message: bytes) -> None:
+    def _received(self, message: bytes) -> None:
         if message.startswith(MOVED):
             self._heard_of_place(message[len(MOVED) :])
             return
@@ -391,7 +391,7 @@ class SharedBuckets:
     def start(self) -> None:
         """Listen for resets."""
         if self._subscription is None and not self._stopped:
-            self._subscription = self.link.listen(CHANNEL, self._heard, self._listening)
+            self._subscription = self.link.listen(CHANNEL, self._received, self._listening)
 
     def _moved(self) -> None:
         # The event loop before has ended, and its tasks and timers with it.
@@ -400,7 +400,7 @@ class SharedBuckets:
 
     def _listening(self, stands: bool) -> None:
         if stands:
-            # Resets may have been missed while nobody listened.
+            # Resets may have been missed without a subscription.
             self._resets += 1
             self._forget_refusals()
 
@@ -472,7 +472,7 @@ class SharedBuckets:
 
 
 def _answered(answer: asyncio.Future[Any]) -> bool:
-    """Whether Redis had answered when who waits was cancelled: in the same tick, so nobody else undoes it."""
+    """Whether Redis answered in the tick in which the caller was cancelled: then no one else undoes it."""
     return answer.done() and not answer.cancelled() and answer.exception() is None
 
 

@@ -1,4 +1,4 @@
-"""Waiting for tokens that are taken ahead; who gives up lets those behind move up."""
+"""Waiting for tokens that are taken in advance; when a waiter gives up, later ones move up."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Lines:
         loop = asyncio.get_running_loop()
         line = self._lines.get(key)
         if line is None or line.loop is not loop:
-            # A line of an event loop that ended keeps nobody waiting here.
+            # The queue of an event loop that ended must not delay callers here.
             line = self._lines[key] = Line(loop)
         waiter = Waiter(cost, order, loop.create_future())
         line.join(waiter, ready)
@@ -57,7 +57,7 @@ class Lines:
                 self._set_timer(key, line)
 
     def forget(self, key: Hashable) -> None:
-        """The client was forgiven: who waits keeps its time, and who comes now waits for none of them."""
+        """The client was reset: waiters keep their time, and new callers do not wait behind them."""
         line = self._lines.pop(key, None)
         if line is not None:
             line.forgotten = True
@@ -68,7 +68,7 @@ class Lines:
             line.timer = None
         if line.waiters:
             wait = max(0.0, line.first_ready - self._clock.monotonic())
-            with contextlib.suppress(RuntimeError):  # the loop has ended, and with it all who wait here
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and with it all its waiters
                 line.timer = self._clock.call_later(wait, lambda: self._serve(key, line), line.loop)
 
     def _serve(self, key: Hashable, line: Line) -> None:

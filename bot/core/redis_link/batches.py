@@ -180,12 +180,12 @@ class Batches(ABC):
         elif isinstance(trouble, OutOfStep):
             self._out_of_step()
         else:
-            self._drop_wire()  # the next one resolves the name, and logs in, anew
+            self._drop_wire()  # the next one resolves the name and logs in again
             self._broken(trouble)
         self._send()
 
     def _out_of_step(self) -> None:
-        # Answers that nobody asked for: those that follow would be given to others than they are for.
+        # Unexpected answers: the ones after them would be matched to the wrong calls.
         self._drop_wire()
         self._answers = []
         error = RedisUnavailableError(f"unexpected answers of Redis at {self._breaker.name}")
@@ -199,7 +199,7 @@ class Batches(ABC):
             wire.drop()
 
     def renew(self) -> None:
-        """Use a new connection, to wherever the name leads now, as soon as nobody waits on this one."""
+        """Use a new connection, to wherever the name leads now, as soon as no call waits on this one."""
         if self._under_way:
             self._leaving = True
         else:

@@ -93,6 +93,6 @@ class Breaker:
         logger.warning("%s; going on without it", one_line(self.reason(error), 2 * MAX_TEXT))
 
     def reason(self, error: BaseException) -> str:
-        """What to tell who wanted something of the server."""
+        """The error for callers of the server."""
         what = told(text_of(error)) or f"no answer within {self._timeout:g} s"
         return f"Redis at {self.name} is away ({type(error).__name__}: {what})"

@@ -164,7 +164,7 @@ class Calls:
             if now - self._crowded_said_at >= CROWDED_CALM:
                 self._crowded_said_at = now
                 logger.warning(
-                    "Redis at %s takes no more connections (%s); going on with those that stand",
+                    "Redis at %s takes no more connections (%s); going on with the open ones",
                     health.name, told(text_of(error)),
                 )  # fmt: skip
             return RedisUnavailableError(f"Redis at {health.name}: {told(text_of(error))}")

@@ -19,7 +19,7 @@ from bot.core.redis_link.scripts import BatchedScript, Call, Script, Unclaimed, 
 class ClusterReader:
     """A :class:`BatchedReader` for each node of a cluster: reads travel together by hash slot.
 
-    A key whose slot has moved is refused once, and the map of the slots read anew.
+    A key whose slot has moved is refused once, and the map of the slots read again.
     """
 
     def __init__(self, parts: Parts) -> None:
@@ -69,9 +69,9 @@ class ClusterReader:
         if future.cancelled() or future.exception() is None:
             return
         if self._mapping is None or self._mapping.done():
-            self._mapping = future.get_loop().create_task(self._map_anew(), name="redis-cluster-map")
+            self._mapping = future.get_loop().create_task(self._remap(), name="redis-cluster-map")
 
-    async def _map_anew(self) -> None:
+    async def _remap(self) -> None:
         with contextlib.suppress(BackendError):
             await self._parts.calls.run(driver.read_slots)
 

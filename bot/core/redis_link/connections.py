@@ -25,7 +25,7 @@ class Connections:
     """redis-py's client of one URL, and the connections and tasks beside it.
 
     All of them live on one event loop. When it has ended, or the process was forked, ``on_left`` is
-    called to forget what waited there, the client is made anew under the running loop, and ``on_moved``
+    called to forget what waited there, a new client is made under the running loop, and ``on_moved``
     is called.
     """
 
@@ -165,7 +165,7 @@ class Connections:
         return connect(self.url, self.timeout, self._protocol)
 
     def new_connection(self) -> Any:
-        """A connection that nobody else uses, to any node, not yet open."""
+        """A connection for this caller alone, to any node, not yet open."""
         return driver.new_connection(self.client(), cluster=self.cluster)
 
     async def open_connection(self) -> Any:

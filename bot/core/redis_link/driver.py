@@ -184,7 +184,7 @@ async def find_nodes(client: Any) -> None:
 
 
 async def read_slots(client: Any) -> None:
-    """Read a cluster's map of the slots anew."""
+    """Read a cluster's map of the slots again."""
     await client.nodes_manager.initialize()
 
 
@@ -225,7 +225,7 @@ def prefer_open(client: Any) -> bool:
 
 
 async def close_idle(client: Any) -> None:
-    """Close the connections that nobody uses; whatever comes of it, they are given up."""
+    """Close the unused connections; they are given up even if that fails."""
     with contextlib.suppress(Exception):
         async with asyncio.timeout(0.5):
             await client.connection_pool.disconnect(inuse_connections=False)

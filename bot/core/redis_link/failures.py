@@ -20,7 +20,7 @@ class Failure(enum.Enum):
     REFUSED = enum.auto()
     """It is there and does not want to do this."""
     AWAY = enum.auto()
-    """It cannot be reached, or serves nobody now."""
+    """It cannot be reached, or serves no client now."""
     LOST = enum.auto()
     """A connection is gone; whether the server is, a new one tells."""
     CROWDED = enum.auto()
@@ -28,7 +28,7 @@ class Failure(enum.Enum):
     READ_ONLY = enum.auto()
     """It is no primary (any more). Nothing was run."""
     LOGIN = enum.auto()
-    """This connection must log in anew. Nothing was run."""
+    """This connection must log in again. The command was not run."""
     OLD_PROTOCOL = enum.auto()
     """It knows no HELLO, and so no RESP3. Nothing was run."""
 
@@ -107,7 +107,7 @@ class OutOfStep(Exception):
 
 
 def out_of_service(text: str) -> Exception | None:
-    """Why a server that answered with this error serves nobody now, or this connection."""
+    """Why a server that answered with this error serves no client now, or not this connection."""
     if text.startswith("CLUSTERDOWN"):
         return ConnectionError(NODE_DOWN)
     if text.startswith((*_SERVES_NOBODY, "NOAUTH")):

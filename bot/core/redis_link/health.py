@@ -9,7 +9,7 @@ from bot.core.redis_link.breaker import Breaker
 
 
 class Health:
-    """The breakers of one link, and who is told when a server is back."""
+    """The breakers of one link, and the callbacks for when a server is back."""
 
     def __init__(self, url: str, timeout: float, now: Callable[[], float], *, cluster: bool) -> None:
         self.name = mask_url(url)

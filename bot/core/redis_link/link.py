@@ -60,7 +60,7 @@ class RedisLink:
     Calls may be cancelled at any time; the connection is then closed, not reused half-read.
 
     **Event loops.** A link lives on one event loop. When that loop has ended, or the process was
-    forked, the next call begins anew under the running loop, subscriptions included. While that loop
+    forked, the next call starts again under the running loop, subscriptions included. While that loop
     still runs in another thread, calls are handed over to it.
 
     **A server that is no primary any more** refuses writes. The first refused one is tried once where
@@ -90,7 +90,7 @@ class RedisLink:
             health.name,
             cluster=self.cluster,
             on_left=self._abandon,
-            on_moved=self._begin_anew,
+            on_moved=self._restart,
         )
         self._primary = primary = PrimarySearch(connections, now, self._leave_for)
         self._rights = rights = Rights(health.name)
@@ -119,7 +119,7 @@ class RedisLink:
         return link
 
     async def release(self) -> None:
-        """Give the link back; its connections are closed when nobody holds it any more."""
+        """Give the link back; its connections are closed when its last user has given it back."""
         links = RedisLink._links.get(self.url, {})
         holders = links.get(self, 1)
         if holders > 1:
@@ -164,7 +164,7 @@ class RedisLink:
             subscription.abandon()
         self._primary.abandon()
 
-    def _begin_anew(self) -> None:
+    def _restart(self) -> None:
         """The link lives on another event loop now."""
         for subscription in self._subscriptions:
             subscription.start()
@@ -185,7 +185,7 @@ class RedisLink:
         return self._health.on_recovery(callback)
 
     def on_move(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call ``callback`` when the link begins anew under another event loop; returns what undoes this."""
+        """Call ``callback`` when the link starts again under another event loop; returns what undoes this."""
         self._on_move.append(callback)
         return lambda: self._on_move.remove(callback) if callback in self._on_move else None
 
@@ -280,7 +280,7 @@ class RedisLink:
         return await self._calls.run(operation, repeatable=repeatable, writes=writes)
 
     async def execute(self, *command: Any) -> Any:
-        """One command; raises as :meth:`run`. A forbidden PUBLISH is said once, and reaches nobody."""
+        """One command; raises as :meth:`run`. A forbidden PUBLISH is logged once, and not delivered."""
         try:
             answer = await self._calls.run(
                 lambda client: client.execute_command(*command),
@@ -299,7 +299,7 @@ class RedisLink:
         """Several commands in one round trip; a refused one raises, after the others have run.
 
         In a cluster that is one to each node; what names no key comes last. A PUBLISH that is forbidden
-        is said once, and reaches nobody.
+        is logged once, and not delivered.
         """
         answers: list[Any] = [UNANSWERED] * len(commands)
 
@@ -388,7 +388,7 @@ class RedisLink:
     ) -> Subscription:
         """Hear every message of ``channel`` until the subscription is stopped; see :func:`subscribe`.
 
-        It begins on the running event loop, and anew wherever the link does.
+        It starts on the running event loop, and again wherever the link does.
         """
         self.here()
         subscriptions = self._subscriptions

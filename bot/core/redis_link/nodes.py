@@ -58,7 +58,7 @@ class NodeProbes:
         return RedisUnavailableError(f"Redis at {breaker.name} is away")
 
     async def read_slots(self) -> bool:
-        """Read the map of the slots anew: a node that failed may have been replaced. False: no answer."""
+        """Read the map of the slots again: a node that failed may have been replaced. False: no answer."""
         try:
             await self._calls.run(driver.read_slots)
         except RedisRefusedError:

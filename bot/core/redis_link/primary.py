@@ -69,7 +69,7 @@ class PrimarySearch:
             logger.warning("Redis at %s takes writes again", self._connections.name)
 
     def abandon(self) -> None:
-        """Forget the look of an event loop that runs no more."""
+        """Forget the check of an event loop that has ended."""
         self.looking = None
 
     async def on_another_server(self, operation: Callable[[Any], Awaitable[T]], used: Any = None) -> T:

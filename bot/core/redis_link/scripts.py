@@ -51,10 +51,10 @@ class Script:
         return await self._run(operation, writes=True)
 
 
-# Called with the result of a call that nobody waits for any more, and with the arguments after it.
+# Called with the result of a call that no caller waits for any more, and with the arguments after it.
 Unclaimed = tuple[Any, ...]
 # One call of a script: its key, its argument, the caller's future (None when the call is only to be made)
-# and what takes a result that nobody waits for any more. A plain tuple: as a NamedTuple it makes a call
+# and what takes a result that no caller waits for any more. A plain tuple: as a NamedTuple it makes a call
 # 7 % dearer.
 Call = tuple[bytes, bytes, "asyncio.Future[Any] | None", Unclaimed | None]
 # Calls of one slot (everywhere but in a cluster: all), and whether the script was sent with them.
@@ -106,7 +106,7 @@ class BatchedScript(Batches):
         return future
 
     def send(self, key: bytes, argument: bytes, unclaimed: Unclaimed | None = None) -> None:
-        """:meth:`call` when nobody waits for the result; if it fails, it is as if it were not made."""
+        """:meth:`call` without waiting for the result; an error is ignored."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop and self._connections.owner.elsewhere:
             if self._loop is not None:
@@ -163,7 +163,7 @@ class BatchedScript(Batches):
                 continue
             text = str(answer)
             if not whole and (text.startswith("NOSCRIPT") or self._rights.forbids_evalsha(text)):
-                again.append(calls)  # the server was started anew; it has not run them
+                again.append(calls)  # the server was restarted; it has not run them
             elif self._elsewhere_slot is not None and text.startswith(_ELSEWHERE):
                 self._elsewhere_slot(calls)
             elif redis_needs_another_server(text):

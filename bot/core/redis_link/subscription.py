@@ -1,4 +1,4 @@
-"""The messages of a channel, for as long as somebody wants them."""
+"""The messages of a channel, until they are no longer needed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REFUSED_PAUSE = 30.0
 """Seconds until a subscription that was refused is asked for again."""
 
 REVIVAL = 0.5
-"""Seconds after which a subscription begins anew whose task somebody else has cancelled."""
+"""Seconds after which a subscription starts again if its task was cancelled from outside."""
 
 
 class Subscription:
@@ -85,14 +85,14 @@ class Subscription:
                 self._parts.rights.found_refused(
                     f"SUBSCRIBE {self.channel}",
                     text,
-                    "changes that other instances tell of are not heard here",
+                    "this instance does not receive the change messages of others",
                 )
 
         loop = asyncio.get_running_loop()
 
         def ended(task: asyncio.Task[Any]) -> None:
             settled.set()
-            # Cancelled by somebody else: go on. Soon, not at once: this may be an event loop on its way
+            # Cancelled from outside: go on. Soon, not at once: this may be an event loop on its way
             # out, that cancels all it has.
             if self._run is run and not loop.is_closed():
                 loop.call_later(REVIVAL, revive)
@@ -135,7 +135,7 @@ class Subscription:
         return self._settled is not None and not self._settled.is_set()
 
     async def pause(self) -> None:
-        """End until the link begins anew."""
+        """End until the link starts again."""
         self._run = None
         await self._tasks.stop()
         if self.standing:
@@ -200,7 +200,7 @@ async def subscribe(
             if not refused and failures == 2 and breaker.available:
                 # What the link itself says is of its other calls, which work.
                 logger.warning(
-                    "Redis at %s: no subscription to %s, and trying on: %s",
+                    "Redis at %s: no subscription to %s yet, still trying: %s",
                     breaker.name, one_line(channel), told(text_of(error)) or type(error).__name__,
                 )  # fmt: skip
         finally:
@@ -216,7 +216,7 @@ async def subscribe(
 
 def _end_if_cancelled() -> None:
     # redis-py turns a cancellation that comes with a timeout or an answer into these; a subscription
-    # that went on then would never end, and who waits for its end would wait for ever.
+    # that went on then would never end, and a caller that waits for its end would wait for ever.
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError

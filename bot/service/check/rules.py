@@ -21,7 +21,7 @@ FREE_MEMORY_FOR_CACHE_MB = 1000
 FREE_DISK_MB = 200
 
 DESCRIPTORS_AT_REST = 64
-"""Files, sockets and pipes of a process that serves nobody; 40 were measured."""
+"""Files, sockets and pipes of an idle process; 40 were measured."""
 DESCRIPTORS_FOR_CLIENTS = 200
 """Clients connected at once, as in the load the benchmarks put on the service."""
 

@@ -31,7 +31,7 @@ _NAMES = {
 
 
 class Server(Struct, frozen=True):
-    """One server to reach, and who needs it."""
+    """One server to reach, and what needs it."""
 
     backend: str
     url: str
@@ -149,7 +149,7 @@ def judge(server: Server, facts: Mapping[str, Any]) -> list[Finding]:
             warn(
                 server.name,
                 f"the pools may open {server.pooled} connections, the server has {free} of {most} left",
-                "lower the pools' max_size (POOL_MAX_SIZE) or see who holds the others; connections of an "
+                "lower the pools' max_size (POOL_MAX_SIZE) or find what holds the others; connections of an "
                 "instance that this deployment replaces are counted too",
             )
         )

@@ -1,4 +1,4 @@
-"""Who may look: anybody on the loopback, elsewhere whoever has the token.
+"""Access: every client on the loopback, elsewhere clients with the token.
 
 The token travels in a header or, once, in the body of a request; never in a query string, which would
 be logged. A browser then holds a cookie: an expiry and a number, signed with the token, so it outlives a
@@ -67,7 +67,7 @@ class Access:
 
     def __init__(self, host: str, token: str = "", *, now: Callable[[], float] = time.time) -> None:
         self.made = not token and not is_loopback(host)
-        """Whether the token was made here, so that whoever starts the service must be told it."""
+        """Whether the token was made here, so that it has to be printed at the start."""
         self.token = token or (secrets.token_urlsafe(24) if self.made else "")
         self._now = now
         # Changed by sign_out: sessions that were ended, and when their cookies expire. The first ends first.
@@ -194,7 +194,7 @@ class Access:
         now = self._now()
         if not 0.0 <= now - self._told < LOG_SECONDS:
             logger.warning(
-                "%d wrong token(s) were shown, the last from %s",
+                "%d wrong token(s) were presented, the last from %s",
                 self._wrong, one_line(client_address(request), 80),
             )  # fmt: skip
             self._told, self._wrong = now, 0
@@ -216,7 +216,7 @@ class Access:
 def _by_https(request: web.Request) -> bool:
     """Whether the browser came by https, to a proxy before this service if not to itself.
 
-    A claim that is not true makes the browser drop its own cookie and nobody else's.
+    A claim that is not true makes the browser drop only its own cookie.
     """
     told = request.headers.get("X-Forwarded-Proto", "").lower()
     return request.secure or told == "https" or request.headers.get("Origin", "").startswith("https://")

@@ -1,4 +1,4 @@
-"""The stream of figures: one sampler for all who look, none while nobody does."""
+"""The stream of figures: one sampler for all viewers, none while there are none."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class _Viewer(NamedTuple):
 
 
 class Feed:
-    """Samples the services every ``interval`` seconds while somebody looks.
+    """Samples the services every ``interval`` seconds while there are viewers.
 
     All viewers share the samples; one that is slow gets the next one late and misses none of the
     history. :meth:`close` ends every stream at once, and there are no new ones.
@@ -76,8 +76,8 @@ class Feed:
 
         ``client``: where the viewer asks from; ``session``: what it has signed in with. Both together have
         MAX_OF_ONE streams at most; a further one ends the oldest of theirs. With MAX_VIEWERS in all, the
-        client that holds the most streams loses the oldest of them. So nobody is kept out, nor put out, by
-        one who opens many.
+        client that holds the most streams loses the oldest of them. So no client is shut out by
+        one that opens many.
         """
         viewer = _Viewer(client, session, asyncio.Event())
         self._make_room(viewer)
@@ -134,7 +134,7 @@ class Feed:
         if self._sampler is not None:
             self._sampler.cancel()
             self._sampler = None
-        # What was sampled before a pause must not be shown as the present when somebody looks again.
+        # What was sampled before a pause must not be shown as the present when there is a viewer again.
         self._state = {}
 
     async def _sample(self) -> None:

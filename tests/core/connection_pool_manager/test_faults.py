@@ -77,7 +77,7 @@ async def test_redis_is_killed_with_leases_out_and_comes_back(pools, redis_serve
     assert (await pools.health_check_all())["p"]
     figures = (await pools.get_statistics())["p"]
     assert figures["active_connections"] == figures["waiting"] == 0
-    assert sum("trying on" in line for line in caplog.messages) == 1, "one line for one outage"
+    assert sum("still trying" in line for line in caplog.messages) == 1, "one line for one outage"
 
 
 async def test_redis_hangs_with_connections_idle_and_answers_again(pools, redis_server):

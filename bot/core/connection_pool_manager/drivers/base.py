@@ -100,7 +100,7 @@ class Driver(ABC):
         return raw
 
     def is_let_go(self, view: Any, guard: Guard) -> bool:
-        """Whether nobody but the pool holds ``view``, nor anything taken from it: the next lease may have it.
+        """Whether only the pool refers to ``view`` and to objects taken from it: the next lease may have it.
 
         For drivers whose views cost more than to ask.
         """
@@ -132,7 +132,7 @@ class Driver(ABC):
         return False
 
     def is_setting(self, error: BaseException) -> bool:
-        """Whether the error of connecting is one of the settings, so that trying again is of no use."""
+        """Whether the connection error is caused by the settings, so that a retry cannot succeed."""
         return isinstance(error, ValueError)
 
     def is_login_refused(self, error: BaseException) -> bool:
@@ -251,7 +251,7 @@ def hard_close(transport: Any) -> None:
         if inner is not None:
             transport = inner._transport
         sock = transport._sock
-        # Its finalizer would complain that nobody closed it.
+        # Its finalizer would complain that it was not closed.
         transport._sock = None
         sock.close()
 

@@ -6,7 +6,7 @@ client, whose ``maxPoolSize`` is the pool's: at most that many operations, and s
 
 Of a replica set the driver finds the new primary by itself. A url of one address it never leaves: there,
 once the server says that it is the primary no more, the next connection is one of a new client, which
-resolves the name anew.
+resolves the name again.
 
 A lease is bound to a database and a collection. The database is the url's, or ``test`` as in MongoDB's
 own tools; the collection is the ``collection`` option, or one called like the pool. ``conn.find_one(...)``

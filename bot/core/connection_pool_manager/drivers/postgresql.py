@@ -33,7 +33,7 @@ _classify = session_state.Classifier(session_state.classify_postgresql)
 _new: Any = object.__new__
 _set_own = object.__setattr__
 
-# Functions outside the catalog schemas that may change the session of who calls them. Languages other
+# Functions outside the catalog schemas that may change the caller's session. Languages other
 # than SQL and PL/pgSQL cannot be read, so theirs are suspected; C functions come with extensions, of
 # which only dblink is known to keep state.
 _SUSPECT_ROUTINES = r"""

@@ -1,7 +1,7 @@
 """Redis by redis-py: each lease is a client over one connection of its own.
 
 A connection on which a command changed its state (SELECT, CLIENT, WATCH, SUBSCRIBE and the like) is
-reset by connecting anew, which is exact. A command that was interrupted makes redis-py disconnect.
+reset by reconnecting, which is exact. A command that was interrupted makes redis-py disconnect.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _tracked(base: Any) -> Any:
         phase4_is_subscribed = False
         phase4_guard: Any = None
         phase4_is_over = False
-        """The pool has let go of it: nobody may connect it again."""
+        """The pool has given the connection up: it must not be opened again."""
 
         async def connect(self) -> None:
             if self.phase4_is_over:
@@ -97,7 +97,7 @@ def _tracked(base: Any) -> Any:
             reader, writer = self._reader, self._writer
             if self.phase4_blocks or reader is None or writer is None:
                 return False
-            # With nobody waiting for it a lease may keep its connection as long as it likes: WATCH.
+            # Without waiters a lease may keep its connection as long as it likes: WATCH.
             return reader._waiter is not None or writer.transport.get_write_buffer_size() > 0
 
         def _phase4_note(self, command: Any) -> None:
@@ -197,7 +197,7 @@ def _pool_class() -> Any:
             while self.phase4_queue:
                 turn = self.phase4_queue.popleft()
                 if not turn.done():
-                    self.phase4_held = True  # handed over: nobody may slip in between
+                    self.phase4_held = True  # handed over: no other task may take it in between
                     turn.set_result(None)
                     return
 
@@ -234,7 +234,7 @@ def _view_classes() -> tuple[Any, Any]:
         async def release(self, connection: Any) -> None:
             guard = self.phase4_guard
             if guard.ended:
-                return  # it is somebody else's, or closed
+                return  # it belongs to another caller, or is closed
             self.phase4_held = False  # type: ignore[misc]
             if self.phase4_queue:
                 self._phase4_free()

@@ -57,7 +57,7 @@ _POSTGRESQL_ROUTINES = re.compile(
 
 _MYSQL_STARTS = _COMMON | {"replace", "show", "describe", "desc", "optimize", "check"}
 # What COM_RESET_CONNECTION undoes, whatever it did. Of a statement that starts otherwise (a block, a loop,
-# EXECUTE IMMEDIATE, XA, of a later version) nobody knows.
+# EXECUTE IMMEDIATE, XA, of a later version) are unknown.
 _MYSQL_RESETTABLE = _MYSQL_STARTS | {
     "set", "lock", "unlock", "call", "do", "prepare", "deallocate", "handler", "flush", "kill", "grant",
     "revoke", "rename", "repair", "checksum", "signal", "help",

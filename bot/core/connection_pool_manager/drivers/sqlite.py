@@ -267,7 +267,7 @@ class SqliteDriver(Driver):
             await raw.rollback()
         if raw.in_transaction:
             raise sqlite3.OperationalError("a transaction is open after its rollback")
-        # While a cursor that nobody closed is at a row, SQLite goes on interrupting: then this raises.
+        # While an unclosed cursor is at a row, SQLite keeps interrupting: then this raises.
         await self.ping(raw)
         raw.phase4_taint = 0
 
