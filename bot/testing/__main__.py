@@ -27,8 +27,8 @@ STOP_WITHIN = 30.0
 
 
 def read_lines(loop: asyncio.AbstractEventLoop, lines: asyncio.Queue[str | None]) -> None:
-    """Hand over standard input line by line, and None at its end. For a thread that nobody waits for."""
-    with suppress(RuntimeError):  # the loop is closed: nobody reads any more
+    """Hand over standard input line by line, and None at its end. For a thread that is never joined."""
+    with suppress(RuntimeError):  # the loop is closed: there is no reader any more
         for line in sys.stdin:
             loop.call_soon_threadsafe(lines.put_nowait, line.rstrip("\n"))
         loop.call_soon_threadsafe(lines.put_nowait, None)
