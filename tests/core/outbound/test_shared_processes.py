@@ -95,7 +95,7 @@ def test_three_processes_never_exceed_a_groups_window_nor_that_of_all_chats(redi
     assert (len(group), len(others)) == (90, 180)
     assert most_in_a_window(group, WINDOW) == LIMIT
     leavings = [(left, left) for left, _ in group + others]
-    assert most_in_a_window(leavings, 1.0) == 30
+    assert most_in_a_window(leavings, 1.0) == 27, "the rest of 30 is kept for answers"
     assert not any(worker.of("degraded") for worker in workers)
 
 
