@@ -36,6 +36,15 @@ async def test_items_are_handled_and_leave_nothing_but_their_results(instances):
     assert figures["enqueued_items"] == figures["submitted_items"] == 103
 
 
+async def test_an_instance_that_starts_on_a_backlog_ends_its_items_in_redis(instances):
+    submitter = await instances()
+    answers = await submitter.submit_many(range(50))
+    worker = await instances(echo, max_batch_size=1)
+    assert await worker.flush(timeout=20), "also what was handled before enable returned"
+    assert [await submitter.get_result(one.item_id) for one in answers] == list(range(50))
+    assert await length(submitter) == 0
+
+
 async def test_data_and_results_come_back_as_what_they_were(instances):
     p = await instances(echo)
     value = {
