@@ -110,11 +110,11 @@ class LocalTier:
 
     def delete(self, namespace: str, key: str) -> bool:
         """Drop a key; False if L1 did not hold it."""
-        store = self.l1.store
-        had = store.peek(namespace, key, self._now()) is not None
-        store.remove(namespace, key)
+        entry = self.l1.store.peek(namespace, key, self._now())
+        if entry is not None:
+            self.l1.store.discard(entry)
         self.changes.key(namespace, key)
-        return had
+        return entry is not None
 
     def drop_tags(self, tags: Sequence[str]) -> int:
         """Drop what carries any of the tags; how many entries."""
