@@ -8,7 +8,8 @@ import aiosqlite
 import asyncpg
 import pytest
 
-from bot.core.query_optimizer.service import CATALOG_RETRY, QueryOptimizer
+from bot.core.query_optimizer.execution.catalog import RETRY_FIRST
+from bot.core.query_optimizer.service import QueryOptimizer
 
 
 async def is_stale(optimizer, run, read, write):
@@ -186,7 +187,7 @@ async def test_a_database_that_is_away_costs_a_line_in_the_log(clock, caplog):
         for _ in range(3):
             assert await optimizer.execute("SELECT * FROM t", None, run) == [(1,)]
         assert len(asked) == 1
-        await clock.advance(CATALOG_RETRY)
+        await clock.advance(RETRY_FIRST)
         await optimizer.execute("SELECT * FROM u", None, run)
     assert len(asked) == 2
     assert caplog.text.count("catalog was not read") == 1
