@@ -285,76 +285,100 @@ def _read_in(field: Any, dialect: str, reads: set[str], exp: Any) -> str:
     return "it reads from what is no table"
 
 
-def _changes(census: Census, dialect: str, writes: set[str], targets: set[int]) -> tuple[bool, str, str]:
-    exp, change, removal, ends, session, _ = _classes()
-    anything = False
-    reason = transaction = ""
+# Kinds of CREATE and ALTER whose effect is told by the name that they give.
+_STORED = frozenset(("TABLE", "VIEW", "INDEX", "MATERIALIZED VIEW"))
 
-    def written(tables: Iterable[Any]) -> bool:
+
+class _Changes:
+    """What a statement changes, gathered from its nodes: a method for each class of node."""
+
+    def __init__(self, dialect: str, writes: set[str], targets: set[int]) -> None:
+        self.dialect = dialect
+        self.writes = writes
+        """Names of the tables that are written."""
+        self.targets = targets
+        """Nodes of tables that are written and not read, by ``id``."""
+        self.anything = False
+        self.reason = ""
+        self.transaction = ""
+
+    def _written(self, tables: Iterable[Any]) -> bool:
         found = False
         for table in tables:
-            name = name_of(table, dialect)
-            targets.add(id(table))
+            name = name_of(table, self.dialect)
+            self.targets.add(id(table))
             if name:
-                writes.add(name)
+                self.writes.add(name)
                 found = True
         return found
 
-    for node in census.all(*removal):
+    def removal(self, node: Any, exp: Any) -> None:
+        """DROP and TRUNCATE."""
         if isinstance(node.parent, exp.Alter):
-            continue  # a column of the table that the ALTER names
+            return  # a column of the table that the ALTER names
         kind = str(node.args.get("kind") or "TABLE").upper()
         tables = list(node.find_all(exp.Table))
         if kind == "INDEX":
-            targets |= {id(table) for table in tables}
+            self.targets |= {id(table) for table in tables}
         elif (
             kind not in ("TABLE", "VIEW") or node.args.get("cascade") or node.args.get("option") == "CASCADE"
         ):
-            anything = True  # a schema's tables, or what refers to the table: not told here
-        elif not written(tables):
-            anything = True
-    for node in census.all(*change):
+            self.anything = True  # a schema's tables, or what refers to the table: not told here
+        elif not self._written(tables):
+            self.anything = True
+
+    def change(self, node: Any, exp: Any) -> None:
+        """INSERT, UPDATE, DELETE, MERGE, CREATE and ALTER."""
         if isinstance(node.parent, exp.When):
-            continue  # it writes the table that the MERGE names
+            return  # it writes the table that the MERGE names
         target = node.this.find(exp.Table) if hasattr(node.this, "find") else None
         kind = str(node.args.get("kind") or "").upper()
         if target is None or (node.__class__ in (exp.Create, exp.Alter) and kind not in _STORED):
-            anything = True
-            continue
-        if not written([target]):
-            anything = True
+            self.anything = True
+            return
+        if not self._written([target]):
+            self.anything = True
         if node.__class__ in (exp.Update, exp.Delete):
-            # MySQL writes any table of a join; which, only the columns' owners would tell.
-            joined = [join.this for join in target.args.get("joins") or ()]
-            if joined or node.args.get("tables") or (dialect in ("mysql", "") and node.args.get("using")):
-                named = [table for table in node.args.get("using") or () if dialect in ("mysql", "")]
-                joined += [join.this for table in named for join in table.args.get("joins") or ()]
-                several = [target, *joined, *named]
-                names = {name_of(table, dialect) for table in several if isinstance(table, exp.Table)}
-                anything = anything or not all(isinstance(table, exp.Table) for table in several)
-                writes |= names - {""}
-                aliases = {table.alias_or_name for table in several}
-                own = [t for t in node.args.get("tables") or () if t.name not in aliases]
-                targets |= {id(table) for table in node.args.get("tables") or ()}
-                writes |= {name_of(table, dialect) for table in own} - {""}
-                targets.discard(id(target))  # it is read as well
+            self._change_of_join(node, target, exp)
         elif node.__class__ is exp.Alter:
             for renamed in node.find_all(exp.AlterRename):
-                written(renamed.find_all(exp.Table))
-    for node in census.all(exp.Into):
-        if not written(node.find_all(exp.Table)) and not node.find(exp.Parameter):
-            anything = True
-    for node in census.all(exp.Copy):
+                self._written(renamed.find_all(exp.Table))
+
+    def _change_of_join(self, node: Any, target: Any, exp: Any) -> None:
+        """MySQL writes any table of a join; which, only the columns' owners would tell."""
+        in_mysql = self.dialect in ("mysql", "")
+        joined = [join.this for join in target.args.get("joins") or ()]
+        if not joined and not node.args.get("tables") and not (in_mysql and node.args.get("using")):
+            return
+        named = [table for table in node.args.get("using") or () if in_mysql]
+        joined += [join.this for table in named for join in table.args.get("joins") or ()]
+        several = [target, *joined, *named]
+        names = {name_of(table, self.dialect) for table in several if isinstance(table, exp.Table)}
+        self.anything = self.anything or not all(isinstance(table, exp.Table) for table in several)
+        self.writes |= names - {""}
+        aliases = {table.alias_or_name for table in several}
+        own = [table for table in node.args.get("tables") or () if table.name not in aliases]
+        self.targets |= {id(table) for table in node.args.get("tables") or ()}
+        self.writes |= {name_of(table, self.dialect) for table in own} - {""}
+        self.targets.discard(id(target))  # it is read as well
+
+    def into(self, node: Any, exp: Any) -> None:
+        if not self._written(node.find_all(exp.Table)) and not node.find(exp.Parameter):
+            self.anything = True
+
+    def copy(self, node: Any, exp: Any) -> None:
         if node.args.get("kind") and node.this:  # FROM
-            anything = not written(node.this.find_all(exp.Table)) or anything
-        reason = reason or "COPY is no read"
-    for node in census.all(exp.LoadData):
-        anything = not written(node.find_all(exp.Table)) or anything
-    if census.all(exp.Lock):
-        reason = reason or "it locks what it reads"
-    if not writes.isdisjoint(_MODIFIERS):
-        anything = True  # UPDATE LOW_PRIORITY t: to the parser t is an alias
-    for node in census.all(*ends):
+            self.anything = not self._written(node.this.find_all(exp.Table)) or self.anything
+        self.reason = self.reason or "COPY is no read"
+
+    def load(self, node: Any, exp: Any) -> None:
+        self.anything = not self._written(node.find_all(exp.Table)) or self.anything
+
+    def lock(self, node: Any, exp: Any) -> None:
+        self.reason = self.reason or "it locks what it reads"
+
+    def end(self, node: Any, exp: Any) -> None:
+        """BEGIN, COMMIT and ROLLBACK."""
         name = {exp.Transaction: "begin", exp.Commit: "commit", exp.Rollback: "rollback"}[node.__class__]
         if name == "begin" and any(
             str(m).upper() in ("SLAVE", "REPLICA") for m in node.args.get("modes") or ()
@@ -362,28 +386,46 @@ def _changes(census: Census, dialect: str, writes: set[str], targets: set[int]) 
             name = "implicit"  # START SLAVE
         if name == "rollback" and node.args.get("savepoint"):
             name = "back"
-        transaction = "chain" if node.args.get("chain") else name
-    for node in census.all(*session):
+        self.transaction = "chain" if node.args.get("chain") else name
+
+    def session(self, node: Any, exp: Any) -> None:
+        """SET, USE, PRAGMA, and what the parser passes through."""
         if node.__class__ is exp.Command:
             from bot.core.query_optimizer.sql.definitions import written_by_words
 
-            by_words = written_by_words(f"{node.this} {node.text('expression')}", dialect)
+            by_words = written_by_words(f"{node.this} {node.text('expression')}", self.dialect)
             if by_words:
-                writes |= by_words
-                reason = reason or "it is no read"
-                continue
+                self.writes |= by_words
+                self.reason = self.reason or "it is no read"
+                return
         found, why = _session(node, exp)
-        anything = anything or found
-        reason = reason or why
+        self.anything = self.anything or found
+        self.reason = self.reason or why
         if node.__class__ is exp.Set:
-            transaction = transaction or _autocommit(node, exp)
+            self.transaction = self.transaction or _autocommit(node, exp)
+
+
+def _changes(census: Census, dialect: str, writes: set[str], targets: set[int]) -> tuple[bool, str, str]:
+    exp, change, removal, ends, session, _ = _classes()
+    found = _Changes(dialect, writes, targets)
+    for kinds, gather in (
+        (removal, found.removal),
+        (change, found.change),
+        ((exp.Into,), found.into),
+        ((exp.Copy,), found.copy),
+        ((exp.LoadData,), found.load),
+        ((exp.Lock,), found.lock),
+        (ends, found.end),
+    ):
+        for node in census.all(*kinds):
+            gather(node, exp)
+    if not writes.isdisjoint(_MODIFIERS):
+        found.anything = True  # UPDATE LOW_PRIORITY t: to the parser t is an alias
+    for node in census.all(*session):
+        found.session(node, exp)
     if dialect in ("mysql", "") and isinstance(census.statement, (exp.Create, exp.Alter, *removal)):
-        transaction = "implicit"
-    return anything, reason, transaction
-
-
-# Kinds of CREATE and ALTER whose effect is told by the name that they give.
-_STORED = frozenset(("TABLE", "VIEW", "INDEX", "MATERIALIZED VIEW"))
+        found.transaction = "implicit"
+    return found.anything, found.reason, found.transaction
 
 
 def _session(node: Any, exp: Any) -> tuple[bool, str]:
