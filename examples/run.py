@@ -1,6 +1,6 @@
 """Run one of the bots against a test server, with users who write to it.
 
-python examples/run.py [aiogram|ptb]
+python examples/run.py [aiogram|ptb|mirror]
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import asyncio
 import importlib
 import sys
 
-SCENES = {"aiogram": "demo.polls", "ptb": "demo.board"}
+SCENES = {"aiogram": "demo.polls", "ptb": "demo.board", "mirror": "demo.mirror"}
 
 
 def main() -> None:

@@ -53,6 +53,31 @@ def test_the_ptb_bot_edits_its_board_within_the_limits_of_a_group(tmp_path):
     assert "It refused 0 of them as too many.\nThe bot was told to stop, and ended well.\n" in printed
 
 
+def test_the_mirror_bot_repeats_no_upload_and_holds_one_group_alone(tmp_path):
+    printed = play("mirror", tmp_path)
+    assert len(re.findall(r"^Group \d: \d+ edits\n    .*All files are here\.$", printed, re.MULTILINE)) == 6
+    assert "(parts of files sent: 48, of them twice: 0)" in printed
+    assert "    40 new\n    Release 0\n" in printed
+    assert "    1 of 2 have it\n" in printed
+    assert re.search(r"cache: [1-9]\d % hits, queries: [1-9]\d % hits\n", printed)
+    assert "It was told to refuse 2, and refused 2.\nRequests that came before a wait was over: 0." in printed
+    [superseded] = re.findall(r"Superseded edits: (\d+)\.", printed)
+    assert int(superseded) > 0, "group 1 was held for four seconds, and its status changed meanwhile"
+
+
+def test_the_mirror_bot_without_a_token_says_so(tmp_path):
+    ran = subprocess.run(
+        [sys.executable, "-m", "mirror_bot"],
+        cwd=ROOT / "examples",
+        env={"API_ID": "1", "API_HASH": "0"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ran.returncode == 1
+    assert "BOT_TOKEN (of @BotFather), API_ID and API_HASH (of my.telegram.org) must be set" in ran.stderr
+
+
 def test_a_bot_without_a_token_says_so(tmp_path):
     for bot in ("aiogram_bot.py", "ptb_bot.py"):
         ran = subprocess.run(
