@@ -150,18 +150,11 @@ async def _enable_cache_manager(cache: Any, config: Phase4Config) -> None:
 async def _enable_connection_pool_manager(pools: Any, config: Phase4Config) -> None:
     from bot.core.connection_pool_manager.service import urls_of
 
+    settings = config.connection_pools
     await pools.enable(
-        min_size=config.POOL_MIN_SIZE,
-        max_size=config.POOL_MAX_SIZE,
-        acquire_timeout=config.POOL_ACQUIRE_TIMEOUT,
-        connect_timeout=config.POOL_CONNECT_TIMEOUT,
-        idle_timeout=config.POOL_IDLE_TIMEOUT,
-        max_lifetime=config.POOL_MAX_LIFETIME,
-        keepalive_interval=config.POOL_KEEPALIVE_INTERVAL,
-        leak_threshold=config.POOL_LEAK_THRESHOLD,
-        query_timeout=config.POOL_QUERY_TIMEOUT,
-        pools=config.DATABASE_POOLS,
-        urls={**urls_of(config), "DATABASE_URL": config.DATABASE_URL},
+        **settings.sizes(),
+        pools=settings.pools,
+        urls={**urls_of(config), "DATABASE_URL": settings.database_url},
     )
 
 

@@ -7,11 +7,12 @@ from typing import Annotated, Literal, get_args, get_origin
 import pytest
 
 from bot.core._shared.errors import InvalidArgumentError
+from bot.core.connection_pool_manager import ConnectionPoolManager
 from bot.core.phase4_config import ConfigError, Phase4Config
 from bot.core.phase4_config.catalog import SETTINGS
 from bot.core.rate_limiter import RateLimiter
 
-SERVICES = {"rate_limiter": RateLimiter}
+SERVICES = {"connection_pools": ConnectionPoolManager, "rate_limiter": RateLimiter}
 
 GIVEN_WITH = {
     "backoff_base": {"backoff_max": 31_536_000},

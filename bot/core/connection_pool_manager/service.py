@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, ClassVar
 
-import msgspec
-
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.errors import MisuseError, invalid
 from bot.core._shared.histogram import HistogramSnapshot
@@ -101,9 +99,8 @@ class ConnectionPoolManager(Phase4Service):
         Raises InvalidArgumentError, and PoolSetupError naming every pool with a wrong setting; the others
         run.
         """
-        given = {
-            name: value
-            for name, value in {
+        async with self._transition:
+            given = {
                 "min_size": min_size,
                 "max_size": max_size,
                 "acquire_timeout": acquire_timeout,
@@ -113,15 +110,9 @@ class ConnectionPoolManager(Phase4Service):
                 "keepalive_interval": keepalive_interval,
                 "leak_threshold": leak_threshold,
                 "query_timeout": query_timeout,
-            }.items()
-            if value is not None
-        }
-        async with self._transition:
-            if given:
-                base = self._defaults or PoolOptions()
-                if "max_size" in given and "min_size" not in given:
-                    given["min_size"] = min(base.min_size, given["max_size"])
-                self._defaults = msgspec.structs.replace(base, **given).validate()
+            }
+            if any(value is not None for value in given.values()):
+                self._defaults = (self._defaults or PoolOptions()).changed(**given)
             if urls is not None:
                 self._urls = {backend: url for backend, url in urls.items() if url}
             self._enabled = True
@@ -298,7 +289,7 @@ class ConnectionPoolManager(Phase4Service):
         check_scheme(url, backend, schemes)
         if backend != "sqlite" and not url.lower().startswith("unix"):
             check_address(url)
-        defaults = self._defaults or _defaults_of(config or Phase4Config())
+        defaults = self._defaults or PoolOptions(**(config or Phase4Config()).connection_pools.sizes())
         fields = {key: options.pop(key) for key in list(options) if key in OPTION_NAMES}
         if entry is not None:
             min_size = entry.min_size if min_size is None else min_size
@@ -307,9 +298,7 @@ class ConnectionPoolManager(Phase4Service):
             fields["max_size"] = max_size
         if min_size is not None:
             fields["min_size"] = min_size
-        elif isinstance(max_size, int):
-            fields["min_size"] = min(defaults.min_size, max_size)  # a small max_size alone is no error
-        return PoolSpec(name, backend, url, msgspec.structs.replace(defaults, **fields).validate(), options)
+        return PoolSpec(name, backend, url, defaults.changed(**fields), options)
 
     def _url_for(self, backend: str, config: Phase4Config | None) -> str:
         url = self._urls.get(backend)
@@ -517,20 +506,6 @@ def _release(lease: PooledConnection, healthy: bool) -> None:
 
 def _is_orphan(runner: Owner) -> bool:
     return runner.is_inherited or not still_runs(runner.loop)
-
-
-def _defaults_of(config: Phase4Config) -> PoolOptions:
-    return PoolOptions(
-        min_size=config.POOL_MIN_SIZE,
-        max_size=config.POOL_MAX_SIZE,
-        acquire_timeout=config.POOL_ACQUIRE_TIMEOUT,
-        connect_timeout=config.POOL_CONNECT_TIMEOUT,
-        idle_timeout=config.POOL_IDLE_TIMEOUT,
-        max_lifetime=config.POOL_MAX_LIFETIME,
-        keepalive_interval=config.POOL_KEEPALIVE_INTERVAL,
-        leak_threshold=config.POOL_LEAK_THRESHOLD,
-        query_timeout=config.POOL_QUERY_TIMEOUT,
-    )
 
 
 def urls_of(config: Phase4Config) -> dict[str, str]:

@@ -21,8 +21,8 @@ class PoolSettings(Struct, frozen=True, forbid_unknown_fields=True):
     options: dict[str, Any] = {}
 
 
-class ConnectionPoolSettings(Settings, frozen=True, rename=starting("POOL_")):
-    """Sizes and times of pools that do not say otherwise, and the pools that exist from the start on."""
+class PoolSizes(Settings, frozen=True, rename=starting("POOL_")):
+    """The sizes and times of a pool; times are seconds."""
 
     min_size: Annotated[int, Meta(ge=0, le=10_000, description="connections kept open")] = 5
     max_size: Annotated[int, Meta(ge=1, le=10_000, description="the most connections of a pool")] = 20
@@ -43,6 +43,25 @@ class ConnectionPoolSettings(Settings, frozen=True, rename=starting("POOL_")):
     query_timeout: Annotated[
         Seconds, doc("seconds after which a call on a connection has failed, as on a silent one; 0: never")
     ] = 60.0
+
+    def completed(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A small pool needs no minimum: it is at most ``max_size``."""
+        if "max_size" in values and "min_size" not in values:
+            return {**values, "min_size": min(self.min_size, values["max_size"])}
+        return values
+
+    def conflicts(self, named: Callable[[str], str]) -> Iterator[str]:
+        """A minimum above the maximum."""
+        if self.min_size > self.max_size:
+            yield (
+                f"{named('min_size')} = {self.min_size}: expected at most "
+                f"{named('max_size')} = {self.max_size}"
+            )
+
+
+class ConnectionPoolSettings(PoolSizes, frozen=True):
+    """Sizes and times of pools that do not say otherwise, and the pools that exist from the start on."""
+
     mongodb_url: Annotated[str, doc("MongoDB of pools that name no url")] = field(
         default="", name="MONGODB_URL"
     )
@@ -57,21 +76,15 @@ class ConnectionPoolSettings(Settings, frozen=True, rename=starting("POOL_")):
         doc("pools created at startup: name -> {backend, url, min_size, max_size, options}"),
     ] = field(default_factory=dict, name="DATABASE_POOLS")
 
-    def completed(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """A small pool needs no minimum: it is at most ``max_size``."""
-        if "max_size" in values and "min_size" not in values:
-            return {**values, "min_size": min(self.min_size, values["max_size"])}
-        return values
+    def sizes(self) -> dict[str, Any]:
+        """The sizes and times alone, by their names."""
+        return {name: getattr(self, name) for name in PoolSizes.__struct_fields__}
 
     def conflicts(self, named: Callable[[str], str]) -> Iterator[str]:
         """Minima above their maxima, of all pools and of each."""
-        if self.min_size > self.max_size:
-            yield (
-                f"{named('min_size')} = {self.min_size}: expected at most "
-                f"{named('max_size')} = {self.max_size}"
-            )
+        yield from PoolSizes.conflicts(self, named)
         for name, pool in self.pools.items():
             low = self.min_size if pool.min_size is None else pool.min_size
             high = self.max_size if pool.max_size is None else pool.max_size
             if pool.min_size is not None and low > high:
-                yield (f"{named('pools')}[{name!r}].min_size = {low}: expected at most its max_size, {high}")
+                yield f"{named('pools')}[{name!r}].min_size = {low}: expected at most its max_size, {high}"
