@@ -181,9 +181,6 @@ ENABLE_OUTBOUND = False
 
 # Load balancer
 
-# how an instance is chosen (one of 'round_robin', 'least_connections', 'weighted',
-# 'weighted_round_robin', 'random', 'least_loaded')
-# LOAD_BALANCER_STRATEGY = "round_robin"
 # seconds between health checks; 0: none (a number >= 0 and <= 31_536_000)
 # LOAD_BALANCER_CHECK_INTERVAL = 10
 # seconds a health check may take (a number > 0 and <= 31_536_000)
@@ -229,6 +226,9 @@ ENABLE_OUTBOUND = False
 # LOAD_BALANCER_SLOW_START = 10
 # send an idempotent request to a second instance when it takes longer than 95 % do (True or False)
 # LOAD_BALANCER_HEDGING = False
+# how an instance is chosen (one of 'round_robin', 'least_connections', 'weighted',
+# 'weighted_round_robin', 'random', 'least_loaded')
+# LOAD_BALANCER_STRATEGY = "round_robin"
 # instances added at startup: [{id, address, port, weight, scheme}] (a list)
 # LOAD_BALANCER_INSTANCES = []
 

@@ -183,11 +183,7 @@ async def _enable_batch_processor(processor: Any, config: Phase4Config) -> None:
 
 
 async def _enable_load_balancer(balancer: Any, config: Phase4Config) -> None:
-    from bot.core.load_balancer.models import figures_of
-
-    await balancer.enable(
-        config.LOAD_BALANCER_STRATEGY, instances=config.LOAD_BALANCER_INSTANCES, **figures_of(config)
-    )
+    await balancer.enable(**config.load_balancer.values())
 
 
 async def _enable_outbound(outbound: Any, config: Phase4Config) -> None:

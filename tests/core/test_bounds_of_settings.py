@@ -8,11 +8,16 @@ import pytest
 
 from bot.core._shared.errors import InvalidArgumentError
 from bot.core.connection_pool_manager import ConnectionPoolManager
+from bot.core.load_balancer import LoadBalancer
 from bot.core.phase4_config import ConfigError, Phase4Config
 from bot.core.phase4_config.catalog import SETTINGS
 from bot.core.rate_limiter import RateLimiter
 
-SERVICES = {"connection_pools": ConnectionPoolManager, "rate_limiter": RateLimiter}
+SERVICES = {
+    "connection_pools": ConnectionPoolManager,
+    "rate_limiter": RateLimiter,
+    "load_balancer": LoadBalancer,
+}
 
 GIVEN_WITH = {
     "backoff_base": {"backoff_max": 31_536_000},

@@ -7,14 +7,14 @@ from typing import Any
 
 from bot.core.load_balancer.cluster import Cluster
 from bot.core.load_balancer.instances import Instance
-from bot.core.load_balancer.models import Options, options_from
 from bot.core.load_balancer.strategies import strategy_of
+from bot.core.phase4_config.load_balancer import LoadBalancerOptions
 from tests.support.clock import VirtualClock
 
 
-def options(**figures: Any) -> Options:
+def options(**figures: Any) -> LoadBalancerOptions:
     """The defaults but for ``figures``; no panic, no slow start."""
-    return options_from(None, {"panic_percent": 0, "slow_start": 0, **figures})  # type: ignore[typeddict-item]
+    return LoadBalancerOptions().changed(**{"panic_percent": 0, "slow_start": 0, **figures})
 
 
 def cluster(

@@ -13,11 +13,11 @@ from bot.core.load_balancer.models import (
     InstanceEvent,
     InstanceState,
     LoadBalancingStrategy,
-    Options,
 )
 from bot.core.load_balancer.outliers import Outliers
 from bot.core.load_balancer.sticky import Rendezvous, slot_of
 from bot.core.load_balancer.strategies import FAILURE_COST, UNKNOWN_COST, Pick, chooser, observe
+from bot.core.phase4_config.load_balancer import LoadBalancerOptions
 
 HEALTHY, SLOW_START, HALF_OPEN, EJECTED, UNHEALTHY, DRAINING = InstanceState
 
@@ -39,7 +39,7 @@ class Cluster:
     def __init__(
         self,
         strategy: LoadBalancingStrategy | StrategyFunction,
-        options: Options,
+        options: LoadBalancerOptions,
         now: Callable[[], float],
         wall: Callable[[], float],
         rng: random.Random | None = None,
@@ -68,7 +68,9 @@ class Cluster:
         """The next instance by the strategy; None if there is none, or each is at its limit."""
         self.configure(strategy, options)
 
-    def configure(self, strategy: LoadBalancingStrategy | StrategyFunction, options: Options) -> None:
+    def configure(
+        self, strategy: LoadBalancingStrategy | StrategyFunction, options: LoadBalancerOptions
+    ) -> None:
         """Set or change strategy and figures; instances keep their states and counters."""
         self.strategy = strategy
         self.options = options

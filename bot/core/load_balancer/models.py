@@ -6,12 +6,6 @@ import enum
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypedDict
 
-from msgspec import Struct
-
-from bot.core.phase4_config import Phase4Config
-
-PREFIX = "LOAD_BALANCER_"
-
 
 class LoadBalancingStrategy(enum.Enum):
     """How an instance is chosen; ``docs/load_balancer.md`` compares them."""
@@ -103,48 +97,3 @@ class Figures(TypedDict, total=False):
     panic_percent: float
     slow_start: float
     hedging: bool
-
-
-class Options(Struct, frozen=True):
-    """:class:`Figures` with every value present. Bounds and defaults are those of ``Phase4Config``."""
-
-    check_interval: float
-    check_timeout: float
-    check_path: str
-    failure_threshold: int
-    recovery_threshold: int
-    request_timeout: float
-    total_timeout: float
-    max_concurrent: int
-    retry_budget_percent: float
-    retry_budget_min_per_second: float
-    outlier_failures: int
-    outlier_failure_percent: float
-    outlier_min_requests: int
-    outlier_window: float
-    ejection_time: float
-    ejection_max_time: float
-    max_ejected_percent: float
-    panic_percent: float
-    slow_start: float
-    hedging: bool
-
-
-def figures_of(config: Phase4Config) -> Figures:
-    """The balancer's figures in a configuration."""
-    found: Figures = {}
-    for name in Options.__struct_fields__:
-        found[name] = getattr(config, PREFIX + name.upper())  # type: ignore[literal-required]
-    return found
-
-
-def options_from(base: Options | None, given: Figures) -> Options:
-    """``base`` (None: the defaults) with what is ``given``; raises for unknown names and bad values."""
-    for name in given:
-        if name not in Options.__struct_fields__:
-            raise TypeError(f"{name}: no such argument; there are {', '.join(Options.__struct_fields__)}")
-    values: dict[str, Any] = {}
-    if base is not None:
-        values = {PREFIX + name.upper(): getattr(base, name) for name in Options.__struct_fields__}
-    values.update({PREFIX + name.upper(): value for name, value in given.items()})
-    return Options(**figures_of(Phase4Config.from_mapping(values, source="enable")))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bot.core.load_balancer.instances import Instance
-from bot.core.load_balancer.models import Options
+from bot.core.phase4_config.load_balancer import LoadBalancerOptions
 
 
 class Outliers:
@@ -16,7 +16,7 @@ class Outliers:
 
     __slots__ = ("_all", "_options", "_started")
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: LoadBalancerOptions) -> None:
         self._options = options
         self._all = [0, 0, 0, 0]  # of all instances, as in Instance.window
         self._started = 0.0

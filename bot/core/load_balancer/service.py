@@ -30,12 +30,11 @@ from bot.core.load_balancer.models import (
     InstanceState,
     LoadBalancingStrategy,
     RouteResult,
-    options_from,
 )
 from bot.core.load_balancer.router import Counters, Router
 from bot.core.load_balancer.stats import snapshot
 from bot.core.load_balancer.strategies import strategy_of
-from bot.core.phase4_config import InstanceSettings
+from bot.core.phase4_config.load_balancer import InstanceSettings, LoadBalancerOptions
 from bot.core.phase4_service import Phase4Service
 
 logger = logging.getLogger(__name__)
@@ -68,7 +67,7 @@ class LoadBalancer(Phase4Service):
         self._clock = clock
         self._now = clock.monotonic
         self._cluster = Cluster(
-            LoadBalancingStrategy.ROUND_ROBIN, options_from(None, {}), clock.monotonic, clock.time
+            LoadBalancingStrategy.ROUND_ROBIN, LoadBalancerOptions(), clock.monotonic, clock.time
         )
         self._router = self._new_router()
         self._handler: RequestHandler | None = None
@@ -107,7 +106,7 @@ class LoadBalancer(Phase4Service):
         Raises InvalidArgumentError naming the argument; nothing has changed then.
         """
         cluster = self._cluster
-        options = options_from(cluster.options, figures)
+        options = cluster.options.changed(**figures)
         chosen = cluster.strategy if strategy is None else strategy_of(strategy)
         if request_handler is not None:
             _callable("request_handler", request_handler)

@@ -23,10 +23,9 @@ class InstanceSettings(Struct, frozen=True, forbid_unknown_fields=True):
     scheme: Literal["http", "https"] = "http"
 
 
-class LoadBalancerSettings(Settings, frozen=True, rename=starting("LOAD_BALANCER_")):
-    """Times are seconds, percentages 0-100."""
+class LoadBalancerOptions(Settings, frozen=True, rename=starting("LOAD_BALANCER_")):
+    """The settings that are figures. Times are seconds, percentages 0-100."""
 
-    strategy: Annotated[Strategy, doc("how an instance is chosen")] = "round_robin"
     check_interval: Annotated[Seconds, doc("seconds between health checks; 0: none")] = 10.0
     check_timeout: Annotated[PositiveSeconds, doc("seconds a health check may take")] = 2.0
     check_path: Annotated[
@@ -95,17 +94,27 @@ class LoadBalancerSettings(Settings, frozen=True, rename=starting("LOAD_BALANCER
     hedging: Annotated[
         bool, doc("send an idempotent request to a second instance when it takes longer than 95 % do")
     ] = False
+
+    def conflicts(self, named: Callable[[str], str]) -> Iterator[str]:
+        """A first ejection longer than the longest."""
+        if self.ejection_time > self.ejection_max_time:
+            yield (
+                f"{named('ejection_time')} = {self.ejection_time:g}: expected at most "
+                f"{named('ejection_max_time')} = {self.ejection_max_time:g}"
+            )
+
+
+class LoadBalancerSettings(LoadBalancerOptions, frozen=True):
+    """The figures, how an instance is chosen, and the instances that exist from the start on."""
+
+    strategy: Annotated[Strategy, doc("how an instance is chosen")] = "round_robin"
     instances: Annotated[
         list[InstanceSettings], doc("instances added at startup: [{id, address, port, weight, scheme}]")
     ] = field(default_factory=list)
 
     def conflicts(self, named: Callable[[str], str]) -> Iterator[str]:
         """A first ejection longer than the longest; an id that is given twice."""
-        if self.ejection_time > self.ejection_max_time:
-            yield (
-                f"{named('ejection_time')} = {self.ejection_time:g}: expected at most "
-                f"{named('ejection_max_time')} = {self.ejection_max_time:g}"
-            )
+        yield from LoadBalancerOptions.conflicts(self, named)
         ids = [instance.id for instance in self.instances]
         for instance_id in dict.fromkeys(ids):
             if ids.count(instance_id) > 1:

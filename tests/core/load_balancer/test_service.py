@@ -3,12 +3,16 @@
 import asyncio
 import logging
 from collections import Counter
+from typing import get_type_hints
 
 import pytest
 
 from bot.core.enhanced_startup_phase4 import initialize_phase4_services, shutdown_phase4_services
 from bot.core.load_balancer import InstanceState, LoadBalancer, LoadBalancingStrategy
 from bot.core.load_balancer.faults import CODE_FAULTS
+from bot.core.load_balancer.models import Figures
+from bot.core.phase4_config.load_balancer import LoadBalancerOptions
+from bot.core.phase4_config.messages import bare
 from tests.support.clock import VirtualClock, until_idle
 
 
@@ -37,12 +41,12 @@ async def test_enable_is_idempotent_and_keeps_what_is_not_given():
     ("arguments", "words"),
     [
         ({"strategy": "fastest"}, "strategy = 'fastest'"),
-        ({"check_interval": -1}, "LOAD_BALANCER_CHECK_INTERVAL = -1 (from enable)"),
-        ({"panic_percent": 101}, "LOAD_BALANCER_PANIC_PERCENT = 101 (from enable)"),
-        ({"max_concurrent": 1.5}, "LOAD_BALANCER_MAX_CONCURRENT = 1.5"),
-        ({"ejection_time": 301}, "LOAD_BALANCER_EJECTION_TIME = 301"),
-        ({"check_path": "health"}, "LOAD_BALANCER_CHECK_PATH = 'health'"),
-        ({"check_path": "/a b\r\nX: y"}, "LOAD_BALANCER_CHECK_PATH"),
+        ({"check_interval": -1}, "check_interval = -1: expected"),
+        ({"panic_percent": 101}, "panic_percent = 101: expected"),
+        ({"max_concurrent": 1.5}, "max_concurrent = 1.5"),
+        ({"ejection_time": 301}, "ejection_time = 301: expected at most ejection_max_time = 300"),
+        ({"check_path": "health"}, "check_path = 'health': expected a path that begins with /"),
+        ({"check_path": "/a b\r\nX: y"}, "check_path = "),
         ({"request_handler": 3}, "request_handler = 3"),
         ({"health_check": "yes"}, "health_check = 'yes'"),
     ],
@@ -541,3 +545,10 @@ async def test_an_instance_ejected_for_silence_holds_nobody():
     assert {outcome.instance_id for outcome in outcomes} == {"b"}
     assert "ejected" in [entry["to"] for entry in lb.get_instance_by_id("a").history]
     assert await lb.disable()
+
+
+def test_each_figure_of_the_settings_is_an_argument_of_its_type():
+    arguments = get_type_hints(Figures)
+    assert list(arguments) == list(LoadBalancerOptions.__struct_fields__)
+    for name, kind in arguments.items():
+        assert bare(LoadBalancerOptions.hint(name)) is kind, name
