@@ -189,25 +189,26 @@ async def _enable_load_balancer(balancer: Any, config: Phase4Config) -> None:
 async def _enable_outbound(outbound: Any, config: Phase4Config) -> None:
     from bot.core.outbound import Limits
 
+    settings = config.outbound
     await outbound.enable(
         Limits(
-            group=(config.OUTBOUND_GROUP_LIMIT, config.OUTBOUND_GROUP_WINDOW),
-            chat=(1, 1.0 / config.OUTBOUND_CHAT_RATE),
-            chat_burst=config.OUTBOUND_CHAT_BURST,
-            bulk=(config.OUTBOUND_BULK_LIMIT, 1.0),
-            bulk_reserve=config.OUTBOUND_BULK_RESERVE,
-            edits=config.OUTBOUND_EDITS,
-            typing=config.OUTBOUND_TYPING_LIMITS,
-            paid=(config.OUTBOUND_PAID_LIMIT, 1.0),
+            group=(settings.group_limit, settings.group_window),
+            chat=(1, 1.0 / settings.chat_rate),
+            chat_burst=settings.chat_burst,
+            bulk=(settings.bulk_limit, 1.0),
+            bulk_reserve=settings.bulk_reserve,
+            edits=settings.edits,
+            typing=settings.typing_limits,
+            paid=(settings.paid_limit, 1.0),
         ),
-        max_pending=config.OUTBOUND_MAX_PENDING,
-        max_in_flight=config.OUTBOUND_MAX_IN_FLIGHT,
-        max_wait=config.OUTBOUND_MAX_WAIT,
-        drain_timeout=config.OUTBOUND_DRAIN_TIMEOUT,
-        skip_equal_edits=config.OUTBOUND_SKIP_EQUAL_EDITS,
-        broadcast_store=config.OUTBOUND_BROADCAST_STORE,
-        redis_url=config.OUTBOUND_REDIS_URL,
-        bot_id=config.OUTBOUND_BOT_ID or "default",
+        max_pending=settings.max_pending,
+        max_in_flight=settings.max_in_flight,
+        max_wait=settings.max_wait,
+        drain_timeout=settings.drain_timeout,
+        skip_equal_edits=settings.skip_equal_edits,
+        broadcast_store=settings.broadcast_store,
+        redis_url=settings.redis_url,
+        bot_id=settings.bot_id or "default",
     )
 
 

@@ -8,7 +8,14 @@ from typing import Literal
 from msgspec import Struct
 
 from bot.core._shared.errors import invalid
-from bot.core._shared.validation import valid_seconds
+from bot.core._shared.validation import valid_count, valid_seconds
+from bot.core.phase4_config.outbound import (
+    LONGEST_WINDOW,
+    MAX_BURST,
+    MAX_REQUESTS,
+    MAX_TYPING_LIMITS,
+    SHORTEST_WINDOW,
+)
 
 Chat = int | str | None
 """Who is written to: a chat's id or ``@name``; None: nobody in particular."""
@@ -51,14 +58,12 @@ class Limits(Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         for name in ("group", "chat", "bulk", "paid"):
             _valid_window(name, getattr(self, name))
-        if not isinstance(self.typing, tuple) or len(self.typing) > 8:
-            raise invalid("typing", self.typing, "a tuple of at most 8 windows (requests, seconds)")
+        if not isinstance(self.typing, tuple) or len(self.typing) > MAX_TYPING_LIMITS:
+            allowed = f"a tuple of at most {MAX_TYPING_LIMITS} windows (requests, seconds)"
+            raise invalid("typing", self.typing, allowed)
         for window in self.typing:
             _valid_window("typing", window)
-        if isinstance(self.chat_burst, bool) or not isinstance(self.chat_burst, int):
-            raise invalid("chat_burst", self.chat_burst, "a whole number from 1 to 1000")
-        if not 1 <= self.chat_burst <= 1000:
-            raise invalid("chat_burst", self.chat_burst, "a whole number from 1 to 1000")
+        valid_count("chat_burst", self.chat_burst, 1, MAX_BURST)
         reserve = self.bulk_reserve
         if reserve is not None and (type(reserve) is not int or not 0 <= reserve <= 100_000):
             raise invalid("bulk_reserve", reserve, "a whole number from 0 to 100,000, or None")
@@ -67,13 +72,15 @@ class Limits(Struct, frozen=True, kw_only=True):
 
 
 def _valid_window(name: str, value: object) -> None:
-    allowed = "(requests from 1 to 100,000, seconds above 0 and at most 86,400)"
+    allowed = f"(requests from 1 to {MAX_REQUESTS:,}, seconds from {SHORTEST_WINDOW} to {LONGEST_WINDOW:,})"
     if not isinstance(value, tuple) or len(value) != 2:
         raise invalid(name, value, allowed)
     count, seconds = value
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 100_000:
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MAX_REQUESTS:
         raise invalid(name, value, allowed)
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0.001 <= seconds <= 86_400:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise invalid(name, value, allowed)
+    if not SHORTEST_WINDOW <= seconds <= LONGEST_WINDOW:
         raise invalid(name, value, allowed)
 
 

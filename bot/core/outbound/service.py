@@ -15,7 +15,7 @@ from bot.core._shared.histogram import HistogramSnapshot
 from bot.core._shared.loop_owner import LoopOwner, still_runs
 from bot.core._shared.masking import one_line
 from bot.core._shared.tasks import run_on_loop, to_the_end
-from bot.core._shared.validation import valid_count, valid_seconds
+from bot.core._shared.validation import valid_seconds
 from bot.core.outbound.broadcast.broadcasts import Broadcasts
 from bot.core.outbound.broadcast.models import BroadcastReport
 from bot.core.outbound.broadcast.progress import OnProgress
@@ -45,6 +45,7 @@ from bot.core.outbound.refusals import refusal_of
 from bot.core.outbound.reservations import Scope, Verdict, tag_of
 from bot.core.outbound.shown import Message, Shown, digest_of
 from bot.core.outbound.stats import Counters, snapshot
+from bot.core.phase4_config.outbound import OutboundSettings
 from bot.core.phase4_service import Phase4Service
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+DEFAULTS = OutboundSettings()
 
 JITTER_LEAST, JITTER_SHARE, JITTER_MOST = 0.1, 0.05, 2.0
 """A refused chat is held for the whole wait and at least 0.1 s more, at random up to a twentieth of it."""
@@ -84,14 +87,14 @@ class Outbound(Phase4Service):
         self._now = clock.monotonic
         self._random = random_source or random.Random()
         self._limits = Limits()
-        self._drain_timeout = 10.0
+        self._drain_timeout = DEFAULTS.drain_timeout
         self._settings: dict[str, Any] = {}
         """What enable was called with, but for the limits."""
         self._scheduler = Scheduler(self._limits)
         self._shown = Shown()
         self._shared: SharedBudget | None = None
         """The budget that all instances of the bot share, if so."""
-        self._skip_equal_edits = True
+        self._skip_equal_edits = DEFAULTS.skip_equal_edits
         self._counters = Counters()
         self._broadcasts = Broadcasts(clock)
         # Waiting callers, the timer and what is in flight belong to one event loop; _generation grows
@@ -110,13 +113,13 @@ class Outbound(Phase4Service):
         self,
         limits: Limits | None = None,
         *,
-        max_pending: int = 10_000,
-        max_in_flight: int = 100,
-        max_wait: float = 600.0,
-        drain_timeout: float = 10.0,
-        skip_equal_edits: bool = True,
+        max_pending: int = DEFAULTS.max_pending,
+        max_in_flight: int = DEFAULTS.max_in_flight,
+        max_wait: float = DEFAULTS.max_wait,
+        drain_timeout: float = DEFAULTS.drain_timeout,
+        skip_equal_edits: bool = DEFAULTS.skip_equal_edits,
         broadcast_store: str | None = None,
-        redis_url: str = "",
+        redis_url: str = DEFAULTS.redis_url,
         bot_id: int | str = UNNAMED,
     ) -> bool:
         """Switch on, or reconfigure: what waits and what counts in the windows stays.
@@ -135,35 +138,38 @@ class Outbound(Phase4Service):
         """
         if limits is not None and not isinstance(limits, Limits):
             raise invalid("limits", limits, "Limits or None")
-        valid_count("max_pending", max_pending, 1, 100_000_000)
-        valid_count("max_in_flight", max_in_flight, 1, 1_000_000)
-        valid_seconds("max_wait", max_wait, zero=True)
-        valid_seconds("drain_timeout", drain_timeout, zero=True)
-        if not isinstance(skip_equal_edits, bool):
-            raise invalid("skip_equal_edits", skip_equal_edits, "True or False")
-        if not isinstance(redis_url, str):
-            raise invalid("redis_url", type(redis_url).__name__, "a str")
+        settings = DEFAULTS.changed(
+            max_pending=max_pending,
+            max_in_flight=max_in_flight,
+            max_wait=max_wait,
+            drain_timeout=drain_timeout,
+            skip_equal_edits=skip_equal_edits,
+            redis_url=redis_url,
+        )
         if broadcast_store is not None:
             checked_address("broadcast_store", broadcast_store)
         async with self._transition:
-            await self._share(redis_url, bot_id)
+            await self._share(settings.redis_url, bot_id)
             self._broadcasts.store = self._broadcasts.store if broadcast_store is None else broadcast_store
             # Other instances may edit the same messages.
-            self._skip_equal_edits = skip_equal_edits and not redis_url
+            self._skip_equal_edits = settings.skip_equal_edits and not settings.redis_url
             if not self._enabled or not self._skip_equal_edits:
                 self._shown.clear()  # edits passed unseen
             self._limits = limits or self._limits
             self._scheduler.configure(
-                self._limits, max_pending=max_pending, max_in_flight=max_in_flight, max_wait=float(max_wait)
+                self._limits,
+                max_pending=settings.max_pending,
+                max_in_flight=settings.max_in_flight,
+                max_wait=settings.max_wait,
             )
-            self._drain_timeout = float(drain_timeout)
+            self._drain_timeout = settings.drain_timeout
             self._settings = {
-                "max_pending": max_pending,
-                "max_in_flight": max_in_flight,
-                "max_wait": max_wait,
-                "drain_timeout": drain_timeout,
-                "skip_equal_edits": skip_equal_edits,
-                "redis_url": redis_url,
+                "max_pending": settings.max_pending,
+                "max_in_flight": settings.max_in_flight,
+                "max_wait": settings.max_wait,
+                "drain_timeout": settings.drain_timeout,
+                "skip_equal_edits": settings.skip_equal_edits,
+                "redis_url": settings.redis_url,
                 "bot_id": bot_id,
             }
             self._draining = False

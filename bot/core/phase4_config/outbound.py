@@ -7,10 +7,16 @@ from msgspec import Meta
 from bot.core.phase4_config.fields import Count, Seconds, doc, starting
 from bot.core.phase4_config.settings import Settings
 
-Requests = Annotated[int, Meta(ge=1, le=100_000)]
-WindowSeconds = Annotated[float, Meta(ge=0.001, le=86_400)]
-Burst = Annotated[int, Meta(ge=1, le=1_000)]
-TypingLimits = Annotated[tuple[tuple[Requests, WindowSeconds], ...], Meta(max_length=8)]
+MAX_REQUESTS = 100_000
+SHORTEST_WINDOW, LONGEST_WINDOW = 0.001, 86_400
+"""Seconds of a window."""
+MAX_BURST = 1_000
+MAX_TYPING_LIMITS = 8
+
+Requests = Annotated[int, Meta(ge=1, le=MAX_REQUESTS)]
+WindowSeconds = Annotated[float, Meta(ge=SHORTEST_WINDOW, le=LONGEST_WINDOW)]
+Burst = Annotated[int, Meta(ge=1, le=MAX_BURST)]
+TypingLimits = Annotated[tuple[tuple[Requests, WindowSeconds], ...], Meta(max_length=MAX_TYPING_LIMITS)]
 """Requests, and the seconds within which they are counted."""
 
 
