@@ -18,6 +18,7 @@ from bot.core._shared.histogram import Histogram
 from bot.core._shared.masking import one_line
 from bot.core._shared.tasks import BackgroundTasks
 from bot.core.rate_limiter.errors import RateLimitExceeded
+from bot.core.rate_limiter.messages import CHANNEL, MOVED, client_of, place_of, reset_message
 from bot.core.rate_limiter.mirror import (
     PEEK,
     REFUND,
@@ -32,10 +33,6 @@ from bot.core.redis_link import RedisLink, RedisUnavailableError, Subscription
 
 logger = logging.getLogger(__name__)
 
-CHANNEL = "p4r:reset"
-MOVED = b"p4r:m:"
-"""What messages begin with that bucket.lua sends when a place in a line was given back."""
-
 REPORT_INTERVAL = 0.1
 """Seconds for which the violations of clients that are refused without Redis are gathered."""
 
@@ -46,9 +43,6 @@ _NUMBERS = [struct.Struct(f"<{1 + 4 * calls}d") for calls in range(257)]
 
 _Result = tuple[float, float, float, float]
 """Slack and three numbers, as bucket.lua has them."""
-
-_GIVEN_BACK = struct.Struct("<8sdddd")
-"""Limit, instance that gave tokens back, epoch, number, and the tokens in seconds."""
 
 
 def script_source() -> str:
@@ -356,16 +350,16 @@ class SharedBuckets:
     async def _forgive(self, key: bytes, client: ClientId) -> bool:
         _, found, _, _ = await self._script.call(key, RESET_ARGUMENT)
         # After the reset in Redis: an instance that asks it because of this message finds a full bucket.
-        await self.link.execute("PUBLISH", CHANNEL, key[:6] + _name(client))
+        await self.link.execute("PUBLISH", CHANNEL, reset_message(key, client))
         return bool(found)
 
     def _received(self, message: bytes) -> None:
         if message.startswith(MOVED):
-            self._heard_of_place(message[len(MOVED) :])
+            self._heard_of_place(message)
             return
         self._resets += 1
         try:
-            client = _client(message)
+            client = client_of(message)
         except ValueError:
             # Whom it meant is unknown, so everybody may have been forgiven.
             self._forget_refusals()
@@ -374,12 +368,9 @@ class SharedBuckets:
 
     def _heard_of_place(self, message: bytes) -> None:
         """Another instance gave back a place that waits of this one may stand behind."""
-        size = _GIVEN_BACK.size
-        if len(message) <= size:
-            return
-        limit, instance, epoch, number, cost = _GIVEN_BACK.unpack(message[:size])
-        if instance != self._id and math.isfinite(epoch) and number >= 0.0 and 0.0 < cost < math.inf:
-            self._lines.move_up((limit, message[size:]), (epoch, number), cost)
+        place = place_of(message)
+        if place is not None and place.instance != self._id:
+            self._lines.move_up((place.limit_id, place.key), (place.epoch, place.number), place.cost)
 
     def _forget_refusals(self) -> None:
         self._send_reports()
@@ -474,22 +465,3 @@ class SharedBuckets:
 def _answered(answer: asyncio.Future[Any]) -> bool:
     """Whether Redis answered in the tick in which the caller was cancelled: then no one else undoes it."""
     return answer.done() and not answer.cancelled() and answer.exception() is None
-
-
-def _name(client: ClientId) -> bytes:
-    if client is None:
-        return b""
-    return b"%x" % client if isinstance(client, int) else client.encode("utf-8", "surrogatepass")
-
-
-def _client(message: bytes) -> ClientId:
-    kind, name = message[4:5], message[6:]
-    if message[:4] != b"p4r:" or message[5:6] != b":":
-        raise ValueError("not a reset")
-    if kind in (b"i", b"j"):
-        return int(name, 16)
-    if kind == b"e":
-        return None
-    if kind in (b"s", b"h"):
-        return name.decode("utf-8", "surrogatepass")
-    raise ValueError("not a reset")
