@@ -67,22 +67,7 @@ class _Wiring(NamedTuple):
 
 
 async def _enable_query_optimizer(optimizer: Any, config: Phase4Config) -> None:
-    await optimizer.enable(
-        cache_ttl=config.QUERY_OPTIMIZER_CACHE_TTL,
-        cache_max_size_mb=config.QUERY_OPTIMIZER_CACHE_MAX_SIZE_MB,
-        cache_max_entries=config.QUERY_OPTIMIZER_CACHE_MAX_ENTRIES,
-        slow_query_threshold=config.QUERY_OPTIMIZER_SLOW_QUERY_THRESHOLD,
-        query_timeout=config.QUERY_OPTIMIZER_QUERY_TIMEOUT,
-        detect_n_plus_one=config.QUERY_OPTIMIZER_DETECT_N_PLUS_ONE,
-        n_plus_one_threshold=config.QUERY_OPTIMIZER_N_PLUS_ONE_THRESHOLD,
-        n_plus_one_window=config.QUERY_OPTIMIZER_N_PLUS_ONE_WINDOW,
-        views=config.QUERY_OPTIMIZER_VIEWS,
-        cascades=config.QUERY_OPTIMIZER_CASCADES,
-        pure_functions=config.QUERY_OPTIMIZER_PURE_FUNCTIONS,
-        graphql_max_depth=config.QUERY_OPTIMIZER_GRAPHQL_MAX_DEPTH,
-        graphql_max_complexity=config.QUERY_OPTIMIZER_GRAPHQL_MAX_COMPLEXITY,
-        dialect=config.QUERY_OPTIMIZER_DIALECT,
-    )
+    await optimizer.enable(**config.query_optimizer.values("explain_pool", "explain_timeout"))
     _explain(optimizer, config)
     if config.ENABLE_CACHE_MANAGER and config.CACHE_L2_REDIS_URL:
         # The cache's instances hear of each other; so a write here drops results over there too.
@@ -134,17 +119,7 @@ async def _enable_rate_limiter(limiter: Any, config: Phase4Config) -> None:
 
 
 async def _enable_cache_manager(cache: Any, config: Phase4Config) -> None:
-    await cache.enable(
-        l1_max_size_mb=config.CACHE_L1_MAX_SIZE_MB,
-        l1_max_entries=config.CACHE_L1_MAX_ENTRIES,
-        eviction=config.CACHE_EVICTION_POLICY,
-        default_ttl=config.CACHE_DEFAULT_TTL,
-        load_timeout=config.CACHE_LOAD_TIMEOUT,
-        compression=config.CACHE_COMPRESSION_ENABLED,
-        redis_url=config.CACHE_L2_REDIS_URL,
-        warming=config.ENABLE_CACHE_WARMING,
-        warming_interval=config.CACHE_WARMING_INTERVAL,
-    )
+    await cache.enable(**config.cache_manager.values())
 
 
 async def _enable_connection_pool_manager(pools: Any, config: Phase4Config) -> None:
@@ -159,27 +134,7 @@ async def _enable_connection_pool_manager(pools: Any, config: Phase4Config) -> N
 
 
 async def _enable_batch_processor(processor: Any, config: Phase4Config) -> None:
-    await processor.enable(
-        max_batch_size=config.BATCH_MAX_SIZE,
-        batch_timeout=config.BATCH_TIMEOUT,
-        max_concurrent=config.BATCH_MAX_CONCURRENT,
-        max_pending=config.BATCH_MAX_PENDING,
-        handler_timeout=config.BATCH_HANDLER_TIMEOUT,
-        max_retries=config.BATCH_MAX_RETRIES,
-        retry_base=config.BATCH_RETRY_BASE,
-        retry_max=config.BATCH_RETRY_MAX,
-        isolate=config.BATCH_ISOLATE_FAILURES,
-        adaptive=config.BATCH_ADAPTIVE,
-        drain_timeout=config.BATCH_DRAIN_TIMEOUT,
-        result_ttl=config.BATCH_RESULT_TTL,
-        max_results=config.BATCH_MAX_RESULTS,
-        max_dead_letters=config.BATCH_MAX_DEAD_LETTERS,
-        redis_url=config.BATCH_REDIS_URL,
-        queue_name=config.BATCH_QUEUE_NAME,
-        lease=config.BATCH_LEASE,
-        max_deliveries=config.BATCH_MAX_DELIVERIES,
-        max_item_bytes=config.BATCH_MAX_ITEM_BYTES,
-    )
+    await processor.enable(**config.batch_processor.values())
 
 
 async def _enable_load_balancer(balancer: Any, config: Phase4Config) -> None:
