@@ -80,7 +80,7 @@ def test_a_low_limit_is_told_with_what_it_leaves(limits, caplog, monkeypatch):
 
     limits[:] = 256, 256
     allow_open_files(2)
-    assert "256 open files leaves 64 connections" in caplog.text
+    assert "256 open files allows 64 client connections" in caplog.text
 
     def forbidden(_, pair):
         raise ValueError("not allowed to raise maximum limit")
@@ -88,7 +88,7 @@ def test_a_low_limit_is_told_with_what_it_leaves(limits, caplog, monkeypatch):
     monkeypatch.setattr(resource, "setrlimit", forbidden)
     limits[:] = 200, 4_096
     allow_open_files(2)
-    assert "200 open files leaves 36 connections" in caplog.text
+    assert "200 open files allows 36 client connections" in caplog.text
 
 
 class Clients(RuleBasedStateMachine):

@@ -372,8 +372,8 @@ def test_takopis_gap_slows_every_chat():
         telegram = Telegram(loop, latency=(0.001, 0.002))
         outbound = await enabled(loop)
         begun = loop.time()
-        await asyncio.gather(*[start(outbound, telegram, chat=n) for n in range(1, 31)])
-        assert loop.time() - begun < 0.05, "30 chats need not wait for each other"
+        await asyncio.gather(*[start(outbound, telegram, chat=n) for n in range(1, 28)])
+        assert loop.time() - begun < 0.05, "what bulk leaves beside answers need not wait"
         await outbound.disable()
 
     run(main)
