@@ -19,6 +19,8 @@ from tests.support.clock import VirtualClock
 from tests.support.instances import BotInstance
 from tests.support.servers import MongoServer, RedisServer, running, url_from_environment
 
+TESTS = Path(__file__).parent
+
 STARTING = frozenset(
     {
         "data_dir", "mongodb_url", "mysql_url", "postgresql_url", "prometheus", "promtool", "redis_server",
@@ -28,9 +30,15 @@ STARTING = frozenset(
 """Fixtures that start a server or a program, or what one needs: one that takes them is marked ``server``."""
 
 
+SERVED = (TESTS / "integrations", TESTS / "testing")
+"""Folders whose tests run against a server of Telegram's Bot API or of MTProto."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if STARTING.intersection(getattr(item, "fixturenames", ())):
+        if STARTING.intersection(getattr(item, "fixturenames", ())) or any(
+            folder in item.path.parents for folder in SERVED
+        ):
             item.add_marker(pytest.mark.server)
 
 
