@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 
-from bot.core.query_optimizer.advice.advise import advise
+from bot.core.query_optimizer.advice.advisor import advise
 from bot.core.query_optimizer.advice.rewrites import REWRITES
 from bot.core.query_optimizer.sql.analyzer import read
 from bot.core.query_optimizer.sql.schema import Schema

@@ -58,6 +58,10 @@ class Analyses:
         self._advices: Remembered[Advice] = Remembered(ANALYSES_CHARACTERS)
         self._missing_logged = False
 
+    def __len__(self) -> int:
+        """Texts whose meaning is remembered."""
+        return len(self._analyses)
+
     def forget(self) -> None:
         self._analyses = Remembered(ANALYSES_CHARACTERS)
         self._advices = Remembered(ANALYSES_CHARACTERS)
@@ -299,7 +303,7 @@ def _analyzer() -> Any:
 
 @functools.cache
 def _advisers() -> Any:
-    from bot.core.query_optimizer.advice.advise import advise
+    from bot.core.query_optimizer.advice.advisor import advise
     from bot.core.query_optimizer.sql.analyzer import read
 
     return advise, read

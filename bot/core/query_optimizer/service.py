@@ -248,6 +248,13 @@ class QueryOptimizer(Phase4Service):
         plan = None if plans is None else await plans.evidence_for(advice, params)
         return advice.result(self._ttl, self._recorder.n_plus_one_of(advice.analysis), repeated, plan)
 
+    @property
+    def dialect(self) -> str:
+        """The dialect that texts are read in; "" reads what all databases have in common."""
+        return self._analyses.dialect
+
+    _dialect = dialect  # the name that scripts print it by
+
     def explain_with(self, explainer: Explainer | None, dialect: str = "", *, timeout: float = 2.0) -> None:
         """Have :meth:`analyze_query` ask a database for the plans of SELECTs; None: no longer.
 

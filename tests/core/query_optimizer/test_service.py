@@ -512,3 +512,18 @@ def test_on_under_one_loop_and_off_under_another(db):
     assert asyncio.run(use()), "the cached result serves the next loop"
     assert len(db.executed) == 1
     assert asyncio.run(optimizer.disable())
+
+
+async def test_it_tells_the_dialect_that_it_reads_in():
+    optimizer = QueryOptimizer()
+    assert optimizer.dialect == ""
+    await optimizer.enable(dialect="sqlite")
+    assert optimizer.dialect == "sqlite"
+    await optimizer.disable()
+
+
+def test_what_scripts_import_is_where_they_import_it_from():
+    from bot.core.query_optimizer.advice import advise
+    from bot.core.query_optimizer.analyzer import read
+
+    assert advise(read("SELECT a FROM t WHERE a = 1 OR a = 2", "sqlite")).optimized_query

@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec import structs
 
-from bot.core.query_optimizer.advice.advise import advise
+from bot.core.query_optimizer.advice.advisor import advise
 from bot.core.query_optimizer.advice.rules.registry import register
 from bot.core.query_optimizer.advice.rules.rule import STATEMENT_RULES
 from bot.core.query_optimizer.models import SEVERITIES, Advice, Severity

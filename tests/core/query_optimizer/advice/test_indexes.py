@@ -5,7 +5,7 @@ import sqlite3
 import asyncpg
 import pytest
 
-from bot.core.query_optimizer.advice.advise import advise
+from bot.core.query_optimizer.advice.advisor import advise
 from bot.core.query_optimizer.sql.analyzer import read
 from bot.core.query_optimizer.sql.schema import Schema
 

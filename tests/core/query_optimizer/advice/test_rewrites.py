@@ -4,7 +4,7 @@ import sqlite3
 
 import pytest
 
-from bot.core.query_optimizer.advice.advise import advise
+from bot.core.query_optimizer.advice.advisor import advise
 from bot.core.query_optimizer.sql.analyzer import read
 from bot.core.query_optimizer.sql.schema import Schema
 

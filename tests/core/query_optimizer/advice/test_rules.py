@@ -3,7 +3,7 @@
 import pytest
 from sqlglot import exp
 
-from bot.core.query_optimizer.advice.advise import advise
+from bot.core.query_optimizer.advice.advisor import advise
 from bot.core.query_optimizer.advice.rules.facts import Facts
 from bot.core.query_optimizer.advice.rules.rule import STATEMENT_RULES
 from bot.core.query_optimizer.sql.analyzer import read
