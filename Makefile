@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 PORT ?= 8000
 BOT ?= aiogram
 
-# More than the cores: many tests wait for a server most of their time.
-WORKERS ?= 4
+# Tests that run side by side, beside the servers that they start.
+WORKERS ?= 2
 # Bytecode is kept whatever the environment says: the tests start many Python processes.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 

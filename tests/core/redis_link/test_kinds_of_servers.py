@@ -5,6 +5,7 @@ import contextlib
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -423,6 +424,15 @@ async def test_a_password_works_without_hello():
         await link.close()
 
 
+async def until_it_listens(path):
+    async with asyncio.timeout(15):
+        while True:
+            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+                probe.connect(path)
+                return
+            await asyncio.sleep(0.01)
+
+
 @pytest.mark.server
 async def test_a_unix_socket_and_tls(tmp_path):
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
@@ -435,6 +445,7 @@ async def test_a_unix_socket_and_tls(tmp_path):
     )  # fmt: skip
     path = os.path.relpath(tmp_path / "r")  # a path of a socket is at most 107 characters long
     with running(RedisServer(extra=("--unixsocket", os.path.abspath(path)))):
+        await until_it_listens(path)  # which may be a moment after the port
         link = RedisLink(f"unix://{os.path.abspath(path)}?db=1")
         assert await link.execute("SET", "k", "v")
         assert await link.reader.get(b"k") == b"v"
