@@ -427,6 +427,7 @@ class Pool:
             self.login_refused = login_refused
             self.last_error = error
             self.counters.open_failures += 1
+        self._note_shrunk()
         return self._serve(now)
 
     def checked(self, slot: Slot, ok: bool, now: float, *, is_for_primary: bool = False) -> list[Action]:
@@ -467,10 +468,14 @@ class Pool:
         """A connection is closed: there is room for another."""
         self.closing.remove(slot)
         self.counters.closed += 1
+        self._note_shrunk()
+        return self._serve(now)
+
+    def _note_shrunk(self) -> None:
+        """A connection less: if no more are left than ``max_size`` allows, shrinking is over."""
         if self.total <= self.options.max_size:
             self.shrinks_from = 0
             self.is_strict = self.is_closed
-        return self._serve(now)
 
     # Housekeeping.
 
