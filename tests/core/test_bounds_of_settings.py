@@ -7,6 +7,8 @@ from typing import Annotated, Literal, get_args, get_origin
 import pytest
 
 from bot.core._shared.errors import InvalidArgumentError
+from bot.core.batch_processor import BatchProcessor
+from bot.core.cache_manager import CacheManager
 from bot.core.connection_pool_manager import ConnectionPoolManager
 from bot.core.load_balancer import LoadBalancer
 from bot.core.outbound import Outbound
@@ -15,6 +17,8 @@ from bot.core.phase4_config.catalog import SETTINGS
 from bot.core.rate_limiter import RateLimiter
 
 SERVICES = {
+    "batch_processor": BatchProcessor,
+    "cache_manager": CacheManager,
     "connection_pools": ConnectionPoolManager,
     "rate_limiter": RateLimiter,
     "load_balancer": LoadBalancer,

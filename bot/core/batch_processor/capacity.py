@@ -10,6 +10,7 @@ from itertools import islice
 from bot.core._shared.futures import give_error, give_result
 from bot.core.batch_processor.backlog import Backlog
 from bot.core.batch_processor.errors import BatchClosedError
+from bot.core.phase4_config.batch_processor import DEFAULTS
 
 SWITCHED_OFF = "the batch processor was switched off"
 
@@ -22,7 +23,7 @@ class Capacity:
 
     def __init__(self, backlog: Backlog, on_withdrawn: Callable[[int], None]) -> None:
         """``on_withdrawn`` is told how many items a look for withdrawn ones has removed."""
-        self.max_pending = 10_000
+        self.max_pending = DEFAULTS.max_pending
         self._backlog = backlog
         self._on_withdrawn = on_withdrawn
         # Waiters in their order, until they have room and not only are told. Changed by wait, close

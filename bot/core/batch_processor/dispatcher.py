@@ -30,7 +30,8 @@ from bot.core.batch_processor.lifecycle import State
 from bot.core.batch_processor.models import Batch, BatchItem, BatchStatus, Commit, DeadLetter
 from bot.core.batch_processor.outcomes import Outcomes
 from bot.core.batch_processor.retries import Retries
-from bot.core.batch_processor.retry import BatchSizer
+from bot.core.batch_processor.retry import BatchSizer, RetryPolicy
+from bot.core.phase4_config.batch_processor import DEFAULTS, BatchProcessorSettings
 
 logger = logging.getLogger(__name__)
 
@@ -56,9 +57,9 @@ class Dispatcher:
         self._owner = LoopOwner(self._forked)
         self.ids = Ids(secrets.token_hex(4))
         self.state = State.OFF
-        # Settings; the service sets them.
-        self.max_batch_size = 100
-        self.max_concurrent = 10
+        # Settings. Changed only by configure.
+        self.max_batch_size = DEFAULTS.max_batch_size
+        self.max_concurrent = DEFAULTS.max_concurrent
         self.sizer: BatchSizer | None = None
         self.commit: Commit | None = None
         """In durable mode: what a batch must pass before its items end here."""
@@ -79,6 +80,20 @@ class Dispatcher:
         self._tasks = BackgroundTasks()
         self.due = DueTimes(clock, self.backlog, self._tasks, self.pump)
         self.retries = Retries(clock, self.backlog, self._tasks, self.pump, self._pump_soon)
+
+    def configure(self, settings: BatchProcessorSettings) -> None:
+        """Take over the settings, for items that are pending too; :meth:`reconfigured` acts on them."""
+        self.due.batch_timeout, self.handler.timeout = settings.batch_timeout, settings.handler_timeout
+        self.max_concurrent, self.capacity.max_pending = settings.max_concurrent, settings.max_pending
+        self.retries.policy = RetryPolicy(settings.max_retries, settings.retry_base, settings.retry_max)
+        self.retries.isolate = settings.isolate
+        self.outcomes.configure(settings)
+        if not settings.adaptive:
+            self.sizer = None
+        elif self.sizer is None or self.max_batch_size != settings.max_batch_size:
+            self.sizer = BatchSizer(settings.max_batch_size)
+        self.max_batch_size = size = settings.max_batch_size
+        self.size = size if self.sizer is None else min(self.sizer.size, size)
 
     # Taking items in.
 

@@ -10,6 +10,7 @@ from bot.core._shared.clock import Clock
 from bot.core._shared.futures import give_result
 from bot.core._shared.tasks import BackgroundTasks
 from bot.core.batch_processor.backlog import Backlog
+from bot.core.phase4_config.batch_processor import DEFAULTS
 
 
 class DueTimes:
@@ -19,7 +20,7 @@ class DueTimes:
         self, clock: Clock, backlog: Backlog, tasks: BackgroundTasks, pump: Callable[[], None]
     ) -> None:
         """``pump()`` starts what is due."""
-        self.batch_timeout = 5.0
+        self.batch_timeout = DEFAULTS.batch_timeout
         """Seconds after its submission at which an item is due."""
         self.watching = False
         """Whether a task waits until the oldest item of the queue is due."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from bot.core.batch_processor.errors import HandlerAnswerError, HandlerTimeoutError, MissingResultError
 from bot.core.batch_processor.models import BatchItem, Handler
+from bot.core.phase4_config.batch_processor import DEFAULTS
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ class HandlerCaller:
     def __init__(self) -> None:
         self.function: Handler | None = None
         """None: items wait until there is one."""
-        self.timeout = 21_600.0
+        self.timeout = DEFAULTS.handler_timeout
         """Seconds that one call may take; 0: any."""
         self._warned_missing = False
         self._warned_unknown = False

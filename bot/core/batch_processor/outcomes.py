@@ -18,6 +18,7 @@ from bot.core.batch_processor.errors import DeadLetteredError, describe, present
 from bot.core.batch_processor.models import Batch, BatchItem, BatchStatus, DeadLetter, ItemStatus
 from bot.core.batch_processor.results import Kept, Outcome
 from bot.core.batch_processor.stats import Counters
+from bot.core.phase4_config.batch_processor import DEFAULTS, BatchProcessorSettings
 
 logger = logging.getLogger(__name__)
 
@@ -38,11 +39,16 @@ class Outcomes:
         self.counters = Counters(self._now())
         self.tracked: dict[str, BatchItem] = {}
         """Items pending whose results are to be kept, by id."""
-        self.results: Kept[Outcome] = Kept(10_000, 300.0)
-        self.dead_letters = DeadLetters(10_000)
+        self.results: Kept[Outcome] = Kept(DEFAULTS.max_results, DEFAULTS.result_ttl)
+        self.dead_letters = DeadLetters(DEFAULTS.max_dead_letters)
         self.waiters: dict[str, asyncio.Future[Any]] = {}
         """Of those who wait for the result of an item, by its id."""
         self._finished: Kept[BatchStatus] = Kept(FINISHED_BATCHES, math.inf)
+
+    def configure(self, settings: BatchProcessorSettings) -> None:
+        """How much is kept from now on, and for how long."""
+        self.results.limit, self.results.ttl = settings.max_results, settings.result_ttl
+        self.dead_letters.limit = settings.max_dead_letters
 
     def reset_counters(self) -> None:
         """Count from now on."""

@@ -13,6 +13,7 @@ from bot.core.batch_processor.backlog import Backlog
 from bot.core.batch_processor.errors import HandlerAnswerError
 from bot.core.batch_processor.models import Batch
 from bot.core.batch_processor.retry import RetryPolicy
+from bot.core.phase4_config.batch_processor import DEFAULTS
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ class Retries:
     ) -> None:
         """``pump()`` starts what is ready, ``pump_soon()`` does so under an event loop that goes on."""
         self.policy = RetryPolicy()
-        self.isolate = False
+        self.isolate = DEFAULTS.isolate
         """Whether a batch out of tries is halved."""
         self._clock = clock
         self._backlog = backlog

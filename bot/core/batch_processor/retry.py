@@ -8,15 +8,16 @@ from collections import deque
 from typing import NamedTuple
 
 from bot.core._shared.backoff import full_jitter
+from bot.core.phase4_config.batch_processor import DEFAULTS
 
 
 class RetryPolicy(NamedTuple):
     """How often a batch that failed as a whole is tried again, and how long between."""
 
-    max_retries: int = 3
-    base: float = 0.5
+    max_retries: int = DEFAULTS.max_retries
+    base: float = DEFAULTS.retry_base
     """Seconds, at most, before the first retry; doubled for each one after."""
-    cap: float = 30.0
+    cap: float = DEFAULTS.retry_max
     """Seconds, at most, before any retry."""
 
     def delay(self, attempts: int, rng: random.Random | None = None) -> float | None:

@@ -17,7 +17,7 @@ from bot.core._shared.histogram import HistogramSnapshot
 from bot.core._shared.loop_owner import still_runs
 from bot.core._shared.masking import mask_secrets
 from bot.core._shared.tasks import run_on_loop
-from bot.core._shared.validation import YEAR, valid_count, valid_plain_name, valid_seconds
+from bot.core._shared.validation import YEAR, valid_seconds
 from bot.core.batch_processor.dispatcher import Dispatcher
 from bot.core.batch_processor.errors import ResultTimeoutError, presentable
 from bot.core.batch_processor.lifecycle import State
@@ -30,8 +30,8 @@ from bot.core.batch_processor.models import (
     ItemStatus,
     Submission,
 )
-from bot.core.batch_processor.retry import BatchSizer, RetryPolicy
 from bot.core.batch_processor.store import Store, check_priority
+from bot.core.phase4_config.batch_processor import BatchProcessorSettings
 from bot.core.phase4_service import Phase4Service
 
 logger = logging.getLogger(__name__)
@@ -61,15 +61,10 @@ class BatchProcessor(Phase4Service):
         self._dispatcher = Dispatcher(clock)
         self._now = clock.monotonic
         self._waiting = self._dispatcher.backlog.queue.normal
-        self._drain_timeout = 10.0
+        self._settings = BatchProcessorSettings()
         self._memory = MemoryStore(self._dispatcher)
         self._store: Store = self._memory
         """Where items are: in durable mode, while it is on, Redis."""
-        self._redis_url = ""
-        self._queue_name = "default"
-        self._lease = 30.0
-        self._max_deliveries = 5
-        self._max_item_bytes = 1_048_576
 
     # Lifecycle.
 
@@ -141,63 +136,45 @@ class BatchProcessor(Phase4Service):
         """
         d = self._dispatcher
         handler = d.handler.function if process_handler is None else _valid_handler(process_handler)
-        size = valid_count("max_batch_size", max_batch_size, 1, 1_000_000, default=d.max_batch_size)
-        timeout = valid_seconds("batch_timeout", batch_timeout, most=YEAR, default=d.due.batch_timeout)
-        concurrent = valid_count("max_concurrent", max_concurrent, 1, 10_000, default=d.max_concurrent)
-        pending = valid_count("max_pending", max_pending, 1, 100_000_000, default=d.capacity.max_pending)
-        limit = valid_seconds(
-            "handler_timeout", handler_timeout, zero=True, most=YEAR, default=d.handler.timeout
-        )
-        policy = RetryPolicy(
-            valid_count("max_retries", max_retries, 0, 1_000, default=d.retries.policy.max_retries),
-            valid_seconds("retry_base", retry_base, most=YEAR, default=d.retries.policy.base),
-            valid_seconds("retry_max", retry_max, most=YEAR, default=d.retries.policy.cap),
-        )
-        drain = valid_seconds(
-            "drain_timeout", drain_timeout, zero=True, most=YEAR, default=self._drain_timeout
-        )
-        ttl = valid_seconds("result_ttl", result_ttl, most=YEAR, default=d.outcomes.results.ttl)
-        results = valid_count("max_results", max_results, 1, 100_000_000, default=d.outcomes.results.limit)
-        letters = valid_count(
-            "max_dead_letters", max_dead_letters, 1, 100_000_000, default=d.outcomes.dead_letters.limit
-        )
-        url = self._redis_url if redis_url is None else redis_url
-        name = self._queue_name if queue_name is None else valid_plain_name("queue_name", queue_name)
-        lease = valid_seconds("lease", lease, most=YEAR, default=self._lease)
-        deliveries = valid_count("max_deliveries", max_deliveries, 1, 1_000_000, default=self._max_deliveries)
-        item_bytes = valid_count(
-            "max_item_bytes", max_item_bytes, 100, 67_108_864, default=self._max_item_bytes
-        )
         async with self._transition:
             if d.state not in (State.OFF, State.ON):
                 await self._end()
-            if d.state is State.ON and (url, name) != (self._redis_url, self._queue_name):
+            before = self._settings
+            settings = before.changed(
+                max_batch_size=max_batch_size,
+                batch_timeout=batch_timeout,
+                max_concurrent=max_concurrent,
+                max_pending=max_pending,
+                handler_timeout=handler_timeout,
+                max_retries=max_retries,
+                retry_base=retry_base,
+                retry_max=retry_max,
+                isolate=isolate,
+                adaptive=adaptive,
+                drain_timeout=drain_timeout,
+                result_ttl=result_ttl,
+                max_results=max_results,
+                max_dead_letters=max_dead_letters,
+                redis_url=redis_url,
+                queue_name=queue_name,
+                lease=lease,
+                max_deliveries=max_deliveries,
+                max_item_bytes=max_item_bytes,
+            )
+            queue = settings.redis_url, settings.queue_name
+            if d.state is State.ON and queue != (before.redis_url, before.queue_name):
                 raise invalid(
                     "redis_url, queue_name",
-                    (mask_secrets(url), name),
+                    (mask_secrets(settings.redis_url), settings.queue_name),
                     "what they were: disable the batch processor first",
                 )
             d.handler.function = handler
-            d.due.batch_timeout, d.handler.timeout = timeout, limit
-            d.max_concurrent, d.capacity.max_pending = concurrent, pending
-            d.retries.policy = policy
-            d.retries.isolate = d.retries.isolate if isolate is None else isolate
-            d.outcomes.results.limit, d.outcomes.results.ttl = results, ttl
-            d.outcomes.dead_letters.limit = letters
-            wanted = d.sizer is not None if adaptive is None else adaptive
-            if not wanted:
-                d.sizer = None
-            elif d.sizer is None or d.max_batch_size != size:
-                d.sizer = BatchSizer(size)
-            d.max_batch_size = size
-            d.size = size if d.sizer is None else min(d.sizer.size, size)
-            self._drain_timeout = drain
+            d.configure(settings)
             loop = asyncio.get_running_loop()
             if not still_runs(d.loop):
                 d.adopt(loop)
-            self._redis_url, self._queue_name = url, name
-            self._lease, self._max_deliveries, self._max_item_bytes = lease, deliveries, item_bytes
-            if url:
+            self._settings = settings
+            if settings.redis_url:
                 await self._begin_durable()
             d.state = State.ON
             d.reconfigured()
@@ -211,9 +188,10 @@ class BatchProcessor(Phase4Service):
         store = self._store
         running = isinstance(store, RedisStore)
         if not isinstance(store, RedisStore):
-            store = RedisStore(self._dispatcher, self._clock, self._redis_url, self._queue_name)
-        store.limits.lease, store.limits.max_deliveries = self._lease, self._max_deliveries
-        store.limits.max_item_bytes = self._max_item_bytes
+            store = RedisStore(
+                self._dispatcher, self._clock, self._settings.redis_url, self._settings.queue_name
+            )
+        store.limits.configure(self._settings)
         if running:
             store.ensure_running()
             return
@@ -248,7 +226,7 @@ class BatchProcessor(Phase4Service):
             nonlocal clean
             store = self._store
             try:
-                clean = await store.drain(self._drain_timeout)
+                clean = await store.drain(self._settings.drain_timeout)
             finally:
                 await store.close()  # if that is cancelled, the next disable closes this store again
                 self._store = self._memory

@@ -36,9 +36,6 @@ from bot.core.cache_manager.tiers import Tiers
 
 logger = logging.getLogger(__name__)
 
-LOAD_TIMEOUT = 120.0
-"""Seconds for a load, unless CACHE_LOAD_TIMEOUT says otherwise."""
-
 
 class Loads:
     """The loads in progress, by namespace and key, and those that refresh a value early."""
@@ -57,7 +54,6 @@ class Loads:
         self.now = clock.monotonic
         self._tasks = tasks
         self.flights: SingleFlight[tuple[Any, Frozen | None]] = SingleFlight(name=_shown)
-        self.flights.timeout = LOAD_TIMEOUT
 
     @property
     def timeout(self) -> float | None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from bot.core._shared.bounded_store import MAX_FREQUENCY, Entry
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
-from bot.core._shared.errors import invalid
 from bot.core._shared.isolation import freeze
 from bot.core._shared.tasks import BackgroundTasks, to_the_end
 from bot.core._shared.validation import valid_seconds
@@ -31,6 +29,7 @@ from bot.core.cache_manager.shared import SharedTier
 from bot.core.cache_manager.stats import Counters
 from bot.core.cache_manager.tiers import Tiers
 from bot.core.cache_manager.warming import TIMEOUT, Warmer
+from bot.core.phase4_config import CacheManagerSettings
 from bot.core.phase4_service import Phase4Service
 
 _MB = 1_048_576
@@ -57,14 +56,8 @@ class CacheManager(Phase4Service):
     def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
         super().__init__()
         self._now = clock.monotonic
-        self._max_size_mb = 100.0
-        self._max_entries = 10_000
-        self._lru = False
-        self._default_ttl = 300.0
-        self._compress = True
-        self._redis_url = ""
-        self._warming_on = True
-        self._warming_interval = 600.0
+        # Code that enables the cache itself and warms keys wants them to be refreshed: no flag is needed.
+        self._settings = CacheManagerSettings(warming=True)
         self._counters = Counters()
         self._tasks = BackgroundTasks()
         first_of_type = FirstOfType()
@@ -109,27 +102,19 @@ class CacheManager(Phase4Service):
         bounds, and RedisUnavailableError if the redis package is missing; that no server answers is
         no error, since it may come later.
         """
-        size = self._max_size_mb if l1_max_size_mb is None else l1_max_size_mb
-        if isinstance(size, bool) or not isinstance(size, int | float) or not 0 < size < math.inf:
-            raise invalid("l1_max_size_mb", size, "MB, a finite number > 0")
-        entries = self._max_entries if l1_max_entries is None else l1_max_entries
-        if isinstance(entries, bool) or not isinstance(entries, int) or entries < 1:
-            raise invalid("l1_max_entries", entries, "a whole number of 1 or more")
-        if eviction not in (None, "s3fifo", "lru"):
-            raise invalid("eviction", eviction, "'s3fifo' or 'lru'")
-        ttl = self._default_ttl if default_ttl is None else valid_seconds("default_ttl", default_ttl)
-        interval = (
-            self._warming_interval
-            if warming_interval is None
-            else valid_seconds("warming_interval", warming_interval)
-        )
-        limit = None
-        if load_timeout is not None:
-            limit = valid_seconds("load_timeout", load_timeout, zero=True)
-        url = self._redis_url if redis_url is None else redis_url
         async with self._transition:
-            if limit is not None:
-                self._loads.timeout = limit or None
+            settings = self._settings.changed(
+                l1_max_size_mb=l1_max_size_mb,
+                l1_max_entries=l1_max_entries,
+                eviction=eviction,
+                default_ttl=default_ttl,
+                compression=compression,
+                redis_url=redis_url,
+                warming=warming,
+                warming_interval=warming_interval,
+                load_timeout=load_timeout,
+            )
+            url = settings.redis_url
             link = await self._tiers.link_to(url)
             cancelled: asyncio.CancelledError | None = None
             if link is not None or not url:
@@ -137,18 +122,19 @@ class CacheManager(Phase4Service):
                     await self._tiers.leave()
                 except asyncio.CancelledError as error:
                     cancelled = error  # it is left all the same; not to join the other would leave half of it
-            self._default_ttl, self._warming_interval, self._redis_url = ttl, interval, url
-            self._compress = self._compress if compression is None else compression
-            self._warming_on = self._warming_on if warming is None else warming
-            self._max_size_mb, self._max_entries = float(size), entries
-            self._lru = self._lru if eviction is None else eviction == "lru"
-            self._tiers.open(max_bytes=max(1, int(size * _MB)), max_entries=entries, lru=self._lru)
+            self._settings = settings
+            self._loads.timeout = settings.load_timeout or None
+            self._tiers.open(
+                max_bytes=max(1, int(settings.l1_max_size_mb * _MB)),
+                max_entries=settings.l1_max_entries,
+                lru=settings.eviction == "lru",
+            )
             self._enabled = True
             if link is not None:
-                self._tiers.join(link, compress=self._compress)
+                self._tiers.join(link, compress=settings.compression)
             elif self._tiers.shared is not None:
-                self._tiers.shared.compress = self._compress
-            if self._warming_on:
+                self._tiers.shared.compress = settings.compression
+            if settings.warming:
                 self._warmer.resume()
             else:
                 self._warmer.pause()
@@ -206,7 +192,7 @@ class CacheManager(Phase4Service):
         entry = (self._default if namespace is None else self._spaces.get(namespace, _NOTHING)).get(key)
         if entry is None:
             stored = valid_key(key)
-            if self._lru and self._tiers.trusted:
+            if self._tiers.lru and self._tiers.trusted:
                 found = self._tiers.local.find(stored, self._used if namespace is None else (namespace,))
                 return default if found is ABSENT else found
             if namespace is None:
@@ -266,7 +252,7 @@ class CacheManager(Phase4Service):
             valid_name(namespace, "namespace")
         if tags != ():
             tags = valid_tags(tags)
-        seconds = self._default_ttl if ttl is None else valid_seconds("ttl", ttl)
+        seconds = self._settings.default_ttl if ttl is None else valid_seconds("ttl", ttl)
         if not self._enabled:
             return False
         tiers = self._tiers
@@ -285,7 +271,7 @@ class CacheManager(Phase4Service):
         pairs = [(valid_key(key), value) for key, value in items.items()]
         valid_name(namespace, "namespace")
         tags = valid_tags(tags)
-        seconds = self._default_ttl if ttl is None else valid_seconds("ttl", ttl)
+        seconds = self._settings.default_ttl if ttl is None else valid_seconds("ttl", ttl)
         if not self._enabled or not items:
             return 0
         return await self._tiers.set_many(namespace, pairs, seconds, tags)
@@ -373,7 +359,7 @@ class CacheManager(Phase4Service):
                 entry = self._spaces.get(namespace, _NOTHING).get(key)
         if entry is not None and entry.expires_at > now:
             if options.early_refresh and self._loads.should_refresh(entry, options):
-                seconds = self._default_ttl if ttl is None else valid_seconds("ttl", ttl)
+                seconds = self._settings.default_ttl if ttl is None else valid_seconds("ttl", ttl)
                 self._loads.refresh(key, loader, seconds, namespace, tags, options)
             # inlined: LocalTier.hit
             if entry.frequency < MAX_FREQUENCY:
@@ -385,7 +371,7 @@ class CacheManager(Phase4Service):
         found = await self._tiers.find(key, namespace, look_up)
         if found is not ABSENT:
             return found
-        seconds = self._default_ttl if ttl is None else valid_seconds("ttl", ttl)
+        seconds = self._settings.default_ttl if ttl is None else valid_seconds("ttl", ttl)
         return await self._loads.load(key, loader, seconds, namespace, checked, options, look_up)
 
     # Warming.
@@ -409,7 +395,7 @@ class CacheManager(Phase4Service):
         """
         key = valid_key(key)
         valid_name(namespace, "namespace")
-        seconds = self._default_ttl if ttl is None else valid_seconds("ttl", ttl)
+        seconds = self._settings.default_ttl if ttl is None else valid_seconds("ttl", ttl)
         every = None if interval is None else valid_seconds("interval", interval)
         valid_seconds("timeout", timeout)
         if not self._enabled:
@@ -419,8 +405,8 @@ class CacheManager(Phase4Service):
             return self._warmer.load(namespace, key, loader_func, seconds, timeout)
 
         loaded = await load()
-        if self._warming_on and self._enabled:
-            self._warmer.keep(namespace, key, load, lambda: every or self._warming_interval)
+        if self._settings.warming and self._enabled:
+            self._warmer.keep(namespace, key, load, lambda: every or self._settings.warming_interval)
         return loaded
 
     def stop_warming(self, key: str, namespace: str = DEFAULT_NAMESPACE) -> bool:
@@ -463,7 +449,7 @@ class CacheManager(Phase4Service):
             "enabled": self._enabled,
             "l1_entries": len(store),
             "l1_memory_mb": round(store.bytes_used / _MB, 3),
-            "l1_max_size_mb": self._max_size_mb,
+            "l1_max_size_mb": self._settings.l1_max_size_mb,
             "l1_hits": counters.l1_hits,
             "l1_misses": l1_misses,
             "l1_hit_rate_percent": _percent(counters.l1_hits, counters.l1_hits + l1_misses),

@@ -64,3 +64,6 @@ class BatchProcessorSettings(Settings, frozen=True, rename=starting("BATCH_")):
         int,
         Meta(ge=100, le=67_108_864, description="the most bytes of an item, or of a result, in Redis"),
     ] = 1_048_576
+
+
+DEFAULTS = BatchProcessorSettings()

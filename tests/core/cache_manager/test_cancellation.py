@@ -128,7 +128,7 @@ async def test_enable_is_done_or_not_begun(redis_server, at):
     await cache.enable(redis_url=redis_server.url)
     other = redis_server.url.replace("/0", "/1")
     await cancelled(cache.enable(redis_url=other), at)
-    assert cache._l2.link.url == cache._redis_url
+    assert cache._l2.link.url == cache._settings.redis_url
     assert list(RedisLink._links) == [cache._l2.link.url]
     await cache.set("k", 1)
     assert await cache.get("k") == 1
