@@ -70,7 +70,7 @@ async def call_apart(
     A stream that cannot be read from its beginning again would be empty the second time.
     """
     from bot.core.outbound import OutboundHeldError
-    from bot.core.outbound.lanes import MAX_ATTEMPTS
+    from bot.core.outbound.scheduler import MAX_ATTEMPTS
 
     async def send() -> Any:
         try:

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from bot.core.outbound.coalescing import Entry
-from bot.core.outbound.lanes import Scheduler
 from bot.core.outbound.models import Kind, Limits, Priority
+from bot.core.outbound.scheduler import Scheduler
 from tests.support.searching import searching
 
 CHATS = [-1, -1, -1, -1, "@c", 5, 6, None]

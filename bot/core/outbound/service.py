@@ -30,7 +30,6 @@ from bot.core.outbound.errors import (
     OutboundFullError,
     OutboundHeldError,
 )
-from bot.core.outbound.lanes import Reason, Scheduler
 from bot.core.outbound.models import (
     Chat,
     Kind,
@@ -43,6 +42,7 @@ from bot.core.outbound.models import (
 )
 from bot.core.outbound.refusals import refusal_of
 from bot.core.outbound.reservations import Scope, Verdict, tag_of
+from bot.core.outbound.scheduler import Reason, Scheduler
 from bot.core.outbound.shown import Message, Shown, digest_of
 from bot.core.outbound.stats import Counters, snapshot
 from bot.core.phase4_config.outbound import OutboundSettings

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bot.core._shared.histogram import Histogram, HistogramSnapshot
-from bot.core.outbound.lanes import Reason, Scheduler
+from bot.core.outbound.scheduler import Reason, Scheduler
 
 
 class Counters:
