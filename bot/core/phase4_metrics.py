@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from bot.core._shared import __version__
-from bot.core._shared.counting import MonotonicTotals
 from bot.core._shared.histogram import HistogramSnapshot
-from bot.core._shared.recent_figures import (
+from bot.core.enhanced_startup_phase4 import phase4_histograms, phase4_loop, phase4_status
+from bot.core.phase4_statistics.counting import MonotonicTotals
+from bot.core.phase4_statistics.rolling_rates import (
     RecentFigures,
     RecentReader,
     instances,
@@ -27,7 +28,6 @@ from bot.core._shared.recent_figures import (
     mapping,
     pools,
 )
-from bot.core.enhanced_startup_phase4 import phase4_histograms, phase4_loop, phase4_status
 
 try:
     from prometheus_client import REGISTRY, CollectorRegistry

@@ -12,7 +12,7 @@ import pytest
 BOT = Path(__file__).resolve().parents[2] / "bot"
 CORE = BOT / "core"
 MODULES = sorted(CORE.rglob("*.py"))
-SHARED = {"_shared", "redis_link", "phase4_config", "phase4_service"}
+SHARED = {"_shared", "redis_link", "phase4_config", "phase4_service", "phase4_statistics"}
 """What a service may lean on beside itself."""
 SERVICES = sorted({path.parent.name for path in CORE.glob("*/__init__.py")} - SHARED)
 NOT_PURE = {"asyncio", "concurrent", "selectors", "socket", "subprocess", "time"}
@@ -36,7 +36,7 @@ def imported(path: Path) -> set[str]:
 
 LAYERS = (
     ("bot.core._shared",),
-    ("bot.core.phase4_config",),
+    ("bot.core.phase4_config", "bot.core.phase4_statistics"),
     ("bot.core.redis_link", "bot.core.phase4_service"),
     tuple(f"bot.core.{service}" for service in SERVICES),
     ("bot.core.enhanced_startup_phase4",),

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import bot
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.masking import masked_traceback
-from bot.core._shared.recent_figures import WINDOW, RecentReader
 from bot.core.enhanced_startup_phase4 import get_phase4_status
+from bot.core.phase4_statistics.rolling_rates import WINDOW, RecentReader
 from bot.core.query_optimizer import QueryOptimizer
 from bot.service.dashboard import figures
 from bot.service.dashboard.events import EventLog

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from bot.core._shared.recent_figures import RecentFigures, instances, is_number, mapping, pools
+from bot.core.phase4_statistics.rolling_rates import RecentFigures, instances, is_number, mapping, pools
 
 MAX_ROWS = 20
 """Of each table."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from bot.core._shared.counting import MonotonicTotals, RecentIncrease
+from bot.core.phase4_statistics.counting import MonotonicTotals, RecentIncrease
 
 WINDOW = 300.0
 """Seconds that the percentages and averages are of."""

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.core._shared.counting import MonotonicTotals, RecentIncrease
+from bot.core.phase4_statistics.counting import MonotonicTotals, RecentIncrease
 
 
 def test_a_reset_is_added_to_what_was_counted_before():
