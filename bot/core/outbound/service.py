@@ -408,7 +408,7 @@ class Outbound(Phase4Service):
                 raise
             else:
                 if generation == self._generation:
-                    counters.sent += 1
+                    counters.sent_by[entry.priority] += 1
                     if self._shared is not None:
                         self._shared.ended(entry)
                     content = claim.content
@@ -444,6 +444,7 @@ class Outbound(Phase4Service):
             for_all, again, over = scheduler.refused(
                 entry, refusal.seconds, jitter, now, repeat=refusal.repeatable and self._enabled
             )
+            counters.refused_by[entry.priority] += 1
             if for_all:
                 counters.refusals_global += 1
             else:

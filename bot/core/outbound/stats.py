@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bot.core._shared.histogram import Histogram, HistogramSnapshot
+from bot.core.outbound.models import Priority
 from bot.core.outbound.scheduler import Reason, Scheduler
 
 
@@ -13,17 +14,24 @@ class Counters:
 
     __slots__ = (
         "cancelled", "dropped", "expired", "failed", "held_too_long", "refusals_chat", "refusals_global",
-        "refused_full", "requests", "retries", "sent", "superseded", "unchanged", "unqueued", "waited",
-        "waits",
+        "refused_by", "refused_full", "requests", "retries", "sent_by", "superseded", "unchanged", "unqueued",
+        "waited", "waits",
     )  # fmt: skip
 
     def __init__(self) -> None:
-        self.requests = self.sent = self.failed = self.cancelled = self.unqueued = self.waited = 0
+        self.requests = self.failed = self.cancelled = self.unqueued = self.waited = 0
+        # By priority.
+        self.sent_by = [0] * len(Priority)
+        self.refused_by = [0] * len(Priority)
         self.refusals_chat = self.refusals_global = self.retries = 0
         self.superseded = self.unchanged = self.dropped = self.expired = self.held_too_long = (
             self.refused_full
         ) = 0
         self.waits = Histogram()
+
+    @property
+    def sent(self) -> int:
+        return sum(self.sent_by)
 
     def ended(self, reason: Reason) -> None:
         """A claim ended without being sent."""
@@ -52,6 +60,7 @@ class Counters:
 def snapshot(counters: Counters, scheduler: Scheduler, now: float, *, draining: bool) -> dict[str, Any]:
     """The statistics, ready for JSON."""
     refusals = counters.refusals_chat + counters.refusals_global
+    chats_waiting, queued_by = _waiting(scheduler)
     waits, unwaited = counters.waits, counters._unwaited
     return {
         "enabled": True,
@@ -78,7 +87,30 @@ def snapshot(counters: Counters, scheduler: Scheduler, now: float, *, draining: 
         "expired": counters.expired,
         "held_too_long": counters.held_too_long,
         "refused_full": counters.refused_full,
+        "chats_waiting": chats_waiting,
         "chats_held": scheduler.chats_held(now),
         "chats_known": len(scheduler.chats),
         "held_globally_seconds": round(max(0.0, scheduler.penalty.until - now), 3),
+        "by_priority": {
+            priority.name.lower(): {
+                "queued": queued_by[priority],
+                "sent": counters.sent_by[priority],
+                "refused": counters.refused_by[priority],
+            }
+            for priority in Priority
+        },
     }
+
+
+def _waiting(scheduler: Scheduler) -> tuple[int, list[int]]:
+    """Chats with requests that wait, and how many wait of each priority."""
+    chats, queued = 0, [0] * len(Priority)
+    if scheduler.pending:
+        for chat in scheduler.chats.values():
+            waits = False
+            for lane in chat.lanes.values():
+                for priority, number in enumerate(lane.counts):
+                    queued[priority] += number
+                    waits = waits or number > 0
+            chats += waits
+    return chats, queued

@@ -265,6 +265,30 @@ async def test_after_a_refusal_the_chats_rate_falls_and_recovers(outbound, clock
     assert all(task.done() for task in again)
 
 
+async def test_figures_tell_who_waits_and_what_became_of_each_priority(outbound, clock, sends):
+    sends.refuse["told"] = [RetryAfter(10)]
+    told = start(outbound, sends("told"), chat=GROUP, priority=Priority.STATUS)
+    await until_idle()
+    waiting = [start(outbound, sends(n), chat=GROUP, priority=Priority.BROADCAST) for n in range(3)]
+    answered = start(outbound, sends("answer"), priority=Priority.ANSWER)
+    await until_idle()
+    figures = await outbound.get_statistics()
+    assert figures["chats_waiting"] == 1
+    assert figures["chats_held"] == 1
+    assert figures["by_priority"] == {
+        "answer": {"queued": 0, "sent": 1, "refused": 0},
+        "notify": {"queued": 0, "sent": 0, "refused": 0},
+        "status": {"queued": 1, "sent": 0, "refused": 1},
+        "broadcast": {"queued": 3, "sent": 0, "refused": 0},
+    }
+    await clock.advance(20)
+    await ended([told, *waiting, answered])
+    figures = await outbound.get_statistics()
+    assert figures["chats_waiting"] == 0
+    assert figures["sent"] == sum(each["sent"] for each in figures["by_priority"].values()) == 5
+    assert not any(each["queued"] for each in figures["by_priority"].values())
+
+
 async def test_a_request_that_cannot_leave_by_its_deadline_raises(outbound, clock, sends):
     outbound.hold(GROUP, 10)
     with pytest.raises(OutboundDeadlineError, match="deadline of 5 s"):
