@@ -5,7 +5,14 @@ from bot.core.query_optimizer.errors import QueryTimeoutError, QueryTooComplexEr
 from bot.core.query_optimizer.execution.n_plus_one import NPlusOnePattern
 from bot.core.query_optimizer.execution.result_scopes import Scope
 from bot.core.query_optimizer.execution.timing import database_time
-from bot.core.query_optimizer.models import Finding, IndexSuggestion, OptimizationResult, QueryType, SlowQuery
+from bot.core.query_optimizer.models import (
+    Finding,
+    IndexSuggestion,
+    OptimizationResult,
+    QueryDetails,
+    QueryType,
+    SlowQuery,
+)
 from bot.core.query_optimizer.service import QueryOptimizer
 
 __all__ = [
@@ -13,6 +20,7 @@ __all__ = [
     "IndexSuggestion",
     "NPlusOnePattern",
     "OptimizationResult",
+    "QueryDetails",
     "QueryOptimizer",
     "QueryTimeoutError",
     "QueryTooComplexError",

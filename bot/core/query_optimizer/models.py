@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from msgspec import Struct, structs
 
 if TYPE_CHECKING:
+    from bot.core.query_optimizer.execution.n_plus_one import NPlusOnePattern
     from bot.core.query_optimizer.sql.declarations import Declaration
 
 Severity = Literal["info", "warning", "error"]
@@ -285,3 +286,35 @@ class SlowQuery:
 
     def as_dict(self) -> dict[str, Any]:
         return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class QueryDetails:
+    """All that is known of one query shape, without any value of a query."""
+
+    fingerprint: str
+    query: str
+    """The whole shape, to 8,000 characters."""
+    query_type: QueryType
+    tables: list[str]
+    executions: int
+    slow_executions: int
+    rows: int
+    """That its executions have returned, all together."""
+    avg_time_ms: float | None
+    """None, as the next: no execution was timed since the statistics were reset."""
+    max_time_ms: float | None
+    last_seen: float | None
+    """Unix time in seconds."""
+    call_sites: list[str]
+    """``file:line in function`` of slow executions and of N+1 patterns, as far as they are known."""
+    findings: list[Finding]
+    optimized_query: str
+    """The shape of a better form; empty if none is known."""
+    index_suggestions: list[IndexSuggestion]
+    cache_suggestion: str
+    evidence: list[str]
+    """What plans and recorded executions prove, a sentence each."""
+    estimated_improvement: float
+    """Percent, from the evidence; 0.0 without any."""
+    n_plus_one: NPlusOnePattern | None

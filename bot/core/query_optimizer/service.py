@@ -11,6 +11,7 @@ from bot.core._shared.errors import LARGEST, InvalidArgumentError, invalid
 from bot.core._shared.validation import valid_number, valid_seconds
 from bot.core.phase4_service import Phase4Service
 from bot.core.query_optimizer.analyses import Analyses, stumbled
+from bot.core.query_optimizer.details import details_of
 from bot.core.query_optimizer.execution.call import Call
 from bot.core.query_optimizer.execution.execution import Execution, Executor
 from bot.core.query_optimizer.execution.invalidation import AfterWrite, Invalidation
@@ -20,7 +21,7 @@ from bot.core.query_optimizer.execution.recording import Recorder
 from bot.core.query_optimizer.execution.results import freeze_params, key_of
 from bot.core.query_optimizer.execution.transactions import Transactions, TransactionScope
 from bot.core.query_optimizer.graphql.operations import is_graphql
-from bot.core.query_optimizer.models import OptimizationResult, QueryType, SlowQuery
+from bot.core.query_optimizer.models import OptimizationResult, QueryDetails, QueryType, SlowQuery
 from bot.core.query_optimizer.sql.comments import untagged
 from bot.core.query_optimizer.sql.names import names_given
 from bot.core.query_optimizer.stats import has_parameters
@@ -488,13 +489,26 @@ class QueryOptimizer(Phase4Service):
         key = query if scope is None else (self._invalidation.scope_of(scope)[0], query)
         analysis = self._analyses.analyse(query)
         told_apart = None if has_parameters(query) else key
-        self._recorder.record(analysis, execution_time_ms, result_count, told_apart)
-        self._recorder.watch(Call(query, None, None, analysis, key), self._now())
+        call = Call(query, None, None, analysis, key)
+        self._recorder.record(call, execution_time_ms, result_count, told_apart)
+        self._recorder.watch(call, self._now())
 
     async def get_slow_queries(self, threshold: float | None = None) -> list[SlowQuery]:
         """Query shapes that took at least ``threshold`` seconds once (default: the configured one)."""
         seconds = self._recorder.slow_threshold if threshold is None else threshold
         return self._recorder.statistics.slow_queries(seconds * 1000)
+
+    async def describe_query(self, fingerprint: str) -> QueryDetails | None:
+        """All that is known of a shape of :meth:`get_slow_queries` or :meth:`get_n_plus_one_patterns`.
+
+        Its call sites, advice on the last such query, and its plan if there is an explainer
+        (:meth:`explain_with`), which takes a few round trips for a shape that is new. None for a shape that
+        is not known (any more).
+        """
+        if not self._enabled:
+            return None
+        plans = self._invalidation.plans
+        return await details_of(fingerprint, self._analyses, self._recorder, plans, self._ttl)
 
     async def get_statistics(self) -> dict[str, Any]:
         """Counts since the start or the last reset; rates are percent of look-ups.

@@ -106,6 +106,10 @@ class ExecutionStatistics:
         )
         return round(100 * shape.repeated_ms / shape.total_ms, 2), said
 
+    def shape(self, fingerprint: str) -> _Shape | None:
+        """What was counted of a shape; not to be changed."""
+        return self._shapes.get(fingerprint)
+
     def __len__(self) -> int:
         return len(self._shapes)
 

@@ -173,7 +173,7 @@ class Execution:
         finally:
             STOPWATCH.reset(token)
         seconds = watch.seconds if watch.used else self._now() - start
-        self._recorder.record(call.analysis, seconds * 1000, rows_in(result), key)
+        self._recorder.record(call, seconds * 1000, rows_in(result), key)
         return result
 
 

@@ -54,7 +54,7 @@ class OfferedResults:
         now = self._now()
         if found is not None:
             # What the guide's own code measures nowhere: the time from the miss to the result.
-            self._recorder.record(analysis, (now - found.missed_at) * 1000, rows_in(result), key)
+            self._recorder.record(call, (now - found.missed_at) * 1000, rows_in(result), key)
         self._recorder.watch(call, now)
         begun = self._begun(analysis, found, fresh)
         if begun is None:

@@ -13,6 +13,7 @@ from bot.core.query_optimizer.analyses import Analyses
 from bot.core.query_optimizer.execution.call import Call
 from bot.core.query_optimizer.execution.invalidation import Invalidation
 from bot.core.query_optimizer.execution.n_plus_one import Detector, NPlusOnePattern, call_site
+from bot.core.query_optimizer.execution.specimens import Specimens
 from bot.core.query_optimizer.execution.timing import SlowQueryLog
 from bot.core.query_optimizer.execution.transactions import Transactions
 from bot.core.query_optimizer.models import Analysis, Finding
@@ -44,10 +45,12 @@ class Recorder:
         """Seconds within which the same again is a repetition: the TTL that a cached result would have."""
         self.missed = 0
         """Look-ups without an answer, since the start or the last reset."""
+        self.specimens = Specimens()
         self._slow_log = SlowQueryLog()
 
-    def record(self, analysis: Analysis, milliseconds: float, rows: int, key: Hashable) -> None:
+    def record(self, call: Call, milliseconds: float, rows: int, key: Hashable) -> None:
         """Count an execution. ``key`` tells executions of the shape apart; None where nothing does."""
+        analysis = call.analysis
         slow = milliseconds >= self.slow_threshold * 1000
         self.statistics.record(analysis, milliseconds, rows, slow, self._clock.time())
         if key is not None and analysis.cacheable and self._transactions.current() is None:
@@ -56,6 +59,7 @@ class Recorder:
                 analysis, key, milliseconds, version, self._now(), self.repeated_within
             )
         if slow:
+            self.specimens.note(call, call_site(call.executor))
             unnamed = self._slow_log.note(analysis.fingerprint, self._now())
             if unnamed is not None:
                 since = f" ({unnamed} more of it since the last line)" if unnamed else ""
@@ -88,6 +92,7 @@ class Recorder:
         pattern, new = detector.found(
             tally, fingerprint, analysis.normal_form[:MAX_SHOWN], site, self._clock.time()
         )
+        self.specimens.note(call, "")
         if new:
             pattern.suggestion = suggestion or ""
             logger.warning("%s -- %s", one_line(pattern.sentence()), one_line(pattern.query))
@@ -116,4 +121,5 @@ class Recorder:
         self.missed = 0
         self.statistics.clear()
         self._slow_log.clear()
+        self.specimens.clear()
         self.detector.clear()
