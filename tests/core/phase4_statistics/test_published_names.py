@@ -64,6 +64,7 @@ KEYS = {
         queued:int max_pending:int in_flight:int max_in_flight:int waited:int p50_wait_ms:float
         p99_wait_ms:float refusals:int refusals_chat:int refusals_global:int retries:int superseded:int
         unchanged:int dropped:int expired:int held_too_long:int refused_full:int chats_held:int
+        chats_waiting:int by_priority:dict
         chats_known:int held_globally_seconds:float shared:bool degraded:bool broadcasts_running:int
         broadcasts_finished:int broadcast_sent:int broadcast_blocked:int broadcast_deactivated:int
         broadcast_not_found:int broadcast_failed:int
