@@ -25,6 +25,7 @@ from bot.core.phase4_service import Phase4Service
 if TYPE_CHECKING:
     from bot.core._shared.histogram import HistogramSnapshot
     from bot.core.cache_manager import cached
+    from bot.core.phase4_admin.library import Library
     from bot.core.query_optimizer import optimize_query
     from bot.core.rate_limiter import rate_limited
 
@@ -333,6 +334,19 @@ def phase4_histograms() -> list[HistogramSnapshot]:
         if instance is not None:
             found += instance.histograms()
     return found
+
+
+def phase4_library() -> Library:
+    """What an operator's view of the services gets of this module."""
+    from bot.core.phase4_admin.library import Library
+
+    packages = {wiring.package: wiring for wiring in _SERVICES}
+
+    def collector(more: Callable[[], list[HistogramSnapshot]]) -> Any:
+        metrics = importlib.import_module("bot.core.phase4_metrics")  # which imports this module
+        return metrics.Phase4Collector(more_histograms=more)
+
+    return Library(get_phase4_status, lambda package: packages[package].running(), collector)
 
 
 def phase4_loop() -> asyncio.AbstractEventLoop | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from bot.service.api_errors import ApiError, unknown_parameters
+from bot.core.phase4_admin.api_errors import ApiError, unknown_parameters
 from bot.service.data_api import parse_user_id
 from bot.service.journal import Journal, JournalUnavailableError
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from bot.core.phase4_admin.access import Access
+from bot.core.phase4_admin.feed import Feed
 from bot.service.connections import Connections
-from bot.service.dashboard.access import Access
-from bot.service.dashboard.feed import Feed
 from bot.service.drain import Drain
 
 DRAIN: web.AppKey[Drain] = web.AppKey("drain", Drain)

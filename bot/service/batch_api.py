@@ -21,12 +21,12 @@ from bot.core._shared.errors import BackendError
 from bot.core._shared.masking import one_line
 from bot.core.batch_processor import BatchItem, BatchProcessor
 from bot.core.cache_manager import CacheManager
+from bot.core.phase4_admin.api_errors import ApiError, bad_request, unknown_parameters
+from bot.core.phase4_admin.request_guard import check_json
 from bot.core.query_optimizer import QueryOptimizer
-from bot.service.api_errors import ApiError, bad_request, unknown_parameters
 from bot.service.bodies import read_json
 from bot.service.data_api import user_tag
 from bot.service.database import ConstraintError, Database, DatabaseUnavailableError, Row
-from bot.service.request_guard import check_json
 
 logger = logging.getLogger("bot.service.batch")
 

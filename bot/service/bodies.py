@@ -12,7 +12,7 @@ from typing import IO
 from aiohttp import web
 
 from bot.core._shared.masking import one_line
-from bot.service.api_errors import ApiError, bad_request
+from bot.core.phase4_admin.api_errors import ApiError, bad_request
 
 READ_SECONDS = 30.0
 """For which a client may send nothing of a body it has announced."""

@@ -11,8 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bot.service import check, status
-from bot.service.settings import HOSTS_VARIABLE, TOKEN_VARIABLE, ServiceSettings, parse_port
+from bot.core.phase4_admin import HOSTS_VARIABLE, TOKEN_VARIABLE, status
+from bot.service import check
+from bot.service.settings import ServiceSettings, parse_port
 
 DEFAULT_PORT = 8000
 
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     # Not above: check and status need no web server.
-    from bot.service.dashboard.access import valid_token
+    from bot.core.phase4_admin.access import valid_token
     from bot.service.serving import serve
 
     token = arguments.token if arguments.token is not None else os.environ.get(TOKEN_VARIABLE, "").strip()

@@ -20,8 +20,8 @@ from aiohttp.typedefs import Middleware
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from bot.core._shared.masking import masked_traceback, one_line
-from bot.service.client_address import client_of, plain_address
-from bot.service.middleware import Handler
+from bot.core.phase4_admin.access import Handler
+from bot.core.phase4_admin.client_address import client_of, plain_address
 
 logger = logging.getLogger("bot.http")
 

@@ -10,8 +10,8 @@ import msgspec
 from aiohttp import web
 
 from bot.core.cache_manager import CacheManager, LoadOptions
+from bot.core.phase4_admin.api_errors import ApiError, bad_request, unknown_parameters
 from bot.core.query_optimizer import QueryOptimizer
-from bot.service.api_errors import ApiError, bad_request, unknown_parameters
 from bot.service.database import Database, Row
 from bot.service.middleware import CACHE_STATE, DATA_SECONDS
 

@@ -11,7 +11,7 @@ import asyncio
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from bot.service.middleware import Handler
+from bot.core.phase4_admin.access import Handler
 
 
 class Drain:

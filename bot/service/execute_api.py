@@ -9,11 +9,11 @@ from aiohttp import web
 from msgspec import Meta, Struct
 
 from bot.core._shared.masking import one_line
-from bot.service.api_errors import bad_request
+from bot.core.phase4_admin.api_errors import bad_request
+from bot.core.phase4_admin.request_guard import check_json
 from bot.service.bodies import read_json
 from bot.service.data_api import DataApi
 from bot.service.middleware import CACHE_STATE, DATA_SECONDS
-from bot.service.request_guard import check_json
 
 
 class Command(Struct, forbid_unknown_fields=True):

@@ -17,20 +17,21 @@ from bot.core._shared.masking import one_line
 from bot.core.enhanced_startup_phase4 import (
     get_phase4_status,
     initialize_phase4_services,
+    phase4_library,
     shutdown_phase4_services,
 )
 from bot.core.load_balancer import Instance, InstanceFailure, LoadBalancer, NoInstanceError
+from bot.core.phase4_admin.api_errors import ApiError
+from bot.core.phase4_admin.client_address import client_address, client_of
+from bot.core.phase4_admin.events import LOGGER, EventLog
+from bot.core.phase4_admin.feed import Feed
+from bot.core.phase4_admin.loop_lag import LoopLag
+from bot.core.phase4_admin.metrics_api import MetricsApi
+from bot.core.phase4_admin.pages import Dashboard, page
 from bot.core.phase4_config import SETTING_NAMES, ConfigError, Phase4Config
 from bot.service import forwarded_headers
-from bot.service.api_errors import ApiError
 from bot.service.app_keys import ACCESS, FEED
 from bot.service.bodies import Bodies, Body
-from bot.service.client_address import client_address, client_of
-from bot.service.dashboard.events import LOGGER, EventLog
-from bot.service.dashboard.feed import Feed
-from bot.service.dashboard.pages import Dashboard, page
-from bot.service.loop_lag import LoopLag
-from bot.service.metrics_api import MetricsApi
 from bot.service.middleware import REQUEST_ID
 from bot.service.server import make_application
 from bot.service.settings import MAX_UPLOAD_BYTES, CannotStartError, ServiceSettings
@@ -216,9 +217,10 @@ def create_front(settings: ServiceSettings) -> web.Application:
     app = make_application(settings, client_max_size=MAX_UPLOAD_BYTES + 1)
     access = app[ACCESS]
     front = Front(LoadBalancer.get_instance())
+    library = phase4_library()
     lag = LoopLag()
     events = EventLog()
-    feed = app[FEED] = Feed(events, lambda: lag.last)
+    feed = app[FEED] = Feed(library, events, lambda: lag.last)
 
     async def health(request: web.Request) -> web.Response:
         return await _health(access.may_look(request))
@@ -227,7 +229,7 @@ def create_front(settings: ServiceSettings) -> web.Application:
     app.router.add_get("/api", _index)
     Dashboard(access, feed).add_routes(app)
     app.router.add_get("/health", health)
-    app.router.add_get("/metrics", access.guard(MetricsApi(lag).get))
+    app.router.add_get("/metrics", access.guard(MetricsApi(library, lag).get))
     app.router.add_route("*", "/api/{path:.+}", front.handle)
 
     async def life(_: web.Application) -> AsyncIterator[None]:

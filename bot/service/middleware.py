@@ -6,17 +6,15 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
 from bot.core._shared.masking import masked_traceback, one_line
-from bot.service.api_errors import ApiError
+from bot.core.phase4_admin.access import Handler
+from bot.core.phase4_admin.api_errors import ApiError
 from bot.service.database import DatabaseUnavailableError
 
 logger = logging.getLogger("bot.request")
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 CACHE_STATE: web.RequestKey[str] = web.RequestKey("cache_state", str)

@@ -14,17 +14,21 @@ from bot.core._shared.masking import one_line
 from bot.core.enhanced_startup_phase4 import (
     get_phase4_status,
     initialize_phase4_services,
+    phase4_library,
     shutdown_phase4_services,
 )
+from bot.core.phase4_admin.access import Access
+from bot.core.phase4_admin.client_address import TRUSTED_PROXIES
+from bot.core.phase4_admin.events import LOGGER, EventLog
+from bot.core.phase4_admin.feed import Feed
+from bot.core.phase4_admin.loop_lag import LoopLag
+from bot.core.phase4_admin.metrics_api import MetricsApi
+from bot.core.phase4_admin.pages import Dashboard, page
+from bot.core.phase4_admin.request_guard import AllowedHosts, guard
 from bot.service.activity_api import ActivityApi
 from bot.service.app_keys import ACCESS, CONNECTIONS, DRAIN, FEED
 from bot.service.batch_api import BatchApi
-from bot.service.client_address import TRUSTED_PROXIES
 from bot.service.connections import Connections, most_connections
-from bot.service.dashboard.access import Access
-from bot.service.dashboard.events import LOGGER, EventLog
-from bot.service.dashboard.feed import Feed
-from bot.service.dashboard.pages import Dashboard, page
 from bot.service.data_api import DataApi
 from bot.service.database import ServiceDatabase
 from bot.service.database_probe import DatabaseProbe
@@ -32,10 +36,7 @@ from bot.service.databases import open_database
 from bot.service.drain import Drain
 from bot.service.execute_api import ExecuteApi
 from bot.service.journal import Journal
-from bot.service.loop_lag import LoopLag
-from bot.service.metrics_api import MetricsApi
 from bot.service.middleware import around_request
-from bot.service.request_guard import AllowedHosts, guard
 from bot.service.settings import MAX_JSON_BYTES, ServiceSettings, Urls
 from bot.service.upload_api import UploadApi
 
@@ -55,10 +56,11 @@ def create_app(settings: ServiceSettings, phase4: Mapping[str, Any] | None = Non
     data = DataApi(database)
     uploads = UploadApi(database, settings.upload_dir, access, journal)
     batches = BatchApi(database)
+    library = phase4_library()
     lag = LoopLag()
     probe = DatabaseProbe(database)
     events = EventLog()
-    feed = app[FEED] = Feed(events, lambda: lag.last)
+    feed = app[FEED] = Feed(library, events, lambda: lag.last)
     shown = page()
 
     async def root(request: web.Request) -> web.Response:
@@ -75,7 +77,7 @@ def create_app(settings: ServiceSettings, phase4: Mapping[str, Any] | None = Non
     app.router.add_get("/api", _index)
     Dashboard(access, feed).add_routes(app)
     app.router.add_get("/health", health)
-    app.router.add_get("/metrics", access.guard(MetricsApi(lag).get))
+    app.router.add_get("/metrics", access.guard(MetricsApi(library, lag).get))
     app.router.add_get("/api/data", data.get)
     app.router.add_post("/api/execute", ExecuteApi(data).post)
     app.router.add_post("/api/batch", batches.post)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from aiohttp import web
 
 from bot.core.enhanced_startup_phase4 import get_phase4_status
+from bot.core.phase4_admin.access import Access
 from bot.service.app_keys import ACCESS, CONNECTIONS, DRAIN, FEED
 from bot.service.connections import (
     BACKLOG,
@@ -22,7 +23,6 @@ from bot.service.connections import (
     allow_open_files,
     with_fit_expectations,
 )
-from bot.service.dashboard.access import Access
 from bot.service.loop_errors import LoopErrors
 from bot.service.server import create_app
 from bot.service.settings import CannotStartError, ServiceSettings

@@ -26,9 +26,6 @@ def parse_port(text: str) -> int:
     return port
 
 
-TOKEN_VARIABLE = "PHASE4_DASHBOARD_TOKEN"  # noqa: S105 - the name of a variable
-HOSTS_VARIABLE = "PHASE4_ALLOWED_HOSTS"
-
 MAX_UPLOAD_BYTES = 16 * 1024 * 1024
 MAX_JSON_BYTES = 1024 * 1024
 

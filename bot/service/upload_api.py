@@ -16,12 +16,12 @@ from pathlib import Path
 from aiohttp import web
 
 from bot.core.cache_manager import CacheManager
+from bot.core.phase4_admin.access import Access
+from bot.core.phase4_admin.api_errors import ApiError, bad_request
+from bot.core.phase4_admin.client_address import client_address, client_of
 from bot.core.query_optimizer import QueryOptimizer
 from bot.core.rate_limiter import RateLimitConfig, RateLimiter
-from bot.service.api_errors import ApiError, bad_request
 from bot.service.bodies import BODY_SECONDS, chunks_of, coding_of, deadline
-from bot.service.client_address import client_address, client_of
-from bot.service.dashboard.access import Access
 from bot.service.data_api import parse_user_id, tags_of_name
 from bot.service.database import Database
 from bot.service.journal import Journal

@@ -15,7 +15,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from bot.core.load_balancer import LoadBalancer
-from bot.service.client_address import TRUSTED_PROXIES
+from bot.core.phase4_admin.client_address import TRUSTED_PROXIES
 from bot.service.front import Front as passing_on
 from bot.service.middleware import around_request
 from tests.service.conftest import ROOT, Service

@@ -3,10 +3,9 @@
 import pytest
 
 from bot.core.outbound import Outbound, Request
+from bot.core.phase4_admin import figures, status
 from bot.core.phase4_service import Phase4Service
 from bot.core.phase4_statistics.rolling_rates import RecentReader
-from bot.service import status
-from bot.service.dashboard import figures
 from tests.support.clock import VirtualClock
 
 

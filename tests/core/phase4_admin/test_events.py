@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from bot.service.dashboard.events import MAX_EVENTS, EventLog
+from bot.core.phase4_admin.events import MAX_EVENTS, EventLog
 
 
 @pytest.fixture

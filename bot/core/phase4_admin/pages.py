@@ -9,10 +9,10 @@ from importlib import resources
 
 from aiohttp import web
 
-from bot.service.api_errors import ApiError
-from bot.service.client_address import client_address, client_of
-from bot.service.dashboard.access import Access
-from bot.service.dashboard.feed import Feed, unix_time
+from bot.core.phase4_admin.access import Access
+from bot.core.phase4_admin.api_errors import ApiError
+from bot.core.phase4_admin.client_address import client_address, client_of
+from bot.core.phase4_admin.feed import Feed, unix_time
 
 STALL_SECONDS = 10.0
 """A viewer that takes in nothing for so long is dropped."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.service.status import _health_url, as_table
+from bot.core.phase4_admin.status import _health_url, as_table
 from tests.service.conftest import Service
 from tests.support.servers import free_port
 

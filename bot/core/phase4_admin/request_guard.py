@@ -16,11 +16,10 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from bot.core._shared.masking import one_line
-from bot.service.api_errors import ApiError
-from bot.service.client_address import host_name
-from bot.service.dashboard.access import Access
-from bot.service.middleware import Handler
-from bot.service.settings import HOSTS_VARIABLE
+from bot.core.phase4_admin import HOSTS_VARIABLE
+from bot.core.phase4_admin.access import Access, Handler
+from bot.core.phase4_admin.api_errors import ApiError
+from bot.core.phase4_admin.client_address import host_name
 
 _OPEN = frozenset(
     ("/", "/health", "/dashboard/dashboard.css", "/dashboard/dashboard.js", "/dashboard/icon.svg")

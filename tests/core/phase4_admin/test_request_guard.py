@@ -4,9 +4,9 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from bot.service.dashboard.access import Access
+from bot.core.phase4_admin.access import Access
+from bot.core.phase4_admin.request_guard import AllowedHosts, check_json, guard, same_origin
 from bot.service.middleware import around_request
-from bot.service.request_guard import AllowedHosts, check_json, guard, same_origin
 
 TOKEN = "a-token-of-the-operator"
 

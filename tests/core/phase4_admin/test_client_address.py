@@ -5,7 +5,7 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict
 
-from bot.service.client_address import TRUSTED_PROXIES, client_address, client_of, plain_address
+from bot.core.phase4_admin.client_address import TRUSTED_PROXIES, client_address, client_of, plain_address
 
 
 def request(*lines, peer="127.0.0.1"):

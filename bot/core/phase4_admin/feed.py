@@ -10,15 +10,14 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, NamedTuple
 
-import bot
+from bot.core._shared import __version__
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.masking import masked_traceback
-from bot.core.enhanced_startup_phase4 import get_phase4_status
+from bot.core.phase4_admin import figures
+from bot.core.phase4_admin.events import EventLog
+from bot.core.phase4_admin.history import History
+from bot.core.phase4_admin.library import Library
 from bot.core.phase4_statistics.rolling_rates import WINDOW, RecentReader
-from bot.core.query_optimizer import QueryOptimizer
-from bot.service.dashboard import figures
-from bot.service.dashboard.events import EventLog
-from bot.service.dashboard.history import History
 
 logger = logging.getLogger(__name__)
 
@@ -43,12 +42,14 @@ class Feed:
 
     def __init__(
         self,
+        library: Library,
         events: EventLog,
         lag: Callable[[], float],
         *,
         interval: float = INTERVAL,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        self._library = library
         self._events = events
         self._lag = lag
         self._interval = interval
@@ -156,19 +157,19 @@ class Feed:
 
     async def measure(self) -> dict[str, Any]:
         """Take one sample: into the history, and what the page shows of now."""
-        status = await get_phase4_status()
+        status = await self._library.status()
         recent = self._recent.read(self._clock.monotonic(), status["services"])
         at = round(self._clock.time(), 3)
         if at < self._state_at:
             self._history = History()  # its times would lie ahead of the present
         values = figures.points(status, recent, self._lag())
         self._history.add(at, values)
-        slow, patterns = await _queries()
+        slow, patterns = await _queries(self._library.running("query_optimizer"))
         return {
             "time": at,
             "interval": self._interval,
             "window": WINDOW,
-            "version": bot.__version__,
+            "version": __version__,
             "uptime": status["uptime_seconds"],
             "process": status["process"],
             "lag_ms": values["lag"],
@@ -186,10 +187,9 @@ class Feed:
         }
 
 
-async def _queries() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+async def _queries(optimizer: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Slow query shapes and N+1 findings: texts without literals, so without anything of a user's."""
-    optimizer = QueryOptimizer.get_instance()
-    if not optimizer.enabled:
+    if optimizer is None:
         return [], []
     slow = [
         {

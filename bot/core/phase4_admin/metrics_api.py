@@ -6,16 +6,16 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
-from bot.core.phase4_metrics import Phase4Collector
-from bot.service.loop_lag import LoopLag
+from bot.core.phase4_admin.library import Library
+from bot.core.phase4_admin.loop_lag import LoopLag
 
 
 class MetricsApi:
     """A registry of the service's own, so that two services in one process do not collide."""
 
-    def __init__(self, lag: LoopLag) -> None:
+    def __init__(self, library: Library, lag: LoopLag) -> None:
         self._registry = CollectorRegistry(auto_describe=True)
-        self._registry.register(Phase4Collector(more_histograms=lag.histograms))
+        self._registry.register(library.collector(lag.histograms))
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
         GCCollector(registry=self._registry)

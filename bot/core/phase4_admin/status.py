@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TextIO
 
 from bot.core._shared.masking import mask_url, one_line
-from bot.service.settings import TOKEN_VARIABLE
+from bot.core.phase4_admin import TOKEN_VARIABLE
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 TIMEOUT = 5.0

@@ -10,12 +10,13 @@ from typing import NamedTuple
 import pytest
 from aiohttp import ClientSession, web
 
+from bot.core.enhanced_startup_phase4 import phase4_library
+from bot.core.phase4_admin import pages
+from bot.core.phase4_admin.access import COOKIE, Access, is_loopback, valid_token
+from bot.core.phase4_admin.events import EventLog
+from bot.core.phase4_admin.feed import MAX_OF_ONE, MAX_VIEWERS, Feed
 from bot.core.query_optimizer import QueryOptimizer
 from bot.service.app_keys import FEED
-from bot.service.dashboard import pages
-from bot.service.dashboard.access import COOKIE, Access, is_loopback, valid_token
-from bot.service.dashboard.events import EventLog
-from bot.service.dashboard.feed import MAX_OF_ONE, MAX_VIEWERS, Feed
 from bot.service.server import create_app
 from bot.service.settings import ServiceSettings
 from tests.service.conftest import Service
@@ -391,7 +392,7 @@ async def test_findings_are_shown_and_nothing_of_a_users(app, session):
 
 
 async def test_a_clock_that_is_set_back_does_not_stop_the_stream(clock):
-    feed = Feed(EventLog(), lambda: 0.0, clock=clock)
+    feed = Feed(phase4_library(), EventLog(), lambda: 0.0, clock=clock)
     stream = feed.stream()
     await anext(stream)
     ahead = asyncio.ensure_future(anext(stream))
@@ -411,11 +412,11 @@ def sample(event):
     return json.loads(event.decode().partition("data: ")[2])
 
 
-@pytest.mark.parametrize("body", [b"[" * 100_000, b'{"token": 7}', b"no json"])
+@pytest.mark.parametrize("body", [b"[" * 100_000, b"[" * 4_000, b'{"token": 7}', b"no json"])
 def test_what_is_no_token_is_refused_whatever_it_is(service, body):
     status, _, text = get(service, "/dashboard/access", "POST", body, Content_Type="text/plain; charset=foo")
-    assert status in (400, 401)
-    assert json.loads(text)["error"]["code"] in ("bad_request", "wrong_token")
+    assert status in (400, 401, 413)
+    assert json.loads(text)["error"]["code"] in ("bad_request", "wrong_token", "too_large")
 
 
 def test_metrics_without_a_token_answer_to_no_name_from_elsewhere(service):

@@ -14,24 +14,25 @@ import ipaddress
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 from aiohttp import web
 
 from bot.core._shared.masking import one_line
-from bot.service.api_errors import ApiError
-from bot.service.bodies import read_json
-from bot.service.client_address import client_address, host_name, is_forwarded
-from bot.service.middleware import Handler
+from bot.core.phase4_admin.api_errors import ApiError
+from bot.core.phase4_admin.bodies import read_small
+from bot.core.phase4_admin.client_address import client_address, host_name, is_forwarded
 
 logger = logging.getLogger("bot.access")
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 COOKIE = "phase4_dashboard"
 SESSION_SECONDS = 12 * 3600
 SIGN_IN_SECONDS = 10.0
 MAX_SIGN_IN = 4_096
-"""Bytes of the body that are looked at."""
+"""Bytes of the body."""
 MAX_SIGNED_OUT = 10_000
 """Sessions that are remembered as ended until their cookies expire."""
 
@@ -152,9 +153,9 @@ class Access:
 
     async def sign_in(self, request: web.Request) -> web.Response:
         """The token in the body, for a cookie."""
-        body = await read_json(request, SIGN_IN_SECONDS)
+        body = await read_small(request, SIGN_IN_SECONDS, MAX_SIGN_IN)
         try:
-            given = msgspec.json.decode(body[:MAX_SIGN_IN], type=dict[str, object])["token"]
+            given = msgspec.json.decode(body, type=dict[str, object])["token"]
         except (ValueError, KeyError, RecursionError):
             raise ApiError(400, "bad_request", 'Send {"token": "..."}.') from None
         if not self.needed or not isinstance(given, str) or not self._is_token(given.strip()):

@@ -1,1 +1,0 @@
-"""The live dashboard at ``/``: one page, fed by server-sent events from one sampler."""
