@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Self, cast
 
-from bot.core._shared.errors import MisuseError
 from bot.core._shared.histogram import HistogramSnapshot
 from bot.core._shared.tasks import LoopLocalLock
 
@@ -60,21 +59,19 @@ class Phase4Service(ABC):
         """Switch off and give back every task, socket and thread. True once the service is off."""
 
     @abstractmethod
-    async def get_statistics(self) -> dict[str, Any]:
+    def snapshot(self) -> dict[str, Any]:
         """Figures measured since the start or the last reset, ready for JSON.
 
-        Reads what is at hand and waits for nothing: :meth:`statistics` relies on it.
+        For the thread that uses the service. Reads what is at hand and waits for nothing.
         """
 
     def statistics(self) -> dict[str, Any]:
         """:meth:`get_statistics` for code that cannot await, on the thread that uses the service."""
-        reading = self.get_statistics()
-        try:
-            reading.send(None)
-        except StopIteration as done:
-            return cast(dict[str, Any], done.value)
-        reading.close()
-        raise MisuseError(f"{type(self).__name__}.get_statistics() waits for something; it must not")
+        return self.snapshot()
+
+    async def get_statistics(self) -> dict[str, Any]:
+        """Figures measured since the start or the last reset, ready for JSON; see the service's page."""
+        return self.snapshot()
 
     @abstractmethod
     async def reset_statistics(self) -> None:

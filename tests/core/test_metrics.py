@@ -154,10 +154,10 @@ async def test_a_service_whose_statistics_fail_does_not_fail_the_scrape(scrape, 
     await RateLimiter.get_instance().enable()
     await QueryOptimizer.get_instance().enable()
 
-    async def fail(self):
+    def fail(self):
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(QueryOptimizer, "get_statistics", fail)
+    monkeypatch.setattr(QueryOptimizer, "snapshot", fail)
     seen = scrape()
     assert seen("phase4_service_enabled", service="query_optimizer") == 1
     assert seen("phase4_rate_limit_active_clients", tier="default") == 0
@@ -172,13 +172,13 @@ async def test_registering_twice_is_refused(registry):
 async def test_a_scrape_from_another_thread_is_answered_by_the_loop(registry, monkeypatch):
     await initialize_phase4_services({"ENABLE_RATE_LIMITER": True})
     read_in = []
-    statistics = RateLimiter.get_statistics
+    snapshot = RateLimiter.snapshot
 
-    async def noting(self):
+    def noting(self):
         read_in.append(threading.get_ident())
-        return await statistics(self)
+        return snapshot(self)
 
-    monkeypatch.setattr(RateLimiter, "get_statistics", noting)
+    monkeypatch.setattr(RateLimiter, "snapshot", noting)
     register_phase4_metrics(registry)
     try:
         seen = await asyncio.to_thread(Samples, registry)
@@ -204,18 +204,6 @@ async def test_a_blocked_loop_is_told_and_not_waited_for(registry, monkeypatch, 
 def test_without_a_loop_the_services_are_read_in_place(registry):
     register_phase4_metrics(registry)
     assert Samples(registry)("phase4_scrape_success") == 1
-
-
-async def test_a_get_statistics_that_waits_is_refused_by_the_synchronous_reading():
-    class Waiting(RateLimiter):
-        async def get_statistics(self):
-            await asyncio.sleep(1)
-            return {}
-
-    from bot.core._shared.errors import MisuseError
-
-    with pytest.raises(MisuseError, match=r"Waiting\.get_statistics"):
-        Waiting().statistics()
 
 
 async def test_every_service_can_be_read_without_waiting(services, tmp_path):

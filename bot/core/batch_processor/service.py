@@ -390,7 +390,7 @@ class BatchProcessor(Phase4Service):
 
     # Figures.
 
-    async def get_statistics(self) -> dict[str, Any]:
+    def snapshot(self) -> dict[str, Any]:
         """Counts since the start or the last reset.
 
         ``submitted_items`` is always ``total_items_processed`` (done) + ``failed_items`` (those cancelled

@@ -434,7 +434,7 @@ class CacheManager(Phase4Service):
 
     # Figures.
 
-    async def get_statistics(self) -> dict[str, Any]:
+    def snapshot(self) -> dict[str, Any]:
         """Counts since the start or the last reset; rates are percent, sizes MB."""
         counters = self._counters
         store = self._tiers.local.l1.store

@@ -430,7 +430,7 @@ class ConnectionPoolManager(Phase4Service):
 
     # Telling.
 
-    async def get_statistics(self) -> dict[str, Any]:
+    def snapshot(self) -> dict[str, Any]:
         """Pool name -> figures; see ``docs/connection_pool_manager.md``."""
         return {name: runner.statistics() for name, runner in self._pools.items()}
 

@@ -340,7 +340,7 @@ class LoadBalancer(Phase4Service):
 
     # Figures.
 
-    async def get_statistics(self) -> dict[str, Any]:
+    def snapshot(self) -> dict[str, Any]:
         """Figures since the start or the last reset, and each instance's state; see the docs page."""
         self._cluster.settle(self._now())
         self._deliver()

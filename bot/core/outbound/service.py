@@ -690,7 +690,7 @@ class Outbound(Phase4Service):
 
     # Figures.
 
-    async def get_statistics(self) -> dict[str, Any]:
+    def snapshot(self) -> dict[str, Any]:
         """Figures of design 5.7; see docs/outbound.md."""
         if not self._enabled:
             return {"enabled": False}

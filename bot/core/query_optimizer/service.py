@@ -510,7 +510,7 @@ class QueryOptimizer(Phase4Service):
         plans = self._invalidation.plans
         return await details_of(fingerprint, self._analyses, self._recorder, plans, self._ttl)
 
-    async def get_statistics(self) -> dict[str, Any]:
+    def snapshot(self) -> dict[str, Any]:
         """Counts since the start or the last reset; rates are percent of look-ups.
 
         ``total_executions`` and ``avg_execution_time_ms`` are of executions on the database.

@@ -397,7 +397,7 @@ class RateLimiter(Phase4Service):
 
     # Figures.
 
-    async def get_statistics(self) -> dict[str, Any]:
+    def snapshot(self) -> dict[str, Any]:
         """Counts since the start or the last reset; ``block_rate`` is percent of requests refused.
 
         ``active_clients`` counts buckets held: those that are not full, and some that were not long ago.
