@@ -108,6 +108,16 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.held[entry.chat] = max(self.held.get(entry.chat, -math.inf), until)
         self.poll()
 
+    @rule(chat=st.sampled_from(CHATS))
+    def release(self, chat):
+        held = self.held_all if chat is None else self.held.get(chat, -math.inf)
+        assert self.scheduler.release(chat, self.now) == (held > self.now)
+        if chat is None:
+            self.held_all = -math.inf
+        else:
+            self.held[chat] = -math.inf
+        self.poll()
+
     @precondition(lambda self: self.claims)
     @rule(data=st.data())
     def give_up(self, data):

@@ -17,7 +17,7 @@
 -- a process that was killed had reserved is free again a lease and a window later. In the windows of all chats
 -- it counts until a window after it LEFT. Whatever is found under a key that is not ours is removed.
 
-local ADMIT, STAMP, LEFT, REFUND, HOLD = 0, 1, 2, 3, 4
+local ADMIT, STAMP, LEFT, REFUND, HOLD, RELEASE = 0, 1, 2, 3, 4, 6
 local CLEAR, CHAT_FULL, GATE_FULL, CHAT_HELD, ALL_HELD, FORGOTTEN = 0, 1, 2, 3, 4, 5
 local WINDOWS, BUCKET, UNSCALED = 1, 2, 3
 local LEASE, GATE_LEASE = 30, 5 -- seconds; as in reservations.py
@@ -28,6 +28,7 @@ local REMEMBERED = 86400 -- seconds that an unused budget's epoch stays
 local CALL = '<BBc16dddddddd'
 local HEADER = 1 + 1 + 16 + 8 * 8
 local ROUNDING = 0.000001
+local RELEASED = 'p4o:release'
 
 local call, pcall, unpack, pack = redis.call, redis.pcall, struct.unpack, struct.pack
 local max, min, floor, ceil = math.max, math.min, math.floor, math.ceil
@@ -257,6 +258,27 @@ for i = 1, #KEYS do
         end
       end
     end
+  elseif op == RELEASE then
+    -- d 1 if all are meant
+    if d == 1 then
+      local till = number_of(tag .. ':all') or 0
+      if till > now then
+        scope, wait = ALL_HELD, till - now
+      end
+      call('DEL', tag .. ':all')
+    else
+      local key = tag .. ':h:' .. chat
+      local till, share = hold_of(key)
+      if till > now then
+        scope, wait = CHAT_HELD, till - now
+      end
+      if share < 1 then
+        call('SET', key, pack('<ddd', now, share, now), 'PX', seconds((1 - share) / RECOVERY))
+      else
+        call('DEL', key)
+      end
+    end
+    pcall('PUBLISH', RELEASED, KEYS[i])
   end
   answer[i + 1] = pack('<dd', scope, max(0, wait))
 end

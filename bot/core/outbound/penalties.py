@@ -41,7 +41,7 @@ class Slowdown:
 
 
 class GlobalPenalty:
-    """Until when nothing may be sent to anybody. Penalties are never shortened."""
+    """Until when nothing may be sent to anybody. Only :meth:`release` shortens it."""
 
     def __init__(self) -> None:
         self.until = -math.inf
@@ -51,6 +51,12 @@ class GlobalPenalty:
     def hold(self, until: float) -> None:
         """Send nothing to anybody until then."""
         self.until = max(self.until, until)
+
+    def release(self, now: float) -> bool:
+        """End it; False if it had ended."""
+        held = self.until > now
+        self.until = -math.inf
+        return held
 
     def refused(self, chat: object, now: float, until: float) -> bool:
         """A chat was refused until then; whether that makes the penalty one for all.

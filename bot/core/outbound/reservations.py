@@ -25,11 +25,13 @@ MOST_REMEMBERED = 100_000
 LONGEST = 1_000_000.0
 """Seconds that are believed of Redis at most."""
 
-_ADMIT, _STAMP, _LEFT, _REFUND, _HOLD, _GREET = range(6)
+_ADMIT, _STAMP, _LEFT, _REFUND, _HOLD, _GREET, _RELEASE = range(7)
 _WINDOWS, _BUCKET, _UNSCALED = 1, 2, 3
 _CALL = struct.Struct("<BB16s8d")
 _PAIR = struct.Struct("<dd")
 _NO_ID = bytes(16)
+RELEASED = "p4o:release"
+"""The channel on which admission.lua tells of released chats."""
 _TOKEN = re.compile(r"(\d{1,20}):[\w-]{10,}", re.ASCII)
 _PLAIN = re.compile(r"[A-Za-z0-9_.@-]{1,64}", re.ASCII)
 
@@ -164,6 +166,14 @@ def hold(tag: bytes, chat: Chat, seconds: float, *, refused: bool, share: float 
     """Key and call that tell all instances of a hold; None is all chats."""
     call = _CALL.pack(_HOLD, 0, _NO_ID, min(seconds, LONGEST), refused, share, chat is None, 0, 0, 0, 0)
     return _key(tag, b"n", chat), call
+
+
+def release(tag: bytes, chat: Chat) -> tuple[bytes, bytes]:
+    """Key and call that end a hold for all instances; None is that of all chats.
+
+    The script publishes the key, by which each instance knows which chat is meant.
+    """
+    return _key(tag, b"n", chat), _CALL.pack(_RELEASE, 0, _NO_ID, 0, 0, 0, chat is None, 0, 0, 0, 0)
 
 
 def greeting(tag: bytes) -> tuple[bytes, bytes]:

@@ -437,6 +437,18 @@ class Scheduler:
         state.held_until = max(state.held_until, now + seconds)
         self._apply_hold(state, now)
 
+    def release(self, chat: Chat, now: float) -> bool:
+        """End the hold of this chat, or that of all chats if it is None; False if there was none."""
+        if chat is None:
+            return self.penalty.release(now)
+        state = self.chats.get(chat)
+        if state is None or state.held_until <= now:
+            return False
+        state.held_until = -math.inf
+        for lane in list(state.lanes.values()):
+            self._place(lane, now)
+        return True
+
     def withdraw(self, claim: Claim, now: float) -> None:
         """Its caller gave up while it waited."""
         entry = claim.entry

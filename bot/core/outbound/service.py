@@ -218,6 +218,7 @@ class Outbound(Phase4Service):
                 self._clock,
                 answered=self._told,
                 holds=lambda: self._scheduler.holds(self._now()),
+                released=self._heard_of_release,
             )
         if before is not None:
             await to_the_end(before.stop())  # from now on it lets all leave unasked
@@ -647,6 +648,40 @@ class Outbound(Phase4Service):
             self._shared.hold(plain_chat(chat), float(seconds))
         if self._owner.loop is not None and not self._owner.elsewhere:
             self._poll()
+
+    async def release(self, chat: int | str | None) -> bool:
+        """End a hold of ``chat``, or the one of all chats if it is None; False if there was none.
+
+        Whoever it came from: if it was Telegram, which still means it, it refuses again. The lower rate of a
+        chat that was refused stays. With ``redis_url`` it ends in every instance; if Redis is away,
+        RedisUnavailableError is raised and the hold stays. Raises ValueError for what is no chat.
+        """
+        released = plain_chat(chat)
+        known = self._shared is not None and await self._shared.release(released)
+        found = False
+
+        async def end() -> None:
+            nonlocal found
+            found = self._end_hold(released)
+
+        loop = self._owner.loop
+        if loop is None or not await run_on_loop(loop, end):
+            await end()
+        return found or known
+
+    def _heard_of_release(self, chat: Chat) -> None:
+        """Another instance has ended a hold."""
+        if self._owner.elsewhere and self._owner.loop is not None:
+            with contextlib.suppress(RuntimeError):  # closed this moment
+                self._owner.loop.call_soon_threadsafe(self._end_hold, chat)
+        else:
+            self._end_hold(chat)
+
+    def _end_hold(self, chat: Chat) -> bool:
+        found = self._scheduler.release(chat, self._now())
+        if self._owner.loop is not None:
+            self._poll()
+        return found
 
     def _tell(self, chat: Chat, seconds: float, for_all: bool, error: Exception, now: float) -> None:
         level = logging.DEBUG

@@ -19,6 +19,7 @@ from bot.core.outbound.models import Chat
 from bot.core.outbound.rates import Rates
 from bot.core.outbound.reservations import (
     LEASE,
+    RELEASED,
     Answers,
     Own,
     Reservation,
@@ -27,9 +28,10 @@ from bot.core.outbound.reservations import (
     decode,
     greeting,
     hold,
+    release,
     tag_of,
 )
-from bot.core.redis_link import RedisLink, RedisUnavailableError
+from bot.core.redis_link import RedisLink, RedisUnavailableError, Subscription
 
 logger = logging.getLogger(__name__)
 
@@ -62,10 +64,12 @@ class SharedBudget:
         *,
         answered: Callable[[Entry, Verdict], None],
         holds: Callable[[], Iterable[tuple[Chat, float, float]]],
+        released: Callable[[Chat], None],
     ) -> None:
         """``answered(entry, verdict)`` is called for each request that :meth:`ask` did not let go itself.
 
-        ``holds()`` gives chats (None: all), for how many seconds they are held, and their share of rate.
+        ``holds()`` gives chats (None: all), for how many seconds they are held, and their share of rate;
+        ``released(chat)`` is called when another instance has ended a hold.
         """
         self.tag = tag_of(bot_id)
         self.url = url
@@ -75,6 +79,10 @@ class SharedBudget:
         self._now = clock.monotonic
         self._answered = answered
         self._holds = holds
+        self._released = released
+        self._releases = 0
+        """Heard of. What Redis refused that was asked before the last one may be held no more."""
+        self._subscription: Subscription | None = None
         self._own = Own()
         # Requests whose answer is awaited. Changed by ask, _ended and abandon.
         self._asked: dict[Entry, asyncio.Future[Verdict]] = {}
@@ -108,6 +116,8 @@ class SharedBudget:
                 await self._script.call(*greeting(self.tag))
             except BackendError as error:
                 self._failed(error)
+        if self._subscription is None:
+            self._subscription = self._link.listen(RELEASED, self._heard_of_release, lambda stands: None)
 
     # Requests.
 
@@ -125,10 +135,13 @@ class SharedBudget:
         self._asked[entry] = future
         self._own.left(reservation)
         self._arm()
-        future.add_done_callback(lambda answer: self._ended(entry, reservation, answer))
+        releases = self._releases
+        future.add_done_callback(lambda answer: self._ended(entry, reservation, answer, releases))
         return False
 
-    def _ended(self, entry: Entry, reservation: Reservation, answer: asyncio.Future[Verdict]) -> None:
+    def _ended(
+        self, entry: Entry, reservation: Reservation, answer: asyncio.Future[Verdict], releases: int
+    ) -> None:
         if self._asked.get(entry) is not answer:
             return  # its event loop has ended
         del self._asked[entry]
@@ -140,6 +153,8 @@ class SharedBudget:
         else:
             verdict = answer.result()
             self.refusing = False
+            if verdict.scope in (Scope.CHAT_HELD, Scope.ALL_HELD) and releases != self._releases:
+                verdict = Verdict(Scope.FORGOTTEN, 0.0)  # the hold may be over: ask once more
         if verdict is None:
             # Redis may have reserved it all the same: the number is told again when it is back.
             self.alone += 1
@@ -184,6 +199,22 @@ class SharedBudget:
     def hold(self, chat: Chat, seconds: float) -> None:
         """A hold that was learnt of elsewhere."""
         self._send(*hold(self.tag, chat, seconds, refused=False))
+
+    async def release(self, chat: Chat) -> bool:
+        """End a hold in Redis, and have the other instances told; False if Redis knew of none.
+
+        Raises as ``RedisLink.run`` if that cannot be said to have happened.
+        """
+        verdict: Verdict = await self._script.call(*release(self.tag, chat))
+        self._releases += 1
+        return verdict.scope is not Scope.CLEAR
+
+    def _heard_of_release(self, message: bytes) -> None:
+        self._releases += 1
+        for chat in [None, *[chat for chat, _, _ in self._holds() if chat is not None]]:
+            if release(self.tag, chat)[0] == message:
+                self._released(chat)
+                return
 
     # Redis.
 
@@ -284,6 +315,8 @@ class SharedBudget:
         finally:
             self._stopped = True
             self._cancel_timer()
+            if self._subscription is not None:
+                await self._subscription.stop()
             await self._tasks.stop()
             await self._script.stop()
             await self._link.release()
