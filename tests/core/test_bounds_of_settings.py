@@ -14,12 +14,14 @@ from bot.core.load_balancer import LoadBalancer
 from bot.core.outbound import Outbound
 from bot.core.phase4_config import ConfigError, Phase4Config
 from bot.core.phase4_config.catalog import SETTINGS
+from bot.core.query_optimizer import QueryOptimizer
 from bot.core.rate_limiter import RateLimiter
 
 SERVICES = {
     "batch_processor": BatchProcessor,
     "cache_manager": CacheManager,
     "connection_pools": ConnectionPoolManager,
+    "query_optimizer": QueryOptimizer,
     "rate_limiter": RateLimiter,
     "load_balancer": LoadBalancer,
     "outbound": Outbound,

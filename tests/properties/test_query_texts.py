@@ -1,12 +1,14 @@
 """Any text at all gets an answer from the query optimizer: no exception, no crash, and soon."""
 
+from typing import get_args
+
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
+from bot.core.phase4_config.query_optimizer import Dialect
 from bot.core.query_optimizer import QueryOptimizer
 from bot.core.query_optimizer.models import QueryType
-from bot.core.query_optimizer.service import DIALECTS
 from tests.support.searching import searching
 
 DEEP = {
@@ -74,7 +76,7 @@ async def answer(text, dialect):
 
 
 @searching(150, suppress_health_check=[HealthCheck.too_slow])
-@given(st.one_of(damaged(), soup, st.text(max_size=200)), st.sampled_from(DIALECTS))
+@given(st.one_of(damaged(), soup, st.text(max_size=200)), st.sampled_from(get_args(Dialect)))
 async def test_any_text_gets_an_answer(text, dialect):
     await answer(text, dialect)
 

@@ -98,5 +98,7 @@ def entry_refusal(hint: Any, name: str, value: Any, source: str) -> str:
             hints = get_type_hints(entry_hint, include_extras=True) if isinstance(entry_hint, type) else {}
             if field in hints and isinstance(entry, dict) and field in entry:
                 return said_of(f"{place}.{field}", entry[field], source, allowed(hints[field]))
+            if not path and not isinstance(entry_hint, type):
+                return refusal(place, entry, source, entry_hint)
             return said_of(place, entry, source, f"a valid entry, but: {said[:1].lower()}{said[1:]}")
     return ""

@@ -11,6 +11,9 @@ EXPLAINING = {"sqlite": "sqlite", "postgresql": "postgres", "mysql": "mysql"}
 """Backends that explain a query, and the dialects that they speak."""
 
 
+Dialect = Literal["", "postgres", "mysql", "sqlite"]
+
+
 class QueryOptimizerSettings(Settings, frozen=True, rename=starting("QUERY_OPTIMIZER_")):
     """Times are seconds."""
 
@@ -26,9 +29,7 @@ class QueryOptimizerSettings(Settings, frozen=True, rename=starting("QUERY_OPTIM
         Seconds, doc("seconds after which a read that callers share is given up; 0: never")
     ] = 120.0
     detect_n_plus_one: Annotated[bool, doc("watch for the N+1 query pattern")] = True
-    dialect: Annotated[
-        Literal["", "postgres", "mysql", "sqlite"], doc("SQL dialect of analysed queries; empty: generic")
-    ] = ""
+    dialect: Annotated[Dialect, doc("SQL dialect of analysed queries; empty: generic")] = ""
     n_plus_one_threshold: Annotated[
         int,
         Meta(
@@ -61,3 +62,6 @@ class QueryOptimizerSettings(Settings, frozen=True, rename=starting("QUERY_OPTIM
     graphql_max_complexity: Annotated[
         Count, doc("the most fields that a GraphQL operation may ask for, lists counted by their page size")
     ] = 10_000
+
+
+DEFAULTS = QueryOptimizerSettings()

@@ -10,6 +10,7 @@ from collections.abc import Hashable
 from typing import Any
 
 from bot.core._shared.masking import masked_traceback, one_line
+from bot.core.phase4_config.query_optimizer import DEFAULTS
 from bot.core.query_optimizer.errors import QueryTooComplexError
 from bot.core.query_optimizer.execution.remembered import Remembered
 from bot.core.query_optimizer.execution.results import key_of
@@ -50,9 +51,9 @@ class Analyses:
     def __init__(self) -> None:
         self.dialect = ""
         self.known = NOTHING
-        self.max_depth = 50
+        self.max_depth = DEFAULTS.graphql_max_depth
         """Fields of a GraphQL operation from the root to the deepest."""
-        self.max_complexity = 10_000
+        self.max_complexity = DEFAULTS.graphql_max_complexity
         """What a GraphQL operation may cost, in fields."""
         self._analyses: Remembered[Analysis] = Remembered(ANALYSES_CHARACTERS)
         self._advices: Remembered[Advice] = Remembered(ANALYSES_CHARACTERS)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from bot.core._shared.bounded_store import MAX_FREQUENCY
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.errors import LARGEST, InvalidArgumentError, invalid
-from bot.core._shared.validation import valid_number, valid_seconds
+from bot.core._shared.validation import valid_seconds
+from bot.core.phase4_config.query_optimizer import QueryOptimizerSettings
 from bot.core.phase4_service import Phase4Service
 from bot.core.query_optimizer.analyses import Analyses, stumbled
 from bot.core.query_optimizer.details import details_of
@@ -29,8 +30,6 @@ from bot.core.query_optimizer.stats import has_parameters
 if TYPE_CHECKING:
     from bot.core.query_optimizer.plans.prepare import Explainer
 
-DIALECTS = ("", "postgres", "mysql", "sqlite")
-
 _MB = 1_048_576
 
 
@@ -50,13 +49,11 @@ class QueryOptimizer(Phase4Service):
     def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
         super().__init__()
         self._now = clock.monotonic
-        self._ttl = 300.0
+        self._settings = QueryOptimizerSettings()
         self._transactions = Transactions()
         self._in_transaction = self._transactions.running
         self._analyses = Analyses()
-        self._invalidation = Invalidation(
-            self._analyses, self._transactions, self._now, max_size_mb=50.0, max_entries=10_000
-        )
+        self._invalidation = Invalidation(self._analyses, self._transactions, self._now)
         self._recorder = Recorder(clock, self._analyses, self._invalidation, self._transactions)
         self._execution = Execution(
             self._now, self._analyses, self._invalidation, self._transactions, self._recorder
@@ -100,53 +97,32 @@ class QueryOptimizer(Phase4Service):
         complexity over ``graphql_max_complexity`` (10,000) are not executed. A read that callers share is
         given up after ``query_timeout`` (120) seconds, 0: never. Raises ValueError for values out of bounds.
         """
-        ttl = self._ttl if cache_ttl is None else valid_seconds("cache_ttl", cache_ttl)
-        size = (
-            self._invalidation.max_size_mb
-            if cache_max_size_mb is None
-            else valid_number("cache_max_size_mb", cache_max_size_mb)
-        )
-        entries = self._invalidation.max_entries if cache_max_entries is None else cache_max_entries
-        if isinstance(entries, bool) or not isinstance(entries, int) or entries < 1:
-            raise invalid("cache_max_entries", entries, "a whole number of 1 or more")
-        slow = (
-            self._recorder.slow_threshold
-            if slow_query_threshold is None
-            else valid_number("slow_query_threshold", slow_query_threshold)
-        )
-        timeout = self._execution.timeout
-        if query_timeout is not None:
-            timeout = valid_seconds("query_timeout", query_timeout, zero=True) or None
-        if dialect is not None and dialect not in DIALECTS:
-            raise invalid("dialect", dialect, f"one of {DIALECTS}")
-        if n_plus_one_threshold is not None and (
-            isinstance(n_plus_one_threshold, bool)
-            or not isinstance(n_plus_one_threshold, int)
-            or not 2 <= n_plus_one_threshold <= 10_000
-        ):
-            raise invalid("n_plus_one_threshold", n_plus_one_threshold, "a whole number from 2 to 10,000")
-        window = None if n_plus_one_window is None else valid_seconds("n_plus_one_window", n_plus_one_window)
-        speaks = self._analyses.dialect if dialect is None else dialect
-        behind = _relations("views", views, speaks)
-        along = _relations("cascades", cascades, speaks)
-        max_depth = self._analyses.max_depth if graphql_max_depth is None else graphql_max_depth
-        max_complexity = (
-            self._analyses.max_complexity if graphql_max_complexity is None else graphql_max_complexity
-        )
-        for name, limit in (("graphql_max_depth", max_depth), ("graphql_max_complexity", max_complexity)):
-            if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-                raise invalid(name, limit, "a whole number of 1 or more")
-        pure = self._analyses.known.pure if pure_functions is None else _functions(pure_functions)
         async with self._transition:
-            self._ttl = self._recorder.repeated_within = ttl
-            self._recorder.slow_threshold, self._execution.timeout = slow, timeout
-            self._analyses.limit(max_depth, max_complexity)
-            if n_plus_one_threshold is not None:
-                self._recorder.detector.threshold = n_plus_one_threshold
-            if window is not None:
-                self._recorder.detector.window = window
-            if detect_n_plus_one is not None:
-                self._recorder.detecting = detect_n_plus_one
+            settings = self._settings.changed(
+                cache_ttl=cache_ttl,
+                cache_max_size_mb=cache_max_size_mb,
+                cache_max_entries=cache_max_entries,
+                slow_query_threshold=slow_query_threshold,
+                detect_n_plus_one=detect_n_plus_one,
+                dialect=dialect,
+                n_plus_one_threshold=n_plus_one_threshold,
+                n_plus_one_window=n_plus_one_window,
+                views=views,
+                cascades=cascades,
+                pure_functions=pure_functions,
+                graphql_max_depth=graphql_max_depth,
+                graphql_max_complexity=graphql_max_complexity,
+                query_timeout=query_timeout,
+            )
+            speaks = settings.dialect
+            # Those of an earlier call are declared already.
+            behind = [] if views is None else _relations("views", settings.views, speaks)
+            along = [] if cascades is None else _relations("cascades", settings.cascades, speaks)
+            pure = _functions(settings.pure_functions)
+            self._settings = settings
+            self._recorder.configure(settings)
+            self._execution.timeout = settings.query_timeout or None
+            self._analyses.limit(settings.graphql_max_depth, settings.graphql_max_complexity)
             invalidation = self._invalidation
             if self._analyses.read_as(speaks, pure):
                 invalidation.cache.write_anything()  # cached by another reading of the same texts
@@ -154,7 +130,7 @@ class QueryOptimizer(Phase4Service):
                 invalidation.declare_view(name, tables)
             for name, tables in along:
                 invalidation.declare_cascade(name, tables)
-            invalidation.resize(size, entries)
+            invalidation.resize(settings.cache_max_size_mb, settings.cache_max_entries)
             invalidation.switch_on()
             self._live = invalidation.live
             self._enabled = True
@@ -235,7 +211,7 @@ class QueryOptimizer(Phase4Service):
             if not self._enabled:
                 return OptimizationResult(query, QueryType.UNKNOWN, query, fingerprint="", tables=[])
             try:
-                return advise_mongo(query, params).result(self._ttl)
+                return advise_mongo(query, params).result(self._settings.cache_ttl)
             except MemoryError:
                 raise
             except Exception as error:
@@ -247,7 +223,8 @@ class QueryOptimizer(Phase4Service):
         repeated = self._recorder.saved_by_caching(advice.analysis)
         plans = self._invalidation.plans
         plan = None if plans is None else await plans.evidence_for(advice, params)
-        return advice.result(self._ttl, self._recorder.n_plus_one_of(advice.analysis), repeated, plan)
+        patterns = self._recorder.n_plus_one_of(advice.analysis)
+        return advice.result(self._settings.cache_ttl, patterns, repeated, plan)
 
     @property
     def dialect(self) -> str:
@@ -355,7 +332,7 @@ class QueryOptimizer(Phase4Service):
         read, a function such as now()), or if the result is too large or cannot be copied.
         """
         _valid_query(query)
-        seconds = self._ttl if ttl is None else valid_seconds("ttl", ttl)
+        seconds = self._settings.cache_ttl if ttl is None else valid_seconds("ttl", ttl)
         if not isinstance(fresh, bool):
             raise invalid("fresh", fresh, "True or False")
         if not self._enabled:
@@ -395,7 +372,8 @@ class QueryOptimizer(Phase4Service):
         if not self._enabled:
             return await executor(query, params)
         _valid_query(query)
-        seconds = self._ttl if ttl is None else valid_seconds("ttl", ttl)
+        if ttl is not None:
+            ttl = valid_seconds("ttl", ttl)
         database = ""
         try:
             key: Hashable = query if params is None else key_of(query, params)
@@ -430,6 +408,7 @@ class QueryOptimizer(Phase4Service):
                     return entry.value if entry.thaw is None else entry.thaw(entry.value)
             if analysis.graphql is not None:
                 self._analyses.refuse_excess(analysis, query, params)
+        seconds = self._settings.cache_ttl if ttl is None else ttl
         call = Call(query, params, executor, analysis, key, seconds, database)
         self._recorder.watch(call, self._now())
         return await self._execution.run(call)
@@ -495,7 +474,7 @@ class QueryOptimizer(Phase4Service):
 
     async def get_slow_queries(self, threshold: float | None = None) -> list[SlowQuery]:
         """Query shapes that took at least ``threshold`` seconds once (default: the configured one)."""
-        seconds = self._recorder.slow_threshold if threshold is None else threshold
+        seconds = self._settings.slow_query_threshold if threshold is None else threshold
         return self._recorder.statistics.slow_queries(seconds * 1000)
 
     async def describe_query(self, fingerprint: str) -> QueryDetails | None:
@@ -508,7 +487,7 @@ class QueryOptimizer(Phase4Service):
         if not self._enabled:
             return None
         plans = self._invalidation.plans
-        return await details_of(fingerprint, self._analyses, self._recorder, plans, self._ttl)
+        return await details_of(fingerprint, self._analyses, self._recorder, plans, self._settings.cache_ttl)
 
     def snapshot(self) -> dict[str, Any]:
         """Counts since the start or the last reset; rates are percent of look-ups.
@@ -572,12 +551,10 @@ def _names(argument: str, names: Collection[str], dialect: str) -> list[str]:
 
 
 def _relations(
-    argument: str, given: Mapping[str, Collection[str]] | None, dialect: str
+    argument: str, given: Mapping[str, Collection[str]], dialect: str
 ) -> list[tuple[str, list[str]]]:
     found = []
-    for name, tables in (given or {}).items():
-        if isinstance(tables, str):
-            raise invalid(f"{argument}[{name!r}]", tables, "a list of tables")
+    for name, tables in given.items():
         others = _names(f"{argument}[{name!r}]", tables, dialect)
         found += [(each, others) for each in _names(argument, [name], dialect)]
     return found

@@ -10,6 +10,7 @@ from typing import Any
 from bot.core._shared.isolation import Frozen, freeze
 from bot.core._shared.masking import one_line
 from bot.core._shared.singleflight import SingleFlight
+from bot.core.phase4_config.query_optimizer import DEFAULTS
 from bot.core.query_optimizer.analyses import Analyses
 from bot.core.query_optimizer.errors import QueryTimeoutError
 from bot.core.query_optimizer.execution.call import Call
@@ -44,7 +45,7 @@ class Execution:
         self._invalidation = invalidation
         self._transactions = transactions
         self._recorder = recorder
-        self.timeout: float | None = 120.0
+        self.timeout: float | None = DEFAULTS.query_timeout
         """Seconds after which a read that callers share is given up; None: never."""
         self._flights: SingleFlight[Frozen | None] = SingleFlight()
         self._told: set[str] = set()

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable,
 from typing import TYPE_CHECKING, Any
 
 from bot.core._shared.singleflight import SingleFlight
+from bot.core.phase4_config.query_optimizer import DEFAULTS
 from bot.core.query_optimizer.analyses import Analyses
 from bot.core.query_optimizer.execution.catalog import CatalogReader
 from bot.core.query_optimizer.execution.result_scopes import read_in, scope_key, tell, told, written_in
@@ -43,14 +44,11 @@ class Invalidation:
         analyses: Analyses,
         transactions: Transactions,
         now: Callable[[], float],
-        *,
-        max_size_mb: float,
-        max_entries: int,
     ) -> None:
         self._analyses = analyses
         self._transactions = transactions
-        self.max_size_mb = max_size_mb
-        self.max_entries = max_entries
+        self.max_size_mb = DEFAULTS.cache_max_size_mb
+        self.max_entries = DEFAULTS.cache_max_entries
         self.relations = Relations()
         self.catalog = CatalogReader(now)
         self.plans: PlanReader | None = None

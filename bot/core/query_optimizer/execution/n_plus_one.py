@@ -23,14 +23,14 @@ from typing import Any
 
 from cachetools import LRUCache
 
+from bot.core.phase4_config.query_optimizer import DEFAULTS
+
 MAX_SHAPES = 64
 """Shapes counted per context; the one that appeared first leaves first."""
 
 MAX_PATTERNS = 1_000
 MAX_CALL_SITES = 5
 
-DEFAULT_THRESHOLD = 10
-DEFAULT_WINDOW = 2.0
 
 # Frames of these are not where a bot issues its query; below those of the loop there is another task.
 _LIBRARY = re.compile(r"(?:bot\.core\.(?:query_optimizer|_shared)|asyncio|contextlib|functools)(?:\.|\Z)")
@@ -109,7 +109,9 @@ class Request:
 class Detector:
     """Counts what runs, by context; tells when a pattern is reached."""
 
-    def __init__(self, *, threshold: int = DEFAULT_THRESHOLD, window: float = DEFAULT_WINDOW) -> None:
+    def __init__(
+        self, *, threshold: int = DEFAULTS.n_plus_one_threshold, window: float = DEFAULTS.n_plus_one_window
+    ) -> None:
         self.threshold = threshold
         self.window = window
         # One per detector, so that two optimizers in one task do not count for each other. A context

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from bot.core._shared.clock import Clock
 from bot.core._shared.masking import one_line
+from bot.core.phase4_config.query_optimizer import QueryOptimizerSettings
 from bot.core.query_optimizer.advice.rules.registry import register
 from bot.core.query_optimizer.analyses import Analyses
 from bot.core.query_optimizer.execution.call import Call
@@ -37,27 +38,28 @@ class Recorder:
         self._transactions = transactions
         self.statistics = ExecutionStatistics()
         self.detector = Detector()
-        self.detecting = True
-        """Whether N+1 patterns are looked for."""
-        self.slow_threshold = 1.0
-        """Seconds from which an execution is slow."""
-        self.repeated_within = 300.0
-        """Seconds within which the same again is a repetition: the TTL that a cached result would have."""
+        self._settings = QueryOptimizerSettings()
         self.missed = 0
         """Look-ups without an answer, since the start or the last reset."""
         self.specimens = Specimens()
         self._slow_log = SlowQueryLog()
 
+    def configure(self, settings: QueryOptimizerSettings) -> None:
+        """Go by these settings from now on."""
+        self._settings = settings
+        self.detector.threshold = settings.n_plus_one_threshold
+        self.detector.window = settings.n_plus_one_window
+
     def record(self, call: Call, milliseconds: float, rows: int, key: Hashable) -> None:
         """Count an execution. ``key`` tells executions of the shape apart; None where nothing does."""
         analysis = call.analysis
-        slow = milliseconds >= self.slow_threshold * 1000
+        slow = milliseconds >= self._settings.slow_query_threshold * 1000
         self.statistics.record(analysis, milliseconds, rows, slow, self._clock.time())
         if key is not None and analysis.cacheable and self._transactions.current() is None:
             version = self._invalidation.version_of(analysis)
-            self.statistics.note_repeat(
-                analysis, key, milliseconds, version, self._now(), self.repeated_within
-            )
+            # Within the time that a cached result would live.
+            within = self._settings.cache_ttl
+            self.statistics.note_repeat(analysis, key, milliseconds, version, self._now(), within)
         if slow:
             self.specimens.note(call, call_site(call.executor))
             unnamed = self._slow_log.note(analysis.fingerprint, self._now())
@@ -70,7 +72,7 @@ class Recorder:
     def watch(self, call: Call, now: float) -> None:
         """Count one query for the N+1 detection."""
         analysis, key = call.analysis, call.key
-        if not self.detecting or key is None or analysis.transaction:
+        if not self._settings.detect_n_plus_one or key is None or analysis.transaction:
             return
         detector = self.detector
         tally = detector.note(analysis.fingerprint, hash(key), (call.query, call.params), now)
