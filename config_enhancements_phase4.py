@@ -244,8 +244,9 @@ ENABLE_OUTBOUND = False
 # OUTBOUND_CHAT_BURST = 3
 # messages to all chats within a second; answers do not wait (a whole number >= 1 and <= 100_000)
 # OUTBOUND_BULK_LIMIT = 30
-# messages of OUTBOUND_BULK_LIMIT that are kept for answers (a whole number >= 0 and <= 100_000)
-# OUTBOUND_BULK_RESERVE = 3
+# messages of OUTBOUND_BULK_LIMIT that are kept for answers; None: a tenth of them (a whole number >= 0
+# and <= 100_000 or None)
+# OUTBOUND_BULK_RESERVE = None
 # paid broadcasts to all chats within a second (a whole number >= 1 and <= 100_000)
 # OUTBOUND_PAID_LIMIT = 1000
 # chat actions in a chat: a list of [number, seconds], which hold all at once (a list)

@@ -5,6 +5,7 @@ import types
 import pytest
 
 from bot.core._shared.errors import InvalidArgumentError
+from bot.core.outbound import Limits
 from bot.core.phase4_config import SETTING_NAMES, ConfigError, Phase4Config
 
 
@@ -227,3 +228,20 @@ def test_what_is_not_given_stays():
     changed = settings.changed(default_ttl=9, l1_max_entries=None)
     assert (changed.default_ttl, changed.l1_max_entries) == (9, 8)
     assert settings.default_ttl == 7
+
+
+@pytest.mark.parametrize(("text", "reserve"), [("", None), ("none", None), ("7", 7), ("0", 0)])
+def test_a_setting_that_may_be_none_is_told_so_by_the_environment(text, reserve):
+    assert load().OUTBOUND_BULK_RESERVE is None  # a tenth of the limit, whatever that is
+    assert reserve == load(environ={"OUTBOUND_BULK_RESERVE": text}).OUTBOUND_BULK_RESERVE
+    assert load({"OUTBOUND_BULK_RESERVE": None}, environ={"OUTBOUND_BULK_RESERVE": "5"}) == load()
+
+
+def test_limits_of_outbound_have_the_defaults_of_their_settings():
+    limits, settings = Limits(), load().outbound
+    assert limits.group == (settings.group_limit, settings.group_window)
+    assert limits.chat == (1, 1.0 / settings.chat_rate)
+    assert (limits.bulk, limits.paid) == ((settings.bulk_limit, 1.0), (settings.paid_limit, 1.0))
+    for field in ("chat_burst", "bulk_reserve", "edits"):
+        assert getattr(limits, field) == getattr(settings, field)
+    assert limits.typing == settings.typing_limits

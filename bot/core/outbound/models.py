@@ -65,8 +65,8 @@ class Limits(Struct, frozen=True, kw_only=True):
             _valid_window("typing", window)
         valid_count("chat_burst", self.chat_burst, 1, MAX_BURST)
         reserve = self.bulk_reserve
-        if reserve is not None and (type(reserve) is not int or not 0 <= reserve <= 100_000):
-            raise invalid("bulk_reserve", reserve, "a whole number from 0 to 100,000, or None")
+        if reserve is not None and (type(reserve) is not int or not 0 <= reserve <= MAX_REQUESTS):
+            raise invalid("bulk_reserve", reserve, f"a whole number from 0 to {MAX_REQUESTS:,}, or None")
         if self.edits not in ("shared", "separate"):
             raise invalid("edits", self.edits, '"shared" or "separate"')
 

@@ -17,9 +17,16 @@ def bare(hint: Any) -> Any:
     return hint
 
 
+def is_optional(hint: Any) -> bool:
+    """Whether None is allowed too."""
+    return type(None) in get_args(bare(hint))
+
+
 def base_type(hint: Any) -> Any:
-    """A type without its bounds and parameters: ``dict``, ``Literal``, ``int``."""
+    """A type without its bounds and parameters, and without None: ``dict``, ``Literal``, ``int``."""
     hint = bare(hint)
+    if is_optional(hint):
+        hint = bare(get_args(hint)[0])
     return get_origin(hint) or hint
 
 
@@ -36,6 +43,8 @@ def allowed(hint: Any) -> str:
             for sign, bound in ((">", meta.gt), (">=", meta.ge), ("<", meta.lt), ("<=", meta.le)):
                 if bound is not None:
                     bounds.append(f"{sign} {_plain(bound)}")
+    if get_origin(hint) is UnionType or get_origin(hint) is Union:
+        return allowed(hint)
     origin = get_origin(hint) or hint
     if origin is Literal:
         return "one of " + ", ".join(repr(choice) for choice in get_args(hint))

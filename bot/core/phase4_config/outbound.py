@@ -14,6 +14,7 @@ MAX_BURST = 1_000
 MAX_TYPING_LIMITS = 8
 
 Requests = Annotated[int, Meta(ge=1, le=MAX_REQUESTS)]
+Reserve = Annotated[int, Meta(ge=0, le=MAX_REQUESTS)]
 WindowSeconds = Annotated[float, Meta(ge=SHORTEST_WINDOW, le=LONGEST_WINDOW)]
 Burst = Annotated[int, Meta(ge=1, le=MAX_BURST)]
 TypingLimits = Annotated[tuple[tuple[Requests, WindowSeconds], ...], Meta(max_length=MAX_TYPING_LIMITS)]
@@ -31,8 +32,9 @@ class OutboundSettings(Settings, frozen=True, rename=starting("OUTBOUND_")):
     chat_burst: Annotated[Burst, doc("messages that may go to a private chat at once")] = 3
     bulk_limit: Annotated[Requests, doc("messages to all chats within a second; answers do not wait")] = 30
     bulk_reserve: Annotated[
-        int, Meta(ge=0, le=100_000, description="messages of OUTBOUND_BULK_LIMIT that are kept for answers")
-    ] = 3
+        Reserve | None,
+        doc("messages of OUTBOUND_BULK_LIMIT that are kept for answers; None: a tenth of them"),
+    ] = None
     paid_limit: Annotated[Requests, doc("paid broadcasts to all chats within a second")] = 1000
     typing_limits: Annotated[
         TypingLimits, doc("chat actions in a chat: a list of [number, seconds], which hold all at once")

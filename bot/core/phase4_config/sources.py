@@ -22,7 +22,7 @@ from bot.core.phase4_config.catalog import (
     describe_allowed,
     unknown,
 )
-from bot.core.phase4_config.messages import base_type, refusal
+from bot.core.phase4_config.messages import base_type, is_optional, refusal
 from bot.core.phase4_config.settings import ConfigError, converted
 
 logger = logging.getLogger(__name__)
@@ -149,6 +149,8 @@ def _decode_environment(environ: Mapping[str, str], problems: list[str]) -> dict
 
 def _decode_text(name: str, text: str, base: Any) -> Any:
     stripped = text.strip()
+    if is_optional(SETTINGS[name].hint) and stripped.lower() in ("", "none"):
+        return None
     if base is bool:
         if stripped.lower() in _TRUE:
             return True
