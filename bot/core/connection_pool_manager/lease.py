@@ -191,6 +191,13 @@ def _view_of(lease: PooledConnection, slot: Slot) -> Any:
     return view
 
 
+def end_use(slot: Slot) -> None:
+    """End everything that was taken from the connection's lease."""
+    guard, slot.guard, slot.view = slot.guard, None, None
+    if guard is not None:
+        guard.end()
+
+
 def note_error(lease: PooledConnection, error: BaseException) -> None:
     """Have the lease remember what an error that ended its block says about the server."""
     slot = lease._slot

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import math
 import os
 import time
-from collections.abc import Callable, Coroutine
-from functools import partial
 from typing import Any
 
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.histogram import HistogramSnapshot
 from bot.core._shared.loop_owner import seen, still_runs
 from bot.core._shared.tasks import BackgroundTasks
+from bot.core.connection_pool_manager.alarm import Alarm
 from bot.core.connection_pool_manager.connecting import Connector
+from bot.core.connection_pool_manager.connection_tasks import CLOSE_TIMEOUT, ConnectionTasks
 from bot.core.connection_pool_manager.drivers.base import Driver
 from bot.core.connection_pool_manager.errors import (
     LeaseError,
@@ -24,19 +23,14 @@ from bot.core.connection_pool_manager.errors import (
     PoolConnectError,
     PoolReplacedError,
 )
-from bot.core.connection_pool_manager.lease import PooledConnection, caller_site, set_own
+from bot.core.connection_pool_manager.lease import PooledConnection, caller_site, end_use, set_own
 from bot.core.connection_pool_manager.models import PoolHealth, PoolSpec
 from bot.core.connection_pool_manager.pool import (
-    BROKEN,
     Action,
-    Check,
-    Close,
     Grant,
     Leak,
-    Open,
     Pool,
     Refuse,
-    Reset,
     Returned,
     Slot,
     Verdict,
@@ -52,10 +46,6 @@ from bot.core.connection_pool_manager.reports import (
 from bot.core.connection_pool_manager.slow_calls import SlowCalls
 from bot.core.connection_pool_manager.stats import Counters
 
-logger = logging.getLogger(__name__)
-
-CLOSE_TIMEOUT = 2.0
-"""Seconds for a polite close; then the socket is closed without one."""
 _CLEAN = Verdict.CLEAN
 _new_lease = PooledConnection.__new__
 _inherited: list[PoolRunner] = []
@@ -84,13 +74,14 @@ class PoolRunner:
         self._verdict = driver.verdict
         self._is_let_go = driver.is_let_go
         self._traces = spec.options.leak_threshold > 0
-        self._tasks = BackgroundTasks()
-        self._number = 0
+        self._tasks = tasks = BackgroundTasks()
+        self._connections = ConnectionTasks(
+            self.pool, driver, self._connector, reports, tasks, clock, self._do
+        )
+        self._alarm = Alarm(self._expire, tasks, clock, name=f"pool-{spec.name}-timer")
         self._drained: asyncio.Event | None = None
         self._process = os.getpid()
         self._is_replaced = False
-        self._alarm: Callable[[], Any] | None = None
-        self._alarm_at = math.inf
         self._settled: asyncio.Future[None] | None = None  # start waits for the first connections
 
     # Life.
@@ -117,10 +108,10 @@ class PoolRunner:
                         self.pool.last_error = error
                     raise
                 self._reports.cannot_start()
-                self._not_opened(error)
+                self._connections.not_opened(error)
                 self._tasks.spawn(self._keep_house(), name=f"pool-{self.name}")
                 return
-            self._do(self.pool.opened(self._slot(raw), self._now()))
+            self._do(self.pool.opened(self._connections.new_slot(raw), self._now()))
             self._tasks.spawn(self._keep_house(), name=f"pool-{self.name}")
             await self._filled()
         except BaseException:
@@ -181,11 +172,11 @@ class PoolRunner:
                     self._reports.closed_on_loan(slot, self._now())
         finally:
             # Also when cancelled: neither tasks nor sockets outlive the pool.
-            self._cancel_alarm()
+            self._alarm.cancel()
             try:
                 await self._tasks.stop()
             finally:
-                self._terminate_all()
+                self._connections.terminate_all()
                 await self.driver.stop()
         return clean
 
@@ -201,24 +192,12 @@ class PoolRunner:
         """
         if self.is_inherited:
             for slot in self.pool.leased:
-                _end(slot)
+                end_use(slot)
             _inherited.append(self)
             return
         self.pool.close(self._now())
-        self._terminate_all()
+        self._connections.terminate_all()
         self.driver.abandon()
-
-    def _terminate_all(self) -> None:
-        pool = self.pool
-        for group in (pool.leased, pool.proving, pool.closing):
-            for slot in list(group):
-                _end(slot)
-                self._terminate(slot)
-        pool.proving.clear()
-        pool.closing.clear()
-        pool.counters.released += len(pool.leased)
-        pool.leased.clear()
-        pool.opening = 0
 
     # Acquiring.
 
@@ -249,8 +228,8 @@ class PoolRunner:
         now = self._now()
         waiter = Waiter(now, now + (self.spec.options.acquire_timeout if timeout is None else timeout))
         waiter.future = self.loop.create_future()
-        if waiter.deadline < self._alarm_at:
-            self._set_alarm(waiter.deadline)
+        if waiter.deadline < self._alarm.at:
+            self._alarm.set(waiter.deadline)
         site = caller_site(2) if self._traces else None
         try:
             self._do(pool.request(waiter, now))
@@ -268,30 +247,7 @@ class PoolRunner:
         set_own(lease, "_runner", self)
         return lease
 
-    # One timer for all waiters, set to the first deadline: one for each would cost more than the rest of
-    # a wait, and nearly all are served in time.
-
-    def _set_alarm(self, at: float) -> None:
-        self._cancel_alarm()
-        self._alarm_at = at
-        seconds = max(0.0, at - self._now())
-        if self.clock is SYSTEM_CLOCK:
-            assert self.loop is not None
-            self._alarm = self.loop.call_later(seconds, self._expire).cancel
-        else:
-            self._alarm = self._tasks.spawn(self._expire_after(seconds), name=self._task_name("timer")).cancel
-
-    def _cancel_alarm(self) -> None:
-        cancel, self._alarm, self._alarm_at = self._alarm, None, math.inf
-        if cancel is not None:
-            cancel()
-
-    async def _expire_after(self, seconds: float) -> None:
-        await self.clock.sleep(seconds)
-        self._expire()
-
     def _expire(self) -> None:
-        self._alarm, self._alarm_at = None, math.inf
         now = self._now()
         for waiter in self.pool.overdue(now):
             if not waiter.future.done():
@@ -300,7 +256,7 @@ class PoolRunner:
                 waiter.future.set_exception(error)
         waiting = [waiter.deadline for waiter in self.pool.waiters if not waiter.future.done()]
         if waiting:
-            self._set_alarm(min(waiting))
+            self._alarm.set(min(waiting))
 
     # Giving back.
 
@@ -314,7 +270,7 @@ class PoolRunner:
         if slot.guard is not None:
             demotion = slot.guard.demotion
             if slot.view is None or demotion is not None or not self._is_let_go(slot.view, slot.guard):
-                _end(slot)
+                end_use(slot)
         try:
             verdict = self._verdict(slot.raw)
         except Exception as error:
@@ -357,12 +313,12 @@ class PoolRunner:
             if slot is None:
                 raise LeaseError(f"connection of pool {self.name!r}: released twice")
             set_own(lease, "_slot", None)
-            _end(slot)
+            end_use(slot)
             if slot in self.pool.leased:
                 self.pool.leased.discard(slot)
                 self.pool.counters.released += 1
             if not self.is_inherited:
-                self._terminate(slot)
+                self._connections.terminate(slot)
             return
         self.release(lease, healthy)
 
@@ -377,7 +333,7 @@ class PoolRunner:
     def _reclaim(self, slot: Slot) -> None:
         if slot not in self.pool.leased:
             return
-        _end(slot)
+        end_use(slot)
         if not slot.reported:
             self.pool.counters.leaked += 1
         self._reports.dropped(slot, self._now())
@@ -394,28 +350,15 @@ class PoolRunner:
                 if future.done():  # cancelled in this very tick: its withdraw hands the connection on
                     continue
                 future.set_result(None)
-            elif isinstance(action, Open):
-                self._spawn("open", self._open(action.delay), partial(self._not_opened, None))
-            elif isinstance(action, Close):
-                self._spawn(
-                    "close", self._close(action.slot, action.reason), partial(self._closed, action.slot)
-                )
-            elif isinstance(action, Check):
-                if action.is_for_primary:
-                    report = partial(self.pool.checked, is_for_primary=True)
-                    self._prove_soon("check", action.slot, self._prove_primary, report)
-                else:
-                    self._prove_soon("check", action.slot, self.driver.ping, self.pool.checked)
-            elif isinstance(action, Reset):
-                self._prove_soon("reset", action.slot, self.driver.reset, self.pool.was_reset)
             elif isinstance(action, Refuse):
                 if not action.waiter.future.done():
                     action.waiter.future.set_exception(self._closed_error())
             elif isinstance(action, Leak):
                 self._reports.leak(action, self._now())
-            else:
-                assert isinstance(action, Returned)
+            elif isinstance(action, Returned):
                 self._reports.returned(action)
+            else:
+                self._connections.start(action)
         pool = self.pool
         settled = self._settled
         if settled is not None and not settled.done() and (not pool.opening or pool.failures):
@@ -426,137 +369,6 @@ class PoolRunner:
             and not (pool.leased or pool.proving or pool.closing or pool.opening)
         ):
             self._drained.set()
-
-    def _task_name(self, what: str) -> str:
-        return f"pool-{self.name}-{what}"
-
-    def _spawn(self, what: str, work: Coroutine[Any, Any, None], undone: Callable[[], None]) -> None:
-        """Run ``work``, which tells the pool of its own end; ``undone`` does if it is cancelled unbegun."""
-        began = False
-
-        async def run() -> None:
-            nonlocal began
-            began = True
-            await work
-
-        def ended(_: asyncio.Task[None]) -> None:
-            if not began:
-                work.close()
-                undone()
-
-        running = run()
-        try:
-            task = self._tasks.spawn(running, name=self._task_name(what))
-        except RuntimeError:  # the loop has ended, and with it everything that it might have done
-            running.close()
-            work.close()
-            return
-        task.add_done_callback(ended)
-
-    def _prove_soon(
-        self,
-        what: str,
-        slot: Slot,
-        work: Callable[[Any], Coroutine[Any, Any, None]],
-        report: Callable[[Slot, bool, float], list[Action]],
-    ) -> None:
-        self._spawn(what, self._prove(slot, work, report), lambda: self._proved(slot, False, report))
-
-    def _proved(self, slot: Slot, ok: bool, report: Callable[[Slot, bool, float], list[Action]]) -> None:
-        if slot in self.pool.proving:
-            self._do(report(slot, ok, self._now()))
-
-    async def _prove_primary(self, raw: Any) -> None:
-        if await self.driver.is_primary(raw) is False:
-            raise PoolConnectError("it leads to a server that does not take writes")
-
-    def _not_opened(self, failure: Exception | None) -> None:
-        login_refused = isinstance(failure, PoolConnectError) and failure.login_refused
-        self._do(self.pool.open_failed(failure, self._now(), login_refused=login_refused))
-
-    async def _open(self, delay: float) -> None:
-        try:
-            if delay:
-                await self.clock.sleep(delay)
-            if self.pool.is_closed:
-                self._not_opened(None)
-                return
-            if self.pool.is_searching:
-                self.driver.look_elsewhere()
-            raw = await self._connector.connect()
-            is_primary = None if self.pool.demoted_since is None else await self._is_primary(raw)
-        except BaseException as error:
-            failure = error if isinstance(error, Exception) else None
-            if failure is not None:
-                now = self._now()
-                self._reports.cannot_open(failure, now, is_serving=self.pool.is_serving(now))
-            self._not_opened(failure)
-            if failure is None:
-                raise
-            return
-        self._reports.opened()
-        was_demoted = self.pool.demoted_since is not None
-        actions = self.pool.opened(self._slot(raw), self._now(), is_primary=is_primary)
-        if was_demoted and self.pool.demoted_since is None:
-            self._reports.found_primary()
-        self._do(actions)
-
-    async def _is_primary(self, raw: Any) -> bool | None:
-        """Whether a new connection leads to a server that takes writes; False also if it does not answer."""
-        try:
-            async with asyncio.timeout(self.spec.options.validation_timeout):
-                return await self.driver.is_primary(raw)
-        except Exception as error:
-            logger.debug("Pool %r: cannot ask for the primary: %s", self.name, self._connector.masked(error))
-            return False
-        except BaseException:
-            self.driver.terminate(raw)
-            raise
-
-    def _slot(self, raw: Any) -> Slot:
-        self._number += 1
-        return Slot(raw, self._number)
-
-    async def _close(self, slot: Slot, reason: str) -> None:
-        logger.debug("Pool %r: connection %d is closed: %s", self.name, slot.number, reason)
-        try:
-            if reason != BROKEN:
-                async with asyncio.timeout(CLOSE_TIMEOUT):
-                    await self.driver.close(slot.raw)
-        except Exception:
-            logger.debug("Pool %r: connection %d not closed politely", self.name, slot.number)
-        finally:
-            # Whatever happened, and also when cancelled: nothing stays open. Nothing to do if it worked.
-            self._closed(slot)
-
-    def _closed(self, slot: Slot) -> None:
-        self._terminate(slot)
-        if slot in self.pool.closing:
-            self._do(self.pool.closed(slot, self._now()))
-
-    def _terminate(self, slot: Slot) -> None:
-        try:
-            self.driver.terminate(slot.raw)
-        except Exception as error:
-            said = self._connector.masked(error)
-            logger.debug("Pool %r: connection %d not terminated: %s", self.name, slot.number, said)
-
-    async def _prove(
-        self,
-        slot: Slot,
-        work: Callable[[Any], Coroutine[Any, Any, None]],
-        report: Callable[[Slot, bool, float], list[Action]],
-    ) -> None:
-        ok = False
-        try:
-            async with asyncio.timeout(self.spec.options.validation_timeout):
-                await work(slot.raw)
-            ok = True
-        except Exception as error:
-            said = self._connector.masked(error)
-            logger.debug("Pool %r: connection %d is broken: %s", self.name, slot.number, said)
-        finally:
-            self._proved(slot, ok, report)
 
     async def _keep_house(self) -> None:
         while not self.pool.is_closed:
@@ -624,10 +436,3 @@ class PoolRunner:
         counters = self.pool.counters = Counters()
         counters.acquired = counters.peak_active = leased
         counters.peak_connections = self.pool.total
-
-
-def _end(slot: Slot) -> None:
-    """End everything that was taken from the connection's lease."""
-    guard, slot.guard, slot.view = slot.guard, None, None
-    if guard is not None:
-        guard.end()
