@@ -124,7 +124,7 @@ async def _enable_cache_manager(cache: Any, config: Phase4Config) -> None:
 
 
 async def _enable_connection_pool_manager(pools: Any, config: Phase4Config) -> None:
-    from bot.core.connection_pool_manager.service import urls_of
+    from bot.core.connection_pool_manager.specs import urls_of
 
     settings = config.connection_pools
     await pools.enable(

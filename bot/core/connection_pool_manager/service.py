@@ -15,11 +15,10 @@ from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.errors import MisuseError, invalid
 from bot.core._shared.histogram import HistogramSnapshot
 from bot.core._shared.loop_owner import still_runs
-from bot.core._shared.masking import mask_url, one_line
+from bot.core._shared.masking import one_line
 from bot.core._shared.tasks import BackgroundTasks, LoopLocalLock, run_on_loop
 from bot.core._shared.validation import valid_seconds
 from bot.core.connection_pool_manager.drivers import driver_class
-from bot.core.connection_pool_manager.drivers.base import check_address, check_scheme
 from bot.core.connection_pool_manager.errors import (
     LeaseError,
     PoolReplacedError,
@@ -29,24 +28,16 @@ from bot.core.connection_pool_manager.errors import (
 from bot.core.connection_pool_manager.lease import Owner, PooledConnection, note_error
 from bot.core.connection_pool_manager.models import (
     BACKENDS,
-    OPTION_NAMES,
     PoolHealth,
     PoolOptions,
     PoolSpec,
 )
 from bot.core.connection_pool_manager.runner import PoolRunner
-from bot.core.phase4_config import Phase4Config, PoolSettings
+from bot.core.connection_pool_manager.specs import PoolSpecs
+from bot.core.phase4_config import PoolSettings
 from bot.core.phase4_service import Phase4Service
 
 logger = logging.getLogger(__name__)
-
-LOCAL_DEFAULTS = {
-    "mongodb": "mongodb://127.0.0.1:27017/test",
-    "redis": "redis://127.0.0.1:6379/0",
-    "postgresql": "postgresql://postgres@127.0.0.1:5432/postgres",
-    "mysql": "mysql://root@127.0.0.1:3306/",
-}
-"""Where a backend usually listens; used when no url is given or configured."""
 
 DRAIN_SECONDS = 5.0
 
@@ -67,12 +58,10 @@ class ConnectionPoolManager(Phase4Service):
         # An entry is changed under the lock of its name only, but for reads.
         self._pools: dict[str, PoolRunner] = {}
         self._changing: defaultdict[str, LoopLocalLock] = defaultdict(LoopLocalLock)
-        self._defaults: PoolOptions | None = None  # None: from the configuration
-        self._configured: dict[str, PoolSettings] | None = None
+        self._specs = PoolSpecs()
         self._made_from_settings: set[str] = set()
         self._replaced: set[PoolRunner] = set()  # by one of other settings; their leases are waited for
         self._tasks = BackgroundTasks()
-        self._urls: dict[str, str] = {}
 
     # On and off.
 
@@ -112,17 +101,17 @@ class ConnectionPoolManager(Phase4Service):
                 "query_timeout": query_timeout,
             }
             if any(value is not None for value in given.values()):
-                self._defaults = (self._defaults or PoolOptions()).changed(**given)
+                self._specs.defaults = (self._specs.defaults or PoolOptions()).changed(**given)
             if urls is not None:
-                self._urls = {backend: url for backend, url in urls.items() if url}
+                self._specs.urls = {backend: url for backend, url in urls.items() if url}
             self._enabled = True
             if pools is None:
                 return True
-            self._configured = dict(pools)
+            self._specs.configured = dict(pools)
             return await self._create_configured()
 
     async def _create_configured(self) -> bool:
-        configured = self._configured or {}
+        configured = self._specs.configured or {}
         gone = list(self._made_from_settings - set(configured))
         self._made_from_settings.difference_update(gone)
         await asyncio.gather(*[self._drop(name) for name in gone])
@@ -137,7 +126,7 @@ class ConnectionPoolManager(Phase4Service):
         try:
             if not name:
                 raise invalid("name", name, "a non-empty string")
-            spec = self._spec(name, settings.backend, None, None, None, {})
+            spec = self._specs.spec(name, settings.backend, None, None, None, {})
             running = self._pools.get(name)
             if running is not None and running.spec != spec and name in self._made_from_settings:
                 await self._change(spec)
@@ -253,7 +242,7 @@ class ConnectionPoolManager(Phase4Service):
             raise invalid("name", name, "a non-empty string")
         if backend not in BACKENDS:
             raise invalid("backend", backend, "one of " + ", ".join(map(repr, BACKENDS)))
-        spec = self._spec(name, backend, min_size, max_size, url, driver_options)
+        spec = self._specs.spec(name, backend, min_size, max_size, url, driver_options)
         was_on = self._enabled
         self._enabled = True  # before it is made: a disable meanwhile has the last word
         try:
@@ -263,59 +252,6 @@ class ConnectionPoolManager(Phase4Service):
                 self._enabled = False
             raise
         return True
-
-    def _spec(
-        self,
-        name: str,
-        backend: str,
-        min_size: int | None,
-        max_size: int | None,
-        url: str | None,
-        given: Mapping[str, Any],
-    ) -> PoolSpec:
-        config = None
-        if self._configured is None or self._defaults is None:
-            config = Phase4Config.load()
-        configured = self._configured if self._configured is not None else config.DATABASE_POOLS  # type: ignore[union-attr]
-        entry = configured.get(name)
-        if entry is not None and entry.backend != backend:
-            entry = None
-        options: dict[str, Any] = {**(entry.options if entry is not None else {}), **given}
-        if url is None:
-            url = (entry.url if entry is not None else "") or self._url_for(backend, config)
-        if not isinstance(url, str):
-            raise invalid("url", url, "a string")
-        schemes = driver_class(backend).schemes
-        check_scheme(url, backend, schemes)
-        if backend != "sqlite" and not url.lower().startswith("unix"):
-            check_address(url)
-        defaults = self._defaults or PoolOptions(**(config or Phase4Config()).connection_pools.sizes())
-        fields = {key: options.pop(key) for key in list(options) if key in OPTION_NAMES}
-        if entry is not None:
-            min_size = entry.min_size if min_size is None else min_size
-            max_size = entry.max_size if max_size is None else max_size
-        if max_size is not None:
-            fields["max_size"] = max_size
-        if min_size is not None:
-            fields["min_size"] = min_size
-        return PoolSpec(name, backend, url, defaults.changed(**fields), options)
-
-    def _url_for(self, backend: str, config: Phase4Config | None) -> str:
-        url = self._urls.get(backend)
-        if not url and config is not None:
-            url = urls_of(config).get(backend)
-        general = self._urls.get("DATABASE_URL") or (config.DATABASE_URL if config is not None else "")
-        if not url and general and backend in ("postgresql", "mysql", "sqlite"):
-            # The local default would be another database than the one that was meant.
-            raise invalid(
-                "url", None,
-                f"a url of the pool's own: its backend is {backend!r}, and DATABASE_URL = "
-                f"{mask_url(general)} is not of that backend",
-            )  # fmt: skip
-        url = url or LOCAL_DEFAULTS.get(backend)
-        if not url:
-            raise invalid("url", None, "a url such as sqlite:///bot.db, or DATABASE_URL set to one")
-        return url
 
     async def _create(self, spec: PoolSpec, *, wants_server: bool = True) -> None:
         async with self._changing[spec.name]:
@@ -506,13 +442,3 @@ def _release(lease: PooledConnection, healthy: bool) -> None:
 
 def _is_orphan(runner: Owner) -> bool:
     return runner.is_inherited or not still_runs(runner.loop)
-
-
-def urls_of(config: Phase4Config) -> dict[str, str]:
-    """Backend -> the url its setting gives; ``DATABASE_URL`` serves the backend of its scheme."""
-    found = {"mongodb": config.MONGODB_URL, "redis": config.REDIS_URL}
-    for backend in ("mongodb", "redis", "postgresql", "mysql", "sqlite"):
-        scheme = config.DATABASE_URL.split("://", 1)[0].split("+")[0].lower()
-        if scheme in driver_class(backend).schemes and not found.get(backend):
-            found[backend] = config.DATABASE_URL
-    return {backend: url for backend, url in found.items() if url}

@@ -62,7 +62,7 @@ async def check(
             # Without settings there is nothing else to hold against the machine.
             advice = "correct the setting; nothing else was checked"
             return [*findings, *(fail("settings", problem, advice) for problem in error.problems)]
-    from bot.core.connection_pool_manager.service import urls_of
+    from bot.core.connection_pool_manager.specs import urls_of
     from bot.service.check import servers
 
     urls = urls_of(config)

@@ -129,7 +129,7 @@ async def test_an_url_of_sqlalchemys_is_understood(pools, postgresql_url, scheme
 
 @pytest.mark.parametrize("database", ["mongodb://u:hunter2@db/app", "mysql://u:hunter2@db/app"])
 async def test_a_pool_does_not_take_a_local_default_where_another_database_was_named(pools, database):
-    from bot.core.connection_pool_manager.service import urls_of
+    from bot.core.connection_pool_manager.specs import urls_of
 
     config = Phase4Config.from_mapping(
         {"DATABASE_URL": database, "DATABASE_POOLS": {"p": {"backend": "postgresql"}}}
