@@ -28,13 +28,13 @@ PLACES = re.compile(r"%(?:\.?\d*)([a-z%])")
 ALLOWED = {
     # Code's own words, names of classes and packages, and what was checked when it was set.
     "core/batch_processor/durable/loops.py": {"what"},
+    "core/connection_pool_manager/connection_tasks.py": {"reason", "said"},
     "core/connection_pool_manager/drivers/base.py": {"self.package"},
     "core/connection_pool_manager/reports.py": {
         "failure",  # of the connector, which masks
         "self.demotion", "describe_site(slot.site)",
         "args",  # of its callers, here and in slow_calls.py
     },
-    "core/connection_pool_manager/runner.py": {"reason", "said"},
     "core/connection_pool_manager/slow_calls.py": {
         "describe_site(first.site)", "f'after query_timeout = {limit:g} s' if limit else 'never'",
     },
