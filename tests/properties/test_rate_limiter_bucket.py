@@ -221,7 +221,7 @@ class ManyClients(RuleBasedStateMachine):
 
     @rule(client=st.integers(0, 20))
     def forgive(self, client):
-        self.shared.forget(client)
+        self.shared.forget(client, self.now)
         self.own.pop(client, None)
 
     @invariant()

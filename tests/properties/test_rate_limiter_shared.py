@@ -89,7 +89,7 @@ class SharedAndLocal(RuleBasedStateMachine):
             and record[UNTIL] <= self.now
             and not local.penalties.matters(client, self.now)
         ):
-            local.forget(client)
+            local.forget(client, self.now)
         return local
 
     checks = st.tuples(st.sampled_from(range(3)), st.sampled_from(CLIENTS), st.integers(1, 3))
@@ -151,7 +151,7 @@ class SharedAndLocal(RuleBasedStateMachine):
     def forgive(self, client):
         self.script.registered_client.unlink(client_key(client))
         for local in self.local:
-            local.forget(client)
+            local.forget(client, self.now)
         self.since[client] = self.now + 1 / 128  # what was reserved before is given back in vain
         self.ticks += 1
 

@@ -20,7 +20,7 @@
 -- or a little less, but locks nobody out. An entry for the limit FORGIVEN says that the client was
 -- forgiven: penalties of before may still be on their way.
 
-local TAKE, PEEK, RESERVE, REFUND, PENALTY, RESET = 0, 1, 2, 3, 4, 5
+local TAKE, PEEK, RESERVE, REFUND, PENALTY, RESET, RESET_LIMIT = 0, 1, 2, 3, 4, 5, 6
 local FORGIVEN = 'p4reset!'
 local FORMAT = 2
 local SIZE = 80
@@ -57,7 +57,7 @@ for i = 1, #KEYS do
         if name == limit then
           debt, told, count, early, step = max(0, d - elapsed), t - elapsed, n, e - elapsed, s - elapsed
           keep, reserved, epoch = k, r, o
-        else
+        elseif mode ~= RESET_LIMIT or name ~= FORGIVEN then
           others = others or {}
           others[#others + 1] = value:sub(position, position + SIZE - 1)
           others_end = max(others_end, k)
@@ -151,6 +151,11 @@ for i = 1, #KEYS do
     second = others and 1 or 0
     others, others_end = nil, 0
     debt, told, count = a, -NEVER, 0
+  elseif mode == RESET_LIMIT then
+    -- What is known of this limit goes; `a` is how long the mark stays that the client was forgiven.
+    second = keep > 0 and 1 or 0
+    limit = FORGIVEN
+    debt, told, count, early, step, keep, reserved, epoch = a, -NEVER, 0, 0, 0, 0, 0, now
   else
     changed = false
     slack = tolerance - debt

@@ -138,10 +138,10 @@ class Buckets:
         held[client] = tat - tokens * self.interval
         return True
 
-    def forget(self, client: ClientId) -> bool:
+    def forget(self, client: ClientId, now: float) -> bool:
         """Give the client a full bucket and a clean slate; False if it had both."""
-        found = self.fresh.pop(client, None) is not None
-        found = self.aging.pop(client, None) is not None or found
+        tat = max(self.fresh.pop(client, now), self.aging.pop(client, now))
+        found = tat > now or self.penalties.matters(client, now)
         self.penalties.forget(client)
         return found
 

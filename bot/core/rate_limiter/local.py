@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
 from bot.core._shared.clock import Clock
@@ -34,8 +34,8 @@ class Limits(Protocol[B]):
     async def peek(self, buckets: B, client: ClientId) -> tuple[float, bool]:
         """The slack, in seconds, of a check for no tokens, and whether only this instance says so."""
 
-    async def reset_client(self, client: ClientId) -> bool:
-        """Forgive a client under every limit; False if nobody knew anything of it."""
+    async def reset_client(self, client: ClientId, limits: Sequence[B] | None) -> bool:
+        """Forgive a client under these limits (None: every one); False if nobody knew anything of it."""
 
 
 class LocalBuckets:
@@ -86,10 +86,11 @@ class LocalBuckets:
         """See :class:`Limits`."""
         return buckets.peek(client, self._now()), False
 
-    async def reset_client(self, client: ClientId) -> bool:
+    async def reset_client(self, client: ClientId, limits: Sequence[Buckets] | None) -> bool:
         """See :class:`Limits`."""
+        now = self._now()
         found = False
-        for buckets in self._all_buckets():
-            found = buckets.forget(client) or found
+        for buckets in self._all_buckets() if limits is None else limits:
+            found = buckets.forget(client, now) or found
             self.lines.forget((buckets, client))
         return found

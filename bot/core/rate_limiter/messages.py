@@ -12,6 +12,10 @@ CHANNEL = "p4r:reset"
 MOVED = b"p4r:m:"
 """What messages begin with that bucket.lua sends when a place in a line was given back."""
 
+LIMIT = b"p4r:l:"
+"""What messages begin with that tell of a client forgiven under one limit."""
+LIMIT_ID_SIZE = 8
+
 _GIVEN_BACK = struct.Struct("<8sdddd")
 """Limit, instance that gave tokens back, epoch, number, and the tokens in seconds."""
 
@@ -29,13 +33,21 @@ class Place(NamedTuple):
     """The client's."""
 
 
-def reset_message(key: bytes, client: ClientId) -> bytes:
-    """Tells that the client of a Redis key is forgiven."""
-    return key[:6] + _name(client)
+def reset_message(key: bytes, client: ClientId, limit_id: bytes = b"") -> bytes:
+    """Tells that the client of a Redis key is forgiven, under one limit if ``limit_id`` names it."""
+    message = key[:6] + _name(client)
+    return LIMIT + limit_id + message if limit_id else message
 
 
-def client_of(message: bytes) -> ClientId:
-    """The client that a :func:`reset_message` is of; ValueError for anything else."""
+def reset_of(message: bytes) -> tuple[ClientId, bytes]:
+    """The client and limit (empty: all) of a :func:`reset_message`; ValueError for anything else."""
+    if not message.startswith(LIMIT):
+        return _client_of(message), b""
+    start = len(LIMIT)
+    return _client_of(message[start + LIMIT_ID_SIZE :]), message[start : start + LIMIT_ID_SIZE]
+
+
+def _client_of(message: bytes) -> ClientId:
     kind, name = message[4:5], message[6:]
     if message[:4] != b"p4r:" or message[5:6] != b":":
         raise ValueError("not a reset")

@@ -12,7 +12,7 @@ from bot.core.rate_limiter.models import EARLY, Backoff, ClientId, RateLimitConf
 from bot.core.rate_limiter.penalty import COUNT, EARLY_FROM, UNTIL, Penalties
 
 # As bucket.lua has them.
-TAKE, PEEK, RESERVE, REFUND, PENALTY, RESET = range(6)
+TAKE, PEEK, RESERVE, REFUND, PENALTY, RESET, RESET_LIMIT = range(7)
 _CHECK = struct.Struct("<8sBddddddd")
 
 FORGIVEN_SECONDS = 5.0
@@ -77,6 +77,10 @@ class Mirror(Buckets):
         return _CHECK.pack(
             self.limit_id, mode, self.interval, self.tolerance, self.margin, float(tokens), a, b, c
         )
+
+    def reset_argument(self) -> bytes:
+        """Forgive a client what it did under this limit."""
+        return self.argument(RESET_LIMIT, 0, FORGIVEN_SECONDS)
 
     def take_argument(self, tokens: int, client: ClientId = "") -> bytes:
         """The argument of a take."""

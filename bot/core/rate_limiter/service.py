@@ -387,13 +387,16 @@ class RateLimiter(Phase4Service):
             return RateLimitStatus((buckets, slack - buckets.interval, 1, now, *alone))
         return RateLimitStatus((buckets, slack, 0, now, *alone))
 
-    async def reset_client(self, client_id: ClientId) -> bool:
-        """Forgive a client under every limit: full buckets, no backoff. False if it had nothing.
+    async def reset_client(self, client_id: ClientId, limit: RateLimitConfig | str | None = None) -> bool:
+        """Forgive a client: full buckets, no backoff. False if it had both already.
 
-        Where limits are shared, in every instance: they hear of it within milliseconds, or when Redis
-        is back if it is away.
+        Under every limit, or under ``limit`` alone: a config, or the name of a tier. 5 and "5" are two
+        clients. Where limits are shared, in every instance: they hear of it within milliseconds, or when
+        Redis is back if it is away. Raises TypeError for what is no client or no limit, and
+        UnknownTierError.
         """
-        return await self._limits.reset_client(plain_client(client_id))
+        client = plain_client(client_id)
+        return await self._limits.reset_client(client, None if limit is None else self._buckets_of(limit))
 
     # Figures.
 
@@ -428,6 +431,14 @@ class RateLimiter(Phase4Service):
             self._shared.reset_statistics()
 
     # Finding the buckets of a limit.
+
+    def _buckets_of(self, limit: RateLimitConfig | str) -> list[Buckets]:
+        """All that a limit has: the default one may be asked for by its config, too."""
+        tier, config = (limit, None) if isinstance(limit, str) else (None, limit)
+        found = [self._buckets(config, tier, 1)]
+        if config is not None and config is self._default_limit:
+            found.append(self._by_config.get(None))
+        return [buckets for buckets in found if buckets is not None]
 
     def _buckets(self, config: RateLimitConfig | None, tier: str | None, tokens: int) -> Buckets | None:
         """The buckets to take ``tokens`` from; None while the limiter is off. Raises for misuse."""

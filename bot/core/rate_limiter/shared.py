@@ -8,7 +8,7 @@ import logging
 import math
 import random
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -18,7 +18,7 @@ from bot.core._shared.histogram import Histogram
 from bot.core._shared.masking import one_line
 from bot.core._shared.tasks import BackgroundTasks
 from bot.core.rate_limiter.errors import RateLimitExceeded
-from bot.core.rate_limiter.messages import CHANNEL, MOVED, client_of, place_of, reset_message
+from bot.core.rate_limiter.messages import CHANNEL, MOVED, place_of, reset_message, reset_of
 from bot.core.rate_limiter.mirror import (
     PEEK,
     REFUND,
@@ -78,7 +78,8 @@ class SharedBuckets:
         # _send_reports and _forget.
         self._unreported: dict[tuple[Mirror, ClientId], None] = {}
         self._report_timer: asyncio.TimerHandle | None = None
-        self._owed: dict[ClientId, None] = {}
+        # Resets that Redis has not heard of: the client, and the limit (None: all).
+        self._owed: dict[tuple[ClientId, Mirror | None], None] = {}
         # Who waits for what Redis has reserved, and for what was reserved while it was away.
         self._lines = Lines(clock)
         self._lines_alone = Lines(clock)
@@ -234,22 +235,24 @@ class SharedBuckets:
                 return min(slack, mirror.tolerance), False
         return mirror.peek(client, self._now()), True
 
-    async def reset_client(self, client: ClientId) -> bool:
+    async def reset_client(self, client: ClientId, limits: Sequence[Mirror] | None) -> bool:
         """Reset a client, here and in every instance; False if none had any state of it.
 
-        If Redis is away, it is forgiven there when it is back.
+        Under ``limits``, or under every one. If Redis is away, it is forgiven there when it is back.
         """
-        key = client_key(client)
+        resets = [(client, limit) for limit in (limits if limits is not None else (None,))]
         self._resets += 1
-        found = self._forget(client)
-        self._owe(client)
-        try:
-            removed = await self._forgive(key, client)
-        except BackendError as error:
-            self._failed(error)
-            return found
-        self._owed.pop(client, None)
-        return found or removed
+        found = self._forget(client, limits)
+        for reset in resets:
+            self._owe(reset)
+        for reset in resets:
+            try:
+                found = await self._forgive(*reset) or found
+            except BackendError as error:
+                self._failed(error)
+                return found
+            self._owed.pop(reset, None)
+        return found
 
     def _take_alone(self, mirror: Mirror, client: ClientId, tokens: int) -> tuple[bool, RateLimitStatus]:
         self.degraded_checks += 1
@@ -334,23 +337,28 @@ class SharedBuckets:
 
     # Resets.
 
-    def _forget(self, client: ClientId) -> bool:
+    def _forget(self, client: ClientId, limits: Iterable[Mirror] | None = None) -> bool:
         found = False
-        for mirror in self._mirrors():
-            found = mirror.forget(client) or found
+        now = self._now()
+        for mirror in self._mirrors() if limits is None else limits:
+            found = mirror.forget(client, now) or found
             self._unreported.pop((mirror, client), None)
             self._lines_alone.forget((mirror, client))
             self._lines.forget((mirror.limit_id, client_key(client)))
         return found
 
-    def _owe(self, client: ClientId) -> None:
+    def _owe(self, reset: tuple[ClientId, Mirror | None]) -> None:
         if len(self._owed) < MAX_OWED:
-            self._owed[client] = None
+            self._owed[reset] = None
 
-    async def _forgive(self, key: bytes, client: ClientId) -> bool:
-        _, found, _, _ = await self._script.call(key, RESET_ARGUMENT)
+    async def _forgive(self, client: ClientId, limit: Mirror | None) -> bool:
+        key = client_key(client)
+        argument, limit_id = RESET_ARGUMENT, b""
+        if limit is not None:
+            argument, limit_id = limit.reset_argument(), limit.limit_id
+        _, found, _, _ = await self._script.call(key, argument)
         # After the reset in Redis: an instance that asks it because of this message finds a full bucket.
-        await self.link.execute("PUBLISH", CHANNEL, reset_message(key, client))
+        await self.link.execute("PUBLISH", CHANNEL, reset_message(key, client, limit_id))
         return bool(found)
 
     def _received(self, message: bytes) -> None:
@@ -359,12 +367,13 @@ class SharedBuckets:
             return
         self._resets += 1
         try:
-            client = client_of(message)
+            client, limit_id = reset_of(message)
         except ValueError:
             # Whom it meant is unknown, so everybody may have been forgiven.
             self._forget_refusals()
             return
-        self._forget(client)
+        limits = [mirror for mirror in self._mirrors() if mirror.limit_id == limit_id] if limit_id else None
+        self._forget(client, limits)
 
     def _heard_of_place(self, message: bytes) -> None:
         """Another instance gave back a place that waits of this one may stand behind."""
@@ -415,12 +424,12 @@ class SharedBuckets:
                 self._tasks.spawn(self._pay(), name="rate-limiter-owed-resets")
 
     async def _pay(self) -> None:
-        for client in list(self._owed):
+        for reset in list(self._owed):
             try:
-                await self._forgive(client_key(client), client)
+                await self._forgive(*reset)
             except BackendError:
                 return  # the next recovery goes on
-            self._owed.pop(client, None)
+            self._owed.pop(reset, None)
 
     def _served(self, seconds: float | None) -> None:
         self.checks += 1

@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from bot.core.rate_limiter.messages import MOVED, Place, client_of, place_of, reset_message
+from bot.core.rate_limiter.messages import LIMIT, MOVED, Place, place_of, reset_message, reset_of
 from bot.core.rate_limiter.mirror import client_key
 
 PLACE = struct.Struct("<8sdddd")
@@ -13,17 +13,20 @@ PLACE = struct.Struct("<8sdddd")
 
 @pytest.mark.parametrize("client", [0, -7, 2**80, "", "u", "grüße", "\ud800", "{slot}", "x" * 300, None])
 def test_a_reset_names_its_client(client):
-    found = client_of(reset_message(client_key(client), client))
-    assert found == client
-    assert type(found) is type(client)
+    for limit_id in (b"", b"limit-id"):
+        found, limit = reset_of(reset_message(client_key(client), client, limit_id))
+        assert found == client
+        assert type(found) is type(client)
+        assert limit == limit_id
 
 
 @pytest.mark.parametrize(
-    "message", [b"", b"p4r:", b"p4r:i:", b"p4r:i:xyz", b"p4r:q:u", b"other", b"p4r:s:\xff"]
+    "message",
+    [b"", b"p4r:", b"p4r:i:", b"p4r:i:xyz", b"p4r:q:u", b"other", b"p4r:s:\xff", LIMIT, LIMIT + bytes(8)],
 )
 def test_what_is_no_reset_is_a_value_error(message):
     with pytest.raises(ValueError):
-        client_of(message)
+        reset_of(message)
 
 
 def test_a_place_given_back_is_read():

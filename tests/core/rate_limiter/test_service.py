@@ -389,6 +389,58 @@ async def test_a_client_can_be_looked_at_and_forgiven(limiter, clock):
     assert (status.allowed, status.remaining) == (True, 5)
 
 
+async def test_both_spellings_of_an_id_are_two_clients_and_the_answer_tells_which_was_reset(limiter):
+    await limiter.is_allowed(5, UPLOAD)
+    assert not await limiter.reset_client("5")
+    assert (await limiter.get_client_status(5, UPLOAD)).remaining == 4
+    assert await limiter.reset_client(5)
+    assert (await limiter.get_client_status(5, UPLOAD)).remaining == 5
+
+
+async def test_nothing_is_reset_of_a_client_whose_bucket_has_refilled(limiter, clock):
+    await limiter.is_allowed("u", UPLOAD)
+    clock.jump(3600)
+    assert not await limiter.reset_client("u")
+
+
+async def test_one_limit_of_a_client_is_reset_and_the_others_stay(limiter):
+    limiter.set_tier_limit("admin", RateLimitConfig(0.1, 3))
+    default = RateLimitConfig(0.5, 4)
+    await limiter.enable(default)
+
+    async def left():
+        statuses = [
+            await limiter.get_client_status("u", UPLOAD),
+            await limiter.get_client_status("u", tier="admin"),
+            await limiter.get_client_status("u"),
+            await limiter.get_client_status("other", UPLOAD),
+        ]
+        return [status.remaining for status in statuses]
+
+    for client in ("u", "other"):
+        await limiter.is_allowed(client, UPLOAD)
+    await limiter.is_allowed("u", tier="admin")
+    await limiter.is_allowed("u")
+    assert await left() == [4, 2, 3, 4]
+    assert await limiter.reset_client("u", "admin")
+    assert not await limiter.reset_client("u", "admin")
+    assert await left() == [4, 3, 3, 4]
+    assert await limiter.reset_client("u", UPLOAD)
+    assert await left() == [5, 3, 3, 4]
+    assert await limiter.reset_client("u", default), "the default limit by its config"
+    assert await left() == [5, 3, 4, 4]
+    assert not await limiter.reset_client("u", RateLimitConfig(7.0, 7)), "one that nobody uses"
+
+
+async def test_what_is_no_limit_or_no_tier_is_an_error(limiter):
+    with pytest.raises(TypeError, match="expected a RateLimitConfig"):
+        await limiter.reset_client("u", 5)
+    with pytest.raises(UnknownTierError, match="vip"):
+        await limiter.reset_client("u", "vip")
+    with pytest.raises(TypeError, match="client_id = True"):
+        await limiter.reset_client(True)
+
+
 async def test_statistics_are_counted(limiter):
     for _ in range(8):
         await limiter.is_allowed("u", UPLOAD)

@@ -295,6 +295,57 @@ async def test_a_client_forgiven_in_one_instance_is_forgiven_in_all(pair):
     assert await b.reset_client("nobody") is False
 
 
+async def test_one_limit_is_forgiven_in_every_instance_and_the_others_stay(pair):
+    a, b = pair
+    for _ in range(9):
+        await a.is_allowed("u", SLOW)
+    await a.is_allowed("u", RateLimitConfig(0.01, 3))
+    assert await b.reset_client("u", SLOW), "b has never used it"
+
+    async def passes():
+        return (await a.is_allowed("u", SLOW))[0]
+
+    await until(passes)
+    for limiter in pair:
+        assert (await limiter.get_client_status("u", RateLimitConfig(0.01, 3))).remaining == 2
+    assert await b.reset_client("u", SLOW)
+    assert not await b.reset_client("u", SLOW)
+    assert await b.reset_client("u", RateLimitConfig(0.01, 3))
+    assert not await b.reset_client("u")
+
+
+async def test_a_penalty_on_its_way_does_not_undo_the_reset_of_one_limit(pair):
+    a, b = pair
+    for limiter in pair:
+        await limiter.enable(backoff_grace=0.0)
+    for _ in range(10):
+        await a.is_allowed("u", SLOW)
+    mirror, client = next(iter(a._shared._unreported))
+    tat, record = mirror.fresh[client], mirror.records[client]
+    assert await b.reset_client("u", SLOW)
+    mirror.fresh[client], mirror.records[client] = tat, record
+    a._shared._unreported[mirror, client] = None
+    a._shared._send_reports()
+    await a._shared._script.drain()
+    assert (await b.is_allowed("u", SLOW))[0]
+
+
+async def test_a_limit_forgiven_while_redis_is_away_is_forgiven_there_later(pair, redis_server):
+    a, b = pair
+    for _ in range(9):
+        await b.is_allowed("u", SLOW)
+    redis_server.freeze()
+    await a.reset_client("u", SLOW)
+    redis_server.thaw()
+
+    async def passes():
+        await a.is_allowed("probe")
+        return (await b.is_allowed("u", SLOW))[0]
+
+    await until(passes)
+    assert not a._shared._owed
+
+
 async def test_a_penalty_on_its_way_does_not_undo_a_reset(pair):
     a, b = pair
     for limiter in pair:
