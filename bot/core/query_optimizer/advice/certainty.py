@@ -1,4 +1,4 @@
-"""Whether a query may be rewritten at all: whether it is made of parts whose meaning is sure."""
+"""Whether a query may be rewritten at all: only if every part of it is understood."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bot.core.query_optimizer.sql.column_types import exact_family, family_shown
 from bot.core.query_optimizer.sql.schema import Schema
 from bot.core.query_optimizer.sql.scopes import SETS, Scopes, select_in
 
-_KNOWN = frozenset(
+_UNDERSTOOD = frozenset(
     (
         exp.Select, exp.From, exp.Table, exp.TableAlias, exp.Alias, exp.Column, exp.Identifier,
         exp.Literal, exp.Star, exp.Join, exp.Where, exp.And, exp.Or, exp.Not, exp.Paren, exp.EQ,
@@ -28,8 +28,8 @@ _KNOWN = frozenset(
 _MAY_FAIL = (exp.Add, exp.Sub, exp.Mul, exp.Abs)
 
 
-class Known:
-    """What is known of a query's columns."""
+class ColumnTypes:
+    """What is known of the types of a query's columns. A type is a family such as "text"; unknown is ""."""
 
     __slots__ = ("census", "dialect", "schema", "scopes")
 
@@ -40,21 +40,23 @@ class Known:
         self.scopes = Scopes(census, schema)
 
     def family(self, column: Any) -> str:
+        """The type of a column whose equal values are identical; "": another type, or unknown."""
         return exact_family(column, self.scopes.around(column), self.dialect)
 
     def shown(self, select: Any) -> list[str]:
-        """What the columns of a SELECT's result are: "" for one whose equal values may be several."""
+        """The types of the columns of a SELECT's result; "" for one whose equal values may differ."""
         scope = self.scopes.by_node.get(id(select))
         return [family_shown(item, scope, self.dialect) for item in select.expressions]
 
     def compares_anything(self) -> bool:
-        """Whether each type has an order, so that no DISTINCT and no ORDER BY is refused for a type."""
+        """Whether every type has an order, so that no DISTINCT or ORDER BY is refused for a type."""
         return self.dialect in ("mysql", "sqlite")
 
 
-def is_sure(reading: Reading, census: Census, known: Known) -> bool:
+def may_be_rewritten(reading: Reading, census: Census, types: ColumnTypes) -> bool:
+    """Whether all of the query is understood, so that the rewrites keep its result."""
     root = census.statement
-    if root.__class__ not in (exp.Select, *SETS) or not census.by_class.keys() <= _KNOWN:
+    if root.__class__ not in (exp.Select, *SETS) or not census.by_class.keys() <= _UNDERSTOOD:
         return False
     if "/*!" in reading.query or "/*+" in reading.query or "/*M!" in reading.query:
         return False  # comments that the database reads
@@ -66,17 +68,17 @@ def is_sure(reading: Reading, census: Census, known: Known) -> bool:
         return False
     if not all(_gives_one_row_at_most(node) for node in census.all(exp.Subquery)):
         return False
-    if not _is_read_alike(census, reading.dialect) or not _is_flat(census):
+    if not _has_unambiguous_conditions(census, reading.dialect) or not _is_flat(census):
         return False
-    if _has_names_apart_by_case(root, reading.dialect):
+    if _has_names_that_differ_in_case(root, reading.dialect):
         return False
     if any(column.args.get("db") is not None for column in census.all(exp.Column)):
-        return False  # here s.t.x is taken for t.x, and s may have a t besides another's
-    if any(scope.has_doubled_names for scope in known.scopes):
+        return False  # the scopes take s.t.x for t.x, and two schemas may have a table t
+    if any(scope.has_doubled_names for scope in types.scopes):
         return False
     if any(node.args.get("recursive") for node in census.all(exp.With)):
         return False
-    return all(map(_is_determined, census.all(exp.Select))) and _shows_exact_values(census, known)
+    return all(map(_is_determined, census.all(exp.Select))) and _shows_exact_values(census, types)
 
 
 _PREDICATES = frozenset(
@@ -86,11 +88,11 @@ _PREDICATES = frozenset(
 _CONNECTORS = frozenset((exp.And, exp.Or, exp.Not))
 
 
-def _is_read_alike(census: Census, dialect: str) -> bool:
-    """Whether the conditions mean the same to every reader.
+def _has_unambiguous_conditions(census: Census, dialect: str) -> bool:
+    """Whether every database reads the conditions in the same way.
 
-    ``a = 1 IS NULL`` is grouped in one way here and in another there; and a number as a condition,
-    0.5 say, may be true within an AND and false alone.
+    Databases group ``a = 1 IS NULL`` differently. A number as a condition, such as 0.5, may be true
+    within an AND and false alone.
     """
     for node in census.all(*_PREDICATES):
         for part in (node.this, node.args.get("expression"), node.args.get("low"), node.args.get("high")):
@@ -117,7 +119,7 @@ def _is_read_alike(census: Census, dialect: str) -> bool:
 
 
 def _is_flat(census: Census) -> bool:
-    """Whether each FROM is a plain list of joins: ``a LEFT JOIN (b JOIN c ON ...) ON ...`` is none."""
+    """Whether each FROM is a plain list of joins, unlike ``a LEFT JOIN (b JOIN c ON ...) ON ...``."""
     for join in census.all(exp.Join):
         if join.parent.__class__ is not exp.Select or not _is_source(join.this):
             return False
@@ -134,10 +136,10 @@ def _is_source(node: Any) -> bool:
     return node.__class__ is exp.Subquery and node.this.__class__ in (exp.Select, *SETS)
 
 
-def _has_names_apart_by_case(root: Any, dialect: str) -> bool:
-    """Whether names such as a and "A" occur, which are two in PostgreSQL and one elsewhere.
+def _has_names_that_differ_in_case(root: Any, dialect: str) -> bool:
+    """Whether names such as a and "A" occur: two names in PostgreSQL, one elsewhere.
 
-    MySQL, on Linux, tells the tables a and A apart however they are written.
+    MySQL on Linux tells the tables a and A apart, quoted or not.
     """
     spelled: dict[str, str] = {}
     for identifier in root.find_all(exp.Identifier):
@@ -150,35 +152,39 @@ def _has_names_apart_by_case(root: Any, dialect: str) -> bool:
     return False
 
 
-def _shows_exact_values(census: Census, known: Known) -> bool:
-    """Whether nothing that is seen depends on which of several equal values a plan comes upon."""
-    if not all(_is_exact_call(call, known) for call in census.all(exp.Min, exp.Max)):
+def _shows_exact_values(census: Census, types: ColumnTypes) -> bool:
+    """Whether the result does not depend on which of several equal values a plan finds first."""
+    if not all(_is_exact_call(call, types) for call in census.all(exp.Min, exp.Max)):
         return False
     for select in census.all(exp.Select):
         args = select.args
-        if args.get("distinct") is not None and not _is_unseen(select) and not all(known.shown(select)):
+        if (
+            args.get("distinct") is not None
+            and not _only_existence_matters(select)
+            and not all(types.shown(select))
+        ):
             return False
         group = args.get("group")
         if (
             group is not None
-            and (args.get("having") is not None or not _is_unseen(select))
-            and not all(known.family(key) for key in group.expressions)
+            and (args.get("having") is not None or not _only_existence_matters(select))
+            and not all(types.family(key) for key in group.expressions)
         ):
             return False
     for node in census.all(*SETS):
-        if node.__class__ is exp.Union and (not node.args.get("distinct") or _is_unseen(node)):
+        if node.__class__ is exp.Union and (not node.args.get("distinct") or _only_existence_matters(node)):
             continue
-        if not are_alike(parts_of(node), known):
+        if not are_alike(parts_of(node), types):
             return False
     return True
 
 
-def _is_exact_call(call: Any, known: Known) -> bool:
-    return bool(family_shown(call, known.scopes.around(call), known.dialect))
+def _is_exact_call(call: Any, types: ColumnTypes) -> bool:
+    return bool(family_shown(call, types.scopes.around(call), types.dialect))
 
 
-def _is_unseen(query: Any) -> bool:
-    """Whether all that is seen of a query is whether it has a row."""
+def _only_existence_matters(query: Any) -> bool:
+    """Whether only one thing matters about a query: whether it has a row."""
     while query.parent.__class__ is exp.Union:
         query = query.parent
     return asks_whether_any(query)
@@ -196,9 +202,9 @@ def parts_of(node: Any) -> list[Any]:
     return found
 
 
-def are_alike(parts: list[Any], known: Known) -> bool:
-    """Whether the SELECTs show columns of the same types, whose equal values are one."""
-    shown = [tuple(known.shown(part)) if part.__class__ is exp.Select else () for part in parts]
+def are_alike(parts: list[Any], types: ColumnTypes) -> bool:
+    """Whether the SELECTs show columns of the same types, whose equal values are identical."""
+    shown = [tuple(types.shown(part)) if part.__class__ is exp.Select else () for part in parts]
     return all(shown[0]) and bool(shown[0]) and len(set(shown)) == 1
 
 
@@ -211,7 +217,7 @@ def _is_in_condition(node: Any) -> bool:
 
 
 def _is_sum_of_whole_numbers(node: Any) -> bool:
-    """Whether a sum is the same in any order: fractions round differently."""
+    """Whether a sum is the same in any order: sums of fractions are not."""
     inner = node.this
     if inner.__class__ is exp.Case:
         values = [branch.args.get("true") for branch in inner.args.get("ifs") or ()]
@@ -225,7 +231,7 @@ def _is_whole(node: Any) -> bool:
 
 
 def _gives_one_row_at_most(subquery: Any) -> bool:
-    """Whether it is no scalar subquery, or one whose only row an aggregate makes."""
+    """Whether it is not a scalar subquery, or an aggregate makes its only row."""
     parent = subquery.parent
     if parent.__class__ in (exp.From, exp.Join, exp.Exists, exp.CTE, *SETS):
         return True
@@ -244,9 +250,9 @@ _AGGREGATES = (exp.Count, exp.Min, exp.Max, exp.Sum)
 
 
 def _is_determined(select: Any) -> bool:
-    """Whether beside aggregates there are only columns that are grouped by.
+    """Whether beside aggregates there are only columns of GROUP BY.
 
-    SQLite, and MySQL if told to, take any row's value for the others.
+    For other columns SQLite takes the value of any row, and so does MySQL in some modes.
     """
     group = select.args.get("group")
     if group is not None and any(

@@ -1,4 +1,4 @@
-"""The rewrites. Each changes the tree in place and says whether it did."""
+"""The rewrites, one function each: it changes the tree in place and says whether it did."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlglot import exp
 
-from bot.core.query_optimizer.advice.certainty import Known, are_alike, innermost_select, parts_of
+from bot.core.query_optimizer.advice.certainty import ColumnTypes, are_alike, innermost_select, parts_of
 from bot.core.query_optimizer.advice.rules.conditions import (
     equalities_by_column,
     is_always_true,
@@ -27,8 +27,8 @@ def _outer_parentheses(node: Any) -> Any:
     return node
 
 
-def _leave_out(side: Any) -> bool:
-    """Take one side of an AND or OR out, so that the other stands in its place."""
+def _drop_side(side: Any) -> bool:
+    """Take one side out of an AND or OR, so that the other side stands in its place."""
     side = _outer_parentheses(side)
     connector = side.parent
     if connector.__class__ not in (exp.And, exp.Or):
@@ -38,24 +38,24 @@ def _leave_out(side: Any) -> bool:
     return True
 
 
-def _without_true(tree: Any, known: Known) -> bool:
+def _drop_true_conditions(tree: Any, types: ColumnTypes) -> bool:
     done = False
     for node in list(tree.find_all(exp.EQ, exp.Boolean)):
         if not is_always_true(node) or not in_filter(node):
             continue
-        if node.__class__ is exp.Boolean and known.dialect in ("", "sqlite"):
-            continue  # which a column of SQLite may be called
+        if node.__class__ is exp.Boolean and types.dialect in ("", "sqlite"):
+            continue  # true and false may be columns in SQLite
         node = _outer_parentheses(node)
         parent = node.parent
         if parent.__class__ is exp.And:
-            done = _leave_out(node) or done
+            done = _drop_side(node) or done
         elif parent.__class__ is exp.Where:
             parent.pop()
             done = True
     return done
 
 
-def _without_repetition(tree: Any, known: Known) -> bool:
+def _drop_repeated_conditions(tree: Any, types: ColumnTypes) -> bool:
     done = False
     for node in list(tree.find_all(exp.And, exp.Or)):
         if node.parent is None or _outer_parentheses(node).parent.__class__ is node.__class__:
@@ -63,54 +63,54 @@ def _without_repetition(tree: Any, known: Known) -> bool:
         if not in_filter(node):
             continue
         for side in repeated_operands(node):
-            done = _leave_out(side) or done
+            done = _drop_side(side) or done
     return done
 
 
-def _in_for_or(tree: Any, known: Known) -> bool:
+def _replace_or_by_in(tree: Any, types: ColumnTypes) -> bool:
     done = False
     for node in list(tree.find_all(exp.Or)):
         if node.parent is None or _outer_parentheses(node).parent.__class__ is exp.Or or not in_filter(node):
             continue
         for column, sides in list(equalities_by_column(node)):
-            if len(sides) < 2 or not _is_in_the_same(column, sides, known):
+            if len(sides) < 2 or not _compares_alike_in_a_list(column, sides, types):
                 continue
             values = [bare(side.args["expression"]).copy() for side in sides]
             for side in sides[1:]:
-                _leave_out(side)
+                _drop_side(side)
             sides[0].replace(exp.In(this=column.copy(), expressions=values))
             done = True
     return done
 
 
-def _is_in_the_same(column: Any, sides: list[Any], known: Known) -> bool:
-    """Whether a list of values is compared as each alone is.
+def _compares_alike_in_a_list(column: Any, sides: list[Any], types: ColumnTypes) -> bool:
+    """Whether a value in a list is compared as it would be alone.
 
-    SQLite defines IN so. Others bring the list and the column to one type first: then a float4 in
-    PostgreSQL equals what it does not alone, a cidr refuses what it takes alone, and in MySQL a YEAR
-    does not know 99 for 1999.
+    SQLite defines IN so. Others convert the list and the column to one type first. Then a float4 of
+    PostgreSQL equals a value that it does not equal alone, a cidr refuses a value that it accepts alone,
+    and a YEAR of MySQL does not read 99 as 1999.
     """
-    if known.dialect == "sqlite":
-        scope = known.scopes.around(column)
+    if types.dialect == "sqlite":
+        scope = types.scopes.around(column)
         source = scope.source_of(column) if scope is not None else None
         return source is not None and source.is_base
     values = [bare(side.args["expression"]) for side in sides]
     if any(value.__class__ is not exp.Literal for value in values):
         return False
-    family = known.family(column)
+    family = types.family(column)
     if values[0].is_string:
         return family == "text"
     return family == "whole" and all(value.this.isdigit() and len(value.this) < 10 for value in values)
 
 
-def _without_distinct(tree: Any, known: Known) -> bool:
+def _drop_distinct(tree: Any, types: ColumnTypes) -> bool:
     done = False
     for select in tree.find_all(exp.Select):
         if select.args.get("distinct") is None or not _orders_by_what_it_shows(select):
             continue
-        if not known.compares_anything() and not all(known.shown(select)):
+        if not types.compares_anything() and not all(types.shown(select)):
             continue
-        # What is seen of it is exact, see _shows_exact_values.
+        # Its columns are exact, see _shows_exact_values.
         if why_distinct_is_redundant(select):
             select.set("distinct", None)
             done = True
@@ -118,7 +118,7 @@ def _without_distinct(tree: Any, known: Known) -> bool:
         distinct = call.this
         select = innermost_select(call)
         if select.args.get("order") is not None and select.args.get("distinct") is not None:
-            continue  # it may become what the order asks for, and with that a query that is not refused
+            continue  # without it the ORDER BY may be accepted, and the query would not fail any more
         if distinct.__class__ is exp.Distinct and len(distinct.expressions) == 1:
             call.set("this", distinct.expressions[0])
             done = True
@@ -126,7 +126,7 @@ def _without_distinct(tree: Any, known: Known) -> bool:
 
 
 def _orders_by_what_it_shows(select: Any) -> bool:
-    """Beside DISTINCT an ORDER BY of anything else is refused by most databases."""
+    """Whether ORDER BY names only what the SELECT lists: most databases refuse others beside DISTINCT."""
     order = select.args.get("order")
     if order is None:
         return True
@@ -143,7 +143,7 @@ def _orders_by_what_it_shows(select: Any) -> bool:
     )
 
 
-def _without_order(tree: Any, known: Known) -> bool:
+def _drop_order(tree: Any, types: ColumnTypes) -> bool:
     done = False
     for select in tree.find_all(exp.Select):
         order = select.args.get("order")
@@ -154,13 +154,13 @@ def _without_order(tree: Any, known: Known) -> bool:
         columns = [ordered.this for ordered in order.expressions]
         if any(column.__class__ is not exp.Column for column in columns):
             continue
-        if known.compares_anything() or all(map(known.family, columns)):
+        if types.compares_anything() or all(map(types.family, columns)):
             select.set("order", None)
             done = True
     return done
 
 
-def _exists_for_count(tree: Any, known: Known) -> bool:
+def _replace_count_by_exists(tree: Any, types: ColumnTypes) -> bool:
     done = False
     for comparison in list(tree.find_all(exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE)):
         found = count_as_existence(comparison)
@@ -177,12 +177,12 @@ def _exists_for_count(tree: Any, known: Known) -> bool:
     return done
 
 
-def _where_for_having(tree: Any, known: Known) -> bool:
+def _move_having_to_where(tree: Any, types: ColumnTypes) -> bool:
     done = False
     for having in list(tree.find_all(exp.Having)):
         select = having.parent
         for condition in conditions_for_where(having):
-            if known.dialect not in ("postgres", "sqlite") and bare(condition.this) not in select.expressions:
+            if types.dialect not in ("postgres", "sqlite") and bare(condition.this) not in select.expressions:
                 continue  # MySQL's HAVING may not know a column that is not selected
             where = select.args.get("where")
             moved = condition.copy()
@@ -193,27 +193,27 @@ def _where_for_having(tree: Any, known: Known) -> bool:
                 if before.__class__ is exp.Or:
                     before = exp.Paren(this=before.copy())
                 where.set("this", exp.And(this=before, expression=moved))
-            if not _leave_out(condition):
+            if not _drop_side(condition):
                 select.set("having", None)
             done = True
     return done
 
 
-def _union_all(tree: Any, known: Known) -> bool:
+def _replace_union_by_union_all(tree: Any, types: ColumnTypes) -> bool:
     done = False
     for union in tree.find_all(exp.Union):
         if not union.args.get("distinct") or is_limited(union) or not asks_existence_only(union):
             continue
         # Within IN its columns are exact, see _shows_exact_values; within EXISTS they need a comparison.
-        if known.compares_anything() or are_alike(parts_of(union), known):
+        if types.compares_anything() or are_alike(parts_of(union), types):
             union.set("distinct", False)
             done = True
     return done
 
 
-def _inner_for_outer(tree: Any, known: Known) -> bool:
+def _replace_left_join_by_join(tree: Any, types: ColumnTypes) -> bool:
     done = False
-    for scope in known.scopes:
+    for scope in types.scopes:
         if any((join.side or "").upper() in ("RIGHT", "FULL") for join in scope.joins):
             continue
         if any(join.args.get("using") or join.args.get("method") for join in scope.joins):
@@ -226,58 +226,58 @@ def _inner_for_outer(tree: Any, known: Known) -> bool:
     return done
 
 
-def _without_join(tree: Any, known: Known) -> bool:
+def _drop_unused_joins(tree: Any, types: ColumnTypes) -> bool:
     done = False
-    for scope in known.scopes:
-        while _leave_out_a_join(scope, known):
+    for scope in types.scopes:
+        while _drop_unused_join(scope, types):
             done = True
     return done
 
 
-def _leave_out_a_join(scope: Scope, known: Known) -> bool:
+def _drop_unused_join(scope: Scope, types: ColumnTypes) -> bool:
     select = scope.node
     if select.__class__ is not exp.Select or select.args.get("distinct") is None:
-        return False  # without DISTINCT the rows that it repeats are seen
+        return False  # without DISTINCT the join may repeat rows
     joins = select.args.get("joins") or []
     for join in joins:
         side = (join.side or "").upper()
         if join.args.get("using") or join.args.get("method") or side in ("RIGHT", "FULL"):
             return False
         if join.args.get("on") is None and (join.args.get("kind") or "").upper() != "CROSS":
-            return False  # a comma, before which its ON may not look
+            return False  # a comma: an ON after it cannot use the tables before it
     for join in joins:
         if is_join_unused(join, scope) and all(
-            _cannot_fail(condition, known) for condition in operands(join.args["on"], exp.And)
+            _cannot_fail(condition, types) for condition in operands(join.args["on"], exp.And)
         ):
             select.set("joins", [kept for kept in joins if kept is not join])
             return True
     return False
 
 
-def _cannot_fail(condition: Any, known: Known) -> bool:
-    """Whether it compares what is there with what it can be compared with."""
+def _cannot_fail(condition: Any, types: ColumnTypes) -> bool:
+    """Whether it compares columns that exist with values of their own type."""
     if condition.__class__ is not exp.EQ:
         return False
     families = []
     for side in (bare(condition.this), bare(condition.args["expression"])):
         if side.__class__ is exp.Literal:
             is_small = side.is_string or len(side.this) < 10
-            families.append(family_shown(side, None, known.dialect) if is_small else "")
+            families.append(family_shown(side, None, types.dialect) if is_small else "")
         else:
-            families.append(known.family(side))
+            families.append(types.family(side))
     return bool(families[0]) and families[0] == families[1]
 
 
-# In this order: what one leaves, the next may find.
-CHANGES: dict[str, Callable[[Any, Known], bool]] = {
-    "Q032": _without_true,
-    "Q031": _without_repetition,
-    "Q037": _in_for_or,
-    "Q017": _exists_for_count,
-    "Q016": _where_for_having,
-    "Q012": _without_distinct,
-    "Q015": _union_all,
-    "Q022": _without_order,
-    "Q020": _inner_for_outer,
-    "Q038": _without_join,
+# In this order: a rewrite may find what an earlier one has left.
+CHANGES: dict[str, Callable[[Any, ColumnTypes], bool]] = {
+    "Q032": _drop_true_conditions,
+    "Q031": _drop_repeated_conditions,
+    "Q037": _replace_or_by_in,
+    "Q017": _replace_count_by_exists,
+    "Q016": _move_having_to_where,
+    "Q012": _drop_distinct,
+    "Q015": _replace_union_by_union_all,
+    "Q022": _drop_order,
+    "Q020": _replace_left_join_by_join,
+    "Q038": _drop_unused_joins,
 }

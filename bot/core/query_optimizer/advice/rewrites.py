@@ -2,19 +2,20 @@
 
 What makes sure of that:
 
-- Only a single SELECT is touched, and only one made of parts that are known (``_KNOWN`` of ``certainty``). Parts whose
-  value depends on the plan are not among them: LIMIT, window functions, random(), columns beside an
-  aggregate that are not grouped by, sums of what may be fractions, subqueries of which only some row is
-  taken. Nor may a condition compute what may fail (a division, a cast), or a join stand within another.
-- What compares values with each other (DISTINCT, GROUP BY, UNION, MIN) shows one of those that are equal.
-  Where such a part occurs the schema must say that equal values are one value (see ``column_types``):
-  without a schema, and for case-insensitive columns, floats and decimals, nothing is rewritten.
-- A rewrite that takes away what may be refused (a table that is missing, an ORDER BY of a type without
-  an order) is not done where it may be: a query that fails goes on to fail.
-- sqlglot's rendering of the query must have the query's own tokens, layout and noise words aside, with
-  names and strings as they are quoted; else the text would change in ways that no rewrite asked for.
-  Comments before and after the query stay; one within it, or one for the database, forbids a rewrite.
-- Positional parameters keep their number and order, and the result's columns their names.
+- Only a single SELECT is rewritten, and only if all its parts are understood (see ``certainty``). Parts
+  whose value depends on the plan are not: LIMIT, window functions, random(), columns beside an aggregate
+  that are not in GROUP BY, sums of possible fractions, subqueries that may give several rows where one is
+  taken. A condition must not compute anything that may fail (a division, a cast), and a join must not
+  stand within another one.
+- DISTINCT, GROUP BY, UNION and MIN compare values and show one of those that are equal. Where one of them
+  occurs, the schema must say that equal values are also identical (see ``column_types``): without a
+  schema, and for case-insensitive columns, floats and decimals, nothing is rewritten.
+- A part that the database may refuse (a missing table, an ORDER BY on a type without an order) is not
+  taken away: a query that fails still fails.
+- sqlglot must print the query with the same tokens, apart from layout and optional words, and with names
+  and strings quoted as they were; otherwise the text would change in ways that no rewrite asked for.
+  Comments before and after the query stay. A comment within it, or one for the database, forbids rewrites.
+- Positional parameters keep their number and order, and the columns of the result keep their names.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any
 
 from sqlglot import exp
 
-from bot.core.query_optimizer.advice.certainty import Known, is_sure
+from bot.core.query_optimizer.advice.certainty import ColumnTypes, may_be_rewritten
 from bot.core.query_optimizer.advice.changes import CHANGES
 from bot.core.query_optimizer.sql.analyzer import Reading
 from bot.core.query_optimizer.sql.census import Census
@@ -53,28 +54,28 @@ REWRITES = {
 
 
 def rewrite(reading: Reading, codes: set[str], schema: Schema | None = None) -> tuple[str, list[str]]:
-    """(the query, rewritten where one of the rules ``codes`` found something, codes of what was done).
+    """(the query, rewritten where one of the rules ``codes`` found something; the codes of what was done).
 
-    ``schema`` is what is known of the tables; the fewer types it has, the fewer rewrites there are.
+    ``schema`` says what is known of the tables: with fewer types there are fewer rewrites.
     """
     wanted = codes & REWRITES.keys()
     if not wanted or len(reading.censuses) != 1:
         return reading.query, []
     census = reading.censuses[0]
-    if not is_sure(reading, census, Known(census, schema, reading.dialect)):
+    if not may_be_rewritten(reading, census, ColumnTypes(census, schema, reading.dialect)):
         return reading.query, []
     try:
         return _rewrite(reading, wanted, schema)
     except MemoryError:
         raise
-    except Exception:  # whatever the parser or the printer makes of it: the query stays as it is
+    except Exception:  # of the parser or the printer: the query stays as it is
         return reading.query, []
 
 
 def _rewrite(reading: Reading, wanted: set[str], schema: Schema | None) -> tuple[str, list[str]]:
     parameters = Parameters()
     dialect, query = reading.dialect, reading.query
-    # All positional parameters get numbers, so that one that moved is noticed.
+    # All positional parameters get numbers, so that a move of one is noticed.
     named = parameters.name_all(query, reading.tokens, every=True)
     tokens = reading.tokens if named == query else tokens_in(named, dialect)
     before, tokens, after = _around(named, tokens)
@@ -91,13 +92,13 @@ def _rewrite(reading: Reading, wanted: set[str], schema: Schema | None) -> tuple
     if any(body.count(item) != plain.count(item) for item in items):
         return query, []
     done: list[str] = []
-    known = None
+    types = None
     for code, change in CHANGES.items():
         if code in wanted:
-            known = known or Known(Census(tree), schema, dialect)
-            if change(tree, known):
+            types = types or ColumnTypes(Census(tree), schema, dialect)
+            if change(tree, types):
                 done.append(code)
-                known = None  # what this one left is looked at anew
+                types = None  # this one changed the tree: read it anew
     if not done:
         return query, []
     text = printed(tree, dialect)
@@ -122,9 +123,9 @@ def _around(text: str, tokens: list[Any]) -> tuple[str, list[Any], str]:
 
 
 def _has_comment_or_joined_words(text: str, tokens: list[Any]) -> bool:
-    """Whether a comment stands between two tokens; or nothing, between what are two words to sqlglot alone.
+    """Whether a comment stands between two tokens, or nothing does though sqlglot reads two words.
 
-    Such as 1_000, which it takes for ``1 AS _000``; and strings that follow each other are one.
+    Such as 1_000, which it reads as ``1 AS _000``. Two strings that follow each other are one string.
     """
     for one, other in pairwise(tokens):
         between = text[one.end + 1 : other.start]
@@ -139,9 +140,9 @@ def _has_comment_or_joined_words(text: str, tokens: list[Any]) -> bool:
 
 
 def _named_by_their_text(tree: Any, dialect: str) -> list[str]:
-    """What a SELECT lists without an alias, beside columns: SQLite and MySQL name it by its very text.
+    """Expressions in a SELECT list without an alias: SQLite and MySQL name the column by their exact text.
 
-    PostgreSQL names it by the function, whatever its spelling.
+    PostgreSQL names it by the function, however it is spelled.
     """
     if dialect == "postgres":
         return []
@@ -155,7 +156,7 @@ def _named_by_their_text(tree: Any, dialect: str) -> list[str]:
 
 
 def _is_within_expression(select: Any) -> bool:
-    """Whether nobody sees the names of a SELECT's columns."""
+    """Whether a SELECT stands within an expression, where the names of its columns do not matter."""
     node = select.parent
     while node.__class__ in (exp.Subquery, *SETS) and node.parent is not None:
         node = node.parent
