@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
+import os
 import shutil
 import subprocess
 import tempfile
@@ -32,6 +33,34 @@ STARTING = frozenset(
 
 SERVED = (TESTS / "integrations", TESTS / "testing")
 """Folders whose tests run against a server of Telegram's Bot API or of MTProto."""
+
+MEMORY = Path("/dev/shm")
+"""Where the tests keep their files if they can: a busy disk takes a second for each write of a database."""
+
+MEMORY_NEEDED = 4 << 30
+"""Bytes that must be free there: data sets, databases, virtual environments."""
+
+
+def memory_serves() -> bool:
+    """Whether ``MEMORY`` is large enough and programs may run from it."""
+    try:
+        room = os.statvfs(MEMORY)
+    except (AttributeError, OSError):  # another system
+        return False
+    free = room.f_bavail * room.f_frsize
+    return free >= MEMORY_NEEDED and not room.f_flag & os.ST_NOEXEC and os.access(MEMORY, os.W_OK)
+
+
+def pytest_configure() -> None:
+    """TMPDIR decides, if it is set; the programs that tests start inherit it."""
+    if "TMPDIR" not in os.environ and memory_serves():
+        os.environ["TMPDIR"] = str(MEMORY)
+        tempfile.tempdir = None  # to be looked up again
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Tests that are left out anyway need no import of three bot frameworks."""
+    return True if config.getoption("markexpr") == "not server" and collection_path in SERVED else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
@@ -22,7 +23,8 @@ from bot.core._shared.clock import TimerHandle
 T = TypeVar("T")
 
 GRACE = 0.002
-"""Seconds of real time in which a socket must have had nothing before time jumps."""
+"""Seconds of real time in which a socket must have had nothing before time jumps. A loop without sockets, in
+a process without further threads, jumps at once: nothing can happen there while it waits."""
 
 LONG_JUMP, LONG_GRACE = 1.0, 0.02
 """A jump of more seconds than the first waits the second: such timers are mostly time limits of requests."""
@@ -80,6 +82,11 @@ class _JumpingSelector(selectors.BaseSelector):
         self.offset = 0.0
         self.threads = 0
         self.jumps = 0
+        self._other_threads = threading.active_count()
+
+    def _is_alone(self) -> bool:
+        """Whether only a timer can wake the loop: it listens to its own pipe alone, and no thread started."""
+        return len(self._real.get_map()) <= 1 and threading.active_count() <= self._other_threads
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         ready = self._real.select(0)
@@ -87,7 +94,8 @@ class _JumpingSelector(selectors.BaseSelector):
             return ready
         if timeout is None or self.threads:
             return self._real.select(None)
-        ready = self._real.select(max(self._grace, LONG_GRACE) if timeout > LONG_JUMP else self._grace)
+        if not self._is_alone():
+            ready = self._real.select(max(self._grace, LONG_GRACE) if timeout > LONG_JUMP else self._grace)
         if not ready:
             self.offset += timeout
             self.jumps += 1

@@ -26,6 +26,21 @@ def test_ten_minutes_pass_in_the_order_of_their_timers():
     assert fast_loop.run(main()) == [1, 60, 60.5, 600]
 
 
+def test_without_a_socket_or_a_thread_it_does_not_wait_to_see_whether_something_comes():
+    assert fast_loop.run(asyncio.sleep(600, "slept"), grace=3_600.0) == "slept"
+
+
+def test_a_thread_that_was_started_is_given_time():
+    async def main():
+        answered = asyncio.get_running_loop().create_future()
+        give = asyncio.get_running_loop().call_soon_threadsafe
+        threading.Thread(target=lambda: give(answered.set_result, "answer")).start()
+        async with asyncio.timeout(600):
+            return await answered
+
+    assert fast_loop.run(main(), grace=3_600.0) == "answer"
+
+
 def test_a_time_limit_does_not_fire_while_a_connection_has_data():
     """Megabytes over loopback, under a limit of a second that real time would never reach here."""
     sent = b"x" * 8_000_000
