@@ -1,8 +1,6 @@
 """The first tier's bound: what it reports is what it takes, whatever fills it."""
 
-import gc
 import os
-import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -10,6 +8,7 @@ from hypothesis import strategies as st
 
 from bot.core._shared.isolation import freeze
 from bot.core.cache_manager.l1 import L1, Meta
+from tests.support.memory import traced
 
 
 def tags(*names):
@@ -37,19 +36,12 @@ ENTRIES = {
 def test_reported_and_taken_agree(kind, max_mb):
     entry = ENTRIES[kind]
     l1 = L1(max_bytes=max_mb << 20, max_entries=1_000_000)
-    gc.collect()
-    tracemalloc.start()
-    try:
-        before = tracemalloc.get_traced_memory()[0]
+    with traced() as memory:
         for n in range(2500):
             namespace, key, value, meta = entry(n)
             l1.put(namespace, key, freeze(value), now=n / 100, ttl=300, meta=meta)
             del namespace, key, value, meta
-        gc.collect()
-        taken = tracemalloc.get_traced_memory()[0] - before
-    finally:
-        tracemalloc.stop()
-    assert taken / 1.5 < l1.store.bytes_used < taken * 1.5
+    assert memory.kept / 1.5 < l1.store.bytes_used < memory.kept * 1.5
     assert l1.store.bytes_used <= max_mb << 20
     l1.check_invariants()
 

@@ -86,23 +86,3 @@ def test_an_album_is_repeated_only_if_nothing_of_it_was_sent():
     partial.args = ("Bad Request: retry after 5",)
     assert refusal_of(partial, 10) == (5.0, False)
     assert refusal_of(RuntimeError("Bad Request: failed, retry after 7"), 3) == (7.0, False)
-
-
-IN_PART = 'Bad Request: failed to send message #5 with the error message "Too Many Requests: retry after 7"'
-
-
-def test_an_album_sent_in_part_is_known_from_each_framework():
-    from aiogram.exceptions import TelegramBadRequest
-    from aiogram.methods import SendMediaGroup
-    from telegram.error import BadRequest
-
-    told = BadRequest(IN_PART)
-    assert "bad request" not in str(told).lower(), "it takes the words away"
-    assert refusal_of(told, 8) == (7.0, False)
-    told = TelegramBadRequest(SendMediaGroup(chat_id=1, media=[]), IN_PART)
-    assert refusal_of(told, 8) == (7.0, False)
-    with_code = ApiTelegramException(None)
-    with_code.error_code = 400
-    with_code.args = (IN_PART,)
-    assert refusal_of(with_code, 8) == (7.0, False)
-    assert refusal_of(BadRequest("Chat not found")) is None

@@ -9,6 +9,7 @@ import pytest
 
 from bot.core._shared import answer_bounds
 from bot.core._shared.answer_bounds import AnswerBounds, AnswerTooLargeError
+from tests.support.searching import cases
 
 UNSEEN = object()
 
@@ -96,7 +97,7 @@ VALUES = [
 ]
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(cases(8)))
 def test_what_looks_like_an_announcement_within_a_value_is_read(seed):
     chance = random.Random(seed)
     wanted, sent = [], b""

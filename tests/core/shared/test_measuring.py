@@ -6,12 +6,10 @@ import dataclasses
 import datetime
 import decimal
 import fractions
-import gc
 import io
 import os
 import random
 import sys
-import tracemalloc
 import types
 import uuid
 from typing import NamedTuple
@@ -21,6 +19,7 @@ import pytest
 
 from bot.core._shared.isolation import freeze
 from bot.core._shared.measuring import weigh
+from tests.support.memory import traced
 
 
 def text(length=40):
@@ -134,21 +133,15 @@ MAKERS = {
 def reported_and_taken(make, count=100):
     for _ in range(3):
         freeze(make())  # what is remembered of a class is not the value's
-    gc.collect()
     kept = [None] * count
-    tracemalloc.start()
-    try:
-        before = tracemalloc.get_traced_memory()[0]
+    with traced() as memory:
         reported = 0
         for position in range(count):
             frozen = freeze(make())
             kept[position] = frozen.value
             reported += frozen.size
         del frozen
-        gc.collect()
-        return reported, tracemalloc.get_traced_memory()[0] - before
-    finally:
-        tracemalloc.stop()
+    return reported, memory.kept
 
 
 @pytest.mark.parametrize("kind", MAKERS)
@@ -182,4 +175,4 @@ def test_models_of_pydantic():
 
 
 def test_what_is_shared_by_the_program_is_not_charged():
-    assert weigh([int, len, gc], set(), 100) == sys.getsizeof([int, len, gc])
+    assert weigh([int, len, io], set(), 100) == sys.getsizeof([int, len, io])

@@ -1,12 +1,10 @@
 """The result cache's bound: texts and parameters count, a text that many results have counts once."""
 
-import gc
-import tracemalloc
-
 import pytest
 
 from bot.core._shared.isolation import freeze
 from bot.core.query_optimizer.execution.results import ResultCache, key_of
+from tests.support.memory import traced
 
 SHORT = "SELECT a FROM t WHERE x = $1"
 LONG = f"{SHORT} AND b IN ({', '.join(map(str, range(500)))})"
@@ -32,19 +30,12 @@ RESULTS = {
 def test_reported_and_taken_agree(kind, max_mb):
     result = RESULTS[kind]
     cache = ResultCache(max_bytes=max_mb << 20, max_entries=100_000)
-    gc.collect()
-    tracemalloc.start()
-    try:
-        before = tracemalloc.get_traced_memory()[0]
+    with traced() as memory:
         for n in range(700):
             key, rows, tables = result(n)
             cache.put(key, freeze(rows), tables, begun=cache.begin(), now=n / 100, ttl=300)
             del key, rows, tables
-        gc.collect()
-        taken = tracemalloc.get_traced_memory()[0] - before
-    finally:
-        tracemalloc.stop()
-    assert taken / 1.5 < cache.store.bytes_used < taken * 1.5
+    assert memory.kept / 1.5 < cache.store.bytes_used < memory.kept * 1.5
     assert cache.store.bytes_used <= max_mb << 20
     cache.check_invariants()
     cache.write(["t"])
