@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self, cast
 
 from bot.core._shared.histogram import HistogramSnapshot
 from bot.core._shared.tasks import LoopLocalLock
+from bot.core.phase4_statistics.fields import Figures, plain
 
 
 class Phase4Service(ABC):
@@ -59,19 +61,22 @@ class Phase4Service(ABC):
         """Switch off and give back every task, socket and thread. True once the service is off."""
 
     @abstractmethod
-    def snapshot(self) -> dict[str, Any]:
-        """Figures measured since the start or the last reset, ready for JSON.
+    def snapshot(self) -> Figures | Mapping[str, Any]:
+        """Figures measured since the start or the last reset; of pools, by their names.
 
         For the thread that uses the service. Reads what is at hand and waits for nothing.
         """
 
     def statistics(self) -> dict[str, Any]:
         """:meth:`get_statistics` for code that cannot await, on the thread that uses the service."""
-        return self.snapshot()
+        return cast(dict[str, Any], plain(self.snapshot()))
 
     async def get_statistics(self) -> dict[str, Any]:
-        """Figures measured since the start or the last reset, ready for JSON; see the service's page."""
-        return self.snapshot()
+        """Figures measured since the start or the last reset, ready for JSON.
+
+        The service's class of figures in ``bot/core/phase4_statistics`` names and explains the keys.
+        """
+        return self.statistics()
 
     @abstractmethod
     async def reset_statistics(self) -> None:

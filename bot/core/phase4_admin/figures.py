@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from bot.core.phase4_statistics.rolling_rates import RecentFigures, instances, is_number, mapping, pools
+from bot.core.phase4_statistics.connection_pools import PoolFigures
+from bot.core.phase4_statistics.fields import is_number, mapping
+from bot.core.phase4_statistics.load_balancer import InstanceFigures
+from bot.core.phase4_statistics.rolling_rates import RecentFigures
 
 MAX_ROWS = 20
 """Of each table."""
@@ -97,7 +100,7 @@ def points(status: Mapping[str, Any], recent: RecentFigures, lag_seconds: float)
     batch, balancer = mapping(services.get("batch_processor")), mapping(services.get("load_balancer"))
     process = mapping(status.get("process"))
     throughput = batch.get("throughput_items_per_sec")
-    used = [pool.get("utilization_percent") or 0.0 for pool in pools(services).values()]
+    used = [pool.get("utilization_percent") or 0.0 for pool in PoolFigures.told(services).values()]
     routed = balancer.get("total_requests")
     return {
         "query_hit_rate": recent.overall_hit_rate,
@@ -244,10 +247,11 @@ def _state(key: str, on: bool, figures: Mapping[str, Any]) -> tuple[str, str]:
     if "error" in figures:
         return "failing", "its statistics cannot be read; see the log"
     if key == "connection_pool_manager":
-        sick = [name for name, pool in pools({key: figures}).items() if pool.get("healthy") is False]
+        told = PoolFigures.told({key: figures})
+        sick = [name for name, pool in told.items() if pool.get("healthy") is False]
         if sick:
             return "degraded", f"cannot connect: {', '.join(sick[:3])}"
-        slow = [name for name, pool in pools({key: figures}).items() if pool.get("degraded")]
+        slow = [name for name, pool in told.items() if pool.get("degraded")]
         return ("degraded", f"calls without an answer: {', '.join(slow[:3])}") if slow else ("on", "")
     if key == "load_balancer":
         total, healthy = figures.get("total_instances", 0), figures.get("healthy_instances", 0)
@@ -273,7 +277,7 @@ _WITHOUT = {
 
 def _facts(key: str, figures: Mapping[str, Any], running: Mapping[str, Any]) -> list[dict[str, Any]]:
     if key == "connection_pool_manager":
-        found = list(pools(running).values())
+        found = list(PoolFigures.told(running).values())
         summed = (
             ("On loan", "active_connections"), ("Idle", "idle_connections"), ("At most", "max_size"),
             ("Waiting", "waiting"), ("Leases", "total_acquired"), ("Leaked", "leaked"),
@@ -306,7 +310,7 @@ def pool_rows(status: Mapping[str, Any]) -> list[dict[str, Any]]:
             "failed": pool.get("failed_acquisitions"),
             "healthy": pool.get("healthy", True),
         }
-        for name, pool in pools(mapping(status.get("services"))).items()
+        for name, pool in PoolFigures.told(mapping(status.get("services"))).items()
     ]
     return _top(rows, lambda row: row["utilization"] or 0)
 
@@ -325,7 +329,7 @@ def instance_rows(status: Mapping[str, Any]) -> list[dict[str, Any]]:
             "avg_ms": instance.get("average_response_time_ms"),
             "p99_ms": instance.get("p99_response_time_ms"),
         }
-        for name, instance in instances(mapping(status.get("services"))).items()
+        for name, instance in InstanceFigures.told(mapping(status.get("services"))).items()
     ]
     return _top(rows, lambda row: (not row["healthy"], row["requests"] or 0))
 

@@ -1,0 +1,59 @@
+"""Figures of the cache manager (pure)."""
+
+from typing import Annotated
+
+from bot.core.phase4_statistics.fields import DEGRADED, MB, Figures, counter, gauge
+
+_HITS = counter("phase4_cache_hits", "Look-ups answered, by tier (l1: memory, l2: Redis)", "tier")
+_MISSES = counter("phase4_cache_misses", "Look-ups a tier could not answer", "tier")
+_ENTRIES = gauge("phase4_cache_entries", "Entries in memory", "tier")
+_BYTES = gauge("phase4_cache_bytes", "Bytes in memory", "tier", scale=MB)
+_MAX_BYTES = gauge("phase4_cache_max_bytes", "Bytes the cache may take in memory", "tier", scale=MB)
+_EVICTIONS = counter("phase4_cache_evictions", "Entries displaced by others", "tier")
+_INSERTIONS = counter("phase4_cache_insertions", "Entries put into memory", "tier")
+
+
+class CacheManagerFigures(Figures, frozen=True, kw_only=True):
+    """Since the start or the last reset; rates are percent."""
+
+    service = "cache_manager"
+
+    enabled: bool
+    l1_entries: Annotated[int, _ENTRIES.of("l1")]
+    l1_memory_mb: Annotated[float, _BYTES.of("l1")]
+    l1_max_size_mb: Annotated[float, _MAX_BYTES.of("l1")]
+    l1_hits: Annotated[int, _HITS.of("l1")]
+    l1_misses: Annotated[int, _MISSES.of("l1")]
+    l1_hit_rate_percent: float
+    l1_evictions: Annotated[int, _EVICTIONS.of("l1")]
+    l1_insertions: Annotated[int, _INSERTIONS.of("l1")]
+    l2_enabled: Annotated[
+        bool, gauge("phase4_cache_l2_configured", "1 if there is a Redis behind the memory")
+    ]
+    l2_connected: Annotated[bool, gauge("phase4_cache_l2_connected", "1 while Redis answers")]
+    l2_hits: Annotated[int, _HITS.of("l2")]
+    l2_misses: Annotated[int, _MISSES.of("l2")]
+    l2_errors: Annotated[
+        int, counter("phase4_cache_l2_errors", "Operations that Redis refused or did not answer")
+    ]
+    l2_undecodable: int
+    l2_malformed_messages: int
+    l1_only_values: int
+    total_hits: int
+    total_misses: int
+    overall_hit_rate_percent: float
+    eviction_rate: float
+    loads: Annotated[int, counter("phase4_cache_loads", "Loaders run")]
+    load_failures: Annotated[int, counter("phase4_cache_load_failures", "Loaders that raised")]
+    stale_served: Annotated[
+        int, counter("phase4_cache_stale_served", "Expired values served because a loader failed")
+    ]
+    early_refreshes: int
+    warming_tasks: Annotated[int, gauge("phase4_cache_warming_tasks", "Keys kept warm")]
+    degraded: Annotated[bool, DEGRADED.of(service)]
+    l2_refused: dict[str, int]
+
+    @property
+    def hit_rate(self) -> float:
+        """The same as ``overall_hit_rate_percent``."""
+        return self.overall_hit_rate_percent

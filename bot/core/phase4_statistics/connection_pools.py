@@ -1,0 +1,70 @@
+"""Figures of the connection pools (pure)."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from bot.core.phase4_statistics.fields import Figures, counter, gauge, is_number, mapping
+
+_CONNECTIONS = gauge("phase4_pool_connections", "Connections by state", "state")
+
+
+class PoolFigures(Figures, frozen=True, kw_only=True):
+    """Of one pool, since its start or the last reset."""
+
+    service = "connection_pool_manager"
+    label = "pool"
+
+    backend: str
+    url: str
+    """Without its password."""
+    total_connections: int
+    active_connections: Annotated[
+        int, gauge("pool_active_connections", "Connections on loan"), _CONNECTIONS.of("active")
+    ]
+    idle_connections: Annotated[int, _CONNECTIONS.of("idle")]
+    busy_connections: Annotated[int, _CONNECTIONS.of("busy")]
+    opening_connections: Annotated[int, _CONNECTIONS.of("opening")]
+    waiting: Annotated[int, gauge("phase4_pool_waiters", "Callers that wait for a connection")]
+    min_size: Annotated[int, gauge("phase4_pool_min_size", "Connections the pool keeps")]
+    max_size: Annotated[int, gauge("pool_max_size", "Connections the pool may have")]
+    utilization_percent: Annotated[
+        float, gauge("phase4_pool_utilization_percent", "Connections on loan, percent of the most")
+    ]
+    peak_active: int
+    peak_connections: int
+    total_acquired: Annotated[int, counter("phase4_pool_acquired", "Leases")]
+    total_released: Annotated[int, counter("phase4_pool_released", "Leases given back")]
+    failed_acquisitions: Annotated[
+        int, counter("phase4_pool_failed_acquisitions", "Callers that got no connection")
+    ]
+    cancelled_acquisitions: int
+    avg_wait_time_ms: float
+    p50_wait_time_ms: float
+    p99_wait_time_ms: float
+    max_wait_time_ms: float
+    longest_lease_seconds: Annotated[
+        float, gauge("phase4_pool_longest_lease_seconds", "Age of the oldest lease")
+    ]
+    leaked: Annotated[int, counter("phase4_pool_leaked", "Leases held beyond the leak threshold")]
+    connections_opened: int
+    connections_closed: int
+    connect_failures: Annotated[
+        int, counter("phase4_pool_connect_failures", "Connections that could not be opened")
+    ]
+    resets: int
+    query_timeouts: Annotated[int, counter("phase4_pool_query_timeouts", "Calls ended for their timeout")]
+    refused_as_demoted: int
+    demoted: Annotated[bool, gauge("phase4_pool_demoted", "1 while the server takes no writes")]
+    overdue_calls: Annotated[
+        int, gauge("phase4_pool_overdue_calls", "Calls that have had no answer for long")
+    ]
+    longest_call_seconds: float
+    healthy: Annotated[bool, gauge("phase4_pool_healthy", "1 while the pool can connect")]
+    degraded: bool
+    last_error: str | None
+
+    @classmethod
+    def told(cls, services: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+        """The pools in the status, by name."""
+        pools = mapping(services.get(cls.service))
+        return {str(name): pool for name, pool in pools.items() if is_number(mapping(pool).get("max_size"))}

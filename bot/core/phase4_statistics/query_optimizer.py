@@ -1,0 +1,44 @@
+"""Figures of the query optimizer (pure)."""
+
+from typing import Annotated
+
+from bot.core.phase4_statistics.fields import MB, Figures, counter, gauge
+
+
+class QueryOptimizerFigures(Figures, frozen=True, kw_only=True):
+    """Executions are those on the database; rates are percent of look-ups, since the start or a reset."""
+
+    service = "query_optimizer"
+
+    enabled: bool
+    total_unique_queries: Annotated[int, gauge("phase4_query_shapes", "Distinct query shapes known")]
+    total_executions: Annotated[int, counter("phase4_query_executions", "Executions on the database")]
+    cache_hits: Annotated[int, counter("phase4_query_cache_hits", "Query results answered from the cache")]
+    cache_misses: Annotated[
+        int, counter("phase4_query_cache_misses", "Query results that were not in the cache")
+    ]
+    cache_hit_rate_percent: float
+    avg_execution_time_ms: float
+    total_execution_time_ms: Annotated[
+        float,
+        counter("phase4_query_execution_seconds", "Seconds of executions on the database", scale=0.001),
+    ]
+    cached_results_count: Annotated[int, gauge("phase4_query_cache_entries", "Query results held")]
+    cached_results_mb: Annotated[
+        float, gauge("phase4_query_cache_bytes", "Bytes of query results held", scale=MB)
+    ]
+    cache_evictions: Annotated[
+        int, counter("phase4_query_cache_evictions", "Query results displaced by others")
+    ]
+    slow_queries: Annotated[
+        int,
+        counter("phase4_query_slow_executions", "Executions at or above the slow-query threshold"),
+    ]
+    n_plus_one_patterns: Annotated[
+        int, gauge("phase4_query_n_plus_one_patterns", "Query shapes found to run once per row")
+    ]
+
+    @property
+    def hit_rate(self) -> float:
+        """The same as ``cache_hit_rate_percent``."""
+        return self.cache_hit_rate_percent
