@@ -239,6 +239,7 @@ def create_front(settings: ServiceSettings) -> web.Application:
             raise CannotStartError("; ".join(report["errors"]))
         await front.start()
         lag.start()
+        feed.start()
         try:
             yield
         finally:

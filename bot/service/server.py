@@ -95,6 +95,7 @@ def create_app(settings: ServiceSettings, phase4: Mapping[str, Any] | None = Non
             logger.error("%s", one_line(error, 1000))
         pooled = "ConnectionPoolManager" in report["services_initialized"]
         lag.start()
+        feed.start()
         try:
             await _connect(database, journal, pooled)
             if "BatchProcessor" in report["services_initialized"]:

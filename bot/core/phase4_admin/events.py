@@ -32,6 +32,19 @@ _NAMES_SHOWN = "bot.core.load_balancer"
 _NAME = re.compile(r"[\w.:-]{1,64}")
 _FIGURES = re.compile(r"\d+(?:\.\d+)?")
 
+_ERROR = re.compile(
+    r"[A-Z]\w{0,80}(?:Error|Exception|Failure|Timeout|Exit|Interrupt|Closed|Refused|Limited)\b"
+)
+"""A class of errors by its name: it says why, and holds nothing of a user's. Its message may."""
+
+_REASONS = frozenset(
+    """a added again answer answered are balancer check check(s) checks ejection enabled failed failing
+    failures false for good half health healthy HTTP in instances is last load no not of off open out over
+    progress reachable request request(s) requests returned row s slow start still succeeded the to trial
+    value within""".split()
+)
+"""Words of which the load balancer's own reasons consist."""
+
 
 class Event(Struct):
     """One line; the same line again, with whatever figures, counts on."""
@@ -87,34 +100,61 @@ class EventLog(logging.Handler):
 def text_of(record: logging.LogRecord) -> str:
     """What of a log line may be shown."""
     if record.name.startswith(_SHOWN_IN_FULL):
-        text = record.getMessage().partition("\n  | ")[0]  # the traceback is for the log
+        text = record.getMessage()
     else:
         text = str(record.msg)
         if record.args:
-            keep = _name_or_hidden if record.name.startswith(_NAMES_SHOWN) else _number_or_hidden
+            keep = _words_or_hidden if record.name.startswith(_NAMES_SHOWN) else _number_or_hidden
             hidden: Any
             if isinstance(record.args, tuple):
                 hidden = tuple(keep(arg) for arg in record.args)
             else:
                 hidden = {name: keep(arg) for name, arg in record.args.items()}
             text = text % hidden
-    return one_line(text, MAX_TEXT)
+    return one_line(text.partition("\n")[0], MAX_TEXT)  # the traceback is for the log
 
 
 def _number_or_hidden(value: object) -> object:
-    return value if isinstance(value, int | float) else _HIDDEN
+    if isinstance(value, int | float):
+        return value
+    if isinstance(value, BaseException):
+        return _Shown(type(value).__name__)
+    text = str(value)
+    name = _ERROR.match(text)
+    return _HIDDEN if name is None else _Shown(name[0] if name[0] == text else f"{name[0]}: …")
 
 
-def _name_or_hidden(value: object) -> object:
+def _words_or_hidden(value: object) -> object:
     if isinstance(value, Enum):
         value = value.value
     text = str(value)
-    return text if _NAME.fullmatch(text) else _HIDDEN
+    return text if _NAME.fullmatch(text) else _Shown(_reason(text))
 
 
-class _Hidden:
+def _reason(text: str) -> str:
+    """A load balancer's reason, with the names of errors and without what they say."""
+    parts = []
+    for part in text[:MAX_TEXT].split("; "):
+        error = _ERROR.search(part)
+        own = part if error is None else part[: error.start()]
+        words = [
+            word if word.strip(",:%") in _REASONS or not word.strip(",:%.0123456789") else "…"
+            for word in own.split()
+        ]
+        if error is not None:
+            words.append(f"{error[0]}: …" if part[error.end() :] else error[0])
+        parts.append(" ".join(words))
+    return re.sub(r"…(?:[ ;]*…)+", "…", "; ".join(parts))
+
+
+class _Shown:
+    """A text as it is, also for ``%r``."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
     def __repr__(self) -> str:
-        return "…"
+        return self._text
 
 
-_HIDDEN = _Hidden()
+_HIDDEN = _Shown("…")

@@ -1,4 +1,4 @@
-"""The stream of figures: one sampler for all viewers, none while there are none."""
+"""Samples of the services, always taken, and the stream of figures to those who look."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any, NamedTuple
 
 from bot.core._shared import __version__
@@ -15,8 +15,9 @@ from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.masking import masked_traceback
 from bot.core.phase4_admin import figures
 from bot.core.phase4_admin.events import EventLog
-from bot.core.phase4_admin.history import History
+from bot.core.phase4_admin.history import DAY, FULL_SECONDS, History
 from bot.core.phase4_admin.library import Library
+from bot.core.phase4_admin.queries import found_queries, opened_query
 from bot.core.phase4_statistics.rolling_rates import WINDOW, RecentReader
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,9 @@ MAX_VIEWERS = 20
 MAX_OF_ONE = 6
 """Streams of one client; as many as a browser opens to one server."""
 
+RANGES = (FULL_SECONDS, 3_600.0, 6 * 3_600.0, DAY)
+"""Seconds that charts can show; of the first the stream has every sample."""
+
 
 class _Viewer(NamedTuple):
     client: str
@@ -33,11 +37,22 @@ class _Viewer(NamedTuple):
     ended: asyncio.Event
 
 
+class Sample(NamedTuple):
+    """What was read of the services at one moment."""
+
+    at: float
+    """Unix time."""
+    status: Mapping[str, Any]
+    values: Mapping[str, float | None]
+    """The charted figures."""
+
+
 class Feed:
-    """Samples the services every ``interval`` seconds while there are viewers.
+    """Samples the services every ``interval`` seconds from :meth:`start` on, also while nobody looks.
 
     All viewers share the samples; one that is slow gets the next one late and misses none of the
-    history. :meth:`close` ends every stream at once, and there are no new ones.
+    history. What the page shows beside the charts is put together only while there are viewers.
+    :meth:`close` ends every stream at once, and there are no new ones until it is started again.
     """
 
     def __init__(
@@ -46,22 +61,28 @@ class Feed:
         events: EventLog,
         lag: Callable[[], float],
         *,
+        name: str = "",
+        about: Mapping[str, Any] | None = None,
         interval: float = INTERVAL,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        """``name``: the bot's; ``about``: what else every state of the page tells, as it is."""
         self._library = library
         self._events = events
         self._lag = lag
+        self._about = {"bot": name, **(about or {})}
         self._interval = interval
         self._clock = clock
         self._recent = RecentReader(clock.monotonic())
         self._history = History()
-        # The rest is changed by stream, close and the sampler.
+        # The rest is changed by start, stream, close and the sampler.
         self._viewers: list[_Viewer] = []  # the oldest first
         self._sampler: asyncio.Task[None] | None = None
+        self._sample: Sample | None = None
         self._state: dict[str, Any] = {}
-        self._state_at = 0.0
+        self._state_of: Sample | None = None
         self._closed = False
+        self._failing: set[str] = set()
         self._turn: asyncio.Event | None = None
 
     @property
@@ -72,13 +93,48 @@ class Feed:
     def sampling(self) -> bool:
         return self._sampler is not None and not self._sampler.done()
 
-    async def stream(self, after: float = 0.0, client: str = "", session: str = "") -> AsyncGenerator[bytes]:
+    def start(self) -> None:
+        """Sample from now on, on the running loop; again after :meth:`close`."""
+        self._closed = False
+        self._keep_sampling()
+
+    def _keep_sampling(self) -> None:
+        if not self.sampling:
+            # A turn belongs to the loop of those who wait for it.
+            self._turn = asyncio.Event()
+            self._sampler = asyncio.get_running_loop().create_task(self._run(), name="dashboard")
+
+    def history(self, seconds: float) -> dict[str, Any]:
+        """The last ``seconds`` (Unix time ends with the last sample) as ``History.steps`` tells them."""
+        now = self._sample.at if self._sample is not None else self._clock.time()
+        return self._history.steps(seconds, now)
+
+    async def snapshot(self) -> dict[str, Any]:
+        """What the page shows of now; empty before the first sample, and the last one while it fails."""
+        sample = self._sample
+        if sample is not None and self._state_of is not sample:
+            try:
+                self._state = await self._compose(sample)
+            except Exception as error:
+                self._tell("compose", error)
+            else:
+                self._failing.discard("compose")
+                self._state_of = sample
+        return self._state
+
+    async def query(self, fingerprint: str) -> dict[str, Any] | None:
+        """All that the optimizer knows of one query shape; None if that is nothing."""
+        return await opened_query(self._library.running("query_optimizer"), fingerprint)
+
+    async def stream(
+        self, after: float = 0.0, client: str = "", session: str = "", *, actions: bool = False
+    ) -> AsyncGenerator[bytes]:
         """Server-sent events: the state and the history later than ``after`` (Unix time), at each sample.
 
         ``client``: where the viewer asks from; ``session``: what it has signed in with. Both together have
         MAX_OF_ONE streams at most; a further one ends the oldest of theirs. With MAX_VIEWERS in all, the
         client that holds the most streams loses the oldest of them. So no client is shut out by
-        one that opens many.
+        one that opens many. ``actions``: whether the viewer may act.
         """
         viewer = _Viewer(client, session, asyncio.Event())
         self._make_room(viewer)
@@ -87,25 +143,22 @@ class Feed:
             yield b"retry: 2000\n\n"
             seen = -1.0
             while not self._closed and not viewer.ended.is_set():
-                if self._sampler is None or self._sampler.done():
-                    self._turn = self._turn or asyncio.Event()
-                    self._sampler = asyncio.get_running_loop().create_task(self._sample(), name="dashboard")
+                self._keep_sampling()
                 turn = self._turn
-                if self._state_at == seen or not self._state:
+                state = await self.snapshot()
+                if not state or state["time"] == seen:
                     assert turn is not None
                     await turn.wait()
                     continue
-                seen = self._state_at
+                seen = state["time"]
                 if after > seen:
                     after = 0.0  # the clock was set back, so all that is kept is later than that
-                body = {**self._state, "history": self._history.columns(after)}
+                body = {**state, "actions": actions, "history": self._history.columns(after)}
                 after = seen
-                yield f"id: {seen:.3f}\ndata: {json.dumps(body, separators=(',', ':'))}\n\n".encode()
+                yield f"id: {after:.3f}\ndata: {json.dumps(body, separators=(',', ':'))}\n\n".encode()
         finally:
             if viewer in self._viewers:
                 self._viewers.remove(viewer)
-            if not self._viewers:
-                self._stop_sampling()
 
     def _make_room(self, new: _Viewer) -> None:
         """End the stream that has to go for ``new``, if one has to."""
@@ -120,53 +173,57 @@ class Feed:
             return
         self._viewers.remove(victim)
         victim.ended.set()
+        self._next_turn()  # it waits for that
+
+    def _next_turn(self) -> None:
         if self._turn is not None:
-            self._turn.set()  # it waits for that
+            self._turn.set()
             self._turn = asyncio.Event()
 
     def close(self) -> None:
-        """End every stream; from now on there are none."""
+        """End the sampling and every stream; until :meth:`start` there are none."""
         self._closed = True
-        self._stop_sampling()
-        if self._turn is not None:
-            self._turn.set()
-
-    def _stop_sampling(self) -> None:
         if self._sampler is not None:
             self._sampler.cancel()
             self._sampler = None
-        # What was sampled before a pause must not be shown as the present when there is a viewer again.
-        self._state = {}
+        if self._turn is not None:
+            self._turn.set()
 
-    async def _sample(self) -> None:
-        failing = False
+    async def _run(self) -> None:
         while True:
             try:
-                state = await self.measure()
+                await self.measure()
             except Exception as error:
-                if not failing:
-                    logger.error("The dashboard's figures cannot be read\n%s", masked_traceback(error))
-                failing = True
+                self._tell("measure", error)
             else:
-                failing = False
-                self._state, self._state_at = state, state["time"]
-                if self._turn is not None:
-                    self._turn.set()
-                self._turn = asyncio.Event()
+                self._failing.discard("measure")
+                self._next_turn()
             await self._clock.sleep(self._interval)
 
-    async def measure(self) -> dict[str, Any]:
-        """Take one sample: into the history, and what the page shows of now."""
+    def _tell(self, step: str, error: Exception) -> None:
+        """Log what went wrong, once until it goes well again."""
+        if step not in self._failing:
+            logger.error("The dashboard's figures cannot be read\n%s", masked_traceback(error))
+        self._failing.add(step)
+
+    async def measure(self) -> Sample:
+        """Take one sample, into the history too."""
         status = await self._library.status()
         recent = self._recent.read(self._clock.monotonic(), status["services"])
         at = round(self._clock.time(), 3)
-        if at < self._state_at:
-            self._history = History()  # its times would lie ahead of the present
+        if self._sample is not None and at < self._sample.at:
+            self._history.forget_from(at)
         values = figures.points(status, recent, self._lag())
         self._history.add(at, values)
-        slow, patterns = await _queries(self._library.running("query_optimizer"))
+        self._sample = Sample(at, status, values)
+        return self._sample
+
+    async def _compose(self, sample: Sample) -> dict[str, Any]:
+        status, values = sample.status, sample.values
+        slow, patterns = await found_queries(self._library.running("query_optimizer"), figures.MAX_ROWS)
         return {
-            "time": at,
+            **self._about,
+            "time": sample.at,
             "interval": self._interval,
             "window": WINDOW,
             "version": __version__,
@@ -178,6 +235,7 @@ class Feed:
             "pools": figures.pool_rows(status),
             "instances": figures.instance_rows(status),
             "limits": figures.limit_rows(status),
+            "priorities": figures.priority_rows(status),
             "slow": slow,
             "n_plus_one": patterns,
             "events": [
@@ -185,36 +243,6 @@ class Feed:
                 for e in self._events.latest()[: figures.MAX_ROWS]
             ],
         }
-
-
-async def _queries(optimizer: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Slow query shapes and N+1 findings: texts without literals, so without anything of a user's."""
-    if optimizer is None:
-        return [], []
-    slow = [
-        {
-            "query": query.query,
-            "fingerprint": query.fingerprint,
-            "executions": query.executions,
-            "slow": query.slow_executions,
-            "avg_ms": query.avg_time_ms,
-            "max_ms": query.max_time_ms,
-            "last_seen": query.last_seen,
-        }
-        for query in (await optimizer.get_slow_queries())[: figures.MAX_ROWS]
-    ]
-    patterns = [
-        {
-            "query": pattern.query,
-            "count": pattern.count,
-            "requests": pattern.contexts,
-            "where": pattern.call_sites,
-            "instead": pattern.suggestion,
-            "last_seen": pattern.last_seen,
-        }
-        for pattern in (await optimizer.get_n_plus_one_patterns())[: figures.MAX_ROWS]
-    ]
-    return slow, patterns
 
 
 def unix_time(text: str) -> float:

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from bot.core._shared.masking import one_line
 from bot.core.phase4_statistics.connection_pools import PoolFigures
 from bot.core.phase4_statistics.fields import is_number, mapping
 from bot.core.phase4_statistics.load_balancer import InstanceFigures
 from bot.core.phase4_statistics.rolling_rates import RecentFigures
 
-MAX_ROWS = 20
+MAX_ROWS = 50
 """Of each table."""
+
+MAX_ERROR = 300
+"""Characters of an instance's last error."""
 
 
 class Target(NamedTuple):
@@ -65,7 +69,7 @@ HEADLINES = (
     ),
     Headline(
         "pool_utilization", ("connection_pool_manager",), "Connection pool utilization", "%",
-        Target("50 to 80 %", 50, 80, False), "no pool yet",
+        Target("50 to 80 %", 50, 80, False), "no connection wanted lately",
     ),
     Headline(
         "block_rate", ("rate_limiter",), "Rate limit blocking", "%", Target("below 5 %", None, 5),
@@ -98,14 +102,16 @@ def points(status: Mapping[str, Any], recent: RecentFigures, lag_seconds: float)
     """Every figure that has a history chart; None where there is nothing to show."""
     services = mapping(status.get("services"))
     batch, balancer = mapping(services.get("batch_processor")), mapping(services.get("load_balancer"))
-    process = mapping(status.get("process"))
+    process, outbound = mapping(status.get("process")), mapping(services.get("outbound"))
     throughput = batch.get("throughput_items_per_sec")
     used = [pool.get("utilization_percent") or 0.0 for pool in PoolFigures.told(services).values()]
+    # Pools of which nobody has wanted a connection lately are idle, not used too little.
+    in_use = max(used) if used and (any(used) or recent.leases_per_second) else None
     routed = balancer.get("total_requests")
     return {
         "query_hit_rate": recent.overall_hit_rate,
         "eviction_rate": recent.cache_eviction_rate,
-        "pool_utilization": max(used) if used else None,
+        "pool_utilization": in_use,
         "block_rate": recent.block_rate,
         # A queue with nothing in it is idle, not slow.
         "batch_throughput": throughput if throughput or batch.get("pending_items") else None,
@@ -119,6 +125,7 @@ def points(status: Mapping[str, Any], recent: RecentFigures, lag_seconds: float)
         "batch_items": recent.batch_items_per_second,
         "routed": recent.routed_requests_per_second,
         "outbound_sent": recent.sent_requests_per_second,
+        "outbound_queued": outbound.get("queued"),
         "memory": process.get("rss_mb"),
         "cpu": process.get("cpu_percent"),
         "lag": lag_seconds * 1000,
@@ -156,19 +163,30 @@ class Fact(NamedTuple):
     label: str
     key: str
     unit: str = ""
+    of: tuple[str, ...] = ()
+    """What a share or a mean is of: while all of it is zero, there is none."""
 
+    def value(self, figures: Mapping[str, Any]) -> float | None:
+        """The figure, or None where nothing has happened that it could be of."""
+        if self.of and not any(figures.get(key) for key in self.of):
+            return None
+        value: float = figures[self.key]
+        return value
+
+
+_ROUTED = ("successful_requests", "failed_requests")
 
 _FACTS: dict[str, tuple[Fact, ...]] = {
     "query_optimizer": (
         Fact("Results cached", "cached_results_count"),
         Fact("Memory", "cached_results_mb", "MB"),
-        Fact("Hit rate", "hit_rate", "%"),
+        Fact("Hit rate", "hit_rate", "%", ("cache_hits", "cache_misses")),
         Fact("Executions", "total_executions"),
-        Fact("Average execution", "avg_execution_time_ms", "ms"),
+        Fact("Average execution", "avg_execution_time_ms", "ms", ("total_executions",)),
         Fact("Slow executions", "slow_queries"),
     ),
     "cache_manager": (
-        Fact("Hit rate", "hit_rate", "%"),
+        Fact("Hit rate", "hit_rate", "%", ("total_hits", "total_misses")),
         Fact("Entries", "l1_entries"),
         Fact("Memory", "l1_memory_mb", "MB"),
         Fact("Hits in memory", "l1_hits"),
@@ -185,7 +203,7 @@ _FACTS: dict[str, tuple[Fact, ...]] = {
         Fact("Pending", "pending_items"),
         Fact("Failed", "failed_items"),
         Fact("Dead letters", "dead_letters"),
-        Fact("Average batch", "avg_batch_size"),
+        Fact("Average batch", "avg_batch_size", "", ("completed_batches", "failed_batches")),
         Fact("Retries", "retries"),
     ),
     "load_balancer": (
@@ -193,16 +211,16 @@ _FACTS: dict[str, tuple[Fact, ...]] = {
         Fact("Instances", "total_instances"),
         Fact("Requests", "total_requests"),
         Fact("Failed", "failed_requests"),
-        Fact("Average response", "average_response_time_ms", "ms"),
-        Fact("Success", "success_rate_percent", "%"),
+        Fact("Average response", "average_response_time_ms", "ms", _ROUTED),
+        Fact("Success", "success_rate_percent", "%", _ROUTED),
     ),
     "outbound": (
         Fact("Sent", "sent"),
-        Fact("Queued", "queued"),
-        Fact("Wait, 99 %", "p99_wait_ms", "ms"),
-        Fact("Refused by Telegram", "refusals"),
+        Fact("Chats waiting", "chats_waiting"),
         Fact("Chats held", "chats_held"),
-        Fact("Superseded edits", "superseded"),
+        Fact("Queued", "queued"),
+        Fact("Wait, 99 %", "p99_wait_ms", "ms", ("total_requests",)),
+        Fact("Refused by Telegram", "refusals"),
     ),
 }
 
@@ -288,7 +306,7 @@ def _facts(key: str, figures: Mapping[str, Any], running: Mapping[str, Any]) -> 
             if found
         ]
     return [
-        {"label": fact.label, "value": figures[fact.key], "unit": fact.unit}
+        {"label": fact.label, "value": fact.value(figures), "unit": fact.unit}
         for fact in _FACTS[key]
         if is_number(figures.get(fact.key))
     ]
@@ -305,10 +323,11 @@ def pool_rows(status: Mapping[str, Any]) -> list[dict[str, Any]]:
             "max": pool.get("max_size"),
             "utilization": pool.get("utilization_percent"),
             "waiting": pool.get("waiting"),
-            "p99_wait_ms": pool.get("p99_wait_time_ms"),
+            "p99_wait_ms": pool.get("p99_wait_time_ms") if pool.get("total_acquired") else None,
             "leaked": pool.get("leaked"),
             "failed": pool.get("failed_acquisitions"),
             "healthy": pool.get("healthy", True),
+            "error": one_line(pool.get("last_error") or "", MAX_ERROR),
         }
         for name, pool in PoolFigures.told(mapping(status.get("services"))).items()
     ]
@@ -326,12 +345,40 @@ def instance_rows(status: Mapping[str, Any]) -> list[dict[str, Any]]:
             "active": instance.get("active_requests"),
             "requests": instance.get("total_requests"),
             "failed": instance.get("failed_requests"),
-            "avg_ms": instance.get("average_response_time_ms"),
-            "p99_ms": instance.get("p99_response_time_ms"),
+            "avg_ms": instance.get("average_response_time_ms") if _answered(instance) else None,
+            "p99_ms": instance.get("p99_response_time_ms") if _answered(instance) else None,
+            "error": one_line(instance.get("last_error") or "", MAX_ERROR),
+            **_since(instance),
         }
         for name, instance in InstanceFigures.told(mapping(status.get("services"))).items()
     ]
     return _top(rows, lambda row: (not row["healthy"], row["requests"] or 0))
+
+
+def _answered(instance: Mapping[str, Any]) -> bool:
+    return bool(instance.get("successful_requests") or instance.get("failed_requests"))
+
+
+def _since(instance: Mapping[str, Any]) -> dict[str, Any]:
+    """When an instance's state last changed (Unix time) and why; None: not since it was added."""
+    history = instance.get("history")
+    last = mapping(history[-1]) if isinstance(history, list) and history else {}
+    return {"since": last.get("at"), "reason": one_line(last.get("reason") or "", MAX_ERROR)}
+
+
+def priority_rows(status: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What outbound has of each priority, the most urgent first."""
+    outbound = mapping(mapping(status.get("services")).get("outbound"))
+    return [
+        {
+            "name": str(name),
+            "queued": figures.get("queued"),
+            "sent": figures.get("sent"),
+            "refused": figures.get("refused"),
+        }
+        for name, figures in mapping(outbound.get("by_priority")).items()
+        if isinstance(figures, Mapping)
+    ]
 
 
 def limit_rows(status: Mapping[str, Any]) -> list[dict[str, Any]]:

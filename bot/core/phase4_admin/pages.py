@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+from collections.abc import Mapping
 from importlib import resources
+from typing import Any
 
 from aiohttp import web
 
 from bot.core.phase4_admin.access import Access
 from bot.core.phase4_admin.api_errors import ApiError
 from bot.core.phase4_admin.client_address import client_address, client_of
-from bot.core.phase4_admin.feed import Feed, unix_time
+from bot.core.phase4_admin.feed import RANGES, Feed, unix_time
 
 STALL_SECONDS = 10.0
 """A viewer that takes in nothing for so long is dropped."""
@@ -51,6 +53,29 @@ class Dashboard:
         app.router.add_post("/dashboard/access", self._access.sign_in)
         app.router.add_delete("/dashboard/access", self._access.sign_out)
         app.router.add_get("/dashboard/feed", self.stream, allow_head=False)
+        app.router.add_get("/dashboard/history", self._access.guard(self.history))
+        app.router.add_get("/dashboard/snapshot", self._access.guard(self.snapshot))
+        app.router.add_get("/dashboard/queries/{fingerprint}", self._access.guard(self.query))
+
+    async def history(self, request: web.Request) -> web.Response:
+        """``?seconds=``: charts of the last hour, six hours or day."""
+        text = request.query.get("seconds", "")
+        seconds = {f"{one:g}": one for one in RANGES}.get(text)
+        if seconds is None:
+            allowed = ", ".join(f"{one:g}" for one in RANGES)
+            raise ApiError(400, "bad_request", f"seconds = {text[:20]!r}: expected one of {allowed}")
+        return _told(self._feed.history(seconds))
+
+    async def snapshot(self, request: web.Request) -> web.Response:
+        """What the page shows of now, without its history."""
+        return _told(await self._feed.snapshot())
+
+    async def query(self, request: web.Request) -> web.Response:
+        """All that is known of one query shape."""
+        found = await self._feed.query(request.match_info["fingerprint"])
+        if found is None:
+            raise ApiError(404, "not_found", "The query optimizer knows no such query (any more).")
+        return _told(found)
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """Figures as server-sent events, until the viewer leaves or the service stops."""
@@ -86,6 +111,12 @@ class Dashboard:
             except ConnectionError:
                 pass  # the viewer left
         return response
+
+
+def _told(what: Mapping[str, Any]) -> web.Response:
+    response = web.json_response(what, headers={**_HEADERS, "Cache-Control": "no-store"})
+    response.enable_compression()  # a day of every figure is long, and much of it the same
+    return response
 
 
 async def _write(response: web.StreamResponse, event: bytes) -> None:

@@ -96,7 +96,10 @@ def guarded(data_dir):
 
 
 def test_without_the_token_there_are_no_figures(guarded):
-    for path in ("/dashboard/feed", "/metrics"):
+    for path in (
+        "/dashboard/feed", "/dashboard/snapshot", "/dashboard/history?seconds=600", "/dashboard/queries/0",
+        "/metrics",
+    ):  # fmt: skip
         for headers in ({}, {"Authorization": "Bearer wrong"}, {"Cookie": f"{COOKIE}=9999999999.00"}):
             status, answer, _ = get(guarded, path, **headers)
             assert status == 401
@@ -232,6 +235,7 @@ async def app(data_dir):
     app = create_app(
         ServiceSettings(data_dir=data_dir), {"ENABLE_QUERY_OPTIMIZER": True, "ENABLE_RATE_LIMITER": True}
     )
+    app[FEED]._interval = 0.02
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", free_port())
@@ -260,26 +264,86 @@ async def until(condition, what):
     assert condition(), what
 
 
-async def test_viewers_share_a_sampler_which_ends_with_the_last(app, session):
+async def test_samples_are_taken_while_nobody_looks_and_a_viewer_sees_them(app, session):
     feed = app.feed
-    feed._interval = 0.02
-    assert not feed.sampling
+    assert feed.viewers == 0
+    await until(lambda: len(feed.history(3_600)["t"]) and len(feed._history) > 3, "samples without a viewer")
+    async with session.get(f"{app.url}/dashboard/feed") as one:
+        state = await next_state(one)
+    assert len(state["history"]["t"]) > 3, "what was before it came"
+    assert all(len(values) == len(state["history"]["t"]) for values in state["history"]["series"].values())
+
+
+async def test_viewers_share_a_sampler_which_goes_on_without_them(app, session):
+    feed = app.feed
+    sampler = feed._sampler
     async with session.get(f"{app.url}/dashboard/feed") as one:
         first = await next_state(one)
-        sampler = feed._sampler
         async with session.get(f"{app.url}/dashboard/feed") as other:
             await next_state(other)
             assert feed._sampler is sampler
             assert feed.viewers == 2
         await until(lambda: feed.viewers == 1, "one has left")
-        assert feed.sampling
         assert (await next_state(one))["time"] > first["time"]
     await until(lambda: feed.viewers == 0, "both have left")
-    assert not feed.sampling
-    async with session.get(f"{app.url}/dashboard/feed") as again:
-        history = (await next_state(again))["history"]
-    assert len(history["t"]) > 1, "a reload shows what was sampled before"
-    assert all(len(values) == len(history["t"]) for values in history["series"].values())
+    seen = feed._sample
+    await until(lambda: feed._sample is not seen, "it goes on")
+    assert feed._sampler is sampler
+
+
+async def test_what_only_the_page_needs_is_not_put_together_for_nobody(app, monkeypatch):
+    asked = []
+    monkeypatch.setattr(app.feed, "_compose", asked.append)
+    seen = app.feed._sample
+    await until(lambda: app.feed._sample is not seen, "a sample was taken")
+    assert asked == []
+
+
+async def test_the_past_is_told_by_range(app, session):
+    await until(lambda: app.feed._sample is not None, "a sample was taken")
+    for seconds, step in ((3_600, 30), (21_600, 90), (86_400, 360)):
+        async with session.get(f"{app.url}/dashboard/history?seconds={seconds}") as answer:
+            told = await answer.json()
+        assert told["step"] == step
+        assert {"lag", "memory", "query_hit_rate"} <= told["series"].keys()
+        assert set(told["series"]["memory"]) == {"mean", "low", "high"}
+        assert told["series"]["memory"]["mean"][-1] > 1
+    for wrong in ("", "?seconds=5", "?seconds=1e309", "?seconds=nan", "?seconds=" + "9" * 5_000):
+        async with session.get(f"{app.url}/dashboard/history{wrong}") as answer:
+            assert answer.status == 400
+            assert "600, 3600, 21600, 86400" in (await answer.json())["error"]["message"]
+
+
+async def test_a_query_is_opened_on_request(app, session):
+    optimizer = QueryOptimizer.get_instance()
+    await optimizer.record_execution("SELECT * FROM users WHERE email = 'hunter2'", 2_500.0)
+    async with session.get(f"{app.url}/dashboard/snapshot") as answer:
+        [listed] = (await answer.json())["slow"]
+    async with session.get(f"{app.url}/dashboard/queries/{listed['fingerprint']}") as answer:
+        opened = await answer.json()
+    assert opened["query"] == "SELECT * FROM users WHERE email = ?"
+    assert opened["indexes"][0]["ddl"] == "CREATE INDEX idx_users_email ON users (email)"
+    assert "test_dashboard.py" in opened["where"][0]
+    assert [finding["code"] for finding in opened["findings"]] == ["Q003"]
+    assert "hunter2" not in json.dumps(opened)
+    for unknown in ("0" * 16, "%00", "é"):
+        async with session.get(f"{app.url}/dashboard/queries/{unknown}") as answer:
+            assert answer.status == 404
+
+
+async def test_figures_that_cannot_be_read_stop_the_stream_and_not_the_sampling(app, session, caplog):
+    library = app.feed._library
+
+    async def broken():
+        raise RuntimeError("no status today")
+
+    app.feed._library = library._replace(status=broken)
+    await until(lambda: "no status today" in caplog.text, "it is told")
+    async with session.get(f"{app.url}/dashboard/feed") as one:
+        before = await next_state(one)
+        app.feed._library = library
+        assert (await next_state(one))["time"] > before["time"]
+    assert caplog.text.count("RuntimeError: no status today") == 1
 
 
 async def test_one_who_opens_many_streams_puts_nobody_out_and_keeps_nobody_out(app):
@@ -337,7 +401,6 @@ async def test_a_stream_ends_with_its_session(data_dir, session):
 
 
 async def test_a_viewer_that_comes_back_gets_what_it_missed_only(app, session):
-    app.feed._interval = 0.02
     async with session.get(f"{app.url}/dashboard/feed") as one:
         first = await next_state(one)
         second = await next_state(one)
@@ -365,7 +428,6 @@ async def test_a_viewer_that_stalls_is_dropped(app, session, monkeypatch):
         async with asyncio.timeout(30):
             while feed.viewers:
                 await asyncio.sleep(0.05)
-    assert not feed.sampling
 
 
 async def test_findings_are_shown_and_nothing_of_a_users(app, session):

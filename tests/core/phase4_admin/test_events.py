@@ -29,19 +29,48 @@ def test_what_may_hold_keys_or_values_is_left_out(events):
     logger = logging.getLogger("bot.core.cache_manager.service")
     logger.warning("Loader of %.100r failed %d times: %r", "user:hunter2", 3, ValueError("hunter2"))
     [event] = events.latest()
-    assert event.text == "Loader of … failed 3 times: …"
+    assert event.text == "Loader of … failed 3 times: ValueError", "the reason, and not what it says"
     assert event.source == "cache_manager"
 
 
-def test_of_the_load_balancer_names_and_states_are_shown_but_no_errors(events):
+@pytest.mark.parametrize(
+    ("reason", "shown"),
+    [
+        ("ValueError: hunter2 said no", "ValueError: …"),
+        ("5 failures in a row, the last: ValueError: hunter2; out for 30 s",
+         "5 failures in a row, the last: ValueError: …; out for 30 s"),
+        ("3 failed health check(s) in a row, the last: ConnectionRefusedError: [Errno 111] hunter2",
+         "3 failed health check(s) in a row, the last: ConnectionRefusedError: …"),
+        ("3 failed health check(s) in a row, the last: HTTP 503",
+         "3 failed health check(s) in a row, the last: HTTP 503"),
+        ("2 good health check(s) in a row", "2 good health check(s) in a row"),
+        ("still failing: no answer within 2 s; out for 60 s",
+         "still failing: no answer within 2 s; out for 60 s"),
+        ("87 % of 40 requests failed, the last: hunter2 is hunter3",
+         "87 % of 40 requests failed, the last: … is …"),
+    ],
+)  # fmt: skip
+def test_of_the_load_balancer_reasons_are_shown_but_nothing_that_a_handler_said(events, reason, shown):
     logging.getLogger("bot.core.load_balancer.service").warning(
-        "Load balancer: instance %s: %s -> %s: %s",
-        "bot-3",
-        "healthy",
-        "ejected",
-        "ValueError: hunter2 said no",
+        "Load balancer: instance %s: %s -> %s: %s", "bot-3", "healthy", "ejected", reason
     )
-    assert events.latest()[0].text == "Load balancer: instance bot-3: healthy -> ejected: …"
+    assert events.latest()[0].text == f"Load balancer: instance bot-3: healthy -> ejected: {shown}"
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        ("ValueError: hunter2", "ValueError: …"),
+        ("HandlerTimeout", "HandlerTimeout"),
+        ("hunter2 ValueError", "…"),
+        (TimeoutError("hunter2"), "TimeoutError"),
+    ],
+)
+def test_a_batch_given_up_says_by_what_kind_of_error(events, error, shown):
+    logging.getLogger("bot.core.batch_processor.dispatcher").error(
+        "Batch of %d item(s) given up: %s\n%s", 4, error, "  | Traceback\n  | hunter2"
+    )
+    assert events.latest()[0].text == f"Batch of 4 item(s) given up: {shown}"
 
 
 def test_passwords_are_masked(events):

@@ -46,8 +46,8 @@ async def test_the_card_shows_what_an_operator_asks_first(outbound):
     assert shown["state"] == "on"
     facts = {fact["label"]: fact["value"] for fact in shown["facts"]}
     assert facts == {
-        "Sent": 3, "Queued": 0, "Wait, 99 %": 0.0, "Refused by Telegram": 0, "Chats held": 1,
-        "Superseded edits": 0,
+        "Sent": 3, "Chats waiting": 0, "Chats held": 1, "Queued": 0, "Wait, 99 %": 0.0,
+        "Refused by Telegram": 0,
     }  # fmt: skip
 
 
