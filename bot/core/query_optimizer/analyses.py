@@ -6,7 +6,7 @@ import functools
 import hashlib
 import logging
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from bot.core._shared.masking import masked_traceback, one_line
@@ -251,6 +251,19 @@ def advice_on(query: str, dialect: str, known: Known = NOTHING) -> Advice:
         except Exception as error:
             stumbled(error, "advice on a SQL text")
     return Advice(query, analysis_of(query, dialect, known), query)
+
+
+def advice_on_document(query: Mapping[str, Any] | Sequence[Any], options: Any) -> Advice | None:
+    """Advice on a MongoDB filter, pipeline or command; None for one that the rules cannot read."""
+    from bot.core.query_optimizer.mongodb.documents import advise_mongo
+
+    try:
+        return advise_mongo(query, options)
+    except MemoryError:
+        raise
+    except Exception as error:
+        stumbled(error, "a MongoDB query")
+        return None
 
 
 _CONNECTIVE = re.compile(r"(?i)\b(?:AND|OR)\b")

@@ -11,7 +11,8 @@ from bot.core._shared.errors import LARGEST, InvalidArgumentError, invalid
 from bot.core._shared.validation import valid_seconds
 from bot.core.phase4_config.query_optimizer import QueryOptimizerSettings
 from bot.core.phase4_service import Phase4Service
-from bot.core.query_optimizer.analyses import Analyses, stumbled
+from bot.core.query_optimizer.analyses import Analyses, advice_on_document
+from bot.core.query_optimizer.declared import functions_of, names_of, relations_of
 from bot.core.query_optimizer.details import details_of
 from bot.core.query_optimizer.execution.call import Call
 from bot.core.query_optimizer.execution.execution import Execution, Executor
@@ -24,7 +25,6 @@ from bot.core.query_optimizer.execution.transactions import Transactions, Transa
 from bot.core.query_optimizer.graphql.operations import is_graphql
 from bot.core.query_optimizer.models import OptimizationResult, QueryDetails, QueryType, SlowQuery
 from bot.core.query_optimizer.sql.comments import untagged
-from bot.core.query_optimizer.sql.names import names_given
 from bot.core.query_optimizer.stats import has_parameters
 
 if TYPE_CHECKING:
@@ -116,9 +116,9 @@ class QueryOptimizer(Phase4Service):
             )
             speaks = settings.dialect
             # Those of an earlier call are declared already.
-            behind = [] if views is None else _relations("views", settings.views, speaks)
-            along = [] if cascades is None else _relations("cascades", settings.cascades, speaks)
-            pure = _functions(settings.pure_functions)
+            behind = [] if views is None else relations_of("views", settings.views, speaks)
+            along = [] if cascades is None else relations_of("cascades", settings.cascades, speaks)
+            pure = functions_of(settings.pure_functions)
             self._settings = settings
             self._recorder.configure(settings)
             self._execution.timeout = settings.query_timeout or None
@@ -167,7 +167,7 @@ class QueryOptimizer(Phase4Service):
             self._invalidation.declare_cascade(each, others)
 
     def _named(self, argument: str, names: Collection[str]) -> list[str]:
-        return _names(argument, names, self._analyses.dialect)
+        return names_of(argument, names, self._analyses.dialect)
 
     def request(self) -> Request:
         """``with optimizer.request():`` makes what runs inside one request for the N+1 detection.
@@ -206,19 +206,10 @@ class QueryOptimizer(Phase4Service):
         if not isinstance(query, str):
             if not isinstance(query, Mapping | list | tuple):
                 raise TypeError(f"query = {query!r:.100}: expected a string, a dict or a list")
-            from bot.core.query_optimizer.mongodb.documents import advise_mongo
-
-            if not self._enabled:
-                return OptimizationResult(query, QueryType.UNKNOWN, query, fingerprint="", tables=[])
-            try:
-                return advise_mongo(query, params).result(self._settings.cache_ttl)
-            except MemoryError:
-                raise
-            except Exception as error:
-                stumbled(error, "a MongoDB query")
-                return OptimizationResult(query, QueryType.UNKNOWN, query, fingerprint="", tables=[])
+            document = advice_on_document(query, params) if self._enabled else None
+            return _unknown(query) if document is None else document.result(self._settings.cache_ttl)
         if not self._enabled:
-            return OptimizationResult(query, QueryType.UNKNOWN, query, fingerprint="", tables=[])
+            return _unknown(query)
         advice = self._analyses.advise(query, params)
         repeated = self._recorder.saved_by_caching(advice.analysis)
         plans = self._invalidation.plans
@@ -540,27 +531,6 @@ def _valid_query(query: object) -> None:
         raise TypeError(f"query = {query!r:.100}: expected a string")
 
 
-def _names(argument: str, names: Collection[str], dialect: str) -> list[str]:
-    found: list[str] = []
-    for name in names:
-        try:
-            found += names_given(name, dialect)
-        except (ValueError, TypeError):
-            raise invalid(argument, name, "names of tables") from None
-    return found
-
-
-def _relations(
-    argument: str, given: Mapping[str, Collection[str]], dialect: str
-) -> list[tuple[str, list[str]]]:
-    found = []
-    for name, tables in given.items():
-        others = _names(f"{argument}[{name!r}]", tables, dialect)
-        found += [(each, others) for each in _names(argument, [name], dialect)]
-    return found
-
-
-def _functions(names: Collection[str]) -> frozenset[str]:
-    if isinstance(names, str) or not all(isinstance(name, str) and name.strip() for name in names):
-        raise invalid("pure_functions", names, "names of functions")
-    return frozenset(name.strip().lower() for name in names)
+def _unknown(query: str | Mapping[str, Any] | Sequence[Any]) -> OptimizationResult:
+    """The answer on a query of which nothing is known."""
+    return OptimizationResult(query, QueryType.UNKNOWN, query, fingerprint="", tables=[])
