@@ -8,24 +8,19 @@ the same column. (Winand, "SQL Performance Explained", chapters 2 and 6.)
 from __future__ import annotations
 
 import hashlib
-import re
+from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
 from sqlglot import exp
 
+from bot.core.query_optimizer.advice.index_ddl import MAX_NAME, create_index, index_name, listed_column
 from bot.core.query_optimizer.advice.rules.facts import Facts
 from bot.core.query_optimizer.models import IndexSuggestion
 from bot.core.query_optimizer.sql.schema import DeclaredType, Schema
 from bot.core.query_optimizer.sql.scopes import COMPARISONS, Scope, Source, bare, is_constant, operands
 
 _D = exp.DataType.Type
-_SIMPLE = re.compile(r"[a-z_][a-z0-9_]*\Z")
-_ODD = re.compile(r"\W+")
-_MAX_NAME = 63
-"""Of PostgreSQL; MySQL takes 64."""
-
 _MAX_COLUMNS = 4
 
 
@@ -94,7 +89,7 @@ def _named_apart(suggestions: list[IndexSuggestion]) -> list[IndexSuggestion]:
         name = suggestion.ddl.split(" ON ", 1)[0]
         if name in names:
             digest = hashlib.blake2b(repr((suggestion.table, suggestion.columns)).encode(), digest_size=4)
-            other = f"{name[: len('CREATE INDEX ') + _MAX_NAME - 9]}_{digest.hexdigest()}"
+            other = f"{name[: len('CREATE INDEX ') + MAX_NAME - 9]}_{digest.hexdigest()}"
             suggestion = replace(suggestion, ddl=suggestion.ddl.replace(name, other, 1))
         names.add(name)
         apart.append(suggestion)
@@ -134,46 +129,70 @@ def _wanted_by_or(scope: Scope, condition: Any, dialect: str) -> list[tuple[Sour
 
 
 def _note(condition: Any, scope: Scope, wanted: dict[int, tuple[Source, _Wanted]]) -> None:
-    kind = condition.__class__
-    if kind in COMPARISONS:
-        one, other = bare(condition.this), bare(condition.args["expression"])
-        if one.__class__ is exp.Column and other.__class__ is exp.Column:
-            if kind is exp.EQ:
-                _note_join(one, other, scope, wanted)
-            return
-        if one.__class__ is not exp.Column:
-            one, other = other, one
-        if one.__class__ is not exp.Column or not (is_constant(other) or _is_query(other)):
-            return
-        column, is_equality = one, kind is exp.EQ
-    elif kind is exp.In:
-        if condition.args.get("query") is None and not all(map(is_constant, condition.expressions)):
-            return
-        column, is_equality = bare(condition.this), True
-    elif kind is exp.Is and not condition.args.get("negate"):
-        column, is_equality = bare(condition.this), condition.args["expression"].__class__ is exp.Null
-        if not is_equality or not _may_compare(column, scope, wanted):
-            return
-    elif kind is exp.Between:
-        column, is_equality = bare(condition.this), False
-    elif kind is exp.Like:
-        pattern = condition.args["expression"]
-        if (
-            condition.args.get("negate")
-            or pattern.__class__ is not exp.Literal
-            or not pattern.is_string
-            or pattern.this[:1] in ("%", "_", "")
-        ):
-            return
-        column, is_equality = bare(condition.this), False
-    else:
+    """Take in what one condition asks of a column, if an index can answer it."""
+    reads = _ASKS.get(condition.__class__)
+    if reads is None:
         return
-    if column.__class__ is not exp.Column:
+    found = reads(condition, scope, wanted)
+    if found is None:
         return
-    source = scope.source_of(column)
-    pair = wanted.get(id(source))
+    column, is_equality = found
+    pair = wanted.get(id(scope.source_of(column))) if column.__class__ is exp.Column else None
     if pair is not None:
         pair[1].note(column, pair[1].equal if is_equality else pair[1].ranged)
+
+
+# One function for each class of condition: (the column, whether it is compared for equality), or None.
+
+
+def _asked_by_comparison(
+    condition: Any, scope: Scope, wanted: dict[int, tuple[Source, _Wanted]]
+) -> tuple[Any, bool] | None:
+    one, other = bare(condition.this), bare(condition.args["expression"])
+    is_equality = condition.__class__ is exp.EQ
+    if one.__class__ is exp.Column and other.__class__ is exp.Column:
+        if is_equality:
+            _note_join(one, other, scope, wanted)
+        return None
+    if one.__class__ is not exp.Column:
+        one, other = other, one
+    return (one, is_equality) if is_constant(other) or _is_query(other) else None
+
+
+def _asked_by_in(condition: Any, *_: Any) -> tuple[Any, bool] | None:
+    if condition.args.get("query") is None and not all(map(is_constant, condition.expressions)):
+        return None
+    return bare(condition.this), True
+
+
+def _asked_by_is(
+    condition: Any, scope: Scope, wanted: dict[int, tuple[Source, _Wanted]]
+) -> tuple[Any, bool] | None:
+    column = bare(condition.this)
+    if condition.args.get("negate") or condition.args["expression"].__class__ is not exp.Null:
+        return None
+    return (column, True) if _may_compare(column, scope, wanted) else None
+
+
+def _asked_by_between(condition: Any, *_: Any) -> tuple[Any, bool]:
+    return bare(condition.this), False
+
+
+def _asked_by_like(condition: Any, *_: Any) -> tuple[Any, bool] | None:
+    """A pattern that begins with a letter asks for a range."""
+    pattern = condition.args["expression"]
+    if condition.args.get("negate") or pattern.__class__ is not exp.Literal or not pattern.is_string:
+        return None
+    return None if pattern.this[:1] in ("%", "_", "") else (bare(condition.this), False)
+
+
+_ASKS: dict[Any, Callable[..., tuple[Any, bool] | None]] = {
+    **dict.fromkeys(COMPARISONS, _asked_by_comparison),
+    exp.In: _asked_by_in,
+    exp.Is: _asked_by_is,
+    exp.Between: _asked_by_between,
+    exp.Like: _asked_by_like,
+}
 
 
 _WITHOUT_ORDER = frozenset((_D.JSON, _D.XML, _D.POINT, _D.GEOMETRY, _D.GEOGRAPHY, _D.NULL, _D.UNKNOWN))
@@ -250,76 +269,85 @@ def _note_order(scope: Scope, wanted: dict[int, tuple[Source, _Wanted]]) -> None
         pair[1].sorted = {key: (_name(name, dialect), descends) for key, (name, descends) in found.items()}
 
 
-def _suggestion(source: Source, wanted: _Wanted, facts: Facts) -> IndexSuggestion | None:
+class _Key:
+    """The columns of an index in their order, and what each is for."""
+
+    __slots__ = ("columns", "descends", "equal", "for_order", "names", "roles")
+
+    def __init__(self, equal: dict[str, str]) -> None:
+        self.columns = list(equal)  # in lower case, so that none comes twice
+        self.names = list(equal.values())
+        self.equal = len(equal)  # so many at the beginning are compared for equality
+        self.roles = [f"= on {', '.join(self.names)}"] if equal else []
+        self.for_order: list[str] = []
+        self.descends: dict[str, bool] = {}  # only where the directions differ
+
+    def add(self, column: str, name: str) -> None:
+        if column not in self.columns:
+            self.columns.append(column)
+            self.names.append(name)
+
+
+def _key_for(wanted: _Wanted, system: frozenset[str]) -> _Key | None:
+    """The index that serves what a query asks of a table; ``system`` are columns that no index takes."""
     equal = {**wanted.equal, **wanted.joined} if wanted.joined else wanted.equal
-    system = _SYSTEM[facts.dialect]
     if "id" in equal or not system.isdisjoint(equal):
         return None  # by convention the primary key, which leaves one row
-    names = list(equal.values())
-    columns = list(equal)  # in lower case, so that none comes twice
-    roles = [f"= on {', '.join(names)}"] if names else []
+    key = _Key(equal)
     sorted_by = wanted.sorted if system.isdisjoint(wanted.sorted) else {}
-    directions: dict[str, bool] = {}
     if wanted.ranged or sorted_by:
         ranged = {c: name for c, name in wanted.ranged.items() if c not in equal and c not in system}
-        sorted_by = {c: s for c, s in sorted_by.items() if c not in equal}
-        first_sorted = next(iter(sorted_by), None)
-        if ranged and first_sorted is not None and first_sorted not in ranged:
-            # Either the range or the order: rows that are not read need no sorting.
-            sorted_by = {}
-        if ranged:
-            best = first_sorted if first_sorted in ranged else next(iter(ranged))
-            columns.append(best)
-            names.append(ranged[best])
-            roles.append(f"range on {ranged[best]}")
-        if sorted_by:
-            for column, (name, _) in sorted_by.items():
-                if column not in columns:
-                    columns.append(column)
-                    names.append(name)
-            roles.append("ORDER BY " + ", ".join(name for name, _ in sorted_by.values()))
-            if len({descends for _, descends in sorted_by.values()}) > 1:
-                directions = {column: descends for column, (_, descends) in sorted_by.items()}
-        for_order = [column for column in sorted_by if column not in ranged]
-    else:
-        for_order = []
-    del columns[_MAX_COLUMNS:], names[_MAX_COLUMNS:]
-    if not columns or columns[0] == "id":
+        _add_range_or_order(key, ranged, {c: s for c, s in sorted_by.items() if c not in equal})
+    del key.columns[_MAX_COLUMNS:], key.names[_MAX_COLUMNS:]
+    return None if not key.columns or key.columns[0] == "id" else key
+
+
+def _add_range_or_order(key: _Key, ranged: dict[str, str], sorted_by: dict[str, tuple[str, bool]]) -> None:
+    first_sorted = next(iter(sorted_by), None)
+    if ranged and first_sorted is not None and first_sorted not in ranged:
+        # Either the range or the order: rows that are not read need no sorting.
+        sorted_by = {}
+    if ranged:
+        best = first_sorted if first_sorted in ranged else next(iter(ranged))
+        key.add(best, ranged[best])
+        key.roles.append(f"range on {ranged[best]}")
+    if sorted_by:
+        for column, (name, _) in sorted_by.items():
+            key.add(column, name)
+        key.roles.append("ORDER BY " + ", ".join(name for name, _ in sorted_by.values()))
+        if len({descends for _, descends in sorted_by.values()}) > 1:
+            key.descends = {column: descends for column, (_, descends) in sorted_by.items()}
+    key.for_order = [column for column in sorted_by if column not in ranged]
+
+
+def _suggestion(source: Source, wanted: _Wanted, facts: Facts) -> IndexSuggestion | None:
+    dialect, schema = facts.dialect, facts.schema
+    key = _key_for(wanted, _SYSTEM[dialect])
+    if key is None:
         return None
-    key = tuple(names)
-    if facts.schema is not None and facts.schema.serves(source.name, key, min(len(equal), 4)):
+    names = tuple(key.names)
+    if schema is not None and schema.serves(source.name, names, min(key.equal, 4)):
         return None
-    name = f"idx_{source.name}_{'_'.join(names)}".lower()
-    if not (name.isascii() and name.isidentifier()):
-        name = _ODD.sub("_", name)
-    dialect = facts.dialect
-    listed = [_quoted(name, dialect) for name in names]
-    if dialect == "mysql" and facts.schema is not None:
-        kinds = [_declared(source, column, facts.schema) for column in columns]
+    lengths: list[int | None] = [None] * len(names)
+    if dialect == "mysql" and schema is not None:
+        kinds = [_declared(source, column, schema) for column in key.columns]
         if any(kind is not None and kind.kind in _WITHOUT_ORDER for kind in kinds):
             return None  # JSON
-        listed = [f"{n}({_PREFIX})" if _is_long(kind) else n for n, kind in zip(listed, kinds, strict=True)]
-    if directions:
-        listed = [f"{n} DESC" if directions.get(c) else n for n, c in zip(listed, columns, strict=True)]
-    if len(name) > _MAX_NAME:  # cut off, two would be one
-        name = f"{name[: _MAX_NAME - 9]}_{hashlib.blake2b(name.encode(), digest_size=4).hexdigest()}"
+        lengths = [_PREFIX if _is_long(kind) else None for kind in kinds]
     owner = source.node.args.get("db")
-    schema = _name(owner, dialect) if owner is not None else ""
-    of = _name(source.node.this, dialect)
-    table = _quoted(of, dialect)
-    if schema and dialect == "sqlite":
-        name = f"{_quoted(schema, dialect)}.{name}"  # which is where the table is looked for, too
-    elif schema:
-        table = f"{_quoted(schema, dialect)}.{table}"
+    within = _name(owner, dialect) if owner is not None else ""
+    table = _name(source.node.this, dialect)
+    listed = [
+        listed_column(name, dialect, length, descends=key.descends.get(column, False))
+        for name, column, length in zip(names, key.columns, lengths, strict=True)
+    ]
     return IndexSuggestion(
-        table=f"{schema}.{of}" if schema else of,
-        columns=key,
-        ddl=f"CREATE INDEX {name} ON {table} ({', '.join(listed)})",
-        reason=f"{of}: {'; '.join(roles)}",
-        equality_columns=key[: len(equal)],
-        sort_columns=tuple([n for c, n in zip(columns, names, strict=True) if c in for_order])
-        if for_order
-        else (),
+        table=f"{within}.{table}" if within else table,
+        columns=names,
+        ddl=create_index(index_name(source.name, names), within, table, listed, dialect),
+        reason=f"{table}: {'; '.join(key.roles)}",
+        equality_columns=names[: key.equal],
+        sort_columns=tuple([n for c, n in zip(key.columns, names, strict=True) if c in key.for_order]),
     )
 
 
@@ -327,44 +355,3 @@ def _is_long(declared: DeclaredType | None) -> bool:
     if declared is None:
         return False
     return declared.kind in _LONG or (declared.kind in _STRINGS and (declared.length or 0) > _PREFIX)
-
-
-# What PostgreSQL, MySQL, MariaDB or SQLite takes for no name.
-_RESERVED = frozenset(
-    "accessible add all alter analyse analyze and any array as asc asensitive asymmetric authorization "
-    "before between bigint binary blob both by call cascade case cast change char character check collate "
-    "collation column commit concurrently condition constraint continue convert create cross cube "
-    "cume_dist current_catalog current_date current_role current_schema current_time current_timestamp "
-    "current_user cursor database databases day_hour day_microsecond day_minute day_second dec decimal "
-    "declare default deferrable delayed delete delete_domain_id dense_rank desc describe deterministic "
-    "distinct distinctrow div do do_domain_ids double drop dual each else elseif empty enclosed end "
-    "escape escaped except exists exit explain false fetch first_value float for force foreign freeze "
-    "from full fulltext function grant group grouping groups having high_priority hour_microsecond "
-    "hour_minute hour_second if ignore ignore_domain_ids ilike in index infile initially inner inout "
-    "insensitive insert int integer intersect interval into is isnull iterate join json_table key keys "
-    "kill lag last_value lateral lead leading leave left like limit linear lines load localtime "
-    "localtimestamp lock long longblob longtext loop low_priority master_demote_to_replica "
-    "master_demote_to_slave master_ssl_verify_server_cert match maxvalue mediumblob mediumint mediumtext "
-    "middleint minute_microsecond minute_second mod modifies natural no_write_to_binlog not notnull "
-    "nth_value ntile null numeric of offset on only optimize option optionally or order out outer outfile "
-    "over overlaps page_checksum parse_vcol_expr partition percent_rank placing portion precision primary "
-    "procedure purge raise range rank read read_write reads real recursive ref_system_id references "
-    "regexp release rename repeat replace require resignal restrict return returning revoke right rlike "
-    "row row_number rows schema schemas second_microsecond select sensitive separator session_user set "
-    "show signal similar smallint some spatial specific sql sql_big_result sql_calc_found_rows "
-    "sql_small_result sqlexception sqlstate sqlwarning ssl starting stats_auto_recalc stats_persistent "
-    "stats_sample_pages straight_join symmetric system table tables tablesample terminated then tinyblob "
-    "tinyint tinytext to trailing transaction trigger true undo union unique unlock unsigned update usage "
-    "use user using utc_date utc_time utc_timestamp values varbinary varchar varcharacter variadic "
-    "varying verbose when where while window with write xor year_month zerofill".split()
-)
-
-
-@lru_cache(maxsize=4096)
-def _quoted(name: str, dialect: str) -> str:
-    plain = _SIMPLE.match(name) or (name.isidentifier() and name.isascii() and dialect != "postgres")
-    if plain and name.lower() not in _RESERVED:
-        return name
-    if dialect == "mysql":
-        return "`" + name.replace("`", "``") + "`"
-    return '"' + name.replace('"', '""') + '"'
