@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,41 +105,19 @@ def as_list(value: Any) -> Sequence[Any]:
 def _pipeline(stages: Any, collection: str) -> Facts:
     facts = Facts(QueryType.AGGREGATE, collection)
     facts.reads.add(collection)
-    queue = [(stages, 0)]
+    queue = [(stages, 0)]  # pipelines with their depth
     while queue:
         inner, depth = queue.pop()
         for stage in as_list(inner):
             if not isinstance(stage, Mapping) or len(stage) != 1:
                 continue
             name, body = next(iter(stage.items()))
-            name = str(name)
             if depth == 0:
-                facts.stages.append((name, body))
-            if name == "$match" and isinstance(body, Mapping):
-                facts.filters.append(("$match", body))
-            elif name in ("$lookup", "$graphLookup", "$unionWith"):
-                source = (
-                    body
-                    if isinstance(body, str)
-                    else body.get("from", body.get("coll"))
-                    if isinstance(body, Mapping)
-                    else None
-                )
-                if isinstance(source, str):
-                    facts.reads.add(source)
-                if isinstance(body, Mapping) and depth < MAX_DEPTH:
-                    queue.append((body.get("pipeline"), depth + 1))
-            elif name in ("$out", "$merge"):
-                target = (
-                    body
-                    if isinstance(body, str)
-                    else (body.get("into", body.get("coll")) if isinstance(body, Mapping) else None)
-                )
-                if isinstance(target, Mapping):
-                    target = target.get("coll")
-                facts.writes.add(_named(target))
-            elif name == "$facet" and isinstance(body, Mapping) and depth < MAX_DEPTH:
-                queue += [(part, depth + 1) for part in body.values()]
+                facts.stages.append((str(name), body))
+            take = _STAGES.get(str(name))
+            if take is not None:
+                pipelines = take(facts, body)
+                queue += [(each, depth + 1) for each in pipelines if depth < MAX_DEPTH]
     # A $sort can use an index only where nothing before it changed the documents.
     for name, body in facts.stages:
         if name == "$sort":
@@ -147,6 +125,47 @@ def _pipeline(stages: Any, collection: str) -> Facts:
         if name not in ("$match", "$limit"):
             break
     return facts
+
+
+# One function for each kind of stage: it takes in the stage, and gives the pipelines within it.
+
+
+def _match(facts: Facts, body: Any) -> Sequence[Any]:
+    if isinstance(body, Mapping):
+        facts.filters.append(("$match", body))
+    return ()
+
+
+def _read_from(facts: Facts, body: Any) -> Sequence[Any]:
+    """$lookup, $graphLookup and $unionWith."""
+    source = body.get("from", body.get("coll")) if isinstance(body, Mapping) else body
+    if isinstance(source, str):
+        facts.reads.add(source)
+    return (body.get("pipeline"),) if isinstance(body, Mapping) else ()
+
+
+def _write_to(facts: Facts, body: Any) -> Sequence[Any]:
+    """$out and $merge: a name, or a document that names the collection, perhaps within a database."""
+    target = body.get("into", body.get("coll")) if isinstance(body, Mapping) else body
+    if isinstance(target, Mapping):
+        target = target.get("coll")
+    facts.writes.add(_named(target))
+    return ()
+
+
+def _facet(facts: Facts, body: Any) -> Sequence[Any]:
+    return tuple(body.values()) if isinstance(body, Mapping) else ()
+
+
+_STAGES: dict[str, Callable[[Facts, Any], Sequence[Any]]] = {
+    "$match": _match,
+    "$lookup": _read_from,
+    "$graphLookup": _read_from,
+    "$unionWith": _read_from,
+    "$out": _write_to,
+    "$merge": _write_to,
+    "$facet": _facet,
+}
 
 
 def conditions_in(condition: Any, depth: int = 0) -> Iterator[tuple[str, str, Any]]:

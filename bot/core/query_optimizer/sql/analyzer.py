@@ -17,7 +17,8 @@ from bot.core.query_optimizer.sql.fingerprint import is_too_deep, shape_of, toke
 from bot.core.query_optimizer.sql.functions import NOTHING, Known
 from bot.core.query_optimizer.sql.parameters import Parameters
 from bot.core.query_optimizer.sql.rewording import reworded
-from bot.core.query_optimizer.sql.tables import HARMLESS, Effects, effects
+from bot.core.query_optimizer.sql.tables import Effects, effects
+from bot.core.query_optimizer.sql.writes import HARMLESS
 
 # Nothing is tried twice: a comment that may also end later would double the time with each comment.
 _FIRST_WORD = re.compile(r"\s*+(?:--[^\n]*+\n\s*+|/\*(?>.*?\*/)\s*+)*+([A-Za-z]+)", re.DOTALL)

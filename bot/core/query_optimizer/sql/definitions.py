@@ -7,7 +7,7 @@ leaves a doubt: from then on any name may be a view (:class:`Relations`).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from bot.core.query_optimizer.sql.census import Census
@@ -34,24 +34,9 @@ def declared(
         return declared_by_words(text, dialect)
     found: list[Declaration] = []
     if kind == "VIEW":
-        body = statement.args.get("expression") or next(iter(census.all(exp.Select)), None)
-        if body is not None:
-            lasting = reason and not census.all(exp.MaterializedProperty)
-            found.append(Declaration("view", name, frozenset((*reads, NEVER) if lasting else reads)))
-    elif kind == "TABLE" and (virtual := _VIRTUAL.match(text)) is not None:
-        found += _virtual(name, virtual.group(2).lower(), virtual.group(3), dialect)
+        found += _view(name, census, reads, reason, exp)
     elif kind == "TABLE":
-        if statement.__class__ is exp.Create and not census.all(exp.TemporaryProperty):
-            found.append(Declaration("table", name))
-        for part in census.all(exp.PartitionedOfProperty):
-            found += _both_ways(name, [name_of(part.this, dialect)])
-        for heirs in census.all(exp.InheritsProperty):
-            found += _both_ways(name, [name_of(parent, dialect) for parent in heirs.expressions])
-        for reference in census.all(exp.Reference):
-            options = " ".join(str(option) for option in reference.args.get("options") or ()).upper()
-            parent = reference.find(exp.Table)
-            if parent is not None and _PASSES_ON.search(options):
-                found.append(Declaration("cascade", name_of(parent, dialect), frozenset((name,))))
+        found += _table(name, census, dialect, text, exp)
     elif kind == "SEQUENCE":
         found.append(Declaration("view", name, frozenset((ANY,))))
     elif kind in ("FUNCTION", "AGGREGATE", "PROCEDURE"):
@@ -67,6 +52,32 @@ def declared(
         if kind == "TABLE":
             found += _relations_in(statement.sql(dialect=dialect or None), dialect)
     return found
+
+
+def _view(name: str, census: Census, reads: Iterable[str], reason: str, exp: Any) -> Iterator[Declaration]:
+    body = census.statement.args.get("expression") or next(iter(census.all(exp.Select)), None)
+    if body is not None:
+        lasting = reason and not census.all(exp.MaterializedProperty)
+        yield Declaration("view", name, frozenset((*reads, NEVER) if lasting else reads))
+
+
+def _table(name: str, census: Census, dialect: str, text: str, exp: Any) -> Iterator[Declaration]:
+    """That it exists, and what changes along with it: partitions, heirs, tables that a foreign key ties."""
+    virtual = _VIRTUAL.match(text)
+    if virtual is not None:
+        yield from _virtual(name, virtual.group(2).lower(), virtual.group(3), dialect)
+        return
+    if census.statement.__class__ is exp.Create and not census.all(exp.TemporaryProperty):
+        yield Declaration("table", name)
+    for part in census.all(exp.PartitionedOfProperty):
+        yield from _both_ways(name, [name_of(part.this, dialect)])
+    for heirs in census.all(exp.InheritsProperty):
+        yield from _both_ways(name, [name_of(parent, dialect) for parent in heirs.expressions])
+    for reference in census.all(exp.Reference):
+        options = " ".join(str(option) for option in reference.args.get("options") or ()).upper()
+        parent = reference.find(exp.Table)
+        if parent is not None and _PASSES_ON.search(options):
+            yield Declaration("cascade", name_of(parent, dialect), frozenset((name,)))
 
 
 def _text_of(command: Any, text: str) -> str:

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from bot.core.query_optimizer.sql.census import Census
 from bot.core.query_optimizer.sql.declarations import Declaration
 from bot.core.query_optimizer.sql.functions import (
-    HARMLESS_SETTINGS,
     NOTHING,
     Known,
     calls_among,
@@ -27,17 +25,8 @@ from bot.core.query_optimizer.sql.functions import (
 from bot.core.query_optimizer.sql.moments import MOMENT, may_name_a_moment
 from bot.core.query_optimizer.sql.names import ANY, fold, name_of, names_given
 from bot.core.query_optimizer.sql.operators import unknown_operator
+from bot.core.query_optimizer.sql.writes import changes_in, classes
 
-# Statements that change no table's rows nor what a query means, by first word.
-HARMLESS = frozenset(
-    (
-        "begin start rollback abort savepoint release show explain describe desc lock unlock vacuum "
-        "analyze reindex cluster checkpoint listen unlisten notify deallocate prepare fetch close comment "
-        "grant revoke kill optimize flush"
-    ).split()
-)
-# Words before a table's name that some parser here takes for the name.
-_MODIFIERS = frozenset(("low_priority", "ignore", "quick", "only"))
 _CATALOGS = ("pg_", "sqlite_", "pragma_")
 _CATALOG_SCHEMAS = frozenset(("information_schema", "pg_catalog", "performance_schema", "mysql", "sys"))
 
@@ -56,66 +45,93 @@ class Effects(NamedTuple):
     declares: tuple[Declaration, ...] = ()
 
 
-@functools.cache
-def _classes() -> Any:
-    from sqlglot import exp
-
-    change = (exp.Insert, exp.Update, exp.Delete, exp.Merge, exp.Create, exp.Alter)
-    removal = (exp.TruncateTable, exp.Drop)
-    ends = (exp.Transaction, exp.Commit, exp.Rollback)
-    session = (exp.Command, exp.Pragma, exp.Set, exp.Use, exp.Attach, exp.Detach, exp.Describe)
-    rare = (*change, *removal, *ends, *session, exp.Copy, exp.Into, exp.Lock, exp.LoadData)
-    return exp, change, removal, ends, session, frozenset(rare)
-
-
 def effects(census: Census, dialect: str, known: Known = NOTHING, text: str = "") -> Effects:
     """What one statement reads and writes; ``text`` is what it was parsed from."""
-    exp, *_, rare = _classes()
+    exp, *_, rare = classes()
     writes: set[str] = set()
     targets: set[int] = set()
     anything, reason, transaction = False, "", ""
     changes = census.has(rare)
     if changes:
-        anything, reason, transaction = _changes(census, dialect, writes, targets)
+        anything, reason, transaction = changes_in(census, dialect, writes, targets)
     reads: set[str] = set()
+    reason = _read_tables(census, dialect, targets, reads, reason, exp)
+    reason = reason or _why_not_again(census, dialect, known, exp)
+    if not reason and dialect in ("postgres", ""):
+        reason = _why_not_by_type(census, text, exp)
     declares: list[Declaration] = []
+    by_calls, why = _call(census, dialect, known, text, writes, declares, exp)
+    anything, reason = anything or by_calls, reason or why
+    statement = census.statement
+    if statement.__class__ is exp.Describe and "ANALYZE" not in str(statement.args.get("style")).upper():
+        return Effects(frozenset(), frozenset(), anything, reason)  # it explains and does not run
+    if changes and statement.__class__ in (exp.Create, exp.Alter, exp.Command):
+        if statement.args.get("kind") in ("TRIGGER", "FUNCTION", "PROCEDURE", "AGGREGATE"):
+            declares.clear()  # it calls nothing yet
+        from bot.core.query_optimizer.sql.definitions import declared
+
+        declares += declared(census, dialect, text, writes, reads, reason)
+    return Effects(frozenset(reads), frozenset(writes), anything, reason, transaction, tuple(declares))
+
+
+def _read_tables(
+    census: Census, dialect: str, targets: set[int], reads: set[str], reason: str, exp: Any
+) -> str:
+    """Add the tables that the statement reads; ``reason``, or else why its result must not be cached."""
     has_with = bool(census.all(exp.CTE))
     for table in census.all(exp.Table):
         if id(table) in targets:
             continue
         name = name_of(table, dialect)
-        args = table.args
         if not name:
             inner = table.this
             if not hasattr(inner, "sql_names") and not isinstance(inner, exp.Parameter):  # INTO @variable
                 reason = reason or "it reads from what is no table"
-        elif has_with and not args.get("db") and _is_cte(table, name, dialect, exp):
-            continue
-        else:
-            if name.startswith(_CATALOGS) or (args.get("db") and _is_of_catalog(table, name)):
-                reason = (
-                    reason or f"{name.rpartition('.')[2]} is a catalog, which changes without a write to it"
-                )
-            elif name.endswith("_seq"):
-                reason = reason or f"{name} may be a sequence, which changes without a write to it"
-            if name in _WORDS[dialect] and not table.this.args.get("quoted") and not args.get("db"):
-                reason = reason or f"{name} differs from call to call"
-            if name == "only" and dialect == "" and args.get("alias") is not None:
-                reason = reason or "ONLY may be PostgreSQL's word, and the table what follows"
+        elif not (has_with and not table.args.get("db") and _is_cte(table, name, dialect, exp)):
+            reason = reason or _why_not_by_name(table, name, dialect)
             reads.add(name)
     for node in census.all(exp.In):
         field = node.args.get("field")
         if field is not None:
             reason = _read_in(field, dialect, reads, exp) or reason
-    reason = reason or _why_not_again(census, dialect, known, exp)
-    if not reason and dialect in ("postgres", ""):
-        reason = _why_not_by_type(census, text, exp)
+    return reason
+
+
+def _why_not_by_name(table: Any, name: str, dialect: str) -> str:
+    """Why what has this name changes without a write to it, if it does."""
+    args = table.args
+    if name.startswith(_CATALOGS) or (args.get("db") and _is_of_catalog(table, name)):
+        return f"{name.rpartition('.')[2]} is a catalog, which changes without a write to it"
+    if name.endswith("_seq"):
+        return f"{name} may be a sequence, which changes without a write to it"
+    if name in _WORDS[dialect] and not table.this.args.get("quoted") and not args.get("db"):
+        return f"{name} differs from call to call"
+    if name == "only" and dialect == "" and args.get("alias") is not None:
+        return "ONLY may be PostgreSQL's word, and the table what follows"
+    return ""
+
+
+def _call(
+    census: Census,
+    dialect: str,
+    known: Known,
+    text: str,
+    writes: set[str],
+    declares: list[Declaration],
+    exp: Any,
+) -> tuple[bool, str]:
+    """Add what the statement's functions write and declare.
+
+    (whether they may write anything, why its result must not be cached)
+    """
     statement = census.statement
     # An index is of functions that change nothing, and a PRAGMA's arguments look like a call.
-    is_quiet = statement.__class__ is exp.Pragma or (
+    if statement.__class__ is exp.Pragma or (
         statement.__class__ is exp.Create and statement.args.get("kind") == "INDEX"
-    )
-    for kind in () if is_quiet else calls_among(tuple(census.by_class)):
+    ):
+        return False, ""
+    anything, reason = False, ""
+    for kind in calls_among(tuple(census.by_class)):
         for function in census.by_class[kind]:
             if is_simple(function, text, dialect, known.own, census):
                 continue
@@ -133,15 +149,7 @@ def effects(census: Census, dialect: str, known: Known = NOTHING, text: str = ""
                 writes |= names
                 declares += [Declaration("view", name, frozenset((ANY,))) for name in names]
             reason = reason or verdict.reason
-    if statement.__class__ is exp.Describe and "ANALYZE" not in str(statement.args.get("style")).upper():
-        return Effects(frozenset(), frozenset(), anything, reason)  # it explains and does not run
-    if changes and statement.__class__ in (exp.Create, exp.Alter, exp.Command):
-        if statement.args.get("kind") in ("TRIGGER", "FUNCTION", "PROCEDURE", "AGGREGATE"):
-            declares.clear()  # it calls nothing yet
-        from bot.core.query_optimizer.sql.definitions import declared
-
-        declares += declared(census, dialect, text, writes, reads, reason)
-    return Effects(frozenset(reads), frozenset(writes), anything, reason, transaction, tuple(declares))
+    return anything, reason
 
 
 def _is_of_definition(function: Any, statement: Any, exp: Any) -> bool:
@@ -283,186 +291,6 @@ def _read_in(field: Any, dialect: str, reads: set[str], exp: Any) -> str:
     if isinstance(field, exp.Func) or field.__class__ in (exp.Placeholder, exp.Parameter):
         return ""
     return "it reads from what is no table"
-
-
-# Kinds of CREATE and ALTER whose effect is told by the name that they give.
-_STORED = frozenset(("TABLE", "VIEW", "INDEX", "MATERIALIZED VIEW"))
-
-
-class _Changes:
-    """What a statement changes, gathered from its nodes: a method for each class of node."""
-
-    def __init__(self, dialect: str, writes: set[str], targets: set[int]) -> None:
-        self.dialect = dialect
-        self.writes = writes
-        """Names of the tables that are written."""
-        self.targets = targets
-        """Nodes of tables that are written and not read, by ``id``."""
-        self.anything = False
-        self.reason = ""
-        self.transaction = ""
-
-    def _written(self, tables: Iterable[Any]) -> bool:
-        found = False
-        for table in tables:
-            name = name_of(table, self.dialect)
-            self.targets.add(id(table))
-            if name:
-                self.writes.add(name)
-                found = True
-        return found
-
-    def removal(self, node: Any, exp: Any) -> None:
-        """DROP and TRUNCATE."""
-        if isinstance(node.parent, exp.Alter):
-            return  # a column of the table that the ALTER names
-        kind = str(node.args.get("kind") or "TABLE").upper()
-        tables = list(node.find_all(exp.Table))
-        if kind == "INDEX":
-            self.targets |= {id(table) for table in tables}
-        elif (
-            kind not in ("TABLE", "VIEW") or node.args.get("cascade") or node.args.get("option") == "CASCADE"
-        ):
-            self.anything = True  # a schema's tables, or what refers to the table: not told here
-        elif not self._written(tables):
-            self.anything = True
-
-    def change(self, node: Any, exp: Any) -> None:
-        """INSERT, UPDATE, DELETE, MERGE, CREATE and ALTER."""
-        if isinstance(node.parent, exp.When):
-            return  # it writes the table that the MERGE names
-        target = node.this.find(exp.Table) if hasattr(node.this, "find") else None
-        kind = str(node.args.get("kind") or "").upper()
-        if target is None or (node.__class__ in (exp.Create, exp.Alter) and kind not in _STORED):
-            self.anything = True
-            return
-        if not self._written([target]):
-            self.anything = True
-        if node.__class__ in (exp.Update, exp.Delete):
-            self._change_of_join(node, target, exp)
-        elif node.__class__ is exp.Alter:
-            for renamed in node.find_all(exp.AlterRename):
-                self._written(renamed.find_all(exp.Table))
-
-    def _change_of_join(self, node: Any, target: Any, exp: Any) -> None:
-        """MySQL writes any table of a join; which, only the columns' owners would tell."""
-        in_mysql = self.dialect in ("mysql", "")
-        joined = [join.this for join in target.args.get("joins") or ()]
-        if not joined and not node.args.get("tables") and not (in_mysql and node.args.get("using")):
-            return
-        named = [table for table in node.args.get("using") or () if in_mysql]
-        joined += [join.this for table in named for join in table.args.get("joins") or ()]
-        several = [target, *joined, *named]
-        names = {name_of(table, self.dialect) for table in several if isinstance(table, exp.Table)}
-        self.anything = self.anything or not all(isinstance(table, exp.Table) for table in several)
-        self.writes |= names - {""}
-        aliases = {table.alias_or_name for table in several}
-        own = [table for table in node.args.get("tables") or () if table.name not in aliases]
-        self.targets |= {id(table) for table in node.args.get("tables") or ()}
-        self.writes |= {name_of(table, self.dialect) for table in own} - {""}
-        self.targets.discard(id(target))  # it is read as well
-
-    def into(self, node: Any, exp: Any) -> None:
-        if not self._written(node.find_all(exp.Table)) and not node.find(exp.Parameter):
-            self.anything = True
-
-    def copy(self, node: Any, exp: Any) -> None:
-        if node.args.get("kind") and node.this:  # FROM
-            self.anything = not self._written(node.this.find_all(exp.Table)) or self.anything
-        self.reason = self.reason or "COPY is no read"
-
-    def load(self, node: Any, exp: Any) -> None:
-        self.anything = not self._written(node.find_all(exp.Table)) or self.anything
-
-    def lock(self, node: Any, exp: Any) -> None:
-        self.reason = self.reason or "it locks what it reads"
-
-    def end(self, node: Any, exp: Any) -> None:
-        """BEGIN, COMMIT and ROLLBACK."""
-        name = {exp.Transaction: "begin", exp.Commit: "commit", exp.Rollback: "rollback"}[node.__class__]
-        if name == "begin" and any(
-            str(m).upper() in ("SLAVE", "REPLICA") for m in node.args.get("modes") or ()
-        ):
-            name = "implicit"  # START SLAVE
-        if name == "rollback" and node.args.get("savepoint"):
-            name = "back"
-        self.transaction = "chain" if node.args.get("chain") else name
-
-    def session(self, node: Any, exp: Any) -> None:
-        """SET, USE, PRAGMA, and what the parser passes through."""
-        if node.__class__ is exp.Command:
-            from bot.core.query_optimizer.sql.definitions import written_by_words
-
-            by_words = written_by_words(f"{node.this} {node.text('expression')}", self.dialect)
-            if by_words:
-                self.writes |= by_words
-                self.reason = self.reason or "it is no read"
-                return
-        found, why = _session(node, exp)
-        self.anything = self.anything or found
-        self.reason = self.reason or why
-        if node.__class__ is exp.Set:
-            self.transaction = self.transaction or _autocommit(node, exp)
-
-
-def _changes(census: Census, dialect: str, writes: set[str], targets: set[int]) -> tuple[bool, str, str]:
-    exp, change, removal, ends, session, _ = _classes()
-    found = _Changes(dialect, writes, targets)
-    for kinds, gather in (
-        (removal, found.removal),
-        (change, found.change),
-        ((exp.Into,), found.into),
-        ((exp.Copy,), found.copy),
-        ((exp.LoadData,), found.load),
-        ((exp.Lock,), found.lock),
-        (ends, found.end),
-    ):
-        for node in census.all(*kinds):
-            gather(node, exp)
-    if not writes.isdisjoint(_MODIFIERS):
-        found.anything = True  # UPDATE LOW_PRIORITY t: to the parser t is an alias
-    for node in census.all(*session):
-        found.session(node, exp)
-    if dialect in ("mysql", "") and isinstance(census.statement, (exp.Create, exp.Alter, *removal)):
-        found.transaction = "implicit"
-    return found.anything, found.reason, found.transaction
-
-
-def _session(node: Any, exp: Any) -> tuple[bool, str]:
-    """(whether a statement about the session may change any result, why its own is not cached)"""
-    if isinstance(node, exp.Command):
-        word = str(node.this).lower().split()[0]
-        rest = str(node.args.get("expression") or "").lower()
-        if word == "explain":
-            runs = ("analyze" in rest or "analyse" in rest) and not rest.strip(" '").startswith("query plan")
-            return runs, "explain is no read"
-        return word not in HARMLESS, f"{word} is no read"
-    if isinstance(node, exp.Describe):
-        # EXPLAIN ANALYZE runs what it explains; its own nodes are in the census and tell what.
-        return False, "explain is no read"
-    word = type(node).__name__.lower()
-    if isinstance(node, exp.Pragma | exp.Set):
-        names = [
-            item.this.name.lower() for item in node.find_all(exp.EQ) if hasattr(item.this, "name")
-        ]  # fmt: skip
-        names = names or [str(node.this).lower()] if isinstance(node, exp.Pragma) else names
-        names = [re.sub(r"\W.*", "", name.strip()) for name in names]
-        if node.find(exp.SetItem) is not None and not names:
-            names = [str(node.find(exp.SetItem).args.get("kind") or "").lower()]
-        return not names or not all(name in HARMLESS_SETTINGS for name in names), f"{word} is no read"
-    return True, f"{word} is no read"
-
-
-def _autocommit(setting: Any, exp: Any) -> str:
-    """What a SET says of autocommit; a value that is not told may be either, and off is the safe side."""
-    for item in setting.find_all(exp.EQ):
-        if getattr(item.this, "name", "").lower() == "autocommit":
-            return (
-                "autocommit on"
-                if str(item.expression.this).lower() in ("1", "on", "true")
-                else "autocommit off"
-            )
-    return ""
 
 
 def _is_cte(table: Any, name: str, dialect: str, exp: Any) -> bool:
