@@ -5,7 +5,7 @@ import math
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from bot.core.outbound.coalescing import Entry
+from bot.core.outbound.lanes import Entry
 from bot.core.outbound.models import Kind, Limits, Priority
 from bot.core.outbound.scheduler import Scheduler
 from tests.support.searching import searching
@@ -142,7 +142,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             if at > end:
                 break
             self.now = max(self.now + 1e-4, at)
-            self.scheduler.forget_idle(self.now)
+            self.scheduler.chats.forget_idle(self.scheduler.rates, self.now)
             self.poll()
         self.now = max(self.now, end)
         self.poll()
@@ -150,7 +150,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @invariant()
     def holds(self):
         self.scheduler.check_invariants()
-        assert self.scheduler.in_flight == len(self.in_flight)
+        assert self.scheduler.slots.taken == len(self.in_flight)
         assert self.scheduler.pending <= 50
 
     def teardown(self):
@@ -169,7 +169,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.poll()
         assert not self.scheduler.pending
         assert not self.in_flight
-        self.scheduler.forget_idle(self.now + 10_000.0)
+        self.scheduler.chats.forget_idle(self.scheduler.rates, self.now + 10_000.0)
         assert not self.scheduler.chats
 
 

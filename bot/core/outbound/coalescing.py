@@ -1,93 +1,15 @@
-"""Requests that wait, and those that a later one makes needless (pure)."""
+"""The requests that wait and that a later one may make needless (pure)."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Hashable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
-from bot.core.outbound.models import Chat, Kind, Priority, plain_method
-
-Key = tuple[Hashable, ...]
+from bot.core.outbound.keys import Key, messages_of
+from bot.core.outbound.lanes import Entry
+from bot.core.outbound.models import Chat
 
 
-class Claim:
-    """One caller's wish to send. The last claim of an entry is the one that is sent for all of them."""
-
-    __slots__ = ("chat", "content", "deadline", "entry", "expires_at", "future", "message")
-
-    def __init__(self, entry: Entry, now: float, deadline: float | None) -> None:
-        # None once it is over for this caller. Changed by the scheduler.
-        self.entry: Entry | None = entry
-        self.chat = entry.chat
-        self.message = entry.message
-        self.content = entry.content
-        self.deadline = deadline
-        self.expires_at = math.inf if deadline is None else now + deadline
-        # How its caller is woken; the service's.
-        self.future: Any = None
-
-
-class Entry:
-    """A place in a chat's lane, and who shares it."""
-
-    __slots__ = (
-        "answers", "attempts", "chat", "claims", "content", "cost", "departed", "key", "kind", "lane",
-        "message", "paid", "priority", "reservation", "starved",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        kind: Kind,
-        chat: Chat,
-        *,
-        cost: int = 1,
-        priority: Priority = Priority.NOTIFY,
-        key: Key | None = None,
-        message: Key | None = None,
-        content: bytes | None = None,
-        paid: bool = False,
-    ) -> None:
-        self.kind = kind
-        self.chat = chat
-        self.cost = cost
-        self.priority = priority
-        self.key = key
-        self.message = message
-        # A digest of what its first caller's edit makes of the message; each claim has its own.
-        self.content = content
-        self.paid = paid
-        self.claims: list[Claim] = []
-        self.attempts = 0
-        self.departed = 0.0
-        # How it left, which is more than its own priority says: with an answer behind it, or after having
-        # waited too long. Changed by the scheduler.
-        self.answers = self.starved = False
-        # Its place in windows that instances share. Changed by the shared budget.
-        self.reservation: Any = None
-        # The scheduler's Lane, while it waits or is in flight. Changed by the scheduler.
-        self.lane: Any = None
-
-
-def replaces(method: str, chat: Chat, message_id: object) -> Key:
-    """What two requests have in common of which the later one makes the earlier needless."""
-    return (plain_method(method), *message_of(chat, message_id))
-
-
-def message_of(chat: Chat, message_id: object) -> Key:
-    """The message that an edit changes."""
-    if type(message_id) is str and message_id.isascii() and message_id.isdecimal() and len(message_id) <= 20:
-        return (chat, int(message_id))
-    return (chat, message_id)
-
-
-def messages_of(chat: Chat, message_id: object) -> list[Key]:
-    """One message, or several (a tuple or list of ids)."""
-    ids = message_id if isinstance(message_id, tuple | list) else (message_id,)
-    return [message_of(chat, one) for one in ids]
-
-
-class Waiting:
+class Replaceable:
     """The entries that wait and may be superseded or dropped: by what replaces them, and by message."""
 
     def __init__(self) -> None:

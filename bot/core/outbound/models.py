@@ -107,8 +107,8 @@ class Request(Struct, frozen=True):
     paid: bool = False
     content: str | bytes | None = None
 
-    def check(self) -> None:
-        """Raise ValueError or TypeError for a field that no request can have."""
+    def check(self) -> Chat:
+        """Its chat in plain form; ValueError for a field that no request can have."""
         if type(self.method) is not str or not self.method:
             raise invalid("method", self.method, "the name of an API method")
         if type(self.cost) is not int or not 1 <= self.cost <= 10_000:
@@ -119,7 +119,7 @@ class Request(Struct, frozen=True):
             valid_seconds("deadline", self.deadline, zero=True)
         if self.content is not None and not isinstance(self.content, str | bytes):
             raise invalid("content", type(self.content).__name__, "a str, bytes or None")
-        plain_chat(self.chat)
+        return plain_chat(self.chat)
 
 
 def plain_chat(chat: object) -> Chat:
@@ -154,6 +154,9 @@ class Kind(Enum):
     """No limit is known; waits for penalties alone."""
     UNQUEUED = "unqueued"
     """Answers to queries, which expire; updates, files and their parts, and signing in."""
+
+    # An Enum's own hash is a Python function; lanes are looked up by kind with each request.
+    __hash__ = object.__hash__
 
 
 _UNQUEUED = frozenset(

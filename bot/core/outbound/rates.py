@@ -1,27 +1,9 @@
-"""Limits as the scheduler counts by them: windows with their margins, and what a request passes (pure)."""
+"""Limits as the scheduler counts by them: windows with their margins (pure)."""
 
 from __future__ import annotations
 
-from enum import Enum
-
-from bot.core.outbound.coalescing import Entry
-from bot.core.outbound.models import Kind, Limits
+from bot.core.outbound.models import Limits
 from bot.core.outbound.windows import lengthened
-
-
-class Gate(Enum):
-    """What a request needs beside a slot: room in a window of all chats together."""
-
-    NONE = 0
-    BULK = 1
-    PAID = 2
-
-
-def gate_of(entry: Entry) -> Gate:
-    """The window of all chats that a request counts in."""
-    if entry.kind in (Kind.SEND, Kind.EDIT):
-        return Gate.PAID if entry.paid else Gate.BULK
-    return Gate.NONE
 
 
 class Rates:

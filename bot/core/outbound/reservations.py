@@ -12,9 +12,10 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from bot.core._shared.errors import invalid
-from bot.core.outbound.coalescing import Entry
+from bot.core.outbound.gates import Gate
+from bot.core.outbound.lanes import Entry
 from bot.core.outbound.models import Chat, Kind, is_private
-from bot.core.outbound.rates import Gate, Rates, gate_of
+from bot.core.outbound.rates import Rates
 
 LEASE = 30.0
 """Seconds for which what is in flight counts without being renewed, as in admission.lua."""
@@ -113,7 +114,7 @@ class Reservation:
         if self.windows:
             # What costs more than the windows allow leaves alone; it need not be counted more often.
             self.cost = float(min(entry.cost, max(most for most, _ in self.windows)))
-        gate = gate_of(entry)
+        gate = entry.gate
         self.gate = rates.paid if gate is Gate.PAID else rates.bulk
         # Within how many of the gate it leaves. (Nobody asks for an answer in bulk.)
         self.most = (rates.bulk_of_others if gate is Gate.BULK else self.gate)[0]

@@ -16,12 +16,12 @@ from bot.core._shared.loop_owner import LoopOwner, still_runs
 from bot.core._shared.masking import one_line
 from bot.core._shared.tasks import run_on_loop, to_the_end
 from bot.core._shared.validation import valid_seconds
+from bot.core.outbound.backlog import Reason
 from bot.core.outbound.broadcast.broadcasts import Broadcasts
 from bot.core.outbound.broadcast.models import BroadcastReport
 from bot.core.outbound.broadcast.progress import OnProgress
 from bot.core.outbound.broadcast.recipients import Recipients
 from bot.core.outbound.broadcast.store import checked_address
-from bot.core.outbound.coalescing import Claim, Entry, Key, message_of, messages_of, replaces
 from bot.core.outbound.context import covered, current
 from bot.core.outbound.errors import (
     MessageDeletedError,
@@ -30,6 +30,8 @@ from bot.core.outbound.errors import (
     OutboundFullError,
     OutboundHeldError,
 )
+from bot.core.outbound.keys import Key, message_of, messages_of, replaces
+from bot.core.outbound.lanes import Claim, Entry
 from bot.core.outbound.models import (
     Chat,
     Kind,
@@ -42,7 +44,7 @@ from bot.core.outbound.models import (
 )
 from bot.core.outbound.refusals import refusal_of
 from bot.core.outbound.reservations import Scope, Verdict, tag_of
-from bot.core.outbound.scheduler import Reason, Scheduler
+from bot.core.outbound.scheduler import Scheduler
 from bot.core.outbound.shown import Message, Shown, digest_of
 from bot.core.outbound.stats import Counters, snapshot
 from bot.core.phase4_config.outbound import OutboundSettings
@@ -251,7 +253,7 @@ class Outbound(Phase4Service):
         self._draining = True
         scheduler = self._scheduler
         try:
-            if scheduler.pending or scheduler.in_flight:
+            if scheduler.pending or scheduler.slots.taken:
                 self._idle = asyncio.Event()
                 deadline = asyncio.ensure_future(self._clock.sleep(self._drain_timeout))
                 idle = asyncio.ensure_future(self._idle.wait())
@@ -294,7 +296,7 @@ class Outbound(Phase4Service):
                     self._shown.forget(changed)
             return await send()
         kind = kind_of(request.method) if type(request.method) is str else Kind.OTHER
-        request.check()
+        chat = request.check()
         counters = self._counters
         counters.requests += 1
         if kind is Kind.UNQUEUED:
@@ -303,7 +305,6 @@ class Outbound(Phase4Service):
         if asyncio.get_running_loop() is not self._owner.loop:
             self._move()
         now = self._now()
-        chat = plain_chat(request.chat)
         if kind is Kind.OTHER and request.message_id is not None and is_delete(request.method):
             self._scheduler.drop_edits(chat, request.message_id, now)
             for deleted in messages_of(chat, request.message_id):
@@ -535,8 +536,8 @@ class Outbound(Phase4Service):
     def _poll(self) -> None:
         """Let leave what may, and see to it that the next is not late."""
         scheduler = self._scheduler
-        if not scheduler.pending and not scheduler.has_failed:
-            if self._idle is not None and not scheduler.in_flight:
+        if scheduler.is_quiet:
+            if self._idle is not None and not scheduler.slots.taken:
                 self._idle.set()
             if self._timer is None and scheduler.chats:
                 self._arm()
@@ -553,7 +554,7 @@ class Outbound(Phase4Service):
                 _raise(claim, self._error_of(claim, reason, now))
             if not lost:
                 break
-        if self._idle is not None and not scheduler.pending and not scheduler.in_flight:
+        if self._idle is not None and not scheduler.pending and not scheduler.slots.taken:
             self._idle.set()
         self._arm()
 
@@ -601,7 +602,7 @@ class Outbound(Phase4Service):
         if reason is Reason.DEADLINE:
             return OutboundDeadlineError(claim.deadline or 0.0)
         if reason is Reason.FULL:
-            return OutboundFullError(scheduler.max_pending)
+            return OutboundFullError(scheduler.backlog.most)
         if reason is Reason.DELETED:
             return MessageDeletedError(chat, claim.message[1] if claim.message else None)
         state = scheduler.chats.get(chat)
@@ -628,7 +629,7 @@ class Outbound(Phase4Service):
     def _wake(self) -> None:
         self._timer = None
         if not self._scheduler.pending:
-            self._scheduler.forget_idle(self._now())
+            self._scheduler.chats.forget_idle(self._scheduler.rates, self._now())
         self._poll()
 
     def _cancel_timer(self) -> None:

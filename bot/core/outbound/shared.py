@@ -14,7 +14,7 @@ from bot.core._shared.clock import Clock, TimerHandle
 from bot.core._shared.errors import BackendError
 from bot.core._shared.masking import one_line
 from bot.core._shared.tasks import BackgroundTasks
-from bot.core.outbound.coalescing import Entry
+from bot.core.outbound.lanes import Entry
 from bot.core.outbound.models import Chat
 from bot.core.outbound.rates import Rates
 from bot.core.outbound.reservations import (

@@ -7,7 +7,7 @@ import math
 from collections import OrderedDict
 from typing import Any, NamedTuple
 
-from bot.core.outbound.coalescing import Key
+from bot.core.outbound.keys import Key
 from bot.core.outbound.models import plain_method
 
 MAX_MESSAGES = 1_000

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from bot.core._shared.histogram import Histogram, HistogramSnapshot
+from bot.core.outbound.backlog import Reason
 from bot.core.outbound.models import Priority
-from bot.core.outbound.scheduler import Reason, Scheduler
+from bot.core.outbound.scheduler import Scheduler
 
 
 class Counters:
@@ -71,9 +72,9 @@ def snapshot(counters: Counters, scheduler: Scheduler, now: float, *, draining: 
         "cancelled": counters.cancelled,
         "unqueued": counters.unqueued,
         "queued": scheduler.pending,
-        "max_pending": scheduler.max_pending,
-        "in_flight": scheduler.in_flight,
-        "max_in_flight": scheduler.max_in_flight,
+        "max_pending": scheduler.backlog.most,
+        "in_flight": scheduler.slots.taken,
+        "max_in_flight": scheduler.slots.most,
         "waited": counters.waited,
         "p50_wait_ms": round(waits.quantile(0.5, unwaited) * 1000, 3),
         "p99_wait_ms": round(waits.quantile(0.99, unwaited) * 1000, 3),
@@ -88,7 +89,7 @@ def snapshot(counters: Counters, scheduler: Scheduler, now: float, *, draining: 
         "held_too_long": counters.held_too_long,
         "refused_full": counters.refused_full,
         "chats_waiting": chats_waiting,
-        "chats_held": scheduler.chats_held(now),
+        "chats_held": scheduler.chats.held(now),
         "chats_known": len(scheduler.chats),
         "held_globally_seconds": round(max(0.0, scheduler.penalty.until - now), 3),
         "by_priority": {
@@ -106,7 +107,7 @@ def _waiting(scheduler: Scheduler) -> tuple[int, list[int]]:
     """Chats with requests that wait, and how many wait of each priority."""
     chats, queued = 0, [0] * len(Priority)
     if scheduler.pending:
-        for chat in scheduler.chats.values():
+        for chat in scheduler.chats:
             waits = False
             for lane in chat.lanes.values():
                 for priority, number in enumerate(lane.counts):

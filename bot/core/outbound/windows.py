@@ -60,15 +60,19 @@ class SlidingWindow:
     def answered(self, cost: int, now: float) -> None:
         """Its answer came, or nobody waits for it any more."""
         self.in_flight -= cost
-        self.stamp(cost, now)
+        self._stamps.append((now, cost))
+        self._counted += cost
 
     def give_back(self, cost: int) -> None:
         """It has not left after all, or was refused."""
         self.in_flight -= cost
 
-    def stamp(self, cost: int, now: float) -> None:
-        """Count a request by one moment alone."""
-        self._stamps.append((now, cost))
+    def stamp(self, cost: int, window: float, now: float) -> None:
+        """Count a request by one moment alone, and forget what counts no more."""
+        stamps = self._stamps
+        while stamps and stamps[0][0] + window <= now + ROUNDING:
+            self._counted -= stamps.popleft()[1]
+        stamps.append((now, cost))
         self._counted += cost
 
     def unstamp(self, cost: int, at: float) -> None:

@@ -196,7 +196,7 @@ async def test_a_refusal_holds_the_chat_in_every_instance(pair):
     await settled(a)
     others = [start(b, "sendChatAction"), start(b, "getChat"), start(b)]
     assert await start(b, chat=-5) == "sent", "no other chat waits"
-    await until(lambda: b._scheduler.chats_held(b._now()) == 1)
+    await until(lambda: b._scheduler.chats.held(b._now()) == 1)
     assert not any(task.done() for task in others)
     await give_up(held, *others)
 
@@ -285,7 +285,7 @@ async def test_a_redis_that_lost_its_memory_is_told_anew_before_anything_is_aske
     a.hold(-8, 300)
     flying = asyncio.Event()
     slow = start(a, chat=-9, send=flying.wait)
-    await until(lambda: a._scheduler.in_flight == 1 and not a._shared.asked())
+    await until(lambda: a._scheduler.slots.taken == 1 and not a._shared.asked())
     await settled(a)
     redis_server.execute("FLUSHALL")
     assert await start(a, chat=-5) == "sent"
