@@ -28,12 +28,12 @@ def test_the_version():
 
 def test_help_lists_the_commands():
     shown = phase4("--help").stdout
-    for command in ("status", "sql"):
+    for command in ("status", "sql", "embed"):
         assert f"\n    {command} " in shown
 
 
 def test_each_command_has_help_of_its_own():
-    for command in ("status", "sql"):
+    for command in ("status", "sql", "embed"):
         assert phase4(command, "--help").stdout.startswith(f"usage: phase4 {command} ")
 
 
@@ -83,3 +83,7 @@ def test_the_path_of_a_bot_does_not_reach_the_installed_command(host):
     """Images of bots set PYTHONPATH, and the installed command finds its own package all the same."""
     shown = phase4("--version", env={**os.environ, "PYTHONPATH": str(host)}, cwd=host)
     assert (shown.returncode, shown.stdout.split()[0]) == (0, "phase4")
+
+
+def test_a_bot_has_no_command_that_it_was_not_given(host):
+    assert "\n    embed " not in phase4("--help", folder=host).stdout

@@ -49,7 +49,7 @@ LAYERS = (
     ("bot.core.phase4_admin",),
     ("bot.core.enhanced_startup_phase4",),
     ("bot.core.phase4_metrics",),
-    ("bot.integrations", "bot.service", "bot.testing"),
+    ("bot.integrations", "bot.service", "bot.testing", "bot.embed"),
     ("bot.__main__",),
 )
 """From the lowest up: a module imports from its own layer and from those below it."""
@@ -180,6 +180,16 @@ def test_a_service_imports_no_other_service(service: str) -> None:
 def test_what_is_shared_leans_on_nothing_above_it(path: Path) -> None:
     for module in imported(path):
         assert not module.startswith("bot.") or module.startswith("bot.core._shared")
+
+
+@pytest.mark.parametrize("path", sorted((BOT / "embed").glob("*.py")), ids=lambda path: path.name)
+def test_embedding_needs_the_standard_library_only(path: Path) -> None:
+    """It runs on the machine of a bot that has none of Phase 4's packages yet."""
+    roots = {module.split(".")[0] for module in imported(path)} - {"bot"}
+    assert roots <= sys.stdlib_module_names
+    ours = {module for module in imported(path) if module.startswith("bot.") and ".embed" not in module}
+    allowed = ("bot.",) if path.name == "proof_script.py" else ("bot.core._shared",)
+    assert not {module for module in ours if not module.startswith(allowed)}
 
 
 @pytest.mark.server
