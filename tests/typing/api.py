@@ -12,7 +12,9 @@ from bot.core.batch_processor import (
     BatchStatus,
     DeadLetter,
     ItemStatus,
+    ReplayReport,
     Submission,
+    durable_dead_letters,
 )
 from bot.core.cache_manager import CacheManager, cached
 from bot.core.enhanced_startup_phase4 import (
@@ -149,6 +151,12 @@ async def batches() -> None:
     assert_type(await processor.get_item_status(item_id), ItemStatus | None)
     assert_type(await processor.dead_letters(), list[DeadLetter])
     assert_type(await processor.replay(), int)
+    assert_type(await processor.replay_dead_letters(["item-1"]), ReplayReport)
+    assert_type(await processor.get_dead_letter("item-1"), DeadLetter | None)
+    assert_type([letter async for letter in processor.iter_dead_letters(0, 50)], list[DeadLetter])
+    async with durable_dead_letters("redis://127.0.0.1", "q") as letters:
+        assert_type(await letters.count(), int)
+        assert_type(await letters.replay(), ReplayReport)
     assert_type(await processor.flush(), bool)
     await processor.submit(1)
     await processor.submit_and_wait(1, timeout=2.0)

@@ -1,5 +1,6 @@
 """Items gathered into batches for one handler, each with a result of its own."""
 
+from bot.core.batch_processor.dead_letter_queue import durable_dead_letters
 from bot.core.batch_processor.errors import (
     BatchClosedError,
     BatchQueueFullError,
@@ -12,7 +13,14 @@ from bot.core.batch_processor.errors import (
     ResultTimeoutError,
     UnknownItemError,
 )
-from bot.core.batch_processor.models import BatchItem, BatchStatus, DeadLetter, ItemStatus, Submission
+from bot.core.batch_processor.models import (
+    BatchItem,
+    BatchStatus,
+    DeadLetter,
+    ItemStatus,
+    ReplayReport,
+    Submission,
+)
 from bot.core.batch_processor.service import BatchProcessor
 
 __all__ = [
@@ -28,8 +36,10 @@ __all__ = [
     "ItemStatus",
     "LostItemError",
     "MissingResultError",
+    "ReplayReport",
     "ResultNotKeptError",
     "ResultTimeoutError",
     "Submission",
     "UnknownItemError",
+    "durable_dead_letters",
 ]

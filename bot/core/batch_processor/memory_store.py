@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from asyncio import Future, get_running_loop
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from itertools import islice
 from typing import Any, NoReturn
 
 from bot.core._shared.futures import retrieved
@@ -17,7 +18,7 @@ from bot.core.batch_processor.errors import (
     UnknownItemError,
 )
 from bot.core.batch_processor.lifecycle import State
-from bot.core.batch_processor.models import BatchItem, DeadLetter, ItemStatus, Submission
+from bot.core.batch_processor.models import BatchItem, DeadLetter, ItemStatus, ReplayReport, Submission
 from bot.core.batch_processor.results import Outcome
 from bot.core.batch_processor.store import OFF, check_key, check_priority
 
@@ -164,15 +165,23 @@ class MemoryStore:
 
     # Dead letters.
 
-    async def dead_letters(self, limit: int | None) -> list[DeadLetter]:
-        return self._outcomes.dead_letters.all()[:limit]
+    async def count_letters(self) -> int:
+        return len(self._outcomes.dead_letters)
 
-    async def replay(self, item_ids: Sequence[str] | None) -> int:
+    async def each_letter(self, offset: int, *, newest_first: bool) -> AsyncGenerator[DeadLetter, None]:
+        letters = self._outcomes.dead_letters.all()
+        for letter in islice(reversed(letters) if newest_first else letters, offset, None):
+            yield letter
+
+    async def find_letter(self, item_id: str) -> DeadLetter | None:
+        return self._outcomes.dead_letters.get(item_id)
+
+    async def replay(self, item_ids: Sequence[str] | None) -> ReplayReport:
         self._move_here()
-        letters = self._outcomes.take_letters(item_ids, max(0, self._capacity.free))
+        letters, report = self._outcomes.take_letters(item_ids, max(0, self._capacity.free))
         for letter in letters:
             self._d.readmit(letter)
-        return len(letters)
+        return report
 
     async def discard(self, item_ids: Sequence[str] | None) -> int:
         return len(self._outcomes.dead_letters.take(item_ids))

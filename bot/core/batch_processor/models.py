@@ -140,6 +140,18 @@ class ItemStatus(Struct, frozen=True):
     error: str = ""
 
 
+class ReplayReport(Struct):
+    """What became of dead letters that were to be submitted again."""
+
+    replayed: int = 0
+    missing: int = 0
+    """There are none of these items, any more or at all."""
+    pending: int = 0
+    """They stay: an item of the same key is pending."""
+    no_room: int = 0
+    """They stay: as many items are pending as are allowed."""
+
+
 class DeadLetter(Struct, frozen=True):
     """An item that was given up, with what it takes to understand and to replay it."""
 

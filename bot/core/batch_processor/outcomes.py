@@ -15,7 +15,14 @@ from bot.core._shared.clock import Clock
 from bot.core._shared.futures import give_error, give_result
 from bot.core.batch_processor.dead_letters import DeadLetters
 from bot.core.batch_processor.errors import DeadLetteredError, describe, presentable
-from bot.core.batch_processor.models import Batch, BatchItem, BatchStatus, DeadLetter, ItemStatus
+from bot.core.batch_processor.models import (
+    Batch,
+    BatchItem,
+    BatchStatus,
+    DeadLetter,
+    ItemStatus,
+    ReplayReport,
+)
 from bot.core.batch_processor.results import Kept, Outcome
 from bot.core.batch_processor.stats import Counters
 from bot.core.phase4_config.batch_processor import DEFAULTS, BatchProcessorSettings
@@ -141,14 +148,25 @@ class Outcomes:
 
     # Dead letters.
 
-    def take_letters(self, item_ids: Sequence[str] | None, limit: int) -> list[DeadLetter]:
-        """Remove and return dead letters to be tried again: all or those of ``item_ids``, at most ``limit``.
+    def take_letters(
+        self, item_ids: Sequence[str] | None, limit: int
+    ) -> tuple[list[DeadLetter], ReplayReport]:
+        """Remove dead letters to be tried again, all or those of ``item_ids``, the oldest first.
 
-        One stays whose id another item has that is pending.
+        At most ``limit``; one stays whose id another item has that is pending.
         """
-        wanted = [letter.item_id for letter in self.dead_letters.all()] if item_ids is None else item_ids
-        free = [item_id for item_id in wanted if item_id not in self.tracked]
-        return self.dead_letters.take(free, limit)
+        wanted = None if item_ids is None else set(item_ids)
+        letters = self.dead_letters.all()
+        there = [letter.item_id for letter in letters if wanted is None or letter.item_id in wanted]
+        free = [item_id for item_id in there if item_id not in self.tracked]
+        taken = self.dead_letters.take(free, limit)
+        report = ReplayReport(
+            replayed=len(taken),
+            missing=0 if wanted is None else len(wanted) - len(there),
+            pending=len(there) - len(free),
+            no_room=len(free) - len(taken),
+        )
+        return taken, report
 
     def revive(self, letter: DeadLetter) -> tuple[BatchItem, bool]:
         """The item of a dead letter, to be taken in again, and whether it was still counted as dead."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
-import math
 from asyncio import Future
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from threading import get_ident
 from typing import Any, ClassVar
 
@@ -17,9 +17,10 @@ from bot.core._shared.histogram import HistogramSnapshot
 from bot.core._shared.loop_owner import still_runs
 from bot.core._shared.masking import mask_secrets
 from bot.core._shared.tasks import run_on_loop
-from bot.core._shared.validation import YEAR, valid_seconds
+from bot.core._shared.validation import YEAR, valid_count, valid_seconds
 from bot.core.batch_processor.dispatcher import Dispatcher
-from bot.core.batch_processor.errors import ResultTimeoutError, presentable
+from bot.core.batch_processor.errors import BatchClosedError, ResultTimeoutError, presentable
+from bot.core.batch_processor.figures import figures_of
 from bot.core.batch_processor.lifecycle import State
 from bot.core.batch_processor.memory_store import MemoryStore
 from bot.core.batch_processor.models import (
@@ -28,13 +29,17 @@ from bot.core.batch_processor.models import (
     DeadLetter,
     Handler,
     ItemStatus,
+    ReplayReport,
     Submission,
 )
-from bot.core.batch_processor.store import Store, check_priority
+from bot.core.batch_processor.store import OFF, Store, check_priority
 from bot.core.phase4_config.batch_processor import BatchProcessorSettings
 from bot.core.phase4_service import Phase4Service
 
 logger = logging.getLogger(__name__)
+
+MOST_LETTERS = 100_000_000
+"""Dead letters at most, as ``max_dead_letters`` allows."""
 
 
 class BatchProcessor(Phase4Service):
@@ -374,19 +379,52 @@ class BatchProcessor(Phase4Service):
 
         In durable mode those of every instance, as Redis has them; RedisUnavailableError while it is away.
         """
-        return await self._store.dead_letters(limit)
+        return [letter async for letter in self.iter_dead_letters(limit=limit)]
 
-    async def replay(self, item_ids: Sequence[str] | None = None) -> int:
-        """Submit dead letters again, all or those of ``item_ids``, under their ids; how many were.
+    async def iter_dead_letters(
+        self, offset: int = 0, limit: int | None = None, *, newest_first: bool = False
+    ) -> AsyncIterator[DeadLetter]:
+        """The same one by one, after the first ``offset``, at most ``limit``: many need not be in memory."""
+        offset = valid_count("offset", offset, 0, MOST_LETTERS, default=0)
+        left = MOST_LETTERS if limit is None else valid_count("limit", limit, 0, MOST_LETTERS, default=0)
+        if not left:
+            return
+        letters = self._store.each_letter(offset, newest_first=newest_first)
+        async with contextlib.aclosing(letters):
+            async for letter in letters:
+                yield letter
+                left -= 1
+                if not left:
+                    return
+
+    async def count_dead_letters(self) -> int:
+        """How many there are; in durable mode of every instance, and those that cannot be read count."""
+        return await self._store.count_letters()
+
+    async def get_dead_letter(self, item_id: str) -> DeadLetter | None:
+        """The dead letter of an item, the newest if it died more than once; None if there is none."""
+        return await self._store.find_letter(item_id)
+
+    async def replay_dead_letters(self, item_ids: Sequence[str] | None = None) -> ReplayReport:
+        """Submit dead letters again, all or those of ``item_ids``, under their ids and priorities.
 
         Those for which there is no room stay where they are, and so does one whose key another item
-        has that is pending.
+        has that is pending. In durable mode each is replayed whole or not at all, and once, however many
+        instances try; RedisUnavailableError while Redis is away. BatchClosedError while the processor is off.
         """
-        return await self._store.replay(item_ids) if self._dispatcher.state is State.ON else 0
+        if self._dispatcher.state is not State.ON:
+            raise BatchClosedError(OFF)
+        return await self._store.replay(_valid_ids(item_ids))
+
+    async def replay(self, item_ids: Sequence[str] | None = None) -> int:
+        """:meth:`replay_dead_letters`: how many were; 0 while the processor is off."""
+        return (
+            (await self.replay_dead_letters(item_ids)).replayed if self._dispatcher.state is State.ON else 0
+        )
 
     async def discard_dead_letters(self, item_ids: Sequence[str] | None = None) -> int:
         """Forget dead letters, all or those of ``item_ids``; how many there were. They stay counted."""
-        return await self._store.discard(item_ids)
+        return await self._store.discard(_valid_ids(item_ids))
 
     # Figures.
 
@@ -397,42 +435,7 @@ class BatchProcessor(Phase4Service):
         among them) + ``dead_lettered_items`` + ``pending_items``. In durable mode all of these are of
         the items that this instance took from Redis; see docs/batch_processor.md for the others.
         """
-        d = self._dispatcher
-        counters = d.outcomes.counters
-        now = d.now()
-        waits, handling = counters.waits, counters.handling
-        oldest = d.backlog.oldest()
-        return {
-            "enabled": self.enabled,
-            "handler": d.handler.function is not None,
-            "submitted_items": d.backlog.submitted,
-            "pending_items": d.backlog.unfinished,
-            "max_pending": d.capacity.max_pending,
-            "total_items_processed": counters.done,
-            "failed_items": counters.failed,
-            "cancelled_items": counters.cancelled,
-            "dead_lettered_items": counters.dead,
-            "replayed_items": counters.replayed,
-            "refused_items": counters.refused,
-            "pending_batches": d.backlog.pending_batches(d.size),
-            "running_batches": len(d.backlog.running),
-            "retrying_batches": len(d.backlog.retrying),
-            "completed_batches": counters.batches - counters.failed_batches,
-            "failed_batches": counters.failed_batches,
-            "retries": counters.retries,
-            "avg_batch_size": round(counters.batched_items / counters.batches, 2)
-            if counters.batches
-            else 0.0,
-            "batch_size": d.size,
-            "throughput_items_per_sec": round(counters.throughput.rate(now), 1),
-            "oldest_pending_seconds": 0.0 if oldest == math.inf else round(max(0.0, now - oldest), 3),
-            "wait_ms_p50": round(waits.quantile(0.5) * 1000, 3),
-            "wait_ms_p99": round(waits.quantile(0.99) * 1000, 3),
-            "handler_ms_p50": round(handling.quantile(0.5) * 1000, 3),
-            "handler_ms_p99": round(handling.quantile(0.99) * 1000, 3),
-            "results_kept": len(d.outcomes.results),
-            **self._store.figures(),
-        }
+        return {"enabled": self.enabled, **figures_of(self._dispatcher), **self._store.figures()}
 
     async def reset_statistics(self) -> None:
         """Counters to zero; items that are pending count as submitted now."""
@@ -465,3 +468,9 @@ def _valid_handler(handler: object) -> Handler:
     except TypeError as error:
         raise invalid("process_handler", handler, f"a function of one list of items ({error})") from None
     return handler
+
+
+def _valid_ids(item_ids: Sequence[str] | None) -> Sequence[str] | None:
+    if isinstance(item_ids, str):
+        raise invalid("item_ids", item_ids, "a list of ids (of one: [item_id]), or None for all")
+    return item_ids

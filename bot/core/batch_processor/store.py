@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Protocol
 
 from bot.core._shared.errors import invalid
@@ -12,6 +12,7 @@ from bot.core.batch_processor.models import (
     MAX_PRIORITY,
     DeadLetter,
     ItemStatus,
+    ReplayReport,
     Submission,
 )
 from bot.core.batch_processor.results import Outcome
@@ -57,11 +58,17 @@ class Store(Protocol):
     async def flush(self) -> bool:
         """Start what is pending, and wait until it has ended; False if nothing can handle it."""
 
-    async def dead_letters(self, limit: int | None) -> list[DeadLetter]:
-        """The oldest first."""
+    async def count_letters(self) -> int:
+        """How many dead letters there are."""
 
-    async def replay(self, item_ids: Sequence[str] | None) -> int:
-        """Submit dead letters again; how many were."""
+    def each_letter(self, offset: int, *, newest_first: bool) -> AsyncGenerator[DeadLetter, None]:
+        """The dead letters after the first ``offset``."""
+
+    async def find_letter(self, item_id: str) -> DeadLetter | None:
+        """The dead letter of an item."""
+
+    async def replay(self, item_ids: Sequence[str] | None) -> ReplayReport:
+        """Submit dead letters again."""
 
     async def discard(self, item_ids: Sequence[str] | None) -> int:
         """Forget dead letters; how many there were."""

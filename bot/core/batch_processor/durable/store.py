@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from bot.core._shared.clock import Clock
@@ -19,16 +19,16 @@ from bot.core._shared.loop_owner import LoopOwner, still_runs
 from bot.core.batch_processor.dispatcher import Dispatcher, another_loop
 from bot.core.batch_processor.durable.held import Held
 from bot.core.batch_processor.durable.leases import SILENT_CONSUMERS, Leases
+from bot.core.batch_processor.durable.letters import Letters
 from bot.core.batch_processor.durable.limits import Limits
 from bot.core.batch_processor.durable.loops import PAUSE_FIRST, Loops
 from bot.core.batch_processor.durable.outbox import Outbox
 from bot.core.batch_processor.durable.results import POLL_FIRST, Results
 from bot.core.batch_processor.durable.settling import Settling
 from bot.core.batch_processor.durable.streams import Streams
-from bot.core.batch_processor.durable.values import AT_ONCE
 from bot.core.batch_processor.errors import BatchClosedError, BatchQueueFullError
 from bot.core.batch_processor.lifecycle import State
-from bot.core.batch_processor.models import DeadLetter, ItemStatus, Submission
+from bot.core.batch_processor.models import DeadLetter, ItemStatus, ReplayReport, Submission
 from bot.core.batch_processor.results import Outcome
 from bot.core.batch_processor.store import OFF, check_key, check_priority
 from bot.core.redis_link import RedisLink
@@ -53,6 +53,7 @@ class RedisStore:
         self._link = RedisLink.shared(url)
         self.limits = Limits()
         self.streams = Streams(self._link, name)
+        self._letters = Letters(self.streams)
         self._owner = LoopOwner(self._forked)
         self._loops = Loops(self.streams, clock)
         self._held = Held(self._loops.wake_keeper)
@@ -265,32 +266,22 @@ class RedisStore:
 
     # Dead letters.
 
-    async def dead_letters(self, limit: int | None) -> list[DeadLetter]:
-        return await self.streams.letters(limit)
+    async def count_letters(self) -> int:
+        return await self._letters.count()
 
-    async def replay(self, item_ids: Sequence[str] | None) -> int:
-        count = 0
-        for letter in await self._letters(item_ids):
-            answer = await self.streams.replay(letter, self._d.capacity.max_pending)
-            if answer < 0:
-                break
-            count += answer
-        self._d.outcomes.counters.replayed += count
-        return count
+    def each_letter(self, offset: int, *, newest_first: bool) -> AsyncGenerator[DeadLetter, None]:
+        return self._letters.each(offset, newest_first=newest_first)
+
+    async def find_letter(self, item_id: str) -> DeadLetter | None:
+        return await self._letters.find(item_id)
+
+    async def replay(self, item_ids: Sequence[str] | None) -> ReplayReport:
+        report = await self._letters.replay(item_ids, self._d.capacity.max_pending)
+        self._d.outcomes.counters.replayed += report.replayed
+        return report
 
     async def discard(self, item_ids: Sequence[str] | None) -> int:
-        letters = await self._letters(item_ids)
-        count = 0
-        for start in range(0, len(letters), AT_ONCE):
-            count += await self.streams.discard(letters[start : start + AT_ONCE])
-        return count
-
-    async def _letters(self, item_ids: Sequence[str] | None) -> list[DeadLetter]:
-        letters = await self.streams.letters()
-        if item_ids is None:
-            return letters
-        wanted = set(item_ids)
-        return [letter for letter in letters if letter.item_id in wanted]
+        return await self._letters.discard(item_ids)
 
     # Figures.
 

@@ -15,8 +15,6 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from bot.core.batch_processor.durable.values import letter_of, value_of
-from bot.core.batch_processor.models import DeadLetter
 from bot.core.redis_link import RedisLink, RedisRefusedError
 
 T = TypeVar("T")
@@ -80,10 +78,10 @@ class Streams:
         self._give_back = link.script(script_source("give_back"))
         self._leave = link.script(script_source("leave"))
         self._tidy = link.script(script_source("tidy"))
-        self._replay = link.script(script_source("pending", "replay"))
         self._look = link.script(script_source("pending", "look"))
 
-    def _key(self, item_id: str) -> bytes:
+    def key_of(self, item_id: str) -> bytes:
+        """The key that tells how far an item is."""
         return self._of_item + item_id.encode("utf-8", "surrogatepass")
 
     async def make_group(self) -> None:
@@ -98,10 +96,10 @@ class Streams:
         self, wanted: Sequence[tuple[str, bytes]], limit: int, *, all_or_none: bool = False
     ) -> tuple[list[int], int]:
         """Add (item id, value) pairs: ADDED, FULL or KNOWN for each, and the stream's length."""
-        keys = [self.items, *[self._key(item_id) for item_id, _ in wanted]]
+        keys = [self.items, *[self.key_of(item_id) for item_id, _ in wanted]]
         values = [value for _, value in wanted]
         answer = await self._add(keys, [limit, int(all_or_none), *values])
-        *answers, self.length = _checked(answer, list[int], len(wanted) + 1)
+        *answers, self.length = checked(answer, list[int], len(wanted) + 1)
         return answers, self.length
 
     async def read(self, consumer: str, count: int, block: int) -> list[Delivery]:
@@ -118,7 +116,7 @@ class Streams:
                 # The client answers with the entries, or with a list that holds them, as its version has it.
                 for part in entries:
                     some = part if isinstance(part, list) else [part]
-                    found += [Delivery(_checked_id(one[0]), 1, _value_in(one[1])) for one in some]
+                    found += [Delivery(checked_id(one[0]), 1, _value_in(one[1])) for one in some]
         except (TypeError, ValueError, LookupError) as error:
             raise _unexpected() from error
         return found
@@ -133,15 +131,14 @@ class Streams:
         found = await self._claim(
             [self.items], [GROUP, consumer, lease_ms, room, alone_from, most, int(alone), STOPPED]
         )
-        taken = _checked(found, list[tuple[bytes, int, bytes, int]])
+        taken = checked(found, list[tuple[bytes, int, bytes, int]])
         return [
-            Delivery(_checked_id(entry), count, value, bool(stopped))
-            for entry, count, value, stopped in taken
+            Delivery(checked_id(entry), count, value, bool(stopped)) for entry, count, value, stopped in taken
         ]
 
     async def refresh(self, consumer: str, entries: Sequence[bytes]) -> list[bytes]:
         """Begin the lease of these entries anew; returns those that are this consumer's no more."""
-        return _checked(await self._refresh([self.items], [GROUP, consumer, *entries]), list[bytes])
+        return checked(await self._refresh([self.items], [GROUP, consumer, *entries]), list[bytes])
 
     async def give_back(self, consumer: str, entries: Sequence[tuple[bytes, int]], *, begun: bool) -> None:
         """Leave (entry, deliveries to be remembered) pairs for whoever claims next."""
@@ -156,62 +153,34 @@ class Streams:
     async def tidy(self, idle_ms: int) -> tuple[int, int]:
         """Forget consumers without entries that were silent for so long; (entries, dead letters)."""
         answer = await self._tidy([self.items, self.dead], [GROUP, idle_ms])
-        self.length, self.dead_length = _checked(answer, tuple[int, int])
+        self.length, self.dead_length = checked(answer, tuple[int, int])
         return self.length, self.dead_length
 
     async def settle(
         self, settlements: Sequence[Settlement], ttl_ms: int, max_dead_letters: int
     ) -> list[bool]:
         """End entries; False for each that somebody else has ended. May be repeated."""
-        keys = [self.items, self.dead, *[self._key(one.item_id) for one in settlements]]
+        keys = [self.items, self.dead, *[self.key_of(one.item_id) for one in settlements]]
         arguments: list[Any] = [GROUP, ttl_ms, max_dead_letters]
         for one in settlements:
             arguments += (one.entry, one.outcome, one.letter)
-        ended = _checked(await self._settle(keys, arguments), list[int], len(settlements))
+        ended = checked(await self._settle(keys, arguments), list[int], len(settlements))
         return [bool(flag) for flag in ended]
 
     async def outcomes(self, item_ids: Sequence[str]) -> list[bytes | None]:
         """What the keys of items hold: PENDING, an outcome, None, or LOST (told once, None after that)."""
-        found = await self._look([self.items, *[self._key(item_id) for item_id in item_ids]], [])
-        return _checked(found, list[bytes | None], len(item_ids))
+        found = await self._look([self.items, *[self.key_of(item_id) for item_id in item_ids]], [])
+        return checked(found, list[bytes | None], len(item_ids))
 
     async def last_entry(self) -> bytes | None:
         """The id of the newest entry."""
         found = await self.link.execute("XREVRANGE", self.items, "+", "-", "COUNT", 1)
-        entries = _entries_of(found)
+        entries = entries_of(found)
         return entries[0][0] if entries else None
 
     async def any_until(self, entry: bytes) -> bool:
         """Whether an entry not newer than this one has not ended."""
-        return bool(_entries_of(await self.link.execute("XRANGE", self.items, "-", entry, "COUNT", 1)))
-
-    async def letters(self, limit: int | None = None) -> list[DeadLetter]:
-        """The dead letters, the oldest first; what cannot be read is left out."""
-        found: list[DeadLetter] = []
-        start = b"-"
-        while limit is None or len(found) < limit:
-            page = _entries_of(await self.link.execute("XRANGE", self.dead, start, "+", "COUNT", 200))
-            for entry, value in page:
-                letter = letter_of(entry, value)
-                if letter is not None:
-                    found.append(letter)
-            if len(page) < 200:
-                break
-            start = b"(" + page[-1][0]
-        return found[:limit]
-
-    async def replay(self, letter: DeadLetter, limit: int) -> int:
-        """Make an item of a dead letter: 1, or 0 if it is one again already, or -1 if there is no room."""
-        value = value_of(letter.item_id, letter.priority, letter.data)
-        keys = [self.items, self.dead, self._key(letter.item_id)]
-        return _checked(await self._replay(keys, [letter.entry, value, limit]), int)
-
-    async def discard(self, letters: Sequence[DeadLetter]) -> int:
-        """Remove dead letters; how many there were."""
-        if not letters:
-            return 0
-        gone = await self.link.execute("XDEL", self.dead, *[letter.entry for letter in letters])
-        return _checked(gone, int)
+        return bool(entries_of(await self.link.execute("XRANGE", self.items, "-", entry, "COUNT", 1)))
 
 
 # Answers. One of a wrong shape is Redis's failure, as one that it refuses.
@@ -221,7 +190,7 @@ def _unexpected() -> RedisRefusedError:
     return RedisRefusedError("unexpected answer of Redis")
 
 
-def _checked(answer: Any, shape: type[T], length: int | None = None) -> T:
+def checked(answer: Any, shape: type[T], length: int | None = None) -> T:
     """The answer, if it is of this type, and of this length; raises RedisRefusedError otherwise."""
     try:
         found = msgspec.convert(answer, shape)
@@ -232,7 +201,7 @@ def _checked(answer: Any, shape: type[T], length: int | None = None) -> T:
     return found
 
 
-def _checked_id(entry: Any) -> bytes:
+def checked_id(entry: Any) -> bytes:
     """The id of an entry of a stream; raises RedisRefusedError for anything else."""
     if not isinstance(entry, bytes) or _ENTRY_ID.fullmatch(entry) is None:
         raise _unexpected()
@@ -248,9 +217,9 @@ def _value_in(fields: Any) -> bytes:
     return value if isinstance(value, bytes) else b""
 
 
-def _entries_of(page: Any) -> list[tuple[bytes, bytes]]:
+def entries_of(page: Any) -> list[tuple[bytes, bytes]]:
     """The ids and values of XRANGE; raises RedisRefusedError for anything else."""
     try:
-        return [(_checked_id(entry), _value_in(fields)) for entry, fields in page or ()]
+        return [(checked_id(entry), _value_in(fields)) for entry, fields in page or ()]
     except (TypeError, ValueError) as error:
         raise _unexpected() from error
