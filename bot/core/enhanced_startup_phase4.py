@@ -10,22 +10,26 @@ import asyncio
 import contextlib
 import importlib
 import logging
-import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, overload
 
 from bot.core._shared.errors import message_of
 from bot.core._shared.masking import MAX_TOLD, masked_traceback, one_line
 from bot.core._shared.tasks import LoopLocalLock
-from bot.core.phase4_config import EXPLAINING, ConfigError, Phase4Config, TierBackoff
+from bot.core.phase4_config import ConfigError, Phase4Config
 from bot.core.phase4_service import Phase4Service
+from bot.core.phase4_wiring import SERVICES, Wiring
 
 if TYPE_CHECKING:
+    from aiohttp import web
+
     from bot.core._shared.histogram import HistogramSnapshot
     from bot.core.cache_manager import cached
     from bot.core.phase4_admin.library import Library
+    from bot.core.phase4_admin.mount import Mounted
+    from bot.core.phase4_statistics.states import States
     from bot.core.query_optimizer import optimize_query
     from bot.core.rate_limiter import rate_limited
 
@@ -33,6 +37,7 @@ __all__ = [
     "cached",
     "get_phase4_status",
     "initialize_phase4_services",
+    "mount_phase4",
     "optimize_query",
     "rate_limited",
     "reset_phase4_services",
@@ -42,160 +47,20 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 
-class _Wiring(NamedTuple):
-    """One service: the flag that switches it on, where its class lives, and how it is enabled."""
-
-    flag: str
-    package: str
-    class_name: str
-    enable: Callable[[Any, Phase4Config], Awaitable[Any]]
-
-    def service_class(self) -> type[Phase4Service] | None:
-        """The class, imported; None while this version does not have the service."""
-        module = importlib.import_module(f"bot.core.{self.package}")
-        return getattr(module, self.class_name, None)
-
-    def instance(self) -> Phase4Service | None:
-        """The process's instance, enabled or not; imports nothing and makes none."""
-        module = sys.modules.get(f"bot.core.{self.package}")
-        found = getattr(module, self.class_name, None)
-        return Phase4Service._instances.get(found) if found is not None else None
-
-    def running(self) -> Phase4Service | None:
-        """The process's instance if it is enabled; imports nothing."""
-        instance = self.instance()
-        return instance if instance is not None and instance.enabled else None
-
-
-async def _enable_query_optimizer(optimizer: Any, config: Phase4Config) -> None:
-    await optimizer.enable(**config.query_optimizer.values("explain_pool", "explain_timeout"))
-    _explain(optimizer, config)
-    if config.ENABLE_CACHE_MANAGER and config.CACHE_L2_REDIS_URL:
-        # The cache's instances hear of each other; so a write here drops results over there too.
-        from bot.core.cache_manager import CacheManager
-
-        cache = CacheManager.get_instance()
-        optimizer.after_write(lambda tables: cache.tell(_TABLES_WRITTEN, tables))
-        cache.listen(_TABLES_WRITTEN, optimizer.written_elsewhere)
-    else:
-        optimizer.after_write(None)
-
-
-def _explain(optimizer: Any, config: Phase4Config) -> None:
-    """Hand the optimizer the pool that it asks for plans, or take it away."""
-    name = config.QUERY_OPTIMIZER_EXPLAIN_POOL
-    if name and not config.ENABLE_CONNECTION_POOLING:
-        logger.warning(
-            "QUERY_OPTIMIZER_EXPLAIN_POOL = %r: no plans while ENABLE_CONNECTION_POOLING is off", name
-        )
-    if not name or not config.ENABLE_CONNECTION_POOLING:
-        optimizer.explain_with(None)
-        return
-    from bot.core.connection_pool_manager import ConnectionPoolManager
-    from bot.core.query_optimizer.plans.explain import pool_explainer
-
-    dialect = EXPLAINING[config.DATABASE_POOLS[name].backend]
-    timeout = config.QUERY_OPTIMIZER_EXPLAIN_TIMEOUT
-    explainer = pool_explainer(ConnectionPoolManager.get_instance(), name, dialect, timeout)
-    optimizer.explain_with(explainer, dialect, timeout=timeout)
-
-
-async def _enable_rate_limiter(limiter: Any, config: Phase4Config) -> None:
-    from bot.core.rate_limiter import Backoff, RateLimitConfig
-
-    def backoff(own: bool | TierBackoff) -> Backoff | Literal["default"] | None:
-        if isinstance(own, bool):
-            return "default" if own else None
-        return Backoff(own.base, own.max, own.grace)
-
-    settings = config.rate_limiter
-    await limiter.enable(
-        default_limit=RateLimitConfig(settings.default_rps, settings.burst_size),
-        tiers={
-            tier: RateLimitConfig(limit.requests_per_second, limit.burst_size, backoff=backoff(limit.backoff))
-            for tier, limit in settings.tiers.items()
-        },
-        **settings.values("default_rps", "burst_size", "tiers"),
-    )
-
-
-async def _enable_cache_manager(cache: Any, config: Phase4Config) -> None:
-    await cache.enable(**config.cache_manager.values())
-
-
-async def _enable_connection_pool_manager(pools: Any, config: Phase4Config) -> None:
-    from bot.core.connection_pool_manager.specs import urls_of
-
-    settings = config.connection_pools
-    await pools.enable(
-        **settings.sizes(),
-        pools=settings.pools,
-        urls={**urls_of(config), "DATABASE_URL": settings.database_url},
-    )
-
-
-async def _enable_batch_processor(processor: Any, config: Phase4Config) -> None:
-    await processor.enable(**config.batch_processor.values())
-
-
-async def _enable_load_balancer(balancer: Any, config: Phase4Config) -> None:
-    await balancer.enable(**config.load_balancer.values())
-
-
-async def _enable_outbound(outbound: Any, config: Phase4Config) -> None:
-    from bot.core.outbound import Limits
-
-    settings = config.outbound
-    await outbound.enable(
-        Limits(
-            group=(settings.group_limit, settings.group_window),
-            chat=(1, 1.0 / settings.chat_rate),
-            chat_burst=settings.chat_burst,
-            bulk=(settings.bulk_limit, 1.0),
-            bulk_reserve=settings.bulk_reserve,
-            edits=settings.edits,
-            typing=settings.typing_limits,
-            paid=(settings.paid_limit, 1.0),
-        ),
-        max_pending=settings.max_pending,
-        max_in_flight=settings.max_in_flight,
-        max_wait=settings.max_wait,
-        drain_timeout=settings.drain_timeout,
-        skip_equal_edits=settings.skip_equal_edits,
-        broadcast_store=settings.broadcast_store,
-        redis_url=settings.redis_url,
-        bot_id=settings.bot_id or "default",
-    )
-
-
-# In the order of start: what others may lean on comes first. Stopped in reverse.
-_SERVICES = (
-    _Wiring(
-        "ENABLE_CONNECTION_POOLING",
-        "connection_pool_manager",
-        "ConnectionPoolManager",
-        _enable_connection_pool_manager,
-    ),
-    _Wiring("ENABLE_CACHE_MANAGER", "cache_manager", "CacheManager", _enable_cache_manager),
-    _Wiring("ENABLE_QUERY_OPTIMIZER", "query_optimizer", "QueryOptimizer", _enable_query_optimizer),
-    _Wiring("ENABLE_RATE_LIMITER", "rate_limiter", "RateLimiter", _enable_rate_limiter),
-    _Wiring("ENABLE_BATCH_PROCESSOR", "batch_processor", "BatchProcessor", _enable_batch_processor),
-    _Wiring("ENABLE_LOAD_BALANCER", "load_balancer", "LoadBalancer", _enable_load_balancer),
-    _Wiring("ENABLE_OUTBOUND", "outbound", "Outbound", _enable_outbound),
-)
-
-
-_TABLES_WRITTEN = "query_optimizer.tables_written"
-
-
 class _Runtime:
-    """What the start-up itself remembers. Changed only by initialize and shutdown."""
+    """What the start-up itself remembers. Changed by initialize and shutdown, but for what says otherwise."""
 
     def __init__(self) -> None:
         self.transition = LoopLocalLock()
         self.started_at: float | None = None
         self.process: Any = None
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.failures: dict[str, str] = {}
+        """Package -> what the service said at the last start that it had trouble with."""
+        self.states: States | None = None
+        """Changed by every reading of the status, and made by the first."""
+        self.mounts: list[Mounted] = []
+        """Dashboards on a port of their own. Changed by mount_phase4 and shutdown."""
 
 
 _runtime = _Runtime()
@@ -224,8 +89,9 @@ async def initialize_phase4_services(
         warnings: list[str] = []
         fresh: list[Phase4Service] = []
         try:
-            for wiring in _SERVICES:
+            for wiring in SERVICES:
                 running = wiring.running()
+                _runtime.failures.pop(wiring.package, None)
                 if not getattr(settings, wiring.flag):
                     if running is not None:
                         try:
@@ -264,14 +130,15 @@ async def initialize_phase4_services(
         return report
 
 
-def _tell(wiring: _Wiring, error: Exception, errors: list[str]) -> None:
+def _tell(wiring: Wiring, error: Exception, errors: list[str]) -> None:
     """Log what a service failed with, and add it to the report."""
     message = _said(wiring, message_of(error) or type(error).__name__)
     logger.error("Phase 4: %s", message)
     errors.append(message)
+    _runtime.failures[wiring.package] = message.partition(": ")[2]
 
 
-def _said(wiring: _Wiring, text: str) -> str:
+def _said(wiring: Wiring, text: str) -> str:
     return one_line(f"{wiring.class_name}: {text}", MAX_TOLD)
 
 
@@ -298,8 +165,10 @@ def _report(started: list[str], errors: list[str], warnings: Sequence[str] = ())
 async def get_phase4_status() -> dict[str, Any]:
     """What runs and how it does, measured now.
 
-    ``timestamp`` (ISO 8601, UTC), ``uptime_seconds``, ``process``, and the statistics of each enabled
-    service, both at the top level and under ``services``. Cheap enough to be polled every second.
+    ``timestamp`` (ISO 8601, UTC), ``uptime_seconds``, ``process``, the statistics of each enabled
+    service, both at the top level and under ``services``, and ``states``: of every service its ``state``
+    (ok, degraded, off or failed), the ``reason`` in words, and ``since`` when it was seen so. Cheap enough
+    to be polled every second.
     """
     return phase4_status()
 
@@ -307,7 +176,7 @@ async def get_phase4_status() -> dict[str, Any]:
 def phase4_status() -> dict[str, Any]:
     """:func:`get_phase4_status` for code that cannot await, on the thread that uses the services."""
     services: dict[str, Any] = {}
-    for wiring in _SERVICES:
+    for wiring in SERVICES:
         instance = wiring.running()
         if instance is None:
             continue
@@ -317,19 +186,29 @@ def phase4_status() -> dict[str, Any]:
             logger.error("Phase 4: statistics of %s failed\n%s", wiring.class_name, masked_traceback(error))
             services[wiring.package] = {"enabled": True, "error": one_line(error)}
     started_at = _runtime.started_at
+    now = datetime.now(UTC).isoformat()
     return {
-        "timestamp": datetime.now(UTC).isoformat(),
+        "timestamp": now,
         "uptime_seconds": 0.0 if started_at is None else round(time.monotonic() - started_at, 3),
         "process": _process_figures(),
         **services,
         "services": services,
+        "states": _states(now, services),
     }
+
+
+def _states(now: str, services: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    if _runtime.states is None:
+        from bot.core.phase4_statistics.states import States  # here: a start needs none
+
+        _runtime.states = States()
+    return _runtime.states.read(now, services, _runtime.failures)
 
 
 def phase4_histograms() -> list[HistogramSnapshot]:
     """Waits and durations of the running services, for a metrics reader."""
     found: list[HistogramSnapshot] = []
-    for wiring in _SERVICES:
+    for wiring in SERVICES:
         instance = wiring.running()
         if instance is not None:
             found += instance.histograms()
@@ -340,13 +219,80 @@ def phase4_library() -> Library:
     """What an operator's view of the services gets of this module."""
     from bot.core.phase4_admin.library import Library
 
-    packages = {wiring.package: wiring for wiring in _SERVICES}
+    packages = {wiring.package: wiring for wiring in SERVICES}
 
     def collector(more: Callable[[], list[HistogramSnapshot]]) -> Any:
         metrics = importlib.import_module("bot.core.phase4_metrics")  # which imports this module
         return metrics.Phase4Collector(more_histograms=more)
 
-    return Library(get_phase4_status, lambda package: packages[package].running(), collector)
+    return Library(get_phase4_status, lambda package: packages[package].running(), collector, phase4_loop)
+
+
+@overload
+def mount_phase4(
+    target: web.Application,
+    *,
+    prefix: str | None = None,
+    token: str | None = None,
+    trusted_proxies: Collection[str] = (),
+    health: Callable[[], Awaitable[str]] | None = None,
+    figures: Callable[[], Awaitable[Mapping[str, Any]]] | None = None,
+    **more: Any,
+) -> Mounted: ...
+
+
+@overload
+def mount_phase4(
+    target: int,
+    *,
+    host: str = "127.0.0.1",
+    prefix: str | None = None,
+    token: str | None = None,
+    trusted_proxies: Collection[str] = (),
+    health: Callable[[], Awaitable[str]] | None = None,
+    figures: Callable[[], Awaitable[Mapping[str, Any]]] | None = None,
+) -> Coroutine[Any, Any, Mounted]: ...
+
+
+def mount_phase4(target: Any, **options: Any) -> Any:
+    """Serve the dashboard, ``/health`` and ``/metrics`` from this process.
+
+    ``mount_phase4(app)``: by the bot's own aiohttp application, before it starts, below ``prefix``
+    ("/phase4"). ``await mount_phase4(8081)``: on a port of its own, of ``host`` (the loopback), until
+    ``shutdown_phase4_services`` or ``close()`` of what it returns. Before or after the services are
+    started, and as often as there are places.
+
+    ``token``: what it asks for, at least 16 characters; else the environment's PHASE4_DASHBOARD_TOKEN.
+    Without one it answers to this machine only, so a ``host`` that others reach needs one.
+    ``trusted_proxies``: addresses whose ``X-Forwarded-For`` is believed. ``health``: the bot's own check,
+    why it cannot do its work, empty if it can; ``/health`` is 503 then. ``figures``: what ``/health`` tells
+    beside it to those who have access.
+
+    Raises InvalidArgumentError, OSError for a port that is taken, ImportError without aiohttp.
+    """
+    try:
+        admin = importlib.import_module("bot.core.phase4_admin.mount")
+    except ModuleNotFoundError as error:
+        if error.name != "aiohttp":
+            raise
+        raise ImportError("mount_phase4 needs aiohttp: pip install aiohttp", name="aiohttp") from None
+    if not isinstance(target, int):
+        return admin.mount_on(target, phase4_library(), **options)
+
+    async def mounted() -> Mounted:
+        for old in [old for old in _runtime.mounts if old.stranded]:
+            await _close(old)  # an event loop that has ended, and perhaps holds the port
+        made: Mounted = await admin.mount_at(target, phase4_library(), **options)
+        _runtime.mounts.append(made)
+        return made
+
+    return mounted()
+
+
+async def _close(mounted: Mounted) -> None:
+    """End a mount on a port of its own."""
+    _runtime.mounts.remove(mounted)
+    await mounted.close()
 
 
 def phase4_loop() -> asyncio.AbstractEventLoop | None:
@@ -381,7 +327,7 @@ async def shutdown_phase4_services() -> bool:
     """
     clean = True
     async with _runtime.transition:
-        for wiring in reversed(_SERVICES):
+        for wiring in reversed(SERVICES):
             # Off or not: a disable that was cancelled has left an instance off and something to give back.
             instance = wiring.instance()
             if instance is None:
@@ -394,6 +340,7 @@ async def shutdown_phase4_services() -> bool:
                 )
                 clean = False
         _runtime.started_at = None
+        _runtime.failures.clear()
         _runtime.process = None
         _runtime.loop = None
     return clean
@@ -402,7 +349,7 @@ async def shutdown_phase4_services() -> bool:
 async def reset_phase4_services() -> bool:
     """Set the statistics of running services to zero and drop their caches; they stay on."""
     clean = True
-    for wiring in _SERVICES:
+    for wiring in SERVICES:
         instance = wiring.running()
         if instance is None:
             continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import aiohttp
 from aiohttp import web
@@ -17,20 +17,15 @@ from bot.core._shared.masking import one_line
 from bot.core.enhanced_startup_phase4 import (
     get_phase4_status,
     initialize_phase4_services,
-    phase4_library,
+    mount_phase4,
     shutdown_phase4_services,
 )
 from bot.core.load_balancer import Instance, InstanceFailure, LoadBalancer, NoInstanceError
 from bot.core.phase4_admin.api_errors import ApiError
 from bot.core.phase4_admin.client_address import client_address, client_of
-from bot.core.phase4_admin.events import LOGGER, EventLog
-from bot.core.phase4_admin.feed import Feed
-from bot.core.phase4_admin.loop_lag import LoopLag
-from bot.core.phase4_admin.metrics_api import MetricsApi
-from bot.core.phase4_admin.pages import Dashboard, page
 from bot.core.phase4_config import SETTING_NAMES, ConfigError, Phase4Config
 from bot.service import forwarded_headers
-from bot.service.app_keys import ACCESS, FEED
+from bot.service.app_keys import ACCESS, MOUNTED
 from bot.service.bodies import Bodies, Body
 from bot.service.middleware import REQUEST_ID
 from bot.service.server import make_application
@@ -215,39 +210,23 @@ def create_front(settings: ServiceSettings) -> web.Application:
         ],
     }
     app = make_application(settings, client_max_size=MAX_UPLOAD_BYTES + 1)
-    access = app[ACCESS]
     front = Front(LoadBalancer.get_instance())
-    library = phase4_library()
-    lag = LoopLag()
-    events = EventLog()
-    feed = app[FEED] = Feed(library, events, lambda: lag.last)
-
-    async def health(request: web.Request) -> web.Response:
-        return await _health(access.may_look(request))
-
-    app.router.add_get("/", page().get)
+    app[MOUNTED] = mount_phase4(
+        app, prefix="/", access=app[ACCESS], health=_trouble, figures=_instances, index=_index
+    )
     app.router.add_get("/api", _index)
-    Dashboard(access, feed).add_routes(app)
-    app.router.add_get("/health", health)
-    app.router.add_get("/metrics", access.guard(MetricsApi(library, lag).get))
     app.router.add_route("*", "/api/{path:.+}", front.handle)
 
     async def life(_: web.Application) -> AsyncIterator[None]:
-        logging.getLogger(LOGGER).addHandler(events)
         report = await initialize_phase4_services(overrides)
         if report["errors"]:
             raise CannotStartError("; ".join(report["errors"]))
         await front.start()
-        lag.start()
-        feed.start()
         try:
             yield
         finally:
-            feed.close()
-            await lag.stop()
             await shutdown_phase4_services()
             await front.stop()
-            logging.getLogger(LOGGER).removeHandler(events)
 
     app.cleanup_ctx.append(life)
     return app
@@ -262,18 +241,13 @@ async def _index(_: web.Request) -> web.Response:
     return web.json_response(body)
 
 
-async def _health(in_full: bool) -> web.Response:
-    """200 while an instance is healthy, 503 otherwise; ``in_full``, with each one's state and figures."""
-    status = await get_phase4_status()
-    figures = status.get("load_balancer", {})
-    healthy = bool(figures.get("healthy_instances"))
-    well = "degraded" if figures.get("degraded") else "ok"
-    if not in_full:
-        return web.json_response({"status": well if healthy else "down"}, status=200 if healthy else 503)
-    body = {
-        "status": well if healthy else "down",
-        "version": bot.__version__,
-        "instances": {name: entry["state"] for name, entry in figures.get("instances", {}).items()},
-        "phase4": status,
-    }
-    return web.json_response(body, status=200 if healthy else 503)
+async def _trouble() -> str:
+    """Why no request can be answered; empty: an instance is healthy."""
+    figures = (await get_phase4_status()).get("load_balancer", {})
+    return "" if figures.get("healthy_instances") else "no instance is healthy"
+
+
+async def _instances() -> dict[str, Any]:
+    """The state of each, for those who may look."""
+    figures = (await get_phase4_status()).get("load_balancer", {})
+    return {"instances": {name: entry["state"] for name, entry in figures.get("instances", {}).items()}}

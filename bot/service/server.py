@@ -12,23 +12,17 @@ from aiohttp import web
 import bot
 from bot.core._shared.masking import one_line
 from bot.core.enhanced_startup_phase4 import (
-    get_phase4_status,
     initialize_phase4_services,
-    phase4_library,
+    mount_phase4,
     shutdown_phase4_services,
 )
 from bot.core.phase4_admin.access import Access
 from bot.core.phase4_admin.client_address import TRUSTED_PROXIES
-from bot.core.phase4_admin.events import LOGGER, EventLog
-from bot.core.phase4_admin.feed import Feed
-from bot.core.phase4_admin.loop_lag import LoopLag
-from bot.core.phase4_admin.metrics_api import MetricsApi
-from bot.core.phase4_admin.pages import Dashboard, page
+from bot.core.phase4_admin.connections import Connections, most_connections
 from bot.core.phase4_admin.request_guard import AllowedHosts, guard
 from bot.service.activity_api import ActivityApi
-from bot.service.app_keys import ACCESS, CONNECTIONS, DRAIN, FEED
+from bot.service.app_keys import ACCESS, CONNECTIONS, DRAIN, MOUNTED
 from bot.service.batch_api import BatchApi
-from bot.service.connections import Connections, most_connections
 from bot.service.data_api import DataApi
 from bot.service.database import ServiceDatabase
 from bot.service.database_probe import DatabaseProbe
@@ -56,28 +50,17 @@ def create_app(settings: ServiceSettings, phase4: Mapping[str, Any] | None = Non
     data = DataApi(database)
     uploads = UploadApi(database, settings.upload_dir, access, journal)
     batches = BatchApi(database)
-    library = phase4_library()
-    lag = LoopLag()
     probe = DatabaseProbe(database)
-    events = EventLog()
-    feed = app[FEED] = Feed(library, events, lambda: lag.last)
-    shown = page()
 
-    async def root(request: web.Request) -> web.Response:
-        """The dashboard; for a request that accepts JSON and not HTML, the index."""
-        accepted = request.headers.get("Accept", "")
-        if "application/json" in accepted and "text/html" not in accepted:
-            return await _index(request)
-        return await shown.get(request)
+    async def figures() -> dict[str, Any]:
+        said = await probe.failure()
+        kept = {} if journal is None else {"journal": journal.figures()}
+        return {"database": {**await database.figures(), **({"error": said} if said else {})}, **kept}
 
-    async def health(request: web.Request) -> web.Response:
-        return await _health(database, probe, journal, access.may_look(request))
-
-    app.router.add_get("/", root)
+    app[MOUNTED] = mount_phase4(
+        app, prefix="/", access=access, health=probe.failure, figures=figures, index=_index
+    )
     app.router.add_get("/api", _index)
-    Dashboard(access, feed).add_routes(app)
-    app.router.add_get("/health", health)
-    app.router.add_get("/metrics", access.guard(MetricsApi(library, lag).get))
     app.router.add_get("/api/data", data.get)
     app.router.add_post("/api/execute", ExecuteApi(data).post)
     app.router.add_post("/api/batch", batches.post)
@@ -87,28 +70,22 @@ def create_app(settings: ServiceSettings, phase4: Mapping[str, Any] | None = Non
     app.router.add_post("/api/upload", uploads.post)
 
     async def life(_: web.Application) -> AsyncIterator[None]:
-        logging.getLogger(LOGGER).addHandler(events)
         await uploads.remove_leftovers()
         await database.prepare(_progress)
         report = await initialize_phase4_services(phase4)
         for error in report["errors"]:
             logger.error("%s", one_line(error, 1000))
         pooled = "ConnectionPoolManager" in report["services_initialized"]
-        lag.start()
-        feed.start()
         try:
             await _connect(database, journal, pooled)
             if "BatchProcessor" in report["services_initialized"]:
                 batches.start()
             yield
         finally:
-            feed.close()
             await probe.close()
-            await lag.stop()
             if journal is not None:
                 await journal.stop()
             await shutdown_phase4_services()
-            logging.getLogger(LOGGER).removeHandler(events)
 
     app.cleanup_ctx.append(life)
     return app
@@ -155,30 +132,6 @@ async def _connect(database: ServiceDatabase, journal: Journal | None, pooled: b
 async def _index(request: web.Request) -> web.Response:
     paths = sorted({r.canonical for r in request.app.router.resources()} - {"/"})
     return web.json_response({"service": "bot-phase4", "version": bot.__version__, "paths": paths})
-
-
-async def _health(
-    database: ServiceDatabase, probe: DatabaseProbe, journal: Journal | None, in_full: bool
-) -> web.Response:
-    """200 while requests can be answered; 503 when the database cannot be reached.
-
-    ``in_full``, with every figure: they name addresses and files, which is not for everybody.
-    """
-    kept = {} if journal is None else {"journal": journal.figures()}
-    said = await probe.failure()
-    healthy = not said
-    failure = {"error": said} if said else {}
-    status = "ok" if healthy else "down"
-    if not in_full:
-        return web.json_response({"status": status}, status=200 if healthy else 503)
-    body = {
-        "status": status,
-        "version": bot.__version__,
-        "database": {**await database.figures(), **failure},
-        **kept,
-        "phase4": await get_phase4_status(),
-    }
-    return web.json_response(body, status=200 if healthy else 503)
 
 
 def _progress(line: str) -> None:

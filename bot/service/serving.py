@@ -14,8 +14,7 @@ from aiohttp import web
 
 from bot.core.enhanced_startup_phase4 import get_phase4_status
 from bot.core.phase4_admin.access import Access
-from bot.service.app_keys import ACCESS, CONNECTIONS, DRAIN, FEED
-from bot.service.connections import (
+from bot.core.phase4_admin.connections import (
     BACKLOG,
     TAKEN_AT_ONCE,
     BriefHttpLog,
@@ -23,6 +22,7 @@ from bot.service.connections import (
     allow_open_files,
     with_fit_expectations,
 )
+from bot.service.app_keys import ACCESS, CONNECTIONS, DRAIN, MOUNTED
 from bot.service.loop_errors import LoopErrors
 from bot.service.server import create_app
 from bot.service.settings import CannotStartError, ServiceSettings
@@ -86,7 +86,7 @@ async def serve(settings: ServiceSettings, ready: Callable[[int], None] | None =
         await stop.wait()
         logger.info("Stopping: requests in progress have %g s", DRAIN_SECONDS)
         server.close()
-        app[FEED].close()  # streams would never end by themselves
+        app[MOUNTED].admin.feed.close()  # streams would never end by themselves
         if left := await app[DRAIN].wait_until_idle(DRAIN_SECONDS):
             logger.warning("Stopping: %d request(s) cut off after %g s", left, DRAIN_SECONDS)
     finally:

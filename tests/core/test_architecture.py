@@ -46,7 +46,7 @@ LAYERS = (
     ("bot.core.phase4_config", "bot.core.phase4_statistics"),
     ("bot.core.redis_link", "bot.core.phase4_service"),
     tuple(f"bot.core.{service}" for service in SERVICES),
-    ("bot.core.phase4_admin",),
+    ("bot.core.phase4_admin", "bot.core.phase4_wiring"),
     ("bot.core.enhanced_startup_phase4",),
     ("bot.core.phase4_metrics",),
     ("bot.integrations", "bot.service", "bot.testing", "bot.embed"),

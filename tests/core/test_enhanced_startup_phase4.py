@@ -214,7 +214,7 @@ def test_the_decorators_can_be_had_from_here():
 
 
 def test_every_service_is_a_phase4_service():
-    for wiring in startup._SERVICES:
+    for wiring in startup.SERVICES:
         found = wiring.service_class()
         if found is not None:
             assert issubclass(found, Phase4Service)

@@ -20,9 +20,15 @@ import msgspec
 from aiohttp import web
 
 from bot.core._shared.masking import one_line
+from bot.core.phase4_admin import TOKEN_VARIABLE
 from bot.core.phase4_admin.api_errors import ApiError
 from bot.core.phase4_admin.bodies import read_small
-from bot.core.phase4_admin.client_address import client_address, host_name, is_forwarded
+from bot.core.phase4_admin.client_address import (
+    client_address,
+    host_name,
+    is_forwarded,
+    plain_address,
+)
 
 logger = logging.getLogger("bot.access")
 
@@ -70,6 +76,8 @@ class Access:
         self.made = not token and not is_loopback(host)
         """Whether the token was made here, so that it has to be printed at the start."""
         self.token = token or (secrets.token_urlsafe(24) if self.made else "")
+        self.cookie = f"{COOKIE}_{hashlib.sha256(b'name ' + self.token.encode()).hexdigest()[:8]}"
+        """The cookie's name, by token: browsers keep one jar for all ports of a host, so for several bots."""
         self._now = now
         # Changed by sign_out: sessions that were ended, and when their cookies expire. The first ends first.
         self._signed_out: dict[str, int] = {}
@@ -95,11 +103,11 @@ class Access:
         """Whether a request may look."""
         if not self.needed or self.bears_token(request):
             return True
-        return self._is_session(request.cookies.get(COOKIE, ""))
+        return self._is_session(request.cookies.get(self.cookie, ""))
 
     def session_of(self, request: web.Request) -> str:
         """A name for the session by which a request is granted; empty: it needs none, or shows the token."""
-        cookie = request.cookies.get(COOKIE, "")
+        cookie = request.cookies.get(self.cookie, "")
         return cookie.rpartition(".")[0] if self.needed and self._is_session(cookie) else ""
 
     def check(self, request: web.Request) -> None:
@@ -118,7 +126,8 @@ class Access:
         A page of another site could have its own name resolve to the loopback and read along; a proxy on
         this machine passes on what comes from anywhere.
         """
-        return is_loopback(host_name(request.host)) and not is_forwarded(request)
+        here = is_loopback(plain_address(request.remote or ""))
+        return here and is_loopback(host_name(request.host)) and not is_forwarded(request)
 
     def may_look(self, request: web.Request) -> bool:
         """Whether to tell a request more than that the service is well."""
@@ -130,7 +139,7 @@ class Access:
             raise ApiError(
                 403,
                 "loopback_only",
-                "Without a token the dashboard answers to localhost only; set PHASE4_DASHBOARD_TOKEN.",
+                f"Without a token the dashboard answers to this machine only; set {TOKEN_VARIABLE}.",
             )
 
     def guard(self, handler: Handler) -> Handler:
@@ -163,7 +172,7 @@ class Access:
             raise ApiError(401, "wrong_token", "That is not the token of this service.")
         response = web.Response(status=204)
         response.set_cookie(
-            COOKIE,
+            self.cookie,
             self._session(int(self._now()) + SESSION_SECONDS, secrets.token_hex(8)),
             max_age=SESSION_SECONDS,
             httponly=True,
@@ -184,7 +193,7 @@ class Access:
                 del self._signed_out[next(iter(self._signed_out))]
             self._signed_out[session] = expires
         response = web.Response(status=204)
-        response.del_cookie(COOKIE)
+        response.del_cookie(self.cookie)
         return response
 
     def _is_token(self, given: str) -> bool:

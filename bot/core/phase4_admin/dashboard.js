@@ -473,7 +473,7 @@ function connected(text, tone) {
 
 function listen() {
   source?.close();
-  source = new EventSource("/dashboard/feed");
+  source = new EventSource("dashboard/feed");
   source.onmessage = (event) => {
     retry = 0;
     show(JSON.parse(event.data));
@@ -490,7 +490,7 @@ function listen() {
 async function begin() {
   let access;
   try {
-    access = await (await fetch("/dashboard/access", { cache: "no-store" })).json();
+    access = await (await fetch("dashboard/access", { cache: "no-store" })).json();
   } catch {
     setTimeout(begin, 3000);
     return;
@@ -509,7 +509,7 @@ async function begin() {
 }
 
 async function signIn(token) {
-  const answer = await fetch("/dashboard/access", { method: "POST", body: JSON.stringify({ token }) });
+  const answer = await fetch("dashboard/access", { method: "POST", body: JSON.stringify({ token }) });
   const wrong = answer.ok ? "" : "That is not the token of this service.";
   setText($("sign-in-error"), wrong);
   if (answer.ok) $("token").value = "";
@@ -522,7 +522,7 @@ $("sign-in").addEventListener("submit", (event) => {
 });
 $("sign-out").addEventListener("click", async () => {
   source?.close();
-  await fetch("/dashboard/access", { method: "DELETE" });
+  await fetch("dashboard/access", { method: "DELETE" });
   location.reload();
 });
 

@@ -124,7 +124,11 @@ class Feed:
 
     async def query(self, fingerprint: str) -> dict[str, Any] | None:
         """All that the optimizer knows of one query shape; None if that is nothing."""
-        return await opened_query(self._library.running("query_optimizer"), fingerprint)
+
+        async def opened() -> dict[str, Any] | None:
+            return await opened_query(self._library.running("query_optimizer"), fingerprint)
+
+        return await self._library.there(opened)
 
     async def stream(
         self, after: float = 0.0, client: str = "", session: str = "", *, actions: bool = False
@@ -208,7 +212,7 @@ class Feed:
 
     async def measure(self) -> Sample:
         """Take one sample, into the history too."""
-        status = await self._library.status()
+        status = await self._library.there(self._library.status)
         recent = self._recent.read(self._clock.monotonic(), status["services"])
         at = round(self._clock.time(), 3)
         if self._sample is not None and at < self._sample.at:
@@ -218,9 +222,12 @@ class Feed:
         self._sample = Sample(at, status, values)
         return self._sample
 
+    async def _found_queries(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        return await found_queries(self._library.running("query_optimizer"), figures.MAX_ROWS)
+
     async def _compose(self, sample: Sample) -> dict[str, Any]:
         status, values = sample.status, sample.values
-        slow, patterns = await found_queries(self._library.running("query_optimizer"), figures.MAX_ROWS)
+        slow, patterns = await self._library.there(self._found_queries)
         return {
             **self._about,
             "time": sample.at,

@@ -10,6 +10,7 @@ from bot.core.phase4_statistics.connection_pools import PoolFigures
 from bot.core.phase4_statistics.fields import is_number, mapping
 from bot.core.phase4_statistics.load_balancer import InstanceFigures
 from bot.core.phase4_statistics.rolling_rates import RecentFigures
+from bot.core.phase4_statistics.states import state_of
 
 MAX_ROWS = 50
 """Of each table."""
@@ -242,7 +243,7 @@ def services(status: Mapping[str, Any]) -> list[dict[str, Any]]:
     for key, name, flag in SERVICES:
         figures = mapping(running.get(key))
         chart, label, unit = _CHARTS[key]
-        state, why = _state(key, key in running, figures)
+        state, why = _state(status, key, running.get(key))
         cards.append(
             {
                 "key": key,
@@ -259,38 +260,13 @@ def services(status: Mapping[str, Any]) -> list[dict[str, Any]]:
     return cards
 
 
-def _state(key: str, on: bool, figures: Mapping[str, Any]) -> tuple[str, str]:
-    if not on:
-        return "off", ""
-    if "error" in figures:
-        return "failing", "its statistics cannot be read; see the log"
-    if key == "connection_pool_manager":
-        told = PoolFigures.told({key: figures})
-        sick = [name for name, pool in told.items() if pool.get("healthy") is False]
-        if sick:
-            return "degraded", f"cannot connect: {', '.join(sick[:3])}"
-        slow = [name for name, pool in told.items() if pool.get("degraded")]
-        return ("degraded", f"calls without an answer: {', '.join(slow[:3])}") if slow else ("on", "")
-    if key == "load_balancer":
-        total, healthy = figures.get("total_instances", 0), figures.get("healthy_instances", 0)
-        if total and healthy < total:
-            return (
-                "failing" if not healthy else "degraded"
-            ), f"{total - healthy} of {total} instances unhealthy"
-        return "on", ""
-    if key == "outbound" and (held := figures.get("held_globally_seconds")):
-        return "degraded", f"Telegram refuses all chats for another {held:.0f} s"
-    if figures.get("degraded"):
-        return "degraded", _WITHOUT.get(key, "its backend does not answer")
-    return "on", ""
+_ON_THE_PAGE = {"ok": "on", "failed": "failing"}
 
 
-_WITHOUT = {
-    "cache_manager": "Redis does not answer: memory alone serves",
-    "rate_limiter": "Redis does not answer: limits are per process",
-    "batch_processor": "Redis does not answer: items are not durable",
-    "outbound": "Redis does not answer: Telegram's limits are kept per process",
-}
+def _state(status: Mapping[str, Any], key: str, figures: Any) -> tuple[str, str]:
+    told = mapping(mapping(status.get("states")).get(key))
+    state, why = (told["state"], told["reason"]) if told else state_of(key, figures)
+    return _ON_THE_PAGE.get(state, state), why
 
 
 def _facts(key: str, figures: Mapping[str, Any], running: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -11,10 +11,11 @@ from typing import Any
 
 from aiohttp import web
 
-from bot.core.phase4_admin.access import Access
+from bot.core.phase4_admin.access import Access, Handler
 from bot.core.phase4_admin.api_errors import ApiError
 from bot.core.phase4_admin.client_address import client_address, client_of
 from bot.core.phase4_admin.feed import RANGES, Feed, unix_time
+from bot.core.phase4_admin.routes import OPEN, SIGNING, Route
 
 STALL_SECONDS = 10.0
 """A viewer that takes in nothing for so long is dropped."""
@@ -45,17 +46,24 @@ class Dashboard:
         self._access = access
         self._feed = feed
 
-    def add_routes(self, app: web.Application) -> None:
-        """Everything but ``/`` itself."""
-        for path, kind in _FILES.items():
-            app.router.add_get(path, _File(path.rpartition("/")[2], kind).get)
-        app.router.add_get("/dashboard/access", self._access.tell)
-        app.router.add_post("/dashboard/access", self._access.sign_in)
-        app.router.add_delete("/dashboard/access", self._access.sign_out)
-        app.router.add_get("/dashboard/feed", self.stream, allow_head=False)
-        app.router.add_get("/dashboard/history", self._access.guard(self.history))
-        app.router.add_get("/dashboard/snapshot", self._access.guard(self.snapshot))
-        app.router.add_get("/dashboard/queries/{fingerprint}", self._access.guard(self.query))
+        self.page: Handler = _File("page.html", "text/html").get
+        """The page itself, for ``/``."""
+
+    def routes(self) -> list[Route]:
+        """Everything but ``/``."""
+        return [
+            *(
+                Route("GET", path, _File(path.rpartition("/")[2], kind).get, OPEN)
+                for path, kind in _FILES.items()
+            ),
+            Route("GET", "/dashboard/access", self._access.tell, SIGNING),
+            Route("POST", "/dashboard/access", self._access.sign_in, SIGNING),
+            Route("DELETE", "/dashboard/access", self._access.sign_out, SIGNING),
+            Route("GET", "/dashboard/feed", self.stream),
+            Route("GET", "/dashboard/history", self.history),
+            Route("GET", "/dashboard/snapshot", self.snapshot),
+            Route("GET", "/dashboard/queries/{fingerprint}", self.query),
+        ]
 
     async def history(self, request: web.Request) -> web.Response:
         """``?seconds=``: charts of the last hour, six hours or day."""
@@ -79,8 +87,6 @@ class Dashboard:
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """Figures as server-sent events, until the viewer leaves or the service stops."""
-        self._access.check_name(request)
-        self._access.check(request)
         after = unix_time(request.headers.get("Last-Event-ID", ""))
         response = web.StreamResponse(
             headers={
@@ -140,8 +146,3 @@ class _File:
             response = web.Response(body=self._body, headers=self._headers)
         response.etag = self._etag
         return response
-
-
-def page() -> _File:
-    """The page, for ``/``."""
-    return _File("page.html", "text/html")

@@ -68,6 +68,15 @@ def same_origin(origin: str, host: str) -> bool:
         return False
 
 
+def check_origin(request: web.Request) -> None:
+    """Raise ApiError 403 for what a page of another site has a browser send."""
+    origin = request.headers.get("Origin")
+    site = request.headers.get("Sec-Fetch-Site", "none")
+    foreign = origin is not None and not same_origin(origin, request.host)
+    if foreign or site not in ("none", "same-origin"):
+        raise ApiError(403, "foreign_origin", "Requests from pages of other sites are refused.")
+
+
 def guard(access: Access, hosts: AllowedHosts) -> Middleware:
     """The middleware that refuses with 403 what a foreign page sends, or asks for by a name of its own."""
 
@@ -81,11 +90,7 @@ def guard(access: Access, hosts: AllowedHosts) -> Middleware:
                     f"This service does not answer to {host_name(request.host)[:100]!r}. "
                     f"If that is its name, set {HOSTS_VARIABLE}.",
                 )
-            origin = request.headers.get("Origin")
-            site = request.headers.get("Sec-Fetch-Site", "none")
-            foreign = origin is not None and not same_origin(origin, request.host)
-            if foreign or site not in ("none", "same-origin"):
-                raise ApiError(403, "foreign_origin", "Requests from pages of other sites are refused.")
+            check_origin(request)
         return await handler(request)
 
     return check

@@ -12,11 +12,11 @@ from aiohttp import ClientSession, web
 
 from bot.core.enhanced_startup_phase4 import phase4_library
 from bot.core.phase4_admin import pages
-from bot.core.phase4_admin.access import COOKIE, Access, is_loopback, valid_token
+from bot.core.phase4_admin.access import Access, is_loopback, valid_token
 from bot.core.phase4_admin.events import EventLog
 from bot.core.phase4_admin.feed import MAX_OF_ONE, MAX_VIEWERS, Feed
 from bot.core.query_optimizer import QueryOptimizer
-from bot.service.app_keys import FEED
+from bot.service.app_keys import MOUNTED
 from bot.service.server import create_app
 from bot.service.settings import ServiceSettings
 from tests.service.conftest import Service
@@ -49,7 +49,7 @@ def test_the_page_brings_all_it_needs_and_asks_nobody_else(service):
         ("dashboard.js", "text/javascript"),
         ("icon.svg", "image/svg+xml"),
     ):
-        assert f"/dashboard/{path}" in text
+        assert f"dashboard/{path}" in text
         _, headers, content = get(service, f"/dashboard/{path}")
         assert headers.get_content_type() == kind
         assert "http" not in content.replace("http://www.w3.org/2000/svg", "")
@@ -100,7 +100,8 @@ def test_without_the_token_there_are_no_figures(guarded):
         "/dashboard/feed", "/dashboard/snapshot", "/dashboard/history?seconds=600", "/dashboard/queries/0",
         "/metrics",
     ):  # fmt: skip
-        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Cookie": f"{COOKIE}=9999999999.00"}):
+        forged = {"Cookie": f"{Access('', TOKEN).cookie}=9999999999.00"}
+        for headers in ({}, {"Authorization": "Bearer wrong"}, forged):
             status, answer, _ = get(guarded, path, **headers)
             assert status == 401
             assert answer["WWW-Authenticate"].startswith("Bearer")
@@ -235,12 +236,12 @@ async def app(data_dir):
     app = create_app(
         ServiceSettings(data_dir=data_dir), {"ENABLE_QUERY_OPTIMIZER": True, "ENABLE_RATE_LIMITER": True}
     )
-    app[FEED]._interval = 0.02
+    app[MOUNTED].admin.feed._interval = 0.02
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", free_port())
     await site.start()
-    yield Running(site.name, app[FEED])
+    yield Running(site.name, app[MOUNTED].admin.feed)
     await runner.cleanup()
 
 
@@ -380,14 +381,15 @@ async def test_with_all_places_taken_the_client_with_the_most_streams_loses_one(
 
 async def test_a_stream_ends_with_its_session(data_dir, session):
     app = create_app(ServiceSettings(data_dir=data_dir, dashboard_token=TOKEN))
-    app[FEED]._interval = 0.02
+    app[MOUNTED].admin.feed._interval = 0.02
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         url = f"http://127.0.0.1:{runner.addresses[0][1]}/dashboard"
         async with session.post(f"{url}/access", json={"token": TOKEN}) as signed_in:
-            copy = {"Cookie": f"{COOKIE}={signed_in.cookies[COOKIE].value}"}
+            name = Access("", TOKEN).cookie
+            copy = {"Cookie": f"{name}={signed_in.cookies[name].value}"}
         async with ClientSession() as thief, thief.get(f"{url}/feed", headers=copy) as stolen:
             await next_state(stolen)
             async with session.delete(f"{url}/access", headers=copy) as signed_out:

@@ -10,8 +10,8 @@ from aiohttp.http_exceptions import BadStatusLine
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from bot.service import connections as module
-from bot.service.connections import (
+from bot.core.phase4_admin import connections as module
+from bot.core.phase4_admin.connections import (
     BriefHttpLog,
     Connection,
     Connections,
