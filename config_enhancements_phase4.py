@@ -1,8 +1,8 @@
 """Phase 4 settings of this bot. Every setting is listed; a commented one has the default shown.
 
 The environment variable of the same name wins over this file, and the dict given to
-``initialize_phase4_services`` over both; this file wins over the bot's ``config.py``. On is the
-minimal profile: optimizer and limiter.
+``initialize_phase4_services`` over both; this file wins over the bot's ``config.py`` and
+``config/main_config.py``. On is the minimal profile: optimizer and limiter.
 """
 
 # Services

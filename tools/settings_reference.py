@@ -26,6 +26,40 @@ GROUPS = (
 )
 ORDER = ("Services", "Query optimizer", "Cache manager", "Connection pools", "Rate limiter")
 
+PRECEDENCE = """\
+Times are seconds. A value out of bounds is an error that names the setting, the value, where it came from
+(of a file, the line) and what is allowed; nothing is started then.
+
+## Where settings come from
+
+The later wins, setting by setting:
+
+1. the defaults of this page;
+2. the bot's own `config.py`, or its package `config/` (`config/__init__.py`, then `config/main_config.py`);
+3. `config_enhancements_phase4.py`;
+4. the file or module that the environment variable `PHASE4_CONFIG` names (`deploy/phase4.py`,
+   `mybot.phase4`);
+5. `initialize_phase4_services(from_host=Config)`: a class, a module, an object or a dict in which the bot
+   keeps its settings;
+6. environment variables of the same name; dicts and lists are JSON, flags `true` or `false`;
+7. the dict given to `initialize_phase4_services`.
+
+A database that has settings in it (MongoDB) is a host as well: give its dict, or the class that it is
+loaded into, as `from_host`. A text there is read as one of the environment is (`"True"`, `"10"`), and None
+or an empty text is no value. See [Settings from your bot's
+Config](embedding.md#settings-from-your-bots-config).
+
+Names that are no settings:
+
+- One that looks like a setting (`CACHE_L1_MAX_SIZ_MB`) is a warning that names the setting. In the dict of
+  7 it is an error.
+- One of the design that this library comes from (`RATE_LIMIT_STRATEGY`, `ENABLE_BATCH_DOWNLOADS`) is a
+  warning.
+- Any other is the bot's own: files, `from_host` and environment may be full of them. In
+  `config_enhancements_phase4.py`, in the file of `PHASE4_CONFIG` and in the dict of 7 it is a warning.
+
+Warnings are in the log and under `warnings` in what `initialize_phase4_services` returns."""
+
 
 def grouped() -> dict[str, list[str]]:
     """Setting names by group, each setting once."""
@@ -44,8 +78,8 @@ def config_file() -> str:
         '"""Phase 4 settings of this bot. Every setting is listed; a commented one has the default shown.',
         "",
         "The environment variable of the same name wins over this file, and the dict given to",
-        "``initialize_phase4_services`` over both; this file wins over the bot's ``config.py``. On is the",
-        "minimal profile: optimizer and limiter.",
+        "``initialize_phase4_services`` over both; this file wins over the bot's ``config.py`` and",
+        "``config/main_config.py``. On is the minimal profile: optimizer and limiter.",
         '"""',
     ]
     for title, names in grouped().items():
@@ -69,10 +103,7 @@ def reference() -> str:
         "",
         "Generated from `Phase4Config` by `python -m tools.settings_reference`.",
         "",
-        "Precedence, low to high: defaults, `config.py`, `config_enhancements_phase4.py`, environment",
-        "variables of the same name (dicts and lists as JSON), the dict given to",
-        "`initialize_phase4_services`. Times are seconds. A value out of bounds is an error that names",
-        "the setting, the value, where it came from and what is allowed; nothing is started then.",
+        *PRECEDENCE.splitlines(),
     ]
     for title, names in grouped().items():
         lines += ["", f"## {title}", "", "| setting | default | allowed | meaning |", "|---|---|---|---|"]

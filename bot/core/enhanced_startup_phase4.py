@@ -67,26 +67,29 @@ _runtime = _Runtime()
 
 
 async def initialize_phase4_services(
-    config: Mapping[str, Any] | Phase4Config | None = None,
+    config: Mapping[str, Any] | Phase4Config | None = None, from_host: Any = None
 ) -> dict[str, Any]:
     """Start every service whose ``ENABLE_*`` flag is set; stop those whose flag no longer is.
 
-    ``config`` overrides every other source of settings (see ``phase4_config``). Returns ``success``,
-    ``errors`` (each names the service or setting), ``warnings`` (what runs, but not as it was set: a pool
-    whose server is not there yet), ``services_initialized`` (class names) and ``summary``. Never raises
-    for a bad setting or a service that cannot start: a bad setting changes nothing, and a service that
-    cannot start stays off without stopping the others.
+    ``config`` overrides every other source of settings (see ``phase4_config``). ``from_host`` is where the
+    bot keeps its own settings: a class, a module, an object or a dict, of which ours are taken; they win over
+    files, and the environment wins over them.
+
+    Returns ``success``, ``errors`` (each names the service or setting), ``warnings`` (what runs, but not as
+    it was set: a Redis that refuses the password, a pool whose server is not there yet; and names that look
+    like settings and are none), ``services_initialized`` (class names) and ``summary``. Never raises for a
+    bad setting or a service that cannot start: a bad setting changes nothing, and a service that cannot
+    start stays off without stopping the others.
     """
     async with _runtime.transition:
         _runtime.loop = asyncio.get_running_loop()
         try:
-            settings = config if isinstance(config, Phase4Config) else Phase4Config.load(config)
+            settings, warnings = _settings(config, from_host)
         except ConfigError as error:
             logger.error("Phase 4 not started: %s", one_line("; ".join(error.problems), MAX_TOLD))
             return _report([], [f"configuration: {problem}" for problem in error.problems])
         started: list[str] = []
         errors: list[str] = []
-        warnings: list[str] = []
         fresh: list[Phase4Service] = []
         try:
             for wiring in SERVICES:
@@ -128,6 +131,18 @@ async def initialize_phase4_services(
         report = _report(started, errors, warnings)
         logger.info("%s", report["summary"])
         return report
+
+
+def _settings(config: Mapping[str, Any] | Phase4Config | None, host: Any) -> tuple[Phase4Config, list[str]]:
+    """The settings to start with, and what to warn of. Raises ConfigError."""
+    if isinstance(config, Phase4Config):
+        if host is not None:
+            raise ConfigError("from_host: a Phase4Config is all settings; give one or the other")
+        return config, []
+    settings, warnings = Phase4Config.read(config, host=host)
+    for warning in warnings:
+        logger.warning("Phase 4 configuration: %s", one_line(warning, MAX_TOLD))
+    return settings, [f"configuration: {one_line(warning, MAX_TOLD)}" for warning in warnings]
 
 
 def _tell(wiring: Wiring, error: Exception, errors: list[str]) -> None:

@@ -65,10 +65,36 @@ def describe(name: str) -> str:
     return messages.meaning(SETTINGS[name].hint)
 
 
-def unknown(name: str, source: str) -> str:
-    """That there is no such setting, with the nearest one."""
+RETIRED = {
+    "RATE_LIMIT_STRATEGY": "every rate is a token bucket",
+    "ENABLE_BATCH_DOWNLOADS": "the handler of the batch processor says what is done with items",
+    "ENABLE_BATCH_UPLOADS": "the handler of the batch processor says what is done with items",
+    "ENABLE_BATCH_DELETIONS": "the handler of the batch processor says what is done with items",
+}
+"""Names of the design that this library comes from which set nothing here, and why."""
+
+ALIKE = 0.88
+"""How like a setting a name must be to be taken for a slip. Two wrong letters of twenty make a tenth; a
+host's own ENABLE_RATE_LIMITING is like ENABLE_RATE_LIMITER by 0.87."""
+
+
+def nearest(name: str, alike: float = ALIKE) -> str:
+    """The setting whose name is most like ``name``; empty if none is so much alike."""
     import difflib  # here, not above: only a wrong name needs it
 
-    near = difflib.get_close_matches(str(name).upper(), READABLE, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return f"{name} (from {source}): no such setting{hint}"
+    near = difflib.get_close_matches(str(name).upper(), READABLE, n=1, cutoff=alike)
+    return near[0] if near else ""
+
+
+def unknown(name: str, source: str) -> str:
+    """That there is no such setting, with the nearest one."""
+    near = nearest(name, 0.5)
+    return f"{name} (from {source}): no such setting" + (f"; did you mean {near}?" if near else "")
+
+
+def ignored(name: str, source: str) -> str:
+    """What to warn of about a name that is no setting; empty if it is somebody else's."""
+    if name in RETIRED:
+        return f"{name} (from {source}) is ignored: {RETIRED[name]}"
+    near = nearest(name)
+    return f"{name} (from {source}) looks like {near}, and is ignored" if near else ""

@@ -1,14 +1,31 @@
 """Settings of the connection pool manager (pure)."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
 from bot.core.phase4_config.fields import PositiveSeconds, Seconds, doc, starting
-from bot.core.phase4_config.settings import Settings
+from bot.core.phase4_config.messages import said_of
+from bot.core.phase4_config.settings import ConfigError, Settings
 
 Backend = Literal["mongodb", "redis", "postgresql", "mysql", "sqlite"]
+
+
+SCHEMES: dict[str, tuple[str, ...]] = {
+    "mongodb": ("mongodb",),
+    "redis": ("redis", "rediss", "unix", "valkey", "valkeys"),
+    "postgresql": ("postgresql", "postgres"),
+    "mysql": ("mysql", "mariadb"),
+    "sqlite": ("sqlite",),
+}
+"""Backend -> how its urls begin; what follows a ``+`` (``mongodb+srv``) does not matter here."""
+
+_BY_SCHEME = {scheme: backend for backend, schemes in SCHEMES.items() for scheme in schemes}
+_BY_WORD = {**_BY_SCHEME, "mongo": "mongodb", "pg": "postgresql"}
+del _BY_WORD["unix"]
+"""Words in the name of a pool that tell its backend."""
 
 
 class PoolSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -76,6 +93,13 @@ class ConnectionPoolSettings(PoolSizes, frozen=True):
         doc("pools created at startup: name -> {backend, url, min_size, max_size, options}"),
     ] = field(default_factory=dict, name="DATABASE_POOLS")
 
+    @classmethod
+    def prepared(cls, field: str, name: str, value: Any, source: str) -> Any:
+        """A pool without a backend has the one of its url, else the one of its name."""
+        if field != "pools" or not isinstance(value, dict):
+            return value
+        return {pool: _with_backend(pool, entry, name, source) for pool, entry in value.items()}
+
     def sizes(self) -> dict[str, Any]:
         """The sizes and times alone, by their names."""
         return {name: getattr(self, name) for name in PoolSizes.__struct_fields__}
@@ -88,3 +112,23 @@ class ConnectionPoolSettings(PoolSizes, frozen=True):
             high = self.max_size if pool.max_size is None else pool.max_size
             if pool.min_size is not None and low > high:
                 yield f"{named('pools')}[{name!r}].min_size = {low}: expected at most its max_size, {high}"
+
+
+def _with_backend(pool: Any, entry: Any, name: str, source: str) -> Any:
+    """An entry of ``DATABASE_POOLS`` with its backend. Raises ConfigError if nothing tells which it is."""
+    if not isinstance(entry, dict) or entry.get("backend") is not None or not isinstance(pool, str):
+        return entry
+    url = entry.get("url") or ""
+    scheme = url.partition("://")[0].partition("+")[0].lower() if isinstance(url, str) else ""
+    if scheme in _BY_SCHEME:
+        return {**entry, "backend": _BY_SCHEME[scheme]}
+    words = re.split(r"[^a-z]+", pool.lower())
+    named = {_BY_WORD[word] for word in words if word in _BY_WORD}
+    if not url and len(named) == 1:
+        return {**entry, "backend": named.pop()}
+    raise ConfigError(
+        said_of(
+            f"{name}[{pool!r}].backend", None, source,
+            "one of " + ", ".join(map(repr, SCHEMES)) + "; neither the pool's url nor its name tells which",
+        )
+    )  # fmt: skip

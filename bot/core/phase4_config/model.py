@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Collection, Iterable, Mapping
 from types import ModuleType
@@ -9,6 +10,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from bot.core._shared.masking import MAX_TOLD, one_line
 from bot.core.phase4_config.batch_processor import BatchProcessorSettings
 from bot.core.phase4_config.cache_manager import CacheManagerSettings
 from bot.core.phase4_config.catalog import SECTIONS, SETTINGS
@@ -18,8 +20,10 @@ from bot.core.phase4_config.outbound import OutboundSettings
 from bot.core.phase4_config.query_optimizer import EXPLAINING, QueryOptimizerSettings
 from bot.core.phase4_config.rate_limiter import RateLimiterSettings
 from bot.core.phase4_config.settings import ConfigError
-from bot.core.phase4_config.sources import CONFIG_MODULES, Source, gather, merge
+from bot.core.phase4_config.sources import CONFIG_MODULES, Faults, Names, Source, gather, merge, of_dict
 from bot.core.phase4_config.switches import Switches
+
+logger = logging.getLogger(__name__)
 
 
 class Phase4Config(Struct, frozen=True, kw_only=True):
@@ -28,8 +32,9 @@ class Phase4Config(Struct, frozen=True, kw_only=True):
     Each service has a section: ``config.cache_manager.default_ttl``. A setting can be read by its own
     name too: ``config.CACHE_DEFAULT_TTL``.
 
-    Precedence, low to high: defaults, the bot's ``config`` module, ``config_enhancements_phase4``,
-    environment variables of the same name, the dict given to ``initialize_phase4_services``.
+    Precedence, low to high: defaults; the bot's ``config`` module, then its ``config.main_config``;
+    ``config_enhancements_phase4``; the file or module that the environment variable ``PHASE4_CONFIG`` names;
+    ``from_host``; environment variables of the same name; the dict given to ``initialize_phase4_services``.
     """
 
     switches: Switches = Switches()
@@ -51,7 +56,7 @@ class Phase4Config(Struct, frozen=True, kw_only=True):
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], *, source: str = "config") -> Phase4Config:
         """Defaults overridden by ``values``. Raises ConfigError for what is unknown or out of bounds."""
-        return _build([(source, dict(values), True)], [])
+        return _build([of_dict(values, source, Names.ALL_OURS)], Faults())
 
     @classmethod
     def load(
@@ -62,22 +67,42 @@ class Phase4Config(Struct, frozen=True, kw_only=True):
         environ: Mapping[str, str] | None = None,
         only: Collection[str] = (),
     ) -> Phase4Config:
-        """Settings from every source, by the precedence of this class's docstring.
+        """:meth:`read` for callers that have no report: its warnings are logged."""
+        config, warnings = cls.read(overrides, modules=modules, environ=environ, only=only)
+        for warning in warnings:
+            logger.warning("%s", one_line(warning, MAX_TOLD))
+        return config
 
-        ``only`` names the settings to look at, for a caller that needs those although others may be wrong.
+    @classmethod
+    def read(
+        cls,
+        overrides: Mapping[str, Any] | None = None,
+        *,
+        host: Any = None,
+        modules: Iterable[str | ModuleType] = CONFIG_MODULES,
+        environ: Mapping[str, str] | None = None,
+        only: Collection[str] = (),
+    ) -> tuple[Phase4Config, list[str]]:
+        """Settings from every source, by the precedence of this class's docstring, and what to warn of.
 
-        Raises ConfigError naming the setting, its value, where it came from and what is allowed;
-        for unknown keys of ``overrides`` it names the nearest known one.
+        ``host`` is a class, a module, an object or a dict in which a bot keeps its settings, ours among
+        them. ``only`` names the settings to look at, for a caller that needs those although others may be
+        wrong. Warnings tell of names that look like settings and are none, and of those that are no more.
+
+        Raises ConfigError naming the setting, its value, where it came from (of a file, the line) and what is
+        allowed; for a key of ``overrides`` that looks like a setting it names the nearest one.
         """
-        problems: list[str] = []
+        faults = Faults()
         env = os.environ if environ is None else environ
-        return _build(gather(overrides, modules, env, only, problems), problems)
+        config = _build(gather(overrides, host, modules, env, only, faults), faults)
+        return config, faults.warnings
 
 
-def _build(sources: list[Source], problems: list[str]) -> Phase4Config:
-    """``problems``: what is wrong already; all of it and all that is found here is told at once."""
+def _build(sources: list[Source], faults: Faults) -> Phase4Config:
+    """All that is wrong, in ``faults`` already and found here, is told at once."""
     sections: dict[str, Any] = {}
-    for section, values in merge(sources, problems).items():
+    merged, problems = merge(sources, faults), faults.problems
+    for section, values in merged.items():
         settings = SECTIONS[section]()
         try:
             sections[section] = settings.replaced(values, settings.setting_names().__getitem__)

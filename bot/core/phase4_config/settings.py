@@ -57,6 +57,11 @@ class Settings(Struct, frozen=True):
             raise ConfigError(*problems)
         return new
 
+    @classmethod
+    def prepared(cls, field: str, name: str, value: Any, source: str) -> Any:
+        """What a source has for ``field``, before it is checked; ``name`` and ``source`` are for errors."""
+        return value
+
     def completed(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
         """``values`` with those that follow from them."""
         return values

@@ -30,6 +30,7 @@ from bot.core.connection_pool_manager.drivers.base import Driver, import_driver
 from bot.core.connection_pool_manager.guard import Guard
 from bot.core.connection_pool_manager.models import PoolSpec
 from bot.core.connection_pool_manager.pool import Verdict
+from bot.core.phase4_config.connection_pools import SCHEMES
 
 
 class MongoHandle:
@@ -103,7 +104,7 @@ def _view_class(base: Any) -> Any:
 
 class MongodbDriver(Driver):
     backend = "mongodb"
-    schemes = ("mongodb",)
+    schemes = SCHEMES["mongodb"]
     package = "motor"
     extra = "motor"
     is_reached = False

@@ -24,6 +24,7 @@ from bot.core.connection_pool_manager.errors import LeaseError
 from bot.core.connection_pool_manager.guard import Guard, guarded_methods
 from bot.core.connection_pool_manager.models import PoolSpec
 from bot.core.connection_pool_manager.pool import Verdict
+from bot.core.phase4_config.connection_pools import SCHEMES
 
 _classify = session_state.Classifier(session_state.classify_mysql)
 
@@ -212,7 +213,7 @@ def _view_class() -> Any:
 
 class MysqlDriver(Driver):
     backend = "mysql"
-    schemes = ("mysql", "mariadb")
+    schemes = SCHEMES["mysql"]
     package = "asyncmy"
     extra = "asyncmy"
 

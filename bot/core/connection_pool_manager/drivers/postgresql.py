@@ -28,6 +28,7 @@ from bot.core.connection_pool_manager.drivers.base import (
 from bot.core.connection_pool_manager.guard import Guard, guarded_methods
 from bot.core.connection_pool_manager.models import PoolSpec
 from bot.core.connection_pool_manager.pool import Slot, Verdict
+from bot.core.phase4_config.connection_pools import SCHEMES
 
 _classify = session_state.Classifier(session_state.classify_postgresql)
 _new: Any = object.__new__
@@ -344,7 +345,7 @@ def _view_class() -> Any:
 
 class PostgresqlDriver(Driver):
     backend = "postgresql"
-    schemes = ("postgresql", "postgres")
+    schemes = SCHEMES["postgresql"]
     package = "asyncpg"
     extra = "asyncpg"
     takes_timeout = True

@@ -27,6 +27,7 @@ from bot.core.connection_pool_manager.drivers.base import (
 from bot.core.connection_pool_manager.guard import Guard
 from bot.core.connection_pool_manager.models import PoolSpec
 from bot.core.connection_pool_manager.pool import Slot, Verdict
+from bot.core.phase4_config.connection_pools import SCHEMES
 
 _set_own = object.__setattr__
 
@@ -285,7 +286,7 @@ def _held(view: Any, guard: Guard) -> int:
 
 class RedisDriver(Driver):
     backend = "redis"
-    schemes = ("redis", "rediss", "unix", "valkey", "valkeys")
+    schemes = SCHEMES["redis"]
     package = "redis"
     extra = "redis[hiredis]"
     held_by_pool: int | None = None

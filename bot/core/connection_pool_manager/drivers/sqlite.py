@@ -22,6 +22,7 @@ from bot.core.connection_pool_manager.drivers import session_state
 from bot.core.connection_pool_manager.drivers.base import Driver, import_driver
 from bot.core.connection_pool_manager.guard import Guard, guarded_methods
 from bot.core.connection_pool_manager.pool import Verdict
+from bot.core.phase4_config.connection_pools import SCHEMES
 
 _classify = session_state.Classifier(session_state.classify_sqlite)
 
@@ -127,7 +128,7 @@ def _view_class() -> Any:
 
 class SqliteDriver(Driver):
     backend = "sqlite"
-    schemes = ("sqlite",)
+    schemes = SCHEMES["sqlite"]
     package = "aiosqlite"
     extra = "aiosqlite"
     advice = "check that the file is a database, and that it and its directory may be read and written"
