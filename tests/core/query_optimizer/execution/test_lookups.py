@@ -188,24 +188,6 @@ async def test_one_callers_refusal_leaves_anothers_look_up_alone(optimizer):
     assert await optimizer.get_cached_result(READ) == ["b"]
 
 
-async def test_without_a_look_up_nothing_is_kept_but_by_the_callers_own_word(optimizer, caplog):
-    for _ in range(2):
-        assert await optimizer.cache_query_result(READ, ["row"]) is False
-    assert caplog.text.count("say fresh=True") == 1
-    assert await optimizer.cache_query_result(READ, ["row"], fresh=True) is True
-    await write(optimizer)
-    # The word of one caller is no look-up of another, nor one for later.
-    assert await optimizer.cache_query_result(READ, ["old"]) is False
-    with pytest.raises(ValueError, match="fresh = 'yes'"):
-        await optimizer.cache_query_result(READ, ["row"], fresh="yes")
-
-
-async def test_a_look_up_is_good_for_one_result(optimizer):
-    assert await guide(optimizer, rows) == "kept"
-    assert await optimizer.cache_query_result(READ, ["of a refresher"]) is False
-    assert await optimizer.get_cached_result(READ) == ["row"]
-
-
 async def test_two_readers_in_one_task_are_never_taken_for_one_another(optimizer):
     assert await optimizer.get_cached_result(READ) is None  # the first reads "old" now
     await write(optimizer)

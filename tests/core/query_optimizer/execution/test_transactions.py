@@ -1,4 +1,4 @@
-"""No result is served after a write to what it read, whatever way the write takes."""
+"""What a transaction writes shows to others when it ends, and to nobody before."""
 
 import asyncio
 import contextlib
@@ -7,22 +7,15 @@ import contextvars
 import pytest
 
 from bot.core.query_optimizer import QueryOptimizer
+from tests.support.counting_database import CountingDatabase, in_fresh_context, kept
 
-
-class Counter:
-    """A database that counts how often it is asked, and answers with that count."""
-
-    def __init__(self):
-        self.asked = 0
-
-    async def __call__(self, query, params):
-        self.asked += 1
-        return self.asked
+READ = "SELECT * FROM users"
+WRITE = "UPDATE users SET x = 1"
 
 
 @pytest.fixture
 def db():
-    return Counter()
+    return CountingDatabase()
 
 
 @pytest.fixture
@@ -34,107 +27,6 @@ async def optimizer(clock):
     await optimizer.disable()
 
 
-async def kept(optimizer, *queries):
-    return [await optimizer.get_cached_result(query) is not None for query in queries]
-
-
-async def test_schemas_are_told_apart(optimizer, db):
-    queries = ["SELECT * FROM shop.users", "SELECT * FROM crm.users", "SELECT * FROM users"]
-    for query in queries:
-        await optimizer.execute(query, None, db)
-    await optimizer.execute("DELETE FROM shop.users", None, db)
-    assert await kept(optimizer, *queries) == [False, True, False], "users may be shop's"
-    await optimizer.execute(queries[0], None, db)
-    await optimizer.invalidate_tables("users")
-    assert await kept(optimizer, *queries) == [False, False, False]
-
-
-async def test_quoted_names_are_others(optimizer, db):
-    queries = ["SELECT * FROM users", 'SELECT * FROM "Users"']
-    for query in queries:
-        await optimizer.execute(query, None, db)
-    await optimizer.execute('DELETE FROM "Users"', None, db)
-    assert await kept(optimizer, *queries) == [True, False]
-    await optimizer.execute(queries[1], None, db)
-    assert await optimizer.invalidate_tables("Users") == 2, "meant either way"
-
-
-async def test_a_view_that_is_declared_follows_its_tables(optimizer, db):
-    view = "SELECT * FROM active"
-    await optimizer.execute(view, None, db)
-    await optimizer.declare_view("active", "users", "shop.orders")
-    assert await kept(optimizer, view) == [False], "filed before it was known"
-    for write in ("DELETE FROM users", "DELETE FROM shop.orders", "UPDATE active SET x = 1"):
-        await optimizer.execute(view, None, db)
-        await optimizer.execute(write, None, db)
-        assert await kept(optimizer, view) == [False]
-    await optimizer.execute(view, None, db)
-    await optimizer.execute("DELETE FROM crm.orders", None, db)
-    assert await kept(optimizer, view) == [True]
-    with pytest.raises(ValueError, match="tables = ''"):
-        await optimizer.declare_view("active", "")
-
-
-async def test_a_view_whose_definition_passes_through_is_known(optimizer, db):
-    await optimizer.execute("CREATE VIEW v AS SELECT * FROM users JOIN files USING (id)", None, db)
-    await optimizer.execute("SELECT * FROM v", None, db)
-    await optimizer.execute("INSERT INTO files VALUES (1)", None, db)
-    assert await kept(optimizer, "SELECT * FROM v") == [False]
-
-
-async def test_a_write_through_a_view_reaches_its_tables(optimizer, db):
-    await optimizer.declare_view("v", "users")
-    await optimizer.execute("SELECT * FROM users", None, db)
-    await optimizer.execute("UPDATE v SET x = 1", None, db)
-    assert await kept(optimizer, "SELECT * FROM users") == [False]
-
-
-async def test_cascades(optimizer, db):
-    await optimizer.declare_cascade("users", "files")
-    await optimizer.execute("SELECT * FROM files", None, db)
-    await optimizer.execute("DELETE FROM users WHERE id = 1", None, db)
-    assert await kept(optimizer, "SELECT * FROM files") == [False]
-
-
-async def test_views_and_functions_from_the_settings(optimizer, db):
-    await optimizer.enable(views={"v": ["users"]}, cascades={"users": ["log"]}, pure_functions=["tax"])
-    queries = ["SELECT * FROM v", "SELECT * FROM log", "SELECT tax(x) FROM files"]
-    for query in queries:
-        await optimizer.execute(query, None, db)
-    await optimizer.execute("DELETE FROM users", None, db)
-    assert await kept(optimizer, *queries) == [False, False, True]
-    for bad in ({"v": "users"}, {"v": [""]}, {"": ["users"]}):
-        with pytest.raises(ValueError, match="views"):
-            await optimizer.enable(views=bad)
-    with pytest.raises(ValueError, match="pure_functions"):
-        await optimizer.enable(pure_functions="tax")
-
-
-@pytest.mark.parametrize(
-    "write",
-    ["SELECT add_user('x')", "DO $$ BEGIN DELETE FROM users; END $$", "TRUNCATE users CASCADE", "CALL p()",
-     "SET search_path = other", "COMMIT", "ROLLBACK", "ROLLBACK TO s", "END", "COMMIT AND CHAIN",
-     "garbage", "EXPLAIN ANALYZE DELETE FROM users"],
-)  # fmt: skip
-async def test_what_cannot_be_understood_drops_everything(optimizer, db, write):
-    await optimizer.execute("SELECT * FROM users", None, db)
-    await optimizer.execute(write, None, db)
-    assert await kept(optimizer, "SELECT * FROM users") == [False]
-
-
-async def test_what_another_instance_wrote_is_read_by_the_same_rules(optimizer, db):
-    queries = ["SELECT * FROM shop.users", "SELECT * FROM crm.users", "SELECT * FROM v"]
-    await optimizer.declare_view("v", "shop.users")
-    for query in queries:
-        await optimizer.execute(query, None, db)
-    optimizer.written_elsewhere(["shop.users"])
-    assert await kept(optimizer, *queries) == [False, True, False]
-
-
-READ = "SELECT * FROM users"
-WRITE = "UPDATE users SET x = 1"
-
-
 async def test_what_a_transaction_wrote_is_dropped_again_when_it_ends(optimizer, db):
     await optimizer.execute("BEGIN", None, db)
     await optimizer.execute(WRITE, None, db)
@@ -143,10 +35,6 @@ async def test_what_a_transaction_wrote_is_dropped_again_when_it_ends(optimizer,
     await optimizer.execute("SELECT * FROM files", None, db)
     await optimizer.execute("COMMIT", None, db)
     assert await kept(optimizer, READ) == [False]
-
-
-async def in_fresh_context(work):
-    return await asyncio.get_running_loop().create_task(work, context=contextvars.Context())
 
 
 async def test_a_transaction_sees_its_own_writes_and_shows_them_to_nobody(optimizer, db):
@@ -328,27 +216,3 @@ async def test_what_is_read_within_an_xa_transaction_is_not_cached(optimizer, db
     for statement in ("XA START 'one'", "UPDATE a SET x = 1", "SELECT * FROM a"):
         await optimizer.execute(statement, None, db)
     assert await kept(optimizer, "SELECT * FROM a") == [False]
-
-
-@pytest.mark.parametrize(
-    ("dialect", "query", "params", "cached"),
-    [
-        ("postgres", "SELECT * FROM a WHERE t < $1", ("now",), False),
-        ("postgres", "SELECT * FROM a WHERE t < $1", (" Today 12:00 ",), False),
-        ("postgres", "SELECT * FROM a WHERE t = ANY($1)", (["2024-01-01", "tomorrow"],), False),
-        ("postgres", "SELECT * FROM a WHERE t < %(t)s", {"t": b"yesterday"}, False),
-        ("postgres", "SELECT * FROM a WHERE t < $1", ("2024-01-01",), True),
-        ("postgres", "SELECT * FROM a WHERE s = $1", ("knows",), True),
-        ("", "SELECT * FROM a WHERE t < ?", ("now",), False),
-        ("sqlite", "SELECT strftime('%Y', ?)", ("NOW",), False),
-        ("sqlite", "SELECT julianday(?)", ("now",), False),
-        ("sqlite", "SELECT date(?)", ("2024-01-01",), True),
-        ("sqlite", "SELECT * FROM a WHERE s = ?", ("now",), True),
-        ("mysql", "SELECT * FROM a WHERE s = %s", ("now",), True),
-    ],
-)  # fmt: skip
-async def test_a_parameter_that_may_be_the_current_time(optimizer, db, dialect, query, params, cached):
-    await optimizer.enable(dialect=dialect)
-    await optimizer.execute(query, params, db)
-    assert (await optimizer.get_cached_result(query, params) is not None) is cached
-    assert await optimizer.cache_query_result(query, [1], params=params, fresh=True) is cached

@@ -1,0 +1,184 @@
+"""One run for many callers, and what a run leaves in the cache."""
+
+import asyncio
+
+import pytest
+
+from bot.core.query_optimizer import QueryTimeoutError
+from tests.support.clock import until_idle
+
+USERS = "SELECT * FROM users WHERE id = ?"
+
+
+async def test_a_write_that_fails_may_have_written(optimizer, db):
+    await optimizer.execute(USERS, (1,), db)
+    db.error = RuntimeError("connection lost")
+    with pytest.raises(RuntimeError, match="connection lost"):
+        await optimizer.execute("DELETE FROM users", None, db)
+    assert await optimizer.get_cached_result(USERS, (1,)) is None
+
+
+async def test_a_write_that_is_cancelled_may_have_written(optimizer, db):
+    await optimizer.execute(USERS, (1,), db)
+    db.gate.clear()
+    task = asyncio.ensure_future(optimizer.execute("DELETE FROM users", None, db))
+    await until_idle()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await optimizer.get_cached_result(USERS, (1,)) is None
+
+
+async def test_a_read_under_way_while_a_write_happens_is_not_cached(optimizer, db):
+    db.gate.clear()
+    reading = asyncio.ensure_future(optimizer.execute(USERS, (1,), db))
+    await until_idle()
+    db.rows = [{"id": 1, "name": "new"}]
+    writing = asyncio.ensure_future(optimizer.execute("UPDATE users SET name = 'new'", None, db))
+    await until_idle()
+    db.gate.set()
+    assert (await reading)[0]["name"] == "ann"
+    await writing
+    assert (await optimizer.execute(USERS, (1,), db))[0]["name"] == "new"
+
+
+async def test_a_reader_after_a_write_does_not_join_a_run_from_before_it(optimizer, db):
+    db.gate.clear()
+    before = asyncio.ensure_future(optimizer.execute(USERS, (1,), db))
+    await until_idle()
+    db.rows = [{"id": 1, "name": "new"}]
+    await optimizer.invalidate_tables("users")
+    after = asyncio.ensure_future(optimizer.execute(USERS, (1,), db))
+    await until_idle()
+    db.gate.set()
+    assert (await before)[0]["name"] == "ann"
+    assert (await after)[0]["name"] == "new"
+    assert (await optimizer.get_cached_result(USERS, (1,)))[0]["name"] == "new"
+
+
+async def test_concurrent_callers_share_one_execution_and_get_a_copy_each(optimizer, db):
+    db.gate.clear()
+    tasks = [asyncio.ensure_future(optimizer.execute(USERS, (1,), db)) for _ in range(1000)]
+    await until_idle()
+    for task in tasks[:200]:
+        task.cancel()
+    await until_idle()
+    db.gate.set()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert len(db.executed) == 1
+    assert sum(isinstance(result, asyncio.CancelledError) for result in results) == 200
+    assert all(result == [{"id": 1, "name": "ann"}] for result in results[200:])
+    assert len({id(result) for result in results[200:]}) == 800
+
+
+async def test_an_error_reaches_every_caller_and_is_not_cached(optimizer, db):
+    db.error = ValueError("no such column")
+    outcomes = await asyncio.gather(
+        *[optimizer.execute(USERS, (1,), db) for _ in range(3)], return_exceptions=True
+    )
+    assert [str(error) for error in outcomes] == ["no such column"] * 3
+    db.error = None
+    assert await optimizer.execute(USERS, (1,), db)
+
+
+@pytest.mark.parametrize("takes_notice", [True, False])
+async def test_a_read_that_gets_no_answer_holds_nobody(optimizer, takes_notice, caplog):
+    await optimizer.enable(query_timeout=0.05)
+    silent, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def hangs(query, params):
+        while not silent.is_set():
+            try:
+                await silent.wait()
+            except asyncio.CancelledError:
+                cancelled.set()
+                if takes_notice:
+                    raise
+        return ["late"]
+
+    outcomes = await asyncio.gather(
+        *[optimizer.execute(USERS, (1,), hangs) for _ in range(5)], return_exceptions=True
+    )
+    assert [type(error) for error in outcomes] == [QueryTimeoutError] * 5
+    assert "QUERY_OPTIMIZER_QUERY_TIMEOUT" in str(outcomes[0])
+    assert caplog.text.count("Query given up after 0.05 s: SELECT * FROM users WHERE id = ?") == 1
+
+    async def answers(query, params):
+        return ["row"]
+
+    assert await optimizer.execute(USERS, (1,), answers) == ["row"], "the next caller starts anew"
+    await cancelled.wait()
+    silent.set()
+    await until_idle()
+    assert isinstance(outcomes[0], TimeoutError)
+
+
+async def test_without_a_timeout_a_read_may_take_any_time(optimizer, db):
+    await optimizer.enable(query_timeout=0)
+    assert await optimizer.execute(USERS, (1,), db) == [{"id": 1, "name": "ann"}]
+    assert optimizer._execution.timeout is None
+
+
+async def test_a_result_that_cannot_be_copied_is_shared_by_nobody(optimizer, caplog):
+    async def run(query, params):
+        await asyncio.sleep(0)
+        return (n for n in range(3))
+
+    results = await asyncio.gather(*[optimizer.execute(USERS, (1,), run) for _ in range(3)])
+    assert [list(result) for result in results] == [[0, 1, 2]] * 3
+    assert caplog.text.count("not cached") == 1
+
+
+async def test_what_must_not_be_cached_is_executed_each_time(optimizer, db):
+    for query in (
+        "SELECT random()",
+        "SELECT * FROM a FOR UPDATE",
+        "SELECT now()",
+        "INSERT INTO a VALUES (1)",
+    ):
+        db.executed.clear()
+        for _ in range(2):
+            await optimizer.execute(query, None, db)
+        assert len(db.executed) == 2, query
+        assert await optimizer.cache_query_result(query, ["kept?"], fresh=True) is False
+
+
+async def test_text_nobody_understands_drops_everything(optimizer, db):
+    await optimizer.execute(USERS, (1,), db)
+    await optimizer.execute("FROBNICATE ALL", None, db)
+    assert (await optimizer.get_statistics())["cached_results_count"] == 0
+
+
+async def test_a_run_that_ends_after_the_optimizer_was_switched_off_caches_nothing(optimizer, db):
+    db.gate.clear()
+    task = asyncio.ensure_future(optimizer.execute(USERS, (1,), db))
+    await until_idle()
+    await optimizer.disable()
+    await optimizer.enable()
+    db.gate.set()
+    await task
+    assert await optimizer.get_cached_result(USERS, (1,)) is None
+
+
+@pytest.mark.parametrize(
+    ("dialect", "query", "params", "cached"),
+    [
+        ("postgres", "SELECT * FROM a WHERE t < $1", ("now",), False),
+        ("postgres", "SELECT * FROM a WHERE t < $1", (" Today 12:00 ",), False),
+        ("postgres", "SELECT * FROM a WHERE t = ANY($1)", (["2024-01-01", "tomorrow"],), False),
+        ("postgres", "SELECT * FROM a WHERE t < %(t)s", {"t": b"yesterday"}, False),
+        ("postgres", "SELECT * FROM a WHERE t < $1", ("2024-01-01",), True),
+        ("postgres", "SELECT * FROM a WHERE s = $1", ("knows",), True),
+        ("", "SELECT * FROM a WHERE t < ?", ("now",), False),
+        ("sqlite", "SELECT strftime('%Y', ?)", ("NOW",), False),
+        ("sqlite", "SELECT julianday(?)", ("now",), False),
+        ("sqlite", "SELECT date(?)", ("2024-01-01",), True),
+        ("sqlite", "SELECT * FROM a WHERE s = ?", ("now",), True),
+        ("mysql", "SELECT * FROM a WHERE s = %s", ("now",), True),
+    ],
+)  # fmt: skip
+async def test_a_parameter_that_may_be_the_current_time(optimizer, db, dialect, query, params, cached):
+    await optimizer.enable(dialect=dialect)
+    await optimizer.execute(query, params, db)
+    assert (await optimizer.get_cached_result(query, params) is not None) is cached
+    assert await optimizer.cache_query_result(query, [1], params=params, fresh=True) is cached
