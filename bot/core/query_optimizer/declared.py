@@ -5,15 +5,24 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from bot.core._shared.errors import invalid
-from bot.core.query_optimizer.sql.names import names_given
+from bot.core.query_optimizer.execution.invalidation import EVERY_TABLE
+from bot.core.query_optimizer.sql.names import ANY, names_given
 
 
-def names_of(argument: str, names: Collection[str], dialect: str) -> list[str]:
-    """The tables that ``names`` mean, as the dialect reads them. Raises InvalidArgumentError."""
+def names_of(argument: str, names: Collection[str], dialect: str, *, any_table: bool = False) -> list[str]:
+    """The tables that ``names`` mean, as the dialect reads them; "*" is any table, if ``any_table``.
+
+    Raises InvalidArgumentError.
+    """
     found: list[str] = []
     for name in names:
         try:
-            found += names_given(name, dialect)
+            if name == EVERY_TABLE:
+                if not any_table:
+                    raise ValueError(name)
+                found.append(ANY)
+            else:
+                found += names_given(name, dialect)
         except (ValueError, TypeError):
             raise invalid(argument, name, "names of tables") from None
     return found
@@ -25,7 +34,7 @@ def relations_of(
     """(table, the tables that go with it) for each entry. Raises InvalidArgumentError."""
     found = []
     for name, tables in given.items():
-        others = names_of(f"{argument}[{name!r}]", tables, dialect)
+        others = names_of(f"{argument}[{name!r}]", tables, dialect, any_table=True)
         found += [(each, others) for each in names_of(argument, [name], dialect)]
     return found
 

@@ -153,21 +153,24 @@ class QueryOptimizer(Phase4Service):
     async def declare_view(self, name: str, *tables: str) -> None:
         """``name`` is a view over ``tables``: a write to one of them drops the results that read it.
 
-        A view whose CREATE passes through the optimizer is known without this. Raises ValueError for
-        what is no table's name.
+        "*" stands for any table. A view whose CREATE passes through the optimizer is known without this.
+        Raises InvalidArgumentError for what is no table's name.
         """
-        names, others = self._named("name", (name,)), self._named("tables", tables)
+        names, others = self._named("name", (name,)), self._named("tables", tables, any_table=True)
         for each in names:
             self._invalidation.declare_view(each, others)
 
     async def declare_cascade(self, table: str, *tables: str) -> None:
-        """A write to ``table`` changes ``tables`` too: by a trigger, a foreign key, or a partition."""
-        names, others = self._named("table", (table,)), self._named("tables", tables)
+        """A write to ``table`` changes ``tables`` too ("*": any): by a trigger, a foreign key, a partition.
+
+        Raises InvalidArgumentError for what is no table's name.
+        """
+        names, others = self._named("table", (table,)), self._named("tables", tables, any_table=True)
         for each in names:
             self._invalidation.declare_cascade(each, others)
 
-    def _named(self, argument: str, names: Collection[str]) -> list[str]:
-        return names_of(argument, names, self._analyses.dialect)
+    def _named(self, argument: str, names: Collection[str], *, any_table: bool = False) -> list[str]:
+        return names_of(argument, names, self._analyses.dialect, any_table=any_table)
 
     def request(self) -> Request:
         """``with optimizer.request():`` makes what runs inside one request for the N+1 detection.
@@ -421,10 +424,11 @@ class QueryOptimizer(Phase4Service):
     async def invalidate_tables(self, *tables: str, scope: Any = None) -> int:
         """Tables were written by somebody else: drop the results that read them; how many there were.
 
-        A name is as in SQL: ``users`` is that of any schema, ``shop.users`` that of one, ``"Users"`` exact.
+        A name is as in SQL: ``users`` is that of any schema, ``shop.users`` that of one, ``"Users"`` exact;
+        ``*`` is any table.
         ``scope`` limits it as it limits what a write drops: to one database, if it names one.
         """
-        names = self._named("tables", tables)
+        names = self._named("tables", tables, any_table=True)
         database = "" if scope is None else self._invalidation.scope_of(scope)[1]
         return self._invalidation.written(names, database)
 

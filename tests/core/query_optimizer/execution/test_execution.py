@@ -5,7 +5,9 @@ import asyncio
 import pytest
 
 from bot.core.query_optimizer import QueryTimeoutError
+from bot.core.query_optimizer.execution.execution import MAX_TOLD
 from tests.support.clock import until_idle
+from tests.support.counting_database import in_fresh_context
 
 USERS = "SELECT * FROM users WHERE id = ?"
 
@@ -182,3 +184,73 @@ async def test_a_parameter_that_may_be_the_current_time(optimizer, db, dialect, 
     await optimizer.execute(query, params, db)
     assert (await optimizer.get_cached_result(query, params) is not None) is cached
     assert await optimizer.cache_query_result(query, [1], params=params, fresh=True) is cached
+
+
+async def test_a_writer_goes_on_when_the_other_instances_know(optimizer, db):
+    heard, known = [], asyncio.Event()
+
+    async def tell(tables):
+        heard.append(tables)
+        await known.wait()
+        heard.append("told")
+
+    optimizer.after_write(tell)
+    writer = asyncio.ensure_future(optimizer.execute("UPDATE users SET name = 'x'", None, db))
+    await until_idle()
+    assert (heard, writer.done()) == ([["users"]], False)
+    writer.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await writer
+    known.set()
+    await until_idle()
+    assert heard == [["users"], "told"], "a writer that is cancelled leaves nobody untold"
+
+
+@pytest.mark.parametrize("end", ["COMMIT", "COMMIT AND CHAIN", "COMMIT; BEGIN"])
+async def test_a_commit_that_fails_may_have_committed(optimizer, db, end):
+    query = "SELECT * FROM users"
+    await optimizer.enable(dialect="postgres")
+    await optimizer.execute("BEGIN", None, db)
+    await optimizer.execute("UPDATE users SET name = 'x'", None, db)
+    await in_fresh_context(optimizer.execute(query, None, db))  # what was before, cached
+    db.error = ConnectionError("lost while it committed")
+    with pytest.raises(ConnectionError):
+        await optimizer.execute(end, None, db)
+    db.error = None
+    assert await in_fresh_context(optimizer.get_cached_result(query)) is None
+
+
+async def test_a_rollback_to_a_savepoint_that_fails_leaves_the_transaction_open(optimizer, db):
+    await optimizer.enable(dialect="postgres")
+    for statement in ("BEGIN", "SAVEPOINT s", "UPDATE users SET name = 'x'"):
+        await optimizer.execute(statement, None, db)
+    db.error = ValueError("no such savepoint")
+    with pytest.raises(ValueError, match="no such savepoint"):
+        await optimizer.execute("ROLLBACK TO t", None, db)
+    db.error = None
+    await optimizer.execute("SELECT * FROM users", None, db)
+    assert await in_fresh_context(optimizer.get_cached_result("SELECT * FROM users")) is None
+    await optimizer.execute("ROLLBACK", None, db)
+
+
+async def test_a_script_that_begins_and_fails_may_have_written(optimizer, db):
+    query = "SELECT * FROM users"
+    await optimizer.execute(query, None, db)
+    db.error = ValueError("a syntax error at its end")
+    with pytest.raises(ValueError, match="syntax"):
+        await optimizer.execute("BEGIN; UPDATE users SET name = 'x'", None, db)
+    db.error = None
+    assert await in_fresh_context(optimizer.get_cached_result(query)) is None
+    await in_fresh_context(optimizer.execute(query, None, db))  # it may be open still, so this is old
+    await optimizer.execute("COMMIT", None, db)
+    assert await in_fresh_context(optimizer.get_cached_result(query)) is None
+
+
+async def test_results_that_cannot_be_copied_are_logged_for_so_many_shapes(optimizer, caplog):
+    optimizer._execution._told = {str(n) for n in range(MAX_TOLD)}
+
+    async def run(query, params):
+        return (n for n in range(3))
+
+    assert list(await optimizer.execute(USERS, (1,), run)) == [0, 1, 2]
+    assert "not cached" not in caplog.text

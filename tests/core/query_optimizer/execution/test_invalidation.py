@@ -2,7 +2,7 @@
 
 import pytest
 
-from bot.core.query_optimizer import QueryOptimizer
+from bot.core.query_optimizer import QueryOptimizer, Scope
 from tests.support.counting_database import CountingDatabase, kept
 
 
@@ -111,3 +111,65 @@ async def test_what_another_instance_wrote_is_read_by_the_same_rules(optimizer, 
         await optimizer.execute(query, None, db)
     optimizer.written_elsewhere(["shop.users"])
     assert await kept(optimizer, *queries) == [False, True, False]
+
+
+@pytest.mark.parametrize("message", [None, "users", [5], ["*"], ["users", "*"]])
+async def test_what_was_missed_or_cannot_be_read_drops_everything(optimizer, db, message):
+    queries = ["SELECT * FROM users", "SELECT * FROM files"]
+    for query in queries:
+        await optimizer.execute(query, None, db)
+    optimizer.written_elsewhere(message)
+    assert await kept(optimizer, *queries) == [False, False]
+
+
+async def test_a_star_is_any_table(optimizer, db):
+    queries = ["SELECT * FROM v", "SELECT * FROM w", "SELECT * FROM files"]
+    await optimizer.declare_view("v", "*")
+    await optimizer.enable(views={"w": ["*"]})
+    for query in queries:
+        await optimizer.execute(query, None, db)
+    await optimizer.execute("DELETE FROM users", None, db)
+    assert await kept(optimizer, *queries) == [False, False, True]
+    assert await optimizer.invalidate_tables("*") == 1
+    await optimizer.declare_cascade("users", "*")
+    await optimizer.execute(queries[2], None, db)
+    await optimizer.execute("DELETE FROM users", None, db)
+    assert await kept(optimizer, queries[2]) == [False]
+    for declare in (optimizer.declare_view, optimizer.declare_cascade):
+        with pytest.raises(ValueError, match=r"'\*': expected names of tables"):
+            await declare("*", "users")
+
+
+async def test_other_instances_hear_of_each_write(optimizer, db):
+    heard = []
+    shop, crm = Scope(database="shop"), Scope(database="crm")
+    optimizer.after_write(heard.append)
+    await optimizer.execute("DELETE FROM users", None, db)
+    await optimizer.execute("DELETE FROM t", None, db, scope=crm)
+    for scope in (shop, crm):
+        await optimizer.execute("SELECT * FROM t", None, db, scope=scope)
+    optimizer.written_elsewhere(heard[1])
+    assert await optimizer.get_cached_result("SELECT * FROM t", scope=shop) is not None
+    assert await optimizer.get_cached_result("SELECT * FROM t", scope=crm) is None
+    await optimizer.execute("garbage", None, db)
+    assert [tables[0] for tables in heard] == ["users", "t", "*"]
+    optimizer.after_write(None)
+    await optimizer.execute("DELETE FROM users", None, db)
+    assert len(heard) == 3
+
+
+async def test_fewer_entries_take_effect_at_once(optimizer, db):
+    queries = [f"SELECT * FROM t WHERE id = {n}" for n in range(20)]
+    for query in queries:
+        await optimizer.execute(query, None, db)
+    await optimizer.enable(cache_max_entries=5)
+    assert sum(await kept(optimizer, *queries)) <= 5
+
+
+async def test_a_function_that_the_database_defines_is_not_the_built_in(optimizer, db):
+    query = "SELECT upper(name) FROM users"
+    await optimizer.execute(query, None, db)
+    assert await kept(optimizer, query) == [True]
+    await optimizer.execute("CREATE FUNCTION upper(text) RETURNS text AS 'x' LANGUAGE c", None, db)
+    await optimizer.execute(query, None, db)
+    assert await kept(optimizer, query) == [False], "it may be another, which is not known"

@@ -58,3 +58,58 @@ async def test_shapes_are_bounded(optimizer):
     figures = await optimizer.get_statistics()
     assert figures["total_unique_queries"] == 10_000
     assert figures["total_executions"] == 10_500
+
+
+async def test_cache_hits_recorded_elsewhere_are_neither_executions_nor_repetitions(optimizer):
+    for user_id in range(20):
+        await optimizer.record_execution(f"SELECT * FROM users WHERE id = {user_id}", 5, cache_hit=True)
+    figures = await optimizer.get_statistics()
+    assert (figures["cache_hits"], figures["total_executions"]) == (20, 0)
+    assert await optimizer.get_n_plus_one_patterns() == []
+
+
+async def test_executions_recorded_one_by_one_are_an_n_plus_one_pattern(optimizer, caplog):
+    for user_id in range(20):
+        await optimizer.record_execution(f"SELECT * FROM users WHERE id = {user_id}", 5)
+    [pattern] = await optimizer.get_n_plus_one_patterns()
+    assert pattern.query == "SELECT * FROM users WHERE id = ?"
+    assert caplog.text.count("N+1") == 1
+    pattern.call_sites.clear()
+    [again] = await optimizer.get_n_plus_one_patterns()
+    assert len(again.call_sites) == 1, "a caller gets a copy"
+
+
+async def test_nothing_is_looked_for_where_the_detection_is_off(optimizer):
+    await optimizer.enable(detect_n_plus_one=False)
+    for user_id in range(20):
+        await optimizer.record_execution(f"SELECT * FROM users WHERE id = {user_id}", 5)
+    assert await optimizer.get_n_plus_one_patterns() == []
+
+
+async def test_the_same_query_in_other_scopes_is_no_repetition(optimizer):
+    for tenant in range(3):
+        await optimizer.record_execution("SELECT count(*) FROM users", 100, scope=f"tenant-{tenant}")
+    found = await optimizer.analyze_query("SELECT count(*) FROM users")
+    assert found.estimated_improvement == 0.0
+    for _ in range(3):
+        await optimizer.record_execution("SELECT count(*) FROM users", 100, scope="tenant-0")
+    found = await optimizer.analyze_query("SELECT count(*) FROM users")
+    assert found.estimated_improvement == pytest.approx(50.0), "3 of 6 executions, of equal length"
+
+
+async def test_a_write_between_makes_a_repetition_a_new_read(optimizer):
+    for _ in range(3):
+        await optimizer.record_execution("SELECT count(*) FROM users", 100)
+        await optimizer.invalidate_tables("users")
+    found = await optimizer.analyze_query("SELECT count(*) FROM users")
+    assert found.estimated_improvement == 0.0
+
+
+async def test_a_reset_forgets_all_that_was_counted(optimizer):
+    for user_id in range(20):
+        await optimizer.record_execution(f"SELECT * FROM users WHERE id = {user_id}", 2_000)
+    await optimizer.reset_statistics()
+    figures = await optimizer.get_statistics()
+    assert {figures[key] for key in ("total_executions", "slow_queries", "n_plus_one_patterns")} == {0}
+    assert await optimizer.get_slow_queries() == []
+    assert await optimizer.get_n_plus_one_patterns() == []
