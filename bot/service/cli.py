@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bot.core.phase4_admin import HOSTS_VARIABLE, TOKEN_VARIABLE, status
+from bot.core.phase4_admin import HOSTS_VARIABLE, TOKEN_VARIABLE, batch_command, status
 from bot.service import check
 from bot.service.settings import ServiceSettings, parse_port
 
@@ -98,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, module, about in (
         ("check", check, "verify settings, machine and servers before a deployment"),
         ("status", status, "show a running service's figures"),
+        ("batch", batch_command, "list, show, replay or drop dead letters of a durable queue"),
     ):
         command = commands.add_parser(name, help=about)
         module.add_arguments(command)
