@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 from bot.core._shared.histogram import HistogramSnapshot
 from bot.core._shared.tasks import LoopLocalLock
-from bot.core.phase4_statistics.fields import Figures, plain
+
+if TYPE_CHECKING:
+    from bot.core.phase4_statistics.fields import Figures
 
 
 class Phase4Service(ABC):
@@ -61,22 +62,22 @@ class Phase4Service(ABC):
         """Switch off and give back every task, socket and thread. True once the service is off."""
 
     @abstractmethod
-    def snapshot(self) -> Figures | Mapping[str, Any]:
-        """Figures measured since the start or the last reset; of pools, by their names.
+    def snapshot(self) -> Figures:
+        """Figures measured since the start or the last reset.
 
         For the thread that uses the service. Reads what is at hand and waits for nothing.
         """
 
     def statistics(self) -> dict[str, Any]:
         """:meth:`get_statistics` for code that cannot await, on the thread that uses the service."""
-        return cast(dict[str, Any], plain(self.snapshot()))
+        return self.snapshot().as_dict()
 
     async def get_statistics(self) -> dict[str, Any]:
         """Figures measured since the start or the last reset, ready for JSON.
 
-        The service's class of figures in ``bot/core/phase4_statistics`` names and explains the keys.
+        The service's class of figures in ``bot/core/phase4_statistics`` has the keys and their meanings.
         """
-        return self.statistics()
+        return self.snapshot().as_dict()
 
     @abstractmethod
     async def reset_statistics(self) -> None:

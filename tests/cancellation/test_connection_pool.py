@@ -35,8 +35,8 @@ async def test_while_waiting_in_the_queue(runner):
     await cancelled(waiting)
     runner.release(held)
     runner.release(await behind)
-    assert runner.statistics()["cancelled_acquisitions"] == 1
-    assert runner.statistics()["failed_acquisitions"] == 0
+    assert runner.figures().cancelled_acquisitions == 1
+    assert runner.figures().failed_acquisitions == 0
 
 
 async def test_in_the_tick_in_which_the_connection_is_granted(runner):
@@ -47,7 +47,7 @@ async def test_in_the_tick_in_which_the_connection_is_granted(runner):
     runner.release(held)  # granted, and not yet woken
     await cancelled(waiting)
     runner.release(await behind)
-    assert runner.statistics()["active_connections"] == 0
+    assert runner.figures().active_connections == 0
 
 
 async def test_cancelled_first_and_granted_before_it_could_leave(runner):
@@ -60,7 +60,7 @@ async def test_cancelled_first_and_granted_before_it_could_leave(runner):
     with pytest.raises(asyncio.CancelledError):
         await waiting
     runner.release(await behind)
-    assert runner.statistics()["active_connections"] == 0
+    assert runner.figures().active_connections == 0
 
 
 async def test_while_its_connection_is_being_opened(clock):
@@ -74,7 +74,7 @@ async def test_while_its_connection_is_being_opened(clock):
     await cancelled(waiting)
     runner.driver.gate.set()
     await until_idle()
-    assert runner.statistics()["idle_connections"] == 1, "who comes next has it"
+    assert runner.figures().idle_connections == 1, "who comes next has it"
     await runner.stop(drain=0.0)
     assert runner.driver.open_now == []
 

@@ -242,7 +242,7 @@ def test_a_start_with_everything_off_imports_no_service():
         "import asyncio, sys\n"
         "from bot.core.enhanced_startup_phase4 import initialize_phase4_services as start\n"
         f"asyncio.run(start({OFF!r}))\n"
-        "shared = ('bot.core._shared.', 'bot.core.phase4_config.', 'bot.core.phase4_statistics.fields')\n"
+        "shared = ('bot.core._shared.', 'bot.core.phase4_config.')\n"
         "assert not [n for n in sys.modules if n.startswith('bot.core.') and n.count('.') > 2"
         " and not n.startswith(shared)]"
     )

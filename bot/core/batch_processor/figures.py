@@ -1,43 +1,46 @@
-"""The statistics of the batch processor."""
+"""What the batch processor tells of itself."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from bot.core.batch_processor.dispatcher import Dispatcher
+from bot.core.batch_processor.store import Store
+from bot.core.phase4_statistics.batch_processor import BatchProcessorFigures
 
 
-def figures_of(d: Dispatcher) -> dict[str, Any]:
-    """What was counted since the start or the last reset, and what is pending now."""
+def figures_of(dispatcher: Dispatcher, store: Store, *, enabled: bool) -> BatchProcessorFigures:
+    """Counts since the start or the last reset, with what only ``store`` counts."""
+    d, now = dispatcher, dispatcher.now()
     counters = d.outcomes.counters
-    now = d.now()
     waits, handling = counters.waits, counters.handling
     oldest = d.backlog.oldest()
-    return {
-        "handler": d.handler.function is not None,
-        "submitted_items": d.backlog.submitted,
-        "pending_items": d.backlog.unfinished,
-        "max_pending": d.capacity.max_pending,
-        "total_items_processed": counters.done,
-        "failed_items": counters.failed,
-        "cancelled_items": counters.cancelled,
-        "dead_lettered_items": counters.dead,
-        "replayed_items": counters.replayed,
-        "refused_items": counters.refused,
-        "pending_batches": d.backlog.pending_batches(d.size),
-        "running_batches": len(d.backlog.running),
-        "retrying_batches": len(d.backlog.retrying),
-        "completed_batches": counters.batches - counters.failed_batches,
-        "failed_batches": counters.failed_batches,
-        "retries": counters.retries,
-        "avg_batch_size": round(counters.batched_items / counters.batches, 2) if counters.batches else 0.0,
-        "batch_size": d.size,
-        "throughput_items_per_sec": round(counters.throughput.rate(now), 1),
-        "oldest_pending_seconds": 0.0 if oldest == math.inf else round(max(0.0, now - oldest), 3),
-        "wait_ms_p50": round(waits.quantile(0.5) * 1000, 3),
-        "wait_ms_p99": round(waits.quantile(0.99) * 1000, 3),
-        "handler_ms_p50": round(handling.quantile(0.5) * 1000, 3),
-        "handler_ms_p99": round(handling.quantile(0.99) * 1000, 3),
-        "results_kept": len(d.outcomes.results),
-    }
+    return BatchProcessorFigures(
+        enabled=enabled,
+        handler=d.handler.function is not None,
+        submitted_items=d.backlog.submitted,
+        pending_items=d.backlog.unfinished,
+        max_pending=d.capacity.max_pending,
+        total_items_processed=counters.done,
+        failed_items=counters.failed,
+        cancelled_items=counters.cancelled,
+        dead_lettered_items=counters.dead,
+        replayed_items=counters.replayed,
+        refused_items=counters.refused,
+        pending_batches=d.backlog.pending_batches(d.size),
+        running_batches=len(d.backlog.running),
+        retrying_batches=len(d.backlog.retrying),
+        completed_batches=counters.batches - counters.failed_batches,
+        failed_batches=counters.failed_batches,
+        retries=counters.retries,
+        avg_batch_size=round(counters.batched_items / counters.batches, 2) if counters.batches else 0.0,
+        batch_size=d.size,
+        throughput_items_per_sec=round(counters.throughput.rate(now), 1),
+        oldest_pending_seconds=0.0 if oldest == math.inf else round(max(0.0, now - oldest), 3),
+        wait_ms_p50=round(waits.quantile(0.5) * 1000, 3),
+        wait_ms_p99=round(waits.quantile(0.99) * 1000, 3),
+        handler_ms_p50=round(handling.quantile(0.5) * 1000, 3),
+        handler_ms_p99=round(handling.quantile(0.99) * 1000, 3),
+        results_kept=len(d.outcomes.results),
+        **store.figures(),
+    )

@@ -35,6 +35,7 @@ from bot.core.batch_processor.models import (
 from bot.core.batch_processor.store import OFF, Store, check_priority
 from bot.core.phase4_config.batch_processor import BatchProcessorSettings
 from bot.core.phase4_service import Phase4Service
+from bot.core.phase4_statistics.batch_processor import BatchProcessorFigures
 
 logger = logging.getLogger(__name__)
 
@@ -428,14 +429,14 @@ class BatchProcessor(Phase4Service):
 
     # Figures.
 
-    def snapshot(self) -> dict[str, Any]:
+    def snapshot(self) -> BatchProcessorFigures:
         """Counts since the start or the last reset.
 
         ``submitted_items`` is always ``total_items_processed`` (done) + ``failed_items`` (those cancelled
         among them) + ``dead_lettered_items`` + ``pending_items``. In durable mode all of these are of
         the items that this instance took from Redis; see docs/batch_processor.md for the others.
         """
-        return {"enabled": self.enabled, **figures_of(self._dispatcher), **self._store.figures()}
+        return figures_of(self._dispatcher, self._store, enabled=self.enabled)
 
     async def reset_statistics(self) -> None:
         """Counters to zero; items that are pending count as submitted now."""

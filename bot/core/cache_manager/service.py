@@ -11,6 +11,7 @@ from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.isolation import freeze
 from bot.core._shared.tasks import BackgroundTasks, to_the_end
 from bot.core._shared.validation import valid_seconds
+from bot.core.cache_manager.figures import figures_of
 from bot.core.cache_manager.keys import MAX_KEY, compile_glob, printable, valid_key, valid_name
 from bot.core.cache_manager.loading import Loads
 from bot.core.cache_manager.models import (
@@ -31,8 +32,9 @@ from bot.core.cache_manager.tiers import Tiers
 from bot.core.cache_manager.warming import TIMEOUT, Warmer
 from bot.core.phase4_config import CacheManagerSettings
 from bot.core.phase4_service import Phase4Service
+from bot.core.phase4_statistics.cache_manager import CacheManagerFigures
+from bot.core.phase4_statistics.fields import MB
 
-_MB = 1_048_576
 _NOTHING: dict[Any, Any] = {}
 _READ_AT_ONCE = 500
 
@@ -125,7 +127,7 @@ class CacheManager(Phase4Service):
             self._settings = settings
             self._loads.timeout = settings.load_timeout or None
             self._tiers.open(
-                max_bytes=max(1, int(settings.l1_max_size_mb * _MB)),
+                max_bytes=max(1, int(settings.l1_max_size_mb * MB)),
                 max_entries=settings.l1_max_entries,
                 lru=settings.eviction == "lru",
             )
@@ -434,49 +436,10 @@ class CacheManager(Phase4Service):
 
     # Figures.
 
-    def snapshot(self) -> dict[str, Any]:
+    def snapshot(self) -> CacheManagerFigures:
         """Counts since the start or the last reset; rates are percent, sizes MB."""
-        counters = self._counters
-        store = self._tiers.local.l1.store
-        shared = self._tiers.shared
-        hearing = self._tiers.trusted
-        hits = counters.l1_hits + counters.l2_hits
-        # What was looked up in L2 was not in L1; the hot path counts it once.
-        l1_misses = counters.l1_misses + counters.l2_hits + counters.l2_misses
-        misses = counters.l1_misses + counters.l2_misses
-        overall = _percent(hits, hits + misses)
-        return {
-            "enabled": self._enabled,
-            "l1_entries": len(store),
-            "l1_memory_mb": round(store.bytes_used / _MB, 3),
-            "l1_max_size_mb": self._settings.l1_max_size_mb,
-            "l1_hits": counters.l1_hits,
-            "l1_misses": l1_misses,
-            "l1_hit_rate_percent": _percent(counters.l1_hits, counters.l1_hits + l1_misses),
-            "l1_evictions": store.evictions,
-            "l1_insertions": store.insertions,
-            "l2_enabled": shared is not None,
-            "l2_connected": shared is not None and shared.link.available and hearing,
-            "l2_hits": counters.l2_hits,
-            "l2_misses": counters.l2_misses,
-            "l2_errors": shared.failures.errors if shared is not None else 0,
-            "l2_undecodable": shared.failures.undecodable if shared is not None else 0,
-            "l2_malformed_messages": shared.backplane.malformed if shared is not None else 0,
-            "l1_only_values": counters.l1_only,
-            "total_hits": hits,
-            "total_misses": misses,
-            "hit_rate": overall,
-            "overall_hit_rate_percent": overall,
-            "eviction_rate": _percent(store.evictions, store.insertions),
-            "loads": counters.loads,
-            "load_failures": counters.load_failures,
-            "stale_served": counters.stale_served,
-            "early_refreshes": counters.early_refreshes,
-            "warming_tasks": len(self._warmer),
-            "degraded": shared is not None
-            and (not shared.link.available or not hearing or shared.link.impaired),
-            "l2_refused": dict(shared.link.refused) if shared is not None else {},
-        }
+        size, warmed = self._settings.l1_max_size_mb, len(self._warmer)
+        return figures_of(self._counters, self._tiers, size, warmed, enabled=self._enabled)
 
     async def reset_statistics(self) -> None:
         """Counters to zero; nothing cached is dropped."""
@@ -487,10 +450,6 @@ class CacheManager(Phase4Service):
     async def reset(self) -> None:
         await self.reset_statistics()
         await self.clear()
-
-
-def _percent(part: int, whole: int) -> float:
-    return round(part / whole * 100, 2) if whole else 0.0
 
 
 __all__ = ["DEFAULT_NAMESPACE", "MAX_KEY", "CacheManager"]

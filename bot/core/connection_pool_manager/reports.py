@@ -12,6 +12,7 @@ from bot.core.connection_pool_manager.errors import PoolTimeoutError
 from bot.core.connection_pool_manager.lease import describe_site
 from bot.core.connection_pool_manager.models import PoolSpec
 from bot.core.connection_pool_manager.pool import SEARCH_INTERVAL, Leak, Pool, Returned, Slot
+from bot.core.phase4_statistics.connection_pools import PoolFigures
 
 logger = logging.getLogger(__name__)
 
@@ -152,53 +153,53 @@ def timeout_error(spec: PoolSpec, pool: Pool, seconds: float, now: float) -> Poo
     return error
 
 
-def statistics(spec: PoolSpec, pool: Pool, last_error: str | None, now: float) -> dict[str, Any]:
-    """A pool's figures, ready for JSON."""
+def figures_of(spec: PoolSpec, pool: Pool, last_error: str | None, now: float) -> PoolFigures:
+    """A pool's figures."""
     counters = pool.counters
     waits = counters.waits
     active = len(pool.leased)
     zeros = max(0, counters.acquired - waits.recorded)
     busy = len(pool.proving) + len(pool.closing)
     overdue = overdue_calls(pool)
-    return {
-        "backend": spec.backend,
-        "url": mask_url(spec.url),
-        "total_connections": active + len(pool.idle) + busy,
-        "active_connections": active,
-        "idle_connections": len(pool.idle),
-        "busy_connections": busy,
-        "opening_connections": pool.opening,
-        "waiting": len(pool.waiters),
-        "min_size": pool.options.min_size,
-        "max_size": pool.options.max_size,
-        "utilization_percent": round(active / pool.options.max_size * 100, 1),
-        "peak_active": counters.peak_active,
-        "peak_connections": max(counters.peak_connections, pool.total - pool.opening),
-        "total_acquired": counters.acquired,
-        "total_released": counters.released,
-        "failed_acquisitions": counters.timed_out,
-        "cancelled_acquisitions": counters.cancelled,
-        "avg_wait_time_ms": round(waits.total / counters.acquired * 1000, 3) if counters.acquired else 0.0,
-        "p50_wait_time_ms": round(waits.quantile(0.5, zeros) * 1000, 3),
-        "p99_wait_time_ms": round(waits.quantile(0.99, zeros) * 1000, 3),
-        "max_wait_time_ms": round(waits.longest * 1000, 3),
-        "longest_lease_seconds": round(max((now - slot.leased_at for slot in pool.leased), default=0.0), 3),
-        "leaked": counters.leaked,
-        "connections_opened": counters.opened,
-        "connections_closed": counters.closed,
-        "connect_failures": counters.open_failures,
-        "resets": counters.resets,
-        "query_timeouts": counters.query_timeouts,
-        "refused_as_demoted": counters.refused_as_demoted,
-        "demoted": pool.demoted_since is not None,
-        "overdue_calls": len(overdue),
-        "longest_call_seconds": round(
+    return PoolFigures(
+        backend=spec.backend,
+        url=mask_url(spec.url),
+        total_connections=active + len(pool.idle) + busy,
+        active_connections=active,
+        idle_connections=len(pool.idle),
+        busy_connections=busy,
+        opening_connections=pool.opening,
+        waiting=len(pool.waiters),
+        min_size=pool.options.min_size,
+        max_size=pool.options.max_size,
+        utilization_percent=round(active / pool.options.max_size * 100, 1),
+        peak_active=counters.peak_active,
+        peak_connections=max(counters.peak_connections, pool.total - pool.opening),
+        total_acquired=counters.acquired,
+        total_released=counters.released,
+        failed_acquisitions=counters.timed_out,
+        cancelled_acquisitions=counters.cancelled,
+        avg_wait_time_ms=round(waits.total / counters.acquired * 1000, 3) if counters.acquired else 0.0,
+        p50_wait_time_ms=round(waits.quantile(0.5, zeros) * 1000, 3),
+        p99_wait_time_ms=round(waits.quantile(0.99, zeros) * 1000, 3),
+        max_wait_time_ms=round(waits.longest * 1000, 3),
+        longest_lease_seconds=round(max((now - slot.leased_at for slot in pool.leased), default=0.0), 3),
+        leaked=counters.leaked,
+        connections_opened=counters.opened,
+        connections_closed=counters.closed,
+        connect_failures=counters.open_failures,
+        resets=counters.resets,
+        query_timeouts=counters.query_timeouts,
+        refused_as_demoted=counters.refused_as_demoted,
+        demoted=pool.demoted_since is not None,
+        overdue_calls=len(overdue),
+        longest_call_seconds=round(
             max((now - slot.call_since for slot in pool.leased if slot.call is not None), default=0.0), 3
         ),
-        "healthy": pool.is_serving(now) and len(overdue) < pool.options.max_size,
-        "degraded": bool(overdue) or pool.demoted_since is not None,
-        "last_error": last_error,
-    }
+        healthy=pool.is_serving(now) and len(overdue) < pool.options.max_size,
+        degraded=bool(overdue) or pool.demoted_since is not None,
+        last_error=last_error,
+    )
 
 
 def wait_histogram(spec: PoolSpec, pool: Pool) -> HistogramSnapshot:

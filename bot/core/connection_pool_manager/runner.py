@@ -7,7 +7,6 @@ import contextlib
 import math
 import os
 import time
-from typing import Any
 
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.histogram import HistogramSnapshot
@@ -38,13 +37,14 @@ from bot.core.connection_pool_manager.pool import (
 )
 from bot.core.connection_pool_manager.reports import (
     Reports,
+    figures_of,
     overdue_calls,
-    statistics,
     timeout_error,
     wait_histogram,
 )
 from bot.core.connection_pool_manager.slow_calls import SlowCalls
 from bot.core.connection_pool_manager.stats import Counters
+from bot.core.phase4_statistics.connection_pools import PoolFigures
 
 _CLEAN = Verdict.CLEAN
 _new_lease = PooledConnection.__new__
@@ -410,9 +410,9 @@ class PoolRunner:
             return PoolReplacedError(f"pool {self.name!r} was replaced by one of other settings")
         return PoolClosedError(f"pool {self.name!r} is closed")
 
-    def statistics(self) -> dict[str, Any]:
+    def figures(self) -> PoolFigures:
         """The pool's figures, ready for JSON."""
-        return statistics(self.spec, self.pool, self._last_error(), self._now())
+        return figures_of(self.spec, self.pool, self._last_error(), self._now())
 
     def _last_error(self) -> str | None:
         """What keeps the pool from its work, or a part of it; None: nothing."""

@@ -36,6 +36,7 @@ from bot.core.connection_pool_manager.runner import PoolRunner
 from bot.core.connection_pool_manager.specs import PoolSpecs
 from bot.core.phase4_config import PoolSettings
 from bot.core.phase4_service import Phase4Service
+from bot.core.phase4_statistics.connection_pools import ConnectionPoolManagerFigures
 
 logger = logging.getLogger(__name__)
 
@@ -366,9 +367,10 @@ class ConnectionPoolManager(Phase4Service):
 
     # Telling.
 
-    def snapshot(self) -> dict[str, Any]:
+    def snapshot(self) -> ConnectionPoolManagerFigures:
         """Pool name -> figures; see ``docs/connection_pool_manager.md``."""
-        return {name: runner.statistics() for name, runner in self._pools.items()}
+        pools = {name: runner.figures() for name, runner in self._pools.items()}
+        return ConnectionPoolManagerFigures(pools=pools)
 
     async def get_all_statistics(self) -> dict[str, Any]:
         """The same as :meth:`get_statistics`."""

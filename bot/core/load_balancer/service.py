@@ -36,6 +36,7 @@ from bot.core.load_balancer.stats import snapshot
 from bot.core.load_balancer.strategies import strategy_of
 from bot.core.phase4_config.load_balancer import InstanceSettings, LoadBalancerOptions
 from bot.core.phase4_service import Phase4Service
+from bot.core.phase4_statistics.load_balancer import LoadBalancerFigures
 
 logger = logging.getLogger(__name__)
 
@@ -340,7 +341,7 @@ class LoadBalancer(Phase4Service):
 
     # Figures.
 
-    def snapshot(self) -> dict[str, Any]:
+    def snapshot(self) -> LoadBalancerFigures:
         """Figures since the start or the last reset, and each instance's state; see the docs page."""
         self._cluster.settle(self._now())
         self._deliver()

@@ -4,45 +4,43 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from typing import Any
 
 from bot.core.load_balancer.cluster import Cluster
 from bot.core.load_balancer.instances import Instance
 from bot.core.load_balancer.models import LoadBalancingStrategy
 from bot.core.load_balancer.router import Router
+from bot.core.phase4_statistics.load_balancer import InstanceFigures, LoadBalancerFigures
 
 
-def snapshot(cluster: Cluster, router: Router, enabled: bool) -> dict[str, Any]:
+def snapshot(cluster: Cluster, router: Router, enabled: bool) -> LoadBalancerFigures:
     """The statistics of the design; see ``docs/load_balancer.md`` for each."""
     counters = router.counters
     members = list(cluster.members.values())
     decided = counters.succeeded + counters.failed
     strategy = cluster.strategy
     named = isinstance(strategy, LoadBalancingStrategy)
-    return {
-        "enabled": enabled,
-        "strategy": strategy.value if named else getattr(strategy, "__qualname__", repr(strategy)),  # type: ignore[union-attr]
-        "total_instances": len(members),
-        "healthy_instances": sum(instance.is_healthy for instance in members),
-        "panic": cluster.panic,
-        "degraded": cluster.panic or any(not instance.is_healthy for instance in members),
-        "total_requests": counters.requests,
-        "successful_requests": counters.succeeded,
-        "failed_requests": counters.failed,
-        "rejected_requests": counters.refused,
-        "success_rate_percent": _percent(counters.succeeded, decided),
-        "average_response_time_ms": _ms(router.response_seconds.mean()),
-        "p95_response_time_ms": _ms(router.response_seconds.quantile(0.95)),
-        "p99_response_time_ms": _ms(router.response_seconds.quantile(0.99)),
-        "retries": counters.retries,
-        "retries_refused": router.budget.refused,
-        "hedged_requests": counters.hedged,
-        "hedge_wins": counters.hedge_wins,
-        "distribution_variance": variance(
-            members, weighted=cluster.strategy is LoadBalancingStrategy.WEIGHTED
-        ),
-        "instances": {instance.id: _figures(instance) for instance in members},
-    }
+    return LoadBalancerFigures(
+        enabled=enabled,
+        strategy=strategy.value if named else getattr(strategy, "__qualname__", repr(strategy)),  # type: ignore[union-attr]
+        total_instances=len(members),
+        healthy_instances=sum(instance.is_healthy for instance in members),
+        panic=cluster.panic,
+        degraded=cluster.panic or any(not instance.is_healthy for instance in members),
+        total_requests=counters.requests,
+        successful_requests=counters.succeeded,
+        failed_requests=counters.failed,
+        rejected_requests=counters.refused,
+        success_rate_percent=_percent(counters.succeeded, decided),
+        average_response_time_ms=_ms(router.response_seconds.mean()),
+        p95_response_time_ms=_ms(router.response_seconds.quantile(0.95)),
+        p99_response_time_ms=_ms(router.response_seconds.quantile(0.99)),
+        retries=counters.retries,
+        retries_refused=router.budget.refused,
+        hedged_requests=counters.hedged,
+        hedge_wins=counters.hedge_wins,
+        distribution_variance=variance(members, weighted=cluster.strategy is LoadBalancingStrategy.WEIGHTED),
+        instances={instance.id: _figures(instance) for instance in members},
+    )
 
 
 def variance(members: Sequence[Instance], *, weighted: bool) -> float:
@@ -59,27 +57,27 @@ def variance(members: Sequence[Instance], *, weighted: bool) -> float:
     return round(statistics.pstdev(counts) / mean * 100.0, 2) if mean else 0.0
 
 
-def _figures(instance: Instance) -> dict[str, Any]:
-    return {
-        "address": instance.host,
-        "port": instance.port,
-        "url": instance.get_url(),
-        "weight": instance.weight,
-        "state": instance.state.value,
-        "healthy": instance.is_healthy,
-        "active_requests": instance.in_flight,
-        "total_requests": instance.picked,
-        "successful_requests": instance.succeeded,
-        "failed_requests": instance.failed,
-        "success_rate_percent": _percent(instance.succeeded, instance.succeeded + instance.failed),
-        "average_response_time_ms": _ms(instance.response_seconds.mean()),
-        "p99_response_time_ms": _ms(instance.response_seconds.quantile(0.99)),
-        "consecutive_failures": instance.consecutive_failures,
-        "failed_checks": instance.failed_checks,
-        "ejections": instance.ejections,
-        "last_error": instance.last_error,
-        "history": list(instance.history),
-    }
+def _figures(instance: Instance) -> InstanceFigures:
+    return InstanceFigures(
+        address=instance.host,
+        port=instance.port,
+        url=instance.get_url(),
+        weight=instance.weight,
+        state=instance.state.value,
+        healthy=instance.is_healthy,
+        active_requests=instance.in_flight,
+        total_requests=instance.picked,
+        successful_requests=instance.succeeded,
+        failed_requests=instance.failed,
+        success_rate_percent=_percent(instance.succeeded, instance.succeeded + instance.failed),
+        average_response_time_ms=_ms(instance.response_seconds.mean()),
+        p99_response_time_ms=_ms(instance.response_seconds.quantile(0.99)),
+        consecutive_failures=instance.consecutive_failures,
+        failed_checks=instance.failed_checks,
+        ejections=instance.ejections,
+        last_error=instance.last_error,
+        history=list(instance.history),
+    )
 
 
 def _percent(part: int, whole: int) -> float:

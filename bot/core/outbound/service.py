@@ -49,6 +49,7 @@ from bot.core.outbound.shown import Message, Shown, digest_of
 from bot.core.outbound.stats import Counters, snapshot
 from bot.core.phase4_config.outbound import OutboundSettings
 from bot.core.phase4_service import Phase4Service
+from bot.core.phase4_statistics.outbound import OutboundFigures, OutboundOff
 
 if TYPE_CHECKING:
     from bot.core.outbound.shared import SharedBudget
@@ -726,20 +727,13 @@ class Outbound(Phase4Service):
 
     # Figures.
 
-    def snapshot(self) -> dict[str, Any]:
+    def snapshot(self) -> OutboundFigures | OutboundOff:
         """Figures of design 5.7; see docs/outbound.md."""
         if not self._enabled:
-            return {"enabled": False}
-        figures = snapshot(self._counters, self._scheduler, self._now(), draining=self._draining)
-        shared = self._shared
-        figures["shared"] = shared is not None
-        figures["degraded"] = shared is not None and shared.degraded
-        if shared is not None:
-            figures["admissions"] = shared.admissions
-            figures["admissions_denied"] = shared.denials
-            figures["sent_unshared"] = shared.alone
-            figures["admission_batches"] = shared.batches
-        return figures | self._broadcasts.figures()
+            return OutboundOff()
+        now, broadcasts = self._now(), self._broadcasts.figures()
+        shared, draining = self._shared, self._draining
+        return snapshot(self._counters, self._scheduler, now, shared, broadcasts, draining=draining)
 
     async def reset_statistics(self) -> None:
         """Counters to zero; queues, windows and penalties stay."""

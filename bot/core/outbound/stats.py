@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from msgspec import UNSET
 
 from bot.core._shared.histogram import Histogram, HistogramSnapshot
 from bot.core.outbound.backlog import Reason
 from bot.core.outbound.models import Priority
 from bot.core.outbound.scheduler import Scheduler
+from bot.core.outbound.shared import SharedBudget
+from bot.core.phase4_statistics.outbound import OutboundFigures
 
 
 class Counters:
@@ -58,41 +60,49 @@ class Counters:
         return max(0, self.requests - self.waited - self.unqueued)
 
 
-def snapshot(counters: Counters, scheduler: Scheduler, now: float, *, draining: bool) -> dict[str, Any]:
-    """The statistics, ready for JSON."""
+def snapshot(
+    counters: Counters,
+    scheduler: Scheduler,
+    now: float,
+    shared: SharedBudget | None,
+    broadcasts: dict[str, int],
+    *,
+    draining: bool,
+) -> OutboundFigures:
+    """The statistics; ``broadcasts`` are the figures of these."""
     refusals = counters.refusals_chat + counters.refusals_global
     chats_waiting, queued_by = _waiting(scheduler)
     waits, unwaited = counters.waits, counters._unwaited
-    return {
-        "enabled": True,
-        "draining": draining,
-        "total_requests": counters.requests,
-        "sent": counters.sent,
-        "failed": counters.failed,
-        "cancelled": counters.cancelled,
-        "unqueued": counters.unqueued,
-        "queued": scheduler.pending,
-        "max_pending": scheduler.backlog.most,
-        "in_flight": scheduler.slots.taken,
-        "max_in_flight": scheduler.slots.most,
-        "waited": counters.waited,
-        "p50_wait_ms": round(waits.quantile(0.5, unwaited) * 1000, 3),
-        "p99_wait_ms": round(waits.quantile(0.99, unwaited) * 1000, 3),
-        "refusals": refusals,
-        "refusals_chat": counters.refusals_chat,
-        "refusals_global": counters.refusals_global,
-        "retries": counters.retries,
-        "superseded": counters.superseded,
-        "unchanged": counters.unchanged,
-        "dropped": counters.dropped,
-        "expired": counters.expired,
-        "held_too_long": counters.held_too_long,
-        "refused_full": counters.refused_full,
-        "chats_waiting": chats_waiting,
-        "chats_held": scheduler.chats.held(now),
-        "chats_known": len(scheduler.chats),
-        "held_globally_seconds": round(max(0.0, scheduler.penalty.until - now), 3),
-        "by_priority": {
+    return OutboundFigures(
+        enabled=True,
+        draining=draining,
+        total_requests=counters.requests,
+        sent=counters.sent,
+        failed=counters.failed,
+        cancelled=counters.cancelled,
+        unqueued=counters.unqueued,
+        queued=scheduler.pending,
+        max_pending=scheduler.backlog.most,
+        in_flight=scheduler.slots.taken,
+        max_in_flight=scheduler.slots.most,
+        waited=counters.waited,
+        p50_wait_ms=round(waits.quantile(0.5, unwaited) * 1000, 3),
+        p99_wait_ms=round(waits.quantile(0.99, unwaited) * 1000, 3),
+        refusals=refusals,
+        refusals_chat=counters.refusals_chat,
+        refusals_global=counters.refusals_global,
+        retries=counters.retries,
+        superseded=counters.superseded,
+        unchanged=counters.unchanged,
+        dropped=counters.dropped,
+        expired=counters.expired,
+        held_too_long=counters.held_too_long,
+        refused_full=counters.refused_full,
+        chats_waiting=chats_waiting,
+        chats_held=scheduler.chats.held(now),
+        chats_known=len(scheduler.chats),
+        held_globally_seconds=round(max(0.0, scheduler.penalty.until - now), 3),
+        by_priority={
             priority.name.lower(): {
                 "queued": queued_by[priority],
                 "sent": counters.sent_by[priority],
@@ -100,7 +110,14 @@ def snapshot(counters: Counters, scheduler: Scheduler, now: float, *, draining: 
             }
             for priority in Priority
         },
-    }
+        shared=shared is not None,
+        degraded=shared is not None and shared.degraded,
+        admissions=UNSET if shared is None else shared.admissions,
+        admissions_denied=UNSET if shared is None else shared.denials,
+        sent_unshared=UNSET if shared is None else shared.alone,
+        admission_batches=UNSET if shared is None else shared.batches,
+        **broadcasts,
+    )
 
 
 def _waiting(scheduler: Scheduler) -> tuple[int, list[int]]:

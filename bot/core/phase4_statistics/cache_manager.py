@@ -51,7 +51,7 @@ class CacheManagerFigures(Figures, frozen=True, kw_only=True):
     early_refreshes: int
     warming_tasks: Annotated[int, gauge("phase4_cache_warming_tasks", "Keys kept warm")]
     degraded: Annotated[bool, DEGRADED.of(service)]
-    l2_refused: dict[str, int]
+    l2_refused: dict[str, str]
 
     @property
     def hit_rate(self) -> float:

@@ -68,3 +68,15 @@ class PoolFigures(Figures, frozen=True, kw_only=True):
         """The pools in the status, by name."""
         pools = mapping(services.get(cls.service))
         return {str(name): pool for name, pool in pools.items() if is_number(mapping(pool).get("max_size"))}
+
+
+class ConnectionPoolManagerFigures(Figures, frozen=True, kw_only=True):
+    """Of all pools, each under its name: this service has no figures of its own."""
+
+    service = "connection_pool_manager"
+
+    pools: dict[str, PoolFigures]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Each pool's figures by its name, ready for JSON."""
+        return {name: pool.as_dict() for name, pool in self.pools.items()}

@@ -64,7 +64,7 @@ class Figures(Struct, frozen=True, kw_only=True):
     def as_dict(self) -> dict[str, Any]:
         """Each figure by its key, ready for JSON."""
         keys = (*self.__struct_fields__, *_second_keys(type(self)))
-        return {key: plain(value) for key in keys if (value := getattr(self, key)) is not UNSET}
+        return {key: _plain(value) for key in keys if (value := getattr(self, key)) is not UNSET}
 
     @classmethod
     def told(cls, services: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
@@ -90,12 +90,12 @@ def key_of(figure: object) -> Key:
     return Key(figure.__objclass__, figure.__name__)
 
 
-def plain(figures: Any) -> Any:
+def _plain(figures: Any) -> Any:
     """``figures``, or a dict of them by name, without Structs."""
     if isinstance(figures, Figures):
         return figures.as_dict()
     if isinstance(figures, dict):
-        return {name: plain(each) for name, each in figures.items()}
+        return {name: _plain(each) for name, each in figures.items()}
     return figures
 
 

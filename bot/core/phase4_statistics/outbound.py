@@ -57,12 +57,14 @@ class OutboundFigures(Figures, frozen=True, kw_only=True):
     expired: Annotated[int, _REQUESTS.of("expired")]
     held_too_long: Annotated[int, _REQUESTS.of("held_too_long")]
     refused_full: Annotated[int, _REQUESTS.of("refused_full")]
+    chats_waiting: int
     chats_held: Annotated[int, gauge("phase4_outbound_chats_held", "Chats that Telegram said to wait for")]
     chats_known: int
     held_globally_seconds: Annotated[
         float,
         gauge("phase4_outbound_held_globally_seconds", "Seconds for which nothing is sent to anybody"),
     ]
+    by_priority: dict[str, dict[str, int]]
     shared: bool
     degraded: Annotated[bool, DEGRADED.of(service)]
     # Of a shared budget only.

@@ -11,6 +11,7 @@ from bot.core._shared.errors import LARGEST, InvalidArgumentError, invalid
 from bot.core._shared.validation import valid_seconds
 from bot.core.phase4_config.query_optimizer import QueryOptimizerSettings
 from bot.core.phase4_service import Phase4Service
+from bot.core.phase4_statistics.query_optimizer import QueryOptimizerFigures
 from bot.core.query_optimizer.analyses import Analyses, advice_on_document
 from bot.core.query_optimizer.declared import functions_of, names_of, relations_of
 from bot.core.query_optimizer.details import details_of
@@ -22,6 +23,7 @@ from bot.core.query_optimizer.execution.offered import OfferedResults
 from bot.core.query_optimizer.execution.recording import Recorder
 from bot.core.query_optimizer.execution.results import freeze_params, key_of
 from bot.core.query_optimizer.execution.transactions import Transactions, TransactionScope
+from bot.core.query_optimizer.figures import figures_of
 from bot.core.query_optimizer.graphql.operations import is_graphql
 from bot.core.query_optimizer.models import OptimizationResult, QueryDetails, QueryType, SlowQuery
 from bot.core.query_optimizer.sql.comments import untagged
@@ -29,8 +31,6 @@ from bot.core.query_optimizer.stats import has_parameters
 
 if TYPE_CHECKING:
     from bot.core.query_optimizer.plans.prepare import Explainer
-
-_MB = 1_048_576
 
 
 class QueryOptimizer(Phase4Service):
@@ -484,31 +484,11 @@ class QueryOptimizer(Phase4Service):
         plans = self._invalidation.plans
         return await details_of(fingerprint, self._analyses, self._recorder, plans, self._settings.cache_ttl)
 
-    def snapshot(self) -> dict[str, Any]:
-        """Counts since the start or the last reset; rates are percent of look-ups.
-
-        ``total_executions`` and ``avg_execution_time_ms`` are of executions on the database.
-        """
-        executed, missed = self._recorder.statistics, self._recorder.missed
-        looked_up = self._hits + missed
-        rate = round(self._hits / looked_up * 100, 2) if looked_up else 0.0
-        store = self._invalidation.cache.store
-        return {
-            "enabled": self._enabled,
-            "total_unique_queries": len(executed),
-            "total_executions": executed.executions,
-            "cache_hits": self._hits,
-            "cache_misses": missed,
-            "hit_rate": rate,
-            "cache_hit_rate_percent": rate,
-            "avg_execution_time_ms": round(executed.average_ms, 3),
-            "total_execution_time_ms": round(executed.total_ms, 3),
-            "cached_results_count": len(store),
-            "cached_results_mb": round(store.bytes_used / _MB, 3),
-            "cache_evictions": store.evictions,
-            "slow_queries": executed.slow,
-            "n_plus_one_patterns": self._recorder.detector.total,
-        }
+    def snapshot(self) -> QueryOptimizerFigures:
+        """Counts since the start or the last reset; rates are percent of look-ups."""
+        recorder, store = self._recorder, self._invalidation.cache.store
+        found, hits, misses = recorder.detector.total, self._hits, recorder.missed
+        return figures_of(recorder.statistics, hits, misses, store, found, enabled=self._enabled)
 
     async def reset_statistics(self) -> None:
         """Counters and the figures per shape to zero; cached results stay."""

@@ -12,6 +12,7 @@ from bot.core._shared.errors import invalid, shown
 from bot.core._shared.histogram import HistogramSnapshot
 from bot.core.phase4_config.rate_limiter import RateLimiterSettings
 from bot.core.phase4_service import Phase4Service
+from bot.core.phase4_statistics.rate_limiter import RateLimiterFigures
 from bot.core.rate_limiter.bucket import Buckets
 from bot.core.rate_limiter.errors import UnknownTierError
 from bot.core.rate_limiter.local import Limits, LocalBuckets
@@ -25,7 +26,7 @@ from bot.core.rate_limiter.models import (
     plain_client,
 )
 from bot.core.rate_limiter.penalty import Penalties
-from bot.core.rate_limiter.stats import shared_figures, snapshot
+from bot.core.rate_limiter.stats import snapshot
 
 if TYPE_CHECKING:
     from bot.core.rate_limiter.shared import SharedBuckets
@@ -400,7 +401,7 @@ class RateLimiter(Phase4Service):
 
     # Figures.
 
-    def snapshot(self) -> dict[str, Any]:
+    def snapshot(self) -> RateLimiterFigures:
         """Counts since the start or the last reset; ``block_rate`` is percent of requests refused.
 
         ``active_clients`` counts buckets held: those that are not full, and some that were not long ago.
@@ -408,9 +409,8 @@ class RateLimiter(Phase4Service):
         limits = [("default", buckets) for config, buckets in self._by_config.items() if config is None]
         limits += [(_label(buckets.config, tier), buckets) for tier, buckets in self._by_tier.items()]
         limits += [(_label(config, None), held) for config, held in self._by_config.items() if config]
-        figures = snapshot(limits, len(self._tier_limits), MANY_LIMITS, OTHERS, self._dropped)
-        figures["enabled"] = self._enabled
-        return {**figures, **shared_figures(self._shared)}
+        tiers, dropped, shared = len(self._tier_limits), self._dropped, self._shared
+        return snapshot(limits, tiers, MANY_LIMITS, OTHERS, dropped, shared, enabled=self._enabled)
 
     def histograms(self) -> list[HistogramSnapshot]:
         """How long checks waited for Redis; none where limits are not shared."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
+from bot.core.phase4_statistics.rate_limiter import LimitFigures, RateLimiterFigures
 from bot.core.rate_limiter.bucket import Buckets
 from bot.core.rate_limiter.models import RateLimitConfig, exact
 
@@ -13,49 +16,69 @@ if TYPE_CHECKING:
 
 
 def snapshot(
-    limits: Iterable[tuple[str, Buckets]], tiers: int, most: int, others: str, dropped: Sequence[int]
-) -> dict[str, Any]:
-    """The statistics of design: totals, and the same per limit for ``most`` of them.
+    limits: Iterable[tuple[str, Buckets]],
+    tiers: int,
+    most: int,
+    others: str,
+    dropped: Sequence[int],
+    shared: SharedBuckets | None,
+    *,
+    enabled: bool,
+) -> RateLimiterFigures:
+    """Totals, and the same per limit for ``most`` of them.
 
     The rest together, and what was counted for limits that are no more (``dropped``: allowed, blocked),
     are under ``others``. Limits of equal name are told apart by their figures.
     """
     allowed, blocked = dropped
     clients = 0
-    by_limit: dict[str, dict[str, Any]] = {}
-    rest = {"active_clients": 0, "allowed": allowed, "blocked": blocked}
+    by_limit: dict[str, LimitFigures] = {}
+    rest_clients, rest_allowed, rest_blocked = 0, allowed, blocked
     for label, buckets in limits:
         held = len(buckets)
         allowed += buckets.allowed
         blocked += buckets.blocked
         clients += held
         if len(by_limit) >= most:
-            rest["active_clients"] += held
-            rest["allowed"] += buckets.allowed
-            rest["blocked"] += buckets.blocked
+            rest_clients += held
+            rest_allowed += buckets.allowed
+            rest_blocked += buckets.blocked
             continue
-        by_limit[_unique(label, buckets.config, by_limit)] = {
-            "requests_per_second": buckets.config.requests_per_second,
-            "burst_size": buckets.config.burst_size,
-            "active_clients": held,
-            "allowed": buckets.allowed,
-            "blocked": buckets.blocked,
-        }
-    if any(rest.values()):
-        by_limit[_unique(others, None, by_limit)] = rest
+        by_limit[_unique(label, buckets.config, by_limit)] = LimitFigures(
+            requests_per_second=buckets.config.requests_per_second,
+            burst_size=buckets.config.burst_size,
+            active_clients=held,
+            allowed=buckets.allowed,
+            blocked=buckets.blocked,
+        )
+    if rest_clients or rest_allowed or rest_blocked:
+        by_limit[_unique(others, None, by_limit)] = LimitFigures(
+            active_clients=rest_clients, allowed=rest_allowed, blocked=rest_blocked
+        )
     total = allowed + blocked
-    rate = round(blocked / total * 100, 2) if total else 0.0
-    return {
-        "enabled": True,
-        "active_clients": clients,
-        "total_allowed": allowed,
-        "total_blocked": blocked,
-        "total_requests": total,
-        "block_rate": rate,
-        "block_rate_percent": rate,
-        "tiers_configured": tiers,
-        "limits": by_limit,
-    }
+    figures = RateLimiterFigures(
+        enabled=enabled,
+        active_clients=clients,
+        total_allowed=allowed,
+        total_blocked=blocked,
+        total_requests=total,
+        block_rate_percent=round(blocked / total * 100, 2) if total else 0.0,
+        tiers_configured=tiers,
+        limits=by_limit,
+    )
+    if shared is None:
+        return figures
+    return replace(
+        figures,
+        shared=True,
+        degraded=shared.degraded,
+        shared_checks=shared.checks,
+        shared_batches=shared.batches,
+        remembered_denials=shared.remembered,
+        degraded_checks=shared.degraded_checks,
+        shared_p50_ms=round(shared.seconds.quantile(0.5) * 1000, 3),
+        shared_p99_ms=round(shared.seconds.quantile(0.99) * 1000, 3),
+    )
 
 
 def _unique(label: str, config: RateLimitConfig | None, taken: Collection[str]) -> str:
@@ -68,26 +91,3 @@ def _unique(label: str, config: RateLimitConfig | None, taken: Collection[str]) 
         number += 1
         found = f"{label} #{number}"
     return found
-
-
-def shared_figures(shared: SharedBuckets | None) -> dict[str, Any]:
-    """What sharing through Redis adds to the statistics; zeros where limits are not shared.
-
-    ``shared_checks`` were answered by Redis in ``shared_batches`` round trips; ``remembered_denials``
-    needed none; ``degraded_checks`` were decided by this instance alone, as all are while ``degraded``.
-    """
-    if shared is None:
-        return {
-            "shared": False, "degraded": False, "shared_checks": 0, "shared_batches": 0,
-            "remembered_denials": 0, "degraded_checks": 0, "shared_p50_ms": 0.0, "shared_p99_ms": 0.0,
-        }  # fmt: skip
-    return {
-        "shared": True,
-        "degraded": shared.degraded,
-        "shared_checks": shared.checks,
-        "shared_batches": shared.batches,
-        "remembered_denials": shared.remembered,
-        "degraded_checks": shared.degraded_checks,
-        "shared_p50_ms": round(shared.seconds.quantile(0.5) * 1000, 3),
-        "shared_p99_ms": round(shared.seconds.quantile(0.99) * 1000, 3),
-    }

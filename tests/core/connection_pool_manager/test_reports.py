@@ -23,7 +23,7 @@ async def test_a_lease_held_long_is_reported_with_where_it_was_acquired(pool_of,
     assert "connection 1 is on loan for 3" in report
     assert "test_reports.py" in report
     assert "in forgetful_handler" in report
-    assert runner.statistics()["leaked"] == 1
+    assert runner.figures().leaked == 1
     caplog.set_level(logging.INFO)
     runner.release(lease)
     assert "came back after" in caplog.messages[-1]
@@ -34,7 +34,7 @@ async def test_a_swarm_of_leaks_is_a_few_reports_a_minute(pool_of, clock, caplog
     leases = [await runner.acquire() for _ in range(30)]
     await clock.advance(12)
     assert len(caplog.messages) == 5
-    assert runner.statistics()["leaked"] == 30
+    assert runner.figures().leaked == 30
     clock.jump(60)
     leases.append(await runner.acquire())
     await clock.advance(12)
@@ -50,7 +50,7 @@ async def test_a_lease_that_is_dropped_is_replaced_and_told(pool_of, caplog):
     gc.collect()
     await until_idle()
     assert "dropped without being released" in caplog.text
-    assert runner.statistics()["leaked"] == 1
+    assert runner.figures().leaked == 1
     assert [connection.number for connection in driver.open_now] == [2]
 
 
@@ -74,7 +74,7 @@ async def test_an_outage_is_told_once_tried_by_one_and_healed(pool_of, clock, ca
     leases = await asyncio.gather(*served)
     assert len({lease.number for lease in leases}) == 5
     assert driver.most_connecting <= OPEN_LIMIT
-    assert runner.statistics()["healthy"]
+    assert runner.figures().healthy
     for lease in leases:
         runner.release(lease)
 

@@ -113,10 +113,10 @@ async def test_cancellations_at_random_cost_nobody_a_connection_or_a_turn(pool_o
     while not all(task.done() for task in users):
         await clock.advance(0.5)
     assert served == sorted(served), "first come, first served"
-    figures = runner.statistics()
-    assert figures["active_connections"] == figures["waiting"] == 0
-    assert figures["idle_connections"] == figures["total_connections"] == len(driver.open_now) <= 10
-    assert figures["total_acquired"] == figures["total_released"]
+    figures = runner.figures()
+    assert figures.active_connections == figures.waiting == 0
+    assert figures.idle_connections == figures.total_connections == len(driver.open_now) <= 10
+    assert figures.total_acquired == figures.total_released
 
 
 async def test_timeouts_come_to_each_in_time_whatever_the_order(pool_of, clock):
@@ -135,7 +135,7 @@ async def test_timeouts_come_to_each_in_time_whatever_the_order(pool_of, clock):
     await clock.advance(3)
     assert ended == [1, 2, 3, 4, 5]
     await asyncio.gather(*tasks)
-    assert runner.statistics()["failed_acquisitions"] == 5
+    assert runner.figures().failed_acquisitions == 5
     runner.release(held)
 
 

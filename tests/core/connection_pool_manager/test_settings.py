@@ -74,7 +74,7 @@ async def test_a_pool_that_nobody_asks_connects_by_itself(pools):
         await pools.enable(pools=settings_of(p=redis_pool(server.port, url=server.url, min_size=2)))
         assert len(pools.warnings()) == 1
         await asyncio.to_thread(server.start)
-        await until(lambda: pools._pools["p"].statistics()["idle_connections"] == 2)
+        await until(lambda: pools._pools["p"].figures().idle_connections == 2)
         assert pools.warnings() == []
         await pools.disable()
     finally:
