@@ -272,3 +272,14 @@ ENABLE_OUTBOUND = False
 # OUTBOUND_DRAIN_TIMEOUT = 10
 # progress of broadcasts: an SQLite file (made by the first one) or a Redis; "": in memory (a string)
 # OUTBOUND_BROADCAST_STORE = "broadcasts.sqlite3"
+
+# Dashboard
+
+# port of the dashboard, /health and /metrics; 0: they are not served (a whole number >= 0 and <=
+# 65_535)
+# PHASE4_DASHBOARD_PORT = 0
+# address it is served on; one that other machines reach needs the token (an address such as 127.0.0.1,
+# 0.0.0.0 or ::)
+# PHASE4_DASHBOARD_HOST = "127.0.0.1"
+# what the dashboard and /metrics ask for, at least 16 characters; empty: this machine only (a string)
+# PHASE4_DASHBOARD_TOKEN = ""

@@ -23,6 +23,7 @@ GROUPS = (
     ("Batch processor", ("BATCH_",)),
     ("Load balancer", ("LOAD_",)),
     ("Outbound", ("OUTBOUND_",)),
+    ("Dashboard", ("PHASE4_DASHBOARD_",)),
 )
 ORDER = ("Services", "Query optimizer", "Cache manager", "Connection pools", "Rate limiter")
 

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping,
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, overload
 
-from bot.core._shared.errors import message_of
+from bot.core._shared.errors import InvalidArgumentError, invalid, message_of
 from bot.core._shared.masking import MAX_TOLD, masked_traceback, one_line
 from bot.core._shared.tasks import LoopLocalLock
 from bot.core.phase4_config import ConfigError, Phase4Config
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from bot.core.cache_manager import cached
     from bot.core.phase4_admin.library import Library
     from bot.core.phase4_admin.mount import Mounted
+    from bot.core.phase4_config.dashboard import DashboardSettings
     from bot.core.phase4_statistics.states import States
     from bot.core.query_optimizer import optimize_query
     from bot.core.rate_limiter import rate_limited
@@ -60,7 +61,9 @@ class _Runtime:
         self.states: States | None = None
         """Changed by every reading of the status, and made by the first."""
         self.mounts: list[Mounted] = []
-        """Dashboards on a port of their own. Changed by mount_phase4 and shutdown."""
+        """Dashboards on a port of their own. Changed by mount_phase4 and _close."""
+        self.dashboard: tuple[DashboardSettings, Mounted] | None = None
+        """That of PHASE4_DASHBOARD_PORT. Changed by _serve_dashboard."""
 
 
 _runtime = _Runtime()
@@ -124,6 +127,7 @@ async def initialize_phase4_services(
             for instance in reversed(fresh):
                 await instance.disable()
             raise
+        await _serve_dashboard(settings.dashboard, warnings)
         if started and _runtime.started_at is None:
             _runtime.started_at = time.monotonic()
         if not started:
@@ -250,6 +254,7 @@ def mount_phase4(
     prefix: str | None = None,
     token: str | None = None,
     trusted_proxies: Collection[str] = (),
+    name: str = "",
     health: Callable[[], Awaitable[str]] | None = None,
     figures: Callable[[], Awaitable[Mapping[str, Any]]] | None = None,
     **more: Any,
@@ -264,6 +269,7 @@ def mount_phase4(
     prefix: str | None = None,
     token: str | None = None,
     trusted_proxies: Collection[str] = (),
+    name: str = "",
     health: Callable[[], Awaitable[str]] | None = None,
     figures: Callable[[], Awaitable[Mapping[str, Any]]] | None = None,
 ) -> Coroutine[Any, Any, Mounted]: ...
@@ -277,9 +283,10 @@ def mount_phase4(target: Any, **options: Any) -> Any:
     ``shutdown_phase4_services`` or ``close()`` of what it returns. Before or after the services are
     started, and as often as there are places.
 
-    ``token``: what it asks for, at least 16 characters; else the environment's PHASE4_DASHBOARD_TOKEN.
+    ``token``: what it asks for, at least 16 characters; else the setting PHASE4_DASHBOARD_TOKEN.
     Without one it answers to this machine only, so a ``host`` that others reach needs one.
-    ``trusted_proxies``: addresses whose ``X-Forwarded-For`` is believed. ``health``: the bot's own check,
+    ``trusted_proxies``: addresses whose ``X-Forwarded-For`` is believed. ``name``: what the page calls the
+    bot. ``health``: the bot's own check,
     why it cannot do its work, empty if it can; ``/health`` is 503 then. ``figures``: what ``/health`` tells
     beside it to those who have access.
 
@@ -292,6 +299,8 @@ def mount_phase4(target: Any, **options: Any) -> Any:
             raise
         raise ImportError("mount_phase4 needs aiohttp: pip install aiohttp", name="aiohttp") from None
     if not isinstance(target, int):
+        if "host" in options:
+            raise invalid("host", options["host"], "none: an application listens where its bot says")
         return admin.mount_on(target, phase4_library(), **options)
 
     async def mounted() -> Mounted:
@@ -304,10 +313,36 @@ def mount_phase4(target: Any, **options: Any) -> Any:
     return mounted()
 
 
+async def _serve_dashboard(settings: DashboardSettings, warnings: list[str]) -> None:
+    """Serve it as the settings say: it stays if they are the same. What goes wrong stops nothing else."""
+    if _runtime.dashboard is not None:
+        before, held = _runtime.dashboard
+        if settings == before and held in _runtime.mounts and not held.stranded:
+            return
+        await _close(held)
+        _runtime.dashboard = None
+    if not settings.port:
+        return
+    try:
+        made = await mount_phase4(settings.port, host=settings.host, token=settings.token)
+    except (InvalidArgumentError, OSError, ImportError) as error:
+        said = (error.strerror if isinstance(error, OSError) else None) or message_of(error)
+        warning = one_line(f"PHASE4_DASHBOARD_PORT: no dashboard: {said}", MAX_TOLD)
+        logger.warning("Phase 4: %s", one_line(warning))
+        warnings.append(warning)
+        return
+    _runtime.dashboard = (settings, made)
+    logger.info("Phase 4: the dashboard is at %s", one_line(made.url))
+
+
 async def _close(mounted: Mounted) -> None:
     """End a mount on a port of its own."""
-    _runtime.mounts.remove(mounted)
-    await mounted.close()
+    if mounted in _runtime.mounts:
+        _runtime.mounts.remove(mounted)
+    try:
+        await mounted.close()
+    except Exception as error:
+        logger.error("Phase 4: a dashboard did not stop cleanly\n%s", masked_traceback(error))
 
 
 def phase4_loop() -> asyncio.AbstractEventLoop | None:
@@ -342,6 +377,8 @@ async def shutdown_phase4_services() -> bool:
     """
     clean = True
     async with _runtime.transition:
+        for mounted in reversed(_runtime.mounts[:]):
+            await _close(mounted)
         for wiring in reversed(SERVICES):
             # Off or not: a disable that was cancelled has left an instance off and something to give back.
             instance = wiring.instance()

@@ -23,13 +23,20 @@ class Admin:
     """The parts. :meth:`start` and :meth:`stop` run on the event loop that serves; both may run again."""
 
     def __init__(
-        self, library: Library, access: Access, base: str, check: Check | None, figures: Figures | None
+        self,
+        library: Library,
+        access: Access,
+        base: str,
+        name: str,
+        check: Check | None,
+        figures: Figures | None,
     ) -> None:
+        """``base``: "" or "/phase4"; ``name``: the bot's."""
         self.access = access
         self.base = base
         self.lag = LoopLag()
         self._events = EventLog()
-        self.feed = Feed(library, self._events, lambda: self.lag.last)
+        self.feed = Feed(library, self._events, lambda: self.lag.last, name=name)
         self._dashboard = Dashboard(access, self.feed)
         self._health = HealthApi(library, access, check, figures)
         self._metrics = MetricsApi(library, self.lag)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import AsyncIterator, Collection, Generator
 from typing import Any
@@ -11,6 +10,7 @@ from aiohttp import web
 
 from bot.core._shared.errors import InvalidArgumentError, invalid
 from bot.core._shared.loop_owner import still_runs
+from bot.core._shared.masking import one_line
 from bot.core.phase4_admin import TOKEN_VARIABLE
 from bot.core.phase4_admin.access import Access, Handler, is_loopback, valid_token
 from bot.core.phase4_admin.admin import Admin
@@ -20,6 +20,7 @@ from bot.core.phase4_admin.health_api import Check, Figures
 from bot.core.phase4_admin.library import Library
 from bot.core.phase4_admin.port import PortServer, listen
 from bot.core.phase4_admin.routes import add_routes
+from bot.core.phase4_config import Phase4Config
 
 PREFIX = "/phase4"
 """Where a host's application has it, unless the call says otherwise."""
@@ -65,6 +66,7 @@ def mount_on(
     prefix: str | None = None,
     token: str | None = None,
     trusted_proxies: Collection[str] = (),
+    name: str = "",
     health: Check | None = None,
     figures: Figures | None = None,
     access: Access | None = None,
@@ -75,13 +77,18 @@ def mount_on(
     ``access``: the host's own, which its other handlers ask too; ``index``: answers who asks for the page
     as JSON.
     """
+    if not isinstance(app, web.Application):
+        raise invalid("target", app, "an aiohttp application, or a port from 1 to 65535 (0: a free one)")
     if app.frozen:
         raise InvalidArgumentError(
             "target: this application has started, and takes no more routes; mount before that, or on a port"
         )
     base = checked_prefix(PREFIX if prefix is None else prefix)
     trusted = checked_proxies(trusted_proxies)
-    admin = Admin(library, access or Access("127.0.0.1", given_token(token)), base, health, figures)
+    if not isinstance(name, str):
+        raise invalid("name", name, "a string: what the page calls the bot")
+    known = access or Access("127.0.0.1", given_token(token))
+    admin = Admin(library, known, base, one_line(name, 80), health, figures)
     try:
         add_routes(app, base, admin.routes(index), admin.access)
     except ValueError as error:
@@ -112,6 +119,7 @@ async def mount_at(
     prefix: str | None = None,
     token: str | None = None,
     trusted_proxies: Collection[str] = (),
+    name: str = "",
     health: Check | None = None,
     figures: Figures | None = None,
 ) -> Mounted:
@@ -124,15 +132,22 @@ async def mount_at(
     known = given_token(token)
     if not known and not is_loopback(host):
         raise InvalidArgumentError(
-            f"host = {host!r}: other machines reach it, so it needs a token: give token=, "
-            f"or set {TOKEN_VARIABLE}"
+            f"host = {host!r}: other machines reach it, so it needs a token, "
+            f"as an argument or as {TOKEN_VARIABLE}"
         )
     base = checked_prefix("" if prefix is None else prefix)
     trusted = checked_proxies(trusted_proxies)
     connections = Connections(MAX_CONNECTIONS, trusted)
     app = web.Application(middlewares=[connections.middleware()])
     mounted = mount_on(
-        app, library, prefix=base, token=known, trusted_proxies=trusted, health=health, figures=figures
+        app,
+        library,
+        prefix=base,
+        token=known,
+        trusted_proxies=trusted,
+        name=name,
+        health=health,
+        figures=figures,
     )
     listener = listen(host, port)
     server = PortServer(app, listener, connections)
@@ -148,10 +163,10 @@ async def mount_at(
 
 
 def given_token(token: str | None) -> str:
-    """The token of the call, else of the environment. Raises InvalidArgumentError without quoting it."""
+    """The token of the call, else of the settings. Raises InvalidArgumentError without quoting it."""
     if token is not None and not isinstance(token, str):
         raise InvalidArgumentError(f"token: a {type(token).__name__}; expected a string")
-    found = os.environ.get(TOKEN_VARIABLE, "").strip() if token is None else token
+    found = Phase4Config.load(only=(TOKEN_VARIABLE,)).dashboard.token if token is None else token
     if not found:
         return ""
     try:

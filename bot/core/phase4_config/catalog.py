@@ -8,6 +8,7 @@ from bot.core.phase4_config import messages
 from bot.core.phase4_config.batch_processor import BatchProcessorSettings
 from bot.core.phase4_config.cache_manager import CacheManagerSettings
 from bot.core.phase4_config.connection_pools import ConnectionPoolSettings
+from bot.core.phase4_config.dashboard import DashboardSettings
 from bot.core.phase4_config.load_balancer import LoadBalancerSettings
 from bot.core.phase4_config.outbound import OutboundSettings
 from bot.core.phase4_config.query_optimizer import QueryOptimizerSettings
@@ -33,6 +34,7 @@ SECTIONS: dict[str, type[Settings]] = {
     "batch_processor": BatchProcessorSettings,
     "load_balancer": LoadBalancerSettings,
     "outbound": OutboundSettings,
+    "dashboard": DashboardSettings,
 }
 """The fields of ``Phase4Config``."""
 

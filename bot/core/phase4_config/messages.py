@@ -78,7 +78,7 @@ def refusal(name: str, value: Any, source: str, hint: Any) -> str:
 def said_of(what: str, value: Any, source: str, expected: str) -> str:
     """``source`` is where a setting came from; empty for an argument."""
     try:
-        shown = mask_secrets(repr(value))
+        shown = f"a {type(value).__qualname__}" if what.endswith("_TOKEN") else mask_secrets(repr(value))
     except Exception:  # an int of 5,000 digits among others
         shown = f"a {type(value).__qualname__}"
     if len(shown) > 200:

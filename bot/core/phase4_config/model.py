@@ -15,6 +15,7 @@ from bot.core.phase4_config.batch_processor import BatchProcessorSettings
 from bot.core.phase4_config.cache_manager import CacheManagerSettings
 from bot.core.phase4_config.catalog import SECTIONS, SETTINGS
 from bot.core.phase4_config.connection_pools import ConnectionPoolSettings
+from bot.core.phase4_config.dashboard import DashboardSettings
 from bot.core.phase4_config.load_balancer import LoadBalancerSettings
 from bot.core.phase4_config.outbound import OutboundSettings
 from bot.core.phase4_config.query_optimizer import EXPLAINING, QueryOptimizerSettings
@@ -45,6 +46,7 @@ class Phase4Config(Struct, frozen=True, kw_only=True):
     batch_processor: BatchProcessorSettings = BatchProcessorSettings()
     load_balancer: LoadBalancerSettings = LoadBalancerSettings()
     outbound: OutboundSettings = OutboundSettings()
+    dashboard: DashboardSettings = DashboardSettings()
 
     def __getattr__(self, name: str) -> Any:
         """A setting's value by the setting's name."""
