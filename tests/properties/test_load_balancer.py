@@ -50,6 +50,23 @@ class Life(RuleBasedStateMachine):
 
     @precondition(lambda self: self.cluster.members)
     @rule(number=st.integers(0, 7))
+    def drain(self, number):
+        instance = self.cluster.members[self.some(number)]
+        before = instance.state
+        self.cluster.drain(instance)
+        drained = InstanceState.DRAINED
+        assert instance.state is (before if before is InstanceState.DRAINING else drained)
+
+    @precondition(lambda self: self.cluster.members)
+    @rule(number=st.integers(0, 7))
+    def give_back(self, number):
+        instance = self.cluster.members[self.some(number)]
+        before = instance.state
+        assert self.cluster.give_back(instance) == (before is InstanceState.DRAINED)
+        assert instance.state is not InstanceState.DRAINED
+
+    @precondition(lambda self: self.cluster.members)
+    @rule(number=st.integers(0, 7))
     def go_down(self, number):
         take_down(self.cluster, self.some(number), self.clock.monotonic())
 
@@ -77,7 +94,7 @@ class Life(RuleBasedStateMachine):
             if instance is None:
                 break
             assert instance.present
-            assert instance.state is not InstanceState.DRAINING
+            assert instance.state not in (InstanceState.DRAINING, InstanceState.DRAINED)
             assert instance in before or not before
             assert instance not in tried
             assert not self.limit or instance.in_flight < self.limit

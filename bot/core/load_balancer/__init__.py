@@ -7,6 +7,7 @@ from bot.core.load_balancer.errors import (
     NotSentError,
     RequestFailed,
     RequestRejected,
+    UnknownInstanceError,
 )
 from bot.core.load_balancer.instances import Instance
 from bot.core.load_balancer.models import (
@@ -32,4 +33,5 @@ __all__ = [
     "RequestFailed",
     "RequestRejected",
     "RouteResult",
+    "UnknownInstanceError",
 ]

@@ -19,7 +19,10 @@ from bot.core.load_balancer.sticky import Rendezvous, slot_of
 from bot.core.load_balancer.strategies import FAILURE_COST, UNKNOWN_COST, Pick, chooser, observe
 from bot.core.phase4_config.load_balancer import LoadBalancerOptions
 
-HEALTHY, SLOW_START, HALF_OPEN, EJECTED, UNHEALTHY, DRAINING = InstanceState
+HEALTHY, SLOW_START, HALF_OPEN, EJECTED, UNHEALTHY, DRAINING, DRAINED = InstanceState
+
+TAKEN_OUT = (DRAINING, DRAINED)
+"""States that somebody has put an instance in: it gets nothing, whatever checks say and others do."""
 
 TRIALS = 3
 """Good requests in a row after which a half-open instance is back."""
@@ -112,6 +115,7 @@ class Cluster:
             newcomers = median(sampled) if sampled else UNKNOWN_COST, at
         instance.cost, instance.sampled_at = newcomers
         instance.in_window = now
+        instance.since = self._wall()
         self.members[instance.id] = instance
         self._tell(instance.id, "", HEALTHY.value, f"added at {instance.get_url()}")
         if self.panic:
@@ -134,6 +138,23 @@ class Cluster:
         else:
             self._drop(instance, "removed")
         return instance
+
+    def drain(self, instance: Instance) -> None:
+        """Send an instance nothing more; it stays. One that is being removed is left alone."""
+        if instance.state not in TAKEN_OUT:
+            self._set_state(instance, DRAINED, f"drained, {instance.in_flight} request(s) in progress")
+
+    def give_back(self, instance: Instance) -> bool:
+        """Send requests to a drained instance again if its checks allow; False if it was not drained."""
+        if instance.state is not DRAINED:
+            return False
+        self._outliers.forget(instance)
+        if instance.failed_checks >= self.options.failure_threshold:
+            count = instance.failed_checks
+            self._set_state(instance, UNHEALTHY, f"returned with {count} failed health check(s) in a row")
+        else:
+            self._back(instance, "returned")
+        return True
 
     def _drop(self, instance: Instance, reason: str) -> None:
         del self.members[instance.id]
@@ -301,7 +322,7 @@ class Cluster:
         """Whether one more may be out by ejection: never all, and no more than a share."""
         present = available = out = 0
         for instance in self.members.values():
-            present += instance.state is not DRAINING
+            present += instance.state not in TAKEN_OUT
             available += instance.is_healthy
             out += instance.state is EJECTED or instance.state is HALF_OPEN
         allowed = max(1, int(present * self.options.max_ejected_percent / 100.0))
@@ -344,7 +365,7 @@ class Cluster:
         instance.last_error = f"health check: {fault}"
         if instance.failed_checks >= self.options.failure_threshold and instance.state not in (
             UNHEALTHY,
-            DRAINING,
+            *TAKEN_OUT,
         ):
             count = instance.failed_checks
             self._set_state(
@@ -357,7 +378,7 @@ class Cluster:
             instance.failed_checks = instance.good_checks = instance.ejections = 0
             instance.ejected_until = 0.0
             self._outliers.forget(instance)
-            if instance.state is not DRAINING and instance.state is not HEALTHY:
+            if instance.state not in (HEALTHY, *TAKEN_OUT):
                 self._set_state(instance, HEALTHY, "load balancer enabled")
 
     # States.
@@ -374,8 +395,9 @@ class Cluster:
 
     def _set_state(self, instance: Instance, state: InstanceState, reason: str) -> None:
         old, instance.state = instance.state, state
+        instance.since = self._wall()
         instance.history.append(
-            {"at": round(self._wall(), 3), "from": old.value, "to": state.value, "reason": reason[:300]}
+            {"at": round(instance.since, 3), "from": old.value, "to": state.value, "reason": reason[:300]}
         )
         self._tell(instance.id, old.value, state.value, reason)
         self._rebuild()
@@ -386,7 +408,7 @@ class Cluster:
     def _rebuild(self) -> None:
         """Compute which instances get requests, and a chooser for them. O(n), at a change of state only."""
         self._stale, self._newcomers = False, None
-        present = [i for i in self.members.values() if i.state is not DRAINING]
+        present = [i for i in self.members.values() if i.state not in TAKEN_OUT]
         good = [i for i in present if i.is_healthy]
         # Too few left: they would drown, and so much bad news at once is more likely wrong.
         panic = bool(present) and (not good or 100.0 * len(good) < self.options.panic_percent * len(present))
@@ -423,7 +445,7 @@ class Cluster:
         """Assert that exactly the available instances get requests."""
         if self._stale:
             self._rebuild()
-        present = {i for i in self.members.values() if i.state is not DRAINING}
+        present = {i for i in self.members.values() if i.state not in TAKEN_OUT}
         good = {i for i in present if i.is_healthy}
         assert all(i.present and i.in_flight >= 0 for i in self.members.values())
         assert set(self._candidates) == (present if self.panic else good)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from bot.core._shared.errors import BackendError, CapacityError, ClosedError, Phase4Error
+from bot.core._shared.errors import BackendError, CapacityError, ClosedError, MisuseError, Phase4Error
 from bot.core.load_balancer.models import Attempt
 
 
@@ -47,6 +47,10 @@ class RequestFailed(BackendError):
 
 class NoInstanceError(CapacityError):
     """There is no instance to send to now: none was added, or each is at its concurrency limit."""
+
+
+class UnknownInstanceError(MisuseError, LookupError):
+    """There is no instance of that id; the message names those that there are."""
 
 
 class BalancerOffError(ClosedError):

@@ -50,6 +50,7 @@ class Instance:
         "sampled_at",
         "seed",
         "silent",
+        "since",
         "state",
         "succeeded",
         "trials",
@@ -69,6 +70,7 @@ class Instance:
 
         # Everything below is changed by Cluster (and by the classes that it owns) only.
         self.state = InstanceState.HEALTHY
+        self.since = 0.0  # Unix time of the last change of state
         self.present = True
         self.in_flight = 0
         self.warm_from = 0.0  # when its slow start began

@@ -40,6 +40,8 @@ class InstanceState(enum.Enum):
     """Health checks failed: it gets none until they succeed again."""
     DRAINING = "draining"
     """Being removed: it finishes what it has."""
+    DRAINED = "drained"
+    """Taken out by an operator: it finishes what it has, and gets nothing more until it is returned."""
 
 
 class Attempt(NamedTuple):

@@ -14,7 +14,7 @@ from bot.core.load_balancer.errors import NoInstanceError, RequestFailed, Reques
 from bot.core.load_balancer.faults import Blame, FaultLog, blame, never_sent
 from bot.core.load_balancer.health import described
 from bot.core.load_balancer.instances import Instance, RequestHandler
-from bot.core.load_balancer.models import Attempt, RouteResult
+from bot.core.load_balancer.models import Attempt, InstanceState, RouteResult
 
 HEDGE_QUANTILE = 0.95
 HEDGE_MIN_SAMPLES = 20
@@ -161,6 +161,9 @@ class Router:
             return f"failed on {len(tried)} of {len(members)} instance(s), and no other is available"
         if not members:
             return "there are no instances; add_instance adds one"
+        drained = sum(instance.state is InstanceState.DRAINED for instance in members.values())
+        if drained == len(members):
+            return f"{drained} of {drained} instance(s) are drained; return_instance brings one back"
         limit = self.cluster.options.max_concurrent
         if limit and any(instance.in_flight >= limit for instance in members.values()):
             return (

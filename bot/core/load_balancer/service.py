@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Unpack
 
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
-from bot.core._shared.errors import invalid
+from bot.core._shared.errors import invalid, shown
 from bot.core._shared.histogram import Histogram, HistogramSnapshot
 from bot.core._shared.masking import one_line
 from bot.core._shared.validation import valid_seconds
 from bot.core.load_balancer.cluster import Cluster
-from bot.core.load_balancer.errors import BalancerOffError
+from bot.core.load_balancer.errors import BalancerOffError, UnknownInstanceError
 from bot.core.load_balancer.health import HealthChecks, described
 from bot.core.load_balancer.http_handler import HttpHandler
 from bot.core.load_balancer.instances import (
@@ -44,7 +44,7 @@ DRAIN_SECONDS = 30.0
 """How long ``remove_instance`` waits for requests in progress when it is not told."""
 DISABLE_DRAIN_SECONDS = 5.0
 
-_GOOD_STATES = {"healthy", "slow_start", "half_open", "normal"}
+_GOOD_STATES = {"healthy", "slow_start", "half_open", "drained", "normal"}
 
 
 class LoadBalancer(Phase4Service):
@@ -226,6 +226,44 @@ class LoadBalancer(Phase4Service):
             self._deliver()
             return False
         return not instance.present
+
+    async def drain_instance(self, id: str, *, timeout: float = 0.0) -> bool:
+        """Send an instance nothing more and let its requests in progress end; True if none is left.
+
+        Waits for that ``timeout`` seconds at most. Its sessions go to others. It stays drained, whatever
+        health checks say, while the balancer is off and when its address is added again, until
+        :meth:`return_instance`. Raises UnknownInstanceError.
+        """
+        valid_seconds("timeout", timeout, zero=True)
+        instance = self._known(id)
+        self._cluster.drain(instance)
+        self._deliver()
+
+        def idle() -> bool:
+            return not instance.in_flight or instance.state is not InstanceState.DRAINED
+
+        await self._wait_until(idle, timeout)
+        return not instance.in_flight
+
+    async def return_instance(self, id: str) -> bool:
+        """Send requests to a drained instance again; False if it was not drained.
+
+        It begins with a slow start, or as unhealthy if its health checks fail. Raises UnknownInstanceError.
+        """
+        instance = self._known(id)
+        returned = self._cluster.give_back(instance)
+        self._deliver()
+        self._move_here()
+        return returned
+
+    def _known(self, id: str) -> Instance:
+        instance = self._cluster.members.get(id)
+        if instance is None:
+            there = ", ".join(list(self._cluster.members)[:20]) or "none"
+            raise UnknownInstanceError(
+                f"id = {shown(id)}: expected an instance (there: {one_line(there, 500)})"
+            )
+        return instance
 
     async def _wait_until(self, condition: Callable[[], bool], timeout: float) -> bool:
         if condition():

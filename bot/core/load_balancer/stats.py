@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from bot.core.load_balancer.cluster import Cluster
 from bot.core.load_balancer.instances import Instance
-from bot.core.load_balancer.models import LoadBalancingStrategy
+from bot.core.load_balancer.models import InstanceState, LoadBalancingStrategy
 from bot.core.load_balancer.router import Router
 from bot.core.phase4_statistics.load_balancer import InstanceFigures, LoadBalancerFigures
 
@@ -25,7 +25,11 @@ def snapshot(cluster: Cluster, router: Router, enabled: bool) -> LoadBalancerFig
         total_instances=len(members),
         healthy_instances=sum(instance.is_healthy for instance in members),
         panic=cluster.panic,
-        degraded=cluster.panic or any(not instance.is_healthy for instance in members),
+        # What an operator has drained is as it should be.
+        degraded=cluster.panic
+        or any(
+            not instance.is_healthy and instance.state is not InstanceState.DRAINED for instance in members
+        ),
         total_requests=counters.requests,
         successful_requests=counters.succeeded,
         failed_requests=counters.failed,
@@ -64,7 +68,9 @@ def _figures(instance: Instance) -> InstanceFigures:
         url=instance.get_url(),
         weight=instance.weight,
         state=instance.state.value,
+        since=round(instance.since, 3),
         healthy=instance.is_healthy,
+        drained=instance.state is InstanceState.DRAINED,
         active_requests=instance.in_flight,
         total_requests=instance.picked,
         successful_requests=instance.succeeded,

@@ -20,8 +20,13 @@ class InstanceFigures(Figures, frozen=True, kw_only=True):
     url: str
     weight: float
     state: str
+    since: float
+    """Unix time of the last change of state."""
     healthy: Annotated[
         bool, gauge("phase4_load_balancer_instance_healthy", "1 while the instance is healthy")
+    ]
+    drained: Annotated[
+        bool, gauge("phase4_load_balancer_instance_drained", "1 while an operator has taken the instance out")
     ]
     active_requests: Annotated[int, gauge("phase4_load_balancer_instance_active", "Requests in progress")]
     total_requests: Annotated[int, counter("phase4_load_balancer_instance_requests", "Requests by instance")]

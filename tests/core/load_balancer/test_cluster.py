@@ -10,7 +10,7 @@ from bot.core.load_balancer.models import InstanceState
 from tests.support.balancing import bring_up, cluster, picks, take_down
 from tests.support.clock import VirtualClock
 
-HEALTHY, SLOW_START, HALF_OPEN, EJECTED, UNHEALTHY, DRAINING = InstanceState
+HEALTHY, SLOW_START, HALF_OPEN, EJECTED, UNHEALTHY, DRAINING, DRAINED = InstanceState
 
 
 @pytest.fixture
