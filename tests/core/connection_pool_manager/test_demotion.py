@@ -73,19 +73,19 @@ class Load:
 
 async def demotion(pools, proxy, write, demote, new_primary, caplog):
     """The story of every backend: writes work, the server is demoted, the name moves, writes work again."""
-    figures = pools._pools["p"].statistics
+    figures = pools._pools["p"].figures
     async with Load(pools, write) as load:
         await load.until(lambda: load.done > 50)
         assert load.failed == 0
         await demote()
         await load.until(lambda: load.failed > 20)
-        assert figures()["demoted"]
-        assert not figures()["healthy"]
+        assert figures().demoted
+        assert not figures().healthy
         assert not (await pools.health_check_all())["p"]
         proxy.lead_to(**new_primary)
-        await load.until(lambda: not figures()["demoted"] and load.in_a_row > 200)
-    assert figures()["healthy"]
-    assert figures()["last_error"] is None
+        await load.until(lambda: not figures().demoted and load.in_a_row > 200)
+    assert figures().healthy
+    assert figures().last_error is None
     assert caplog.text.count("does not take writes") == 1, "told once"
     assert caplog.text.count("a server that takes writes was found") == 1
 
