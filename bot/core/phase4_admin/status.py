@@ -215,7 +215,7 @@ def _cache_manager(f: Mapping[str, Any]) -> Iterator[Row]:
     yield _percent("eviction rate", f.get("eviction_rate", 0.0), "< 10 %", lambda v: v < 10, asked)
     yield Row("L1 entries", f"{f.get('l1_entries', 0):,}")
     yield Row("L1 memory", f"{f.get('l1_memory_mb', 0.0):,.1f} of {f.get('l1_max_size_mb', 0):g} MB")
-    if f.get("l2_configured", f.get("l2_connected")):
+    if f.get("l2_enabled"):
         yield Row("L2", "connected" if f.get("l2_connected") else "AWAY")
         yield Row("L2 hits, misses", f"{f.get('l2_hits', 0):,}, {f.get('l2_misses', 0):,}")
 
