@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import importlib
 import logging
+import sys
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from bot.core._shared.errors import InvalidArgumentError, invalid, message_of
 from bot.core._shared.masking import MAX_TOLD, masked_traceback, one_line
+from bot.core._shared.packages import too_old
 from bot.core._shared.tasks import LoopLocalLock
 from bot.core.phase4_config import ConfigError, Phase4Config
 from bot.core.phase4_service import Phase4Service
@@ -120,8 +122,7 @@ async def initialize_phase4_services(
                     _tell(wiring, error, errors)
                     if found is not None and found.get_instance().enabled:
                         started.append(wiring.class_name)  # in part, such as all pools but one
-                if found is not None and found.get_instance().enabled:
-                    warnings += [_said(wiring, warning) for warning in found.get_instance().warnings()]
+            warnings += await _warnings()
         except BaseException:
             # Cancelled half-way: what this call started, nobody would know to stop.
             for instance in reversed(fresh):
@@ -147,6 +148,23 @@ def _settings(config: Mapping[str, Any] | Phase4Config | None, host: Any) -> tup
     for warning in warnings:
         logger.warning("Phase 4 configuration: %s", one_line(warning, MAX_TOLD))
     return settings, [f"configuration: {one_line(warning, MAX_TOLD)}" for warning in warnings]
+
+
+async def _warnings() -> list[str]:
+    """What runs, but not as it was set."""
+    running = [(wiring, service) for wiring in SERVICES if (service := wiring.running()) is not None]
+    # All at once: servers that do not answer cost one timeout, not one each.
+    told = await asyncio.gather(*[_warnings_of(wiring, service) for wiring, service in running])
+    old = too_old([wiring.package for wiring, _ in running], sys.modules)
+    return [warning for found in told for warning in found] + [f"packages: {warning}" for warning in old]
+
+
+async def _warnings_of(wiring: Wiring, service: Phase4Service) -> list[str]:
+    try:
+        return [_said(wiring, warning) for warning in await service.find_warnings()]
+    except Exception as error:
+        logger.error("Phase 4: %s cannot be checked\n%s", wiring.class_name, masked_traceback(error))
+        return [_said(wiring, f"cannot be checked: {one_line(error)}")]
 
 
 def _tell(wiring: Wiring, error: Exception, errors: list[str]) -> None:

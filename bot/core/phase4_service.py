@@ -91,6 +91,10 @@ class Phase4Service(ABC):
         """What runs, but not as it was set, for the report of the start; none by default."""
         return []
 
+    async def find_warnings(self) -> list[str]:
+        """:meth:`warnings`, after asking what the service leans on whether it is there."""
+        return self.warnings()
+
     async def reset(self) -> None:
         """Set counters to zero and drop what is cached; the service stays on."""
         await self.reset_statistics()

@@ -203,6 +203,9 @@ class MemoryStore:
             )
             self._d.bury(left, "the batch processor was switched off before the item was handled")
 
+    async def find_warnings(self) -> list[str]:
+        return []
+
     def figures(self) -> dict[str, Any]:
         return {
             "durable": False,

@@ -248,6 +248,10 @@ class BatchProcessor(Phase4Service):
         d.state = State.OFF
         return clean
 
+    async def find_warnings(self) -> list[str]:
+        """What is amiss with the Redis of the durable mode."""
+        return await self._store.find_warnings()
+
     # Submitting.
 
     def submit(self, data: Any, priority: int = 0) -> asyncio.Future[Any]:

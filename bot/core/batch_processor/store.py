@@ -85,6 +85,9 @@ class Store(Protocol):
     async def close(self) -> None:
         """End what is left, or leave it to other instances. Cancelled, it can be called again."""
 
+    async def find_warnings(self) -> list[str]:
+        """What is amiss, a sentence each."""
+
     def figures(self) -> dict[str, Any]:
         """What only this store counts, by the names of the statistics."""
 

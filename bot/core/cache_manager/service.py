@@ -34,6 +34,7 @@ from bot.core.phase4_config import CacheManagerSettings
 from bot.core.phase4_service import Phase4Service
 from bot.core.phase4_statistics.cache_manager import CacheManagerFigures
 from bot.core.phase4_statistics.fields import MB
+from bot.core.phase4_statistics.states import WITHOUT_REDIS
 
 _NOTHING: dict[Any, Any] = {}
 _READ_AT_ONCE = 500
@@ -157,6 +158,11 @@ class CacheManager(Phase4Service):
             finally:
                 await to_the_end(self._tasks.stop())
         return True
+
+    def warnings(self) -> list[str]:
+        """What is amiss with the Redis of the second tier."""
+        shared = self._tiers.shared
+        return [] if shared is None else shared.link.warnings(WITHOUT_REDIS[self.service_name])
 
     # Reading.
 

@@ -50,6 +50,7 @@ from bot.core.outbound.stats import Counters, snapshot
 from bot.core.phase4_config.outbound import OutboundSettings
 from bot.core.phase4_service import Phase4Service
 from bot.core.phase4_statistics.outbound import OutboundFigures, OutboundOff
+from bot.core.phase4_statistics.states import WITHOUT_REDIS
 
 if TYPE_CHECKING:
     from bot.core.outbound.shared import SharedBudget
@@ -228,6 +229,10 @@ class Outbound(Phase4Service):
         self._shared = shared
         if shared is not None:
             await shared.connect()
+
+    def warnings(self) -> list[str]:
+        """What is amiss with the Redis that shares the budget."""
+        return [] if self._shared is None else self._shared.warnings(WITHOUT_REDIS[self.service_name])
 
     async def disable(self) -> bool:
         """Switch off: what waits is sent within ``drain_timeout``, the rest raises OutboundClosedError.

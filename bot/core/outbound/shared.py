@@ -109,6 +109,10 @@ class SharedBudget:
         """Calls of the script."""
         return self._script.batches - self._batches_before
 
+    def warnings(self, without: str) -> list[str]:
+        """What is amiss with Redis; ``without``: what is done while it is away."""
+        return self._link.warnings(without)
+
     async def connect(self) -> None:
         """Get to know Redis before the first request is in a hurry; without it this begins ``degraded``."""
         if self._reachable():

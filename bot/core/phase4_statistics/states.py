@@ -26,12 +26,13 @@ SERVICES = (
 MAX_NAMED = 3
 """Pools and instances that a reason names."""
 
-_WITHOUT_REDIS = {
-    "cache_manager": "Redis does not answer: memory alone serves",
-    "rate_limiter": "Redis does not answer: limits are per process",
-    "batch_processor": "Redis does not answer: items are not durable",
-    "outbound": "Redis does not answer: Telegram's limits are kept per process",
+WITHOUT_REDIS = {
+    "cache_manager": "memory alone serves",
+    "rate_limiter": "limits are per process",
+    "batch_processor": "items are not durable",
+    "outbound": "Telegram's limits are kept per process",
 }
+"""Service -> how it goes on while Redis is away."""
 
 
 class State(NamedTuple):
@@ -82,7 +83,10 @@ def state_of(service: str, figures: Any, failure: str = "") -> State:
 
 def _redis(service: str, figures: Mapping[str, Any]) -> State:
     if figures.get("degraded"):
-        return State("degraded", _WITHOUT_REDIS.get(service, "its backend does not answer"))
+        without = WITHOUT_REDIS.get(service)
+        return State(
+            "degraded", f"Redis does not answer: {without}" if without else "its backend does not answer"
+        )
     return State("ok")
 
 

@@ -13,6 +13,7 @@ from bot.core._shared.histogram import HistogramSnapshot
 from bot.core.phase4_config.rate_limiter import RateLimiterSettings
 from bot.core.phase4_service import Phase4Service
 from bot.core.phase4_statistics.rate_limiter import RateLimiterFigures
+from bot.core.phase4_statistics.states import WITHOUT_REDIS
 from bot.core.rate_limiter.bucket import Buckets
 from bot.core.rate_limiter.errors import UnknownTierError
 from bot.core.rate_limiter.local import Limits, LocalBuckets
@@ -170,6 +171,16 @@ class RateLimiter(Phase4Service):
             self._dropped = [0, 0]
             await _stop(before)
         return True
+
+    def warnings(self) -> list[str]:
+        """What is amiss with the Redis that shares the limits."""
+        shared = self._shared
+        return [] if shared is None else shared.link.warnings(WITHOUT_REDIS[self.service_name])
+
+    async def find_warnings(self) -> list[str]:
+        if self._shared is not None:
+            await self._shared.link.probe()  # enable does not wait for Redis
+        return self.warnings()
 
     def _share(self, redis_url: str) -> SharedBuckets | None:
         """Let the buckets be those of the Redis at ``redis_url``, of this process alone if it is "".

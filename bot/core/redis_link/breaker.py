@@ -12,7 +12,7 @@ from collections.abc import Callable
 from bot.core._shared.backoff import exponential
 from bot.core._shared.masking import one_line
 from bot.core.redis_link.errors import RedisUnavailableError
-from bot.core.redis_link.failures import MAX_TEXT, text_of, told
+from bot.core.redis_link.failures import MAX_TEXT, refused_login, text_of, told
 
 logger = logging.getLogger("bot.core.redis_link")
 
@@ -38,6 +38,8 @@ class Breaker:
         self.probing = False
         """Whether a call that was let through to see whether it is back is under way."""
         # Changed only by failed and succeeded.
+        self.trouble = ""
+        """Why the server could not be reached the last time; empty if it was."""
         self._failures = 0
         self._probe_at = 0.0
         self._back_at = -CALM
@@ -65,6 +67,7 @@ class Breaker:
     def failed(self, error: BaseException) -> None:
         """The server could not be reached."""
         now = self._now()
+        self.trouble = one_line(self.reason(error), 2 * MAX_TEXT)
         if self.available:
             self.available = False
             if now - self._back_at >= CALM:
@@ -82,6 +85,7 @@ class Breaker:
         if self.available:
             return False
         self.available = True
+        self.trouble = ""
         self._back_at = self._now()
         if self._said:
             self._said = False
@@ -94,5 +98,8 @@ class Breaker:
 
     def reason(self, error: BaseException) -> str:
         """The error for callers of the server."""
+        refusal = refused_login(error)
+        if refusal:
+            return f"Redis at {self.name} {refusal}"
         what = told(text_of(error)) or f"no answer within {self._timeout:g} s"
         return f"Redis at {self.name} is away ({type(error).__name__}: {what})"

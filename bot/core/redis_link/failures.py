@@ -92,6 +92,14 @@ def judge(error: BaseException) -> Failure:
     return Failure.REFUSED
 
 
+def refused_login(error: BaseException) -> str:
+    """How a server that is there does not let this user in; empty if that is not what is wrong."""
+    text = text_of(error)
+    if text.startswith("WRONGPASS"):
+        return "refuses the user or the password (WRONGPASS)"
+    return "wants a password (NOAUTH)" if text.startswith("NOAUTH") else ""
+
+
 def is_redis_error(error: BaseException) -> bool:
     """Whether redis-py raised it, on Redis's word or its own."""
     from redis.exceptions import RedisError

@@ -224,6 +224,15 @@ class RedisLink:
         """Whether Redis answers and yet takes no writes, or does not let this user do what is wanted."""
         return self.read_only or bool(self.refused)
 
+    def warnings(self, without: str) -> list[str]:
+        """What is amiss, a sentence each; ``without`` says what is done while Redis is away."""
+        found = [f"{self.breaker.trouble}: {without}"] if self.breaker.trouble else []
+        if self.read_only:
+            found.append(f"Redis at {self.breaker.name} takes no writes: it is no primary")
+        return found + [
+            f"Redis at {self.breaker.name} refuses {what} ({text})" for what, text in self.refused.items()
+        ]
+
     @property
     def probe_due(self) -> bool:
         """Whether Redis is known to be away and it is time to see whether it still is."""

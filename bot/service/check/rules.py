@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 
 from msgspec import Struct
 
 from bot.core._shared.masking import mask_url
+from bot.core._shared.packages import OLDEST, as_numbers
 from bot.core.phase4_config import SETTING_NAMES, Phase4Config
 from bot.service.check.findings import Finding, fail, ok, warn
 from bot.service.settings import database_backend, parse_port
@@ -24,22 +24,6 @@ DESCRIPTORS_AT_REST = 64
 """Files, sockets and pipes of an idle process; 40 were measured."""
 DESCRIPTORS_FOR_CLIENTS = 200
 """Clients connected at once, as in the load the benchmarks put on the service."""
-
-PACKAGES: Mapping[str, str] = {
-    "msgspec": "0.20",
-    "psutil": "7.0",
-    "sqlglot": "30.20",
-    "sqlparse": "0.5.2",
-    "cachetools": "6.0",
-    "redis": "6.0",
-    "motor": "3.7",
-    "pymongo": "4.13",
-    "asyncpg": "0.30",
-    "asyncmy": "0.2.13",
-    "aiosqlite": "0.21",
-    "aiohttp": "3.14.1",
-}
-"""Package -> the oldest version that was tested; a test holds it against ``pyproject.toml``."""
 
 ALWAYS = ("msgspec", "psutil", "sqlglot", "sqlparse", "cachetools", "aiohttp", "aiosqlite")
 BY_BACKEND: Mapping[str, tuple[str, ...]] = {
@@ -324,7 +308,7 @@ def packages(needed: list[str], installed: Mapping[str, str | None]) -> Iterator
     bad = 0
     for name in needed:
         found = installed.get(name)
-        oldest = PACKAGES[name]
+        oldest = OLDEST[name]
         install = f"pip install '{name}>={oldest}'"
         if found is None:
             bad += 1
@@ -334,9 +318,3 @@ def packages(needed: list[str], installed: Mapping[str, str | None]) -> Iterator
             yield fail("packages", f"{name} {found} is older than {oldest}, the oldest tested", install)
     if not bad:
         yield ok("packages", ", ".join(f"{name} {installed[name]}" for name in needed))
-
-
-def as_numbers(version: str) -> tuple[int, ...]:
-    """``"7.0.1rc2"`` -> ``(7, 0, 1)``: enough to hold a version against a lower bound."""
-    match = re.match(r"\d+(\.\d+)*", version)
-    return tuple(int(part) for part in match[0].split(".")) if match else ()

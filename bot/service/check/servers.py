@@ -12,12 +12,13 @@ from msgspec import Struct
 
 from bot.core._shared.errors import Phase4Error, message_of
 from bot.core._shared.masking import mask_url, one_line
+from bot.core._shared.packages import as_numbers
 from bot.core.connection_pool_manager.drivers import driver_class
 from bot.core.connection_pool_manager.drivers.base import Driver, secrets_of
 from bot.core.connection_pool_manager.models import PoolOptions, PoolSpec
 from bot.core.phase4_config import Phase4Config
 from bot.service.check.findings import Finding, fail, ok, warn
-from bot.service.check.rules import Pool, as_numbers
+from bot.service.check.rules import Pool
 
 OLDEST_REDIS = "6.0"
 OLDEST_REDIS_FOR_BATCHES = "6.2"

@@ -16,6 +16,7 @@ from typing import Any
 from bot.core._shared.clock import Clock
 from bot.core._shared.errors import BackendError, invalid
 from bot.core._shared.loop_owner import LoopOwner, still_runs
+from bot.core._shared.masking import one_line
 from bot.core.batch_processor.dispatcher import Dispatcher, another_loop
 from bot.core.batch_processor.durable.held import Held
 from bot.core.batch_processor.durable.leases import SILENT_CONSUMERS, Leases
@@ -31,7 +32,8 @@ from bot.core.batch_processor.lifecycle import State
 from bot.core.batch_processor.models import DeadLetter, ItemStatus, ReplayReport, Submission
 from bot.core.batch_processor.results import Outcome
 from bot.core.batch_processor.store import OFF, check_key, check_priority
-from bot.core.redis_link import RedisLink
+from bot.core.phase4_statistics.states import WITHOUT_REDIS
+from bot.core.redis_link import RedisLink, RedisUnavailableError
 
 AWAY = 1.0
 """Seconds for which Redis may be away before a stop waits for it no longer."""
@@ -284,6 +286,16 @@ class RedisStore:
         return await self._letters.discard(item_ids)
 
     # Figures.
+
+    async def find_warnings(self) -> list[str]:
+        refused = []
+        try:
+            await self.streams.make_group()
+        except RedisUnavailableError:
+            pass  # the link tells of it
+        except BackendError as error:
+            refused = [f"Redis refuses the queue: {one_line(error)}"]
+        return [*self._link.warnings(WITHOUT_REDIS["batch_processor"]), *refused]
 
     def figures(self) -> dict[str, Any]:
         return {
