@@ -198,7 +198,7 @@ def test_every_target_of_the_guides_dashboard_is_in_or_out():
 def test_a_redis_behind_the_cache_is_shown_also_while_it_is_away():
     assert "L2" not in as_table(health(cache_manager={"l2_enabled": False, "l2_connected": False}))
     away = as_table(health(cache_manager={"l2_enabled": True, "l2_connected": False}))
-    assert line(away, "L2") == "L2 AWAY"
+    assert line(away, "L2  ") == "L2 AWAY"
 
 
 def test_of_nothing_there_is_no_verdict():
