@@ -324,9 +324,10 @@ class CacheManager(Phase4Service):
         return await self._tiers.drop_tags(tags)
 
     async def clear(self, namespace: str | None = None) -> int:
-        """Drop a namespace, or all that this process has used, in both tiers; how many entries of L1.
+        """Drop a namespace, or all that this process has used, in both tiers; how many keys that was.
 
-        A process that has used more than ``MAX_NAMESPACES`` drops those of the others in Redis too.
+        In every instance; what only another one's memory held is dropped there, and not counted. A process
+        that has used more than ``MAX_NAMESPACES`` drops those of the others in Redis, too, and counts L1.
         """
         if namespace is not None:
             valid_name(namespace, "namespace")

@@ -214,14 +214,16 @@ class Tiers:
         return gone
 
     async def clear(self, namespace: str | None) -> int:
-        """Drop a namespace, or all that this process has used; how many entries of L1."""
+        """Drop a namespace, or all that this process has used; how many keys, as ``CacheManager.clear``."""
         local = self.local
-        names = list({**local.used, **local.l1.store.spaces}) if namespace is None else [namespace]
+        spaces = local.l1.store.spaces
+        names = list({**local.used, **spaces}) if namespace is None else [namespace]
+        here = {name: set(spaces.get(name, ())) for name in names} if self.shared is not None else {}
         gone = local.clear(namespace)
         if self.shared is not None and namespace is None and local.used_more:
             await self.shared.l2.drop_values()
         elif self.shared is not None:
             l2 = self.shared.l2
             for name in names:
-                await l2.drop_pattern(name, "*", "clear")
+                gone += len(set(await l2.drop_pattern(name, "*", "clear")) - here[name])
         return gone

@@ -111,6 +111,21 @@ async def test_clear_drops_every_namespace_that_was_used(pair, count):
             await until(lambda cache=cache, name=name: equals(lambda: cache.get("k", namespace=name), None))
 
 
+async def test_a_namespace_is_cleared_in_every_instance_and_each_key_counts_once(pair):
+    a, b = pair
+    keys = ["k", "ключ", "x" * 2000, "\ud800 half", "g*b?[a]"]
+    for key in keys:
+        await b.set(key, 1, namespace="users")
+    await a.set("k", 2, namespace="users")  # in this L1, and in Redis
+    await a.set("object", object, namespace="users")  # in this L1 alone
+    await b.set("k", 1, namespace="chats")
+    assert await a.clear("users") == len(keys) + 1
+    assert await a.clear("users") == 0
+    for key in keys:
+        await until(lambda key=key: equals(lambda: b.get(key, namespace="users"), None))
+    assert await b.get("k", namespace="chats") == 1
+
+
 async def test_clear_leaves_what_only_others_have_used(pair):
     a, b = pair
     await a.set("k", 1, namespace="mine")
