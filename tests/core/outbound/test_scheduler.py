@@ -1,0 +1,57 @@
+"""What follows from more than one part of the scheduler. Random histories: tests/properties."""
+
+import pytest
+
+from bot.core.outbound.backlog import Reason
+from bot.core.outbound.gates import STARVED
+from bot.core.outbound.lanes import Entry
+from bot.core.outbound.models import Kind, Limits, Priority
+from bot.core.outbound.scheduler import Scheduler
+
+SHARED, SEPARATE = Limits(group=(1, 60.0)), Limits(group=(1, 60.0), edits="separate")
+
+
+def configure(scheduler, limits):
+    scheduler.configure(limits, max_pending=100, max_in_flight=10, max_wait=600.0)
+
+
+@pytest.mark.parametrize(("before", "after"), [(SHARED, SEPARATE), (SEPARATE, SHARED)])
+def test_an_edit_in_flight_ends_in_the_window_that_it_left_by(before, after):
+    scheduler = Scheduler(before)
+    edit = Entry(Kind.EDIT, -1)
+    assert scheduler.submit(edit, 10.0)[1]
+    configure(scheduler, after)
+    scheduler.finished(edit, 11.0)
+    scheduler.check_invariants()
+    scheduler.chats.forget_idle(scheduler.rates, 100.0)
+    assert len(scheduler.chats) == 0
+
+
+def test_what_is_deferred_without_having_waited_has_not_starved():
+    scheduler = Scheduler(Limits())
+    first = Entry(Kind.SEND, -1)
+    assert scheduler.submit(first, 1_000.0)[1]
+    scheduler.deferred(first, 1_000.0, gate=0.5)
+    answer = Entry(Kind.OTHER, None, priority=Priority.ANSWER)
+    scheduler.submit(answer, 1_000.1)
+    granted, _ = scheduler.poll(1_000.1)
+    assert granted == [answer], "it has a better priority"
+    granted, _ = scheduler.poll(1_000.6)
+    assert granted == [first]
+    assert not first.starved
+    scheduler.deferred(first, 1_000.6, gate=0.1)
+    granted, _ = scheduler.poll(1_000.0 + STARVED)
+    assert granted == [first]
+    assert first.starved, "since it came first"
+
+
+def test_a_deadline_holds_for_another_try_as_well():
+    scheduler = Scheduler(Limits(), max_in_flight=2)
+    entry = Entry(Kind.TYPING, -1)
+    claim, granted = scheduler.submit(entry, 10.0, 5.0)
+    assert granted
+    assert scheduler.submit(Entry(Kind.OTHER, None), 10.0)[1] is False, "a slot is kept for answers"
+    assert scheduler.poll(20.0) == ([], []), "it has left in time"
+    scheduler.finished(entry, 21.0, again=True)
+    assert scheduler.poll(21.0)[1] == [(claim, Reason.DEADLINE)]
+    scheduler.check_invariants()
