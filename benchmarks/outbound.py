@@ -125,7 +125,7 @@ async def idle() -> None:
     print("### Idle chats\n")
     print(f"100,000 chats were written to; {known:,} were known at once, {busy / 1024:,.0f} KiB in all")
     print(verdict("KiB left when their windows are empty", left / 1024, 256))
-    print(verdict("timers left", float(outbound._timer is not None), 0), "\n")
+    print(verdict("timers left", float(outbound._dispatcher.has_timer), 0), "\n")
     await outbound.disable()
 
 

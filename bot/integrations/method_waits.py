@@ -13,9 +13,9 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from bot.core._shared.masking import one_line
+from bot.core.outbound.attempts import JITTER_LEAST, JITTER_MOST, JITTER_SHARE
 from bot.core.outbound.errors import OutboundHeldError
 from bot.core.outbound.refusals import refusal_of
-from bot.core.outbound.service import JITTER_LEAST, JITTER_MOST, JITTER_SHARE
 
 logger = logging.getLogger(__name__)
 

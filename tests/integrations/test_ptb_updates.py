@@ -449,13 +449,13 @@ def test_the_priority_of_what_a_handler_sends(case):
     async def story():
         outbound = await service(Outbound)
         seen = []
-        submit = outbound._scheduler.submit
+        submit = outbound._dispatcher.scheduler.submit
 
         def submitted(entry, *arguments):
             seen.append((entry.chat, entry.priority))
             return submit(entry, *arguments)
 
-        outbound._scheduler.submit = submitted
+        outbound._dispatcher.scheduler.submit = submitted
         later = []
 
         async def after(bot, chat, seconds):

@@ -116,10 +116,10 @@ async def test_the_budgets_of_further_bots_follow_a_change_of_settings():
     await user.start()
     await Budgets.of(1)
     other = await Budgets.of(2)
-    assert other._scheduler.backlog.most == 5
+    assert other._dispatcher.scheduler.backlog.most == 5
     again = ServiceUser({"ENABLE_OUTBOUND": True, "OUTBOUND_MAX_PENDING": 7})
     await again.start()
-    assert other._scheduler.backlog.most == 7
+    assert other._dispatcher.scheduler.backlog.most == 7
     await again.stop()
     await user.stop()
     assert not other.enabled

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from msgspec import UNSET
 
 from bot.core._shared.histogram import Histogram, HistogramSnapshot
 from bot.core.outbound.backlog import Reason
 from bot.core.outbound.models import Priority
 from bot.core.outbound.scheduler import Scheduler
-from bot.core.outbound.shared import SharedBudget
 from bot.core.phase4_statistics.outbound import OutboundFigures
+
+if TYPE_CHECKING:
+    from bot.core.outbound.shared import SharedBudget
 
 
 class Counters:
@@ -22,6 +26,10 @@ class Counters:
     )  # fmt: skip
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """All to zero."""
         self.requests = self.failed = self.cancelled = self.unqueued = self.waited = 0
         # By priority.
         self.sent_by = [0] * len(Priority)

@@ -17,7 +17,7 @@ __all__ = ["pair"]
 
 async def listening(*outbounds):
     """Wait until each hears of what others release."""
-    await until(lambda: all(outbound._shared._subscription.standing for outbound in outbounds))
+    await until(lambda: all(outbound._dispatcher.shared._subscription.standing for outbound in outbounds))
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,11 @@ async def test_a_release_ends_the_hold_in_every_instance(pair, chat):
     a.hold(chat, 300)
     await settled(a)
     waiting = [start(b, chat=GROUP if chat is None else chat) for _ in range(2)]
-    await until(lambda: b._scheduler.penalty.until > b._now() or b._scheduler.chats.held(b._now()))
+    await until(
+        lambda: (
+            b._dispatcher.scheduler.penalty.until > b._now() or b._dispatcher.scheduler.chats.held(b._now())
+        )
+    )
     assert not any(task.done() for task in waiting)
     assert await a.release(chat), "a chat that another instance waits for"
     await asyncio.wait_for(asyncio.gather(*waiting), 8)
@@ -125,7 +129,7 @@ async def test_a_release_between_a_question_and_its_answer_is_not_undone_by_the_
         await asyncio.sleep(0)
         assert await a.release(GROUP)
         assert await asyncio.wait_for(waiting, 8) == "sent"
-        assert not b._scheduler.chats.held(b._now())
+        assert not b._dispatcher.scheduler.chats.held(b._now())
 
 
 async def test_the_lower_rate_after_a_refusal_stays_in_every_instance(pair):
@@ -157,7 +161,7 @@ async def test_while_redis_is_away_the_hold_stays_and_the_caller_is_told(pair, r
     redis_server.kill()
     with pytest.raises(RedisUnavailableError):
         await a.release(GROUP)
-    assert a._scheduler.chats.held(a._now()) == 1
+    assert a._dispatcher.scheduler.chats.held(a._now()) == 1
 
 
 async def test_a_message_that_no_instance_sent_releases_nothing(pair, redis_server):
@@ -168,8 +172,8 @@ async def test_a_message_that_no_instance_sent_releases_nothing(pair, redis_serv
     messages = (b"", b"\xff\x00", b"{p4o:8}:n:-100", b"{p4o:7}:n:", b"{p4o:7}:h:-100", b"x" * 10_000)
     for message in messages:
         redis_server.execute("PUBLISH", "p4o:release", message)
-    await until(lambda: a._shared._releases == len(messages))
-    assert a._scheduler.chats.held(a._now()) == 1
+    await until(lambda: a._dispatcher.shared._releases == len(messages))
+    assert a._dispatcher.scheduler.chats.held(a._now()) == 1
 
 
 async def test_two_bots_on_one_redis_do_not_hear_each_other(redis_server):
@@ -181,8 +185,8 @@ async def test_two_bots_on_one_redis_do_not_hear_each_other(redis_server):
     other.hold(GROUP, 300)
     await settled(other)
     assert await mine.release(GROUP)
-    await until(lambda: other._shared._releases)
-    assert other._scheduler.chats.held(other._now()) == 1
+    await until(lambda: other._dispatcher.shared._releases)
+    assert other._dispatcher.scheduler.chats.held(other._now()) == 1
     await mine.disable()
     await other.disable()
 

@@ -502,7 +502,7 @@ async def test_a_cancelled_call_between_its_turn_and_its_send_gives_the_slot_bac
     first, second = start(outbound, sends("first")), start(outbound, sends("second"))
     await until_idle()
     clock.jump(1)
-    outbound._wake()
+    outbound._dispatcher._wake()
     first.cancel()
     await until_idle()
     assert sends.names == ["second"]

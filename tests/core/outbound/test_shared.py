@@ -47,7 +47,7 @@ async def give_up(*tasks):
 
 async def settled(outbound):
     """Wait until Redis has heard all that it was told."""
-    await outbound._shared._script.drain()
+    await outbound._dispatcher.shared._script.drain()
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ async def test_edits_that_are_separate_have_windows_of_their_own(pair):
     for outbound in pair:
         await outbound.enable(
             Limits(group=(4, 600.0), edits="separate"),
-            redis_url=outbound._shared.url, bot_id=7, drain_timeout=0.0,
+            redis_url=outbound._dispatcher.shared.url, bot_id=7, drain_timeout=0.0,
         )  # fmt: skip
     tasks = [start(pair[n % 2], method) for n in range(6) for method in ("sendMessage", "editMessageText")]
     await until(lambda: sum(task.done() for task in tasks) == 8)
@@ -106,9 +106,9 @@ async def test_albums_cost_their_items_and_what_is_too_large_leaves_alone(pair):
     assert await start(b, chat=-5) == "sent"
     assert not album.done()
     assert await a.call(sent, Request("forwardMessages", -6, cost=100)) == "sent"
-    denied = b._shared.denials
+    denied = b._dispatcher.shared.denials
     next_ = start(b, chat=-6)
-    await until(lambda: b._shared.denials > denied)
+    await until(lambda: b._dispatcher.shared.denials > denied)
     assert not next_.done()
     await give_up(album, next_)
 
@@ -123,7 +123,7 @@ async def test_answers_count_for_all_and_wait_for_nobody(redis_server):
     await asyncio.gather(*answers)
     notice = start(b, chat=99)
     assert await start(b, chat=98, priority=Priority.ANSWER) == "sent"
-    await until(lambda: b._shared.denials)
+    await until(lambda: b._dispatcher.shared.denials)
     assert not notice.done()
     await give_up(notice)
     for outbound in made:
@@ -139,7 +139,12 @@ async def test_all_instances_keep_the_reserve_for_answers(redis_server):
         )  # fmt: skip
     a, b = made
     news = [start(made[n % 2], chat=n, priority=Priority.BROADCAST) for n in range(1, 40)]
-    await until(lambda: sum(task.done() for task in news) == 15 and a._shared.denials + b._shared.denials)
+    await until(
+        lambda: (
+            sum(task.done() for task in news) == 15
+            and a._dispatcher.shared.denials + b._dispatcher.shared.denials
+        )
+    )
     await asyncio.gather(*[start(made[n % 2], chat=100 + n, priority=Priority.ANSWER) for n in range(5)])
     assert redis_server.execute("ZCARD", "{p4o:reserve}:bulk") == 20
     assert sum(task.done() for task in news) == 15
@@ -161,10 +166,10 @@ async def test_other_bots_have_budgets_of_their_own(pair, redis_server):
 async def test_a_bot_that_is_named_later_changes_its_budget_once(redis_server):
     outbound = Outbound()
     await outbound.enable(LIMITS, redis_url=redis_server.url)
-    assert outbound._shared.tag == b"{p4o:default}"
+    assert outbound._dispatcher.shared.tag == b"{p4o:default}"
     await outbound.identify(99)
     await outbound.identify(100)
-    assert outbound._shared.tag == b"{p4o:99}"
+    assert outbound._dispatcher.shared.tag == b"{p4o:99}"
     assert await start(outbound) == "sent"
     await outbound.disable()
 
@@ -196,7 +201,7 @@ async def test_a_refusal_holds_the_chat_in_every_instance(pair):
     await settled(a)
     others = [start(b, "sendChatAction"), start(b, "getChat"), start(b)]
     assert await start(b, chat=-5) == "sent", "no other chat waits"
-    await until(lambda: b._scheduler.chats.held(b._now()) == 1)
+    await until(lambda: b._dispatcher.scheduler.chats.held(b._now()) == 1)
     assert not any(task.done() for task in others)
     await give_up(held, *others)
 
@@ -207,7 +212,7 @@ async def test_a_hold_by_hand_and_one_of_all_chats_are_told_to_all(pair):
     a.hold(None, 300)
     await settled(a)
     waiting = start(b, chat=-5, priority=Priority.ANSWER)
-    await until(lambda: b._scheduler.penalty.until > b._now() + 200)
+    await until(lambda: b._dispatcher.scheduler.penalty.until > b._now() + 200)
     assert not waiting.done()
     await give_up(waiting)
 
@@ -223,7 +228,7 @@ async def test_three_chats_refused_in_different_instances_hold_all(pair):
             await outbound.call(refused, Request("sendMessage", chat))
         await settled(outbound)
     waiting = start(b, chat=-4)
-    await until(lambda: b._scheduler.penalty.until > b._now() + 600 or waiting.done())
+    await until(lambda: b._dispatcher.scheduler.penalty.until > b._now() + 600 or waiting.done())
     with pytest.raises(Exception, match="all chats held"):
         await waiting
 
@@ -239,7 +244,7 @@ async def test_after_a_refusal_the_rate_falls_in_every_instance(pair):
 
     assert await start(a, send=once_refused) == "sent"
     rest = [start(b) for _ in range(4)]
-    await until(lambda: b._shared.denials)
+    await until(lambda: b._dispatcher.shared.denials)
     assert sum(task.done() for task in rest) == 1, "half of 4, one of which is taken"
     await give_up(*rest)
 
@@ -273,7 +278,7 @@ async def test_redis_away_each_keeps_its_own_windows_and_tells_what_it_sent_when
     third = Outbound()
     await third.enable_as(a)
     late = start(third)
-    await until(lambda: third._scheduler.pending == 1 and third._shared.denials)
+    await until(lambda: third._dispatcher.scheduler.pending == 1 and third._dispatcher.shared.denials)
     assert not late.done()
     await give_up(late, *tasks)
     await third.disable()
@@ -285,7 +290,7 @@ async def test_a_redis_that_lost_its_memory_is_told_anew_before_anything_is_aske
     a.hold(-8, 300)
     flying = asyncio.Event()
     slow = start(a, chat=-9, send=flying.wait)
-    await until(lambda: a._scheduler.slots.taken == 1 and not a._shared.asked())
+    await until(lambda: a._dispatcher.scheduler.slots.taken == 1 and not a._dispatcher.shared.asked())
     await settled(a)
     redis_server.execute("FLUSHALL")
     assert await start(a, chat=-5) == "sent"
@@ -395,10 +400,10 @@ async def test_a_caller_that_gives_up_while_redis_is_asked_takes_no_place(pair, 
     for _ in range(20):
         task = start(a)
         await asyncio.sleep(0)
-        assert a._shared.asked()
+        assert a._dispatcher.shared.asked()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        await until(lambda: not a._shared.asked())
+        await until(lambda: not a._dispatcher.shared.asked())
     await settled(a)
     assert redis_server.execute("ZCARD", "{p4o:7}:w:-100") == 0
     assert await asyncio.gather(*[start(b) for _ in range(4)]) == ["sent"] * 4
@@ -445,7 +450,7 @@ async def test_random_cancellations_and_refusals_lose_no_slot_and_no_place(pair,
     for outbound in pair:
         seen = await figures(outbound)
         assert (seen["in_flight"], seen["queued"]) == (0, 0)
-        assert not outbound._shared._own.in_flight
+        assert not outbound._dispatcher.shared._own.in_flight
 
 
 def test_a_second_event_loop_goes_on_with_the_same_budget(redis_server):
@@ -460,8 +465,9 @@ def test_a_second_event_loop_goes_on_with_the_same_budget(redis_server):
     async def second():
         tasks = [start(outbound) for _ in range(3)]
         # One of 4 was in flight when its loop ended.
-        await until(lambda: sum(task.done() for task in tasks) == 1 and not outbound._shared.asked())
-        assert outbound._scheduler.pending == 2
+        asked = outbound._dispatcher.shared.asked
+        await until(lambda: sum(task.done() for task in tasks) == 1 and not asked())
+        assert outbound._dispatcher.scheduler.pending == 2
         assert not (await figures(outbound))["degraded"]
         await give_up(*tasks)
         await outbound.disable()

@@ -10,20 +10,22 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from msgspec.structs import replace
+
 from bot.core._shared.clock import Clock
 from bot.core._shared.errors import invalid
 from bot.core._shared.loop_owner import still_runs
 from bot.core._shared.masking import one_line
 from bot.core._shared.tasks import run_on_loop, to_the_end
-from bot.core._shared.validation import valid_count
 from bot.core.outbound.broadcast.errors import (
     BroadcastLostError,
     BroadcastRunningError,
     BroadcastStoreError,
 )
 from bot.core.outbound.broadcast.models import BroadcastReport
+from bot.core.outbound.broadcast.options import BroadcastOptions
 from bot.core.outbound.broadcast.outcomes import Outcome
-from bot.core.outbound.broadcast.progress import OnProgress, terminal_progress
+from bot.core.outbound.broadcast.progress import terminal_progress
 from bot.core.outbound.broadcast.recipients import Recipients, check, opened
 from bot.core.outbound.broadcast.runner import STORE_GRACE, Plan, Run
 from bot.core.outbound.broadcast.store import MEMORY, ChatId, Kept, Store, checked_address, is_redis
@@ -35,9 +37,6 @@ if TYPE_CHECKING:
     from bot.core.outbound.broadcast.sqlite_store import Opened
 
 logger = logging.getLogger(__name__)
-
-CONCURRENCY, CONCURRENCY_PAID = 50, 500
-"""Recipients that are written to, or wait for their turn, at a time, unless told otherwise."""
 
 DEFAULT_STORE = "broadcasts.sqlite3"
 LOOKS = 10
@@ -87,26 +86,14 @@ class Broadcasts:
         name: str,
         recipients: Recipients,
         send: Callable[[ChatId], Awaitable[object]],
-        *,
-        paid: bool = False,
-        on_progress: OnProgress | None = None,
-        progress: bool = False,
-        store: str | None = None,
-        restart: bool = False,
-        cost: int = 1,
-        concurrency: int | None = None,
-        total: int | None = None,
-        stop_after_failures: int | None = 50,
-        lease: float = 10.0,
+        options: BroadcastOptions,
     ) -> BroadcastReport:
         """See :meth:`Outbound.broadcast`."""
-        address = checked_address("store", self.store if store is None else store)
-        if concurrency is None:
-            concurrency = CONCURRENCY_PAID if paid else CONCURRENCY
+        address = checked_address("store", self.store if options.store is None else options.store)
         check(recipients)
-        _check(name, send, on_progress, cost, concurrency, total, stop_after_failures, lease)
-        if progress and on_progress is None:
-            on_progress = terminal_progress()
+        _check(name, send)
+        if options.progress and options.on_progress is None:
+            options = replace(options, on_progress=terminal_progress())
         if not outbound.enabled:
             raise OutboundClosedError("outbound is off: a broadcast needs its limits (ENABLE_OUTBOUND)")
         loop = asyncio.get_running_loop()
@@ -118,16 +105,14 @@ class Broadcasts:
         kept_in: Store | None = None
         try:
             kept_in = self._open(address, name)
-            counts, kept = await self._own(kept_in, name, float(lease), restart=restart)
+            counts, kept = await self._own(kept_in, name, float(options.lease), restart=options.restart)
             if counts is None:
                 logger.info("Broadcast %s is finished: nobody is written to", one_line(name))
                 return self._report(address, kept, name, dict(await kept_in.counts()), 0)
             try:
                 given = await opened(recipients)
-                plan = Plan(
-                    name, given, send, concurrency, stop_after_failures, on_progress, total, float(lease)
-                )
-                call = _calls(outbound, paid=paid, cost=cost)
+                plan = Plan(name, given, send, options)
+                call = _calls(outbound, paid=options.paid, cost=options.cost)
                 run = entry.run = Run(plan, kept_in, call, self._clock, self._count, dict(counts))
                 await run.run()
                 kept = kept._replace(finished_at=self._clock.time())
@@ -294,17 +279,8 @@ async def _let_go(store: Store) -> None:
         logger.debug("A broadcast could not be let go: %s", one_line(error))
 
 
-def _check(
-    name: object,
-    send: object,
-    on_progress: object,
-    cost: object,
-    concurrency: object,
-    total: object,
-    stop_after_failures: object,
-    lease: object,
-) -> None:
-    """Raise ValueError for an argument that no broadcast can have."""
+def _check(name: object, send: object) -> None:
+    """Raise ValueError for what no broadcast can have."""
     allowed = "a text of 1 to 200 characters"
     if not isinstance(name, str) or not 1 <= len(name) <= 200:
         raise invalid("name", name, allowed)
@@ -314,13 +290,3 @@ def _check(
         raise invalid("name", name, f"{allowed} that UTF-8 can hold") from None
     if not callable(send):
         raise invalid("send", send, "a function that takes a chat and sends to it")
-    if on_progress is not None and not callable(on_progress):
-        raise invalid("on_progress", on_progress, "a function that takes a BroadcastProgress, or None")
-    valid_count("cost", cost, 1, 10_000)
-    valid_count("concurrency", concurrency, 1, 5_000)
-    if total is not None:
-        valid_count("total", total, 0, 10**12)
-    if stop_after_failures is not None:
-        valid_count("stop_after_failures", stop_after_failures, 1, 1_000)
-    if isinstance(lease, bool) or not isinstance(lease, int | float) or not 0.1 <= lease <= 3_600:
-        raise invalid("lease", lease, "seconds from 0.1 to 3,600")

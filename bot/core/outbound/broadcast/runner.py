@@ -30,6 +30,7 @@ from bot.core.outbound.broadcast.errors import (
     StoreAwayError,
 )
 from bot.core.outbound.broadcast.models import BroadcastProgress
+from bot.core.outbound.broadcast.options import BroadcastOptions
 from bot.core.outbound.broadcast.outcomes import Advice, Outcome, verdict_of
 from bot.core.outbound.broadcast.progress import INTERVAL, OnProgress, Rate, tell
 from bot.core.outbound.broadcast.recipients import BATCH, batches, chat_of, number_of
@@ -69,11 +70,7 @@ class Plan(NamedTuple):
     name: str
     recipients: Iterable[Any] | AsyncIterable[Any]
     send: Callable[[ChatId], Awaitable[object]]
-    concurrency: int
-    stop_after: int | None
-    on_progress: OnProgress | None
-    total: int | None
-    lease: float
+    options: BroadcastOptions
 
 
 class Tried:
@@ -103,6 +100,7 @@ class Run:
         counts: dict[Outcome, int],
     ) -> None:
         self._plan = plan
+        self._options = plan.options
         self._store = store
         self._call = call
         self._clock = clock
@@ -139,9 +137,9 @@ class Run:
             self._start(self._record(), "recorder"),
             self._start(self._beat(), "lease"),
         ]
-        if self._plan.on_progress is not None:
-            helpers.append(self._start(self._tell(self._plan.on_progress), "progress"))
-        self._workers = [self._start(self._work(), "worker") for _ in range(self._plan.concurrency)]
+        if self._options.on_progress is not None:
+            helpers.append(self._start(self._tell(self._options.on_progress), "progress"))
+        self._workers = [self._start(self._work(), "worker") for _ in range(self._options.at_a_time)]
         try:
             await self._finished
         except GeneratorExit:
@@ -179,7 +177,7 @@ class Run:
         async with contextlib.aclosing(batches(self._plan.recipients)) as reading:  # type: ignore[type-var]
             async for batch in reading:
                 while len(self._active) >= MAX_WAITING or self._todo.qsize() >= max(
-                    BATCH, self._plan.concurrency
+                    BATCH, self._options.at_a_time
                 ):
                     self._room.clear()
                     await self._room.wait()
@@ -332,7 +330,7 @@ class Run:
         """Have it recorded; returns when it is."""
         if ended.outcome is Outcome.FAILED:
             self._suspects.append(ended)
-            limit = self._plan.stop_after
+            limit = self._options.stop_after_failures
             if limit is not None and len(self._suspects) >= limit:
                 raise BroadcastStoppedError(
                     self._plan.name, f"{limit} recipients in a row failed, the last with {ended.reason}"
@@ -411,7 +409,7 @@ class Run:
 
     async def _beat(self) -> None:
         while True:
-            await self._clock.sleep(self._plan.lease / BEATS)
+            await self._clock.sleep(self._options.lease / BEATS)
             await self.stored(self._store.beat)
 
     # What it says.
@@ -420,7 +418,7 @@ class Run:
         """Where it stands."""
         counts = self.counts
         done = sum(counts.values())
-        total = self._plan.total
+        total = self._options.total
         if total is None:
             total = number_of(self._plan.recipients)
             if total is not None:
@@ -479,10 +477,10 @@ class Run:
                 unbegun = [tried.chat for tried in self._unbegun() if tried.fresh]
                 if unbegun:
                     await self._store.release(unbegun)
-        if self._plan.on_progress is not None:
+        if self._options.on_progress is not None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(GRACE):
-                    await tell(self._plan.on_progress, self.progress(running=False))
+                    await tell(self._options.on_progress, self.progress(running=False))
 
     def _unbegun(self) -> list[Tried]:
         left = list(self._later)
