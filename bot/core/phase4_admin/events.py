@@ -33,7 +33,7 @@ _NAME = re.compile(r"[\w.:-]{1,64}")
 _FIGURES = re.compile(r"\d+(?:\.\d+)?")
 
 _ERROR = re.compile(
-    r"[A-Z]\w{0,80}(?:Error|Exception|Failure|Timeout|Exit|Interrupt|Closed|Refused|Limited)\b"
+    r"[A-Z]\w{0,80}(?:Error|Exception|Failure|Timeout|Exit|Interrupt|Closed|Refused|Limited|After|Wait)\b"
 )
 """A class of errors by its name: it says why, and holds nothing of a user's. Its message may."""
 

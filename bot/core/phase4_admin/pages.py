@@ -32,10 +32,11 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-cache",
 }
+_SCRIPTS = ("actions", "charts", "dashboard", "dialogs", "dom", "queries", "sections", "series", "tables")
 _FILES = {
     "/dashboard/dashboard.css": "text/css",
-    "/dashboard/dashboard.js": "text/javascript",
     "/dashboard/icon.svg": "image/svg+xml",
+    **{f"/dashboard/{name}.js": "text/javascript" for name in _SCRIPTS},
 }
 
 

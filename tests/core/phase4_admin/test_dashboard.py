@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import socket
 import urllib.error
 import urllib.request
@@ -22,7 +23,7 @@ from bot.service.settings import ServiceSettings
 from tests.service.conftest import Service
 from tests.support.servers import free_port
 
-FILES = (("dashboard.css", "text/css"), ("dashboard.js", "text/javascript"), ("icon.svg", "image/svg+xml"))
+KINDS = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 TOKEN = "correct-horse-battery-staple"
 
 
@@ -44,20 +45,27 @@ def test_the_page_brings_all_it_needs_and_asks_nobody_else(service):
     assert (status, headers.get_content_type()) == (200, "text/html")
     assert "default-src 'none'" in headers["Content-Security-Policy"]
     assert "unsafe" not in headers["Content-Security-Policy"]
-    for path, kind in (
-        ("dashboard.css", "text/css"),
-        ("dashboard.js", "text/javascript"),
-        ("icon.svg", "image/svg+xml"),
-    ):
-        assert f"dashboard/{path}" in text
-        _, headers, content = get(service, f"/dashboard/{path}")
-        assert headers.get_content_type() == kind
-        assert "http" not in content.replace("http://www.w3.org/2000/svg", "")
-        status, _, _ = get(service, f"/dashboard/{path}", If_None_Match=headers["ETag"])
-        assert status == 304
     assert "//" not in text
     assert " style=" not in text, "the policy forbids it"
-    assert "innerHTML" not in get(service, "/dashboard/dashboard.js")[2]
+    files = re.findall(r'(?:href|src)="(dashboard/[^"]+)"', text)
+    assert files == ["dashboard/icon.svg", "dashboard/dashboard.css", "dashboard/dashboard.js"]
+    seen = []
+    while files:
+        seen.append(path := files.pop())
+        status, headers, content = get(service, f"/{path}")
+        assert (status, headers.get_content_type()) == (200, KINDS[path.rpartition(".")[2]])
+        assert "http" not in content.replace("http://www.w3.org/2000/svg", "").replace(
+            "not https", ""
+        ).replace("Without https", "")
+        assert get(service, f"/{path}", If_None_Match=headers["ETag"])[0] == 304
+        assert "innerHTML" not in content
+        # A module that a module imports is served too, and each that is served is imported.
+        files += [
+            f"dashboard/{name}"
+            for name in re.findall(r'from "\./(.+?)"', content)
+            if f"dashboard/{name}" not in [*files, *seen]
+        ]
+    assert sorted(f"/{path}" for path in seen) == sorted(pages._FILES)
 
 
 def test_who_asks_for_json_gets_the_index(service):

@@ -150,7 +150,7 @@ async def test_a_service_that_stops_is_told(data_dir, page):
         await page.goto(f"http://127.0.0.1:{service.port}/")
         await playwright.expect(page.locator("#connection")).to_have_text("Live")
         assert service.stop() == 0
-        await playwright.expect(page.locator("#connection")).to_contain_text("No connection since")
+        await playwright.expect(page.locator("#connection")).to_contain_text("No data since")
         service.start()
         await playwright.expect(page.locator("#connection")).to_have_text("Live", timeout=20_000)
     finally:
