@@ -27,6 +27,9 @@ MAX_VIEWERS = 20
 MAX_OF_ONE = 6
 """Streams of one client; as many as a browser opens to one server."""
 
+FRESH = 0.25
+"""Share of the interval up to which a sample is fresh enough for the first who looks."""
+
 RANGES = (FULL_SECONDS, 3_600.0, 6 * 3_600.0, DAY)
 """Seconds that charts can show; of the first the stream has every sample."""
 
@@ -79,6 +82,9 @@ class Feed:
         self._viewers: list[_Viewer] = []  # the oldest first
         self._sampler: asyncio.Task[None] | None = None
         self._sample: Sample | None = None
+        self._measured_at = float("-inf")
+        self._renewing = False
+        """Whether the sample is too old to begin with."""
         self._state: dict[str, Any] = {}
         self._state_of: Sample | None = None
         self._closed = False
@@ -142,6 +148,8 @@ class Feed:
         """
         viewer = _Viewer(client, session, asyncio.Event())
         self._make_room(viewer)
+        if not self._viewers:
+            self._refresh()
         self._viewers.append(viewer)
         try:
             yield b"retry: 2000\n\n"
@@ -150,7 +158,7 @@ class Feed:
                 self._keep_sampling()
                 turn = self._turn
                 state = await self.snapshot()
-                if not state or state["time"] == seen:
+                if not state or state["time"] == seen or self._renewing:
                     assert turn is not None
                     await turn.wait()
                     continue
@@ -163,6 +171,16 @@ class Feed:
         finally:
             if viewer in self._viewers:
                 self._viewers.remove(viewer)
+
+    def _refresh(self) -> None:
+        """Sample now rather than when it is time, unless that was just done."""
+        if self._clock.monotonic() - self._measured_at > FRESH * self._interval:
+            if self._sampler is not None:
+                self._sampler.cancel()
+                self._sampler = None
+            self._renewing = True
+            self._next_turn()
+            self._keep_sampling()
 
     def _make_room(self, new: _Viewer) -> None:
         """End the stream that has to go for ``new``, if one has to."""
@@ -199,9 +217,10 @@ class Feed:
                 await self.measure()
             except Exception as error:
                 self._tell("measure", error)
+                self._renewing = False  # there is nothing better than the last one
             else:
                 self._failing.discard("measure")
-                self._next_turn()
+            self._next_turn()
             await self._clock.sleep(self._interval)
 
     def _tell(self, step: str, error: Exception) -> None:
@@ -220,6 +239,8 @@ class Feed:
         values = figures.points(status, recent, self._lag())
         self._history.add(at, values)
         self._sample = Sample(at, status, values)
+        self._measured_at = self._clock.monotonic()
+        self._renewing = False
         return self._sample
 
     async def _found_queries(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -260,9 +260,10 @@ async def session():
 
 
 async def next_state(response):
-    async for line in response.content:
-        if line.startswith(b"data: "):
-            return json.loads(line[6:])
+    async with asyncio.timeout(20):
+        async for line in response.content:
+            if line.startswith(b"data: "):
+                return json.loads(line[6:])
     raise AssertionError("the stream ended")
 
 
@@ -285,9 +286,9 @@ async def test_samples_are_taken_while_nobody_looks_and_a_viewer_sees_them(app, 
 
 async def test_viewers_share_a_sampler_which_goes_on_without_them(app, session):
     feed = app.feed
-    sampler = feed._sampler
     async with session.get(f"{app.url}/dashboard/feed") as one:
         first = await next_state(one)
+        sampler = feed._sampler
         async with session.get(f"{app.url}/dashboard/feed") as other:
             await next_state(other)
             assert feed._sampler is sampler
@@ -298,6 +299,25 @@ async def test_viewers_share_a_sampler_which_goes_on_without_them(app, session):
     seen = feed._sample
     await until(lambda: feed._sample is not seen, "it goes on")
     assert feed._sampler is sampler
+
+
+async def test_the_first_who_looks_sees_the_present_and_not_the_last_sample(app, session):
+    feed = app.feed
+    await until(lambda: feed._sample is not None, "a sample was taken")
+    feed._interval = 3_600.0
+    await asyncio.sleep(0.05)  # the sampler now waits for its hour
+    before = feed._sample
+    feed._measured_at -= 3_000.0
+    await QueryOptimizer.get_instance().record_execution("SELECT 1", 2_500.0)
+    async with session.get(f"{app.url}/dashboard/feed") as one:
+        async with asyncio.timeout(10):
+            assert (await next_state(one))["time"] >= before.at
+        facts = {fact["label"]: fact["value"] for fact in feed._state["services"][0]["facts"]}
+        assert facts["Slow executions"] == 1
+        sample = feed._sample
+        async with session.get(f"{app.url}/dashboard/feed") as other:
+            await next_state(other)
+        assert feed._sample is sample, "another one takes what is there"
 
 
 async def test_what_only_the_page_needs_is_not_put_together_for_nobody(app, monkeypatch):
