@@ -71,3 +71,8 @@ class BatchProcessorFigures(Figures, frozen=True, kw_only=True):
     given_back_items: int | UnsetType = UNSET
     settled_elsewhere_items: int | UnsetType = UNSET
     results_not_kept: int | UnsetType = UNSET
+
+    @property
+    def total_batches(self) -> int:
+        """``completed_batches`` and ``failed_batches`` together."""
+        return self.completed_batches + self.failed_batches

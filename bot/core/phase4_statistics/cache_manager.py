@@ -57,3 +57,17 @@ class CacheManagerFigures(Figures, frozen=True, kw_only=True):
     def hit_rate(self) -> float:
         """The same as ``overall_hit_rate_percent``."""
         return self.overall_hit_rate_percent
+
+    @property
+    def l1_memory(self) -> dict[str, float]:
+        """What the keys ``l1_...`` tell of the memory tier, without that prefix."""
+        return {
+            "entries": self.l1_entries,
+            "memory_mb": self.l1_memory_mb,
+            "max_size_mb": self.l1_max_size_mb,
+            "hits": self.l1_hits,
+            "misses": self.l1_misses,
+            "hit_rate_percent": self.l1_hit_rate_percent,
+            "evictions": self.l1_evictions,
+            "insertions": self.l1_insertions,
+        }

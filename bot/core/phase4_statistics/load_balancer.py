@@ -43,6 +43,11 @@ class InstanceFigures(Figures, frozen=True, kw_only=True):
     last_error: str
     history: list[dict[str, Any]]
 
+    @property
+    def avg_response_time(self) -> float:
+        """The same as ``average_response_time_ms``."""
+        return self.average_response_time_ms
+
     @classmethod
     def told(cls, services: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
         """The instances in the status, by id."""

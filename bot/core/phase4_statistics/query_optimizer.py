@@ -42,3 +42,8 @@ class QueryOptimizerFigures(Figures, frozen=True, kw_only=True):
     def hit_rate(self) -> float:
         """The same as ``cache_hit_rate_percent``."""
         return self.cache_hit_rate_percent
+
+    @property
+    def avg_execution_time(self) -> float:
+        """The same as ``avg_execution_time_ms``: milliseconds, as the metric ``query_avg_execution_time``."""
+        return self.avg_execution_time_ms

@@ -62,3 +62,8 @@ class RateLimiterFigures(Figures, frozen=True, kw_only=True):
     def block_rate(self) -> float:
         """The same as ``block_rate_percent``."""
         return self.block_rate_percent
+
+    @property
+    def requests_blocked(self) -> int:
+        """The same as ``total_blocked``."""
+        return self.total_blocked
