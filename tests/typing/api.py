@@ -17,6 +17,7 @@ from bot.core.batch_processor import (
     durable_dead_letters,
 )
 from bot.core.cache_manager import CacheManager, cached
+from bot.core.connection_pool_manager import BackendType, ConnectionPoolManager, PooledConnection
 from bot.core.enhanced_startup_phase4 import (
     get_phase4_status,
     initialize_phase4_services,
@@ -32,6 +33,7 @@ from bot.core.query_optimizer import (
     NPlusOnePattern,
     OptimizationResult,
     QueryOptimizer,
+    analyze_graphql_complexity,
     database_time,
     optimize_query,
 )
@@ -59,6 +61,11 @@ async def limits(user_id: int) -> None:
     assert_type(status.degraded, bool)
     assert_type(limiter.shared, bool)
     assert_type(limiter.check("user", upload), float)
+    assert_type(limiter.set_tier_limit("upload", upload), bool)
+    assert_type(await limiter.get_status(), dict[str, Any])
+    limiter.default_config = upload
+    assert_type(limiter.default_config, RateLimitConfig)
+    limiter.default_config = (2.0, 5)  # type: ignore[assignment]
 
 
 @rate_limited(rps=2.0, burst_size=5)
@@ -127,11 +134,22 @@ async def bare(user_id: int) -> None:
 
 async def cache(user_id: int) -> None:
     manager = CacheManager.get_instance()
+    assert_type(await manager.enable(max_size_mb=50, compression=True), bool)
+    assert_type(await manager.enable(l1_max_size_mb=50.0), bool)
     assert_type(await manager.set("k", 1, tags=("t",)), bool)
     assert_type(await manager.invalidate_tag("t"), int)
     assert_type(await manager.invalidate_tags(["t", "u"]), int)
     assert_type(await get_user(user_id), dict[str, int])
     await get_user("1")  # type: ignore[arg-type]
+
+
+async def pools() -> None:
+    manager = ConnectionPoolManager.get_instance()
+    assert_type(await manager.create_pool("db", BackendType.MONGODB, 1, 5), bool)
+    await manager.create_pool(name="redis", backend="redis", min_size=3, max_size=10)
+    connection = await manager.acquire_connection("db", timeout=1.0)
+    assert_type(connection, PooledConnection)
+    assert_type(await manager.release_connection("db", connection), bool)
 
 
 async def handle(items: list[BatchItem]) -> dict[str, object]:
@@ -184,7 +202,10 @@ async def balancing() -> None:
     success, _result, instance_id = await balancer.route_request({"n": 1}, idempotent=False)
     assert_type(success, bool)
     assert_type(instance_id, str | None)
+    assert_type(balancer, LoadBalancer)
     assert_type(await balancer.select_instance(), Instance | None)
+    assert_type(await balancer.get_instance(), Instance | None)
+    assert_type(await balancer.get_instance(session_id="user_123"), Instance | None)
 
 
 async def queries_watched_and_told_of() -> None:
@@ -213,6 +234,9 @@ async def queries_watched_and_told_of() -> None:
     async def explainer(statements: Sequence[tuple[str, Any]]) -> list[list[tuple[Any, ...]]]:
         return [[(sql,)] for sql, _ in statements]
 
+    assert_type(await optimizer.record_execution("SELECT 1", 2.5, result_count=1), bool)
+    assert_type(await optimizer.record_execution("SELECT 1", execution_time=0.0025), bool)
+    assert_type(analyze_graphql_complexity("{ users { name } }", {"n": 1}, "q"), int)
     optimizer.explain_with(explainer, "postgres", timeout=1.0)
     optimizer.explain_with(None)
     await optimizer.analyze_query(5)  # type: ignore[arg-type]

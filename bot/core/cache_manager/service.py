@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from bot.core._shared.bounded_store import MAX_FREQUENCY, Entry
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
+from bot.core._shared.errors import invalid
 from bot.core._shared.isolation import freeze
 from bot.core._shared.tasks import BackgroundTasks, to_the_end
 from bot.core._shared.validation import valid_seconds
@@ -30,7 +31,7 @@ from bot.core.cache_manager.shared import SharedTier
 from bot.core.cache_manager.stats import Counters
 from bot.core.cache_manager.tiers import Tiers
 from bot.core.cache_manager.warming import TIMEOUT, Warmer
-from bot.core.phase4_config import CacheManagerSettings
+from bot.core.phase4_config import CacheManagerSettings, converted
 from bot.core.phase4_service import Phase4Service
 from bot.core.phase4_statistics.cache_manager import CacheManagerFigures
 from bot.core.phase4_statistics.fields import MB
@@ -83,6 +84,7 @@ class CacheManager(Phase4Service):
 
     async def enable(
         self,
+        max_size_mb: float | None = None,
         *,
         l1_max_size_mb: float | None = None,
         l1_max_entries: int | None = None,
@@ -97,6 +99,7 @@ class CacheManager(Phase4Service):
         """Switch on, or reconfigure; None leaves what was set before.
 
         L1 holds at most ``l1_max_entries`` (10,000) entries of ``l1_max_size_mb`` (100) MB together;
+        ``max_size_mb`` is another name for the latter.
         ``eviction`` is "s3fifo" or "lru", whose reads cost more; changing it empties L1.
         ``default_ttl`` (300) and ``warming_interval`` (600) are seconds; ``redis_url`` "" is L1 only;
         ``warming`` allows refreshes in the background (True). A load that takes longer than
@@ -105,6 +108,12 @@ class CacheManager(Phase4Service):
         bounds, and RedisUnavailableError if the redis package is missing; that no server answers is
         no error, since it may come later.
         """
+        if max_size_mb is not None:
+            if l1_max_size_mb is not None:
+                raise invalid("max_size_mb", max_size_mb, "max_size_mb or l1_max_size_mb, not both")
+            l1_max_size_mb = converted(
+                CacheManagerSettings.hint("l1_max_size_mb"), "max_size_mb", max_size_mb
+            )
         async with self._transition:
             settings = self._settings.changed(
                 l1_max_size_mb=l1_max_size_mb,

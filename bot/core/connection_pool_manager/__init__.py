@@ -12,10 +12,11 @@ from bot.core.connection_pool_manager.errors import (
     UnknownPoolError,
 )
 from bot.core.connection_pool_manager.lease import PooledConnection
-from bot.core.connection_pool_manager.models import PoolHealth, PoolOptions
+from bot.core.connection_pool_manager.models import BackendType, PoolHealth, PoolOptions
 from bot.core.connection_pool_manager.service import ConnectionPoolManager
 
 __all__ = [
+    "BackendType",
     "ConnectionPoolManager",
     "LeaseError",
     "LeaseReleasedError",

@@ -1,6 +1,7 @@
 """What callers give to a pool and get back from it."""
 
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Any, Literal, Self
 
 from msgspec import Struct
@@ -8,7 +9,18 @@ from msgspec import Struct
 from bot.core.phase4_config.connection_pools import PoolSizes
 from bot.core.phase4_config.fields import PositiveSeconds, Seconds
 
-BACKENDS = ("mongodb", "redis", "postgresql", "mysql", "sqlite")
+
+class BackendType(StrEnum):
+    """The databases that pools are made for. Each is its name as a string, too."""
+
+    MONGODB = "mongodb"
+    REDIS = "redis"
+    POSTGRESQL = "postgresql"
+    MYSQL = "mysql"
+    SQLITE = "sqlite"
+
+
+BACKENDS = tuple(backend.value for backend in BackendType)
 
 
 class PoolOptions(PoolSizes, frozen=True):

@@ -28,6 +28,7 @@ from bot.core.connection_pool_manager.errors import (
 from bot.core.connection_pool_manager.lease import Owner, PooledConnection, note_error
 from bot.core.connection_pool_manager.models import (
     BACKENDS,
+    BackendType,
     PoolHealth,
     PoolOptions,
     PoolSpec,
@@ -222,7 +223,7 @@ class ConnectionPoolManager(Phase4Service):
     async def create_pool(
         self,
         name: str,
-        backend: str,
+        backend: BackendType | str,
         min_size: int | None = None,
         max_size: int | None = None,
         url: str | None = None,
@@ -230,11 +231,12 @@ class ConnectionPoolManager(Phase4Service):
     ) -> bool:
         """Create a pool and open its first ``min_size`` connections; True once it works.
 
-        ``backend`` is mongodb, redis, postgresql, mysql or sqlite. Without ``url``: the one of the entry
-        ``name`` of ``DATABASE_POOLS``, else of ``MONGODB_URL``, ``REDIS_URL`` or ``DATABASE_URL``, else the
-        backend's usual local address (sqlite has none). ``driver_options`` may hold the fields of
-        ``PoolOptions`` (seconds); the rest goes to the driver (mongodb: also ``collection``, ``database``,
-        ``driver``). The same pool again: nothing happens. Switches the manager on if it is off.
+        ``backend`` is a :class:`BackendType`, or its name: mongodb, redis, postgresql, mysql, sqlite. Without
+        ``url``: the one of the entry ``name`` of ``DATABASE_POOLS``, else of ``MONGODB_URL``, ``REDIS_URL``
+        or ``DATABASE_URL``, else the backend's usual local address (sqlite has none). ``driver_options`` may
+        hold the fields of ``PoolOptions`` (seconds); the rest goes to the driver (mongodb: also
+        ``collection``, ``database``, ``driver``). If the pool exists with these settings, nothing happens.
+        Switches the manager on if it is off.
 
         Raises InvalidArgumentError, MissingDriverError, PoolConnectError; MisuseError if a different pool
         has that name. Nothing is left of a pool that could not be created.
@@ -243,6 +245,7 @@ class ConnectionPoolManager(Phase4Service):
             raise invalid("name", name, "a non-empty string")
         if backend not in BACKENDS:
             raise invalid("backend", backend, "one of " + ", ".join(map(repr, BACKENDS)))
+        backend = str(backend)  # of a BackendType, its name
         spec = self._specs.spec(name, backend, min_size, max_size, url, driver_options)
         was_on = self._enabled
         self._enabled = True  # before it is made: a disable meanwhile has the last word
@@ -348,8 +351,8 @@ class ConnectionPoolManager(Phase4Service):
             raise UnknownPoolError(f"name = {name!r}: expected the name of a pool; there are: {known}{off}")
         return runner
 
-    async def release_connection(self, name: str, conn: PooledConnection, is_healthy: bool = True) -> None:
-        """Give a lease back; ``is_healthy=False`` has its connection closed and replaced.
+    async def release_connection(self, name: str, conn: PooledConnection, is_healthy: bool = True) -> bool:
+        """Give a lease back: True. ``is_healthy=False`` has its connection closed and replaced.
 
         Does not wait, so it cannot be interrupted. Raises LeaseError if ``conn`` is not a lease of that
         pool or was released already.
@@ -360,6 +363,7 @@ class ConnectionPoolManager(Phase4Service):
         if runner.name != name:
             raise LeaseError(f"name = {name!r}: expected {runner.name!r}, the pool this connection is from")
         _release(conn, is_healthy)
+        return True
 
     def connection(self, name: str, timeout: float | None = None) -> LeaseContext:
         """``async with manager.connection(name) as conn``: acquire, and release at the end of the block."""

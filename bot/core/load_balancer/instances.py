@@ -100,6 +100,11 @@ class Instance:
         self.last_error = ""
         self.response_seconds = Histogram()
 
+    @property
+    def instance_id(self) -> str:
+        """The same as ``id``."""
+        return self.id
+
     def get_url(self) -> str:
         """``http://host:port``, without a slash at the end."""
         return self._url

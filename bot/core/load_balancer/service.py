@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, Unpack
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, ClassVar, Protocol, TypeVar, Unpack, overload
 
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.errors import invalid, shown
@@ -47,6 +47,32 @@ DISABLE_DRAIN_SECONDS = 5.0
 _GOOD_STATES = {"healthy", "slow_start", "half_open", "drained", "normal"}
 
 
+B = TypeVar("B", bound="LoadBalancer")
+
+
+class _SelectInstance(Protocol):
+    def __call__(self, session_id: str | int | None = None) -> Coroutine[Any, Any, Instance | None]: ...
+
+
+class _GetInstance:
+    """``get_instance`` of the class and of a balancer, which are two functions of one name.
+
+    ``LoadBalancer.get_instance()`` is the process's balancer, as of every service;
+    ``await balancer.get_instance(session_id=...)`` is :meth:`LoadBalancer.select_instance`.
+    """
+
+    @overload
+    def __get__(self, balancer: None, owner: type[B]) -> Callable[[], B]: ...
+
+    @overload
+    def __get__(self, balancer: LoadBalancer, owner: type[LoadBalancer]) -> _SelectInstance: ...
+
+    def __get__(self, balancer: LoadBalancer | None, owner: type[LoadBalancer]) -> Any:
+        if balancer is None:
+            return Phase4Service.get_instance.__func__.__get__(owner)  # type: ignore[attr-defined]
+        return balancer.select_instance
+
+
 class LoadBalancer(Phase4Service):
     """Sends each request to one of several instances; one that fails is left out until it is well.
 
@@ -62,6 +88,8 @@ class LoadBalancer(Phase4Service):
     """
 
     service_name: ClassVar[str] = "load_balancer"
+
+    get_instance = _GetInstance()  # type: ignore[assignment]
 
     def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
         super().__init__()

@@ -1,5 +1,6 @@
 """Query analysis, results cached until a write, statistics."""
 
+from bot.core.query_optimizer.complexity import analyze_graphql_complexity
 from bot.core.query_optimizer.decorators import optimize_query
 from bot.core.query_optimizer.errors import QueryTimeoutError, QueryTooComplexError
 from bot.core.query_optimizer.execution.n_plus_one import NPlusOnePattern
@@ -27,6 +28,7 @@ __all__ = [
     "QueryType",
     "Scope",
     "SlowQuery",
+    "analyze_graphql_complexity",
     "database_time",
     "optimize_query",
 ]

@@ -11,7 +11,13 @@ class QueryTooComplexError(MisuseError):
     ``depth`` and ``complexity`` are what was measured, None where the text was too large to measure.
     """
 
-    def __init__(self, message: str, *, depth: int | None = None, complexity: int | None = None) -> None:
+    def __init__(
+        self,
+        message: str = "GraphQL query refused: it is too complex",
+        *,
+        depth: int | None = None,
+        complexity: int | None = None,
+    ) -> None:
         super().__init__(message)
         self.depth = depth
         self.complexity = complexity

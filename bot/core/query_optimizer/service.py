@@ -441,31 +441,33 @@ class QueryOptimizer(Phase4Service):
     async def record_execution(
         self,
         query: str,
-        execution_time_ms: float,
+        execution_time_ms: float | None = None,
         result_count: int = 0,
         cache_hit: bool = False,
         scope: Any = None,
-    ) -> None:
+        *,
+        execution_time: float | None = None,
+    ) -> bool:
         """Count an execution that was measured elsewhere; a cache hit counts as a hit only.
 
-        The same query in another ``scope`` is not a repetition.
+        The time is ``execution_time_ms`` milliseconds or ``execution_time`` seconds: give one of them. The
+        same query in another ``scope`` is not a repetition. False, and nothing counted, while the optimizer
+        is off. Raises InvalidArgumentError.
         """
         _valid_query(query)
-        if isinstance(execution_time_ms, bool) or not isinstance(execution_time_ms, int | float):
-            raise invalid("execution_time_ms", execution_time_ms, "milliseconds, 0 or more")
-        if not 0 <= execution_time_ms <= LARGEST:
-            raise invalid("execution_time_ms", execution_time_ms, "milliseconds, 0 or more")
+        milliseconds = _milliseconds(execution_time_ms, execution_time)
         if not self._enabled:
-            return
+            return False
         if cache_hit:
             self._hits += 1
-            return
+            return True
         key = query if scope is None else (self._invalidation.scope_of(scope)[0], query)
         analysis = self._analyses.analyse(query)
         told_apart = None if has_parameters(query) else key
         call = Call(query, None, None, analysis, key)
-        self._recorder.record(call, execution_time_ms, result_count, told_apart)
+        self._recorder.record(call, milliseconds, result_count, told_apart)
         self._recorder.watch(call, self._now())
+        return True
 
     async def get_slow_queries(self, threshold: float | None = None) -> list[SlowQuery]:
         """Query shapes that took at least ``threshold`` seconds once (default: the configured one)."""
@@ -513,6 +515,21 @@ class QueryOptimizer(Phase4Service):
 def _valid_query(query: object) -> None:
     if not isinstance(query, str):
         raise TypeError(f"query = {query!r:.100}: expected a string")
+
+
+def _milliseconds(execution_time_ms: float | None, execution_time: float | None) -> float:
+    """The time of an execution, given either in milliseconds or in seconds."""
+    if execution_time is None:
+        return _valid_time("execution_time_ms", execution_time_ms, "milliseconds")
+    if execution_time_ms is not None:
+        raise invalid("execution_time", execution_time, "execution_time or execution_time_ms, not both")
+    return _valid_time("execution_time", execution_time, "seconds") * 1000
+
+
+def _valid_time(name: str, value: float | None, unit: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LARGEST:
+        raise invalid(name, value, f"{unit}, 0 or more")
+    return value
 
 
 def _unknown(query: str | Mapping[str, Any] | Sequence[Any]) -> OptimizationResult:

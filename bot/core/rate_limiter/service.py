@@ -366,14 +366,32 @@ class RateLimiter(Phase4Service):
 
     # Tiers and clients.
 
-    def set_tier_limit(self, tier: str, config: RateLimitConfig) -> None:
-        """Define or change a tier. Changed values start the tier's clients with full buckets."""
+    @property
+    def default_config(self) -> RateLimitConfig:
+        """The limit of checks that name none. A new one takes effect at once, with full buckets."""
+        return self._default_limit
+
+    @default_config.setter
+    def default_config(self, config: RateLimitConfig) -> None:
+        if not isinstance(config, RateLimitConfig):
+            raise TypeError(f"default_config = {shown(config)}: expected a RateLimitConfig")
+        self._default_limit = config
+        previous = self._by_config.get(None)
+        if self._enabled and (previous is None or previous.config is not config):
+            if previous is not None:
+                self._dropped[0] += previous.allowed
+                self._dropped[1] += previous.blocked
+            self._by_config[None] = self._new_buckets(config)
+
+    def set_tier_limit(self, tier: str, config: RateLimitConfig) -> bool:
+        """Define or change a tier: True. Changed values start the tier's clients with full buckets."""
         _valid_tier(tier, config)
         self._tier_limits[tier] = config
         if self._enabled:
             known = self._by_tier.get(tier)
             if known is None or known.config is not config:
                 self._by_tier[tier] = self._new_buckets(config, tier=tier)
+        return True
 
     def get_tier_limit(self, tier: str) -> RateLimitConfig:
         """The limit of a tier; raises UnknownTierError."""
@@ -422,6 +440,10 @@ class RateLimiter(Phase4Service):
         limits += [(_label(config, None), held) for config, held in self._by_config.items() if config]
         tiers, dropped, shared = len(self._tier_limits), self._dropped, self._shared
         return snapshot(limits, tiers, MANY_LIMITS, OTHERS, dropped, shared, enabled=self._enabled)
+
+    async def get_status(self) -> dict[str, Any]:
+        """The same as :meth:`get_statistics`."""
+        return await self.get_statistics()
 
     def histograms(self) -> list[HistogramSnapshot]:
         """How long checks waited for Redis; none where limits are not shared."""

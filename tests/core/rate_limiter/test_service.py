@@ -565,3 +565,26 @@ def test_on_under_one_loop_and_off_under_another():
     assert limiter.check("u") == 0.0
     assert asyncio.run(limiter.disable())
     assert not limiter.enabled
+
+
+async def test_a_new_default_limit_takes_effect_at_once(limiter):
+    old, new = limiter.default_config, RateLimitConfig(0.001, 2)
+    assert (old.requests_per_second, old.burst_size) == (10.0, 50)
+    for _ in range(50):
+        await limiter.is_allowed(5)
+    limiter.default_config = new
+    assert limiter.default_config is new
+    assert [limiter.check(5) == 0.0 for _ in range(3)] == [True, True, False], "full buckets of the new limit"
+    assert (await limiter.is_allowed(6))[1].limit == 2
+    figures = await limiter.get_statistics()
+    assert (figures["total_allowed"], figures["total_blocked"]) == (53, 1), "no count is lost"
+    limiter.default_config = new
+    assert limiter.check(5) > 0.0, "the same limit keeps its clients' buckets"
+    await limiter.disable()
+    assert (await limiter.is_allowed(5))[1].limit == 2
+    await limiter.enable()
+    assert limiter.default_config is new, "it outlives a disable"
+    for bad in (None, (10.0, 50), "10/second"):
+        with pytest.raises(TypeError, match=r"default_config = .*: expected a RateLimitConfig"):
+            limiter.default_config = bad
+    assert limiter.default_config is new

@@ -916,3 +916,10 @@ async def test_a_value_of_very_many_limits_holds_nobody_up(pair, raw):
     assert allowed
     assert not status.degraded
     assert int(await raw.execute("STRLEN", client_key("many"))) == 81
+
+
+async def test_a_new_default_limit_is_shared_as_the_old_one_was(pair):
+    for limiter in pair:
+        limiter.default_config = SLOW
+    answers = [(await limiter.is_allowed("new default"))[0] for _ in range(5) for limiter in pair]
+    assert answers.count(True) == SLOW.burst_size
