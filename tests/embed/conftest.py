@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import pytest
@@ -74,16 +75,14 @@ def small_payload(monkeypatch):
 
 
 @pytest.fixture
-def embed(capsys):
-    """``embed(host, "--replace")``: exit status and what was said."""
-    import argparse
-
+def run(capsys):
+    """``run(host, "--replace")``: exit status and what was said."""
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
 
-    def run(host, *arguments):
+    def run_it(host, *arguments):
         status = command.run(parser.parse_args([str(host), *arguments]))
         said = capsys.readouterr()
         return status, said.out + said.err
 
-    return run
+    return run_it
