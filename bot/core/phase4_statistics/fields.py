@@ -18,6 +18,7 @@ from types import MemberDescriptorType
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, get_type_hints
 
 from msgspec import UNSET, Struct
+from msgspec.structs import asdict
 
 Kind = TypeVar("Kind")
 
@@ -63,8 +64,14 @@ class Figures(Struct, frozen=True, kw_only=True):
 
     def as_dict(self) -> dict[str, Any]:
         """Each figure by its key, ready for JSON."""
-        keys = (*self.__struct_fields__, *_second_keys(type(self)))
-        return {key: _plain(value) for key in keys if (value := getattr(self, key)) is not UNSET}
+        told = {
+            key: _plain(value) if value.__class__ is dict else value
+            for key, value in asdict(self).items()
+            if value is not UNSET
+        }
+        for key in _second_keys(type(self)):
+            told[key] = getattr(self, key)
+        return told
 
     @classmethod
     def told(cls, services: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
@@ -90,13 +97,9 @@ def key_of(figure: object) -> Key:
     return Key(figure.__objclass__, figure.__name__)
 
 
-def _plain(figures: Any) -> Any:
-    """``figures``, or a dict of them by name, without Structs."""
-    if isinstance(figures, Figures):
-        return figures.as_dict()
-    if isinstance(figures, dict):
-        return {name: _plain(each) for name, each in figures.items()}
-    return figures
+def _plain(members: dict[str, Any]) -> dict[str, Any]:
+    """A copy in which the figures of members are dicts, too."""
+    return {name: each.as_dict() if isinstance(each, Figures) else each for name, each in members.items()}
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
