@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
-from bot.core._shared.clock import TimerHandle
+from bot.core._shared.clock import LoopTimers
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ LONG_JUMP, LONG_GRACE = 1.0, 0.02
 """A jump of more seconds than the first waits the second: such timers are mostly time limits of requests."""
 
 
-class LoopClock:
+class LoopClock(LoopTimers):
     """The time of an event loop, for services under test: ``Outbound(clock=loop.clock)``."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -40,16 +40,8 @@ class LoopClock:
     def time(self) -> float:
         return self._epoch + self.monotonic()
 
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
 
-    def call_later(
-        self, seconds: float, callback: Callable[[], object], loop: asyncio.AbstractEventLoop
-    ) -> TimerHandle:
-        return loop.call_later(seconds, callback)
-
-
-class RunningLoopClock:
+class RunningLoopClock(LoopTimers):
     """The time of whatever event loop runs, the machine's where none does."""
 
     def __init__(self) -> None:
@@ -63,14 +55,6 @@ class RunningLoopClock:
 
     def time(self) -> float:
         return self._epoch + self.monotonic()
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-
-    def call_later(
-        self, seconds: float, callback: Callable[[], object], loop: asyncio.AbstractEventLoop
-    ) -> TimerHandle:
-        return loop.call_later(seconds, callback)
 
 
 class _JumpingSelector(selectors.BaseSelector):

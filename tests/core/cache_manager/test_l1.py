@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from bot.core._shared.isolation import freeze
 from bot.core.cache_manager.l1 import L1, Meta
-from tests.support.memory import traced
+from tests.support.memory import check_reported_bytes
 
 
 def tags(*names):
@@ -36,13 +36,12 @@ ENTRIES = {
 def test_reported_and_taken_agree(kind, max_mb):
     entry = ENTRIES[kind]
     l1 = L1(max_bytes=max_mb << 20, max_entries=1_000_000)
-    with traced() as memory:
-        for n in range(2500):
-            namespace, key, value, meta = entry(n)
-            l1.put(namespace, key, freeze(value), now=n / 100, ttl=300, meta=meta)
-            del namespace, key, value, meta
-    assert memory.kept / 1.5 < l1.store.bytes_used < memory.kept * 1.5
-    assert l1.store.bytes_used <= max_mb << 20
+
+    def put(n):
+        namespace, key, value, meta = entry(n)
+        l1.put(namespace, key, freeze(value), now=n / 100, ttl=300, meta=meta)
+
+    check_reported_bytes(l1.store, put, 2500, max_mb << 20)
     l1.check_invariants()
 
 

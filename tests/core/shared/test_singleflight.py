@@ -7,24 +7,19 @@ import pytest
 
 from bot.core._shared.singleflight import SingleFlight
 from tests.support.clock import until_idle
+from tests.support.loader import Loader
 
 
-class Work:
+class Work(Loader):
+    """Gives the number of its run, once the test lets it."""
+
     def __init__(self, error=None):
-        self.runs = 0
-        self.cancelled = 0
-        self.gate = asyncio.Event()
+        super().__init__()
         self.error = error
+        self.gate.clear()
 
     async def __call__(self):
-        self.runs += 1
-        try:
-            await self.gate.wait()
-        except asyncio.CancelledError:
-            self.cancelled += 1
-            raise
-        if self.error:
-            raise self.error
+        await super().__call__()
         return self.runs
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from bot.core._shared.isolation import freeze
 from bot.core.query_optimizer.execution.results import ResultCache, key_of
-from tests.support.memory import traced
+from tests.support.memory import check_reported_bytes
 
 SHORT = "SELECT a FROM t WHERE x = $1"
 LONG = f"{SHORT} AND b IN ({', '.join(map(str, range(500)))})"
@@ -30,13 +30,12 @@ RESULTS = {
 def test_reported_and_taken_agree(kind, max_mb):
     result = RESULTS[kind]
     cache = ResultCache(max_bytes=max_mb << 20, max_entries=100_000)
-    with traced() as memory:
-        for n in range(700):
-            key, rows, tables = result(n)
-            cache.put(key, freeze(rows), tables, begun=cache.begin(), now=n / 100, ttl=300)
-            del key, rows, tables
-    assert memory.kept / 1.5 < cache.store.bytes_used < memory.kept * 1.5
-    assert cache.store.bytes_used <= max_mb << 20
+
+    def put(n):
+        key, rows, tables = result(n)
+        cache.put(key, freeze(rows), tables, begun=cache.begin(), now=n / 100, ttl=300)
+
+    check_reported_bytes(cache.store, put, 700, max_mb << 20)
     cache.check_invariants()
     cache.write(["t"])
     assert cache.store.bytes_used == 0
