@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bot.core.phase4_admin import HOSTS_VARIABLE, TOKEN_VARIABLE, batch_command, status
-from bot.service import check
-from bot.service.settings import ServiceSettings, parse_port
+from bot.core.phase4_admin import HOSTS_VARIABLE, TOKEN_VARIABLE, batch_command, check, status
+from bot.core.phase4_admin.check.of_service import parse_port
+from bot.service.settings import ServiceSettings
 
 DEFAULT_PORT = 8000
 
@@ -95,14 +95,20 @@ def _parser() -> argparse.ArgumentParser:
         help="front these instances: their /api/* through the load balancer, no data of its own",
     )
     commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND")
-    for name, module, about in (
-        ("check", check, "verify settings, machine and servers before a deployment"),
-        ("status", status, "show a running service's figures"),
-        ("batch", batch_command, "list, show, replay or drop dead letters of a durable queue"),
-    ):
+    for name, add_arguments, run, about in (
+        (
+            "check", check.add_service_arguments, check.run_service,
+            "verify settings, machine and servers before a deployment",
+        ),
+        ("status", status.add_arguments, status.run, "show a running service's figures"),
+        (
+            "batch", batch_command.add_arguments, batch_command.run,
+            "list, show, replay or drop dead letters of a durable queue",
+        ),
+    ):  # fmt: skip
         command = commands.add_parser(name, help=about)
-        module.add_arguments(command)
-        command.set_defaults(run=module.run)
+        add_arguments(command)
+        command.set_defaults(run=run)
     return parser
 
 

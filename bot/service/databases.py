@@ -6,8 +6,9 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from bot.core._shared.masking import mask_url
+from bot.core.phase4_admin.check.of_service import database_backend
 from bot.service.database import ServiceDatabase
-from bot.service.settings import CannotStartError, database_backend
+from bot.service.settings import CannotStartError
 
 
 def open_database(url: str, path: Path) -> ServiceDatabase:

@@ -6,24 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 from bot.core.phase4_config import ConfigError, Phase4Config
 
 
 class CannotStartError(Exception):
     """The service cannot start as it is configured; the message is for the person who started it."""
-
-
-def parse_port(text: str) -> int:
-    """A port to listen on; raises ValueError that says what is expected."""
-    try:
-        port = int(text)
-    except ValueError:
-        port = -1
-    if not 0 <= port <= 65_535:
-        raise ValueError(f"{text!r}: expected a port from 1 to 65535, or 0 for a free one")
-    return port
 
 
 MAX_UPLOAD_BYTES = 16 * 1024 * 1024
@@ -74,11 +62,3 @@ class Urls(NamedTuple):
         except ConfigError as error:
             raise CannotStartError(str(error)) from error
         return cls(config.DATABASE_URL, config.MONGODB_URL)
-
-
-def database_backend(url: str) -> str:
-    """What a ``DATABASE_URL`` has the service run on: "postgresql" or "sqlite"; empty: it cannot."""
-    scheme = url.split("://", 1)[0].split("+")[0].lower()
-    if scheme in ("postgresql", "postgres"):
-        return "postgresql"
-    return "sqlite" if not url or (scheme == "sqlite" and urlsplit(url).path[1:]) else ""

@@ -15,6 +15,10 @@ MAX_FOUND = 2_000
 """Characters of a text."""
 
 
+NOT_READ = "not read"
+"""The check whose findings name settings that could not be read: with one, nothing is ready."""
+
+
 class State(StrEnum):
     """How a check ended. Only FAIL makes the command fail."""
 
@@ -56,6 +60,8 @@ def summary(findings: Sequence[Finding]) -> str:
     count = {state: sum(1 for finding in findings if finding.state is state) for state in State}
     if count[State.FAIL]:
         verdict = "NOT ready to deploy"
+    elif any(finding.check == NOT_READ for finding in findings):
+        verdict = "not known whether it is ready: settings are left that could not be read"
     elif count[State.WARN]:
         verdict = "ready to deploy, after a look at the warnings"
     else:

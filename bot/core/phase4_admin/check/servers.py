@@ -16,9 +16,9 @@ from bot.core._shared.packages import as_numbers
 from bot.core.connection_pool_manager.drivers import driver_class
 from bot.core.connection_pool_manager.drivers.base import Driver, secrets_of
 from bot.core.connection_pool_manager.models import PoolOptions, PoolSpec
+from bot.core.phase4_admin.check.findings import Finding, fail, ok, warn
+from bot.core.phase4_admin.check.rules import Pool
 from bot.core.phase4_config import Phase4Config
-from bot.service.check.findings import Finding, fail, ok, warn
-from bot.service.check.rules import Pool
 
 OLDEST_REDIS = "6.0"
 OLDEST_REDIS_FOR_BATCHES = "6.2"
@@ -49,8 +49,8 @@ class Server(Struct, frozen=True):
         return _NAMES[self.backend]
 
 
-def servers(config: Phase4Config, made: list[Pool]) -> list[Server]:
-    """Every server that the settings name, each URL once."""
+def servers(config: Phase4Config, made: list[Pool], service: bool = False) -> list[Server]:
+    """Every server that the settings name, each URL once; ``service``: for the demonstration service."""
     c = config
     named = [
         ("redis", c.CACHE_L2_REDIS_URL, "CACHE_L2_REDIS_URL", c.ENABLE_CACHE_MANAGER),
@@ -59,7 +59,12 @@ def servers(config: Phase4Config, made: list[Pool]) -> list[Server]:
         ("redis", c.BATCH_REDIS_URL, "BATCH_REDIS_URL", c.ENABLE_BATCH_PROCESSOR),
         ("redis", c.REDIS_URL, "REDIS_URL", False),
         ("mongodb", c.MONGODB_URL, "MONGODB_URL", c.ENABLE_CONNECTION_POOLING),
-        (_backend_of(c.DATABASE_URL), c.DATABASE_URL, "DATABASE_URL", True),
+        (
+            _backend_of(c.DATABASE_URL),
+            c.DATABASE_URL,
+            "DATABASE_URL",
+            service or c.ENABLE_CONNECTION_POOLING,
+        ),
     ]
     for name, pool in c.DATABASE_POOLS.items():
         named.append((pool.backend, pool.url, f"DATABASE_POOLS[{name!r}]", c.ENABLE_CONNECTION_POOLING))

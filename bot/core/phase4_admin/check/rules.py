@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping
 
 from msgspec import Struct
 
-from bot.core._shared.masking import mask_url
 from bot.core._shared.packages import OLDEST, as_numbers
+from bot.core.phase4_admin.check.findings import Finding, fail, ok, warn
+from bot.core.phase4_admin.check.of_service import SERVICE_POOL
 from bot.core.phase4_config import SETTING_NAMES, Phase4Config
-from bot.service.check.findings import Finding, fail, ok, warn
-from bot.service.settings import database_backend, parse_port
 
 MB = 1_048_576
 
@@ -18,14 +17,15 @@ FREE_MEMORY_MB = 500
 """The guide: 500 MB free for any of it, and the next for the cache manager."""
 FREE_MEMORY_FOR_CACHE_MB = 1000
 
-FREE_DISK_MB = 200
-
 DESCRIPTORS_AT_REST = 64
 """Files, sockets and pipes of an idle process; 40 were measured."""
 DESCRIPTORS_FOR_CLIENTS = 200
 """Clients connected at once, as in the load the benchmarks put on the service."""
 
-ALWAYS = ("msgspec", "psutil", "sqlglot", "sqlparse", "cachetools", "aiohttp", "aiosqlite")
+ALWAYS = ("msgspec", "psutil", "sqlglot", "sqlparse", "cachetools")
+OF_SERVICE = ("aiohttp", "aiosqlite")
+"""What the demonstration service needs beside."""
+OF_DASHBOARD = ("aiohttp",)
 BY_BACKEND: Mapping[str, tuple[str, ...]] = {
     "redis": ("redis",),
     "mongodb": ("motor", "pymongo"),
@@ -38,10 +38,6 @@ FLAGS = tuple(name for name in SETTING_NAMES if name.startswith("ENABLE_"))
 SERVICE_FLAGS = tuple(name for name in FLAGS if name != "ENABLE_CACHE_WARMING")
 
 
-SERVICE_POOL = "service"
-"""The pool that ``python -m bot`` makes for its own database; a test holds it against that one's name."""
-
-
 class Pool(Struct, frozen=True):
     """One pool that the settings make."""
 
@@ -51,8 +47,11 @@ class Pool(Struct, frozen=True):
     max_size: int
 
 
-def pools(config: Phase4Config, urls: Mapping[str, str]) -> list[Pool]:
-    """The pools made at start; ``urls`` gives the url of a backend whose pool names none."""
+def pools(config: Phase4Config, urls: Mapping[str, str], service: bool = False) -> list[Pool]:
+    """The pools made at start; ``urls`` gives the url of a backend whose pool names none.
+
+    ``service``: with the demonstration service's own.
+    """
     if not config.ENABLE_CONNECTION_POOLING:
         return []
     found = [
@@ -64,7 +63,7 @@ def pools(config: Phase4Config, urls: Mapping[str, str]) -> list[Pool]:
         )
         for name, pool in config.DATABASE_POOLS.items()
     ]
-    if SERVICE_POOL not in config.DATABASE_POOLS:
+    if service and SERVICE_POOL not in config.DATABASE_POOLS:
         # The service's own database: DATABASE_URL's, or the embedded one.
         backend = next((name for name, url in urls.items() if url == config.DATABASE_URL), "sqlite")
         found.append(Pool(SERVICE_POOL, backend, config.DATABASE_URL, config.POOL_MAX_SIZE))
@@ -81,25 +80,6 @@ def backends_in_use(config: Phase4Config, urls: Mapping[str, str]) -> set[str]:
     if any(urls_of_services):
         found.add("redis")
     return found
-
-
-def port(text: str) -> Iterator[Finding]:
-    """``PORT`` of the environment, which the service refuses to start with if it is none."""
-    try:
-        parse_port(text or "0")
-    except ValueError as error:
-        yield fail("port", f"PORT = {error}", "correct PORT, or unset it for 8000")
-
-
-def database_url(url: str) -> Iterator[Finding]:
-    """What ``open_database`` refuses."""
-    if not database_backend(url):
-        yield fail(
-            "DATABASE_URL",
-            f"{mask_url(url)}: the service cannot run on it",
-            "give it postgresql://host/database or sqlite:///file.db, or leave it empty; pools "
-            "of other databases are named in DATABASE_POOLS",
-        )
 
 
 def services(config: Phase4Config) -> Finding:
@@ -284,16 +264,6 @@ def descriptors(config: Phase4Config, made: list[Pool], limit: int | None) -> Fi
     if need * 1.25 > limit:
         return warn("file descriptors", found, advice)
     return ok("file descriptors", found)
-
-
-def disk(folder: str, writable: bool, free_mb: float) -> Finding:
-    """The data folder, which holds uploads and the embedded database."""
-    found = f"{folder}: {free_mb:,.0f} MB free"
-    if not writable:
-        return fail("data folder", f"{folder}: not writable", "give the bot's user the right, or --data-dir")
-    if free_mb < FREE_DISK_MB:
-        return warn("data folder", found, f"have {FREE_DISK_MB} MB free")
-    return ok("data folder", found)
 
 
 def python_version(version: tuple[int, int, int]) -> Finding:

@@ -11,17 +11,17 @@ from pathlib import Path
 import pytest
 
 from bot.core._shared.packages import OLDEST
+from bot.core.phase4_admin.check import of_service, rules
+from bot.core.phase4_admin.check.command import _free_in_container, check
+from bot.core.phase4_admin.check.findings import State, as_json, as_table, fail, failed, ok, warn
+from bot.core.phase4_admin.check.servers import Server, judge, reach, reach_instance, servers
 from bot.core.phase4_config import Phase4Config
-from bot.service.check import rules
-from bot.service.check.command import _free_in_container, check
-from bot.service.check.findings import State, as_json, as_table, fail, failed, ok, warn
-from bot.service.check.servers import Server, judge, reach, reach_instance, servers
 from bot.service.database import POOL_NAME
 from bot.service.databases import open_database
 from bot.service.settings import CannotStartError
 from tests.support.servers import free_port
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def config(**settings) -> Phase4Config:
@@ -160,11 +160,11 @@ def test_the_lower_bounds_are_those_of_the_project():
 
 
 def test_the_pool_of_the_service_counts():
-    assert rules.SERVICE_POOL == POOL_NAME
+    assert of_service.SERVICE_POOL == POOL_NAME
     settings = config(ENABLE_CONNECTION_POOLING=True, DATABASE_URL="postgresql://h/d", POOL_MAX_SIZE=33)
-    [pool] = rules.pools(settings, {"postgresql": "postgresql://h/d"})
+    [pool] = rules.pools(settings, {"postgresql": "postgresql://h/d"}, service=True)
     assert (pool.backend, pool.max_size) == ("postgresql", 33)
-    assert rules.pools(config(), {}) == []
+    assert rules.pools(config(), {}, service=True) == []
 
 
 def test_an_old_python_fails():
@@ -173,8 +173,8 @@ def test_an_old_python_fails():
 
 
 def test_a_data_folder_that_cannot_be_written_fails(tmp_path):
-    assert rules.disk(str(tmp_path), False, 1000).state is State.FAIL
-    assert rules.disk(str(tmp_path), True, 10).state is State.WARN
+    assert of_service.disk(str(tmp_path), False, 1000).state is State.FAIL
+    assert of_service.disk(str(tmp_path), True, 10).state is State.WARN
 
 
 def test_each_server_is_named_once_with_every_setting_that_names_it():
@@ -187,7 +187,7 @@ def test_each_server_is_named_once_with_every_setting_that_names_it():
         LOAD_BALANCER_INSTANCES=TWO,
     )
     urls = {"postgresql": "postgresql://h/bot", "redis": "redis://h/0"}
-    found = {server.url: server for server in servers(settings, rules.pools(settings, urls))}
+    found = {server.url: server for server in servers(settings, rules.pools(settings, urls, service=True))}
     assert found["redis://h/0"].settings == ("CACHE_L2_REDIS_URL", "REDIS_URL")
     assert found["redis://h/0"].needed
     assert found["redis://h/1"].settings == ("RATE_LIMIT_REDIS_URL",)
@@ -316,7 +316,7 @@ def test_table_and_json_say_the_same():
      "sqlite:///", "mysql://u:hunter2@h/db", "mongodb://h/db", "file.db"],
 )  # fmt: skip
 def test_a_database_that_the_service_refuses_fails(url, tmp_path):
-    found = list(rules.database_url(url))
+    found = list(of_service.database_url(url))
     try:
         open_database(url, tmp_path / "a.db")
     except CannotStartError:
@@ -329,10 +329,10 @@ def test_a_database_that_the_service_refuses_fails(url, tmp_path):
 
 @pytest.mark.parametrize("text", ["abc", "99999", "-1"])
 def test_a_port_that_is_none_fails(text):
-    [found] = rules.port(text)
+    [found] = of_service.port(text)
     assert found.state is State.FAIL
     assert f"PORT = {text!r}" in found.found
-    assert list(rules.port("8001")) == list(rules.port("")) == []
+    assert list(of_service.port("8001")) == list(of_service.port("")) == []
 
 
 def test_the_command(tmp_path, redis_url):
