@@ -283,3 +283,5 @@ ENABLE_OUTBOUND = False
 # PHASE4_DASHBOARD_HOST = "127.0.0.1"
 # what the dashboard and /metrics ask for, at least 16 characters; empty: this machine only (a string)
 # PHASE4_DASHBOARD_TOKEN = ""
+# what the dashboard calls this bot; empty: the folder that it runs in (a string)
+# PHASE4_DASHBOARD_NAME = ""

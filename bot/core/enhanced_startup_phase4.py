@@ -342,7 +342,7 @@ async def _serve_dashboard(settings: DashboardSettings, warnings: list[str]) -> 
     if not settings.port:
         return
     try:
-        made = await mount_phase4(settings.port, host=settings.host, token=settings.token)
+        made = await mount_phase4(settings.port, host=settings.host, token=settings.token, name=settings.name)
     except (InvalidArgumentError, OSError, ImportError) as error:
         said = (error.strerror if isinstance(error, OSError) else None) or message_of(error)
         warning = one_line(f"PHASE4_DASHBOARD_PORT: no dashboard: {said}", MAX_TOLD)

@@ -30,6 +30,7 @@ from bot.service.bodies import Bodies, Body
 from bot.service.middleware import REQUEST_ID
 from bot.service.server import make_application
 from bot.service.settings import MAX_UPLOAD_BYTES, CannotStartError, ServiceSettings
+from bot.service.side_by_side import SideBySide
 
 logger = logging.getLogger("bot.front")
 
@@ -84,7 +85,7 @@ class Front:
     """
 
     def __init__(self, balancer: LoadBalancer) -> None:
-        self._balancer = balancer
+        self.balancer = balancer
         self._session: aiohttp.ClientSession | None = None
         self._bodies = Bodies(MAX_UPLOAD_BYTES, MAX_BODIES_IN_FLIGHT)
 
@@ -96,7 +97,7 @@ class Front:
             auto_decompress=False,
             skip_auto_headers=_OWN_HEADERS,
         )
-        self._balancer.request_handler = self._send
+        self.balancer.request_handler = self._send
 
     async def stop(self) -> None:
         if self._session is not None:
@@ -143,7 +144,7 @@ class Front:
         async with self._bodies.received(request) as body:
             forward = Forward(request.method, path, headers, body, repeatable, failures=[], opened=[])
             try:
-                success, result, instance_id = await self._balancer.route_request(
+                success, result, instance_id = await self.balancer.route_request(
                     forward, client_of(client) if sticky else None, idempotent=repeatable
                 )
                 if success:
@@ -214,6 +215,9 @@ def create_front(settings: ServiceSettings) -> web.Application:
     app[MOUNTED] = mount_phase4(
         app, prefix="/", access=app[ACCESS], health=_trouble, figures=_instances, index=_index
     )
+    app[MOUNTED].admin.feed.about.update(api=True, front=True)
+    side_by_side = SideBySide(front.balancer, settings.dashboard_token)
+    app.router.add_get("/dashboard/instances", app[ACCESS].guard(side_by_side.get))
     app.router.add_get("/api", _index)
     app.router.add_route("*", "/api/{path:.+}", front.handle)
 
@@ -222,10 +226,12 @@ def create_front(settings: ServiceSettings) -> web.Application:
         if report["errors"]:
             raise CannotStartError("; ".join(report["errors"]))
         await front.start()
+        await side_by_side.start()
         try:
             yield
         finally:
             await shutdown_phase4_services()
+            await side_by_side.stop()
             await front.stop()
 
     app.cleanup_ctx.append(life)

@@ -60,6 +60,7 @@ def create_app(settings: ServiceSettings, phase4: Mapping[str, Any] | None = Non
     app[MOUNTED] = mount_phase4(
         app, prefix="/", access=access, health=probe.failure, figures=figures, index=_index
     )
+    app[MOUNTED].admin.feed.about["api"] = True
     app.router.add_get("/api", _index)
     app.router.add_get("/api/data", data.get)
     app.router.add_post("/api/execute", ExecuteApi(data).post)

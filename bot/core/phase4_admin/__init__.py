@@ -6,3 +6,4 @@ need it, and those are imported only where it is mounted.
 
 TOKEN_VARIABLE = "PHASE4_DASHBOARD_TOKEN"  # noqa: S105 - the name of a variable
 HOSTS_VARIABLE = "PHASE4_ALLOWED_HOSTS"
+NAME_VARIABLE = "PHASE4_DASHBOARD_NAME"

@@ -65,15 +65,16 @@ class Feed:
         lag: Callable[[], float],
         *,
         name: str = "",
-        about: Mapping[str, Any] | None = None,
         interval: float = INTERVAL,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        """``name``: the bot's; ``about``: what else every state of the page tells, as it is."""
+        """``name``: the bot's."""
         self._library = library
         self._events = events
         self._lag = lag
-        self._about = {"bot": name, **(about or {})}
+        self.about: dict[str, Any] = {"bot": name}
+        """What every state of the page tells, as it is. Whoever serves it may add to it before it starts:
+        ``front`` (there is a list of instances side by side), ``api`` (there is an index at ``api``)."""
         self._interval = interval
         self._clock = clock
         self._recent = RecentReader(clock.monotonic())
@@ -116,7 +117,12 @@ class Feed:
         return self._history.steps(seconds, now)
 
     async def snapshot(self) -> dict[str, Any]:
-        """What the page shows of now; empty before the first sample, and the last one while it fails."""
+        """What the page shows of now, or did last before the reading failed; empty if it never succeeded."""
+        if self._sample is None:
+            try:
+                await self.measure()
+            except Exception as error:
+                self._tell("measure", error)
         sample = self._sample
         if sample is not None and self._state_of is not sample:
             try:
@@ -250,7 +256,7 @@ class Feed:
         status, values = sample.status, sample.values
         slow, patterns = await self._library.there(self._found_queries)
         return {
-            **self._about,
+            **self.about,
             "time": sample.at,
             "interval": self._interval,
             "window": WINDOW,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import AsyncIterator, Collection, Generator
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -11,7 +13,7 @@ from aiohttp import web
 from bot.core._shared.errors import InvalidArgumentError, invalid
 from bot.core._shared.loop_owner import still_runs
 from bot.core._shared.masking import one_line
-from bot.core.phase4_admin import TOKEN_VARIABLE
+from bot.core.phase4_admin import NAME_VARIABLE, TOKEN_VARIABLE
 from bot.core.phase4_admin.access import Access, Handler, is_loopback, valid_token
 from bot.core.phase4_admin.admin import Admin
 from bot.core.phase4_admin.client_address import TRUSTED_PROXIES
@@ -27,6 +29,9 @@ PREFIX = "/phase4"
 
 MAX_CONNECTIONS = 256
 """Of a port of its own; half of them for one client."""
+
+MAX_NAME = 80
+"""Characters of the bot's name."""
 
 _PREFIX = re.compile(r"(?:/[^/\s{}?#%\\\x00-\x1f\x7f]+)*")
 
@@ -88,7 +93,7 @@ def mount_on(
     if not isinstance(name, str):
         raise invalid("name", name, "a string: what the page calls the bot")
     known = access or Access("127.0.0.1", given_token(token))
-    admin = Admin(library, known, base, one_line(name, 80), health, figures)
+    admin = Admin(library, known, base, bot_name(name), health, figures)
     try:
         add_routes(app, base, admin.routes(index), admin.access)
     except ValueError as error:
@@ -173,6 +178,15 @@ def given_token(token: str | None) -> str:
         return valid_token(found)
     except ValueError as error:
         raise InvalidArgumentError(f"{TOKEN_VARIABLE if token is None else 'token'}: {error}") from None
+
+
+def bot_name(name: str) -> str:
+    """What the page calls the bot: the name of the call, else of the settings, else the folder it runs in."""
+    found = name.strip() or Phase4Config.load(only=(NAME_VARIABLE,)).dashboard.name.strip()
+    if not found:
+        # In a container the folder may be the root.
+        found = Path.cwd().name or Path(sys.argv[0]).stem or "bot"
+    return one_line(found, MAX_NAME)
 
 
 def checked_prefix(prefix: str) -> str:

@@ -25,3 +25,6 @@ class DashboardSettings(Settings, frozen=True, rename=starting("PHASE4_DASHBOARD
     token: Annotated[
         str, doc("what the dashboard and /metrics ask for, at least 16 characters; empty: this machine only")
     ] = ""
+    name: Annotated[
+        str, Meta(max_length=80), doc("what the dashboard calls this bot; empty: the folder that it runs in")
+    ] = ""

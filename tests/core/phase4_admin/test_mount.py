@@ -444,3 +444,17 @@ async def test_metrics_without_their_package_are_one_sentence(session, monkeypat
     assert status == 501
     assert "pip install prometheus-client" in answer["error"]["message"]
     assert (await told(session, f"{mounted.url}health"))[0] == 200
+
+
+async def test_the_page_calls_the_bot_by_the_call_the_setting_or_its_folder(session, monkeypatch, tmp_path):
+    folder = tmp_path / "Мой бот"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    app = web.Application()
+    mount_phase4(app, prefix="/folder")
+    monkeypatch.setenv("PHASE4_DASHBOARD_NAME", " Files bot\n ")
+    mount_phase4(app, prefix="/setting")
+    mount_phase4(app, prefix="/call", name="Bot 7")
+    async with serving(app) as url:
+        for path, name in (("folder", "Мой бот"), ("setting", "Files bot"), ("call", "Bot 7")):
+            assert (await told(session, f"{url}/{path}/dashboard/snapshot"))[1]["bot"] == name
