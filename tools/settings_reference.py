@@ -43,7 +43,8 @@ The later wins, setting by setting:
 5. `initialize_phase4_services(from_host=Config)`: a class, a module, an object or a dict in which the bot
    keeps its settings;
 6. environment variables of the same name; dicts and lists are JSON, flags `true` or `false`;
-7. the dict given to `initialize_phase4_services`.
+7. the dict given to `initialize_phase4_services`, and before it what code has put into the dict
+   `PHASE4_CONFIG` of `bot.core.enhanced_startup_phase4` (not the environment variable of 4).
 
 A database that has settings in it (MongoDB) is a host as well: give its dict, or the class that it is
 loaded into, as `from_host`. A text there is read as one of the environment is (`"True"`, `"10"`), and None

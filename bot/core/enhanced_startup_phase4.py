@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from bot.core.rate_limiter import rate_limited
 
 __all__ = [
+    "PHASE4_CONFIG",
     "cached",
     "get_phase4_status",
     "initialize_phase4_services",
@@ -48,6 +49,13 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+PHASE4_CONFIG: dict[str, Any] = {}
+"""Settings that code sets before the start: ``PHASE4_CONFIG["CACHE_L1_MAX_SIZE_MB"] = 50``.
+
+Read by each :func:`initialize_phase4_services`, and as good as the dict given to it, which wins setting by
+setting. Changed by the bot only.
+"""
 
 
 class _Runtime:
@@ -76,9 +84,9 @@ async def initialize_phase4_services(
 ) -> dict[str, Any]:
     """Start every service whose ``ENABLE_*`` flag is set; stop those whose flag no longer is.
 
-    ``config`` overrides every other source of settings (see ``phase4_config``). ``from_host`` is where the
-    bot keeps its own settings: a class, a module, an object or a dict, of which ours are taken; they win over
-    files, and the environment wins over them.
+    ``config`` overrides every other source of settings (see ``phase4_config``), and so does PHASE4_CONFIG,
+    over which it wins. ``from_host`` is where the bot keeps its own settings: a class, a module, an object or
+    a dict, of which ours are taken; they win over files, and the environment wins over them.
 
     Returns ``success``, ``errors`` (each names the service or setting), ``warnings`` (what runs, but not as
     it was set: a Redis that refuses the password, a pool whose server is not there yet; and names that look
@@ -144,6 +152,8 @@ def _settings(config: Mapping[str, Any] | Phase4Config | None, host: Any) -> tup
         if host is not None:
             raise ConfigError("from_host: a Phase4Config is all settings; give one or the other")
         return config, []
+    if PHASE4_CONFIG and (config is None or isinstance(config, Mapping)):
+        config = {**PHASE4_CONFIG, **(config or {})}
     settings, warnings = Phase4Config.read(config, host=host)
     for warning in warnings:
         logger.warning("Phase 4 configuration: %s", one_line(warning, MAX_TOLD))

@@ -7,6 +7,12 @@ import pytest
 from bot.core.batch_processor import BatchProcessor
 from bot.core.cache_manager import CacheManager
 from bot.core.connection_pool_manager import BackendType, ConnectionPoolManager
+from bot.core.enhanced_startup_phase4 import (
+    PHASE4_CONFIG,
+    get_phase4_status,
+    initialize_phase4_services,
+    shutdown_phase4_services,
+)
 from bot.core.load_balancer import LoadBalancer, LoadBalancingStrategy
 from bot.core.query_optimizer import (
     QueryOptimizer,
@@ -200,3 +206,31 @@ async def test_batch_processor():
     figures = await processor.get_statistics()
     assert (figures["completed_batches"], figures["total_items_processed"]) == (1, 1)
     assert await processor.disable() is True
+
+
+async def test_settings_that_code_sets_before_the_start(monkeypatch):
+    monkeypatch.setitem(PHASE4_CONFIG, "ENABLE_CACHE_MANAGER", True)
+    monkeypatch.setitem(PHASE4_CONFIG, "CACHE_L1_MAX_SIZE_MB", 50)
+    monkeypatch.setitem(PHASE4_CONFIG, "CACHE_L1_MAX_ENTRIES", 5)
+    monkeypatch.setenv("CACHE_L1_MAX_SIZE_MB", "70")
+    report = await initialize_phase4_services({"ENABLE_RATE_LIMITER": True, "CACHE_L1_MAX_ENTRIES": 7})
+    assert report["success"]
+    assert {"CacheManager", "RateLimiter"} <= set(report["services_initialized"])
+    status = await get_phase4_status()
+    assert status["services"].get("cache_manager", {}).get("l1_max_size_mb") == 50
+    cache = CacheManager.get_instance()
+    for n in range(20):
+        await cache.set(str(n), n)
+    assert (await cache.get_statistics())["l1_entries"] == 7, "the dict given to the start wins"
+    monkeypatch.setitem(PHASE4_CONFIG, "CACHE_L1_MAX_SIZ_MB", 50)
+    report = await initialize_phase4_services()
+    assert "CACHE_L1_MAX_SIZE_MB" in report["errors"][0], "a misspelt name is an error, as in that dict"
+    assert await shutdown_phase4_services() is True
+
+
+@pytest.mark.parametrize("config", [5, ["ENABLE_CACHE_MANAGER"]])
+async def test_what_are_no_settings_is_refused_all_the_same(monkeypatch, config):
+    monkeypatch.setitem(PHASE4_CONFIG, "ENABLE_CACHE_MANAGER", True)
+    report = await initialize_phase4_services(config)
+    assert report["success"] is False
+    assert report["services_initialized"] == []
