@@ -19,39 +19,60 @@ class CacheManagerFigures(Figures, frozen=True, kw_only=True):
     service = "cache_manager"
 
     enabled: bool
+    """Whether the service is on."""
     l1_entries: Annotated[int, _ENTRIES.of("l1")]
+    """Entries in memory."""
     l1_memory_mb: Annotated[float, _BYTES.of("l1")]
+    """MB in memory."""
     l1_max_size_mb: Annotated[float, _MAX_BYTES.of("l1")]
+    """MB that the cache may take in memory."""
     l1_hits: Annotated[int, _HITS.of("l1")]
+    """Look-ups answered from memory."""
     l1_misses: Annotated[int, _MISSES.of("l1")]
+    """Look-ups that memory could not answer."""
     l1_hit_rate_percent: float
+    """Percent of look-ups answered from memory."""
     l1_evictions: Annotated[int, _EVICTIONS.of("l1")]
+    """Entries in memory displaced by others."""
     l1_insertions: Annotated[int, _INSERTIONS.of("l1")]
+    """Entries put into memory."""
     l2_enabled: Annotated[
         bool, gauge("phase4_cache_l2_configured", "1 if there is a Redis behind the memory")
     ]
     l2_connected: Annotated[bool, gauge("phase4_cache_l2_connected", "1 while Redis answers")]
     l2_hits: Annotated[int, _HITS.of("l2")]
+    """Look-ups answered from Redis."""
     l2_misses: Annotated[int, _MISSES.of("l2")]
+    """Look-ups that Redis could not answer."""
     l2_errors: Annotated[
         int, counter("phase4_cache_l2_errors", "Operations that Redis refused or did not answer")
     ]
     l2_undecodable: int
+    """Values in Redis that could not be read, and counted as misses."""
     l2_malformed_messages: int
+    """Messages of other instances that could not be read."""
     l1_only_values: int
+    """Values that Redis cannot hold, and memory alone keeps."""
     total_hits: int
+    """Look-ups answered by either tier."""
     total_misses: int
+    """Look-ups that neither tier could answer."""
     overall_hit_rate_percent: float
+    """Percent of look-ups answered by either tier."""
     eviction_rate: float
+    """Percent of what was put into memory that displaced something."""
     loads: Annotated[int, counter("phase4_cache_loads", "Loaders run")]
     load_failures: Annotated[int, counter("phase4_cache_load_failures", "Loaders that raised")]
     stale_served: Annotated[
         int, counter("phase4_cache_stale_served", "Expired values served because a loader failed")
     ]
     early_refreshes: int
+    """Values loaded anew in the background, before anybody had to wait for them."""
     warming_tasks: Annotated[int, gauge("phase4_cache_warming_tasks", "Keys kept warm")]
     degraded: Annotated[bool, DEGRADED.of(service)]
+    """Whether Redis is away, refuses something, or the changes of other instances are not heard."""
     l2_refused: dict[str, str]
+    """What Redis does not allow this user, and what does not work for it."""
 
     @property
     def hit_rate(self) -> float:

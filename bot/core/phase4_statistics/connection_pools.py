@@ -15,15 +15,21 @@ class PoolFigures(Figures, frozen=True, kw_only=True):
     label = "pool"
 
     backend: str
+    """The kind of database."""
     url: str
-    """Without its password."""
+    """Where it connects to, without the password."""
     total_connections: int
+    """Connections that are open."""
     active_connections: Annotated[
         int, gauge("pool_active_connections", "Connections on loan"), _CONNECTIONS.of("active")
     ]
+    """Connections on loan."""
     idle_connections: Annotated[int, _CONNECTIONS.of("idle")]
+    """Connections ready for use."""
     busy_connections: Annotated[int, _CONNECTIONS.of("busy")]
+    """Connections that are being checked, reset or closed."""
     opening_connections: Annotated[int, _CONNECTIONS.of("opening")]
+    """Connections that are being opened."""
     waiting: Annotated[int, gauge("phase4_pool_waiters", "Callers that wait for a connection")]
     min_size: Annotated[int, gauge("phase4_pool_min_size", "Connections the pool keeps")]
     max_size: Annotated[int, gauge("pool_max_size", "Connections the pool may have")]
@@ -31,37 +37,51 @@ class PoolFigures(Figures, frozen=True, kw_only=True):
         float, gauge("phase4_pool_utilization_percent", "Connections on loan, percent of the most")
     ]
     peak_active: int
+    """The most connections that were on loan at once."""
     peak_connections: int
+    """The most connections that were open at once."""
     total_acquired: Annotated[int, counter("phase4_pool_acquired", "Leases")]
     total_released: Annotated[int, counter("phase4_pool_released", "Leases given back")]
     failed_acquisitions: Annotated[
         int, counter("phase4_pool_failed_acquisitions", "Callers that got no connection")
     ]
     cancelled_acquisitions: int
+    """Callers that were cancelled while they waited."""
     avg_wait_time_ms: float
+    """Milliseconds that a caller waited, on average."""
     p50_wait_time_ms: float
+    """Milliseconds within which half of the callers had a connection."""
     p99_wait_time_ms: float
+    """Milliseconds within which 99 % of the callers had a connection."""
     max_wait_time_ms: float
+    """The longest wait in milliseconds."""
     longest_lease_seconds: Annotated[
         float, gauge("phase4_pool_longest_lease_seconds", "Age of the oldest lease")
     ]
     leaked: Annotated[int, counter("phase4_pool_leaked", "Leases held beyond the leak threshold")]
     connections_opened: int
+    """Connections opened."""
     connections_closed: int
+    """Connections closed."""
     connect_failures: Annotated[
         int, counter("phase4_pool_connect_failures", "Connections that could not be opened")
     ]
     resets: int
+    """Connections whose session was reset before the next use."""
     query_timeouts: Annotated[int, counter("phase4_pool_query_timeouts", "Calls ended for their timeout")]
     refused_as_demoted: int
+    """Leases with writes that a demoted server refused."""
     demoted: Annotated[bool, gauge("phase4_pool_demoted", "1 while the server takes no writes")]
     overdue_calls: Annotated[
         int, gauge("phase4_pool_overdue_calls", "Calls that have had no answer for long")
     ]
     longest_call_seconds: float
+    """Age of the oldest call that has no answer."""
     healthy: Annotated[bool, gauge("phase4_pool_healthy", "1 while the pool can connect")]
     degraded: bool
+    """Whether calls are overdue, or the server takes no writes."""
     last_error: str | None
+    """What keeps the pool from its work, or a part of it; null: nothing."""
 
     @classmethod
     def told(cls, services: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:

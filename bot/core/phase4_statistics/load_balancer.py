@@ -16,10 +16,15 @@ class InstanceFigures(Figures, frozen=True, kw_only=True):
     label = "bot_instance"
 
     address: str
+    """The instance's host."""
     port: int
+    """The instance's port."""
     url: str
+    """The instance's URL."""
     weight: float
+    """Its share in weighted strategies."""
     state: str
+    """healthy, unhealthy, ejected, half_open, slow_start, draining or drained."""
     since: float
     """Unix time of the last change of state."""
     healthy: Annotated[
@@ -31,17 +36,26 @@ class InstanceFigures(Figures, frozen=True, kw_only=True):
     active_requests: Annotated[int, gauge("phase4_load_balancer_instance_active", "Requests in progress")]
     total_requests: Annotated[int, counter("phase4_load_balancer_instance_requests", "Requests by instance")]
     successful_requests: int
+    """Requests it answered."""
     failed_requests: Annotated[
         int, counter("phase4_load_balancer_instance_failures", "Failed requests by instance")
     ]
     success_rate_percent: float
+    """Percent of its requests that it answered."""
     average_response_time_ms: float
+    """Milliseconds it took to answer or to fail, on average."""
     p99_response_time_ms: float
+    """Milliseconds within which 99 % of its requests were answered or failed."""
     consecutive_failures: int
+    """Failed requests in a row."""
     failed_checks: int
+    """Failed health checks in a row."""
     ejections: int
+    """How often it was ejected lately."""
     last_error: str
+    """What the last failed request or check said."""
     history: list[dict[str, Any]]
+    """Its last changes of state, each with time and reason."""
 
     @property
     def avg_response_time(self) -> float:
@@ -61,30 +75,45 @@ class LoadBalancerFigures(Figures, frozen=True, kw_only=True):
     service = "load_balancer"
 
     enabled: bool
+    """Whether the service is on."""
     strategy: str
+    """How instances are chosen."""
     total_instances: Annotated[int, gauge("phase4_load_balancer_instances", "Instances known")]
     healthy_instances: Annotated[
         int, gauge("phase4_load_balancer_healthy_instances", "Instances that get requests")
     ]
     panic: bool
+    """Whether so few instances are healthy that all of them get requests."""
     degraded: Annotated[bool, DEGRADED.of(service)]
+    """Whether an instance is not healthy."""
     total_requests: int
+    """Requests routed."""
     successful_requests: Annotated[int, _REQUESTS.of("succeeded")]
+    """Requests answered."""
     failed_requests: Annotated[int, _REQUESTS.of("failed")]
+    """Requests that failed at every instance tried, or for which there was none."""
     rejected_requests: Annotated[int, _REQUESTS.of("rejected")]
+    """Requests that an instance rejected as wrong in themselves (RequestRejected)."""
     success_rate_percent: float
+    """Percent of the requests that were answered."""
     average_response_time_ms: Annotated[
         float,
         gauge("phase4_load_balancer_average_response_seconds", "Response time on average", scale=0.001),
     ]
+    """Milliseconds of an answer, on average."""
     p95_response_time_ms: float
+    """Milliseconds within which 95 % of the requests were answered."""
     p99_response_time_ms: float
+    """Milliseconds within which 99 % of the requests were answered."""
     retries: Annotated[
         int, counter("phase4_load_balancer_retries", "Requests sent again to another instance")
     ]
     retries_refused: int
+    """Retries that the budget did not allow."""
     hedged_requests: int
+    """Requests sent to a second instance because the first was slow."""
     hedge_wins: int
+    """Those that the second answered first."""
     distribution_variance: Annotated[
         float,
         gauge(
@@ -93,3 +122,4 @@ class LoadBalancerFigures(Figures, frozen=True, kw_only=True):
         ),
     ]
     instances: dict[str, InstanceFigures]
+    """The figures of each instance, by its id."""

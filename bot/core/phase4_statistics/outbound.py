@@ -27,12 +27,19 @@ class OutboundFigures(Figures, frozen=True, kw_only=True):
     service = "outbound"
 
     enabled: bool
+    """Whether the service is on."""
     draining: bool
+    """Whether it is being switched off, and sends what is left."""
     total_requests: int
+    """Requests made."""
     sent: Annotated[int, _REQUESTS.of("sent")]
+    """Requests that Telegram took."""
     failed: Annotated[int, _REQUESTS.of("failed")]
+    """Requests that failed in the end."""
     cancelled: Annotated[int, _REQUESTS.of("cancelled")]
+    """Requests whose callers were cancelled."""
     unqueued: Annotated[int, _REQUESTS.of("unqueued")]
+    """Requests that never wait, such as answers to callback queries."""
     queued: Annotated[int, gauge("phase4_outbound_queued", "Requests that wait to leave")]
     max_pending: Annotated[
         int, gauge("phase4_outbound_max_queued", "Requests that may wait; beyond, they are refused")
@@ -41,43 +48,70 @@ class OutboundFigures(Figures, frozen=True, kw_only=True):
         int, gauge("phase4_outbound_in_flight", "Requests that have left and have no answer yet")
     ]
     max_in_flight: int
+    """Requests that may be in flight at once."""
     waited: int
+    """Requests that had to wait."""
     p50_wait_ms: float
+    """Milliseconds within which half of the requests left."""
     p99_wait_ms: float
+    """Milliseconds within which 99 % of the requests left."""
     refusals: int
+    """Requests that Telegram refused with a wait."""
     refusals_chat: Annotated[int, _REFUSALS.of("chat")]
+    """Those that concerned one chat."""
     refusals_global: Annotated[int, _REFUSALS.of("global")]
+    """Those that concerned all chats."""
     retries: Annotated[
         int,
         counter("phase4_outbound_retries", "Requests that wait for another try after a refusal"),
     ]
     superseded: Annotated[int, _REQUESTS.of("superseded")]
+    """Edits and chat actions never sent because a later one replaced them."""
     unchanged: Annotated[int, _REQUESTS.of("unchanged")]
+    """Edits never sent because they would change nothing."""
     dropped: Annotated[int, _REQUESTS.of("dropped")]
+    """Edits never sent because the message was deleted."""
     expired: Annotated[int, _REQUESTS.of("expired")]
+    """Requests whose deadline passed."""
     held_too_long: Annotated[int, _REQUESTS.of("held_too_long")]
+    """Requests that would have waited longer than allowed."""
     refused_full: Annotated[int, _REQUESTS.of("refused_full")]
+    """Requests for which there was no room."""
     chats_waiting: int
+    """Chats that have requests waiting."""
     chats_held: Annotated[int, gauge("phase4_outbound_chats_held", "Chats that Telegram said to wait for")]
     chats_known: int
+    """Chats of which something is remembered."""
     held_globally_seconds: Annotated[
         float,
         gauge("phase4_outbound_held_globally_seconds", "Seconds for which nothing is sent to anybody"),
     ]
     by_priority: dict[str, dict[str, int]]
+    """`queued`, `sent` and `refused` of each priority."""
     shared: bool
+    """Whether instances share one budget through Redis."""
     degraded: Annotated[bool, DEGRADED.of(service)]
+    """Whether Redis is away, so that each instance keeps the limits by itself."""
     # Of a shared budget only.
     admissions: int | UnsetType = UNSET
+    """Requests that the shared budget admitted."""
     admissions_denied: int | UnsetType = UNSET
+    """Requests that it told to wait."""
     sent_unshared: int | UnsetType = UNSET
+    """Requests admitted by this instance alone while Redis was away."""
     admission_batches: int | UnsetType = UNSET
+    """Round trips for admission."""
     broadcasts_running: Annotated[int, gauge("phase4_outbound_broadcasts_running", "Broadcasts that run")]
     broadcasts_finished: Annotated[
         int, counter("phase4_outbound_broadcasts_finished", "Broadcasts that have reached their end")
     ]
     broadcast_sent: Annotated[int, _RECIPIENTS.of("sent")]
+    """Recipients reached."""
     broadcast_blocked: Annotated[int, _RECIPIENTS.of("blocked")]
+    """Recipients that have blocked the bot."""
     broadcast_deactivated: Annotated[int, _RECIPIENTS.of("deactivated")]
+    """Recipients whose account was deleted."""
     broadcast_not_found: Annotated[int, _RECIPIENTS.of("not_found")]
+    """Recipients that there are not."""
     broadcast_failed: Annotated[int, _RECIPIENTS.of("failed")]
+    """Recipients that could not be reached for another reason."""

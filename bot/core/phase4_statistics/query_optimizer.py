@@ -11,6 +11,7 @@ class QueryOptimizerFigures(Figures, frozen=True, kw_only=True):
     service = "query_optimizer"
 
     enabled: bool
+    """Whether the service is on."""
     total_unique_queries: Annotated[int, gauge("phase4_query_shapes", "Distinct query shapes known")]
     total_executions: Annotated[int, counter("phase4_query_executions", "Executions on the database")]
     cache_hits: Annotated[int, counter("phase4_query_cache_hits", "Query results answered from the cache")]
@@ -18,15 +19,19 @@ class QueryOptimizerFigures(Figures, frozen=True, kw_only=True):
         int, counter("phase4_query_cache_misses", "Query results that were not in the cache")
     ]
     cache_hit_rate_percent: float
+    """Percent of look-ups answered from the cache."""
     avg_execution_time_ms: float
+    """Milliseconds of an execution on the database, on average."""
     total_execution_time_ms: Annotated[
         float,
         counter("phase4_query_execution_seconds", "Seconds of executions on the database", scale=0.001),
     ]
+    """Milliseconds of executions on the database."""
     cached_results_count: Annotated[int, gauge("phase4_query_cache_entries", "Query results held")]
     cached_results_mb: Annotated[
         float, gauge("phase4_query_cache_bytes", "Bytes of query results held", scale=MB)
     ]
+    """MB of query results held."""
     cache_evictions: Annotated[
         int, counter("phase4_query_cache_evictions", "Query results displaced by others")
     ]

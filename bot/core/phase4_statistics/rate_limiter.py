@@ -17,12 +17,16 @@ class LimitFigures(Figures, frozen=True, kw_only=True):
     label = "tier"
 
     requests_per_second: float | UnsetType = UNSET
+    """The limit's rate."""
     burst_size: int | UnsetType = UNSET
+    """The limit's burst."""
     active_clients: Annotated[
         int, gauge("phase4_rate_limit_active_clients", "Clients whose bucket is not full")
     ]
     allowed: Annotated[int, _REQUESTS.of("allowed")]
+    """Requests allowed."""
     blocked: Annotated[int, _REQUESTS.of("blocked")]
+    """Requests refused."""
 
     @classmethod
     def told(cls, services: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
@@ -41,22 +45,37 @@ class RateLimiterFigures(Figures, frozen=True, kw_only=True):
     service = "rate_limiter"
 
     enabled: bool
+    """Whether the service is on."""
     active_clients: int
     """Buckets held: those that are not full, and some that were not long ago."""
     total_allowed: int
+    """Requests allowed."""
     total_blocked: int
+    """Requests refused."""
     total_requests: int
+    """Requests that a limit applied to."""
     block_rate_percent: float
+    """Percent of requests refused."""
     tiers_configured: int
+    """Tiers that have a limit of their own."""
     limits: dict[str, LimitFigures]
+    """The figures of each limit, by its name."""
     shared: bool = False
+    """Whether instances share their limits through Redis."""
     degraded: Annotated[bool, DEGRADED.of(service)] = False
+    """Whether Redis is away, so that each instance limits by itself."""
     shared_checks: int = 0
+    """Checks that Redis answered."""
     shared_batches: int = 0
+    """Round trips that these took."""
     remembered_denials: int = 0
+    """Refusals that needed no round trip."""
     degraded_checks: int = 0
+    """Checks decided by this instance alone while limits are shared."""
     shared_p50_ms: float = 0.0
+    """Milliseconds within which half of the shared checks were answered."""
     shared_p99_ms: float = 0.0
+    """Milliseconds within which 99 % of the shared checks were answered."""
 
     @property
     def block_rate(self) -> float:
