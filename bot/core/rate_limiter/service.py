@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,32 +14,21 @@ from bot.core.phase4_service import Phase4Service
 from bot.core.phase4_statistics.rate_limiter import RateLimiterFigures
 from bot.core.phase4_statistics.states import WITHOUT_REDIS
 from bot.core.rate_limiter.bucket import Buckets
-from bot.core.rate_limiter.errors import UnknownTierError
 from bot.core.rate_limiter.local import Limits, LocalBuckets
-from bot.core.rate_limiter.mirror import Mirror
 from bot.core.rate_limiter.models import (
-    Backoff,
     ClientId,
     RateLimitConfig,
     RateLimitStatus,
-    exact,
     plain_client,
 )
-from bot.core.rate_limiter.penalty import Penalties
 from bot.core.rate_limiter.stats import snapshot
+from bot.core.rate_limiter.table import MANY_LIMITS, LimitTable, label, no_limit, valid_tier
 
 if TYPE_CHECKING:
     from bot.core.rate_limiter.shared import SharedBuckets
 
-MANY_LIMITS = 256
-"""Distinct limits from which those with no live bucket are dropped as others come, and beyond which
-the statistics tell only of all the others together."""
-
 _ONE = 1
 """The only 1 there is, so that True and 1.0 are found out without being compared."""
-
-LOOKED_AT = 64
-"""Clients of a limit that are looked at, at most, to see whether it can be dropped."""
 
 OTHERS = "other limits"
 
@@ -67,24 +55,16 @@ class RateLimiter(Phase4Service):
         super().__init__()
         self._clock = clock
         self._now = clock.monotonic
-        self._default_limit = RateLimitConfig()
         self._settings = RateLimiterSettings()
-        self._tier_limits: dict[str, RateLimitConfig] = {}
-        # Buckets by limit; None stands for the default one. Changed by enable, disable and _buckets.
-        self._by_config: dict[RateLimitConfig | None, Buckets] = {}
-        self._by_tier: dict[str, Buckets] = {}
-        # The configs of _by_config in the order in which they are looked at, and what was counted for
-        # those that were dropped: [allowed, blocked]. Changed by _buckets, _drop_idle_limits and resets.
-        self._in_turn: deque[RateLimitConfig] = deque()
-        self._dropped = [0, 0]
-        # The same as _by_config while on and not shared, else empty: the one look-up of a check then
+        self._table = LimitTable(clock)
+        # The table's by_config while on and not shared, else empty: the one look-up of a check then
         # also tells whether the limiter is on and may decide by itself. Changed by enable and disable.
-        self._local = self._by_config
+        self._local: dict[RateLimitConfig | None, Buckets] = {}
         # What takes tokens: _shared if there is one, else _alone. Changed by _share.
-        self._alone = LocalBuckets(clock, self._all_buckets)
+        self._alone = LocalBuckets(clock, self._table.all)
         self._shared: SharedBuckets | None = None
         # What statuses of a limiter that is off refer to.
-        self._off = Buckets(self._default_limit, Penalties(0.0, 0.0), clock)
+        self._off = self._table.new_buckets(self._table.default)
 
     @property
     def shared(self) -> bool:
@@ -122,7 +102,7 @@ class RateLimiter(Phase4Service):
         if default_limit is not None and not isinstance(default_limit, RateLimitConfig):
             raise TypeError(f"default_limit = {default_limit!r}: expected a RateLimitConfig")
         for tier, config in (tiers or {}).items():
-            _valid_tier(tier, config)
+            valid_tier(tier, config)
         async with self._transition:
             settings = self._settings.changed(
                 backoff=backoff,
@@ -133,24 +113,8 @@ class RateLimiter(Phase4Service):
             )
             before = self._share(settings.redis_url)
             self._settings = settings
-            self._default_limit = default_limit or self._default_limit
-            for buckets in self._all_buckets():
-                buckets.penalties.configure(*self._backoff_of(buckets.config), buckets.interval)
-                if isinstance(buckets, Mirror):
-                    buckets.arguments.clear()
-            previous = self._by_config.get(None)
-            if previous is None or previous.config is not self._default_limit:
-                self._by_config[None] = self._new_buckets(self._default_limit)
-            if tiers is not None:
-                for tier in self._tier_limits.keys() - tiers.keys():
-                    del self._tier_limits[tier]
-                    self._by_tier.pop(tier, None)
-                self._tier_limits.update(tiers)
-            for tier, config in self._tier_limits.items():
-                known = self._by_tier.get(tier)
-                if known is None or known.config is not config:
-                    self._by_tier[tier] = self._new_buckets(config, tier=tier)
-            self._local = {} if self._shared is not None else self._by_config
+            self._table.open(settings, default_limit, tiers, shared=self._shared is not None)
+            self._local = {} if self._shared is not None else self._table.by_config
             self._enabled = True
             if self._shared is not None:
                 self._shared.start()
@@ -165,10 +129,8 @@ class RateLimiter(Phase4Service):
         async with self._transition:
             self._enabled = False
             before = self._share("")
-            self._by_config = self._local = {}
-            self._by_tier = {}
-            self._in_turn.clear()
-            self._dropped = [0, 0]
+            self._local = {}
+            self._table.close()
             await _stop(before)
         return True
 
@@ -194,40 +156,13 @@ class RateLimiter(Phase4Service):
             from bot.core.rate_limiter.shared import SharedBuckets
             from bot.core.redis_link import RedisLink
 
-            self._shared = SharedBuckets(RedisLink.shared(redis_url), self._clock, self._mirrors)
+            self._shared = SharedBuckets(RedisLink.shared(redis_url), self._clock, self._table.mirrors)
         else:
             self._shared = None
         # The earlier buckets do not know the state in this Redis: start with new ones.
-        self._by_config, self._by_tier, self._local = {}, {}, {}
-        self._in_turn.clear()
-        self._dropped = [0, 0]
+        self._local = {}
+        self._table.close()
         return before
-
-    def _new_buckets(self, config: RateLimitConfig, *, own: bool = False, tier: str | None = None) -> Buckets:
-        penalties = Penalties(*self._backoff_of(config), 1.0 / config.requests_per_second)
-        if self._shared is None:
-            return Buckets(config, penalties, self._clock)
-        if tier is not None:
-            return Mirror(config, penalties, self._clock, "tier", tier)
-        return Mirror(config, penalties, self._clock, "config" if own else "default", config.name)
-
-    def _backoff_of(self, config: RateLimitConfig) -> tuple[float, float, float]:
-        """Base, cap and grace of a limit's backoff; a base of 0 is none."""
-        backoff = config.backoff
-        if backoff is None:
-            return 0.0, 0.0, 0.0
-        if isinstance(backoff, Backoff):
-            return backoff.base, backoff.max, backoff.grace
-        settings = self._settings
-        if not settings.backoff:
-            return 0.0, 0.0, 0.0
-        return settings.backoff_base, settings.backoff_max, settings.backoff_grace
-
-    def _all_buckets(self) -> list[Buckets]:
-        return [*self._by_config.values(), *self._by_tier.values()]
-
-    def _mirrors(self) -> list[Mirror]:
-        return [buckets for buckets in self._all_buckets() if isinstance(buckets, Mirror)]
 
     # Checks.
 
@@ -251,7 +186,7 @@ class RateLimiter(Phase4Service):
         try:
             buckets = self._local.get(config)
         except TypeError:
-            raise _no_limit(config) from None
+            raise no_limit(config) from None
         if buckets is None or tier is not None or tokens_required is not _ONE:
             buckets = self._buckets(config, tier, tokens_required)
             if buckets is None:
@@ -295,7 +230,7 @@ class RateLimiter(Phase4Service):
         try:
             buckets = self._local.get(config)
         except TypeError:
-            raise _no_limit(config) from None
+            raise no_limit(config) from None
         if buckets is None:
             buckets = self._buckets(config, None, 1)
             if buckets is None:
@@ -361,7 +296,7 @@ class RateLimiter(Phase4Service):
             return self._pass(config, tier)
         max_wait = math.inf if timeout is None else _max_wait(timeout)
         return await self._limits.acquire(
-            buckets, plain_client(client_id), tokens_required, max_wait, _label(buckets.config, tier)
+            buckets, plain_client(client_id), tokens_required, max_wait, label(buckets.config, tier)
         )
 
     # Tiers and clients.
@@ -369,36 +304,23 @@ class RateLimiter(Phase4Service):
     @property
     def default_config(self) -> RateLimitConfig:
         """The limit of checks that name none. A new one takes effect at once, with full buckets."""
-        return self._default_limit
+        return self._table.default
 
     @default_config.setter
     def default_config(self, config: RateLimitConfig) -> None:
         if not isinstance(config, RateLimitConfig):
             raise TypeError(f"default_config = {shown(config)}: expected a RateLimitConfig")
-        self._default_limit = config
-        previous = self._by_config.get(None)
-        if self._enabled and (previous is None or previous.config is not config):
-            if previous is not None:
-                self._dropped[0] += previous.allowed
-                self._dropped[1] += previous.blocked
-            self._by_config[None] = self._new_buckets(config)
+        self._table.set_default(config)
 
     def set_tier_limit(self, tier: str, config: RateLimitConfig) -> bool:
         """Define or change a tier: True. Changed values start the tier's clients with full buckets."""
-        _valid_tier(tier, config)
-        self._tier_limits[tier] = config
-        if self._enabled:
-            known = self._by_tier.get(tier)
-            if known is None or known.config is not config:
-                self._by_tier[tier] = self._new_buckets(config, tier=tier)
+        valid_tier(tier, config)
+        self._table.set_tier(tier, config)
         return True
 
     def get_tier_limit(self, tier: str) -> RateLimitConfig:
         """The limit of a tier; raises UnknownTierError."""
-        config = self._tier_limits.get(tier)
-        if config is None:
-            raise UnknownTierError(tier, list(self._tier_limits))
-        return config
+        return self._table.tier(tier)
 
     async def get_client_status(
         self, client_id: ClientId, config: RateLimitConfig | None = None, tier: str | None = None
@@ -426,7 +348,10 @@ class RateLimiter(Phase4Service):
         UnknownTierError.
         """
         client = plain_client(client_id)
-        return await self._limits.reset_client(client, None if limit is None else self._buckets_of(limit))
+        limits = None
+        if limit is not None:
+            limits = self._table.of_limit(limit) if self._enabled else []
+        return await self._limits.reset_client(client, limits)
 
     # Figures.
 
@@ -435,10 +360,8 @@ class RateLimiter(Phase4Service):
 
         ``active_clients`` counts buckets held: those that are not full, and some that were not long ago.
         """
-        limits = [("default", buckets) for config, buckets in self._by_config.items() if config is None]
-        limits += [(_label(buckets.config, tier), buckets) for tier, buckets in self._by_tier.items()]
-        limits += [(_label(config, None), held) for config, held in self._by_config.items() if config]
-        tiers, dropped, shared = len(self._tier_limits), self._dropped, self._shared
+        table, shared = self._table, self._shared
+        limits, tiers, dropped = table.labelled(), len(table.tiers), table.dropped
         return snapshot(limits, tiers, MANY_LIMITS, OTHERS, dropped, shared, enabled=self._enabled)
 
     async def get_status(self) -> dict[str, Any]:
@@ -457,77 +380,21 @@ class RateLimiter(Phase4Service):
 
     async def reset_statistics(self) -> None:
         """Counters to zero; no client gains or loses a token."""
-        for buckets in self._all_buckets():
-            buckets.allowed = buckets.blocked = 0
-        self._dropped = [0, 0]
+        self._table.reset_counts()
         if self._shared is not None:
             self._shared.reset_statistics()
 
-    # Finding the buckets of a limit.
-
-    def _buckets_of(self, limit: RateLimitConfig | str) -> list[Buckets]:
-        """All that a limit has: the default one may be asked for by its config, too."""
-        tier, config = (limit, None) if isinstance(limit, str) else (None, limit)
-        found = [self._buckets(config, tier, 1)]
-        if config is not None and config is self._default_limit:
-            found.append(self._by_config.get(None))
-        return [buckets for buckets in found if buckets is not None]
-
     def _buckets(self, config: RateLimitConfig | None, tier: str | None, tokens: int) -> Buckets | None:
         """The buckets to take ``tokens`` from; None while the limiter is off. Raises for misuse."""
-        if not self._enabled:
-            return None
-        if tier is not None:
-            if config is not None:
-                raise invalid("tier", tier, "no tier when a config is given")
-            limit = self.get_tier_limit(tier)
-        elif config is None:
-            limit = self._default_limit
-        elif isinstance(config, RateLimitConfig):
-            limit = config
-        else:
-            raise _no_limit(config)
-        if tokens.__class__ is not int or not 1 <= tokens <= limit.burst_size:
-            raise invalid(
-                "tokens_required", tokens, f"a whole number from 1 to the burst size, {limit.burst_size}"
-            )
-        if tier is not None:
-            return self._by_tier[tier]
-        buckets = self._by_config.get(config)
-        if buckets is None:
-            if len(self._by_config) >= MANY_LIMITS:
-                self._drop_idle_limits()
-            buckets = self._by_config[config] = self._new_buckets(limit, own=config is not None)
-            if config is not None:
-                self._in_turn.append(config)
-        return buckets
-
-    def _drop_idle_limits(self) -> None:
-        """Look at two limits, those longest not looked at, and drop them if no bucket of theirs is live."""
-        now = self._now()
-        for _ in range(min(2, len(self._in_turn))):
-            config = self._in_turn.popleft()
-            buckets = self._by_config.get(config)
-            if buckets is None:
-                continue  # of a time before the limiter was off
-            if buckets.sweep(now, LOOKED_AT):
-                del self._by_config[config]
-                self._dropped[0] += buckets.allowed
-                self._dropped[1] += buckets.blocked
-            else:
-                self._in_turn.append(config)
+        return self._table.find(config, tier, tokens) if self._enabled else None
 
     def _pass(self, config: RateLimitConfig | None, tier: str | None) -> RateLimitStatus:
         """The status of a limiter that is off: allowed, nothing taken."""
-        limit = config or self._tier_limits.get(tier or "", self._default_limit)
+        limit = config or self._table.tiers.get(tier or "", self._table.default)
         off = self._off
         if off.config is not limit:
-            self._off = off = self._new_buckets(limit)
+            self._off = off = self._table.new_buckets(limit)
         return RateLimitStatus((off, off.tolerance, 0, self._now()))
-
-
-def _no_limit(config: object) -> TypeError:
-    return TypeError(f"config = {shown(config)}: expected a RateLimitConfig")
 
 
 async def _stop(shared: SharedBuckets | None) -> None:
@@ -538,22 +405,7 @@ async def _stop(shared: SharedBuckets | None) -> None:
             await shared.link.release()
 
 
-def _label(config: RateLimitConfig | None, tier: str | None) -> str:
-    if tier is not None:
-        return f"tier {tier}"
-    if config is None:
-        return "default"
-    return config.name or f"{exact(config.requests_per_second)}/s burst {config.burst_size}"
-
-
 def _max_wait(timeout: float) -> float:
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout != timeout:
         raise invalid("timeout", timeout, "a number of seconds, or None")
     return max(0.0, timeout)
-
-
-def _valid_tier(tier: object, config: object) -> None:
-    if not isinstance(tier, str) or not tier:
-        raise invalid("tier", tier, "a name")
-    if not isinstance(config, RateLimitConfig):
-        raise TypeError(f"limit of tier {tier!r} = {config!r}: expected a RateLimitConfig")

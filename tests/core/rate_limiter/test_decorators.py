@@ -89,7 +89,7 @@ async def test_callers_that_name_nobody_are_not_punished_for_each_other():
     limiter = RateLimiter.get_instance()
     before = limiter._clock, limiter._now, limiter._alone
     limiter._clock, limiter._now = clock, clock.monotonic
-    limiter._alone = LocalBuckets(clock, limiter._all_buckets)
+    limiter._alone = LocalBuckets(clock, limiter._table.all)
     try:
         await limiter.enable()
 
@@ -170,7 +170,7 @@ async def test_who_hammers_a_decorated_function_waits_longer():
     limiter = RateLimiter.get_instance()
     before = limiter._clock, limiter._now, limiter._alone
     limiter._clock, limiter._now = clock, clock.monotonic
-    limiter._alone = LocalBuckets(clock, limiter._all_buckets)
+    limiter._alone = LocalBuckets(clock, limiter._table.all)
     try:
         await limiter.enable()
         longest = {}

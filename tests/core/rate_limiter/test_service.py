@@ -7,7 +7,7 @@ import pytest
 import uvloop
 
 from bot.core.rate_limiter import Backoff, RateLimitConfig, RateLimiter, RateLimitExceeded, UnknownTierError
-from bot.core.rate_limiter.service import MANY_LIMITS
+from bot.core.rate_limiter.table import MANY_LIMITS
 
 UPLOAD = RateLimitConfig(2.0, 5)
 SEARCH = RateLimitConfig(5.0, 25)
@@ -511,7 +511,7 @@ async def test_limits_that_come_and_go_do_not_pile_up(limiter, clock):
     for burst in range(1, MANY_LIMITS * 4):
         limiter.check("u", RateLimitConfig(1_000, burst))
         clock.jump(2)
-    assert len(limiter._by_config) <= MANY_LIMITS + 2
+    assert len(limiter._table.by_config) <= MANY_LIMITS + 2
     figures = await limiter.get_statistics()
     assert len(figures["limits"]) <= MANY_LIMITS + 1
     assert figures["total_allowed"] == MANY_LIMITS * 4 - 1, "what was dropped stays counted"

@@ -45,7 +45,7 @@ async def pair(redis_server):
         await listening(limiter, redis_server)
     yield limiters
     for limiter in limiters:
-        for mirror in limiter._mirrors():
+        for mirror in limiter._table.mirrors():
             mirror.check_invariants(limiter._now())
         await limiter.disable()
     assert not RedisLink._links
@@ -189,7 +189,7 @@ async def test_who_waits_behind_one_that_gives_up_in_another_instance_moves_up(p
 async def test_what_was_taken_before_a_reset_is_not_given_back_after_it(pair):
     a, _ = pair
     await a.acquire("u", SLOW)
-    mirror, key = a._by_config[SLOW], client_key("u")
+    mirror, key = a._table.by_config[SLOW], client_key("u")
     _, number, epoch, _ = await a._shared._script.call(key, mirror.argument(RESERVE, 1, math.inf))
     await a.reset_client("u")
     assert (await a.allow_batch("u", 5, SLOW))[0]
@@ -209,7 +209,7 @@ async def test_a_client_in_backoff_gets_nothing_back(pair):
     for limiter in pair:
         await limiter.enable(backoff_base=60.0, backoff_grace=0.0)
     await a.is_allowed("u", limit)
-    mirror, key = a._by_config[limit], client_key("u")
+    mirror, key = a._table.by_config[limit], client_key("u")
     _, number, epoch, _ = await a._shared._script.call(key, mirror.argument(RESERVE, 1, math.inf))
 
     async def punished():
@@ -246,7 +246,7 @@ async def test_messages_about_places_that_make_no_sense_harm_nobody(pair, raw):
     for body in (
         b"", b"x", place.pack(b"limit id", 1.0, 2.0, 3.0, 4.0),
         place.pack(b"limit id", *[math.nan] * 4) + key,
-        place.pack(a._by_config[None].limit_id, 1.0, 0.0, 0.0, math.inf) + key,
+        place.pack(a._table.by_config[None].limit_id, 1.0, 0.0, 0.0, math.inf) + key,
     ):  # fmt: skip
         await raw.execute("PUBLISH", "p4r:reset", b"p4r:m:" + body)
     await listening(a, raw)

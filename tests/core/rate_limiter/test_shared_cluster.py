@@ -51,7 +51,7 @@ async def pair(cluster):
         await listening(limiter, cluster)
     yield limiters
     for limiter in limiters:
-        for mirror in limiter._mirrors():
+        for mirror in limiter._table.mirrors():
             mirror.check_invariants(limiter._now())
         await limiter.disable()
     assert not RedisLink._links
