@@ -9,6 +9,8 @@ from urllib.parse import quote
 from aiohttp import web
 
 from bot.core.phase4_admin.access import Access, Handler
+from bot.core.phase4_admin.actions import Actions
+from bot.core.phase4_admin.dead_letters_api import DeadLettersApi
 from bot.core.phase4_admin.events import LOGGER, EventLog
 from bot.core.phase4_admin.feed import Feed
 from bot.core.phase4_admin.health_api import Check, Figures, HealthApi
@@ -40,6 +42,8 @@ class Admin:
         self._dashboard = Dashboard(access, self.feed)
         self._health = HealthApi(library, access, check, figures)
         self._metrics = MetricsApi(library, self.lag)
+        self.actions = Actions(library, access, base)
+        self._dead_letters = DeadLettersApi(library)
 
     def routes(self, index: Handler | None = None) -> Sequence[Route]:
         """Everything that is served, below the base. ``index`` answers who asks ``/`` for JSON."""
@@ -48,6 +52,8 @@ class Admin:
             *([Route("GET", "", self._to_the_page, OPEN)] if self.base else []),
             Route("GET", "/", page, OPEN),
             *self._dashboard.routes(),
+            *self.actions.routes(),
+            *self._dead_letters.routes(),
             Route("GET", "/health", self._health.get, OPEN),
             Route("GET", "/metrics", self._metrics.get),
         ]
@@ -65,6 +71,7 @@ class Admin:
     async def stop(self) -> None:
         """End the streams, and give back every task."""
         self.feed.close()
+        await self.actions.finish()
         await self.lag.stop()
         self.abandon()
 

@@ -113,6 +113,7 @@ def mount_on(
 
     app.cleanup_ctx.append(life)
     app.on_shutdown.append(end_streams)
+    app.on_response_prepare.append(admin.actions.refused_elsewhere)
     return Mounted(admin, f"{base}/")
 
 

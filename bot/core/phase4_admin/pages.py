@@ -98,7 +98,7 @@ class Dashboard:
             }
         )
         client = client_of(client_address(request))
-        events = self._feed.stream(after, client, self._access.session_of(request))
+        events = self._feed.stream(after, client, self._access.session_of(request), actions=True)
         try:
             first = await anext(events)
         except StopAsyncIteration:
