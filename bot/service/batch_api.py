@@ -171,7 +171,7 @@ class BatchApi:
             raise ApiError(
                 503, "batch_unavailable", "No item was accepted: the queue is unreachable.", headers=headers
             )
-        room = (await self._processor.get_statistics())["max_pending"]
+        room = self._processor.snapshot().max_pending
         if len(rows) > room:
             raise ApiError(
                 413,

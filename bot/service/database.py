@@ -203,12 +203,8 @@ class ServiceDatabase(ABC):
     async def figures(self) -> dict[str, Any]:
         """For ``/health``: connections opened since the start, open now, and at most at once."""
         if self._pools is not None and self._pools.enabled:
-            pool = (await self._pools.get_statistics())[POOL_NAME]
-            opened, now, peak = (
-                pool["connections_opened"],
-                pool["total_connections"],
-                pool["peak_connections"],
-            )
+            pool = self._pools.snapshot().pools[POOL_NAME]
+            opened, now, peak = pool.connections_opened, pool.total_connections, pool.peak_connections
         else:
             opened, now, peak = self._opened, self._open_now, self._open_peak
         return {

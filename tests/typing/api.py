@@ -27,6 +27,9 @@ from bot.core.enhanced_startup_phase4 import (
 )
 from bot.core.load_balancer import Instance, LoadBalancer, LoadBalancingStrategy, RouteResult
 from bot.core.outbound import BroadcastProgress, BroadcastReport, Outbound, terminal_progress
+from bot.core.phase4_statistics.cache_manager import CacheManagerFigures
+from bot.core.phase4_statistics.fields import Key, key_of
+from bot.core.phase4_statistics.outbound import OutboundOff
 from bot.core.query_optimizer import (
     Finding,
     IndexSuggestion,
@@ -255,3 +258,17 @@ async def broadcasts(outbound: Outbound, users: list[int]) -> list[int | str]:
     async for chat, reason in report.failures():
         assert_type((chat, reason), tuple[int | str, str])
     return await report.unreachable()
+
+
+async def figures(cache: CacheManager, pools: ConnectionPoolManager) -> None:
+    assert_type(await cache.get_statistics(), dict[str, Any])
+    assert_type(cache.statistics(), dict[str, Any])
+    assert_type(cache.snapshot().l1_hits, int)
+    assert_type(cache.snapshot().hit_rate, float)
+    assert_type(pools.snapshot().pools["db"].last_error, str | None)
+    assert_type(key_of(CacheManagerFigures.l1_hits), Key)
+    # A key that is misspelt, where it is read, named or measured.
+    print(cache.snapshot().l1_hitz)  # type: ignore[attr-defined]
+    key_of(CacheManagerFigures.l1_hitz)  # type: ignore[attr-defined]
+    OutboundOff(enabld=False)  # type: ignore[call-arg]
+    cache.snapshot().l1_hits = 5  # type: ignore[misc]
