@@ -7,13 +7,19 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from bot.core._shared.bounded_store import MAX_FREQUENCY
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
-from bot.core._shared.errors import LARGEST, InvalidArgumentError, invalid
+from bot.core._shared.errors import InvalidArgumentError, invalid
 from bot.core._shared.validation import valid_seconds
 from bot.core.phase4_config.query_optimizer import QueryOptimizerSettings
 from bot.core.phase4_service import Phase4Service
 from bot.core.phase4_statistics.query_optimizer import QueryOptimizerFigures
 from bot.core.query_optimizer.analyses import Analyses, advice_on_document
-from bot.core.query_optimizer.declared import functions_of, names_of, relations_of
+from bot.core.query_optimizer.arguments import (
+    functions_of,
+    milliseconds_of,
+    names_of,
+    relations_of,
+    valid_query,
+)
 from bot.core.query_optimizer.details import details_of
 from bot.core.query_optimizer.execution.call import Call
 from bot.core.query_optimizer.execution.execution import Execution, Executor
@@ -325,7 +331,7 @@ class QueryOptimizer(Phase4Service):
         nothing kept, if that does not hold, if the query's result must not be cached (a write, a locking
         read, a function such as now()), or if the result is too large or cannot be copied.
         """
-        _valid_query(query)
+        valid_query(query)
         seconds = self._settings.cache_ttl if ttl is None else valid_seconds("ttl", ttl)
         if not isinstance(fresh, bool):
             raise invalid("fresh", fresh, "True or False")
@@ -365,7 +371,7 @@ class QueryOptimizer(Phase4Service):
         """
         if not self._enabled:
             return await executor(query, params)
-        _valid_query(query)
+        valid_query(query)
         if ttl is not None:
             ttl = valid_seconds("ttl", ttl)
         database = ""
@@ -454,8 +460,8 @@ class QueryOptimizer(Phase4Service):
         same query in another ``scope`` is not a repetition. False, and nothing counted, while the optimizer
         is off. Raises InvalidArgumentError.
         """
-        _valid_query(query)
-        milliseconds = _milliseconds(execution_time_ms, execution_time)
+        valid_query(query)
+        milliseconds = milliseconds_of(execution_time_ms, execution_time)
         if not self._enabled:
             return False
         if cache_hit:
@@ -510,26 +516,6 @@ class QueryOptimizer(Phase4Service):
     async def reset(self) -> None:
         await self.reset_statistics()
         await self.clear_cache()
-
-
-def _valid_query(query: object) -> None:
-    if not isinstance(query, str):
-        raise TypeError(f"query = {query!r:.100}: expected a string")
-
-
-def _milliseconds(execution_time_ms: float | None, execution_time: float | None) -> float:
-    """The time of an execution, given either in milliseconds or in seconds."""
-    if execution_time is None:
-        return _valid_time("execution_time_ms", execution_time_ms, "milliseconds")
-    if execution_time_ms is not None:
-        raise invalid("execution_time", execution_time, "execution_time or execution_time_ms, not both")
-    return _valid_time("execution_time", execution_time, "seconds") * 1000
-
-
-def _valid_time(name: str, value: float | None, unit: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LARGEST:
-        raise invalid(name, value, f"{unit}, 0 or more")
-    return value
 
 
 def _unknown(query: str | Mapping[str, Any] | Sequence[Any]) -> OptimizationResult:
