@@ -1,4 +1,4 @@
-"""One timer for all that wait for a connection."""
+"""One timer for all callers that wait for a connection."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from bot.core._shared.tasks import BackgroundTasks
 
 
 class Alarm:
-    """Calls ``ring`` at the earliest of the times that it was set to.
+    """Calls ``ring`` at the time that it was set to.
 
-    A timer for each waiter would cost more than the rest of a wait, and nearly all are served in time.
-    ``ring`` sets it again for those that still wait.
+    One timer serves all waiters: one each would cost more than the rest of a wait, and nearly all waiters are
+    served in time. ``ring`` sets it again for those that still wait.
     """
 
     def __init__(self, ring: Callable[[], None], tasks: BackgroundTasks, clock: Clock, *, name: str) -> None:

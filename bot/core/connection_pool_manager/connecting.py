@@ -1,4 +1,4 @@
-"""Opens connections, and tells of errors without the secrets that drivers put in them."""
+"""Opens connections, and describes errors without the secrets that drivers put into them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Connector:
                     f"pool {spec.name!r}: the {spec.backend} driver refuses its options "
                     f"{sorted(spec.driver_options)}: {self.masked(error)}"
                 ) from None
-            # Not from error: its text and its frames may hold the password.
+            # Without a cause: its text and its frames may hold the password.
             failure = PoolConnectError(
                 f"cannot connect to {mask_url(spec.url)} ({spec.backend}): {self.masked(error)}; "
                 f"{driver.advice}"

@@ -20,17 +20,17 @@ from bot.core.connection_pool_manager.reports import Reports
 logger = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT = 2.0
-"""Seconds for a polite close; then the socket is closed without one."""
+"""Seconds that a driver has to close a connection; then its socket is closed at once."""
 
 Report = Callable[[Slot, bool, float], list[Action]]
-"""Tells the pool that a check or a reset worked, or did not; what is then to be done."""
+"""Tells the pool whether a check or a reset worked; returns what to do next."""
 
 
 class ConnectionTasks:
     """Opens, checks, resets and closes connections, each in a task of its own.
 
-    Every task tells the pool of its outcome, also when it is cancelled, even before it began; what follows
-    from that is given to ``act``.
+    Every task reports its outcome to the pool, also if it is cancelled, even before it began. ``act`` does
+    what follows from the report.
     """
 
     def __init__(
@@ -52,10 +52,10 @@ class ConnectionTasks:
         self._clock = clock
         self._now = clock.monotonic
         self._act = act
-        self._number = 0  # of the connection opened last; changed only by new_slot
+        self._number = 0  # number of the latest connection; changed only by new_slot
 
     def start(self, action: Open | Close | Check | Reset) -> None:
-        """Begin what the pool decided."""
+        """Begin an action that the pool decided on."""
         if isinstance(action, Open):
             self._spawn("open", self._open(action.delay), partial(self.not_opened, None))
         elif isinstance(action, Close):
@@ -69,7 +69,7 @@ class ConnectionTasks:
             self._prove_soon("check", action.slot, self.driver.ping, self.pool.checked)
 
     def _spawn(self, what: str, work: Coroutine[Any, Any, None], undone: Callable[[], None]) -> None:
-        """Run ``work``, which tells the pool of its own end; ``undone`` does if it is cancelled unbegun."""
+        """Run ``work``, which reports its end to the pool. ``undone`` does if it is cancelled unbegun."""
         began = False
 
         async def run() -> None:
@@ -85,7 +85,7 @@ class ConnectionTasks:
         running = run()
         try:
             task = self._tasks.spawn(running, name=f"pool-{self.name}-{what}")
-        except RuntimeError:  # the loop has ended, and with it everything that it might have done
+        except RuntimeError:  # the loop has ended, so nothing can be done there any more
             running.close()
             work.close()
             return
@@ -121,12 +121,12 @@ class ConnectionTasks:
         self._act(actions)
 
     def not_opened(self, failure: Exception | None) -> None:
-        """Tell the pool that a connection was not opened; None: the attempt was given up."""
+        """Report to the pool that a connection was not opened; None: the attempt was given up."""
         login_refused = isinstance(failure, PoolConnectError) and failure.login_refused
         self._act(self.pool.open_failed(failure, self._now(), login_refused=login_refused))
 
     async def _is_primary(self, raw: Any) -> bool | None:
-        """Whether a new connection leads to a server that takes writes; False also if it does not answer."""
+        """Whether a new connection leads to a server that accepts writes; False also without an answer."""
         try:
             async with asyncio.timeout(self.pool.options.validation_timeout):
                 return await self.driver.is_primary(raw)
@@ -138,7 +138,7 @@ class ConnectionTasks:
             raise
 
     def new_slot(self, raw: Any) -> Slot:
-        """The slot of a connection that was opened, with its number."""
+        """A numbered slot for a connection that was opened."""
         self._number += 1
         return Slot(raw, self._number)
 
@@ -173,7 +173,7 @@ class ConnectionTasks:
 
     async def _prove_primary(self, raw: Any) -> None:
         if await self.driver.is_primary(raw) is False:
-            raise PoolConnectError("it leads to a server that does not take writes")
+            raise PoolConnectError("it leads to a server that does not accept writes")
 
     # Closing.
 
@@ -184,9 +184,9 @@ class ConnectionTasks:
                 async with asyncio.timeout(CLOSE_TIMEOUT):
                     await self.driver.close(slot.raw)
         except Exception:
-            logger.debug("Pool %r: connection %d not closed politely", self.name, slot.number)
+            logger.debug("Pool %r: connection %d did not close in time", self.name, slot.number)
         finally:
-            # Whatever happened, and also when cancelled: nothing stays open. Nothing to do if it worked.
+            # Also after an error or a cancellation nothing stays open. After a good close this does nothing.
             self._closed(slot)
 
     def _closed(self, slot: Slot) -> None:
@@ -195,7 +195,7 @@ class ConnectionTasks:
             self._act(self.pool.closed(slot, self._now()))
 
     def terminate(self, slot: Slot) -> None:
-        """Close the connection's socket at once, without a goodbye."""
+        """Close the connection's socket at once, without telling the server."""
         try:
             self.driver.terminate(slot.raw)
         except Exception as error:

@@ -13,7 +13,7 @@ class PoolTimeoutError(CapacityError, TimeoutError):
 
 
 class PoolConnectError(BackendError):
-    """A connection could not be opened: the server is away, refuses, or does not answer in time."""
+    """A connection could not be opened: the server is unreachable, refuses, or does not answer in time."""
 
     login_refused = False
     """The server answered, and refused the user or password."""
@@ -26,7 +26,7 @@ class PoolSetupError(BackendError):
 
 
 class PoolClosedError(ClosedError):
-    """The pool was closed before, or while, a connection was asked of it."""
+    """The pool was closed before or while a caller asked for a connection."""
 
 
 class PoolReplacedError(PoolClosedError):
@@ -34,15 +34,15 @@ class PoolReplacedError(PoolClosedError):
 
 
 class UnknownPoolError(MisuseError, LookupError):
-    """There is no pool of that name; the message lists those there are."""
+    """There is no pool of that name; the message lists the pools that exist."""
 
 
 class LeaseError(MisuseError):
-    """A lease was used or released after its release, or given to a pool it is not from."""
+    """A lease was used or released after its release, or returned to another pool than its own."""
 
 
 class LeaseReleasedError(LeaseError):
-    """A lease, or what was taken from it (a cursor, a bound method), was used after its release."""
+    """A lease, or an object taken from it (a cursor, a bound method), was used after its release."""
 
 
 class QueryTimeoutError(BackendError, TimeoutError):

@@ -1,8 +1,8 @@
-"""What ends with a lease: everything that was taken from it, however it was kept.
+"""Ends with a lease everything that was taken from it, wherever it is kept.
 
 A lease hands out a *view* of its connection: an object of the driver's kind that shares the connection's
-state and asks the lease's guard before each call. Cursors, pipelines, collections and bound methods come
-from the view, so they ask it too, also a coroutine that was made before the release and is awaited after.
+state and asks the lease's guard before each call. Cursors, pipelines, collections and bound methods come from
+the view, so they ask it too. So does a coroutine that was created before the release and is awaited after it.
 The view is made at the first use of a lease; a lease that is only acquired and released has none.
 """
 
@@ -26,29 +26,30 @@ class GuardedDriver(Protocol):
     report_timeout: Callable[[Guard], None]
 
     def is_timeout(self, error: BaseException) -> bool:
-        """Whether a call ended with this error because the driver's own limit for it was over."""
+        """Whether a call ended with this error because the driver's own time limit was over."""
 
     def is_demotion(self, error: BaseException, raw: Any) -> bool:
-        """Whether the error says that the server is not, or not any more, the one that takes writes."""
+        """Whether the error says that the server does not accept writes, or no longer does."""
 
     def end_cursors(self, cursors: list[Any], guard: Guard) -> None:
-        """Have ``guard.cursors`` work no more."""
+        """Make ``guard.cursors`` unusable."""
 
 
 class Guard:
-    """One lease, as what was taken from it sees it. ``ended`` is set by the release, and never unset."""
+    """One lease, as the objects taken from it see it. ``ended`` is set by the release, and never unset."""
 
-    # Defaults of the class and no slots: a lease that is used makes one, and most of it is never set.
+    # Class attributes as defaults instead of slots: each lease that is used makes a guard, and most
+    # attributes are never set.
     ended = False
     demotion: str | None = None
-    """What the server said when it refused what only a primary may do; None: it did not."""
+    """What the server said when it refused what only a primary allows; None: it did not refuse."""
     timed_out: QueryTimeoutError | None = None
     """Why the connection was closed, or the statement ended, under a call that took too long."""
     calls = 0
     running = 0
-    """Calls of the view that have begun, and those under way."""
+    """How many calls of the view have begun, and how many are in progress."""
     cursors: list[Any] | None = None
-    """What the driver must end by hand, for those whose objects cannot ask."""
+    """What the driver must end itself, where its objects cannot ask the guard."""
 
     def __init__(self, driver: GuardedDriver, raw: Any) -> None:
         self.driver = driver
@@ -76,13 +77,13 @@ class Guard:
             self.demotion = f"{type(error).__name__}: {error}"
 
     def outcome(self, error: BaseException) -> BaseException:
-        """What a call that ended with ``error`` raises: that, or what it was ended for."""
+        """What to raise for a call that ended with ``error``: that, or the reason why it was ended."""
         self.failed(error)
         timed_out, self.timed_out = self.timed_out, None
         return error if timed_out is None else timed_out
 
     def end(self) -> None:
-        """The lease is over."""
+        """End the lease."""
         self.ended = True
         if self.cursors is not None:
             self.driver.end_cursors(self.cursors, self)
@@ -93,7 +94,7 @@ class Guard:
 def guarded_methods(
     original: type, connection: str | None, names: Iterable[str]
 ) -> dict[str, Callable[..., Any]]:
-    """Methods for a class of views: each asks the guard, calls, and has the guard note what went wrong.
+    """Methods for a class of views: each asks the guard, makes the call, and lets the guard note an error.
 
     ``connection`` is the view's attribute that holds the connection; None: the view is one itself, and
     its base class is called.

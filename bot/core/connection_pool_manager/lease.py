@@ -22,10 +22,10 @@ Site = tuple[tuple[CodeType, int], ...]
 
 
 def caller_site(depth: int) -> Site:
-    """Where the code that acquires stands: code objects and offsets, made readable only when asked.
+    """Where a connection is acquired: code objects and offsets, which are turned into text only when needed.
 
-    A traceback would cost more than the whole acquire. Frames are not kept: they would keep locals alive.
-    Four of them, without a loop: this is half of what an acquire costs.
+    A traceback would cost more than the whole acquire. Frames are not kept, because they keep local variables
+    alive. Four callers, written without a loop: this is half the cost of an acquire.
     """
     a = sys._getframe(depth)
     b = a.f_back
@@ -64,7 +64,7 @@ class Owner(Protocol):
 
     @property
     def is_inherited(self) -> bool:
-        """Whether this process was forked from the one that the pool is of."""
+        """Whether the pool belongs to the process that this one was forked from."""
 
     def release(self, lease: PooledConnection, healthy: bool = True) -> None:
         """End the lease, on the pool's event loop."""
@@ -77,11 +77,11 @@ class Owner(Protocol):
 
 
 class PooledConnection:
-    """A connection on loan: every attribute that is not the lease's own is the driver's.
+    """A leased connection: every attribute that is not the lease's own is the driver's.
 
-    For one task at a time. After its release any use raises LeaseReleasedError, also of what was taken
-    from it: cursors, pipelines, statements, bound methods. A lease that is dropped without release is found
-    by the garbage collector: its connection is closed and replaced, and a leak reported.
+    For one task at a time. After its release any use of it raises LeaseReleasedError; so does any use of what
+    was taken from it: cursors, pipelines, statements, bound methods. A lease that is dropped without release
+    is found by the garbage collector: its connection is closed and replaced, and a leak is reported.
     """
 
     __slots__ = ("__weakref__", "_runner", "_slot")
@@ -104,9 +104,9 @@ class PooledConnection:
 
     @property
     def raw_connection(self) -> Any:
-        """The driver's own object, at your own risk: it outlives the lease, and nothing stops you then.
+        """The driver's own object. Use it at your own risk: it still works after the release.
 
-        Who has it may do anything, so the connection is reset after.
+        Since it allows anything, the connection is reset after the lease.
         """
         slot = _slot_of(self)
         slot.touched = True
@@ -114,7 +114,7 @@ class PooledConnection:
 
     @property
     def is_healthy(self) -> bool:
-        """Whether it is leased and open, as far as this side knows; no round trip."""
+        """Whether it is leased and open, as far as this process knows; no round trip."""
         slot = self._slot
         return slot is not None and self._runner.driver.is_open(slot.raw)
 
@@ -130,7 +130,7 @@ class PooledConnection:
     def __reduce_ex__(self, protocol: object) -> Any:
         raise TypeError(f"{self!r} cannot be copied or pickled: it has one holder")
 
-    __iter__ = None  # or __getitem__ would make it one that yields for ever
+    __iter__ = None  # with __getitem__ alone, Python would iterate over it without end
 
     def __getattr__(self, name: str) -> Any:
         slot = self._slot
@@ -199,7 +199,7 @@ def end_use(slot: Slot) -> None:
 
 
 def note_error(lease: PooledConnection, error: BaseException) -> None:
-    """Have the lease remember what an error that ended its block says about the server."""
+    """Let the lease note what the error that ended its block says about the server."""
     slot = lease._slot
     if slot is not None and slot.guard is not None:
         slot.guard.failed(error)

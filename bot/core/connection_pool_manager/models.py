@@ -11,7 +11,7 @@ from bot.core.phase4_config.fields import PositiveSeconds, Seconds
 
 
 class BackendType(StrEnum):
-    """The databases that pools are made for. Each is its name as a string, too."""
+    """The databases that pools are made for. Each member is also its name, as a str."""
 
     MONGODB = "mongodb"
     REDIS = "redis"
@@ -27,7 +27,7 @@ class PoolOptions(PoolSizes, frozen=True):
     """The sizes and times of one pool, and how its connections are checked; times are seconds."""
 
     validate_after: Seconds = 0.5
-    """A connection idle for longer is pinged before it is handed out (HikariCP's alive bypass window)."""
+    """A connection idle for longer is pinged before it is leased (HikariCP's alive bypass window)."""
     validation_timeout: PositiveSeconds = 3.0
     """A ping or reset that takes longer has failed, and its connection is replaced."""
     reset: Literal["smart", "always", "never"] = "smart"

@@ -1,17 +1,17 @@
-"""Which waiter gets which connection, and what is to be done with the other connections (pure).
+"""Decides which waiter gets which connection, and what happens to the other connections (pure).
 
-A pool decides; it does no I/O, reads no clock and knows no event loop. Each call returns the actions
-that follow from it, and their outcome is reported back: ``opened``, ``checked``, ``was_reset``, ``closed``.
+A pool only decides: it does no I/O, reads no clock and knows no event loop. Each call returns the actions to
+take, and their outcome is reported back: ``opened``, ``checked``, ``was_reset``, ``closed``.
 
-What it holds to, after every call:
-- connections opening, idle, leased, or being checked, reset or closed are together at most ``max_size``;
-  one that is being closed counts until it is closed, so that the server never sees more.
+After every call the following holds:
+- connections that are being opened, idle, leased, or being checked, reset or closed are together at most
+  ``max_size``. One that is being closed counts until it is closed, so that the server never sees more.
 - a connection is in exactly one of these states; it is leased to one holder.
 - waiters are served in the order they came; a later caller never gets a connection before them.
-- a server that refuses is tried by one attempt at a time, with growing delays, however many wait.
-- once a server refuses what only a primary may do, another is looked for: by one new connection at a time,
-  never more often than SEARCH_INTERVAL, and only while calls are refused. What exists goes on serving
-  until one is found; then the older connections are checked before their next lease.
+- if a server refuses, there is one attempt at a time, with growing delays, however many callers wait.
+- once a server refuses an operation that only a primary allows, the pool looks for a primary: by one new
+  connection at a time, never more often than SEARCH_INTERVAL, and only while calls are refused. The existing
+  connections stay in use until one is found; then they are checked before their next lease.
 
 Source of the rules: HikariCP (maximum lifetime with jitter, idle shrink, alive bypass window), and
 httpcore's pool for the shape.
@@ -35,15 +35,15 @@ OPEN_LIMIT = 8
 """Connections opened at once: a burst must not become a storm of handshakes."""
 RETRY_BASE, RETRY_CAP = 0.05, 1.0
 LOGIN_RETRY_BASE, LOGIN_RETRY_CAP = 10.0, 60.0
-"""A server that refuses the login is asked rarely: it may lock the account after a few attempts."""
+"""A server that refuses the login is tried rarely: it may lock the account after a few attempts."""
 FAILURE_MEMORY = 30.0
 """A failed attempt that is older than this does not delay the next one."""
 SEARCH_INTERVAL = 0.5
-"""While a demoted server refuses calls, another is looked for at most this often."""
+"""Seconds between two attempts to find a primary while a demoted server refuses calls."""
 DEMOTION_MEMORY = 60.0
-"""A server that refused nothing for so long is read-only on purpose, and only read from."""
+"""A server that refused nothing for this many seconds is read-only on purpose, and is used for reads only."""
 KEEPALIVE_SHARE = 4
-"""At one tick at most this part of the idle connections (one in four) is pinged; the rest can be lent."""
+"""Each tick pings at most one in four of the idle connections, so that the others can be leased."""
 LIFETIME_JITTER = 0.1
 """Lifetimes are shortened by up to this share, so that connections opened together do not die together."""
 
@@ -56,9 +56,9 @@ class Verdict(IntEnum):
     DISCARD = 2
     """Only a new connection will do."""
     BROKEN = 3
-    """It works no more: not even a goodbye can be sent."""
+    """It does not work any more: the server cannot even be told."""
     DEMOTED = 4
-    """Clean, but its server says that it is the primary no more. The pool itself is told by an argument."""
+    """Clean, but its server says that it is no longer the primary. The pool is told so by an argument."""
 
 
 BROKEN, LIFETIME, IDLE, DISCARDED, POOL_CLOSED = "broken", "lifetime", "idle", "discarded", "pool closed"
@@ -103,17 +103,17 @@ class Slot:
         self.site: Any = None
         """Where the current lease was acquired."""
         self.touched = False
-        """The holder reached past the lease, so nothing is known of what it did."""
+        """The holder used the driver's own object, so what it did is unknown."""
         self.call: Any = None
         self.call_since = 0.0
         self.is_overdue = False
-        """The call that ran when the runner last looked, since when, and whether that is long."""
+        """The call that was in progress at the last look, since when, and whether that is too long."""
         self.guard: Any = None
-        """Of the current lease, once it was used; everything taken from the lease asks it."""
+        """The guard of the current lease, once it was used; everything taken from the lease asks it."""
         self.view: Any = None
         """What the current lease gives access to, once it was used."""
         self.suspect = False
-        """It may lead to a server that is the primary no more: to be checked before its next lease."""
+        """It may lead to a server that is no longer the primary: check it before its next lease."""
 
 
 class Waiter:
@@ -135,7 +135,7 @@ class Open(NamedTuple):
 
 
 class Close(NamedTuple):
-    """Close it, without ceremony if the reason is BROKEN; then call ``closed``."""
+    """Close it, at once if the reason is BROKEN; then call ``closed``."""
 
     slot: Slot
     reason: str
@@ -168,14 +168,14 @@ class Refuse(NamedTuple):
 
 
 class Leak(NamedTuple):
-    """Report that this lease is held suspiciously long."""
+    """Report that a lease has lasted suspiciously long."""
 
     slot: Slot
     held: float
 
 
 class Returned(NamedTuple):
-    """Report that a lease reported as a leak was none: it came back."""
+    """Report that a lease which was reported as a leak came back."""
 
     slot: Slot
     held: float
@@ -199,37 +199,37 @@ class Pool:
         rng: random.Random | None = None,
     ) -> None:
         self.options = options
-        self._is_open = is_open  # asked of a connection before it goes out; must not block or raise
+        self._is_open = is_open  # called before a connection is leased; must not block or raise
         self.counters = Counters()
         self._rng = rng or random.Random()
         self._validate_after = options.validate_after
         # A connection is in exactly one of these, or among `opening`.
-        self.idle: list[Slot] = []  # by idle_since: the last one was used last and goes out first
+        self.idle: list[Slot] = []  # by idle_since: the last one was used last and is leased first
         self.leased: set[Slot] = set()
         self.proving: set[Slot] = set()  # being checked or reset: soon idle
         self.closing: set[Slot] = set()
         self.opening = 0
         self.waiters: OrderedDict[Waiter, None] = OrderedDict()
         self.is_closed = False
-        self.failures = 0  # of opening, in a row
+        self.failures = 0  # failed attempts to open one, in a row
         self.failed_at = -math.inf
         self.login_refused = False  # why the last one failed
         self.last_error: BaseException | None = None
-        # The server refuses what only a primary may do: since when, and when it did so last.
+        # The server refuses what only a primary allows: since when, and when it last did.
         self.demoted_since: float | None = None
         self.refused_at = -math.inf
         self.searched_at = -math.inf
         self.is_searching = False  # the next connection is opened to find a primary
         self.shrinks_from = 0  # connections when max_size was lowered, until there are no more than that
-        self.is_strict = False  # closed, or shrinking: no short ways of giving back
+        self.is_strict = False  # closed or shrinking: every release takes the slow path
 
     @property
     def total(self) -> int:
-        """Connections that exist or are about to."""
+        """Connections that exist or are being opened."""
         return len(self.idle) + len(self.leased) + len(self.proving) + len(self.closing) + self.opening
 
     def is_serving(self, now: float) -> bool:
-        """Whether callers get what they ask for: connections can be opened, or those there are work.
+        """Whether callers get connections: new ones can be opened, or the existing ones work.
 
         A server may refuse more connections than it allows while it serves those it has.
         """
@@ -247,7 +247,7 @@ class Pool:
     # Acquiring.
 
     def take(self, now: float) -> Slot | None:
-        """Lease the connection used last, if it can go out as it is; None: :meth:`request` one."""
+        """Lease the connection used last, if it needs no check; None: :meth:`request` one."""
         idle = self.idle
         if idle and not self.waiters:
             slot = idle[-1]
@@ -274,7 +274,7 @@ class Pool:
             return [Refuse(waiter)]
         self.waiters[waiter] = None
         if len(self.leased) >= self.options.max_size:
-            return []  # the short way: nothing to be done but wait
+            return []  # the fast path: all are leased, so it can only wait
         return self._serve(now)
 
     def withdraw(self, waiter: Waiter, now: float, *, cancelled: bool = False) -> list[Action]:
@@ -293,7 +293,7 @@ class Pool:
     # Giving back.
 
     def put(self, slot: Slot, now: float) -> bool:
-        """The short way of a clean release; False, with nothing done: use :meth:`release`."""
+        """The fast path of a clean release. False if nothing was done: use :meth:`release`."""
         if self.waiters or now >= slot.expires_at or slot.reported or self.is_strict:
             return False
         self.leased.remove(slot)
@@ -305,7 +305,7 @@ class Pool:
     def hand_over(self, slot: Slot, now: float) -> Waiter | None:
         """The fast path of a clean release while callers wait: lease the connection to the first waiter.
 
-        None, with nothing done: use :meth:`release`.
+        None if nothing was done: use :meth:`release`.
         """
         if not self.waiters or now >= slot.expires_at or slot.reported or self.is_strict:
             return None
@@ -320,7 +320,7 @@ class Pool:
         return waiter
 
     def release(self, slot: Slot, now: float, verdict: Verdict, *, demoted: bool = False) -> list[Action]:
-        """End the lease of ``slot``; ``demoted``: its server refused what only a primary may do.
+        """End the lease of ``slot``; ``demoted``: its server refused what only a primary allows.
 
         KeyError if it is not leased.
         """
@@ -355,7 +355,7 @@ class Pool:
         return actions + self._serve(now)
 
     def _search(self, slot: Slot, now: float) -> bool:
-        """Note that the server refused as a demoted one does; whether this connection is given up for it."""
+        """Note a refusal of a demoted server; whether this connection is given up to look for the primary."""
         self.refused_at = now
         self.counters.refused_as_demoted += 1
         if slot.suspect:
@@ -369,7 +369,7 @@ class Pool:
         return True
 
     def _found_primary(self, now: float, *, is_sure: bool, actions: list[Action]) -> None:
-        """A new connection leads to a server that takes writes: the older ones may not."""
+        """A new connection leads to a server that accepts writes: the older ones may not."""
         self.demoted_since = None
         if not is_sure:
             for slot in self.idle:
@@ -381,12 +381,12 @@ class Pool:
         for slot in self.proving:
             slot.suspect = True
         for slot in self.leased:
-            slot.suspect = slot.touched = True  # touched: off the short ways of a release
+            slot.suspect = slot.touched = True  # touched: its release takes the slow path
             if not is_sure:
                 slot.expires_at = -math.inf
 
     def overdue(self, now: float) -> list[Waiter]:
-        """Who has waited as long as they may; :meth:`withdraw` them."""
+        """Waiters whose deadline has passed: :meth:`withdraw` them."""
         return [waiter for waiter in self.waiters if waiter.deadline <= now]
 
     # Outcomes of actions.
@@ -394,8 +394,8 @@ class Pool:
     def opened(self, slot: Slot, now: float, *, is_primary: bool | None = None) -> list[Action]:
         """A connection was opened.
 
-        ``is_primary``, asked while ``demoted_since`` is set: whether it leads to a server that takes
-        writes; None: that cannot be told, so only trying shows.
+        ``is_primary``, asked while ``demoted_since`` is set: whether it leads to a server that accepts
+        writes. None: the driver cannot tell, so only a write will show.
         """
         self.opening -= 1
         self.failures = 0
@@ -431,21 +431,21 @@ class Pool:
         return self._serve(now)
 
     def checked(self, slot: Slot, ok: bool, now: float, *, is_for_primary: bool = False) -> list[Action]:
-        """A ping, or a question for the primary, came back, or did not."""
+        """A ping, or the question whether the server is the primary, has ended."""
         self.counters.checks += 1
         actions: list[Action] = []
         if ok and is_for_primary:
             slot.suspect = False
         if not ok:
-            # What has been quiet for as long as this one is most likely dead too (a server that was
-            # restarted, a firewall that forgot). To find out one by one would take a timeout each.
+            # Connections that were idle for as long as this one are most likely dead too (the server was
+            # restarted, or a firewall dropped them). To check them one by one would take a timeout each.
             for other in [other for other in self.idle if other.proved_at <= slot.proved_at]:
                 self.idle.remove(other)
                 self._retire(other, BROKEN, actions)
         return actions + self._proved(slot, ok, now)
 
     def was_reset(self, slot: Slot, ok: bool, now: float) -> list[Action]:
-        """A reset worked, or did not."""
+        """A reset has ended."""
         return self._proved(slot, ok, now)
 
     def _proved(self, slot: Slot, ok: bool, now: float) -> list[Action]:
@@ -472,7 +472,7 @@ class Pool:
         return self._serve(now)
 
     def _note_shrunk(self) -> None:
-        """A connection less: if no more are left than ``max_size`` allows, shrinking is over."""
+        """There is one connection less: once ``max_size`` is reached, shrinking is over."""
         if self.total <= self.options.max_size:
             self.shrinks_from = 0
             self.is_strict = self.is_closed
@@ -480,7 +480,7 @@ class Pool:
     # Housekeeping.
 
     def tick(self, now: float) -> list[Action]:
-        """What time alone brings: lifetimes, idle shrink, keepalive, leaks, refill."""
+        """What the passing of time requires: lifetimes, idle shrink, keepalive, leaks, refill."""
         actions: list[Action] = []
         options = self.options
         if self.is_closed:
@@ -520,7 +520,7 @@ class Pool:
         return actions + self._serve(now)
 
     def probe(self, since: float) -> list[Action]:
-        """Ping an idle connection that is not known to have worked later than that; one at a time."""
+        """Ping an idle connection that was not seen to work since then; one at a time."""
         if self.proving or self.is_closed:
             return []
         for slot in self.idle:
@@ -531,7 +531,7 @@ class Pool:
         return []
 
     def reconfigure(self, options: PoolOptions, now: float) -> list[Action]:
-        """Go on with other sizes and times. What is too many is closed once it is idle."""
+        """Change sizes and times. Surplus connections are closed once they are idle."""
         self.options = options
         self._validate_after = options.validate_after
         actions: list[Action] = []

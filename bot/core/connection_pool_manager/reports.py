@@ -1,4 +1,4 @@
-"""What a pool tells: its figures, why callers waited in vain, and lines of log that stay few."""
+"""What a pool reports: figures, the error of a caller that waited in vain, and few log lines."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ logger = logging.getLogger(__name__)
 
 LEAK_REPORTS_PER_MINUTE = 5
 OUTAGE_CALM = 60.0
-"""Seconds between two lines of log that connections cannot be opened, while the pool serves all the same."""
+"""Seconds between two log lines about failed connects while the pool still serves its callers."""
 
 
 class Reports:
-    """The lines of log of one pool: each trouble is told when it begins and when it ends, not each time."""
+    """The log lines of one pool: a problem is logged when it begins and when it ends, not each time."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.demotion = ""
-        """What the server said last when it refused as a demoted one does. Changed only by demoted."""
-        # Times of the leaks told of in the last minute, and how many were left out since.
-        # Changed only by limited.
+        """What the server said when it last refused as a demoted one. Changed only by demoted."""
+        # Times of the leaks logged in the last minute, and how many were not logged since. Changed only by
+        # limited.
         self._told_at: list[float] = []
         self._left_out = 0
-        # Whether connections cannot be opened, and when that was told last. Changed only by cannot_open
-        # and opened.
+        # Whether connections cannot be opened, and when that was last logged. Changed only by cannot_open and
+        # opened.
         self._outage = False
         self._outage_told_at = -math.inf
         self._verdict_told = False
@@ -41,7 +41,7 @@ class Reports:
     # Leases.
 
     def limited(self, now: float, message: str, *args: Any) -> None:
-        """A warning, but not more than a few a minute: leaks come in swarms."""
+        """Log a warning, but only a few each minute: leaks come in bursts."""
         self._told_at = [at for at in self._told_at if now - at < 60]
         if len(self._told_at) >= LEAK_REPORTS_PER_MINUTE:
             self._left_out += 1
@@ -54,7 +54,7 @@ class Reports:
 
     def leak(self, leak: Leak, now: float) -> None:
         self.limited(
-            now, "Pool %r: connection %d is on loan for %.1f s, perhaps never released; acquired at %s",
+            now, "Pool %r: connection %d has been leased for %.1f s, perhaps for ever; acquired at %s",
             self.name, leak.slot.number, leak.held, describe_site(leak.slot.site),
         )  # fmt: skip
 
@@ -66,13 +66,13 @@ class Reports:
 
     def returned(self, back: Returned) -> None:
         logger.info(
-            "Pool %r: connection %d, reported as on loan for long, came back after %.1f s",
+            "Pool %r: connection %d, whose lease was reported as long, came back after %.1f s",
             self.name, back.slot.number, back.held,
         )  # fmt: skip
 
     def closed_on_loan(self, slot: Slot, now: float) -> None:
         logger.warning(
-            "Pool %r closed with connection %d on loan since %.1f s, acquired at %s",
+            "Pool %r closed while connection %d was leased, for %.1f s; acquired at %s",
             self.name, slot.number, now - slot.leased_at, describe_site(slot.site),
         )  # fmt: skip
 
@@ -80,20 +80,20 @@ class Reports:
         if not self._verdict_told:
             self._verdict_told = True
             logger.error(
-                "Pool %r: the state of a connection cannot be told; every lease has its connection "
-                "replaced\n%s",
+                "Pool %r: the driver cannot tell the state of a connection, so each is "
+                "replaced after its lease\n%s",
                 self.name, masked_traceback(error),
             )  # fmt: skip
 
     # The server.
 
     def cannot_start(self) -> None:
-        """The first connection was not opened: the caller is told, and the log when it is."""
+        """The first connection was not opened: the caller reports that; the log tells when one is opened."""
         self._outage = True
 
     def cannot_open(self, failure: Exception, now: float, *, is_serving: bool) -> None:
         """A connection was not opened; the failure's text is fit for the log."""
-        # At the server's limit of connections attempts fail and succeed by turns.
+        # When the server's limit of connections is reached, attempts fail and succeed in turn.
         if not self._outage and (now - self._outage_told_at >= OUTAGE_CALM or not is_serving):
             self._outage = True
             self._outage_told_at = now
@@ -108,19 +108,19 @@ class Reports:
         self.demotion = one_line(said)
         if not was_known:
             logger.warning(
-                "Pool %r: the server does not take writes (any more): %s; another one is looked for by "
+                "Pool %r: the server does not accept writes (any more): %s; the pool looks for another by "
                 "reconnecting, at most every %g s", self.name, self.demotion, SEARCH_INTERVAL,
             )  # fmt: skip
 
     def found_primary(self) -> None:
         logger.warning(
-            "Pool %r: a server that takes writes was found; older connections are checked before they "
+            "Pool %r: found a server that accepts writes; older connections are checked before they "
             "are used again", self.name,
         )  # fmt: skip
 
 
 def overdue_calls(pool: Pool) -> list[Slot]:
-    """Leases whose call has had no answer for long: slow statements, or connections that fell silent."""
+    """Leases whose call has had no answer for long: slow statements, or silent connections."""
     return [slot for slot in pool.leased if slot.is_overdue and slot.call is not None]
 
 

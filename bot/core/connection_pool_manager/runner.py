@@ -1,4 +1,4 @@
-"""Does what a pool decides, on one event loop."""
+"""Carries out what a pool decides, on one event loop."""
 
 from __future__ import annotations
 
@@ -49,14 +49,15 @@ from bot.core.phase4_statistics.connection_pools import PoolFigures
 _CLEAN = Verdict.CLEAN
 _new_lease = PooledConnection.__new__
 _inherited: list[PoolRunner] = []
-"""Pools of the process that this one was forked from; to collect them would close what is shared."""
+"""Pools of the parent process of a fork. They are kept: to collect them would close shared sockets."""
 
 
 class PoolRunner:
-    """One pool at work: its driver, its tasks, its leases. Bound to the event loop it is started on.
+    """One running pool: its driver, its tasks, its leases. Bound to the event loop that it is started on.
 
-    Acquiring a clean connection and giving it back are plain calls, without task, lock or await. A
-    caller that is cancelled while it waits leaves the queue; what it had been given, the next one gets.
+    Acquiring a clean connection and giving it back are plain calls, without task, lock or await. A caller
+    that is cancelled while it waits leaves the queue; the next one gets the connection that it had been
+    given.
     """
 
     def __init__(self, spec: PoolSpec, driver: Driver, *, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -87,10 +88,10 @@ class PoolRunner:
     # Life.
 
     async def start(self, *, wants_server: bool = True) -> None:
-        """Open the first connection, then the rest up to ``min_size``; raises what is wrong with the first.
+        """Open the first connection, then the others up to ``min_size``. Raises the error of the first.
 
-        Without ``wants_server`` a server that is not there, or refuses, is no error: the pool tries on.
-        Raises PoolConnectError, or what the driver says of bad options.
+        Without ``wants_server`` it is no error if the server is unreachable or refuses: the pool keeps
+        trying. Raises PoolConnectError, or the driver's error for bad options.
         """
         self.loop = asyncio.get_running_loop()
         seen(self.loop)
@@ -119,7 +120,7 @@ class PoolRunner:
             raise
 
     async def _filled(self) -> None:
-        """Wait until min_size connections are there, or one could not be opened: then it is tried on."""
+        """Wait until min_size connections are open, or one could not be opened, which is retried later."""
         if not self.pool.opening:
             return
         assert self.loop is not None
@@ -130,7 +131,9 @@ class PoolRunner:
         self._settled = None
 
     def adopt(self, spec: PoolSpec) -> bool:
-        """Go on with other sizes and times, while it serves; False, with nothing done: it cannot."""
+        """Change sizes and times while the pool is in use. False, with nothing done, if other settings
+        differ.
+        """
         old = self.spec
         if (spec.backend, spec.url, spec.driver_options) != (old.backend, old.url, old.driver_options):
             return False
@@ -142,18 +145,22 @@ class PoolRunner:
         return True
 
     def replace(self) -> None:
-        """Take no more callers: another pool of that name does. Who waits is told to ask that one."""
+        """Refuse callers from now on: another pool of that name serves them, and waiters go there."""
         self._is_replaced = True
         self._do(self.pool.close(self._now()))
 
     def warning(self) -> str | None:
-        """What keeps the pool from working since its start; None: it works, or did."""
+        """Why the pool has not worked since its start; None: it works, or has worked."""
         pool = self.pool
         if pool.counters.opened or pool.last_error is None:
             return None
-        again = "is tried again, rarely: it may lock the user out" if pool.login_refused else "is tried again"
+        again = (
+            "is retried rarely, since the server may lock the user out"
+            if pool.login_refused
+            else "is retried"
+        )
         said = self._connector.masked_text(pool.last_error)
-        return f"{said}; until it works callers wait in vain, and it {again}"
+        return f"{said}; until it works, callers wait in vain, and it {again}"
 
     async def stop(self, *, drain: float) -> bool:
         """Refuse waiters, wait ``drain`` seconds for leases, close everything; False if leases were out."""
@@ -186,9 +193,9 @@ class PoolRunner:
         return self._process != os.getpid()
 
     def abandon(self) -> None:
-        """Drop everything although the event loop is gone: sockets and threads are closed from here.
+        """Close sockets and threads without the event loop, which is gone.
 
-        What was inherited by a fork is left alone: sockets and the loop's selector are the parent's, too.
+        After a fork nothing is closed: sockets and the loop's selector belong to the parent, too.
         """
         if self.is_inherited:
             for slot in self.pool.leased:
@@ -202,7 +209,7 @@ class PoolRunner:
     # Acquiring.
 
     def acquire_nowait(self) -> PooledConnection | None:
-        """A lease of a clean idle connection, or None: then :meth:`acquire`. Call it on the pool's loop."""
+        """A lease of a clean idle connection; None: use :meth:`acquire`. Call it on the pool's loop."""
         slot = self.pool.take(self._now())
         if slot is None:
             return None
@@ -214,14 +221,14 @@ class PoolRunner:
         return lease
 
     async def acquire(self, timeout: float | None = None) -> PooledConnection:
-        """A lease, in the order of asking; waits up to ``timeout`` seconds.
+        """A lease; callers are served in order. Waits up to ``timeout`` seconds.
 
         Raises PoolTimeoutError with the pool's figures, and PoolClosedError.
         """
         return self.acquire_nowait() or await self.wait(timeout)
 
     async def wait(self, timeout: float | None) -> PooledConnection:
-        """As :meth:`acquire`, when :meth:`acquire_nowait` had nothing to give."""
+        """As :meth:`acquire`, after :meth:`acquire_nowait` returned None."""
         pool = self.pool
         if pool.is_closed or self.loop is None:
             raise self._closed_error()
@@ -261,7 +268,7 @@ class PoolRunner:
     # Giving back.
 
     def release(self, lease: PooledConnection, healthy: bool = True) -> None:
-        """End a lease. On the pool's loop it never waits: a reset, if one is needed, runs by itself."""
+        """End a lease; call it on the pool's loop. It never waits: a reset, if needed, runs in a task."""
         slot = lease._slot
         if slot is None:
             raise LeaseError(f"connection of pool {self.name!r}: released twice")
@@ -274,7 +281,7 @@ class PoolRunner:
         try:
             verdict = self._verdict(slot.raw)
         except Exception as error:
-            # A driver's package that changed must cost a connection, not the caller's answer.
+            # If the driver's package has changed, that may cost a connection, but not the caller's result.
             verdict = Verdict.BROKEN
             self._reports.verdict_failed(error)
         if verdict is _CLEAN and healthy and not slot.touched and demotion is None:
@@ -283,7 +290,8 @@ class PoolRunner:
                 if pool.put(slot, self._now()):
                     return
             elif waiter := pool.hand_over(slot, self._now()):
-                if not waiter.future.done():  # else cancelled in this very tick: its withdraw hands it on
+                # done: cancelled in this tick, and its withdraw passes the connection on
+                if not waiter.future.done():
                     waiter.future.set_result(None)
                 return
         if verdict is Verdict.DEMOTED:
@@ -292,7 +300,7 @@ class PoolRunner:
             verdict = Verdict.BROKEN
         elif slot.touched and verdict is _CLEAN and self.spec.options.reset != "never":
             verdict = Verdict.RESET
-        if slot in self.pool.leased:  # else the pool was closed over its head
+        if slot in self.pool.leased:  # else the pool was closed meanwhile
             if demotion is None:
                 self._do(self.pool.release(slot, self._now(), verdict))
             else:
@@ -347,7 +355,7 @@ class PoolRunner:
         for action in actions:
             if isinstance(action, Grant):
                 future = action.waiter.future
-                if future.done():  # cancelled in this very tick: its withdraw hands the connection on
+                if future.done():  # cancelled in this tick: its withdraw passes the connection on
                     continue
                 future.set_result(None)
             elif isinstance(action, Refuse):
@@ -415,12 +423,12 @@ class PoolRunner:
         return figures_of(self.spec, self.pool, self._last_error(), self._now())
 
     def _last_error(self) -> str | None:
-        """What keeps the pool from its work, or a part of it; None: nothing."""
+        """Why the pool, or a part of it, does not work; None: it works."""
         pool = self.pool
         if pool.last_error is not None:
             return self._connector.masked(pool.last_error)
         if pool.demoted_since is not None:
-            return f"the server does not take writes: {self._reports.demotion}"
+            return f"the server does not accept writes: {self._reports.demotion}"
         if overdue := overdue_calls(pool):
             longest = self._now() - min(slot.call_since for slot in overdue)
             return f"{len(overdue)} calls have had no answer for up to {longest:.1f} s"
@@ -431,7 +439,7 @@ class PoolRunner:
         return wait_histogram(self.spec, self.pool)
 
     def reset_statistics(self) -> None:
-        """Set the counters to zero; what is out on loan stays counted as acquired."""
+        """Set the counters to zero; leased connections stay counted as acquired."""
         leased = len(self.pool.leased)
         counters = self.pool.counters = Counters()
         counters.acquired = counters.peak_active = leased

@@ -47,9 +47,9 @@ DRAIN_SECONDS = 5.0
 class ConnectionPoolManager(Phase4Service):
     """Pools of database connections by name.
 
-    A connection is leased to one holder at a time; waiters are served in order; a cancelled waiter
-    takes nothing with it. ``create_pool`` switches a manager that is off on; ``disable`` closes every
-    pool. May be disabled, or enabled again, under another event loop than that of its pools.
+    A connection is leased to one holder at a time; waiters are served in order; a cancelled waiter takes
+    nothing with it. ``create_pool`` switches a manager that is off on; ``disable`` closes every pool. It may
+    be disabled or enabled again under another event loop than that of its pools.
     """
 
     service_name: ClassVar[str] = "connection_pool_manager"
@@ -57,12 +57,12 @@ class ConnectionPoolManager(Phase4Service):
     def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
         super().__init__()
         self._clock = clock
-        # An entry is changed under the lock of its name only, but for reads.
+        # An entry is changed only under the lock of its name. Reads need no lock.
         self._pools: dict[str, PoolRunner] = {}
         self._changing: defaultdict[str, LoopLocalLock] = defaultdict(LoopLocalLock)
         self._specs = PoolSpecs()
         self._made_from_settings: set[str] = set()
-        self._replaced: set[PoolRunner] = set()  # by one of other settings; their leases are waited for
+        self._replaced: set[PoolRunner] = set()  # by a pool with other settings; waiting for their leases
         self._tasks = BackgroundTasks()
 
     # On and off.
@@ -84,11 +84,11 @@ class ConnectionPoolManager(Phase4Service):
     ) -> bool:
         """Switch on. The figures are defaults for pools created from now on; times are seconds.
 
-        ``pools`` (the setting ``DATABASE_POOLS``) exist from then on, whether or not their server is there
-        already: see :meth:`warnings`. One that was made so before and is gone from it is closed; one that
-        changed changes while it serves. ``urls`` gives a backend's url for pools that name none.
-        Raises InvalidArgumentError, and PoolSetupError naming every pool with a wrong setting; the others
-        run.
+        ``pools`` (the setting ``DATABASE_POOLS``) exist from then on, even if their server cannot be reached
+        yet: see :meth:`warnings`. A pool that was made so before is closed if it is not in ``pools`` any
+        more; one whose settings changed is changed while in use. ``urls`` gives a backend's url for pools
+        that name none. Raises InvalidArgumentError, and PoolSetupError naming every pool with a wrong
+        setting; the others run.
         """
         async with self._transition:
             given = {
@@ -117,14 +117,14 @@ class ConnectionPoolManager(Phase4Service):
         gone = list(self._made_from_settings - set(configured))
         self._made_from_settings.difference_update(gone)
         await asyncio.gather(*[self._drop(name) for name in gone])
-        # All at once: servers that do not answer cost one timeout, not one each.
+        # Concurrently: several servers that do not answer cost one timeout together.
         told = await asyncio.gather(*[self._configure(name, pool) for name, pool in configured.items()])
         if failures := [failure for failure in told if failure is not None]:
             raise PoolSetupError("; ".join(failures))
         return True
 
     async def _configure(self, name: str, settings: PoolSettings) -> str | None:
-        """Make the pool of an entry of the settings; what went wrong, or None."""
+        """Create the pool of one entry of the settings; returns what went wrong, or None."""
         try:
             if not name:
                 raise invalid("name", name, "a non-empty string")
@@ -140,10 +140,10 @@ class ConnectionPoolManager(Phase4Service):
         return None
 
     async def _change(self, spec: PoolSpec) -> None:
-        """Have the pool of that name go on with other settings, while it serves.
+        """Change the settings of the pool of that name while it is in use.
 
-        Sizes and times change in place. With another url, or other driver options, new leases are the new
-        pool's, and the old one's connections go when they come back.
+        Sizes and times change in place. With another url or other driver options a new pool takes over: it
+        gives the new leases, and connections of the old pool are closed when they are released.
         """
         async with self._changing[spec.name]:
             running = self._pools.get(spec.name)
@@ -191,7 +191,7 @@ class ConnectionPoolManager(Phase4Service):
         async with self._transition:
             self._enabled = False
             self._made_from_settings.clear()
-            # A pool that is being created is waited for, so that it is closed too.
+            # Wait for pools that are being created, so that they are closed too.
             names = list(self._changing)
             clean = all(await asyncio.gather(*[self._drop_if_there(name, drain_timeout) for name in names]))
             if self._replaced:
@@ -248,7 +248,7 @@ class ConnectionPoolManager(Phase4Service):
         backend = str(backend)  # of a BackendType, its name
         spec = self._specs.spec(name, backend, min_size, max_size, url, driver_options)
         was_on = self._enabled
-        self._enabled = True  # before it is made: a disable meanwhile has the last word
+        self._enabled = True  # set before it is made, so that a disable meanwhile wins
         try:
             await self._create(spec)
         except BaseException:
@@ -329,8 +329,8 @@ class ConnectionPoolManager(Phase4Service):
             return runner
         if not _is_orphan(runner):
             raise MisuseError(f"pool {name!r} belongs to another running event loop; make one pool for each")
-        # Its event loop ended without closing it, as between two asyncio.run, or this process was forked
-        # from the pool's: start again on this one.
+        # Its event loop ended without closing it (asyncio.run was called again), or this process was forked:
+        # open the pool again on this loop.
         async with self._changing[name]:
             runner = self._find(name)
             if runner.loop is not get_running_loop():
@@ -348,11 +348,11 @@ class ConnectionPoolManager(Phase4Service):
         if runner is None:
             known = ", ".join(repr(known) for known in self._pools) or "none"
             off = "" if self._enabled else "; connection pooling is off"
-            raise UnknownPoolError(f"name = {name!r}: expected the name of a pool; there are: {known}{off}")
+            raise UnknownPoolError(f"name = {name!r}: expected the name of a pool; known pools: {known}{off}")
         return runner
 
     async def release_connection(self, name: str, conn: PooledConnection, is_healthy: bool = True) -> bool:
-        """Give a lease back: True. ``is_healthy=False`` has its connection closed and replaced.
+        """Give a lease back: True. With ``is_healthy=False`` its connection is closed and replaced.
 
         Does not wait, so it cannot be interrupted. Raises LeaseError if ``conn`` is not a lease of that
         pool or was released already.

@@ -1,4 +1,4 @@
-"""Calls that take too long: told of, and ended after ``query_timeout``."""
+"""Calls that take too long: they are logged, and ended after ``query_timeout``."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from bot.core.connection_pool_manager.reports import Reports, overdue_calls
 logger = logging.getLogger(__name__)
 
 OVERDUE_AFTER = 10.0
-"""Seconds without an answer after which a call is told of; half of ``query_timeout`` where that is less."""
+"""Seconds without an answer after which a call is logged; half of ``query_timeout`` if that is less."""
 
 
 class SlowCalls:
-    """The calls on one pool's leases, looked at from time to time, so that no call pays for a timer."""
+    """Looks at the calls on one pool's leases from time to time, so that no call needs a timer."""
 
     def __init__(self, pool: Pool, driver: Driver, reports: Reports) -> None:
         self._pool = pool
         self._driver = driver
         self._reports = reports
-        self._told = False  # each time that calls begin to be overdue is logged once
+        self._told = False  # logged once each time that calls become overdue
 
     def look(self, now: float) -> list[Action]:
-        """End calls that have run for ``query_timeout`` and tell of overdue ones; what is then to be done."""
+        """End calls that have run for ``query_timeout`` and log overdue ones; returns what to do next."""
         limit = self._driver.spec.options.query_timeout
         overdue_after = min(OVERDUE_AFTER, limit / 2) if limit else OVERDUE_AFTER
         for slot in list(self._pool.leased):
@@ -44,7 +44,7 @@ class SlowCalls:
         return self._tell_of_overdue(now)
 
     def timed_out(self, guard: Guard, now: float) -> None:
-        """A call had no answer within its limit: its guard is given the error to raise."""
+        """A call had no answer within its limit: give its guard the error to raise."""
         driver = self._driver
         spec = driver.spec
         name, seconds = driver.own_limit or ("query_timeout", spec.options.query_timeout)
@@ -72,5 +72,5 @@ class SlowCalls:
                 describe_site(first.site), f"after query_timeout = {limit:g} s" if limit else "never",
             )  # fmt: skip
         self._told = bool(overdue)
-        # Slow, or silent? The idle ones are asked before callers find out one by one.
+        # Slow statements or silent connections? Ping the idle ones before callers find out one by one.
         return self._pool.probe(min(slot.call_since for slot in overdue)) if overdue else []

@@ -1,4 +1,4 @@
-"""What a new pool is made of: what its caller gave, its entry in the settings, and the defaults."""
+"""The settings of a new pool: from its caller, its entry in the settings, and the defaults."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOCAL_DEFAULTS = {
 
 
 class PoolSpecs:
-    """The settings that new pools are made from; those not given yet are read from the configuration."""
+    """Where new pools get their settings: what the manager was not given comes from the configuration."""
 
     def __init__(self) -> None:
         # Changed only by the manager's enable.
@@ -41,7 +41,7 @@ class PoolSpecs:
         url: str | None,
         given: Mapping[str, Any],
     ) -> PoolSpec:
-        """What a pool of that name is made from; ``given`` holds fields of PoolOptions and driver options.
+        """The settings of a pool of that name; ``given`` holds fields of PoolOptions and driver options.
 
         Raises InvalidArgumentError.
         """

@@ -87,8 +87,8 @@ async def demotion(pools, proxy, write, demote, new_primary, caplog):
         await load.until(lambda: not figures().demoted and load.in_a_row > 200)
     assert figures().healthy
     assert figures().last_error is None
-    assert caplog.text.count("does not take writes") == 1, "told once"
-    assert caplog.text.count("a server that takes writes was found") == 1
+    assert caplog.text.count("does not accept writes") == 1, "told once"
+    assert caplog.text.count("found a server that accepts writes") == 1
 
 
 async def test_redis(pools, redis_server, caplog):

@@ -20,7 +20,7 @@ async def test_a_lease_held_long_is_reported_with_where_it_was_acquired(pool_of,
     assert caplog.text == ""
     await clock.advance(20)
     [report] = caplog.messages
-    assert "connection 1 is on loan for 3" in report
+    assert "connection 1 has been leased for 3" in report
     assert "test_reports.py" in report
     assert "in forgetful_handler" in report
     assert runner.figures().leaked == 1
