@@ -12,7 +12,10 @@ from bot.embed.command import add_arguments, run
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bot.embed")
     add_arguments(parser)
-    return run(parser.parse_args(argv))
+    try:
+        return run(parser.parse_args(argv))
+    except KeyboardInterrupt:
+        return 130  # the next run ends what this one began
 
 
 if __name__ == "__main__":

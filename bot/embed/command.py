@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
+import os
 import shutil
 import sys
 from collections.abc import Iterable
@@ -49,6 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do what the arguments say; returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files are what they are
     try:
         host = hosts.find(arguments.host)
         return _remove(host, arguments) if arguments.remove else _install(host, arguments)
@@ -84,14 +89,15 @@ def _install(host: Path, arguments: argparse.Namespace) -> int:
             _say(_clashes(host, look))
             return REFUSED
         if not arguments.dry_run:
-            (host / FOLDER).mkdir(exist_ok=True)
+            _room_for(host, look)
             stack.enter_context(manifests.only_run(host))
             look = _look(host, arguments)  # another run may have ended in between
+            if look.plan.clashes and not look.replace:
+                raise EmbedError("the bot's files have changed meanwhile: run this again")
         _tell(host, look, dry=arguments.dry_run)
         if arguments.dry_run:
-            print("\nNothing was touched (--dry-run).")
+            _say(["", "Nothing was touched (--dry-run)."])
             return DONE
-        _room_for(host, look.new)
         apply.install(host, look.new, look.plan, look.merge, look.old, replace=look.replace)
     return _prove(host, look)
 
@@ -127,28 +133,27 @@ def _users(host: Path, look: _Look) -> tuple[list[importers.Import], dict[str, f
 
 
 def _tell(host: Path, look: _Look, *, dry: bool) -> None:
-    version = look.new.version
-    if look.old is not None and look.old.state != "installed":
-        print("An earlier run was interrupted; this one ends it.")
-    if look.old is None:
-        print(f"Phase 4 {version} {'would go' if dry else 'goes'} into {host}:")
+    version, old = look.new.version, look.old
+    lines = []
+    if old is not None and old.state != "installed":
+        lines.append("An earlier run was interrupted; this one ends it.")
+    if old is None:
+        lines.append(f"Phase 4 {version} {'would go' if dry else 'goes'} into {host}:")
     elif look.plan.changes(look.replace) or look.merge.changes(host):
-        print(
-            f"Phase 4 {look.old.version or version} in {host} {'would become' if dry else 'becomes'} "
-            f"{version}:"
-        )
+        becomes = "would become" if dry else "becomes"
+        lines.append(f"Phase 4 {old.version or version} in {host} {becomes} {version}:")
     else:
-        print(f"Phase 4 {version} is in {host} already:")
-    _say(report.plan_report(look.plan, look.replace))
+        lines.append(f"Phase 4 {version} is in {host} already:")
+    lines += report.plan_report(look.plan, look.replace)
     if look.replace:
         imports, offered = _users(host, look)
         for clash in look.plan.clashes:
-            print(f"    {clash.name}")
+            lines.append(f"    {clash.name}")
             users = sorted({f"{each.file}:{each.line}" for each in imports if each.module == clash.module})
             for sentence in report.lacking(clash, imports, offered):
-                print(f"      BREAKS: {sentence}; see {', '.join(users[: report.SHOWN])}")
-    _say(report.requirements_report(look.merge, host))
-    _say(_as_notes(surroundings.notes(host, sorted(look.new.files))))
+                lines.append(f"      BREAKS: {sentence}; see {', '.join(users[: report.SHOWN])}")
+    lines += report.requirements_report(look.merge, host)
+    _say([*lines, *_as_notes(surroundings.notes(host, sorted(look.new.files)))])
 
 
 def _as_notes(lines: Iterable[str]) -> list[str]:
@@ -156,27 +161,34 @@ def _as_notes(lines: Iterable[str]) -> list[str]:
     return ["", *stripped] if stripped else []
 
 
-def _room_for(host: Path, new: Payload) -> None:
-    needed = 2 * new.size()
+def _room_for(host: Path, look: _Look) -> None:
+    """Refuse before the first file what would fail at the hundredth."""
+    needed = 2 * look.new.size()
     if (free := shutil.disk_usage(host).free) < needed:
         raise EmbedError(
             f"{host}: {free / 1e6:.1f} MB are free on its disk, {needed / 1e6:.1f} MB are needed"
         )
+    paths = [*look.plan.to_write(look.replace), *look.plan.delete, f"{FOLDER}/manifest.json"]
+    if look.merge.changes(host):
+        paths.append(str(look.merge.file))
+    folders = {next(each for each in (host / path).parents if each.is_dir()) for path in paths}
+    if locked := sorted(str(folder) for folder in folders if not os.access(folder, os.W_OK | os.X_OK)):
+        raise EmbedError(f"No file can be written to {', '.join(locked[:5])}: nothing was touched")
 
 
 def _prove(host: Path, look: _Look) -> int:
     found = proof.prove(host, look.new, look.python)
-    print()
-    _say(report.proof_report(found, look.python))
+    _say(["", *report.proof_report(found, look.python)])
     if found.broken:
-        print("Take Phase 4 out again with --remove, or mend this and run the command again.")
+        _say(["Take Phase 4 out again with --remove, or mend this and run the command again."])
         return REFUSED
     if not found.complete:
         return NOT_PROVEN
-    print(
-        "The bot's own __init__.py files were not run for this. Next: call initialize_phase4_services() "
-        "where the "
-        "bot starts (docs/embedding.md)."
+    _say(
+        [
+            "The bot's own __init__.py files were not run for this. Next: call initialize_phase4_services()",
+            "where the bot starts; docs/embedding.md shows how.",
+        ]
     )
     return DONE
 
@@ -189,7 +201,7 @@ def _remove(host: Path, arguments: argparse.Namespace) -> int:
         found = hosts.digests(host, made.files)
         ours = sum(made.owns(path, state) for path, state in found.items())
         taken, back = report.count(ours, "file"), report.count(len(made.replaced), "file")
-        print(f"{taken} would be taken out, {back} put back.")
+        _say([f"{taken} would be taken out, {back} put back."])
         changed = sorted(
             path for path, state in found.items() if state is not None and not made.owns(path, state)
         )
@@ -205,5 +217,9 @@ def _remove(host: Path, arguments: argparse.Namespace) -> int:
 
 
 def _say(lines: Iterable[str]) -> None:
-    for line in lines:
-        print(line)
+    """Print, also to a reader that has seen enough (``| head``): the work goes on without it."""
+    try:
+        for line in lines:
+            print(line, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -42,12 +42,13 @@ def decide(
 ) -> Plan:
     """``found``: digest of what lies at every path of the payload and of the manifest."""
     known = manifest or Manifest()
+    whole = known.state == "installed"  # else a run was interrupted, and what is missing was never there
     plan = Plan(clashes=clashes)
     taken = {path for clash in clashes for path in clash.paths}
     for path in sorted(new.files):
         state = found[path]
         if path in taken or state is None:
-            (plan.put_back if state is None and path in known.files else plan.add).append(path)
+            (plan.put_back if whole and path in known.files and state is None else plan.add).append(path)
         elif state == payload.digest(new.files[path]):
             plan.same.append(path)
         elif known.owns(path, state):

@@ -401,7 +401,8 @@ class TestAccidents:
                 break
             if what != "remove":
                 begun = manifests.load(host) is not None
-                assert run(host, *([] if begun else ["--replace"]))[0] == 0, "--replace was given once"
+                status, said = run(host, *([] if begun else ["--replace"]))
+                assert (status, "by hand" in said) == (0, False), "--replace was given once"
                 expected = SMALL if what == "install" else NEW
                 assert {name: (host / name).read_bytes() for name in expected} == expected
                 assert manifests.load(host).state == "installed"
@@ -428,6 +429,35 @@ class TestAccidents:
         assert run(bot)[0] == 0
         run(bot, "--remove")
         assert contents(bot) == before
+
+    def test_a_folder_that_cannot_be_written_to(self, bot, run, monkeypatch):
+        locked = str(bot / "bot/core")
+        monkeypatch.setattr("bot.embed.command.os.access", lambda path, mode: str(path) != locked)
+        assert run(bot) == (1, f"No file can be written to {locked}: nothing was touched\n")
+        assert not (bot / FOLDER).exists()
+
+    def test_a_reader_that_has_seen_enough(self, bot):
+        code = (
+            "import os, sys; sys.path.insert(0, sys.argv[1]); from bot.embed import command; "
+            "command._prove = lambda host, look: 0; from bot.embed.__main__ import main; "
+            "read, write = os.pipe(); os.close(read); os.dup2(write, 1); sys.exit(main(sys.argv[2:]))"
+        )
+        arguments = [str(Path(__file__).resolve().parents[2]), str(bot)]
+        shown = subprocess.run(
+            [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+        )
+        assert (shown.returncode, shown.stderr) == (0, "")
+        assert (bot / "phase4.py").exists()
+
+    def test_a_terminal_of_another_alphabet(self, bot):
+        host = bot.rename(bot.parent / "мой бот")
+        shown = subprocess.run(
+            [sys.executable, "-m", "bot.embed", str(host), "--dry-run"],
+            capture_output=True, check=False, cwd=Path(__file__).resolve().parents[2],
+            env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        )  # fmt: skip
+        assert (shown.returncode, shown.stderr) == (0, b"")
+        assert b"Nothing was touched" in shown.stdout
 
     def test_a_disk_that_is_full_before(self, bot, run, monkeypatch):
         monkeypatch.setattr("bot.embed.command.shutil.disk_usage", lambda path: type("", (), {"free": 10}))

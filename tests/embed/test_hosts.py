@@ -224,6 +224,15 @@ class TestProof:
             assert "  msgspec>=0.20\n" in shown.stdout
             assert f"{environment}/bin/python -m pip install -r requirements-phase4.txt" in shown.stdout
 
+    def test_another_package_of_the_same_name_is_told(self, host, tmp_path, monkeypatch):
+        """Without an ``__init__.py`` of its own the bot's package comes after any that has one."""
+        (host / "bot/__init__.py").unlink()
+        other = make(tmp_path, {"elsewhere/bot/__init__.py": ""}) / "elsewhere"
+        monkeypatch.setenv("PYTHONPATH", str(other))
+        shown = embed(host)
+        assert shown.returncode == 1
+        assert f"imports `bot` from {other}/bot/__init__.py" in shown.stdout
+
     def test_a_file_that_was_changed_and_fails_is_told(self, host, unproven):
         unproven(host)
         make(host, {"bot/core/rate_limiter/bucket.py": "raise ValueError('mine')\n"})

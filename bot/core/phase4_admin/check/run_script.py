@@ -60,4 +60,5 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-main()
+if __name__ == "__main__":
+    main()
