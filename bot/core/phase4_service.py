@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
@@ -10,6 +11,8 @@ from bot.core._shared.tasks import LoopLocalLock
 
 if TYPE_CHECKING:
     from bot.core.phase4_statistics.fields import Figures
+
+logger = logging.getLogger(__name__)
 
 
 class Phase4Service(ABC):
@@ -23,11 +26,19 @@ class Phase4Service(ABC):
     service_name: ClassVar[str]
     """The key of this service in ``get_phase4_status()``."""
 
+    flag: ClassVar[str] = ""
+    """The setting that switches it on."""
+
+    while_off: ClassVar[str] = "calls pass through"
+    """What becomes of calls while it is off."""
+
     # The only module-level state of the library. Changed by get_instance and forget_instances.
     _instances: ClassVar[dict[type[Phase4Service], Phase4Service]] = {}
 
     def __init__(self) -> None:
         self._enabled = False
+        # Whether nothing more is to be said of calls while off. True from the first such call, or enable, on.
+        self._off_is_known = False
         # Held through every enable and disable.
         self._transition = LoopLocalLock()
 
@@ -52,6 +63,29 @@ class Phase4Service(ABC):
     def enabled(self) -> bool:
         """Whether the service does its work; False means that every call passes through."""
         return self._enabled
+
+    def _switched_on(self) -> None:
+        """It is on from now; who has switched it on knows of it when it is off again."""
+        self._enabled = self._off_is_known = True
+
+    def _used_while_off(self) -> None:
+        """A call passes through: the first time it is said, unless the service was on before."""
+        if not self._off_is_known:
+            self._off_is_known = True
+            logger.warning(
+                "%s is used while it is off: %s. Set %s = True before initialize_phase4_services, or call "
+                "its enable()", type(self).__name__, self.while_off, self.flag,
+            )  # fmt: skip
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute, unless it is a misspelt one, which would do nothing.
+
+        Raises AttributeError, which names the one that was meant. A subclass of the user's own may have any.
+        """
+        # What hot paths count and set is in objects of their own: nothing of theirs comes through here.
+        if not name.startswith("_") and not hasattr(type(self), name) and _is_ours(type(self)):
+            raise AttributeError(_no_attribute(type(self), name))
+        object.__setattr__(self, name, value)
 
     @abstractmethod
     async def enable(self) -> bool:
@@ -98,3 +132,21 @@ class Phase4Service(ABC):
     async def reset(self) -> None:
         """Set counters to zero and drop what is cached; the service stays on."""
         await self.reset_statistics()
+
+
+def _is_ours(kind: type) -> bool:
+    return kind.__module__.startswith("bot.core.")
+
+
+def _no_attribute(kind: type, name: str) -> str:
+    import difflib  # here, not above: only a wrong name needs it
+
+    there = [each for each in dir(kind) if not each.startswith("_")]
+    settable = [each for each in there if getattr(getattr(kind, each), "fset", None) is not None]
+    near = difflib.get_close_matches(name, there, n=1)
+    said = f"{kind.__name__} has no attribute {name!r}"
+    if near:
+        return f"{said}; did you mean {near[0]!r}?"
+    return (
+        f"{said}; what can be set is: {', '.join(settable)}" if settable else f"{said}, and none can be set"
+    )

@@ -39,6 +39,7 @@ ALLOWED = {
         "describe_site(first.site)", "f'after query_timeout = {limit:g} s' if limit else 'never'",
     },
     "core/enhanced_startup_phase4.py": {"wiring.class_name", "message", "report['summary']"},
+    "core/phase4_service.py": {"self.while_off", "self.flag"},
     "core/load_balancer/faults.py": {"getattr(handler, '__qualname__', type(handler).__qualname__)", "again"},
     "core/load_balancer/service.py": {"event.old", "event.new", "event.old or 'new'", "event.new or 'gone'"},
     "core/phase4_config/sources.py": {

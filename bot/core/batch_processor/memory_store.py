@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from asyncio import Future, get_running_loop
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from itertools import islice
 from typing import Any, NoReturn
 
@@ -30,8 +30,10 @@ _ON = State.ON
 class MemoryStore:
     """The :class:`Store` without Redis: items go straight to the dispatcher, which has all of their state."""
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
+    def __init__(self, dispatcher: Dispatcher, on_refused: Callable[[], None]) -> None:
+        """``on_refused`` is called when an item is refused because the processor is off."""
         self._d = dispatcher
+        self._on_refused = on_refused
         self._outcomes = dispatcher.outcomes
         self._capacity = dispatcher.capacity
         self._duplicates = 0
@@ -67,7 +69,7 @@ class MemoryStore:
     def may_wait_for_room(self) -> bool:
         self._move_here()
         if self._d.state is not _ON:
-            raise BatchClosedError(OFF)
+            raise self._off()
         return self._capacity.lacks_room() or self._capacity.has_line
 
     async def submit_when_room(self, data: Any, priority: int) -> Any:
@@ -87,6 +89,7 @@ class MemoryStore:
             check_key(key)
         self._move_here()
         if d.state is not _ON:
+            self._on_refused()
             return Submission.refused(OFF, "off")
         if key is not None and self._outcomes.holds_key(key):
             self._duplicates += 1
@@ -119,9 +122,13 @@ class MemoryStore:
             retry_after,
         )
 
+    def _off(self) -> BatchClosedError:
+        self._on_refused()
+        return BatchClosedError(OFF)
+
     def _refuse(self) -> NoReturn:
         if self._d.state is not _ON:
-            raise BatchClosedError(OFF)
+            raise self._off()
         raise BatchQueueFullError(self._full(1).reason)
 
     # Results.

@@ -60,6 +60,8 @@ class BatchProcessor(Phase4Service):
     """
 
     service_name: ClassVar[str] = "batch_processor"
+    flag: ClassVar[str] = "ENABLE_BATCH_PROCESSOR"
+    while_off: ClassVar[str] = "items are refused"
 
     def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
         super().__init__()
@@ -68,7 +70,7 @@ class BatchProcessor(Phase4Service):
         self._now = clock.monotonic
         self._waiting = self._dispatcher.backlog.queue.normal
         self._settings = BatchProcessorSettings()
-        self._memory = MemoryStore(self._dispatcher)
+        self._memory = MemoryStore(self._dispatcher, self._used_while_off)
         self._store: Store = self._memory
         """Where items are: in durable mode, while it is on, Redis."""
 
@@ -183,6 +185,7 @@ class BatchProcessor(Phase4Service):
             if settings.redis_url:
                 await self._begin_durable()
             d.state = State.ON
+            self._off_is_known = True
             d.reconfigured()
             d.refresh()
             self._store.wake()

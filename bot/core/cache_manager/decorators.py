@@ -202,6 +202,7 @@ def _caching(
     async def caching(*args: Any, **kwargs: Any) -> Any:
         cache: CacheManager = _instance() or CacheManager.get_instance()
         if not cache._enabled:
+            cache._used_while_off()
             return await function(*args, **kwargs)
         at = key_of(args, kwargs)
         if plain:

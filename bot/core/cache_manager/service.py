@@ -56,6 +56,8 @@ class CacheManager(Phase4Service):
     """
 
     service_name: ClassVar[str] = "cache_manager"
+    flag: ClassVar[str] = "ENABLE_CACHE_MANAGER"
+    while_off: ClassVar[str] = "nothing is cached"
 
     def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
         super().__init__()
@@ -65,7 +67,7 @@ class CacheManager(Phase4Service):
         self._counters = Counters()
         self._tasks = BackgroundTasks()
         first_of_type = FirstOfType()
-        self._tiers = Tiers(clock, self._counters, first_of_type, self._route)
+        self._tiers = Tiers(clock, self._counters, first_of_type, self._route, self._used_while_off)
         self._loads = Loads(self._tiers, clock, self._counters, self._tasks, first_of_type)
         self._warmer = Warmer(self._tiers, self._counters, self._tasks, clock)
         # What hot paths look into, at hand: parts of the tiers. Changed only by _route.
@@ -141,7 +143,7 @@ class CacheManager(Phase4Service):
                 max_entries=settings.l1_max_entries,
                 lru=settings.eviction == "lru",
             )
-            self._enabled = True
+            self._switched_on()
             if link is not None:
                 self._tiers.join(link, compress=settings.compression)
             elif self._tiers.shared is not None:
@@ -271,6 +273,7 @@ class CacheManager(Phase4Service):
             tags = valid_tags(tags)
         seconds = self._settings.default_ttl if ttl is None else valid_seconds("ttl", ttl)
         if not self._enabled:
+            self._used_while_off()
             return False
         tiers = self._tiers
         if tiers.shared is None:
@@ -289,7 +292,10 @@ class CacheManager(Phase4Service):
         valid_name(namespace, "namespace")
         tags = valid_tags(tags)
         seconds = self._settings.default_ttl if ttl is None else valid_seconds("ttl", ttl)
-        if not self._enabled or not items:
+        if not self._enabled:
+            self._used_while_off()
+            return 0
+        if not items:
             return 0
         return await self._tiers.set_many(namespace, pairs, seconds, tags)
 
@@ -300,6 +306,7 @@ class CacheManager(Phase4Service):
         key = valid_key(key)
         valid_name(namespace, "namespace")
         if not self._enabled:
+            self._used_while_off()
             return False
         tiers = self._tiers
         had = tiers.local.delete(namespace, key)
@@ -314,6 +321,7 @@ class CacheManager(Phase4Service):
         valid_name(namespace, "namespace")
         compile_glob(pattern)
         if not self._enabled:
+            self._used_while_off()
             return 0
         return await self._tiers.drop_pattern(namespace, pattern)
 
@@ -328,7 +336,10 @@ class CacheManager(Phase4Service):
         is not known.
         """
         tags = tuple(dict.fromkeys(valid_tags(tags)))
-        if not self._enabled or not tags:
+        if not self._enabled:
+            self._used_while_off()
+            return 0
+        if not tags:
             return 0
         return await self._tiers.drop_tags(tags)
 
@@ -341,6 +352,7 @@ class CacheManager(Phase4Service):
         if namespace is not None:
             valid_name(namespace, "namespace")
         if not self._enabled:
+            self._used_while_off()
             return 0
         return await self._tiers.clear(namespace)
 
@@ -366,6 +378,7 @@ class CacheManager(Phase4Service):
         :class:`LoadOptions` for stale values, timeouts and early refresh.
         """
         if not self._enabled:
+            self._used_while_off()
             return await loader()
         entry = self._spaces.get(namespace, _NOTHING).get(key)
         now = self._now()
@@ -417,6 +430,7 @@ class CacheManager(Phase4Service):
         every = None if interval is None else valid_seconds("interval", interval)
         valid_seconds("timeout", timeout)
         if not self._enabled:
+            self._used_while_off()
             return False
 
         def load() -> Coroutine[Any, Any, bool]:

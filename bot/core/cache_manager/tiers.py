@@ -29,14 +29,23 @@ class Tiers:
     """
 
     def __init__(
-        self, clock: Clock, counters: Counters, first_of_type: FirstOfType, on_route: Callable[[], None]
+        self,
+        clock: Clock,
+        counters: Counters,
+        first_of_type: FirstOfType,
+        on_route: Callable[[], None],
+        on_closed: Callable[[], None],
     ) -> None:
-        """``on_route`` is called whenever :attr:`spaces`, :attr:`default` or :attr:`shared` was set."""
+        """``on_route`` is called whenever :attr:`spaces`, :attr:`default` or :attr:`shared` was set.
+
+        ``on_closed`` is called when a value is looked for while closed.
+        """
         self._clock = clock
         self._now = clock.monotonic
         self._counters = counters
         self._first_of_type = first_of_type
         self._on_route = on_route
+        self._on_closed = on_closed
         self.local = LocalTier(clock.monotonic, counters)
         self.shared: SharedTier | None = None
         """Changed only by join and leave."""
@@ -129,6 +138,7 @@ class Tiers:
         """
         local = self.local
         if not local.is_open:
+            self._on_closed()
             return ABSENT
         if namespace is None:
             entry = self.in_used_namespaces(key)

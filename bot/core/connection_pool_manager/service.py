@@ -53,6 +53,8 @@ class ConnectionPoolManager(Phase4Service):
     """
 
     service_name: ClassVar[str] = "connection_pool_manager"
+    flag: ClassVar[str] = "ENABLE_CONNECTION_POOLING"
+    while_off: ClassVar[str] = "there are no pools"
 
     def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
         super().__init__()
@@ -106,7 +108,7 @@ class ConnectionPoolManager(Phase4Service):
                 self._specs.defaults = (self._specs.defaults or PoolOptions()).changed(**given)
             if urls is not None:
                 self._specs.urls = {backend: url for backend, url in urls.items() if url}
-            self._enabled = True
+            self._switched_on()
             if pools is None:
                 return True
             self._specs.configured = dict(pools)
@@ -347,7 +349,7 @@ class ConnectionPoolManager(Phase4Service):
         runner = self._pools.get(name)
         if runner is None:
             known = ", ".join(repr(known) for known in self._pools) or "none"
-            off = "" if self._enabled else "; connection pooling is off"
+            off = "" if self._enabled else f"; connection pooling is off: set {self.flag}, or call enable"
             raise UnknownPoolError(f"name = {name!r}: expected the name of a pool; known pools: {known}{off}")
         return runner
 

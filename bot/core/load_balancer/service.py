@@ -88,6 +88,8 @@ class LoadBalancer(Phase4Service):
     """
 
     service_name: ClassVar[str] = "load_balancer"
+    flag: ClassVar[str] = "ENABLE_LOAD_BALANCER"
+    while_off: ClassVar[str] = "requests are refused"
 
     get_instance = _GetInstance()  # type: ignore[assignment]
 
@@ -161,7 +163,7 @@ class LoadBalancer(Phase4Service):
                 self._from_settings = {instance.id for instance in wanted}
                 for instance in wanted:
                     cluster.add(instance)
-            self._enabled = True
+            self._switched_on()
             self._start_checks()
             self._deliver()
             if before is not None:
@@ -339,6 +341,7 @@ class LoadBalancer(Phase4Service):
         BalancerOffError, or what the handler raised if that is the request's own fault.
         """
         if not self._enabled:
+            self._used_while_off()
             return RouteResult(False, BalancerOffError("the load balancer is not enabled"), None)
         if max_retries.__class__ is not int or max_retries < 0:
             raise invalid("max_retries", max_retries, "a whole number >= 0")

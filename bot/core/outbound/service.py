@@ -53,6 +53,8 @@ class Outbound(Phase4Service):
     """
 
     service_name: ClassVar[str] = "outbound"
+    flag: ClassVar[str] = "ENABLE_OUTBOUND"
+    while_off: ClassVar[str] = "requests are sent at once, without flood control"
 
     def __init__(self, *, clock: Clock = SYSTEM_CLOCK, random_source: random.Random | None = None) -> None:
         super().__init__()
@@ -136,7 +138,7 @@ class Outbound(Phase4Service):
                 "bot_id": bot_id,
             }
             dispatcher.state = State.ON
-            self._enabled = True
+            self._switched_on()
             if dispatcher.owner.loop is asyncio.get_running_loop():
                 dispatcher.poll()
         return True
@@ -233,6 +235,7 @@ class Outbound(Phase4Service):
         OutboundDeadlineError, OutboundClosedError and MessageDeletedError of what was not sent.
         """
         if not self._enabled:
+            self._used_while_off()
             return await send()
         cover = covered.get()
         if cover is not None and cover.active and cover.owner is self:

@@ -50,6 +50,7 @@ def optimize_query(function: Any = None, *, ttl: float | None = None, scope: Any
     async def optimized(*args: Any, **kwargs: Any) -> Any:
         optimizer = QueryOptimizer.get_instance()
         if not optimizer.enabled:
+            optimizer._used_while_off()
             return await function(*args, **kwargs)
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()

@@ -51,6 +51,8 @@ class QueryOptimizer(Phase4Service):
     """
 
     service_name: ClassVar[str] = "query_optimizer"
+    flag: ClassVar[str] = "ENABLE_QUERY_OPTIMIZER"
+    while_off: ClassVar[str] = "queries are run and nothing is cached or counted"
 
     def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
         super().__init__()
@@ -67,9 +69,8 @@ class QueryOptimizer(Phase4Service):
         self._offered = OfferedResults(
             self._now, self._invalidation, self._transactions, self._execution, self._recorder
         )
-        # These two stand here because each hit takes them. The first is ``live`` of the invalidation.
+        # ``live`` of the invalidation, here because each look-up takes it.
         self._live: dict[Hashable, Any] = {}
-        self._hits = 0
 
     # Lifecycle.
 
@@ -139,7 +140,7 @@ class QueryOptimizer(Phase4Service):
             invalidation.resize(settings.cache_max_size_mb, settings.cache_max_entries)
             invalidation.switch_on()
             self._live = invalidation.live
-            self._enabled = True
+            self._switched_on()
         return True
 
     async def disable(self) -> bool:
@@ -210,7 +211,9 @@ class QueryOptimizer(Phase4Service):
         and the query itself. ``scope`` is taken so that one set of arguments serves all calls; advice is the
         same in all scopes.
         """
-        if scope is not None and self._enabled:
+        if not self._enabled:
+            self._used_while_off()
+        elif scope is not None:
             self._invalidation.scope_of(scope)
         if not isinstance(query, str):
             if not isinstance(query, Mapping | list | tuple):
@@ -297,9 +300,10 @@ class QueryOptimizer(Phase4Service):
         if entry is not None and entry.expires_at > self._now() and not self._in_transaction[0]:
             if entry.frequency < MAX_FREQUENCY:
                 entry.frequency += 1
-            self._hits += 1
+            self._recorder.hits += 1
             return entry.value if entry.thaw is None else entry.thaw(entry.value)
         if not self._enabled:
+            self._used_while_off()
             return None
         if self._invalidation.catalog.due <= self._now():
             await self._invalidation.learn_catalog()
@@ -308,7 +312,7 @@ class QueryOptimizer(Phase4Service):
         # Closer: it may be GraphQL, or asked for in a transaction.
         entry = self._live.get(key)
         if entry is not None and entry.expires_at > self._now() and not self._hidden(query):
-            self._hits += 1
+            self._recorder.hits += 1
             return entry.value if entry.thaw is None else entry.thaw(entry.value)
         self._offered.missed(key)
         return None
@@ -336,6 +340,7 @@ class QueryOptimizer(Phase4Service):
         if not isinstance(fresh, bool):
             raise invalid("fresh", fresh, "True or False")
         if not self._enabled:
+            self._used_while_off()
             return False
         database = "" if scope is None else self._invalidation.scope_of(scope)[1]
         try:
@@ -370,6 +375,7 @@ class QueryOptimizer(Phase4Service):
         them; one in a database named by a :class:`Scope` leaves the other databases' results alone.
         """
         if not self._enabled:
+            self._used_while_off()
             return await executor(query, params)
         valid_query(query)
         if ttl is not None:
@@ -394,7 +400,7 @@ class QueryOptimizer(Phase4Service):
         ):
             if entry.frequency < MAX_FREQUENCY:
                 entry.frequency += 1
-            self._hits += 1
+            self._recorder.hits += 1
             return entry.value if entry.thaw is None else entry.thaw(entry.value)
         if self._invalidation.catalog.due <= self._now():
             await self._invalidation.learn_catalog()
@@ -404,7 +410,7 @@ class QueryOptimizer(Phase4Service):
                 key = self._key(query, params, scope)
                 entry = self._live.get(key)
                 if entry is not None and entry.expires_at > self._now() and not self._hidden(query):
-                    self._hits += 1
+                    self._recorder.hits += 1
                     return entry.value if entry.thaw is None else entry.thaw(entry.value)
             if analysis.graphql is not None:
                 self._analyses.refuse_excess(analysis, query, params)
@@ -463,9 +469,10 @@ class QueryOptimizer(Phase4Service):
         valid_query(query)
         milliseconds = milliseconds_of(execution_time_ms, execution_time)
         if not self._enabled:
+            self._used_while_off()
             return False
         if cache_hit:
-            self._hits += 1
+            self._recorder.hits += 1
             return True
         key = query if scope is None else (self._invalidation.scope_of(scope)[0], query)
         analysis = self._analyses.analyse(query)
@@ -488,6 +495,7 @@ class QueryOptimizer(Phase4Service):
         is not known (any more).
         """
         if not self._enabled:
+            self._used_while_off()
             return None
         plans = self._invalidation.plans
         return await details_of(fingerprint, self._analyses, self._recorder, plans, self._settings.cache_ttl)
@@ -495,12 +503,11 @@ class QueryOptimizer(Phase4Service):
     def snapshot(self) -> QueryOptimizerFigures:
         """Counts since the start or the last reset; rates are percent of look-ups."""
         recorder, store = self._recorder, self._invalidation.cache.store
-        found, hits, misses = recorder.detector.total, self._hits, recorder.missed
+        found, hits, misses = recorder.detector.total, recorder.hits, recorder.missed
         return figures_of(recorder.statistics, hits, misses, store, found, enabled=self._enabled)
 
     async def reset_statistics(self) -> None:
         """Counters and the figures per shape to zero; cached results stay."""
-        self._hits = 0
         store = self._invalidation.cache.store
         store.evictions = store.expirations = 0
         self._recorder.clear()

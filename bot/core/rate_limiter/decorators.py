@@ -101,6 +101,8 @@ def rate_limited(
                         raise RateLimitExceeded(status.retry_after, limit=limit_name)
                 elif limiter.enabled:
                     limit(limiter, args, kwargs)
+                else:
+                    limiter._used_while_off()
                 return await function(*args, **kwargs)  # type: ignore[misc]  # R is the coroutine
 
             return limited  # type: ignore[return-value]  # R is the coroutine, which async def makes
@@ -110,6 +112,8 @@ def rate_limited(
             limiter = RateLimiter.get_instance()
             if limiter.enabled:
                 limit(limiter, args, kwargs)
+            else:
+                limiter._used_while_off()
             return function(*args, **kwargs)
 
         return limited_sync

@@ -50,6 +50,8 @@ class RateLimiter(Phase4Service):
     """
 
     service_name: ClassVar[str] = "rate_limiter"
+    flag: ClassVar[str] = "ENABLE_RATE_LIMITER"
+    while_off: ClassVar[str] = "everything is allowed"
 
     def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
         super().__init__()
@@ -115,7 +117,7 @@ class RateLimiter(Phase4Service):
             self._settings = settings
             self._table.open(settings, default_limit, tiers, shared=self._shared is not None)
             self._local = {} if self._shared is not None else self._table.by_config
-            self._enabled = True
+            self._switched_on()
             if self._shared is not None:
                 self._shared.start()
             await _stop(before)
@@ -386,7 +388,10 @@ class RateLimiter(Phase4Service):
 
     def _buckets(self, config: RateLimitConfig | None, tier: str | None, tokens: int) -> Buckets | None:
         """The buckets to take ``tokens`` from; None while the limiter is off. Raises for misuse."""
-        return self._table.find(config, tier, tokens) if self._enabled else None
+        if not self._enabled:
+            self._used_while_off()
+            return None
+        return self._table.find(config, tier, tokens)
 
     def _pass(self, config: RateLimitConfig | None, tier: str | None) -> RateLimitStatus:
         """The status of a limiter that is off: allowed, nothing taken."""

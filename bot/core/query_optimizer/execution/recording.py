@@ -39,6 +39,8 @@ class Recorder:
         self.statistics = ExecutionStatistics()
         self.detector = Detector()
         self._settings = QueryOptimizerSettings()
+        self.hits = 0
+        """Look-ups that a kept result answered, counted by the optimizer."""
         self.missed = 0
         """Look-ups without an answer, since the start or the last reset."""
         self.specimens = Specimens()
@@ -120,7 +122,7 @@ class Recorder:
         return self.statistics.saved_by_caching(analysis.fingerprint)
 
     def clear(self) -> None:
-        self.missed = 0
+        self.hits = self.missed = 0
         self.statistics.clear()
         self._slow_log.clear()
         self.specimens.clear()
