@@ -77,7 +77,7 @@ export function when(at) {
 // A query's shape comes as spaced tokens.
 export const tidy = (text) =>
   text
-    .replace(/\s+([,.)])/g, "$1")
+    .replace(/\s+(?!\.\.)([,.)])/g, "$1")
     .replace(/([(.])\s+/g, "$1")
     .replace(/\b(count|sum|avg|min|max|coalesce|lower|upper|length)\s\(/gi, "$1(");
 

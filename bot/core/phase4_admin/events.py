@@ -30,15 +30,18 @@ _NAMES_SHOWN = "bot.core.load_balancer"
 """Here single words are ids and states of instances; longer texts may quote a handler's error."""
 
 _NAME = re.compile(r"[\w.:-]{1,64}")
-_FIGURES = re.compile(r"\d+(?:\.\d+)?")
+_FIGURES = re.compile(r"(?<![\w.:-])\d+(?:\.\d+)?(?![\w:-])")
+"""Numbers that stand alone; in ``bot-3`` and ``10.0.0.1:8000`` they are part of a name."""
 
 _ERROR = re.compile(
     r"[A-Z]\w{0,80}(?:Error|Exception|Failure|Timeout|Exit|Interrupt|Closed|Refused|Limited|After|Wait)\b"
 )
 """A class of errors by its name: it says why, and holds nothing of a user's. Its message may."""
 
+_ADDRESS = re.compile(r"https?://[\w.:\[\]-]{1,80}")
+
 _REASONS = frozenset(
-    """a added again answer answered are balancer check check(s) checks ejection enabled failed failing
+    """a added again answer answered are at balancer check check(s) checks ejection enabled failed failing
     failures false for good half health healthy HTTP in instances is last load no not of off open out over
     progress reachable request request(s) requests returned row s slow start still succeeded the to trial
     value within""".split()
@@ -138,7 +141,9 @@ def _reason(text: str) -> str:
         error = _ERROR.search(part)
         own = part if error is None else part[: error.start()]
         words = [
-            word if word.strip(",:%") in _REASONS or not word.strip(",:%.0123456789") else "…"
+            word
+            if word.strip(",:%") in _REASONS or not word.strip(",:%.0123456789") or _ADDRESS.fullmatch(word)
+            else "…"
             for word in own.split()
         ]
         if error is not None:

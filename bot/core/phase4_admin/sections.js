@@ -188,6 +188,11 @@ const show = (id, rows, empty) => (tables[id] ??= TABLES[id]()).show(rows, empty
 export function showTables(state) {
   acts = state.actions;
   const isOn = (key) => state.services.some((service) => service.key === key && service.state !== "off");
+  // Of a front only the load balancer is meant to be on: what it has not, its instances have.
+  document.body.toggleAttribute("data-front", Boolean(state.front));
+  for (const [id, key] of [["slow", "query_optimizer"], ["n1", "query_optimizer"], ["pools", "connection_pool_manager"], ["limits", "rate_limiter"]]) {
+    $(id).closest("section").hidden = Boolean(state.front) && !isOn(key);
+  }
   const or = (key, flag, ...words) => (isOn(key) ? words : ["Off. Switch it on with ", code(`${flag} = True`)]);
   show("slow", state.slow, or("query_optimizer", "ENABLE_QUERY_OPTIMIZER", "No query has been slow. What counts as slow is ", code("QUERY_OPTIMIZER_SLOW_QUERY_THRESHOLD"), "."));
   show("n1", state.n_plus_one, or("query_optimizer", "ENABLE_QUERY_OPTIMIZER", "No query has been run once per row."));

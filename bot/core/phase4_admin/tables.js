@@ -72,6 +72,7 @@ export class Table {
     if (this.order) shown = [...shown].sort((one, other) => compare(this.order, one, other));
     this.scroll.hidden = !this.rows.length;
     this.empty.hidden = this.rows.length > 0;
+    const focused = this.body.contains(document.activeElement) ? document.activeElement : null;
     const wanted = new Set();
     let before = null;
     for (const row of shown) {
@@ -88,6 +89,8 @@ export class Table {
         this.made.delete(key);
       }
     }
+    // A row that was moved has lost the focus.
+    if (focused?.isConnected && document.activeElement !== focused) focused.focus({ preventScroll: true });
   }
 
   #line(key, row) {

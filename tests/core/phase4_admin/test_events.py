@@ -25,6 +25,13 @@ def test_the_same_line_with_other_figures_is_one_event(events):
     ]
 
 
+def test_numbers_in_names_tell_events_apart(events):
+    logger = logging.getLogger("bot.core.load_balancer.service")
+    for name in ("bot-1", "bot-2", "127.0.0.1:8001", "127.0.0.1:8002", "bot-1"):
+        logger.warning("Load balancer: instance %s: %s -> %s: %s", name, "new", "healthy", "added again")
+    assert [event.count for event in events.latest()] == [2, 1, 1, 1]
+
+
 def test_what_may_hold_keys_or_values_is_left_out(events):
     logger = logging.getLogger("bot.core.cache_manager.service")
     logger.warning("Loader of %.100r failed %d times: %r", "user:hunter2", 3, ValueError("hunter2"))

@@ -1,25 +1,15 @@
-"""The dashboard in a real browser: Debian's chromium, driven by playwright."""
+"""The page of the demonstration service, as a user starts it."""
 
 import json
 import re
-import shutil
 import urllib.request
 
 import pytest
 
 from tests.service.conftest import Service
 
-CHROMIUM = shutil.which("chromium")
-if CHROMIUM is None:
-    pytest.skip("chromium is not installed (Debian: apt-get install chromium)", allow_module_level=True)
-playwright = pytest.importorskip(
-    "playwright.async_api", reason="playwright is not installed (pip install playwright)"
-)
+pytestmark = pytest.mark.server
 
-FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 TOKEN = "correct-horse-battery-staple"
 
 
@@ -39,24 +29,6 @@ def guarded(data_dir):
     running.close()
 
 
-@pytest.fixture
-async def browser():
-    async with playwright.async_playwright() as driver:
-        browser = await driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        await browser.close()
-
-
-@pytest.fixture
-async def page(browser):
-    page = await (await browser.new_context(viewport={"width": 1280, "height": 800})).new_page()
-    page.faults, page.asked = [], []
-    page.on("console", lambda line: page.faults.append(line.text) if line.type == "error" else None)
-    page.on("pageerror", lambda error: page.faults.append(str(error)))
-    page.on("request", lambda request: page.asked.append(request.url))
-    return page
-
-
 def ask(service, path):
     with urllib.request.urlopen(f"http://127.0.0.1:{service.port}{path}", timeout=10) as answer:
         return json.loads(answer.read())
@@ -66,7 +38,7 @@ async def text(page, selector):
     return await page.text_content(selector)
 
 
-async def test_figures_targets_and_states_are_shown_and_move(shown, page):
+async def test_figures_targets_and_states_are_shown_and_move(shown, page, expect):
     for _ in range(5):
         ask(shown, "/api/data?user_id=77")
     url = f"http://127.0.0.1:{shown.port}"
@@ -82,19 +54,19 @@ async def test_figures_targets_and_states_are_shown_and_move(shown, page):
     before = await leases.text_content()
     for user in range(300, 310):
         ask(shown, f"/api/data?user_id={user}")
-    await playwright.expect(leases).not_to_have_text(before, timeout=10_000)
+    await expect(leases).not_to_have_text(before, timeout=10_000)
     assert "service" in await text(page, "#pools")
     assert "No query has been slow" in await text(page, "#slow")
     assert page.faults == []
     assert all(asked.startswith(url) for asked in page.asked)
 
 
-async def test_a_reload_shows_the_history(shown, page):
+async def test_a_reload_shows_the_history(shown, page, expect):
     await page.goto(f"http://127.0.0.1:{shown.port}/")
     curve = page.locator('.card[data-service="query_optimizer"] path.curve')
-    await playwright.expect(curve).to_have_attribute("d", re.compile(r"L.*L"), timeout=15_000)
+    await expect(curve).to_have_attribute("d", re.compile(r"L.*L"), timeout=15_000)
     await page.reload()
-    await playwright.expect(curve).to_have_attribute("d", re.compile(r"L.*L"), timeout=3_000)
+    await expect(curve).to_have_attribute("d", re.compile(r"L.*L"), timeout=3_000)
 
 
 async def test_themes_and_their_memory(shown, browser):
@@ -123,14 +95,14 @@ async def test_nothing_is_cut_off_on_a_phone(shown, browser):
     assert await page.evaluate("document.documentElement.scrollWidth") <= 360
 
 
-async def test_signing_in_by_form_by_link_and_out(guarded, page):
+async def test_signing_in_by_form_by_link_and_out(guarded, page, expect):
     url = f"http://127.0.0.1:{guarded.port}/"
     await page.goto(url)
     await page.wait_for_selector("#sign-in:not([hidden])")
     assert not await page.is_visible("#figures")
     await page.fill("#token", "not the token")
     await page.keyboard.press("Enter")
-    await playwright.expect(page.locator("#sign-in-error")).to_contain_text("not the token")
+    await expect(page.locator("#sign-in-error")).to_contain_text("not the token")
     await page.fill("#token", TOKEN)
     await page.keyboard.press("Enter")
     await page.wait_for_selector("#figures:not([hidden])")
@@ -143,15 +115,15 @@ async def test_signing_in_by_form_by_link_and_out(guarded, page):
     assert not any(TOKEN in asked.partition("#")[0] for asked in page.asked)
 
 
-async def test_a_service_that_stops_is_told(data_dir, page):
+async def test_a_service_that_stops_is_told(data_dir, page, expect):
     service = Service(data_dir)
     service.start()
     try:
         await page.goto(f"http://127.0.0.1:{service.port}/")
-        await playwright.expect(page.locator("#connection")).to_have_text("Live")
+        await expect(page.locator("#connection")).to_have_text("Live")
         assert service.stop() == 0
-        await playwright.expect(page.locator("#connection")).to_contain_text("No data since")
+        await expect(page.locator("#connection")).to_contain_text("No data since")
         service.start()
-        await playwright.expect(page.locator("#connection")).to_have_text("Live", timeout=20_000)
+        await expect(page.locator("#connection")).to_have_text("Live", timeout=20_000)
     finally:
         service.close()
