@@ -28,6 +28,7 @@ from bot.core.phase4_admin.client_address import client_address
 from bot.core.phase4_admin.library import ANSWER_SECONDS, Library
 from bot.core.phase4_admin.operations import OPERATIONS, Done, Operation
 from bot.core.phase4_admin.routes import Route
+from bot.core.phase4_statistics.states import SERVICES
 
 logger = logging.getLogger(__name__)
 
@@ -39,11 +40,6 @@ MAX_AT_ONCE = 8
 """Actions that have not ended; with more, further ones are refused."""
 END_SECONDS = 60.0
 """Seconds for which an action's end is awaited. It goes on after them."""
-
-SERVICES = (
-    "query_optimizer", "cache_manager", "connection_pool_manager", "rate_limiter", "batch_processor",
-    "load_balancer", "outbound",
-)  # fmt: skip
 
 _AUDITED: web.RequestKey[bool] = web.RequestKey("phase4_audited", bool)
 """What a request holds once its line is written, or is going to be."""
@@ -153,12 +149,24 @@ class Actions:
         path = request.path
         if request.method == "POST" and path.startswith(self._path) and _AUDITED not in request:
             request[_AUDITED] = True
-            action, outcome = path.removeprefix(self._path), f"refused: {response.status}"
-            self.audit.refused_stranger(action, outcome, one_line(client_address(request), 80))
+            said = _code_of(response) or str(response.status)
+            self.audit.refused_stranger(
+                path.removeprefix(self._path), f"refused: {said}", client_address(request)
+            )
 
     def _by(self, request: web.Request) -> str:
         session = ", session" if self._access.session_of(request) else ""
         return f"{client_address(request)}{session}"
+
+
+def _code_of(response: web.StreamResponse) -> str:
+    """The code of an error of ours; empty for an answer of the host's own."""
+    if not isinstance(response, web.Response) or response.content_type != "application/json":
+        return ""
+    try:
+        return str(msgspec.json.decode(response.body or b"", type=dict[str, Any])["error"]["code"])  # type: ignore[arg-type]
+    except (msgspec.DecodeError, TypeError, KeyError, RecursionError):
+        return ""
 
 
 def running_service(library: Library, name: str) -> Any:
@@ -226,7 +234,7 @@ def _target(values: Mapping[str, Any]) -> str:
     for name, value in values.items():
         if isinstance(value, list):
             some = ", ".join(map(str, value[:5])) + (", ..." if len(value) > 5 else "")
-            parts.append(f"{len(value)} item(s): {some}")
+            parts.append(f"{len(value)} item{'' if len(value) == 1 else 's'}: {some}")
         else:
             parts.append(f"{name} {json.dumps(value, ensure_ascii=False)}")
     return ", ".join(parts)

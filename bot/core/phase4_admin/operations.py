@@ -121,9 +121,9 @@ def _takes_requests(balancer: Any) -> bool:
 async def return_instance(balancer: Any, instance: str) -> Done:
     found = _instance(balancer, instance)
     if not await balancer.return_instance(instance):
-        return Done(f"{_quoted(instance)} was not drained: it is {_state(found)}.", 0)
-    gets = "gets requests again" if found.is_healthy else "gets requests when its health checks succeed"
-    return Done(f"{_quoted(instance)} is returned: it is {_state(found)}, and {gets}.", 1)
+        return Done(f"{_quoted(instance)} was not drained ({_state(found)}).", 0)
+    gets = "gets requests again" if found.is_healthy else "gets requests once its health checks succeed"
+    return Done(f"{_quoted(instance)} is returned ({_state(found)}): it {gets}.", 1)
 
 
 def _instance(balancer: Any, name: str) -> Any:

@@ -101,14 +101,16 @@ def _pools(service: str, figures: Mapping[str, Any]) -> State:
 
 def _balancer(service: str, figures: Mapping[str, Any]) -> State:
     found = InstanceFigures.told({service: figures})
-    out = [
-        f"{name} ({str(instance.get('state', 'unhealthy')).replace('_', ' ')})"
+    out = {
+        name: f"{name} ({str(instance.get('state', 'unhealthy')).replace('_', ' ')})"
         for name, instance in found.items()
         if not instance.get("healthy", True)
-    ]
-    if not out:
+    }
+    # What an operator has drained is as it should be, as long as others get requests.
+    at_fault = [name for name in out if not found[name].get("drained", False)]
+    if not out or (not at_fault and len(out) < len(found)):
         return State("ok")
-    reason = f"{len(out)} of {len(found)} instances out: {_named(out)}"
+    reason = f"{len(out)} of {len(found)} instances out: {_named(list(out.values()))}"
     return State("failed" if len(out) == len(found) else "degraded", reason)
 
 

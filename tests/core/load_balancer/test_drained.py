@@ -7,6 +7,7 @@ from aiohttp import web
 
 from bot.core.load_balancer import InstanceState, LoadBalancer, NoInstanceError, UnknownInstanceError
 from bot.core.load_balancer.instances import Instance
+from bot.core.phase4_statistics.states import state_of
 from tests.core.load_balancer.test_service import balancer
 from tests.support.balancing import bring_up, cluster, picks, take_down
 from tests.support.clock import VirtualClock, until_idle
@@ -254,3 +255,24 @@ def test_one_of_the_same_id_elsewhere_is_another_instance(three):
     three.add(Instance("a", "127.0.0.2", 9000))
     assert three.members["a"].state is HEALTHY
     assert "a" in picks(three, 3)
+
+
+@pytest.mark.parametrize(
+    ("drained", "down", "state", "reason"),
+    [
+        ("", "", "ok", ""),
+        ("a", "", "ok", ""),
+        ("a", "b", "degraded", "2 of 3 instances out: a (drained), b (unhealthy)"),
+        ("abc", "", "failed", "3 of 3 instances out: a (drained), b (drained), c (drained)"),
+        ("ab", "c", "failed", "3 of 3 instances out: a (drained), b (drained), c (unhealthy)"),
+    ],
+)
+async def test_the_status_takes_a_drained_one_for_a_fault_only_if_no_other_gets_requests(
+    drained, down, state, reason
+):
+    lb = await balancer("a", "b", "c")
+    for name in drained:
+        await lb.drain_instance(name)
+    for name in down:
+        take_down(lb._cluster, name)
+    assert state_of("load_balancer", await lb.get_statistics()) == (state, reason)
