@@ -36,6 +36,7 @@ from aiogram.types.update import UpdateTypeLookupError
 from bot.core._shared.errors import MisuseError, Phase4Error, invalid
 from bot.core._shared.masking import one_line
 from bot.core.phase4_service import Phase4Service
+from bot.integrations.bot_api import ReadOnceError
 from bot.integrations.inbound import (
     ANSWER,
     ANSWER_DEADLINE,
@@ -262,14 +263,14 @@ class Phase4:
                 if refused is None:
                     raise
                 if not all(_is_repeatable(file) for file in _files_of(method)):
-                    raise _ReadOnceError(refused) from error
+                    raise ReadOnceError(refused) from error
                 if refused is error:
                     raise
                 raise refused from error
 
         try:
             return await outbound.call(send, request)
-        except _ReadOnceError as error:
+        except ReadOnceError as error:
             raise error.refusal from None
 
     # What comes in.
@@ -338,18 +339,8 @@ class _Sending:
         return await self.phase4._send(make_request, bot, method)
 
 
-class _ReadOnceError(Exception):
-    """A refusal of an upload that cannot be read again: outbound holds the chat, and does not repeat it."""
-
-    def __init__(self, refusal: TelegramRetryAfter) -> None:
-        # The text by which outbound knows what must not be repeated.
-        super().__init__("Bad Request: the upload cannot be read a second time")
-        self.refusal = refusal
-        self.retry_after = refusal.retry_after
-
-
 def _request_of(bot: Bot, method: TelegramMethod[Any]) -> Request:
-    from bot.core.outbound.models import Kind, kind_of
+    from bot.core.outbound.models import Kind, kind_of, method_alone
     from bot.integrations.bot_api import request_of
 
     name = method.__api_method__
@@ -363,7 +354,7 @@ def _request_of(bot: Bot, method: TelegramMethod[Any]) -> Request:
         if kind_of(name) is Kind.UNQUEUED:
             return request
         # A wait for setMyName, which may be of a day, concerns that method alone.
-        return msgspec.structs.replace(request, chat=f"[{name}]")
+        return msgspec.structs.replace(request, chat=method_alone(name))
     chat = request.chat
     if isinstance(chat, str) and chat.removeprefix("-").isdecimal():
         chat = int(chat)

@@ -17,6 +17,16 @@ _TELL_WHAT_IS_SHOWN = ("editmessagetext", "editmessagecaption", "editmessagerepl
 _WHICH_MESSAGE = frozenset({"chat_id", "message_id", "inline_message_id", "business_connection_id"})
 
 
+class ReadOnceError(Exception):
+    """A refusal of an upload that cannot be read again: outbound holds the chat, and does not repeat it."""
+
+    def __init__(self, refusal: Exception) -> None:
+        # The text by which outbound knows what must not be repeated.
+        super().__init__("Bad Request: the upload cannot be read a second time")
+        self.refusal = refusal
+        self.retry_after = getattr(refusal, "retry_after", None)
+
+
 def request_of(
     endpoint: str,
     data: Mapping[str, Any],

@@ -15,7 +15,9 @@ from typing import TypeVar
 from bot.core._shared.masking import one_line
 from bot.core.outbound.attempts import JITTER_LEAST, JITTER_MOST, JITTER_SHARE
 from bot.core.outbound.errors import OutboundHeldError
+from bot.core.outbound.models import Request
 from bot.core.outbound.refusals import refusal_of
+from bot.core.outbound.service import Outbound
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +27,18 @@ MOST_REFUSALS = 100
 """Refusals in a row of one request after which its caller gets the error. Uploads are refused often."""
 
 
+class _Refused:
+    """A refusal on its way past Outbound, which would hold all chats for it."""
+
+    __slots__ = ("error", "seconds")
+
+    def __init__(self, error: Exception, seconds: float) -> None:
+        self.error = error
+        self.seconds = seconds
+
+
 class _Hold:
-    """A method that was refused. Whoever has the lock tries it when the wait is over; the others wait."""
+    """A method that was refused. The caller that has the lock tries it when the wait is over; others wait."""
 
     __slots__ = ("lock", "loop", "until")
 
@@ -39,6 +51,7 @@ class _Hold:
 class MethodWaits:
     """Sends what was refused again after its wait: one request first, the others once it was done.
 
+    A hold of all chats concerns these methods as well, but not the parts of files.
     For one event loop at a time; a hold of a loop that ended keeps its time, not its waiters.
     """
 
@@ -48,22 +61,24 @@ class MethodWaits:
         self._holds: dict[str, _Hold] = {}
         self.refusals = 0
 
-    async def call(self, send: Callable[[], Awaitable[T]], key: str, max_wait: float) -> T:
-        """Await ``send()``, again after each refusal: its result.
+    async def call(self, outbound: Outbound, send: Callable[[], Awaitable[T]], method: str, key: str) -> T:
+        """Await ``send()``, a request of ``method``, again after each refusal: its result.
 
-        Raises what ``send`` raises but for refusals; the refusal if its wait is longer than ``max_wait``
-        seconds or after MOST_REFUSALS; OutboundHeldError for what was not sent, as such a wait is running.
+        ``key`` is what a refusal holds. Raises what ``send`` raises but for refusals; the refusal if its wait
+        is longer than Outbound's ``max_wait`` or after MOST_REFUSALS; OutboundHeldError for what was not
+        sent, as such a wait is running; and what ``Outbound.call`` raises of what was not sent.
         """
+        max_wait = outbound.max_wait
         cause: Exception | None = None
         refused = 0
         while True:
             hold = self._holds.get(key)
             if hold is None:
-                try:
-                    return await send()
-                except Exception as error:
-                    hold = self._refused(key, error)
-                    cause, refused = error, refused + 1
+                result = await self._try(outbound, send, method, key)
+                if not isinstance(result, _Refused):
+                    return result
+                hold = self._refused(key, result)
+                cause, refused = result.error, refused + 1
             hold = self._of_this_loop(key, hold)
             async with hold.lock:
                 while self._holds.get(key) is hold:
@@ -73,14 +88,31 @@ class MethodWaits:
                     if rest > 0.0:
                         await asyncio.sleep(rest)
                         continue
-                    try:
-                        result = await send()
-                    except Exception as error:
-                        self._refused(key, error)
-                        cause, refused = error, refused + 1
-                    else:
+                    result = await self._try(outbound, send, method, key)
+                    if not isinstance(result, _Refused):
                         self._over(key, hold)
                         return result
+                    self._refused(key, result)
+                    cause, refused = result.error, refused + 1
+
+    async def _try(
+        self, outbound: Outbound, send: Callable[[], Awaitable[T]], method: str, key: str
+    ) -> T | _Refused:
+        """Send once; any error but a refusal is raised."""
+
+        async def attempt() -> T | _Refused:
+            try:
+                return await send()
+            except Exception as error:
+                refusal = refusal_of(error)
+                if refusal is not None:
+                    return _Refused(error, refusal.seconds)
+                hold = self._holds.get(key)
+                if hold is not None and hold.until <= _now():
+                    self._over(key, hold)  # it was let through
+                raise
+
+        return await outbound.call(attempt, Request(method))
 
     def _of_this_loop(self, key: str, hold: _Hold) -> _Hold:
         loop = asyncio.get_running_loop()
@@ -94,23 +126,18 @@ class MethodWaits:
         if self._holds.get(key) is hold:
             del self._holds[key]
 
-    def _refused(self, key: str, error: Exception) -> _Hold:
-        """Hold the method for as long as the error says; raise any other error."""
-        refusal = refusal_of(error)
-        hold = self._holds.get(key)
-        if refusal is None:
-            if hold is not None and hold.until <= _now():
-                self._over(key, hold)  # it was let through
-            raise error
+    def _refused(self, key: str, refused: _Refused) -> _Hold:
+        """Hold the method for as long as Telegram said."""
         self.refusals += 1
+        hold = self._holds.get(key)
         if hold is None:
             hold = self._holds[key] = _Hold(asyncio.get_running_loop())
-        longest = max(JITTER_LEAST, min(JITTER_MOST, JITTER_SHARE * refusal.seconds))
-        jitter = self._random.uniform(JITTER_LEAST, longest)
-        hold.until = max(hold.until, _now() + refusal.seconds + jitter)
-        level = logging.WARNING if refusal.seconds >= 60 else logging.INFO
+        seconds = refused.seconds
+        longest = max(JITTER_LEAST, min(JITTER_MOST, JITTER_SHARE * seconds))
+        hold.until = max(hold.until, _now() + seconds + self._random.uniform(JITTER_LEAST, longest))
+        level = logging.WARNING if seconds >= 60 else logging.INFO
         logger.log(
-            level, "Telegram refused %s for %.1f s (%s)", one_line(key), refusal.seconds, one_line(error)
+            level, "Telegram refused %s for %.1f s (%s)", one_line(key), seconds, one_line(refused.error)
         )
         return hold
 

@@ -39,10 +39,11 @@ class Way(Enum):
 
 
 class Plan(NamedTuple):
-    """``request`` if it waits in a lane; ``key``: what a refusal holds if it goes alone."""
+    """``request`` if it waits in a lane; ``key``: what a refusal of ``method`` holds if it goes alone."""
 
     way: Way
     request: Request | None
+    method: str
     key: str
 
 
@@ -114,10 +115,10 @@ def plan_of(query: Any, me: int | None = None, editing: dict[int, int | str] | N
     if way is Way.LANE:
         inline = method == _INLINE
         request = _inline_edit(query) if inline else _request(query, method, kind, me, editing)
-        return Plan(way, request, method) if request is not None else Plan(Way.ALONE, None, method)
+        return Plan(way if request is not None else Way.ALONE, request, method, method)
     if way is Way.ALONE and method.startswith(_FILES):
-        method = "parts sent" if ".Save" in method else "parts read"
-    return Plan(way, None, method)
+        return Plan(way, None, method, "parts sent" if ".Save" in method else "parts read")
+    return Plan(way, None, method, method)
 
 
 def _request(

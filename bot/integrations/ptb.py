@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from telegram import Update
-from telegram.error import TelegramError
+from telegram.error import RetryAfter, TelegramError
 from telegram.ext import (
     Application,
     ApplicationBuilder,
@@ -31,7 +31,7 @@ from bot.core._shared.errors import MisuseError, Phase4Error, invalid
 from bot.core._shared.masking import one_line
 from bot.core._shared.validation import valid_seconds
 from bot.core.phase4_service import Phase4Service
-from bot.integrations.bot_api import inline_chat
+from bot.integrations.bot_api import ReadOnceError, inline_chat
 from bot.integrations.inbound import (
     ANSWER,
     ANSWER_DEADLINE,
@@ -43,7 +43,7 @@ from bot.integrations.inbound import (
     answer_priority,
     handling,
 )
-from bot.integrations.ptb_calls import Callback, as_refusal, bot_id_of, call_apart, is_read_once, replaced
+from bot.integrations.ptb_calls import Callback, as_refusal, bot_id_of, is_read_once, replaced
 from bot.integrations.services import Budgets, ServiceUser, running_limiter, running_outbound
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ class Phase4RateLimiter(BaseRateLimiter[RateLimitArgs]):
         outbound = await self._budget_of(callback)
         if outbound is None:
             return await callback(*args, **kwargs)
-        from bot.core.outbound.models import Kind, kind_of, plain_chat
+        from bot.core.outbound.models import Kind, kind_of, method_alone, plain_chat
         from bot.integrations.bot_api import request_of
 
         options = rate_limit_args or _NO_ARGS
@@ -166,14 +166,23 @@ class Phase4RateLimiter(BaseRateLimiter[RateLimitArgs]):
         )
         if request.priority is None:
             request = replaced(request, priority=answer_priority(plain_chat(request.chat)))
-        if kind_of(endpoint) is not Kind.UNQUEUED and (request.chat is None or is_read_once(data)):
-            return await call_apart(outbound, request, callback, args, kwargs, once=is_read_once(data))
+        if request.chat is None and kind_of(endpoint) is not Kind.UNQUEUED:
+            # A wait for setMyName, which may be of a day, concerns that method alone.
+            request = replaced(request, chat=method_alone(endpoint))
 
         async def send() -> Any:
-            with as_refusal:
-                return await callback(*args, **kwargs)
+            try:
+                with as_refusal:
+                    return await callback(*args, **kwargs)
+            except RetryAfter as error:
+                if is_read_once(data):
+                    raise ReadOnceError(error) from error
+                raise
 
-        return await outbound.call(send, request)
+        try:
+            return await outbound.call(send, request)
+        except ReadOnceError as error:
+            raise error.refusal from None
 
     async def _budget_of(self, callback: Callback) -> Outbound | None:
         """The Outbound of the bot that calls; None while the service is off."""

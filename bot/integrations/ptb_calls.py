@@ -1,4 +1,4 @@
-"""Requests of python-telegram-bot as flood control makes them: errors, files, what concerns no chat."""
+"""Requests of python-telegram-bot as flood control makes them: errors, and files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from telegram import Bot, InputFile
 from telegram.error import BadRequest, NetworkError, RetryAfter
 
 if TYPE_CHECKING:
-    from bot.core.outbound import Outbound, Request
+    from bot.core.outbound import Request
 
 Callback = Callable[..., Coroutine[Any, Any, Any]]
 """What a bot hands its rate limiter to be called."""
@@ -50,51 +50,6 @@ class _AsRefusal:
 
 
 as_refusal = _AsRefusal()
-
-
-class _Refused:
-    """A refusal on its way past Outbound, which would hold everybody, or send what cannot be sent twice."""
-
-    def __init__(self, error: RetryAfter) -> None:
-        self.error = error
-        # The public attribute is an int or a timedelta, and warns of the one becoming the other.
-        self.seconds = error._retry_after.total_seconds()
-
-
-async def call_apart(
-    outbound: Outbound, request: Request, callback: Callback, args: Any, kwargs: dict[str, Any], *, once: bool
-) -> Any:
-    """Call what concerns no chat, or can be sent only ``once``.
-
-    A wait for ``setMyName``, which may be of a day, concerns that method alone: no message waits for it.
-    A stream that cannot be read from its beginning again would be empty the second time.
-    """
-    from bot.core.outbound import OutboundHeldError
-    from bot.core.outbound.scheduler import MAX_ATTEMPTS
-
-    async def send() -> Any:
-        try:
-            with as_refusal:
-                return await callback(*args, **kwargs)
-        except RetryAfter as error:
-            return _Refused(error)
-
-    if request.chat is None:
-        request = replaced(request, chat=f"[{request.method}]")
-    refused: _Refused | None = None
-    for _ in range(1 if once else MAX_ATTEMPTS):
-        try:
-            result = await outbound.call(send, request)
-        except OutboundHeldError:
-            if refused is None:
-                raise
-            break  # its wait is longer than any that is waited for
-        if not isinstance(result, _Refused):
-            return result
-        refused = result
-        outbound.hold(request.chat, refused.seconds)
-    assert refused is not None
-    raise refused.error
 
 
 def replaced(request: Request, **changes: Any) -> Request:

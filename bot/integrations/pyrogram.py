@@ -296,7 +296,7 @@ class Installed:
 
         request = plan.request
         if request is None:
-            return await self._method_waits().call(send, plan.key, outbound.max_wait)
+            return await self._method_waits().call(outbound, send, plan.method, plan.key)
         priority = answer_priority(request.chat)
         if priority is not None:
             request = replace(request, priority=priority)

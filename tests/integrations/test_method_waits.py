@@ -6,11 +6,28 @@ import random
 import pytest
 from pyrogram.errors import FloodWait
 
-from bot.core.outbound import OutboundHeldError
+from bot.core.outbound import Outbound, OutboundHeldError
 from bot.integrations.method_waits import MOST_REFUSALS, MethodWaits
 from bot.testing import fast_loop
 
 now = asyncio.get_running_loop
+USERS = "users.GetUsers", "users.GetUsers"
+PARTS = "upload.SaveFilePart", "parts sent"
+
+
+def on_fast_loop(main):
+    """Run ``main`` with an Outbound on an event loop whose time jumps: its result."""
+
+    async def run():
+        outbound = Outbound(clock=now().clock)
+        await outbound.enable(max_wait=600.0)
+        try:
+            return await main(outbound)
+        finally:
+            await outbound.disable()
+            outbound.check_invariants()
+
+    return lambda: fast_loop.run(run())
 
 
 class Telegram:
@@ -38,39 +55,42 @@ class Telegram:
 
 
 def test_after_the_wait_one_goes_first_and_the_others_follow():
-    async def main():
+    @on_fast_loop
+    async def main(outbound):
         waits = MethodWaits(random.Random(1))
         telegram = Telegram(until=now().time() + 50)
-        first = asyncio.create_task(waits.call(telegram.send, "GetUsers", 600.0))
+        first = asyncio.create_task(waits.call(outbound, telegram.send, *USERS))
         await asyncio.sleep(1)
-        others = [asyncio.create_task(waits.call(telegram.send, "GetUsers", 600.0)) for _ in range(50)]
+        others = [asyncio.create_task(waits.call(outbound, telegram.send, *USERS)) for _ in range(50)]
         assert await asyncio.gather(first, *others) == ["done"] * 51
         assert telegram.early == 1
         probe, *rest = telegram.times[1:]
         assert len(rest) == 50
         assert min(rest) >= probe + 0.1, "the others waited for the first one's answer"
 
-    fast_loop.run(main())
+    main()
 
 
 def test_other_methods_do_not_wait():
-    async def main():
+    @on_fast_loop
+    async def main(outbound):
         waits = MethodWaits()
-        refused = asyncio.create_task(waits.call(Telegram(until=now().time() + 50).send, "GetUsers", 600.0))
+        refused = asyncio.create_task(waits.call(outbound, Telegram(until=now().time() + 50).send, *USERS))
         await asyncio.sleep(1)
         began = now().time()
-        await waits.call(Telegram().send, "parts sent", 600.0)
+        await waits.call(outbound, Telegram().send, *PARTS)
         assert now().time() - began < 1
         await refused
 
-    fast_loop.run(main())
+    main()
 
 
 def test_one_that_is_cancelled_while_it_goes_first_lets_the_next():
-    async def main():
+    @on_fast_loop
+    async def main(outbound):
         waits = MethodWaits()
         telegram = Telegram(until=now().time() + 10)
-        tasks = [asyncio.create_task(waits.call(telegram.send, "GetUsers", 600.0)) for _ in range(5)]
+        tasks = [asyncio.create_task(waits.call(outbound, telegram.send, *USERS)) for _ in range(5)]
         await asyncio.sleep(5)
         tasks[0].cancel()  # while it waits
         while not telegram.in_flight:
@@ -80,11 +100,12 @@ def test_one_that_is_cancelled_while_it_goes_first_lets_the_next():
         assert results[2:] == ["done"] * 3
         assert all(isinstance(one, asyncio.CancelledError) for one in results[:2])
 
-    fast_loop.run(main())
+    main()
 
 
 def test_another_error_ends_the_wait():
-    async def main():
+    @on_fast_loop
+    async def main(outbound):
         waits = MethodWaits()
         errors = [FloodWait(5), ValueError("no such user")]
 
@@ -93,15 +114,16 @@ def test_another_error_ends_the_wait():
                 raise errors.pop(0)
             return "done"
 
-        tasks = [asyncio.create_task(waits.call(send, "GetUsers", 600.0)) for _ in range(3)]
+        tasks = [asyncio.create_task(waits.call(outbound, send, *USERS)) for _ in range(3)]
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert sorted(map(str, results)) == ["done", "done", "no such user"]
 
-    fast_loop.run(main())
+    main()
 
 
 def test_endless_refusals_end():
-    async def main():
+    @on_fast_loop
+    async def main(outbound):
         waits = MethodWaits()
         count = 0
 
@@ -111,24 +133,41 @@ def test_endless_refusals_end():
             raise FloodWait(1)
 
         with pytest.raises(FloodWait):
-            await waits.call(send, "GetUsers", 600.0)
+            await waits.call(outbound, send, *USERS)
         assert count == MOST_REFUSALS
 
-    fast_loop.run(main())
+    main()
 
 
 def test_a_wait_of_another_loop_is_kept():
     waits = MethodWaits()
 
-    async def refused():
+    @on_fast_loop
+    async def refused(outbound):
         with pytest.raises(FloodWait):
-            await waits.call(Telegram(until=now().time() + 1000).send, "GetUsers", 600.0)
+            await waits.call(outbound, Telegram(until=now().time() + 1000).send, *USERS)
         with pytest.raises(OutboundHeldError) as held:
-            await waits.call(Telegram().send, "GetUsers", 600.0)
+            await waits.call(outbound, Telegram().send, *USERS)
         return held.value.retry_after
 
-    async def later():
-        return await waits.call(Telegram().send, "GetUsers", 2_000.0)
+    @on_fast_loop
+    async def later(outbound):
+        await outbound.enable(max_wait=2_000.0)
+        return await waits.call(outbound, Telegram().send, *USERS)
 
-    assert asyncio.run(refused()) > 990
-    assert fast_loop.run(later()) == "done"
+    assert refused() > 990
+    assert later() == "done"
+
+
+def test_while_all_chats_are_held_no_method_is_sent_but_parts_of_files_are():
+    @on_fast_loop
+    async def main(outbound):
+        waits = MethodWaits()
+        outbound.hold(None, 50)
+        began = now().time()
+        assert await waits.call(outbound, Telegram().send, *PARTS) == "done"
+        assert now().time() - began < 1
+        assert await waits.call(outbound, Telegram().send, *USERS) == "done"
+        assert now().time() - began >= 50
+
+    main()

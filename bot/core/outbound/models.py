@@ -88,9 +88,10 @@ class Request(Struct, frozen=True):
     """What is about to be sent, as far as flood control needs to know it.
 
     ``method`` is the API method in any spelling (``sendMessage``, ``SendMessage``, ``messages.SendMessage``).
-    ``chat``: an id or ``@name``. ``message_id``: of an edit or a delete; several as a tuple. ``cost``:
-    messages that the request makes, such as the items of an album. ``priority``: None takes that of
-    ``sending``, else NOTIFY. ``deadline``: seconds from the call within which it must leave.
+    ``chat``: an id or ``@name``. Of what concerns no chat it is None, and a refusal holds all chats, or what
+    ``method_alone`` gives, and it holds that method. ``message_id``: of an edit or a delete; several as a
+    tuple. ``cost``: messages that the request makes, such as the items of an album. ``priority``: None takes
+    that of ``sending``, else NOTIFY. ``deadline``: seconds from the call within which it must leave.
     ``replaceable``: a later request of the same method, chat and message makes this one needless while it
     waits. ``paid``: a paid broadcast, under the ``paid`` limit instead of ``bulk``. ``content``: of an edit,
     all that decides what the message shows after it (text, entities, markup, media), in any form that is
@@ -137,6 +138,16 @@ def plain_chat(chat: object) -> Chat:
     if not text or len(text) > 256:
         raise invalid("chat", chat, "a chat's id, its @name, or None")
     return text.lower()
+
+
+def method_alone(method: str) -> str:
+    """The ``chat`` of requests of which a refusal concerns their method alone, such as ``setMyName``."""
+    return f"[{method}]"
+
+
+def is_method(chat: Chat) -> bool:
+    """Whether it stands for a method that is held by itself."""
+    return type(chat) is str and chat.startswith("[")
 
 
 def is_private(chat: Chat) -> bool:

@@ -18,7 +18,7 @@ from bot.core.outbound.chats import Chats
 from bot.core.outbound.gates import STARVED, Gates
 from bot.core.outbound.keys import Key
 from bot.core.outbound.lanes import ChatState, Claim, Entry, Lane
-from bot.core.outbound.models import Chat, Limits, Priority
+from bot.core.outbound.models import Chat, Limits, Priority, is_method
 from bot.core.outbound.penalties import GlobalPenalty
 from bot.core.outbound.rates import Rates
 from bot.core.outbound.slots import Slots
@@ -204,7 +204,8 @@ class Scheduler:
         else:
             chat.held_until = max(chat.held_until, until)
             chat.slowdown.refused(now, until)
-            for_all = self.penalty.refused(chat.id, now, until)
+            # Methods that are held by themselves say nothing about all chats.
+            for_all = not is_method(chat.id) and self.penalty.refused(chat.id, now, until)
             if for_all:
                 self._hold_all(until, now)
             else:

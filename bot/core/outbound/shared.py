@@ -15,7 +15,7 @@ from bot.core._shared.errors import BackendError
 from bot.core._shared.masking import one_line
 from bot.core._shared.tasks import BackgroundTasks
 from bot.core.outbound.lanes import Entry
-from bot.core.outbound.models import Chat
+from bot.core.outbound.models import Chat, is_method
 from bot.core.outbound.rates import Rates
 from bot.core.outbound.reservations import (
     LEASE,
@@ -197,7 +197,8 @@ class SharedBudget:
     def refused(self, entry: Entry, seconds: float) -> None:
         """Telegram refused it: its chat is held in all instances, or all chats are."""
         self.given_back(entry)
-        key, call = hold(self.tag, entry.chat, seconds, refused=entry.chat is not None)
+        one_of_many = entry.chat is not None and not is_method(entry.chat)
+        key, call = hold(self.tag, entry.chat, seconds, refused=one_of_many)
         self._send(key, call)
 
     def hold(self, chat: Chat, seconds: float) -> None:

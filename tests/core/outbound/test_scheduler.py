@@ -5,7 +5,7 @@ import pytest
 from bot.core.outbound.backlog import Reason
 from bot.core.outbound.gates import STARVED
 from bot.core.outbound.lanes import Entry
-from bot.core.outbound.models import Kind, Limits, Priority
+from bot.core.outbound.models import Kind, Limits, Priority, method_alone
 from bot.core.outbound.scheduler import Scheduler
 
 SHARED, SEPARATE = Limits(group=(1, 60.0)), Limits(group=(1, 60.0), edits="separate")
@@ -55,3 +55,17 @@ def test_a_deadline_holds_for_another_try_as_well():
     scheduler.finished(entry, 21.0, again=True)
     assert scheduler.poll(21.0)[1] == [(claim, Reason.DEADLINE)]
     scheduler.check_invariants()
+
+
+def test_methods_that_are_held_by_themselves_do_not_add_up_to_a_hold_of_all_chats():
+    scheduler = Scheduler(Limits())
+    for name in ("setMyName", "setMyDescription", "setMyCommands", "setMyShortDescription"):
+        entry = Entry(Kind.OTHER, method_alone(name))
+        assert scheduler.submit(entry, 10.0)[1]
+        for_all, _, _ = scheduler.refused(entry, 86_400.0, 0.1, 10.0, repeat=True)
+        assert not for_all
+    message = Entry(Kind.SEND, 5)
+    assert scheduler.submit(message, 10.0)[1]
+    claim, granted = scheduler.submit(Entry(Kind.OTHER, method_alone("setMyName")), 11.0)
+    assert not granted
+    assert scheduler.poll(11.0)[1] == [(claim, Reason.HELD)]

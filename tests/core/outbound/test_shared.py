@@ -480,13 +480,20 @@ def test_a_second_event_loop_goes_on_with_the_same_budget(redis_server):
 def test_a_child_process_uses_no_number_of_its_parent(redis_server):
     outbound = Outbound()
 
+    async def admitted():
+        """Send until Redis has answered in time, which it may not on a busy machine."""
+        shared = outbound._dispatcher.shared
+        before = shared.admissions
+        while shared.admissions == before:
+            await start(outbound)
+
     async def parent():
         await outbound.enable(LIMITS, redis_url=redis_server.url, bot_id=7, drain_timeout=0.0)
-        await start(outbound)
+        await admitted()
         return os.fork()
 
     async def child():
-        await start(outbound)
+        await admitted()
         await outbound.disable()
 
     pid = asyncio.run(parent())
@@ -499,7 +506,7 @@ def test_a_child_process_uses_no_number_of_its_parent(redis_server):
             os._exit(code)
     _, status = os.waitpid(pid, 0)
     assert status == 0
-    assert redis_server.execute("ZCARD", "{p4o:7}:w:-100") == 2
+    assert redis_server.execute("ZCARD", "{p4o:7}:w:-100") >= 2
     asyncio.run(outbound.disable())
 
 
