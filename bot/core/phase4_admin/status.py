@@ -1,8 +1,9 @@
-"""``python -m bot status URL``: a running service's ``/health`` as a table, once or live."""
+"""``phase4 status URL``: the ``/health`` of a running bot as a table, once or live."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import http.client
 import json
 import os
@@ -18,6 +19,9 @@ from bot.core._shared.masking import mask_url, one_line
 from bot.core.phase4_admin import TOKEN_VARIABLE
 
 DEFAULT_URL = "http://127.0.0.1:8000"
+PREFIX = "/phase4"
+"""Where a bot's own web application has it, unless it says otherwise."""
+_EXPECTED = "is it the address of mount_phase4 or PHASE4_DASHBOARD_PORT?"
 TIMEOUT = 5.0
 """Seconds that the service may take to answer."""
 _CLEAR = "\x1b[H\x1b[2J\x1b[3J"
@@ -33,15 +37,23 @@ class Row(NamedTuple):
 
 
 class UnreachableError(Exception):
-    """The service did not answer, or what answered is not the service."""
+    """The bot did not answer, or its token is missing, or what answered is something else."""
+
+
+class NoFiguresError(UnreachableError):
+    """It answers, but tells no figures: it is something else, or wants a token."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Show a running service's figures, those of the guide's dashboard with their targets. Exit status 1 "
-        "if it is down or cannot be reached."
+        "Show a running bot's figures, those of the guide's dashboard with their targets, and which services "
+        "are degraded, why and since when. Exit status 1 if it is down or cannot be reached."
     )
-    parser.add_argument("url", nargs="?", default=DEFAULT_URL, help=f"the service ({DEFAULT_URL})")
+    parser.add_argument(
+        "url", nargs="?", default=DEFAULT_URL,
+        help=f"where the bot has it mounted, such as http://127.0.0.1:8081 or http://host/phase4 "
+        f"({DEFAULT_URL})",
+    )  # fmt: skip
     parser.add_argument("--watch", action="store_true", help="show it again and again until Ctrl-C")
     parser.add_argument("--interval", type=_seconds, default=2.0, help="seconds between two looks (2)")
     parser.add_argument("--format", choices=["table", "json"], default="table", help="(table)")
@@ -62,7 +74,14 @@ def run(arguments: argparse.Namespace) -> int:
         return 2
 
     def fetch(address: str) -> dict[str, Any]:
-        return _fetch(address, token)
+        try:
+            return _fetch(address, token)
+        except NoFiguresError:
+            # A bot's web application may have a /health of its own, and ours below its prefix.
+            below = address.removesuffix("/health") + PREFIX + "/health"
+            with contextlib.suppress(UnreachableError):
+                return _fetch(below, token)
+            raise
 
     if not arguments.watch:
         return _show_once(url, arguments.format, sys.stdout, fetch)
@@ -89,7 +108,7 @@ def _show_once(url: str, form: str, out: TextIO, fetch: Callable[[str], dict[str
         print(error, file=out if form == "table" else sys.stderr)
         return 1
     print(json.dumps(health, indent=2) if form == "json" else as_table(health), file=out)
-    return 0 if health.get("status") == "ok" else 1
+    return 0 if health.get("status") in ("ok", "degraded") else 1
 
 
 def _health_url(text: str) -> str:
@@ -125,10 +144,10 @@ def _fetch(url: str, token: str = "") -> dict[str, Any]:
     except urllib.error.HTTPError as error:
         body = error.read()  # 503 carries the status of a service that is down
         if error.code != 503:
-            raise UnreachableError(f"{shown} answers {error.code}: is this the bot service?") from None
+            raise NoFiguresError(f"{shown} answers {error.code}: {_EXPECTED}") from None
     except http.client.HTTPException as error:
         said = type(error).__name__
-        raise UnreachableError(f"{shown} does not speak HTTP ({said}): is this the bot service?") from None
+        raise UnreachableError(f"{shown} does not speak HTTP ({said}): {_EXPECTED}") from None
     except (OSError, urllib.error.URLError) as error:
         reason = getattr(error, "reason", error)
         raise UnreachableError(
@@ -138,13 +157,13 @@ def _fetch(url: str, token: str = "") -> dict[str, Any]:
         health = json.loads(body)
     except ValueError:
         health = None
-    if isinstance(health, dict) and health.keys() == {"status"}:
-        raise UnreachableError(
+    if isinstance(health, dict) and health.keys() == {"status"} and health["status"] in ("ok", "down"):
+        raise NoFiguresError(
             f"{shown} says {str(health['status'])[:20]!r}, and shows its figures only with its token: "
-            f"set {TOKEN_VARIABLE}, or give --token"
+            f"set {TOKEN_VARIABLE}, or give --token (without a token it tells them on its own machine only)"
         )
     if not isinstance(health, dict) or not isinstance(health.get("phase4"), dict):
-        raise UnreachableError(f"{shown} answers, but not as the bot service does")
+        raise NoFiguresError(f"{shown} answers, but not as Phase 4 does: {_EXPECTED}")
     return health
 
 
@@ -154,9 +173,11 @@ def as_table(health: Mapping[str, Any]) -> str:
     process = phase4.get("process", {})
     blocks: list[tuple[str, list[Row]]] = [
         (
-            f"service {health.get('status', '?')}, version {health.get('version', '?')}, "
-            f"{phase4.get('timestamp', '')[:19]}Z",
+            f"{str(health.get('status', '?')).upper() if health.get('status') != 'ok' else 'ok'}, "
+            f"version {health.get('version', '?')}, {_time(phase4.get('timestamp'))}",
             [
+                *([Row("reason", one_line(health["reason"], 200))] if health.get("reason") else []),
+                *_answered(phase4.get("services", {})),
                 Row("up", _duration(phase4.get("uptime_seconds", 0.0))),
                 Row("memory", f"{process.get('rss_mb', 0):,.1f} MB"),
                 Row(
@@ -171,16 +192,62 @@ def as_table(health: Mapping[str, Any]) -> str:
         )
     ]
     services = phase4.get("services", {})
-    for name, figures in services.items():
-        title = name.replace("_", " ")
+    states = phase4.get("states", {})
+    for name in [*services, *(name for name in states if name not in services)]:
+        title, figures = _title(name, states.get(name, {})), services.get(name)
+        if figures is None:
+            if states[name].get("state") == "failed":
+                blocks.append((title, []))
+            continue
         if "error" in figures:
             blocks.append((title, [Row("error", str(figures["error"]))]))
             continue
         rows = _ROWS.get(name, _other)(figures)
+        if name in _CACHES and all(_asked(services.get(cache, {})) for cache in _CACHES):
+            # One may stand before the other, and then gets the easy look-ups; both together are judged above.
+            rows = (
+                row._replace(target="", met=None) if row.name.endswith("hit rate") else row for row in rows
+            )
         blocks.append((title, list(rows)))
-    if not services:
+    if not services and len(blocks) == 1:
         blocks.append(("Phase 4 is off", []))
     return "\n\n".join(_block(title, rows) for title, rows in blocks)
+
+
+_CACHES = {
+    "cache_manager": ("total_hits", "total_misses"),
+    "query_optimizer": ("cache_hits", "cache_misses"),
+}
+"""Services that answer look-ups, and their counters of hits and misses."""
+
+
+def _asked(figures: Mapping[str, Any]) -> int:
+    return sum(int(figures.get(key) or 0) for hits_and_misses in _CACHES.values() for key in hits_and_misses)
+
+
+def _answered(services: Mapping[str, Any]) -> Iterator[Row]:
+    """The look-ups of both caches together, if both are asked.
+
+    One that missed in the first and was answered by the second counts as a miss and a hit.
+    """
+    if not all(_asked(services.get(cache, {})) for cache in _CACHES):
+        return
+    hits = sum(services[cache].get(keys[0]) or 0 for cache, keys in _CACHES.items())
+    asked = sum(_asked(services[cache]) for cache in _CACHES)
+    yield _percent("look-ups answered", 100 * hits / asked, "> 70 %", lambda v: v > 70, asked)
+
+
+def _title(service: str, state: Mapping[str, Any]) -> str:
+    """``cache manager: DEGRADED since 2026-02-01 10:00:00Z: Redis does not answer``."""
+    title = service.replace("_", " ")
+    if state.get("state") not in ("degraded", "failed"):
+        return title
+    reason = one_line(state.get("reason") or "see the log", 300)
+    return f"{title}: {state['state'].upper()} since {_time(state.get('since'))}: {reason}"
+
+
+def _time(text: Any) -> str:
+    return f"{str(text)[:19].replace('T', ' ')}Z" if text else "?"
 
 
 def _block(title: str, rows: list[Row]) -> str:

@@ -1,5 +1,9 @@
 """``python -m bot status``: what an operator reads at night."""
 
+import argparse
+import asyncio
+import contextlib
+import io
 import json
 import os
 import signal
@@ -9,7 +13,10 @@ import time
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
+from bot.core.enhanced_startup_phase4 import mount_phase4
+from bot.core.phase4_admin import status
 from bot.core.phase4_admin.status import _health_url, as_table
 from tests.service.conftest import Service
 from tests.support.servers import free_port
@@ -29,7 +36,7 @@ def test_a_running_service_as_a_table(service):
     service.call("/api/data?user_id=3")
     shown = run(f"http://127.0.0.1:{service.port}")
     assert shown.returncode == 0, shown.stderr
-    assert shown.stdout.startswith("service ok, version ")
+    assert shown.stdout.startswith("ok, version ")
     for word in ("query optimizer", "cache hit rate", "rate limiter", "blocked", "target > 70 %"):
         assert word in shown.stdout
 
@@ -49,8 +56,8 @@ def test_a_service_that_has_a_token_tells_its_figures_to_who_has_it(data_dir):
         refused = run(url)
         assert refused.returncode == 1
         assert "its figures only with its token: set PHASE4_DASHBOARD_TOKEN" in refused.stdout
-        assert run(url, "--token", token).stdout.startswith("service ok")
-        assert run(url, environ={"PHASE4_DASHBOARD_TOKEN": token}).stdout.startswith("service ok")
+        assert run(url, "--token", token).stdout.startswith("ok")
+        assert run(url, environ={"PHASE4_DASHBOARD_TOKEN": token}).stdout.startswith("ok")
         assert run(url, "--token", "wr\u00f6ng").returncode == 2
         assert guarded.call("/health").body == {"status": "ok"}
         assert guarded.call("/health", Authorization=f"Bearer {token}").body["database"]
@@ -70,7 +77,7 @@ def test_watch_looks_again_until_it_is_told_to_stop(service):
     assert process.stdout is not None
     deadline = time.monotonic() + 30
     while seen < 3 and time.monotonic() < deadline:
-        seen += process.stdout.readline().startswith("service ok")
+        seen += process.stdout.readline().startswith("ok")
     process.send_signal(signal.SIGINT)
     rest, _ = process.communicate(timeout=30)
     assert seen == 3
@@ -189,7 +196,7 @@ def test_every_target_of_the_guides_dashboard_is_in_or_out():
         )
     )
     for name in (
-        "cache hit rate", "hit rate", "eviction rate", "db: in use", "db: failed", "blocked",
+        "look-ups answered", "eviction rate", "db: in use", "db: failed", "blocked",
         "instances healthy", "distribution variance", "success",
     ):  # fmt: skip
         assert line(bad, name).endswith("OUT"), name
@@ -213,3 +220,73 @@ def test_off_and_broken_and_unknown_services_are_shown():
     table = as_table(health(rate_limiter={"enabled": True, "error": "ValueError: x"}, another={"size": 3}))
     assert "ValueError: x" in table
     assert line(table, "size") == "size 3"
+
+
+@pytest.mark.parametrize(
+    ("services", "row"),
+    [
+        (
+            {"query_optimizer": {"cache_hits": 2, "cache_misses": 8, "cache_hit_rate_percent": 20.0}},
+            "cache hit rate",
+        ),
+        (
+            {"cache_manager": {"total_hits": 2, "total_misses": 8, "overall_hit_rate_percent": 20.0}},
+            "hit rate",
+        ),
+    ],
+)
+def test_a_cache_alone_is_judged_by_its_own_rate(services, row):
+    assert line(as_table(health(**services)), row) == f"{row} 20.0 % target > 70 % OUT"
+
+
+def test_an_optimizer_behind_a_cache_that_answers_is_not_out_of_its_target():
+    table = as_table(
+        health(
+            cache_manager={"total_hits": 95, "total_misses": 5, "overall_hit_rate_percent": 95.0},
+            query_optimizer={"cache_hits": 0, "cache_misses": 5, "cache_hit_rate_percent": 0.0},
+        )
+    )
+    assert line(table, "look-ups answered") == "look-ups answered 90.5 % target > 70 % ok"
+    assert line(table, "cache hit rate") == "cache hit rate 0.0 %"
+    assert "OUT" not in table
+
+
+def test_what_is_degraded_is_told_with_its_reason_and_since_when():
+    shown = health(cache_manager={})
+    shown["status"] = "degraded"
+    since = "2026-02-01T09:58:07.123456+00:00"
+    shown["phase4"]["states"] = {
+        "cache_manager": {"state": "degraded", "reason": "Redis does not answer", "since": since},
+        "batch_processor": {"state": "failed", "reason": "BATCH_REDIS_URL: no driver", "since": since},
+        "outbound": {"state": "off", "reason": "", "since": since},
+    }
+    table = as_table(shown)
+    assert table.startswith("DEGRADED, version 1, 2026-02-01 10:00:00Z")
+    assert "cache manager: DEGRADED since 2026-02-01 09:58:07Z: Redis does not answer" in table
+    assert "batch processor: FAILED since 2026-02-01 09:58:07Z: BATCH_REDIS_URL: no driver" in table
+    assert "outbound" not in table
+
+
+async def test_a_bot_that_has_it_mounted_in_its_own_application():
+    """Whose own /health answers as many do."""
+
+    async def own(_):
+        return web.json_response({"status": "ok"})
+
+    app = web.Application()
+    app.router.add_get("/health", own)
+    mount_phase4(app)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    address = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    try:
+        for url in (address, f"{address}/phase4", f"{address}/phase4/health"):
+            out = io.StringIO()
+            arguments = argparse.Namespace(url=url, status_token=None, watch=False, format="table")
+            with contextlib.redirect_stdout(out):
+                assert await asyncio.to_thread(status.run, arguments) == 0
+            assert out.getvalue().startswith("ok, version")
+    finally:
+        await runner.cleanup()
