@@ -21,7 +21,7 @@ from bot.core._shared.errors import BackendError
 from bot.core._shared.masking import one_line
 from bot.core.batch_processor import BatchItem, BatchProcessor
 from bot.core.cache_manager import CacheManager
-from bot.core.phase4_admin.api_errors import ApiError, bad_request, unknown_parameters
+from bot.core.phase4_admin.api_errors import ApiError, bad_request, unknown_parameters, without_addresses
 from bot.core.phase4_admin.request_guard import check_json
 from bot.core.query_optimizer import QueryOptimizer
 from bot.service.bodies import read_json
@@ -140,7 +140,8 @@ class BatchApi:
         except BackendError as error:
             logger.warning("Batch %s cannot be looked up: %s", batch_id, one_line(error))
             raise ApiError(
-                503, "batch_unavailable", "The queue cannot be asked now; the batch is not lost.",
+                503, "batch_unavailable",
+                "The queue's Redis does not answer, so the batch cannot be looked up; it is not lost.",
                 headers={"Retry-After": "1"}, batch_id=batch_id,
             ) from None  # fmt: skip
         return _answer(batch_id, items, batched=True)
@@ -168,9 +169,15 @@ class BatchApi:
         if refused.refusal != "full":
             # The reason names the server, which clients must not see.
             logger.warning("Batch %s: %s", batch_id, one_line(refused.reason))
+            if refused.refusal == "off":
+                raise ApiError(
+                    503, "batch_off", "No item was accepted: the batch processor is off.", headers=headers
+                )
             raise ApiError(
-                503, "batch_unavailable", "No item was accepted: the queue is unreachable.", headers=headers
-            )
+                503, "batch_unavailable",
+                "No item was accepted: the queue's Redis does not answer. Send them again soon.",
+                headers=headers, retry_after=int(headers["Retry-After"]),
+            )  # fmt: skip
         room = self._processor.snapshot().max_pending
         if len(rows) > room:
             raise ApiError(
@@ -198,7 +205,9 @@ class BatchApi:
             if status is None:
                 told.append({"item_id": item_id, "state": "unknown"})
             elif status.error:
-                told.append({"item_id": item_id, "state": status.state, "error": status.error})
+                told.append(
+                    {"item_id": item_id, "state": status.state, "error": without_addresses(status.error)}
+                )
             elif status.state == "done":
                 told.append({"item_id": item_id, "state": "done", "result": status.result})
             else:
@@ -223,7 +232,9 @@ class BatchApi:
                         outcome = outage = error
                 item_id = f"{batch_id}-{number}"
                 if isinstance(outcome, Exception):
-                    told.append({"item_id": item_id, "state": "failed", "error": one_line(outcome)})
+                    told.append(
+                        {"item_id": item_id, "state": "failed", "error": without_addresses(one_line(outcome))}
+                    )
                 else:
                     told.append({"item_id": item_id, "state": "done", "result": outcome})
         return told

@@ -5,13 +5,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import ctypes
 import os
 import signal
 import socket
 import sys
 from asyncio.subprocess import Process
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
+
+from bot.service.settings import PARENT_VARIABLE
+
+_PR_SET_PDEATHSIG = 1
 
 RESTART_SECONDS = 1.0
 """How long an instance that ended is away before it is started again."""
@@ -32,6 +37,7 @@ class Cluster:
         # By port. Changed by _start only.
         self._processes: dict[int, Process] = {}
         self._stopping = False
+        self._told_of_our_end = told_of_the_end_of(os.getpid())
 
     async def run(self) -> int:
         """Run until SIGINT or SIGTERM, or until the front ends; returns the exit status."""
@@ -82,8 +88,10 @@ class Cluster:
     async def _start(self, port: int, arguments: list[str], environ: dict[str, str]) -> Process:
         # A session of its own: Ctrl-C reaches this process only, which stops the front before the others.
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "bot", *arguments, env={**environ, **os.environ}, start_new_session=True
-        )
+            sys.executable, "-m", "bot", *arguments,
+            env={**environ, **os.environ, PARENT_VARIABLE: str(os.getpid())},
+            start_new_session=True, preexec_fn=self._told_of_our_end,
+        )  # fmt: skip
         self._processes[port] = process
         return process
 
@@ -125,6 +133,23 @@ class Cluster:
                 except TimeoutError:
                     process.kill()
                     await process.wait()
+
+
+def told_of_the_end_of(parent: int) -> Callable[[], None] | None:
+    """What a child runs first, so that the kernel sends it SIGTERM when its parent ends, however that ends.
+
+    None where the kernel does not: there a child looks after its parent itself (``stop_with_parent``).
+    """
+    if sys.platform != "linux":
+        return None
+    libc = ctypes.CDLL(None)  # before the fork: a child must not load anything
+
+    def tell() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+        if os.getppid() != parent:  # it ended before that
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return tell
 
 
 async def _first(work: object, stopped: asyncio.Future[Any]) -> None:

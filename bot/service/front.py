@@ -144,8 +144,11 @@ class Front:
         async with self._bodies.received(request) as body:
             forward = Forward(request.method, path, headers, body, repeatable, failures=[], opened=[])
             try:
+                # A sticky one goes elsewhere only if its instance fails: another would count it anew.
                 success, result, instance_id = await self.balancer.route_request(
-                    forward, client_of(client) if sticky else None, idempotent=repeatable
+                    forward,
+                    client_of(client) if sticky else None,
+                    idempotent=None if sticky and repeatable else repeatable,
                 )
                 if success:
                     return await _pass_back(request, result, instance_id or "")
@@ -204,6 +207,8 @@ def create_front(settings: ServiceSettings) -> web.Application:
     overrides = {
         **phase4,
         "ENABLE_LOAD_BALANCER": True,
+        # A read that an instance keeps silent about is asked of another one before the checks notice.
+        "LOAD_BALANCER_HEDGING": True,
         "LOAD_BALANCER_CHECK_PATH": config.LOAD_BALANCER_CHECK_PATH or "/health",
         "LOAD_BALANCER_INSTANCES": [
             {"id": f"[{host}]:{port}" if ":" in host else f"{host}:{port}", "address": host, "port": port}

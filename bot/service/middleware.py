@@ -68,6 +68,8 @@ async def around_request(request: web.Request, handler: Handler) -> web.StreamRe
     if state := request.get(CACHE_STATE):
         response.headers["X-Cache"] = state
         response.headers["Server-Timing"] = f"data;dur={request.get(DATA_SECONDS, 0.0) * 1000:.3f}"
+    if request.path == "/health" and response.status < 400:
+        return response  # a balancer asks every second; what fails is told
     logger.info(
         "%s %s %d %.1f ms%s [%s]",
         _method(request),

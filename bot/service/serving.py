@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -25,9 +26,12 @@ from bot.core.phase4_admin.connections import (
 from bot.service.app_keys import ACCESS, CONNECTIONS, DRAIN, MOUNTED
 from bot.service.loop_errors import LoopErrors
 from bot.service.server import create_app
-from bot.service.settings import CannotStartError, ServiceSettings
+from bot.service.settings import PARENT_VARIABLE, CannotStartError, ServiceSettings
 
 logger = logging.getLogger("bot.service")
+
+PARENT_SECONDS = 1.0
+"""How often it is looked whether the cluster's process is still there, where the kernel does not tell."""
 
 DRAIN_SECONDS = 10.0
 """How long requests in progress may take once the service is told to stop."""
@@ -83,7 +87,9 @@ async def serve(settings: ServiceSettings, ready: Callable[[int], None] | None =
         )
         if ready is not None:
             ready(port)
+        watching = asyncio.ensure_future(stop_with_parent(stop, os.environ.get(PARENT_VARIABLE, "")))
         await stop.wait()
+        watching.cancel()
         logger.info("Stopping: requests in progress have %g s", DRAIN_SECONDS)
         server.close()
         app[MOUNTED].admin.feed.close()  # streams would never end by themselves
@@ -94,6 +100,16 @@ async def serve(settings: ServiceSettings, ready: Callable[[int], None] | None =
         await runner.cleanup()
     print("Stopped.", flush=True)
     return 0
+
+
+async def stop_with_parent(stop: asyncio.Event, parent: str) -> None:
+    """Set ``stop`` when the process ``parent`` has ended; empty: there is none to look after."""
+    if not parent.isdigit():
+        return
+    while os.getppid() == int(parent):  # noqa: ASYNC110 - nobody tells of it
+        await asyncio.sleep(PARENT_SECONDS)
+    logger.warning("Stopping: the cluster's process %d has ended", int(parent))
+    stop.set()
 
 
 def _front(settings: ServiceSettings) -> web.Application:

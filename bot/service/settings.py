@@ -14,6 +14,9 @@ class CannotStartError(Exception):
     """The service cannot start as it is configured; the message is for the person who started it."""
 
 
+PARENT_VARIABLE = "PHASE4_PARENT_PID"
+"""Set by a cluster for its processes, which stop when that process ends."""
+
 MAX_UPLOAD_BYTES = 16 * 1024 * 1024
 MAX_JSON_BYTES = 1024 * 1024
 

@@ -1,6 +1,7 @@
 """``/api/batch``: downloads recorded many at once, or one by one where the processor is off."""
 
 import asyncio
+import json
 import shutil
 import time
 
@@ -247,6 +248,30 @@ async def test_when_it_is_full_none_is_taken(client, counted):
     await processor.flush()
     _, told = await get(client, f"/api/batch/{first['batch_id']}")
     assert told["counts"] == {"done": 10}
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+async def test_a_redis_that_is_away_has_its_own_code_and_no_address(client, counted, redis_server):
+    client.app[API].start()
+    processor = BatchProcessor.get_instance()
+    await processor.enable(redis_url=redis_server.url, batch_timeout=0.01)
+    _, first = await post(client, [GOOD], "?wait=1")
+    redis_server.kill()
+    for _ in range(3):  # the first finds out, the others are told
+        answer, told = await post(client, [GOOD] * 3)
+        text = json.dumps(told)
+        assert answer.status == 503
+        assert told["error"]["code"] in ("batch_unavailable", "batch_unknown")
+        assert int(answer.headers["Retry-After"]) >= 1
+        assert "full" not in text
+        assert "redis://" not in text
+        assert str(redis_server.port) not in text
+    assert told["error"]["code"] == "batch_unavailable"
+    assert "Redis does not answer" in told["error"]["message"]
+    answer, told = await get(client, f"/api/batch/{first['batch_id']}")
+    assert answer.status in (200, 503), "what ended is known here"
+    assert "redis://" not in json.dumps(told)
+    redis_server.start()
 
 
 async def test_a_wait_has_an_end(client, counted, monkeypatch):

@@ -1,6 +1,7 @@
 """``python -m bot --balance`` and the cluster, as a user starts them."""
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ import time
 import urllib.request
 
 import aiohttp
+import psutil
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
@@ -18,6 +20,7 @@ from bot.core.load_balancer import LoadBalancer
 from bot.core.phase4_admin.client_address import TRUSTED_PROXIES
 from bot.service.front import Front as passing_on
 from bot.service.middleware import around_request
+from bot.service.serving import stop_with_parent
 from tests.service.conftest import ROOT, Service
 
 
@@ -80,6 +83,10 @@ def test_a_front_passes_on_fails_over_and_tells(data_dir, start_instances, monke
         eventually(lambda: front.call("/health").body["instances"][gone] in ("unhealthy", "ejected"))
         health = front.call("/health")
         assert (health.status, health.body["status"]) == (200, "degraded")
+        [degraded] = health.body["degraded"]
+        assert (degraded["service"], degraded["state"]) == ("load_balancer", "degraded")
+        assert f"1 of 3 instances out: {gone}" in degraded["reason"]
+        assert front.call("/health", Host="elsewhere.example").body == {"status": "ok"}, "up or down, no more"
         with urllib.request.urlopen(f"http://127.0.0.1:{front.port}/metrics", timeout=20) as metrics:
             assert "load_balancer" in metrics.read().decode()
         for instance in instances[1:]:
@@ -333,3 +340,56 @@ def test_a_cluster_serves_starts_a_killed_instance_again_and_stops_with_0(data_d
         assert cluster.output.rstrip().endswith("Stopped.")
     finally:
         cluster.close()
+
+
+def test_reads_at_an_instance_that_falls_silent_are_answered_by_another(data_dir, start_instances):
+    instances = start_instances("", "")
+    # The checks would not notice for a minute.
+    front = Front(data_dir, instances, LOAD_BALANCER_CHECK_TIMEOUT="60", LOAD_BALANCER_REQUEST_TIMEOUT="55")
+    front.start()
+    try:
+        for number in range(40):  # until it is known how long answers take
+            assert front.call(f"/api/data?user_id={number + 1}").status == 200
+        instances[0].freeze()
+        # Each within the 20 s of a call, long before the request's own limit.
+        answers = [front.call(f"/api/data?user_id={number + 1}") for number in range(6)]
+        assert {answer.status for answer in answers} == {200}
+        assert {answer.headers["X-Instance"] for answer in answers} == {f"127.0.0.1:{instances[1].port}"}
+    finally:
+        front.close()
+
+
+def running(pid):
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def test_a_cluster_that_is_killed_takes_its_processes_along(data_dir):
+    cluster = Cluster(data_dir)
+    cluster.start(wait=False)
+    children = []
+    try:
+        cluster.wait_until_up(60)
+        eventually(lambda: len(cluster.pids()) == 3)
+        children = [child.pid for child in psutil.Process(cluster.process.pid).children()]
+        assert len(children) == 4
+        cluster.process.kill()
+        eventually(lambda: not any(map(running, children)))
+    finally:
+        for pid in filter(running, children):
+            os.kill(pid, signal.SIGKILL)
+        cluster.finish()
+
+
+@pytest.mark.parametrize("parent", ["", "none"])
+async def test_without_a_cluster_there_is_nothing_to_look_after(parent):
+    stop = asyncio.Event()
+    await stop_with_parent(stop, parent)
+    assert not stop.is_set()
+
+
+async def test_a_process_stops_when_its_cluster_has_ended():
+    stop = asyncio.Event()
+    await stop_with_parent(stop, str(os.getpid()))  # which is not this one's parent
+    assert stop.is_set()

@@ -366,3 +366,13 @@ def test_redis_that_goes_away_is_a_slower_answer_and_no_error(data_dir, redis_se
         assert running.output.count("going on without it") == 1
     finally:
         running.close()
+
+
+def test_polls_of_health_are_not_logged(own_service):
+    own_service.start()
+    for _ in range(5):
+        assert own_service.call("/health").status == 200
+    own_service.call("/api/data?user_id=2")
+    assert own_service.stop() == 0
+    assert "GET /api/data" in own_service.output
+    assert "GET /health" not in own_service.output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -24,6 +25,14 @@ class ApiError(Exception):
 
 def bad_request(message: str) -> ApiError:
     return ApiError(400, "bad_request", message)
+
+
+_ADDRESS = re.compile(r"\b[A-Za-z][A-Za-z0-9+.-]*://\S+|\b[\w.-]*\w:\d{2,5}\b")
+
+
+def without_addresses(text: str) -> str:
+    """A text for a client, who must not see where servers are: ``Redis at (address) is away``."""
+    return _ADDRESS.sub("(address)", text)
 
 
 def unknown_parameters(unknown: Iterable[str], there: str) -> ApiError:
