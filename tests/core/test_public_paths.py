@@ -49,7 +49,7 @@ NAMES = {
         rate_limited
     """,
     "enhanced_startup_phase4": """
-        cached get_phase4_status initialize_phase4_services optimize_query rate_limited
+        cached get_phase4_status initialize_phase4_services mount_phase4 optimize_query rate_limited
         reset_phase4_services shutdown_phase4_services
     """,
     "phase4_metrics": """
