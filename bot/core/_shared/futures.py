@@ -14,6 +14,16 @@ def give_result(future: asyncio.Future[Any], value: Any) -> None:
             future.set_result(value)
 
 
+def give_result_from_anywhere(future: asyncio.Future[Any], value: Any) -> None:
+    """:meth:`give_result`, also if the future is of an event loop that runs in another thread."""
+    loop = future.get_loop()
+    if loop is asyncio._get_running_loop():
+        give_result(future, value)
+        return
+    with contextlib.suppress(RuntimeError):  # closed
+        loop.call_soon_threadsafe(give_result, future, value)
+
+
 def give_error(future: asyncio.Future[Any], error: BaseException) -> None:
     """Set the exception, unless the future is done or its event loop is closed."""
     if not future.done():

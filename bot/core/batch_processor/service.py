@@ -93,9 +93,18 @@ class BatchProcessor(Phase4Service):
     @process_handler.setter
     def process_handler(self, handler: Handler) -> None:
         self._dispatcher.handler.function = _valid_handler(handler)
-        if self.enabled and still_runs(self._dispatcher.loop):
-            self._dispatcher.pump()
-            self._store.wake()
+        loop = self._dispatcher.loop
+        if not self.enabled or loop is None or not still_runs(loop):
+            return
+        if loop is asyncio._get_running_loop():
+            self._go_on()
+        else:
+            loop.call_soon_threadsafe(self._go_on)
+
+    def _go_on(self) -> None:
+        """Handle what waited for a handler."""
+        self._dispatcher.pump()
+        self._store.wake()
 
     async def enable(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable
 
@@ -18,7 +19,8 @@ class HealthChecks:
     """Probes every instance at intervals, an ejected one when its time is over, one at fault at once.
 
     Without an interval nothing is probed, and what an ejection ends with is a trial request. Runs on
-    the event loop under which it was started; the owner starts it again under another.
+    the event loop under which it was started; the owner starts it again under another. What to probe may
+    be said from any thread.
     """
 
     def __init__(
@@ -28,6 +30,7 @@ class HealthChecks:
         self._clock = clock
         self._check = check
         self._deliver = deliver
+        self.loop = asyncio.get_running_loop()
         self._tasks = BackgroundTasks()
         # By instance, so that one which leaves takes its tasks along. Changed by watch, ejected, forget.
         self._watching: dict[str, asyncio.Task[None]] = {}
@@ -36,8 +39,19 @@ class HealthChecks:
         # For a task that cannot be cancelled: stop is called from its check. Changed by stop, abandon.
         self._stopped = False
 
+    def _here(self, action: Callable[..., None], *arguments: object) -> None:
+        """Do it on the event loop of the probes, whichever thread asks."""
+        if asyncio._get_running_loop() is self.loop:
+            action(*arguments)
+            return
+        with contextlib.suppress(RuntimeError):  # closed
+            self.loop.call_soon_threadsafe(action, *arguments)
+
     def watch(self, instance: Instance) -> None:
         """Begin to probe an instance at intervals."""
+        self._here(self._begin, instance)
+
+    def _begin(self, instance: Instance) -> None:
         if self._cluster.options.check_interval and instance.id not in self._watching:
             self._watching[instance.id] = self._tasks.spawn(
                 self._watch(instance), name=f"load balancer: checks of {instance.id}"
@@ -45,12 +59,18 @@ class HealthChecks:
 
     def soon(self, instance: Instance) -> None:
         """Probe an instance now: a request did not reach it."""
+        self._here(self._probe_soon, instance)
+
+    def _probe_soon(self, instance: Instance) -> None:
         if self._cluster.options.check_interval and instance not in self._probing:
             self._probing.add(instance)
             self._tasks.spawn(self._probe_once(instance), name=f"load balancer: check of {instance.id}")
 
     def ejected(self, instance: Instance) -> None:
         """Have an ejected instance back when its time is over."""
+        self._here(self._await_end_of_ejection, instance)
+
+    def _await_end_of_ejection(self, instance: Instance) -> None:
         running = self._reopening.get(instance.id)
         if running is asyncio.current_task():
             return  # it goes on waiting by itself
@@ -62,6 +82,9 @@ class HealthChecks:
 
     def forget(self, instance_id: str) -> None:
         """Stop probing an instance that left."""
+        self._here(self._cancel, instance_id)
+
+    def _cancel(self, instance_id: str) -> None:
         for tasks in (self._watching, self._reopening):
             if (task := tasks.pop(instance_id, None)) is not None:
                 task.cancel()

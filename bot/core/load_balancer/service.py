@@ -9,8 +9,10 @@ from typing import Any, ClassVar, Protocol, TypeVar, Unpack, overload
 
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.errors import invalid, shown
+from bot.core._shared.futures import give_result_from_anywhere
 from bot.core._shared.histogram import Histogram, HistogramSnapshot
 from bot.core._shared.masking import one_line
+from bot.core._shared.tasks import run_on_loop
 from bot.core._shared.validation import valid_seconds
 from bot.core.load_balancer.cluster import Cluster
 from bot.core.load_balancer.errors import BalancerOffError, UnknownInstanceError
@@ -166,8 +168,8 @@ class LoadBalancer(Phase4Service):
             self._switched_on()
             self._start_checks()
             self._deliver()
-            if before is not None:
-                await before.stop()
+            if before is not None and not await run_on_loop(before.loop, before.stop):
+                before.abandon()
         return True
 
     async def disable(self, *, drain_timeout: float = DISABLE_DRAIN_SECONDS) -> bool:
@@ -176,8 +178,8 @@ class LoadBalancer(Phase4Service):
             self._enabled = False
             checks, self._checks = self._checks, None
             self._loop, self._loop_runs = None, bool
-            if checks is not None:
-                await checks.stop()
+            if checks is not None and not await run_on_loop(checks.loop, checks.stop):
+                checks.abandon()
             idle = await self._wait_until(self._is_idle, drain_timeout)
             self._router.abandon_hedges()
             await self._default_handler.close()
@@ -400,9 +402,9 @@ class LoadBalancer(Phase4Service):
                     callback(event)
                 except Exception as error:
                     logger.error("Load balancer: an event callback failed: %s", described(error))
-        for condition, waiter in self._waiting:
+        for condition, waiter in tuple(self._waiting):
             if not waiter.done() and condition():
-                waiter.set_result(None)
+                give_result_from_anywhere(waiter, None)
 
     def _unreachable(self, instance: Instance) -> None:
         if self._checks is not None:
