@@ -26,9 +26,9 @@ Listener = Callable[[list[str] | None], None]
 class Backplane:
     """Tells the other instances of changes, and applies theirs to ``local``.
 
-    A message is (id of the sender, what happened, namespace or tag or topic, keys or items). What
-    happens: "drop" and "load" of keys, "tags", "pattern", "clear", "all", which
-    :meth:`LocalTier.apply` knows, and "tell", a message of another service to its ``listeners``.
+    A message is (id of the sender, what happened, namespace or tag or topic, keys or items). What happened is
+    one of: "drop" and "load" of keys, "tags", "pattern", "clear", "all", which :meth:`LocalTier.apply` knows,
+    and "tell", a message of another service to its ``listeners``.
     """
 
     def __init__(
@@ -49,29 +49,31 @@ class Backplane:
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(tuple[bytes, str, str, list[str]]).decode
         self.channel = f"{PREFIX}:changes:{database_of(link)}"
-        """Where instances that share a database tell each other of changes; channels have no number."""
+        """The channel of the instances that share a database. Redis channels span databases, so it names the
+        number.
+        """
         self.subscription: Subscription | None = None
         self.hearing = False
-        """Whether the subscription stands. While it does not, L1 may be stale. Changed only by _state."""
+        """Whether the subscription is established; until then L1 may be stale. Changed only by _state."""
         self.malformed = 0
-        """Messages on the channel that no instance sends."""
+        """How many messages were malformed."""
 
     def message(self, what: str, name: str, keys: list[str]) -> tuple[str, str, bytes]:
         """The command that tells the other instances."""
         return ("PUBLISH", self.channel, self._encode((self._id, what, name, keys)))
 
     def start(self) -> None:
-        """Hear of other instances' changes until :meth:`stop`."""
+        """Receive other instances' changes until :meth:`stop`."""
         self.subscription = self._link.listen(self.channel, self._heard, self._state)
 
     async def settled(self) -> None:
-        """Wait until the subscription stands or is known not to, if that is not known yet."""
+        """Wait until the subscription is established or has failed."""
         self._link.here()
         if self.subscription is not None and self.subscription.beginning and not self._link.owner.elsewhere:
             await self.subscription.settled()
 
     async def tell(self, topic: str, items: list[str]) -> bool:
-        """Send the other instances a message of another service's; False if Redis is away."""
+        """Send the other instances a message of another service; False if Redis is unreachable."""
         try:
             await self._link.execute(*self.message("tell", topic, items))
         except Exception as error:
@@ -80,13 +82,13 @@ class Backplane:
         return True
 
     def missed(self) -> None:
-        """Any message may have been missed: whatever was known may have changed."""
+        """Messages may have been missed, so anything may have changed."""
         self._local.forget()
         for listener in self._listeners.values():
             listener(None)
 
     async def stop(self) -> None:
-        """Hear of nothing any more."""
+        """Stop receiving."""
         if self.subscription is not None:
             await self.subscription.stop()
 
@@ -102,11 +104,11 @@ class Backplane:
             elif (listener := self._listeners.get(name)) is not None:
                 listener(keys)
         except Exception as error:
-            # No instance sends that: what it meant is unknown, so everything may have changed.
+            # Not a message of an instance. Its meaning is unknown, so everything may have changed.
             self.malformed += 1
             if self.malformed == 1:
                 logger.warning(
-                    "L1 is emptied: a message on %s is not one that instances send: %s",
+                    "L1 is emptied, since a message on %s is malformed: %s",
                     one_line(self.channel),
                     one_line(error),
                 )

@@ -1,8 +1,8 @@
 """The keys of cached calls: the function, the class it is called on, and its arguments, as text.
 
 Instances of the same code share what they cache in Redis, so a key must mean the same in every process and
-after a restart. What has no name that means the same elsewhere (a closure, a class made by a
-function) gets one that no other has, and is not shared.
+after a restart. An object whose name does not mean the same elsewhere (a closure, a class made by a function)
+gets a unique name, and is not shared.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from typing import Any
 from bot.core.cache_manager.keys import valid_key, valid_name
 
 LONGEST_INT = 512
-"""Bits up to which an int is written in decimal, which Python does slowly for long ones, or not at all."""
+"""Bits up to which an int is written in decimal. For longer ones Python is slow, or refuses."""
 
 LONGEST_READABLE = 200
-"""Characters of arguments up to which they stand in the key as they are, and are not hashed."""
+"""Characters up to which arguments stand in the key as they are, and are not hashed."""
 
 MAX_PARTS = 100_000
-"""Of arguments, each as often as it is reached."""
+"""How many parts arguments may have; a part counts each time that it is reached."""
 
 MAX_CLASSES = 256
 """Classes remembered for each method that is called on them."""
@@ -46,10 +46,10 @@ def key_maker(
     *,
     on_class: bool = False,
 ) -> KeyOf:
-    """How the calls of a function are named.
+    """Makes the keys of a function's calls.
 
-    ``prefix`` stands for the function's own name; ``key`` is asked for the rest instead of the
-    arguments; ``on_class``: the first argument is the class, whatever its name.
+    ``prefix`` replaces the function's own name; ``key`` gives the rest instead of the arguments;
+    ``on_class``: the first argument is the class, whatever its name.
     """
     start = _prefix(function, prefix)
     signature = inspect.signature(function)
@@ -102,7 +102,7 @@ def _of_method(
         owner = receiver if isinstance(receiver, type) else type(receiver)
         try:
             found = starts.get(owner)
-        except TypeError:  # a class whose own class makes it unhashable
+        except TypeError:  # its metaclass makes it unhashable
             return start + _class_suffix(owner, function)
         if found is None:
             if len(starts) >= MAX_CLASSES:
@@ -112,7 +112,7 @@ def _of_method(
 
     def key_of(args: Any, kwargs: Any) -> str:
         if on_class and not (args and isinstance(args[0], type)):
-            # Python 3.13's classmethod does not bind what stands on the function below it.
+            # The classmethod of Python 3.13 does not bind attributes of the function below it.
             raise TypeError(
                 f"{start}: expected the class as first argument; or put @cached above @classmethod"
             )
@@ -166,7 +166,7 @@ def _prefix(function: Callable[..., Any], given: str | None) -> str:
 
 
 def _bound_text(function: functools.partial[Any], *, strict: bool) -> str:
-    """What a partial adds: its arguments; where they are no plain data their types, or a name of its own."""
+    """What a partial adds: its arguments; if they are not plain data, their types, or a unique name."""
     try:
         text = _arguments([*function.args, dict(function.keywords)])
     except TypeError:
@@ -183,16 +183,16 @@ def _own_name(function: Callable[..., Any]) -> str:
     if code is None:
         return name
     if code.co_qualname != function.__qualname__:
-        # Made by a decorator that took over the name of what it wraps: two of them are two functions.
+        # Made by a decorator that copied the name of what it wraps: two of them are two functions.
         name += "@" + _wrapper_name(function, 4)
     if "<locals>" in name.partition("@")[0]:
         if getattr(function, "__closure__", None) or _is_in_local_class(function):
-            # What one factory makes has one name, in every process, and answers of its own.
+            # All functions of one factory have the same name, in every process, and results of their own.
             return f"{name[:800]}@{secrets.token_hex(8)}"
         name += f"@{_code_digest(code)}"
     digest = _code_digest(code)
     if _DIGESTS.setdefault(name, digest) != digest:
-        name += f"@{digest}"  # the same name once more, for another function
+        name += f"@{digest}"  # another function has the same name
     if len(_DIGESTS) > 10_000:
         _DIGESTS.clear()
     return name
@@ -206,7 +206,7 @@ def _is_in_local_class(function: Any) -> bool:
 
 
 def _module_name(module: str | None) -> str:
-    """The name that other processes import a module by, for the one that was started, too."""
+    """The name by which other processes import a module, also for the module that was started."""
     if module != "__main__":
         return module or "?"
     main = sys.modules.get("__main__")
@@ -263,7 +263,7 @@ def _code_digest(code: types.CodeType) -> str:
 
 
 def _class_suffix(owner: type, function: Callable[..., Any]) -> str:
-    """What tells a call on a class that inherits a method from one on the class that has it."""
+    """Tells a call on a class that inherits a method from a call on the class that defines it."""
     defined_in = (function.__module__, function.__qualname__.rpartition(".")[0])
     own = (owner.__module__, owner.__qualname__) == defined_in
     if own and not any((base.__module__, base.__qualname__) == defined_in for base in owner.__mro__[1:]):
@@ -276,7 +276,7 @@ def _class_name(owner: type) -> str:
     found: Any = sys.modules.get(owner.__module__)
     for part in owner.__qualname__.split("."):
         found = getattr(found, part, None)
-    # A class that is not found under its name is one of several of that name, or may be.
+    # If a class is not found under its name, there may be several of that name.
     return name if found is owner else f"{name[:400]}@{_unique(owner)}"
 
 
@@ -284,10 +284,10 @@ _UNIQUE: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
 
 
 def _unique(owner: type) -> str:
-    """A name that no other class has, in no process."""
+    """A name that no other class has, in any process."""
     try:
         return _UNIQUE.setdefault(owner, secrets.token_hex(8))
-    except TypeError:  # its own class makes it unhashable
+    except TypeError:  # its metaclass makes it unhashable
         return secrets.token_hex(8)
 
 
@@ -308,7 +308,9 @@ def _quoted(text: str) -> str:
 
 
 def _text(value: Any, left: list[int], depth: int = 0) -> str:
-    """A text that differs for values that differ, types included. Raises TypeError for no plain data."""
+    """A text that differs for values that differ, types included. Raises TypeError for anything but plain
+    data.
+    """
     kind = type(value)
     if kind is int:
         return str(value) if value.bit_length() <= LONGEST_INT else hex(value)

@@ -7,14 +7,16 @@ from collections.abc import Collection, Sequence
 from itertools import islice
 
 MAX_RECENT = 4096
-"""Changes remembered by what they changed; a read that more of them came between is not kept in L1."""
+"""How many changes are remembered in detail. If more of them happen during a read, its value is not kept in
+L1.
+"""
 
 
 class ChangeLog:
-    """Every change is counted; the last ones are remembered by what they changed.
+    """Counts every change, and remembers what the latest ones changed.
 
-    A read or a load notes :attr:`count` when it begins, and asks :meth:`since` at its end whether its
-    key was among the changes that came meanwhile: then what it found may be older than they are.
+    A read or a load notes :attr:`count` when it begins, and asks :meth:`since` at its end whether its key
+    changed meanwhile: then its value may be out of date.
     """
 
     __slots__ = ("_recent", "count")
@@ -22,7 +24,7 @@ class ChangeLog:
     def __init__(self) -> None:
         # Both are changed only by key, tags and unknown.
         self.count = 0
-        # Keys by their hash: one taken for another only keeps a value out of L1. None: any key.
+        # Keys by their hash: a collision only keeps a value out of L1. None: any key.
         self._recent: deque[tuple[int, bool] | frozenset[str] | None] = deque(maxlen=MAX_RECENT)
 
     def key(self, namespace: str, key: str, loaded: bool = False) -> None:
@@ -31,7 +33,7 @@ class ChangeLog:
         self._recent.append((hash((namespace, key)), loaded))
 
     def tags(self, tags: Sequence[str]) -> None:
-        """What carries any of the tags was dropped."""
+        """The values with any of the tags were dropped."""
         self.count += 1
         self._recent.append(frozenset(tags))
 
@@ -49,10 +51,11 @@ class ChangeLog:
         *,
         reloads: bool = True,
     ) -> bool:
-        """Whether the key was, or may have been, changed since the count was ``begun``.
+        """Whether the key has changed, or may have changed, since the count was ``begun``.
 
-        ``tags`` are those of the value in question; None: unknown, so a drop of any tag may have meant it.
-        That another instance loaded it counts with ``reloads`` only: what was loaded is as good here.
+        ``tags`` are those of the value in question; None: unknown, so a drop of any tag may have meant it. A
+        load by another instance counts only with ``reloads``: the value that it loaded is as good as this
+        one.
         """
         since = self.count - begun
         if since == 0:

@@ -17,19 +17,21 @@ from bot.core._shared.errors import LARGEST, CorruptPayloadError, UnsupportedVal
 from bot.core._shared.values import decode_body, encode_body
 
 VERSION = 2
-"""Payloads of version 1, which had no tags, are misses."""
+"""Payloads of version 1, which had no tags, count as misses."""
 
 COMPRESS_ABOVE = 1024
-"""Bytes from which compression is tried: below, the round trip costs more than what is saved."""
+"""Bytes from which compression is tried: for less, the round trip costs more than compression saves."""
 
 MAX_PAYLOAD = 64 * 1024 * 1024
-"""Bytes that a value may have, encoded and not compressed. Larger ones stay in L1."""
+"""Bytes of the largest encoded, uncompressed value. Larger ones stay in L1."""
 
 MAX_INFLATED = 16 * 1024 * 1024
-"""Bytes that a payload may unfold to. Larger values travel uncompressed: few bytes make no large value."""
+"""Bytes that a payload may decompress to. Larger values are sent uncompressed, so that a few bytes never
+become a large value.
+"""
 
 MAX_TAGS = 1000
-"""Tags of one value."""
+"""Most tags that one value may have."""
 
 TOKEN = 12
 """Bytes of the random number that a tag has between two invalidations."""
@@ -44,7 +46,7 @@ _KEEP = struct.Struct(">d")
 _COUNT = struct.Struct(">H")
 _TAG = struct.Struct(f">{TOKEN}sH")
 _COMPRESSED, _TAGGED, _KEPT = 1, 2, 4
-# A stored None, told apart from nothing stored, needs no flag: nothing stored is no payload.
+# A stored None needs no flag: if nothing is stored, there is no payload.
 
 
 class OtherVersionError(CorruptPayloadError):
@@ -69,7 +71,7 @@ def encode(
     keep: float = 0.0,
     tags: Mapping[str, bytes] | None = None,
 ) -> bytes:
-    """The payload of a value. Raises UnsupportedValueError, naming the type that cannot travel."""
+    """The payload of a value. Raises UnsupportedValueError, naming the type that cannot be encoded."""
     return fold(
         encode_value(value),
         expires_at=expires_at, load_seconds=load_seconds, compress=compress, keep=keep, tags=tags,
@@ -77,7 +79,7 @@ def encode(
 
 
 def encode_value(value: Any) -> bytes:
-    """The body of a payload. Raises UnsupportedValueError for what could not be read again."""
+    """The body of a payload. Raises UnsupportedValueError for a value that could not be decoded again."""
     body = encode_body(value)
     if len(body) > MAX_PAYLOAD:
         raise UnsupportedValueError(

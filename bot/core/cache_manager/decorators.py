@@ -1,4 +1,4 @@
-"""``@cached``: what a function returned, for the same arguments."""
+"""``@cached``: a function's results, cached by its arguments."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ S = TypeVar("S")
 
 
 class CachedFunction(Protocol[P, R_co]):
-    """What ``@cached`` makes of a function; of a method likewise, bound to the object it is taken from."""
+    """A function decorated by ``@cached``; a method likewise, bound to the object from which it was taken."""
 
     __name__: str
     __qualname__: str
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
-        """The cached value for these arguments, or what the function returns, which is cached then."""
+        """The cached value for these arguments, or else the function's result, which is then cached."""
 
     def cache_key(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """The key of a call, for the methods of :class:`CacheManager`."""
 
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, bool]:
-        """Drop what is cached of a call; False if nothing was."""
+        """Drop the cached result of a call; False if there was none."""
 
     @overload
     def __get__(self, instance: None, owner: type | None = None, /) -> CachedFunction[P, R_co]: ...
@@ -48,9 +48,9 @@ class CachedFunction(Protocol[P, R_co]):
 
 
 class _CachedMethod(functools.partial[Any]):
-    """A cached method; bound, it has its object as the one argument of the partial.
+    """A cached method. When it is bound, its object is the only argument of the partial.
 
-    A partial, so that it is called by C and counts as a coroutine function.
+    It is a partial, so that it is called by C code and counts as a coroutine function.
     """
 
     __module__: str
@@ -137,19 +137,19 @@ def cached(
 ) -> Any:
     """Cache what an ``async def`` returns, None and other falsy values included, for ``ttl`` seconds.
 
-    Entries are keyed by the bound arguments, so ``f(1)`` and ``f(user_id=1)`` are one, and ``1`` and
-    ``"1"`` two. ``self`` and ``cls`` are left out, so that objects of one class share values; classes
-    that inherit the method do not. Where that is wrong, or arguments are no plain data, give ``key``, a
-    function of the same arguments, ``self`` included, that returns the key's last part. ``key_prefix``
-    defaults to the function's module and name; what a partial binds is part of the key, too. A closure,
-    or a method of one object, without one shares its values with no other, since its name does not tell
-    what it closes over. Concurrent calls run the function once. ``tags`` and ``options`` are those of
-    :meth:`CacheManager.get_or_load`. While the cache is off, the function is just called. ``@cached``
-    without parentheses takes every default. It stands above ``@classmethod``, or below, where from
-    Python 3.13 on ``cache_key`` and ``invalidate`` have to be given the class.
+    Entries are keyed by the bound arguments, so ``f(1)`` and ``f(user_id=1)`` are one, and ``1`` and ``"1"``
+    two. ``self`` and ``cls`` are left out, so that objects of one class share values; classes that inherit
+    the method do not. Where that is wrong, or arguments are no plain data, give ``key``, a function of the
+    same arguments, ``self`` included, that returns the key's last part. ``key_prefix`` defaults to the
+    function's module and name; what a partial binds is part of the key, too. Without ``key_prefix`` or
+    ``key``, a closure or a method of one object shares its values with no other function, since its name does
+    not tell what it closes over. Concurrent calls run the function once. ``tags`` and ``options`` are those
+    of :meth:`CacheManager.get_or_load`. While the cache is off, the function is just called. ``@cached``
+    without parentheses takes every default. It can stand above or below ``@classmethod``. Below, from Python
+    3.13 on, ``cache_key`` and ``invalidate`` take the class as their first argument.
 
     The decorated function is a coroutine function and has ``cache_key(*args, **kwargs)`` and ``await
-    invalidate(*args, **kwargs)``; those of a bound method are about calls on its object.
+    invalidate(*args, **kwargs)``; those of a bound method are for calls on its object.
     """
     if callable(key_prefix) or isinstance(key_prefix, classmethod | staticmethod):
         return cached()(key_prefix)
@@ -168,7 +168,7 @@ def cached(
         function = given.__func__ if on_class else given
         if not inspect.iscoroutinefunction(function):
             if not inspect.iscoroutinefunction(getattr(type(function), "__call__", None)):  # noqa: B004
-                raise TypeError(f"cached: {function!r} is no async function")
+                raise TypeError(f"cached: {function!r} is not an async function")
             function = function.__call__
         key_of = key_maker(function, key_prefix, key, on_class=on_class)
         caching = _caching(function, key_of, ttl, namespace, tags, options)
@@ -227,7 +227,7 @@ def _caching(
 
 
 _NOTHING: dict[Any, Any] = {}
-# get_instance without its call: a tenth of a hit.
+# get_instance without a call, which would cost a tenth of a hit.
 _instance: Callable[[], Any] = functools.partial(CacheManager._instances.get, CacheManager)
 
 __all__ = ["LONGEST_INT", "LONGEST_READABLE", "CachedFunction", "cached"]

@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 class Failures:
-    """Operations of the cache that failed, and values that could not be read, since Redis was joined."""
+    """How many operations failed, and how many values could not be read, since Redis was joined."""
 
     def __init__(self) -> None:
         self.errors = 0
@@ -21,18 +21,18 @@ class Failures:
         self._refusal_logged = False
 
     def failed(self, error: Exception) -> None:
-        """Count a failed operation; the first that is no outage is logged."""
+        """Count a failed operation; the first one that is not an outage is logged."""
         self.errors += 1
         if not isinstance(error, RedisUnavailableError) and not self._refusal_logged:
-            # The link logs an outage, once; a refusal is another matter.
+            # The link logs an outage, once; refusals are logged here.
             self._refusal_logged = True
             if isinstance(error, BackendError):
                 logger.warning("Redis refused a cache operation: %s", one_line(error))
             else:
-                logger.warning("Redis answered a cache operation with nonsense: %s", one_line(error))
+                logger.warning("Redis gave a cache operation an invalid answer: %s", one_line(error))
 
     def unreadable(self, error: Exception) -> None:
-        """Count bytes that are no value; the first are logged. An earlier version's are a miss."""
+        """Count bytes that are not a value, and log the first. Values of an earlier version are misses."""
         if isinstance(error, OtherVersionError):
             return
         self.undecodable += 1

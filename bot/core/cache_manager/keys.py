@@ -16,18 +16,18 @@ MAX_KEY = 1024
 """Characters of a namespace, of a pattern, and of a key that is stored as it is."""
 
 READABLE = 512
-"""Characters of a longer key that are stored, for patterns and for whoever reads it in Redis."""
+"""Characters of a longer key that are stored, for patterns and for people who look into Redis."""
 
 _TAIL = 65
 """Characters that end what is stored for a hashed key: ``~`` and 64 digits."""
 
 
 def valid_key(key: object, name: str = "key") -> str:
-    """What is stored for a key (or a tag); raises TypeError or ValueError for what is none.
+    """What is stored for a key (or a tag). Raises TypeError or ValueError for an invalid one.
 
-    That is the key itself, unless it is longer than :data:`MAX_KEY` or holds a lone surrogate, which no
-    encoding carries: then its beginning and its hash. No other key is stored as the same. Only for keys
-    that callers give: what is stored is not stored as itself.
+    That is the key itself, unless it is longer than :data:`MAX_KEY` or holds a lone surrogate, which cannot
+    be encoded: then it is its beginning and its hash. No two keys are stored alike. Use it only on keys that
+    callers give: applied twice it gives something else.
     """
     if type(key) is str and key and len(key) < _TAIL and key.isascii():
         return key
@@ -47,7 +47,7 @@ def _storable(key: str) -> str:
     except UnicodeEncodeError:
         encoded = key.encode("utf-8", "surrogatepass")
     else:
-        # One that looks as if it was hashed is hashed, too, so that nobody can write another's.
+        # A key that looks like a hashed one is hashed, too, so that it cannot overwrite another key.
         if len(key) <= MAX_KEY and not (len(key) >= _TAIL and key[-_TAIL] == "~"):
             return key
     return f"{printable(key[:READABLE])}~{hashlib.blake2b(encoded, digest_size=32).hexdigest()}"
@@ -59,7 +59,7 @@ def printable(text: str) -> str:
 
 
 def valid_name(value: object, name: str) -> str:
-    """A namespace or a prefix as it is; raises TypeError or ValueError for what is none."""
+    """A namespace or a prefix, unchanged. Raises TypeError or ValueError for an invalid one."""
     if not isinstance(value, str):
         raise TypeError(f"{name} = {value!r:.100}: expected a string")
     if value.isascii() and 0 < len(value) <= MAX_KEY:
@@ -80,7 +80,7 @@ def namespace_prefix(namespace: str) -> bytes:
 
 
 def redis_key(namespace: str, key: str) -> bytes:
-    """Where a value lies in Redis."""
+    """The key of a value in Redis."""
     try:
         return namespace_prefix(namespace) + key.encode()
     except UnicodeEncodeError:
@@ -98,7 +98,7 @@ def parse_redis_key(at: bytes) -> tuple[str, str]:
 def redis_pattern(namespace: str, pattern: str) -> bytes:
     """A MATCH pattern that finds keys of one namespace only: those of the glob, and maybe others.
 
-    Redis compares bytes, so from the first ``?`` or class on it leaves the choice to :func:`compile_glob`.
+    Redis compares bytes, so from the first ``?`` or class on :func:`compile_glob` has to decide.
     """
     prefix = re.sub(rb"([*?\[\]\\^])", rb"\\\1", namespace_prefix(namespace))
     bytewise = re.match(r"(?:\\.|\\\Z|[^?\[\\])*", pattern, re.DOTALL)
@@ -111,9 +111,10 @@ def redis_pattern(namespace: str, pattern: str) -> bytes:
 def compile_glob(pattern: str) -> re.Pattern[str]:
     """The pattern as Redis reads it: ``*``, ``?``, ``[abc]``, ``[a-z]``, ``[^a]`` and ``\\`` to escape.
 
-    It compares characters where Redis compares bytes; a class that nothing ends goes to the pattern's end.
+    It compares characters, while Redis compares bytes. A class that is not closed extends to the end of the
+    pattern.
     """
-    parts = [""]  # what stands between stars
+    parts = [""]  # the parts between stars
     index = 0
     while index < len(pattern):
         char = pattern[index]
@@ -132,13 +133,14 @@ def compile_glob(pattern: str) -> re.Pattern[str]:
     if len(parts) == 1:
         return re.compile(parts[0], re.DOTALL)
     first, *between, last = parts
-    # A part's first place is as good as any later one; never gone back on, or a match takes for ever.
+    # The first match of a part is as good as any later one. Without backtracking no pattern takes exponential
+    # time.
     found = "".join(f"(?>.*?{part})" for part in between if part)
     return re.compile(f"{first}{found}.*{last}", re.DOTALL)
 
 
 def _class(pattern: str, index: int) -> tuple[int, str]:
-    """Where the class that begins there ends, and the regular expression for it."""
+    """Where the class ends that begins there, and its regular expression."""
     negated = pattern.startswith("^", index)
     index += negated
     inside = ""

@@ -10,7 +10,9 @@ from bot.core._shared.isolation import Frozen
 from bot.core.cache_manager.keys import compile_glob
 
 ENTRY_OVERHEAD = 360
-"""Bytes of an entry besides its key and value: the entry, its places in dict, queue and expiry."""
+"""Bytes of an entry besides its key and value: the entry object, and its places in dict, queue and expiry
+heap.
+"""
 
 NAMESPACE_OVERHEAD = 220
 """Bytes of a namespace besides its name and entries: a small dict, and its place in another."""
@@ -26,14 +28,14 @@ TAG_OVERHEAD = 300
 
 
 class Meta(NamedTuple):
-    """What the cache notes of an entry."""
+    """What the cache keeps beside an entry's value."""
 
     tags: tuple[str, ...]
     load_seconds: float
 
 
 class _Tagged:
-    """The entries of a tag. It holds the one string that all of them have as the tag's name."""
+    """The entries of a tag, and the one string that all of them share as the tag's name."""
 
     __slots__ = ("entries", "name")
 
@@ -49,7 +51,7 @@ class _Tagged:
 class L1:
     """Entries by namespace and key, and by tag. Not for concurrent threads; nothing here awaits.
 
-    Its bound counts values, keys, tags and namespaces, each in bytes as they lie in memory.
+    Its bound counts the bytes in memory of values, keys, tags and namespaces.
     """
 
     def __init__(self, *, max_bytes: int, max_entries: int, lru: bool = False) -> None:
@@ -59,7 +61,7 @@ class L1:
         self.store = self._new_store(max_bytes, max_entries, lru)
 
     def reset(self, *, max_bytes: int, max_entries: int, lru: bool = False) -> None:
-        """Drop everything, counters included, and begin anew with other bounds or another eviction."""
+        """Drop everything, counters included, and start with other bounds or another eviction."""
         self._by_tag = {}
         self.store = self._new_store(max_bytes, max_entries, lru)
 
@@ -86,7 +88,7 @@ class L1:
         """Store; False if the value alone is larger than the tier."""
         value, thaw, size = frozen
         if not key.isascii():
-            # A string of its own: encoding it elsewhere makes that string remember its bytes for good.
+            # A copy of the string: once a string was encoded elsewhere, it keeps its encoded bytes for good.
             key = (key + " ")[:-1]
         size += getsizeof(key) + ENTRY_OVERHEAD
         if meta is not None:
@@ -98,7 +100,7 @@ class L1:
         if entry is None:
             return False
         if meta is not None and meta.tags:
-            # Filed under every tag before it is charged for, which may evict this very entry.
+            # Index it under every tag before its bytes are counted, which may evict this very entry.
             beside = 0
             for tag in meta.tags:
                 tagged = self._by_tag.get(tag)
@@ -131,7 +133,7 @@ class L1:
                     self.store.refund(tagged.size)
 
     def drop_tag(self, tag: str) -> list[tuple[str, Any]]:
-        """Drop what carries the tag: (namespace, key) of each."""
+        """Drop the entries with the tag; returns (namespace, key) of each."""
         tagged = self._by_tag.get(tag)
         gone = [] if tagged is None else [(entry.space, entry.key) for entry in tagged.entries]
         for namespace, key in gone:

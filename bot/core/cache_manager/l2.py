@@ -22,10 +22,10 @@ from bot.core.cache_manager.tags import ANY_TAG, EXTEND, OPEN, decode_tokens, ta
 from bot.core.redis_link import RedisLink, RedisUnavailableError
 
 PIECE_KEYS, PIECE_BYTES = 250, 262_144
-"""Keys and bytes that go to Redis in one round trip: more would keep it, and this event loop, from others."""
+"""Keys and bytes that go to Redis in one round trip: more would block it, and this event loop, for others."""
 
 AT_ONCE = 32
-"""Round trips with changes that are under way at once; each holds a connection."""
+"""Round trips with changes in progress at once; each holds a connection."""
 
 MARK_MILLISECONDS = 86_400_000
 
@@ -33,8 +33,8 @@ MARK_MILLISECONDS = 86_400_000
 class L2:
     """Writes of values, and reads and writes of tags. No call raises for Redis.
 
-    Each change travels with the message that tells the other instances. One that Redis did not take,
-    or may not have taken, is handed to ``resync``, which makes it good.
+    Each change is sent together with the message to the other instances. A change that Redis did not accept,
+    or may not have accepted, is given to ``resync``, which repeats it later.
     """
 
     def __init__(self, link: RedisLink, backplane: Backplane, resync: Resync, failures: Failures) -> None:
@@ -48,14 +48,16 @@ class L2:
     # Tags. See tags.py.
 
     def ask_tokens(self, tags: Iterable[str]) -> dict[str, asyncio.Future[bytes | None]]:
-        """The tokens of tags, asked for with whatever else is read in this turn of the loop."""
+        """The tokens of tags, read together with everything else that is read in this tick of the loop."""
         asked = {tag: self.link.reader.get(tag_key(tag)) for tag in tags}
         for future in asked.values():
-            future.add_done_callback(_seen)  # it may turn out that nobody needs it
+            future.add_done_callback(_seen)  # the result may not be needed after all
         return asked
 
     async def tokens(self, asked: dict[str, asyncio.Future[bytes | None]]) -> dict[str, bytes | None]:
-        """What :meth:`ask_tokens` asked for; None for a tag that has no token, or none to be trusted."""
+        """The answers to :meth:`ask_tokens`; None for a tag without a token, or with one that is not to be
+        trusted.
+        """
         found: dict[str, bytes | None] = {}
         failure: Exception | None = None
         for tag, future in asked.items():
@@ -72,15 +74,15 @@ class L2:
         return found
 
     async def open_tags(self, tags: Sequence[str], milliseconds: int) -> dict[str, bytes] | None:
-        """The token of each tag, made where there is none; None if Redis does not tell them all.
+        """The token of each tag, created if there is none; None if Redis does not answer for all of them.
 
-        They live for as long as a value of so many milliseconds, at least. The last is told last.
+        They live at least as long as a value of so many milliseconds. The last tag's token is read last.
         """
         if not self.link.available:
             return None
         try:
             argument = b"%d:%s" % (milliseconds, secrets.token_bytes(TOKEN))
-            # Those of one turn of the loop travel together, in this order; not so in a cluster.
+            # Those of one tick of the loop are sent together, in this order; but not in a cluster.
             apart = [tags[:-1], tags[-1:]] if self.link.cluster else [tags]
             found: list[bytes] = []
             for some in apart:
@@ -103,10 +105,10 @@ class L2:
         tags: Iterable[str] = (),
         told: str = "drop",
     ) -> bool:
-        """Store them in one round trip; False if Redis did not take them all.
+        """Store them in one round trip; False if Redis did not accept them all.
 
-        ``told``: what the other instances hear, "drop", or "load" of what is no change but only loaded.
-        The tokens of ``tags``, which the payloads carry, live for as long as the values at least.
+        ``told``: what the other instances are told: "drop", or "load" for a value that was only loaded, not
+        changed. The tokens of ``tags``, which the payloads carry, live for as long as the values at least.
         """
         at = [redis_key(namespace, key) for key, _ in items]
         commands: list[tuple[Any, ...]] = [
@@ -117,7 +119,7 @@ class L2:
         return await self._send(commands, at) is not None
 
     async def delete(self, namespace: str, keys: Sequence[str]) -> int:
-        """Remove; how many there were, 0 if Redis is away."""
+        """Remove keys; returns how many there were, 0 if Redis is unreachable."""
         at = [redis_key(namespace, key) for key in keys]
         commands: list[tuple[Any, ...]] = [("UNLINK", key) for key in at]
         commands.append(self._backplane.message("drop", namespace, list(keys)))
@@ -125,12 +127,12 @@ class L2:
         return 0 if answers is None else sum(1 for answer in answers[:-1] if answer == 1)
 
     async def _send(self, commands: list[tuple[Any, ...]], at: list[bytes]) -> list[Any] | None:
-        """The answers; None if Redis did not take it all, which is then made good."""
+        """The answers; None if Redis did not accept everything, which is then repeated later."""
         try:
             async with self._place():
                 answers = await self.link.pipeline(commands)
         except asyncio.CancelledError:
-            self._resync.missed(at)  # cancelled half-way: it may hold the old value
+            self._resync.missed(at)  # cancelled half-way: Redis may still hold the old value
             raise
         except Exception as error:
             self._resync.missed(at)
@@ -149,7 +151,7 @@ class L2:
         return place
 
     async def drop_pattern(self, namespace: str, pattern: str, told: str) -> list[str]:
-        """Remove the keys of a namespace that match a glob: which they were. O(keys in Redis)."""
+        """Remove the keys of a namespace that match a glob; returns them. O(keys in Redis)."""
         start = len(namespace_prefix(namespace))
         matches = compile_glob(pattern).fullmatch  # the one that L1 asks too
         gone: list[str] = []
@@ -182,8 +184,8 @@ class L2:
             await self._not_taken(error)
 
     async def drop_tags(self, tags: Sequence[str]) -> None:
-        """Make every value that carries any of the tags invalid, by taking the tags' tokens away."""
-        # First the mark that some tag was dropped: who reads tokens after a load looks at it last.
+        """Invalidate every value with any of the tags, by deleting the tags' tokens."""
+        # The mark that some tag was dropped comes first, since a reader of tokens after a load reads it last.
         mark = tag_key(ANY_TAG)
         first = [("SET", mark, secrets.token_bytes(TOKEN), "PX", MARK_MILLISECONDS)]
         if self.link.cluster:
@@ -195,7 +197,7 @@ class L2:
         for start in range(0, len(tags), PIECE_KEYS):
             piece = tags[start : start + PIECE_KEYS]
             at = [tag_key(tag) for tag in piece]
-            missing = [mark, *at]  # a mark that is gone is another one, too
+            missing = [mark, *at]  # a mark that is missing counts as changed, too
             commands: list[tuple[Any, ...]] = [] if self.link.cluster else list(first)
             commands += [("UNLINK", key) for key in at]
             commands.append(self._backplane.message("tags", "", list(piece)))
@@ -208,11 +210,11 @@ class L2:
     async def _not_taken(self, error: Exception) -> None:
         self._failures.failed(error)
         if not isinstance(error, RedisUnavailableError):
-            # Refused, as by a full server, which still takes deletions: the old value must go.
+            # Refused, as by a full server, which still accepts deletions: the old value must go.
             await self._resync.run()
 
     async def stop(self) -> None:
-        """Give back what is kept for commands."""
+        """Free what is kept for commands."""
         await self._open.stop()
 
 

@@ -74,7 +74,7 @@ class Loads:
         options: LoadOptions,
         look_up: LookUp | None,
     ) -> Any:
-        """What the loader returns, or what the load of the key that is under way brings.
+        """The loader's result, or that of a load of the key which is in progress already.
 
         A stale value instead, if ``options`` allow one, there is one, and the load fails or is too slow.
         """
@@ -107,13 +107,13 @@ class Loads:
             return stale.value if stale.thaw is None else stale.thaw(stale.value)
         if frozen is not None:
             return frozen.value if frozen.thaw is None else frozen.thaw(frozen.value)
-        # It cannot be copied: the caller that loaded it has it, and the others load their own.
+        # It cannot be copied: the caller that loaded it gets it, and the others load again.
         return value if call.led else await loader()
 
     async def _in_time(
         self, flight: Coroutine[Any, Any, tuple[Any, Frozen | None]], soft_timeout: float
     ) -> tuple[Any, Frozen | None]:
-        """The flight's result if it comes in time; else _TooSlow, while the flight goes on."""
+        """The flight's result if it comes in time; else raises _TooSlow, and the flight continues."""
         task = self._tasks.spawn(_outcome(flight), name="cache-load")
         done, _ = await asyncio.wait([task], timeout=soft_timeout)
         if not done:
@@ -125,18 +125,18 @@ class Loads:
         return result
 
     def should_refresh(self, entry: Entry, options: LoadOptions) -> bool:
-        """Whether this read is the one that has the value loaded anew before it expires."""
+        """Whether this read refreshes the value before it expires."""
         meta: Meta | None = entry.meta
         if meta is None or not meta.load_seconds:
             return False
-        # XFetch: the slower the load and the nearer the end, the likelier.
+        # XFetch: the slower the load and the nearer the expiry, the likelier.
         ahead = meta.load_seconds * options.early_refresh * -math.log(1.0 - random.random())
         return self.now() + ahead >= entry.expires_at
 
     def refresh(
         self, key: str, loader: Loader, ttl: float, namespace: str, tags: Tags, options: LoadOptions
     ) -> None:
-        """Load a key in the background, unless that is under way; if it fails, the old value stays."""
+        """Load a key in the background, unless a load is in progress; if it fails, the old value stays."""
         at = (namespace, key)
         if at in self.flights:
             return
@@ -178,17 +178,17 @@ class _Load:
         self.options = options
         self.look_up = look_up
         self.led = False
-        """Whether it ran, and did not join the load of another caller."""
+        """Whether the loader ran, and this did not join the load of another caller."""
 
     async def run(self) -> tuple[Any, Frozen | None]:
-        """Load and keep: the value, and the same made safe to hand out; None if it cannot be copied."""
+        """Load and store: the value, and a form that is safe to hand out; None if it cannot be copied."""
         self.led = True
         loads, options, tags, namespace, key = self.loads, self.options, self.tags, self.namespace, self.key
         tiers = loads.tiers
         shared = tiers.shared
         tokens: dict[str, bytes] | None = None
         if shared is not None and tags:
-            # Before the load begins: a tag that is dropped while it runs has another one then.
+            # Read before the load begins: a tag that is dropped meanwhile has another token afterwards.
             tokens = await self._tokens(shared)
         changes = tiers.local.changes
         start = loads.now()
@@ -256,7 +256,7 @@ class _Load:
     # The tokens of tags, see tags.py.
 
     async def _tokens(self, shared: SharedTier) -> dict[str, bytes] | None:
-        """The tokens of the tags as they are before the load; None if Redis does not tell them all."""
+        """The tokens of the tags before the load; None if Redis does not answer for all of them."""
         look_up = self.look_up or LookUp(self.tags)
         known = {tag: token for tag, token in look_up.tokens.items() if token is not None}
         missing = [tag for tag in look_up.tags if tag not in known]
@@ -270,7 +270,9 @@ class _Load:
     async def _confirmed(
         self, shared: SharedTier, tokens: dict[str, bytes], carried: tuple[str, ...]
     ) -> dict[str, bytes] | None:
-        """The tokens of tags known only now: they are trusted if no tag at all was dropped meanwhile."""
+        """The tokens of tags that are known only after the load; trusted if no tag at all was dropped
+        meanwhile.
+        """
         after = await shared.l2.open_tags((*carried, ANY_TAG), self._milliseconds())
         unchanged = after is not None and after.pop(ANY_TAG) == tokens[ANY_TAG]
         return after if unchanged else None
@@ -281,7 +283,9 @@ class _Load:
     # Its end.
 
     def time_limit(self) -> float | None:
-        """Seconds for a whole load, after which its callers are let go; a ``hard_timeout`` comes first."""
+        """Seconds for a whole load, after which its callers get an error; a shorter ``hard_timeout`` ends
+        first.
+        """
         limit = self.loads.flights.timeout
         hard_timeout = self.options.hard_timeout
         return limit if limit is None or hard_timeout is None else limit + hard_timeout
@@ -301,7 +305,7 @@ class _TooSlow(Exception):
 async def _outcome(
     flight: Coroutine[Any, Any, tuple[Any, Frozen | None]],
 ) -> tuple[Any, Exception | None]:
-    # As a value: nobody may be left to hear of the error when it comes.
+    # As a value, not an exception: when it comes, perhaps no caller waits for it any more.
     try:
         return await flight, None
     except Exception as error:

@@ -24,10 +24,10 @@ NO_ROOM = 1
 
 
 class LocalTier:
-    """L1 with the log of every change that may touch it. Closed, it holds nothing and takes nothing.
+    """L1 with the log of every change that may touch it. While closed, it holds nothing and accepts nothing.
 
-    Each change made here or heard of from another instance goes through one of its methods, which drop
-    from L1 what the change means and log it. Nothing here awaits.
+    Each change made here or heard of from another instance goes through one of its methods, which drop the
+    affected entries from L1 and log the change. Nothing here awaits.
     """
 
     def __init__(self, now: Callable[[], float], counters: Counters) -> None:
@@ -38,9 +38,9 @@ class LocalTier:
         """Changed only by open and close."""
         self.changes = ChangeLog()
         self.used: dict[str, None] = {DEFAULT_NAMESPACE: None}
-        """Namespaces used here, in order of first use: the same dict for good. Changed only by use."""
+        """Namespaces used here, in order of first use; always the same dict. Changed only by use."""
         self.used_more = False
-        """Whether others were used, whose names are not kept."""
+        """Whether more were used, whose names are not kept."""
 
     def open(self, *, max_bytes: int, max_entries: int, lru: bool) -> None:
         """Begin with an empty L1 of these bounds."""
@@ -62,7 +62,7 @@ class LocalTier:
         return entry.value if entry.thaw is None else entry.thaw(entry.value)
 
     def find(self, key: str, namespaces: Iterable[str]) -> Any:
-        """The value in the first namespace that has it, ABSENT if none has; LRU hears of the read."""
+        """The value in the first namespace that has it, ABSENT if none has; it counts as a read for LRU."""
         now = self._now()
         get = self.l1.store.get
         for name in namespaces:
@@ -72,12 +72,12 @@ class LocalTier:
         return ABSENT
 
     def stale(self, namespace: str, key: str) -> Frozen | None:
-        """The last value, also if it has expired, as long as it is kept."""
+        """The last value, even if it has expired, as long as it is kept."""
         entry = self.l1.store.peek(namespace, key, self._now())
         return None if entry is None else Frozen(entry.value, entry.thaw, entry.size)
 
     def has(self, namespace: str, key: str) -> bool:
-        """Whether it holds the key, be it expired and kept; no read."""
+        """Whether it holds the key, expired or not; does not count as a read."""
         return self.l1.store.peek(namespace, key, self._now()) is not None
 
     # Changing.
@@ -117,26 +117,26 @@ class LocalTier:
         return entry is not None
 
     def drop_tags(self, tags: Sequence[str]) -> int:
-        """Drop what carries any of the tags; how many entries."""
+        """Drop the entries with any of the tags; returns how many."""
         self.changes.tags(tags)
         return sum(len(self.l1.drop_tag(tag)) for tag in tags)
 
     def drop_pattern(self, namespace: str, pattern: str) -> list[str]:
-        """Drop the keys of a namespace that match a glob: which they were."""
+        """Drop the keys of a namespace that match a glob; returns them."""
         self.changes.unknown()
         return self.l1.drop_pattern(namespace, pattern)
 
     def clear(self, namespace: str | None = None) -> int:
-        """Drop a namespace, or all; how many entries."""
+        """Drop a namespace, or all; returns how many entries."""
         self.changes.unknown()
         return self.l1.store.clear(namespace)
 
     def forget(self) -> None:
-        """Drop everything, since any of it may have changed elsewhere."""
+        """Drop everything, since anything may have changed elsewhere."""
         self.clear()
 
     def apply(self, what: str, name: str, keys: Sequence[str]) -> None:
-        """Do what another instance tells that it did; see :class:`Backplane`. Unknown: drop everything."""
+        """Apply another instance's change, see :class:`Backplane`; an unknown one drops everything."""
         if what == "drop" or what == "load":
             loaded = what == "load"
             for key in keys:

@@ -1,4 +1,4 @@
-"""What a call of the cache may ask for, and what its parts hand to each other."""
+"""The options of the cache's calls, and what its parts hand to each other."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ DEFAULT_NAMESPACE = "default"
 Loader = Callable[[], Awaitable[Any]]
 TagsOf = Callable[[Any], Sequence[str]]
 Tags = Sequence[str] | TagsOf
-"""Of a value that is loaded: as they are, or a function of the value."""
+"""The tags of a loaded value: given, or by a function of the value."""
 
 ABSENT: Any = object()
-"""Instead of a value where there is none: None is one."""
+"""Stands for the absence of a value, since None is a value."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ PLAIN = LoadOptions()
 
 
 def valid_tags(tags: Sequence[str]) -> tuple[str, ...]:
-    """Tags as they are stored. Raises ValueError or TypeError for what are none, or too many."""
+    """Tags as they are stored. Raises ValueError or TypeError for invalid ones, or too many."""
     if isinstance(tags, str):
         raise invalid("tags", tags, f"a sequence of strings, such as ({tags!r},)")
     if len(tags) > MAX_TAGS:
@@ -76,17 +76,17 @@ def valid_tags(tags: Sequence[str]) -> tuple[str, ...]:
 
 
 def valid_tags_of(tags: Tags) -> tuple[str, ...] | TagsOf:
-    """:func:`valid_tags`, or the function that will tell them of the loaded value."""
+    """:func:`valid_tags`, or the function that gives them for the loaded value."""
     return tags if callable(tags) else valid_tags(tags)
 
 
 class LookUp:
-    """What a read is asked for besides the value, and what it found of that."""
+    """What a read should find beside the value, and what it found."""
 
     __slots__ = ("asked", "stale", "stale_ttl", "tags", "tokens")
 
     def __init__(self, tags: tuple[str, ...] | TagsOf, stale_ttl: float = 0.0) -> None:
-        # What is to be known before a load begins.
+        # What must be known before a load begins.
         self.tags = (ANY_TAG,) if callable(tags) else tags
         self.stale_ttl = stale_ttl
         self.asked: dict[str, asyncio.Future[bytes | None]] = {}
@@ -96,14 +96,14 @@ class LookUp:
 
 
 class FirstOfType:
-    """Tells whether something is said of a type for the first time, so that it is logged once."""
+    """Tells whether something is logged for a type for the first time, so that it is logged once."""
 
     def __init__(self) -> None:
         # Changed only by __call__; bounded, since a program may make types without end.
         self._said: set[tuple[str, str]] = set()
 
     def __call__(self, what: str, kind: str) -> bool:
-        """Whether ``what`` was not yet said of the type named ``kind``."""
+        """Whether ``what`` was not yet logged for the type named ``kind``."""
         if (what, kind) in self._said or len(self._said) >= 1000:
             return False
         self._said.add((what, kind))

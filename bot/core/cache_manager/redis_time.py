@@ -8,11 +8,11 @@ from bot.core.cache_manager.failures import Failures
 from bot.core.redis_link import RedisLink
 
 INTERVAL = 60.0
-"""Seconds after which Redis's time is asked for again."""
+"""Seconds between two reads of Redis's clock."""
 
 
 class RedisTime:
-    """How far Redis's clock is from this machine's; asked for again now and then, by a task in ``tasks``."""
+    """How far Redis's clock is from this machine's; read again from time to time, by a task in ``tasks``."""
 
     def __init__(self, link: RedisLink, clock: Clock, tasks: BackgroundTasks, failures: Failures) -> None:
         self._link = link
@@ -22,10 +22,10 @@ class RedisTime:
         self.offset: float | None = None
         """Seconds to add to the monotonic clock for Redis's time; None: not known. Changed only by read."""
         self.read_at = 0.0
-        """When, by the monotonic clock, it is to be asked for again. Changed only by now and doubt."""
+        """When, by the monotonic clock, it is read next. Changed only by now and doubt."""
 
     def now(self) -> float:
-        """Seconds; while Redis has not told it, by the clock of this machine."""
+        """Redis's time in seconds; this machine's while it is unknown."""
         now = self._clock.monotonic()
         if now >= self.read_at:
             self.read_at = now + INTERVAL
@@ -35,11 +35,11 @@ class RedisTime:
         return self._clock.time() if offset is None else now + offset
 
     def doubt(self) -> None:
-        """Ask again at the next use: it may be another server that answers now, with another clock."""
+        """Read it again at the next use: another server, with another clock, may answer now."""
         self.read_at = 0.0
 
     async def read(self) -> None:
-        """Ask Redis; if it does not answer, what was known before holds."""
+        """Ask Redis; if it does not answer, the earlier result stays."""
         before = self._clock.monotonic()
         try:
             seconds, microseconds = await self._link.execute("TIME")

@@ -1,4 +1,4 @@
-"""Making good what Redis did not hear of: changes made here while it was away or refused them."""
+"""Repeats the changes that Redis missed, because it was unreachable or refused them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ from bot.core.redis_link import RedisLink
 SCAN_COUNT = 1000
 
 RETRY_FIRST, RETRY_LONGEST = 0.1, 5.0
-"""Seconds between two attempts to have Redis hear of what it refused."""
+"""Seconds between two attempts to repeat what Redis refused."""
 
 MAX_UNSYNCED = 10_000
-"""Keys changed while Redis was away that are remembered; beyond that the whole cache is dropped there."""
+"""Most keys remembered that changed while Redis was unreachable; if there are more, the whole cache in Redis
+is dropped.
+"""
 
 
 class Resync:
-    """The keys changed here that Redis has not heard of, until it has dropped them.
+    """The keys changed here whose change Redis missed, until it has dropped them.
 
-    What Redis holds under them is older than what was set or dropped here, so no read trusts it.
+    Until then Redis holds outdated values under them, so no read trusts these.
     """
 
     def __init__(self, link: RedisLink, backplane: Backplane, failures: Failures) -> None:
@@ -33,25 +35,25 @@ class Resync:
         self._backplane = backplane
         self._failures = failures
         self.in_step = True
-        """Whether Redis has heard of every change made here. Changed only by missed* and _forget."""
+        """Whether Redis has every change made here. Changed only by missed* and _forget."""
         # Each with the number of its last change. Changed only by missed and _forget.
         self._unsynced: dict[bytes, int] = {}
         self._changes = 0
         # The change since which any key may be outdated; 0: none. Changed only by missed* and run.
         self._unsynced_all = 0
-        # Set when Redis takes a change after it refused one.
+        # Set when Redis accepts a change after it refused one.
         self._accepted: asyncio.Event | None = None
-        # At most one: it tries until Redis has heard of everything. Spawned only by _keep_trying.
+        # At most one task, which retries until Redis has every change. Spawned only by _keep_trying.
         self._tasks = BackgroundTasks()
         self._stopped = False
         self._forget_moves = link.on_move(self._moved)
 
     def outdated(self, at: bytes) -> bool:
-        """Whether what Redis holds under a key is older than what was set or dropped here."""
+        """Whether Redis holds an outdated value under a key."""
         return bool(self._unsynced_all) or at in self._unsynced
 
     def missed(self, at: Iterable[bytes]) -> None:
-        """Redis may not have taken a change of these keys."""
+        """Redis may have missed a change of these keys."""
         self.in_step = False
         for key in at:
             self._changes += 1
@@ -62,20 +64,20 @@ class Resync:
         self._keep_trying()
 
     def missed_all(self) -> None:
-        """Redis may not have taken a change of some keys, and which ones is unknown."""
+        """Redis may have missed a change of some keys, and it is unknown which."""
         self.in_step = False
         self._changes += 1
         self._unsynced_all = self._changes
         self._keep_trying()
 
     def taken(self, at: Iterable[bytes]) -> None:
-        """Redis took a change of these keys, while it may not have heard of others."""
+        """Redis accepted a change of these keys, but may have missed others."""
         self._forget(at)
         if self._accepted is not None:
             self._accepted.set()
 
     async def run(self) -> None:
-        """Drop in Redis what was changed here while it did not hear of it."""
+        """Drop in Redis the keys whose changes it missed."""
         keys, everything = dict(self._unsynced), self._unsynced_all
         if not keys and not everything:
             return
@@ -96,7 +98,7 @@ class Resync:
         self._forget([key for key, change in keys.items() if self._unsynced.get(key) == change])
 
     async def stop(self) -> None:
-        """Try no more."""
+        """Stop retrying."""
         self._stopped = True
         self._forget_moves()
         await self._tasks.stop()
@@ -121,13 +123,13 @@ class Resync:
             self._tasks.spawn(self._until_in_step(), name="cache-make-good")
 
     async def _until_in_step(self) -> None:
-        """A server that was away tells of its return; one that refuses does not, so it is asked again."""
+        """A return of an unreachable server is noticed; of one that refuses it is not, so this retries."""
         accepted = self._accepted = asyncio.Event()
         attempts = 0
         while not self.in_step:
             attempts += 1
             accepted.clear()
-            # At least this long, since some servers take one command and refuse another for good.
+            # At least this long, since some servers accept one command and always refuse another.
             await asyncio.sleep(RETRY_FIRST)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(exponential(attempts, RETRY_FIRST, RETRY_LONGEST)):

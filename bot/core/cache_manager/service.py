@@ -44,15 +44,15 @@ _READ_AT_ONCE = 500
 class CacheManager(Phase4Service):
     """Two tiers: L1 in this process, bounded; L2 in Redis, shared by instances. Off, it holds nothing.
 
-    **What a caller gets is its own.** A mutable value is copied on the way in and for each reader, so
-    no caller can change what another gets, and L1 gives what L2 would give. Immutable values (numbers,
-    strings, bytes, dates, and tuples and frozensets of them) are handed out as they are. Objects that
-    are no plain data are copied as by ``copy.deepcopy``, cycles and all, and stay in L1: L2 carries data
-    only. What cannot be copied is not cached, which is logged once a type.
+    **What a caller gets is its own.** A mutable value is copied when it is stored and for each reader, so no
+    caller can change what another gets, and L1 gives the same as L2. Immutable values (numbers, strings,
+    bytes, dates, and tuples and frozensets of them) are handed out as they are. Objects that are not plain
+    data are copied as by ``copy.deepcopy``, cycles included, and stay in L1: L2 holds plain data only. What
+    cannot be copied is not cached; that is logged once for each type.
 
-    **Redis may go away at any time.** No call raises for it: reads are misses, L1 goes on, what was
-    changed meanwhile is dropped in Redis when it is back, and L1 is emptied then, since the changes of
-    the other instances were not heard.
+    **Redis may become unreachable at any time.** No call raises for it: reads of L2 are misses, and L1 goes
+    on. When Redis is back, keys that were changed meanwhile are dropped there, and L1 is emptied, since the
+    changes of the other instances were missed.
     """
 
     service_name: ClassVar[str] = "cache_manager"
@@ -62,7 +62,7 @@ class CacheManager(Phase4Service):
     def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
         super().__init__()
         self._now = clock.monotonic
-        # Code that enables the cache itself and warms keys wants them to be refreshed: no flag is needed.
+        # Code that enables the cache itself and warms keys wants them refreshed, without a flag.
         self._settings = CacheManagerSettings(warming=True)
         self._counters = Counters()
         self._tasks = BackgroundTasks()
@@ -70,11 +70,11 @@ class CacheManager(Phase4Service):
         self._tiers = Tiers(clock, self._counters, first_of_type, self._route, self._used_while_off)
         self._loads = Loads(self._tiers, clock, self._counters, self._tasks, first_of_type)
         self._warmer = Warmer(self._tiers, self._counters, self._tasks, clock)
-        # What hot paths look into, at hand: parts of the tiers. Changed only by _route.
+        # Parts of the tiers, at hand for the hot paths. Changed only by _route.
         self._spaces: dict[str, dict[Any, Entry]] = _NOTHING
         self._default: dict[Any, Entry] = _NOTHING
         self._used = self._tiers.local.used
-        # The tier to ask after _spaces; None if there is none, or if L1 must be asked another way before.
+        # The tier to ask after _spaces; None if there is none, or if L1 must first be read in another way.
         self._l2: SharedTier | None = None
 
     def _route(self) -> None:
@@ -101,14 +101,13 @@ class CacheManager(Phase4Service):
         """Switch on, or reconfigure; None leaves what was set before.
 
         L1 holds at most ``l1_max_entries`` (10,000) entries of ``l1_max_size_mb`` (100) MB together;
-        ``max_size_mb`` is another name for the latter.
-        ``eviction`` is "s3fifo" or "lru", whose reads cost more; changing it empties L1.
-        ``default_ttl`` (300) and ``warming_interval`` (600) are seconds; ``redis_url`` "" is L1 only;
-        ``warming`` allows refreshes in the background (True). A load that takes longer than
-        ``load_timeout`` (120; 0: any time) seconds is given up: its callers get
-        LoaderTimeoutError, and the next caller starts anew. Raises ValueError for values out of
-        bounds, and RedisUnavailableError if the redis package is missing; that no server answers is
-        no error, since it may come later.
+        ``max_size_mb`` is another name for the latter. ``eviction`` is "s3fifo" or "lru", whose reads cost
+        more; changing it empties L1. ``default_ttl`` (300) and ``warming_interval`` (600) are seconds;
+        ``redis_url`` "" is L1 only; ``warming`` allows refreshes in the background (True). A load that takes
+        longer than ``load_timeout`` seconds (120; 0: no limit) is given up: its callers get
+        LoaderTimeoutError, and the next caller starts a new one. Raises ValueError for values out of bounds,
+        and RedisUnavailableError if the redis package is missing; an unreachable server is no error, since it
+        may come later.
         """
         if max_size_mb is not None:
             if l1_max_size_mb is not None:
@@ -135,7 +134,7 @@ class CacheManager(Phase4Service):
                 try:
                     await self._tiers.leave()
                 except asyncio.CancelledError as error:
-                    cancelled = error  # it is left all the same; not to join the other would leave half of it
+                    cancelled = error  # it is left nonetheless, so go on and join the other one first
             self._settings = settings
             self._loads.timeout = settings.load_timeout or None
             self._tiers.open(
@@ -171,14 +170,14 @@ class CacheManager(Phase4Service):
         return True
 
     def warnings(self) -> list[str]:
-        """What is amiss with the Redis of the second tier."""
+        """What is wrong with the Redis of the second tier."""
         shared = self._tiers.shared
         return [] if shared is None else shared.link.warnings(WITHOUT_REDIS[self.service_name])
 
     # Reading.
 
     async def get(self, key: str, namespace: str | None = None, default: Any = None) -> Any:
-        """The cached value, the caller's own where it is mutable; ``default`` if there is none.
+        """The cached value, a copy if it is mutable; ``default`` if there is none.
 
         Without a ``namespace`` it looks into ``default``, then into the namespaces that this process
         has used, in order of first use: first all of L1, then all of L2.
@@ -192,7 +191,7 @@ class CacheManager(Phase4Service):
             return entry.value if thaw is None else thaw(entry.value)
         l2 = self._l2
         if namespace is not None and l2 is not None and l2.link.available:
-            # Tiers.find's commonest case, in place: under load each coroutine in between counts.
+            # The commonest case of Tiers.find, in place: under load each coroutine in between counts.
             if namespace not in self._used:
                 valid_name(namespace, "namespace")
             # inlined: the beginning of valid_key
@@ -235,13 +234,13 @@ class CacheManager(Phase4Service):
         return self._tiers.find(stored, namespace)
 
     async def get_many(self, keys: Iterable[str], namespace: str = DEFAULT_NAMESPACE) -> dict[str, Any]:
-        """The values of those keys that are cached; what L1 lacks is read from Redis, 500 keys at a time."""
+        """The values of those keys that are cached. What L1 lacks is read from Redis, 500 keys at a time."""
         wanted = list(dict.fromkeys(keys))
         valid_name(namespace, "namespace")
         found: dict[str, Any] = {}
         for start in range(0, len(wanted), _READ_AT_ONCE):
             if start:
-                await asyncio.sleep(0)  # others have their turn, even if all of it is in L1
+                await asyncio.sleep(0)  # let others run, even if everything is in L1
             piece = wanted[start : start + _READ_AT_ONCE]
             here = {key: self.get_local(key, namespace, ABSENT) for key in piece}
             missing = [key for key, value in here.items() if value is ABSENT]
@@ -287,7 +286,9 @@ class CacheManager(Phase4Service):
         namespace: str = DEFAULT_NAMESPACE,
         tags: Sequence[str] = (),
     ) -> int:
-        """:meth:`set` for several keys, some hundred in one round trip; how many of them a tier holds."""
+        """:meth:`set` for several keys, some hundred in one round trip; returns how many of them a tier
+        holds.
+        """
         pairs = [(valid_key(key), value) for key, value in items.items()]
         valid_name(namespace, "namespace")
         tags = valid_tags(tags)
@@ -313,9 +314,9 @@ class CacheManager(Phase4Service):
         return bool(tiers.shared is not None and await tiers.shared.l2.delete(namespace, (key,))) or had
 
     async def invalidate_pattern(self, pattern: str, namespace: str = DEFAULT_NAMESPACE) -> int:
-        """Drop the keys of one namespace that match a glob (``user:*``); how many keys that was.
+        """Drop the keys of one namespace that match a glob (``user:*``); returns how many.
 
-        Reads every key of the namespace here and scans the keys in Redis: for hot paths use tags.
+        It reads every key of the namespace here and scans the keys in Redis: use tags on hot paths.
         """
         pattern = valid_name(printable(pattern) if isinstance(pattern, str) else pattern, "pattern")
         valid_name(namespace, "namespace")
@@ -326,14 +327,13 @@ class CacheManager(Phase4Service):
         return await self._tiers.drop_pattern(namespace, pattern)
 
     async def invalidate_tag(self, tag: str) -> int:
-        """Drop every entry, in any namespace, that was stored with the tag; how many of L1 that was."""
+        """Drop every entry, in any namespace, with the tag; returns how many of L1."""
         return await self.invalidate_tags((tag,))
 
     async def invalidate_tags(self, tags: Sequence[str]) -> int:
-        """Drop every entry, in any namespace, that was stored with any of the tags; how many of L1 that was.
+        """Drop every entry, in any namespace, with any of the tags; returns how many of L1.
 
-        In Redis it is one small command for each tag, however many values carry it; how many those are
-        is not known.
+        In Redis it is one small command for each tag, however many values have it; their number is unknown.
         """
         tags = tuple(dict.fromkeys(valid_tags(tags)))
         if not self._enabled:
@@ -344,10 +344,10 @@ class CacheManager(Phase4Service):
         return await self._tiers.drop_tags(tags)
 
     async def clear(self, namespace: str | None = None) -> int:
-        """Drop a namespace, or all that this process has used, in both tiers; how many keys that was.
+        """Drop a namespace, or all that this process has used, in both tiers; returns how many keys.
 
-        In every instance; what only another one's memory held is dropped there, and not counted. A process
-        that has used more than ``MAX_NAMESPACES`` drops those of the others in Redis, too, and counts L1.
+        It is dropped in every instance; what only another instance's memory held is not counted. A process
+        that has used more than ``MAX_NAMESPACES`` drops every namespace in Redis, and counts L1 only.
         """
         if namespace is not None:
             valid_name(namespace, "namespace")
@@ -370,12 +370,12 @@ class CacheManager(Phase4Service):
     ) -> Any:
         """The cached value, or what ``await loader()`` returns, which is then cached for ``ttl`` seconds.
 
-        None and other falsy values are values. Any number of concurrent misses of this process run
-        one load; a caller that is cancelled leaves alone, and the loader's exception reaches every
-        waiter and is not cached. A value that was changed or dropped while it loaded is returned and
-        not cached. A loader that waits for its own key, through whatever other loads and tasks, raises
-        CircularLoadError. ``tags`` may be a function of the loaded value, for tags that only it can tell. See
-        :class:`LoadOptions` for stale values, timeouts and early refresh.
+        None and other falsy values are values. Any number of concurrent misses in this process run one load.
+        A caller that is cancelled does not cancel the load for the others. The loader's exception reaches
+        every waiter and is not cached. If the key was changed or dropped during the load, the loaded value is
+        returned and not cached. A loader that waits for its own key, even through other loads and tasks,
+        raises CircularLoadError. ``tags`` may be a function of the loaded value. See :class:`LoadOptions` for
+        stale values, timeouts and early refresh.
         """
         if not self._enabled:
             self._used_while_off()
@@ -442,13 +442,13 @@ class CacheManager(Phase4Service):
         return loaded
 
     def stop_warming(self, key: str, namespace: str = DEFAULT_NAMESPACE) -> bool:
-        """Load a warmed key no more; False if it was not warmed."""
+        """Stop warming a key; False if it was not warmed."""
         return self._warmer.forget(namespace, valid_key(key))
 
-    # For other services, which the start-up joins to this one.
+    # For other services, which the start-up connects to this one.
 
     def listen(self, topic: str, listener: Callable[[list[str] | None], None] | None) -> None:
-        """Hear what other instances :meth:`tell` about ``topic``; None stops it.
+        """Receive what other instances :meth:`tell` about ``topic``; None stops it.
 
         ``listener`` gets the items, or None when messages may have been missed.
         """

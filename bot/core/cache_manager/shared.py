@@ -34,9 +34,9 @@ _BYTES_HEADER = getsizeof(b"")
 
 
 class SharedTier:
-    """One stay with one Redis. What it reads and writes goes through the local tier, too.
+    """One Redis, from joining to leaving it. What it reads and writes goes through the local tier, too.
 
-    Once :meth:`leave` was called it keeps nothing any more in the local tier, whatever was under way.
+    After :meth:`leave` it stores nothing in the local tier, even if calls were in progress.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class SharedTier:
         self._now = clock.monotonic
         self._first_of_type = first_of_type
         self._left = False
-        # What listens to Redis and makes good what it missed.
+        # What listens to Redis and repeats what it missed.
         self._tasks = BackgroundTasks()
         self.failures = Failures()
         self.backplane = Backplane(link, local, listeners, on_hearing, self.failures)
@@ -73,13 +73,13 @@ class SharedTier:
     # From joining Redis to leaving it.
 
     async def settled(self) -> None:
-        """Give the subscription a moment to stand; without it L1 is not used while Redis answers."""
+        """Give the subscription a moment; without it L1 is not used while Redis answers."""
         await self.time.read()
         if self.link.available:
             await self.backplane.settled()
 
     async def leave(self) -> None:
-        """End every task, give the connections back. Done to the end, also if cancelled meanwhile."""
+        """End every task and give the connections back; completes even if it is cancelled."""
         self._left = True
         self._forget_recovery()
         await to_the_end(self._give_back())
@@ -97,7 +97,7 @@ class SharedTier:
 
     @property
     def in_step(self) -> bool:
-        """Whether Redis has heard of every change made here."""
+        """Whether Redis has every change made here."""
         return self.resync.in_step
 
     def _recovered(self) -> None:
@@ -110,10 +110,10 @@ class SharedTier:
     # Reading.
 
     async def read(self, namespace: str, key: str, look_up: LookUp | None = None) -> Any:
-        """The value in Redis, kept in L1 too where it is worth it; ABSENT if there is none to be had."""
+        """The value in Redis, which is then kept in L1, too, if it is worth it; ABSENT if there is none."""
         if not self.backplane.hearing:
-            # Under an event loop that is new here the subscription only begins: what is read before
-            # it stands would be dropped from L1 at once.
+            # Under a new event loop the subscription only begins: what is read before it is established would
+            # be dropped from L1 at once.
             await self.backplane.settled()
         begun = self._changes.count
         at = redis_key(namespace, key)
@@ -134,7 +134,7 @@ class SharedTier:
             try:
                 flags, expires_at, load_seconds = read_header(raw)
                 if flags == 0:
-                    # The commonest kind, in place: no tags, and not kept beyond its time.
+                    # The commonest kind, in place: no tags, and not kept beyond its expiry.
                     body = raw[HEADER_SIZE:]
                     value = thaw_tiny(body) if len(body) <= TINY else thaw_body(body)
                     self._counters.l2_hits += 1
@@ -156,13 +156,13 @@ class SharedTier:
                     if look_up is not None and age <= min(keep, look_up.stale_ttl):
                         look_up.stale = frozen_as(value, body)
             except Exception as error:
-                # Foreign bytes; decode_body would say how they can fail, for a tenth of the read.
+                # Untrusted bytes. decode_body would describe each failure, for a tenth of the cost of a read.
                 self.failures.unreadable(error)
         self._counters.l2_misses += 1
         return ABSENT
 
     async def _in_force(self, tags: dict[str, bytes], look_up: LookUp | None) -> bool:
-        """Whether no tag of a value was dropped since it began to load; what is not known, was."""
+        """Whether no tag of a value was dropped since its load began; if that is unknown, False."""
         known = look_up.tokens if look_up is not None else {}
         found = {tag: known[tag] for tag in tags if tag in known}
         if len(found) < len(tags):
@@ -228,7 +228,7 @@ class SharedTier:
             frozen = freeze(value) if body is None else frozen_as(value, body)
         milliseconds = max(1, int((ttl + keep) * 1000))
         if tags and body is not None and not loaded:
-            # First: cancelled here, nothing has changed yet.
+            # This comes first: if it is cancelled here, nothing has changed yet.
             tokens = await self.l2.open_tags(tags, milliseconds)
             if self._left:
                 return False
@@ -242,7 +242,7 @@ class SharedTier:
         told = "load" if loaded else "drop"
         in_l2 = await self.l2.set_many(namespace, ((key, payload),), milliseconds, tags, told)
         if changes.count != begun and changes.since(begun, namespace, key, tags):
-            # Two writers at once: which of them came last is for Redis to say, not for L1.
+            # Two concurrent writers: only Redis knows which of them came last.
             self._l1.store.remove(namespace, key)
             if loaded and in_l2 and changes.since(begun, namespace, key, tags, reloads=False):
                 # Its SET may have come after a change that is newer than what was loaded.
@@ -289,7 +289,9 @@ class SharedTier:
         return len(frozen), took
 
     def _body(self, value: Any) -> bytes | None:
-        """The value encoded for L2; None if it cannot travel, which is counted, and logged once a type."""
+        """The value encoded for L2; None if it cannot be encoded, which is counted, and logged once for each
+        type.
+        """
         try:
             return codec.encode_value(value)
         except UnsupportedValueError as error:
@@ -297,7 +299,7 @@ class SharedTier:
             kind = type(value).__qualname__
             if self._first_of_type("stays in L1", kind):
                 logger.warning(
-                    "Values of type %s stay in L1, Redis does not carry them: %s",
+                    "Values of type %s stay in L1, since they cannot be stored in Redis: %s",
                     one_line(kind),
                     one_line(error),
                 )
@@ -319,9 +321,9 @@ class SharedTier:
 
 
 def frozen_as(value: Any, body: bytes) -> Frozen:
-    """A value whose encoded form is at hand, for L1: the bytes, which no caller can change.
+    """A value for L1 whose encoded form exists already: the bytes, which no caller can change.
 
-    Decoding them anew costs less than copying, and their size is exact without walking the value.
+    To decode them for each reader costs less than to copy the value, and their size is known exactly.
     """
     if type(value) in IMMUTABLE:
         return Frozen(value, None, getsizeof(value))

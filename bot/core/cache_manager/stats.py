@@ -15,7 +15,7 @@ class Counters:
         self.reset()
 
     def reset(self) -> None:
-        """All of them to zero."""
+        """Set all of them to zero."""
         self.l1_hits = 0
         self.l1_misses = 0
         self.l2_hits = 0

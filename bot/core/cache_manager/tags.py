@@ -1,10 +1,10 @@
 """Tags: a random token in Redis for each, and in each value the tokens that its tags had.
 
-A value counts only while each of its tags has the token that it had before the value began to load.
-Dropping a tag takes its token away: one command, however many values carry it, and none of them is
-touched. So it is safe when a token goes for another reason (evicted, flushed, expired, not yet on the
-replica that took over): the next one is another random number, and the value a miss. Nothing lists the
-members of a tag, and a token expires with the longest-lived value that carries it.
+A value is valid only while each of its tags has the token that it had before the value's load began. To drop
+a tag is to delete its token: one command, however many values have the tag, and none of them is touched. So
+it is also safe if a token vanishes for another reason (evicted, flushed, expired, not yet on the replica that
+took over): the next token is another random number, and the value is a miss. There is no list of a tag's
+members, and a token expires with the longest-lived value that has it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ANY_TAG = ""
 
 
 def tag_key(tag: str) -> bytes:
-    """Where the token of a tag lies in Redis."""
+    """The key of a tag's token in Redis."""
     return f"{PREFIX}:g:{tag}".encode("utf-8", "surrogatepass")
 
 
@@ -52,7 +52,7 @@ return 0
 
 
 def decode_tokens(answer: Any, count: int) -> Sequence[bytes]:
-    """The tokens that ``OPEN`` answers with; raises ValueError for anything else."""
+    """The tokens in an answer of ``OPEN``; raises ValueError for anything else."""
     if not isinstance(answer, list) or len(answer) != count:
         raise ValueError(f"expected {count} tokens")
     if not all(isinstance(token, bytes) and len(token) == TOKEN for token in answer):
@@ -61,5 +61,5 @@ def decode_tokens(answer: Any, count: int) -> Sequence[bytes]:
 
 
 def same(carried: dict[str, bytes], found: dict[str, bytes | None]) -> bool:
-    """Whether every tag of a value has the token that the value carries."""
+    """Whether every tag of a value still has the token that the value was stored with."""
     return all(found.get(tag) == token for tag, token in carried.items())

@@ -1,4 +1,4 @@
-"""Both tiers together: what is found where, and a change made in both."""
+"""Both tiers together: where a value is found, and changes made in both."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _NOTHING: dict[Any, Any] = {}
 class Tiers:
     """The tier of this process and, while Redis is joined, the tier that instances share.
 
-    Keys, namespaces and tags given here are valid ones. While closed every read finds nothing and every
-    write does nothing.
+    Keys, namespaces and tags given here have been validated. While it is closed, reads find nothing and
+    writes do nothing.
     """
 
     def __init__(
@@ -50,9 +50,9 @@ class Tiers:
         self.shared: SharedTier | None = None
         """Changed only by join and leave."""
         self.lru = False
-        """Whether L1 is LRU, which must hear of each read. Changed only by open."""
-        # What reads look into first: L1's entries by namespace, and those of the default namespace. Nothing
-        # while L1 may be stale, or hears of each read. Changed only by _route.
+        """Whether L1 is LRU, which must be told of each read. Changed only by open."""
+        # What reads look into first: L1's entries by namespace, and those of the default namespace. Empty
+        # while L1 may be stale, or must be told of each read. Changed only by _route.
         self.spaces: dict[str, dict[Any, Entry]] = _NOTHING
         self.default: dict[Any, Entry] = _NOTHING
         self.listeners: dict[str, Listener] = {}
@@ -60,7 +60,7 @@ class Tiers:
 
     @property
     def trusted(self) -> bool:
-        """Whether L1 is up to date: there are no other instances, or their changes are heard."""
+        """Whether L1 is up to date: there are no other instances, or their changes are received."""
         return self.shared is None or self.shared.backplane.hearing
 
     # From opening to closing.
@@ -80,7 +80,7 @@ class Tiers:
         self._route()
 
     async def link_to(self, url: str) -> RedisLink | None:
-        """A link for :meth:`join`; None if that Redis is joined already, or none is wanted.
+        """A link for :meth:`join`; None if that Redis is joined already, or the url is empty.
 
         Raises RedisUnavailableError if the redis package is missing, ValueError for what is no URL.
         """
@@ -110,7 +110,7 @@ class Tiers:
         self.shared.backplane.start()
 
     async def leave(self) -> None:
-        """Share no more. At its first step Redis is left for good, also if it is cancelled later."""
+        """Stop sharing. After its first step Redis is left for good, even if this is cancelled later."""
         shared, self.shared = self.shared, None
         self._on_route()
         try:
@@ -132,7 +132,7 @@ class Tiers:
     async def find(
         self, key: str, namespace: str | None, look_up: LookUp | None = None, *, renamed: bool = False
     ) -> Any:
-        """The value of a key that is not in its first place; ABSENT if it is nowhere.
+        """The value of a key that was not found in its first place; ABSENT if it is nowhere.
 
         ``renamed``: it was looked for under what the caller gave, which is not what it is stored as.
         """
@@ -155,12 +155,12 @@ class Tiers:
                 return found
         shared = self.shared
         if shared is not None:
-            # L1 may be stale, but it is all there is while Redis is away.
+            # L1 may be stale, but it is all there is while Redis is unreachable.
             if not shared.link.available and (found := local.find(key, namespaces)) is not ABSENT:
                 return found
             if len(namespaces) == 1:
                 return await shared.read(namespaces[0], key, look_up)
-            # Asked for together, they travel together; the first that has it wins.
+            # Requested together, they go in one round trip; the first that has the key wins.
             for found in await asyncio.gather(*[shared.read(name, key) for name in namespaces]):
                 if found is not ABSENT:
                     return found
@@ -182,7 +182,7 @@ class Tiers:
     async def set_many(
         self, namespace: str, pairs: Sequence[tuple[str, Any]], ttl: float, tags: tuple[str, ...]
     ) -> int:
-        """Set several keys, some hundred in one round trip; how many of them a tier holds."""
+        """Set several keys, some hundred in one round trip; returns how many of them a tier holds."""
         local = self.local
         local.use(namespace)
         tokens: dict[str, bytes] | None = None
@@ -193,7 +193,7 @@ class Tiers:
         position = 0
         while position < len(pairs) and local.is_open:
             if position:
-                await asyncio.sleep(0)  # others have their turn
+                await asyncio.sleep(0)  # let others run
             shared = self.shared
             if shared is not None:
                 taken, stored = await shared.set_piece(namespace, pairs, position, ttl, tags, tokens)
@@ -210,14 +210,14 @@ class Tiers:
         return in_l2 + sum(local.has(namespace, key) for key in elsewhere)
 
     async def drop_pattern(self, namespace: str, pattern: str) -> int:
-        """Drop the keys of a namespace that match a glob; how many keys that was."""
+        """Drop the keys of a namespace that match a glob; returns how many."""
         gone = set(self.local.drop_pattern(namespace, pattern))
         if self.shared is not None:
             gone |= set(await self.shared.l2.drop_pattern(namespace, pattern, "pattern"))
         return len(gone)
 
     async def drop_tags(self, tags: tuple[str, ...]) -> int:
-        """Drop what carries any of the tags; how many entries of L1 that was."""
+        """Drop the entries with any of the tags; returns how many of L1."""
         gone = self.local.drop_tags(tags)
         if self.shared is not None:
             await self.shared.l2.drop_tags(tags)

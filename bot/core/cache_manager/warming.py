@@ -1,4 +1,4 @@
-"""Keys that are loaded again and again, so that no user waits for them."""
+"""Keys that are loaded at intervals, so that no user waits for them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bot.core.cache_manager.tiers import Tiers
 logger = logging.getLogger(__name__)
 
 SPREAD = 0.1
-"""Share of the interval by which turns come early at random: instances do not load together."""
+"""Share of the interval by which a load comes early at random, so that instances do not load together."""
 
 TIMEOUT = 60.0
 """Seconds that a load may take, if the caller does not say otherwise."""
@@ -32,7 +32,7 @@ class _Warmed(NamedTuple):
 
 
 class Warmer:
-    """One task for each warmed key, but while paused."""
+    """One task for each warmed key, except while paused."""
 
     def __init__(self, tiers: Tiers, counters: Counters, tasks: BackgroundTasks, clock: Clock) -> None:
         self._tiers = tiers
@@ -80,7 +80,7 @@ class Warmer:
         self._start((namespace, key))
 
     def resume(self) -> None:
-        """Go on with every key, on the running event loop, whatever loop it was warmed under before."""
+        """Start a task for every key on the running event loop, whichever loop it was warmed under before."""
         loop = asyncio.get_running_loop()
         for at in self._warmed:
             task = self._running.get(at)

@@ -40,7 +40,7 @@ def optimize_query(function: Any = None, *, ttl: float | None = None, scope: Any
     if told is None and scope is not None:
         scope_key(scope)
     if not inspect.iscoroutinefunction(function):
-        raise TypeError(f"optimize_query: {function!r} is no async function")
+        raise TypeError(f"optimize_query: {function!r} is not an async function")
     signature = inspect.signature(function)
     names = list(signature.parameters)
     named = next((name for name in QUERY_ARGUMENTS if name in names), None)

@@ -51,7 +51,7 @@ async def test_without_parentheses_it_takes_every_default(cache):
     assert calls == [1, 2]
     assert await load.invalidate(1)
 
-    with pytest.raises(TypeError, match="is no async function"):
+    with pytest.raises(TypeError, match="is not an async function"):
 
         @cached
         def plain():
@@ -517,5 +517,5 @@ def test_misuse_is_refused_where_it_is_written(arguments, word):
 
 
 def test_only_async_functions_serve():
-    with pytest.raises(TypeError, match="is no async function"):
+    with pytest.raises(TypeError, match="is not an async function"):
         cached()(lambda n: n)

@@ -90,7 +90,7 @@ async def test_a_driver_that_cannot_judge_costs_a_connection_and_no_answer(pool_
         lease = await runner.acquire()
         assert lease.number == turn + 1
         runner.release(lease)
-    assert caplog.text.count("cannot be told") == 1
+    assert caplog.text.count("cannot tell") == 1
 
 
 async def test_waits_are_a_histogram(pool_of, clock):

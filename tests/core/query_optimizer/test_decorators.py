@@ -106,5 +106,5 @@ async def test_errors_and_faces_are_the_functions_own(optimizer):
     assert (run.__name__, run.__doc__) == ("run", "About it.")
     with pytest.raises(KeyError):
         await run("SELECT 1")
-    with pytest.raises(TypeError, match="is no async function"):
+    with pytest.raises(TypeError, match="is not an async function"):
         optimize_query(lambda query: None)

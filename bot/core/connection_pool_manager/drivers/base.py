@@ -52,21 +52,22 @@ class Driver(ABC):
         self.reset_mode = spec.options.reset
         self.options: dict[str, Any] = dict(spec.driver_options)
         self.is_blind = False
-        """The tracker does not see what runs, so that nothing is known of a connection after its lease."""
+        """The tracker does not see what runs, so the state of a connection after its lease is unknown."""
         self._tracker_checked = False
         self.own_limit: tuple[str, float] | None = None
         """The driver's own option that limits a call in place of ``query_timeout``: its name, and seconds."""
         self.report_timeout: Callable[[Guard], None] = lambda guard: None
-        """Of the runner: counts and tells of a call that took too long."""
+        """Set by the runner: counts and logs a call that took too long."""
 
     def seen(self, raw: Any) -> int:
-        """How much the tracker saw run on ``raw``."""
+        """How many calls the tracker has seen on ``raw``."""
         return int(raw.phase4_seen)
 
     async def check_tracker(self, raw: Any) -> None:
-        """Find out, at the first connection, whether the tracker sees what runs.
+        """Find out at the first connection whether the tracker sees what runs.
 
-        Where the tracker hangs on a private method of the package, a later version may call another one.
+        A tracker that replaces a private method of the package sees nothing once a later version calls
+        another one.
         """
         if self._tracker_checked:
             return
@@ -76,7 +77,7 @@ class Driver(ABC):
         if self.seen(raw) == before:
             self.is_blind = True
             logger.warning(
-                "Pool %r: this version of %s does not tell what runs on a connection: each lease has its own",
+                "Pool %r: this version of %s hides what runs on a connection: each lease gets a new one",
                 self.spec.name, self.package,
             )  # fmt: skip
 
@@ -89,46 +90,51 @@ class Driver(ABC):
 
     @abstractmethod
     def is_open(self, raw: Any) -> bool:
-        """Whether it is open as far as this side knows."""
+        """Whether it is open, as far as this process knows."""
 
     @abstractmethod
     def verdict(self, raw: Any) -> Verdict:
-        """What it needs before the next lease; CLEAN only if it is open: the next may get it as it is."""
+        """What it needs before the next lease. CLEAN, which hands it to the next caller as it is, only if it
+        is open.
+        """
 
     def view(self, raw: Any, guard: Guard) -> Any:
-        """What a lease of ``raw`` gives access to: as ``raw``, until ``guard`` says that the lease ended."""
+        """What a lease of ``raw`` gives access to: it behaves as ``raw`` until ``guard`` says that the lease
+        has ended.
+        """
         return raw
 
     def is_let_go(self, view: Any, guard: Guard) -> bool:
-        """Whether only the pool refers to ``view`` and to objects taken from it: the next lease may have it.
+        """Whether only the pool refers to ``view`` and to objects taken from it, so that the next lease can
+        use it.
 
-        For drivers whose views cost more than to ask.
+        For drivers whose views cost more than this question.
         """
         return False
 
     def end_cursors(self, cursors: list[Any], guard: Guard) -> None:  # noqa: B027
-        """Have ``guard.cursors`` work no more."""
+        """Make ``guard.cursors`` unusable."""
 
     def is_demotion(self, error: BaseException, raw: Any) -> bool:
-        """Whether the error says that the server is not, or not any more, the one that takes writes."""
+        """Whether the error says that the server does not accept writes, or no longer does."""
         return False
 
     def adopt(self, spec: PoolSpec) -> bool:
-        """Go on with other options of the pool; False, with nothing done: another driver must be made."""
+        """Use other options of the pool from now on. False, with nothing done, if that needs a new driver."""
         self.spec = spec
         self.reset_mode = spec.options.reset
         return True
 
     def call_in_progress(self, raw: Any, guard: Guard) -> Any:
-        """What tells the call that runs on ``raw`` from the next one; None: none runs."""
+        """Identifies the call in progress on ``raw``, to tell it from the next one; None: there is none."""
         return guard.calls if guard.running else None
 
     def interrupt(self, raw: Any) -> None:
-        """End the call that runs: it has taken too long."""
+        """End the call in progress, which has taken too long."""
         self.terminate(raw)
 
     def is_timeout(self, error: BaseException) -> bool:
-        """Whether a call ended with this error because the driver's own limit for it was over."""
+        """Whether a call ended with this error because the driver's own time limit was over."""
         return False
 
     def is_setting(self, error: BaseException) -> bool:
@@ -140,10 +146,10 @@ class Driver(ABC):
         return False
 
     def look_elsewhere(self) -> None:  # noqa: B027  # most drivers resolve the name for each connection
-        """Have the next connection go where the url leads now: that server is the primary no more."""
+        """Resolve the url again for the next connection: that server is no longer the primary."""
 
     async def is_primary(self, raw: Any) -> bool | None:
-        """Whether ``raw`` leads to a server that takes writes; None: that cannot be told."""
+        """Whether ``raw`` leads to a server that accepts writes; None: unknown."""
         return None
 
     @abstractmethod
@@ -152,11 +158,11 @@ class Driver(ABC):
 
     @abstractmethod
     async def reset(self, raw: Any) -> None:
-        """Bring it back to the state it was opened in; raises if it cannot."""
+        """Restore the state in which it was opened; raises if that fails."""
 
     @abstractmethod
     async def close(self, raw: Any) -> None:
-        """Close it politely."""
+        """Close it, and tell the server."""
 
     @abstractmethod
     def terminate(self, raw: Any) -> None:
@@ -175,7 +181,7 @@ def import_driver(package: str, extra: str, backend: str) -> Any:
         return importlib.import_module(package)
     except ImportError as error:
         if error.name is not None and error.name.split(".")[0] != package.split(".")[0]:
-            raise  # the package is there, and broken in itself
+            raise  # the package is installed, and broken
         raise MissingDriverError(
             f"backend {backend!r} needs the package {package.split('.')[0]!r}, which is not installed: "
             f"pip install '{extra}'"
@@ -196,9 +202,9 @@ def check_scheme(url: str, backend: str, schemes: tuple[str, ...]) -> None:
 
 
 def check_address(url: str) -> None:
-    """Raise InvalidArgumentError unless what the url names as hosts and ports can be such.
+    """Raise InvalidArgumentError unless the url's hosts and ports are valid.
 
-    A password with @, / or # that is not escaped ends up there.
+    A password in which @, / or # is not escaped looks like a wrong host or port.
     """
     place = re.split(r"[/?#]", url.partition("://")[2], maxsplit=1)[0].rpartition("@")[2]
     login = url.partition("://")[2].rpartition("@")[0]
@@ -220,10 +226,10 @@ def without_driver(url: str) -> str:
 
 
 def secrets_of(url: str, options: Mapping[str, Any]) -> list[str]:
-    """The passwords in a url and in driver options, to be masked in what a driver says, the longest first."""
+    """The passwords in a url and in driver options, the longest first, to be masked in messages."""
     found: set[str] = set()
-    # By hand: a # or / that should have been escaped ends the password for a parser, which then shows the
-    # piece before it as a port.
+    # Without a URL parser: for a parser, a # or / that should have been escaped ends the password, and the
+    # part before it looks like a port.
     login, at, _ = url.partition("://")[2].rpartition("@")
     password = login.partition(":")[2] if at else ""
     if password:
@@ -243,7 +249,7 @@ def hard_close(transport: Any) -> None:
         loop = getattr(transport, "_loop", None)
         if loop is None or not loop.is_closed():
             if loop is None or not loop.is_running():
-                shut_down(transport)  # what abort() leaves to the loop, which may never run again
+                shut_down(transport)  # abort() leaves this to the loop, which may never run again
             transport.abort()
             return
     with contextlib.suppress(Exception):
@@ -257,11 +263,11 @@ def hard_close(transport: Any) -> None:
 
 
 KEEPALIVE = (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 30_000))
-"""Seconds, a count, and milliseconds: a host that is gone without a word is noticed after half a minute."""
+"""Seconds, a count, and milliseconds: a host that vanished is noticed after half a minute."""
 
 
 def keep_alive(transport: Any) -> None:
-    """Have the kernel find out that the other host is gone, also while a call waits for its answer."""
+    """Let the kernel notice that the other host is gone, also while a call waits for its answer."""
     with contextlib.suppress(Exception):
         sock = transport.get_extra_info("socket")
         if sock.family not in (socket.AF_INET, socket.AF_INET6):
@@ -273,7 +279,7 @@ def keep_alive(transport: Any) -> None:
 
 
 def shut_down(transport: Any) -> None:
-    """Have the other side know that a connection is over, without an event loop."""
+    """Tell the other side that a connection is over, without an event loop."""
     with contextlib.suppress(Exception):
         number = os.dup(transport.get_extra_info("socket").fileno())
         with socket.socket(fileno=number) as copy:

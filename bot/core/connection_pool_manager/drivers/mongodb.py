@@ -4,14 +4,14 @@ The driver multiplexes: a connection belongs to it only for one operation. So le
 client, whose ``maxPoolSize`` is the pool's: at most that many operations, and server connections, at once
 (the driver keeps two more per server to watch its health). Sessions keep no state between leases.
 
-Of a replica set the driver finds the new primary by itself. A url of one address it never leaves: there,
-once the server says that it is the primary no more, the next connection is one of a new client, which
-resolves the name again.
+Of a replica set the driver finds the new primary by itself. With a url of one address it never looks for
+another server. There, once the server says that it is no longer the primary, the next connection is one of a
+new client, which resolves the name again.
 
-A lease is bound to a database and a collection. The database is the url's, or ``test`` as in MongoDB's
-own tools; the collection is the ``collection`` option, or one called like the pool. ``conn.find_one(...)``
-goes to the collection, ``conn.command(...)`` to the database, ``conn.users`` and ``conn["users"]`` are
-collections of the database.
+A lease is bound to a database and a collection. The database is the url's, or ``test`` as in MongoDB's own
+tools; the collection is the ``collection`` option, or has the pool's name. ``conn.find_one(...)`` goes to the
+collection, ``conn.command(...)`` to the database, ``conn.users`` and ``conn["users"]`` are collections of the
+database.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _is_not_primary(error: BaseException) -> bool:
 
 
 def _is_single(client: Any) -> bool:
-    """Whether the driver stays with one address, whatever becomes of the server there."""
+    """Whether the driver keeps to one address, even if the server there is demoted."""
     return client.topology_description.topology_type_name in ("Single", "Unknown")
 
 
@@ -83,7 +83,7 @@ def _view_class(base: Any) -> Any:
         __slots__ = ("phase4_guard",)
 
         def __del__(self) -> None:
-            """Not the client's end."""
+            """Does not close the client."""
 
     if hasattr(base, "get_io_loop"):  # motor's
 
@@ -108,7 +108,7 @@ class MongodbDriver(Driver):
     package = "motor"
     extra = "motor"
     is_reached = False
-    """The last attempt to connect worked."""
+    """Whether the last attempt to connect worked."""
 
     def __init__(self, spec: PoolSpec) -> None:
         super().__init__(spec)
@@ -164,7 +164,9 @@ class MongodbDriver(Driver):
         from pymongo.monitoring import ServerListener
 
         class Watch(ServerListener):
-            """Hears of a server that is the primary no more; on the driver's threads, so it only notes it."""
+            """Notes that a server is no longer the primary. The driver calls it on its own threads, so it
+            does no more.
+            """
 
             refusal: str | None = None
 
@@ -183,7 +185,7 @@ class MongodbDriver(Driver):
         return self.factory(self.url, **self.settings, event_listeners=[*self.given_listeners, self.watch])
 
     def _seeds(self) -> list[tuple[str, int | None]]:
-        """The addresses of the url; none where only the driver can find them."""
+        """The addresses of the url; none if only the driver can find them."""
         if "+" in self.url.split("://", 1)[0] or "proxyhost" in self.url.lower():
             return []
         from pymongo import uri_parser
@@ -219,7 +221,7 @@ class MongodbDriver(Driver):
         return handle
 
     async def _knock(self) -> None:
-        """Raise OSError at once if every address refuses; the driver would go on trying until its timeout."""
+        """Raise OSError at once if every address refuses; the driver would retry until its timeout."""
         refusal: OSError | None = None
         for host, port in self.seeds:
             try:
@@ -251,7 +253,7 @@ class MongodbDriver(Driver):
         if not raw.is_usable:
             return Verdict.DISCARD
         if self.watch.refusal is not None and raw.client is self.client:
-            self.watch.refusal = None  # told once
+            self.watch.refusal = None  # logged once
             return Verdict.DEMOTED
         return Verdict.CLEAN
 
@@ -272,7 +274,7 @@ class MongodbDriver(Driver):
         return None  # the driver has its own timeout, for each of the connections it shares
 
     def _own_limit(self) -> tuple[str, float] | None:
-        """Of the limits that the url and the options set for a call, the first that is found."""
+        """The first limit for a call that is found in the url and the options."""
         given = {name.lower(): value for name, value in self.options.items()}
         given |= {name.lower(): value for name, value in parse_qsl(urlsplit(self.url).query)}
         for name in ("timeoutMS", "socketTimeoutMS"):

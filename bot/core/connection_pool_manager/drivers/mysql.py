@@ -32,7 +32,9 @@ _COM_INIT_DB, _COM_QUERY, _COM_PING, _COM_STMT_PREPARE = 0x02, 0x03, 0x0E, 0x16
 _COM_RESET_CONNECTION = 0x1F
 
 _READ_ONLY_TRANSACTION = 1792
-"""ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION: of the server only if the lease did not ask for it."""
+"""ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION: it says that the server is read-only, unless the lease asked for
+that.
+"""
 _LOGIN_REFUSED = (1044, 1045, 1251, 1698, 1862, 3118, 4151)
 """Access denied, in its kinds; the password has expired; the account is locked."""
 
@@ -89,7 +91,7 @@ def _connection_class() -> Any:
             try:
                 return await super().query(sql, unbuffered)
             except asyncio.CancelledError:
-                # Its answer would be read as the next one's.
+                # Its answer would be read as that of the next command.
                 self.phase4_taint = session_state.DISCARD
                 raise
             except Exception as error:
@@ -104,7 +106,7 @@ def _connection_class() -> Any:
 
 
 def _in_use() -> LeaseError:
-    # The driver would send it, and each of the two would read the answer of the other, or wait for ever.
+    # The driver would send it, and each of the two callers would read the other's answer, or wait for ever.
     return LeaseError(
         "this lease's connection waits for the answer of another call: await that first, or acquire a second "
         "lease"
@@ -112,7 +114,7 @@ def _in_use() -> LeaseError:
 
 
 class _Ended:
-    """What a cursor has for its connection once its lease ended: whatever it does is an error."""
+    """Stands in for the connection of a cursor whose lease has ended: every use is an error."""
 
     def __init__(self, guard: Guard) -> None:
         object.__setattr__(self, "_guard", guard)
@@ -186,7 +188,8 @@ def _view_class() -> Any:
             guard = self.phase4_guard
             guard.check("'cursor'")
             made = self.phase4_connection.cursor(cursor)
-            # A cursor is compiled and wants the connection itself, so it cannot ask: the release tells it.
+            # A cursor is compiled code that needs the connection itself, so it cannot ask the guard: the
+            # release tells it.
             known = guard.cursors
             if known is None:
                 known = guard.cursors = []
@@ -287,7 +290,7 @@ class MysqlDriver(Driver):
 
     def adopt(self, spec: PoolSpec) -> bool:
         super().adopt(spec)
-        self.always_reset = self.reset_mode != "never"  # with "smart", until the next connection has looked
+        self.always_reset = self.reset_mode != "never"  # with "smart", until the next connection has asked
         if "connect_timeout" not in self.options:
             self.settings["connect_timeout"] = spec.options.connect_timeout
         return True
@@ -295,7 +298,7 @@ class MysqlDriver(Driver):
     def call_in_progress(self, raw: Any, guard: Guard) -> Any:
         if raw.phase4_busy or guard.running:
             return int(raw.phase4_seen)
-        # Rows of an unbuffered cursor are read without a call that this side sees.
+        # Rows of an unbuffered cursor are read without a call that the tracker sees.
         return getattr(getattr(raw, "_proto", None), "_read_waiter", None)
 
     def is_login_refused(self, error: BaseException) -> bool:
@@ -340,7 +343,7 @@ class MysqlDriver(Driver):
             await raw._read_ok_packet()
             raw._result = None
             raw._stmt_cache.clear()
-            # The reset goes back to the server's defaults, not to what this connection was opened with.
+            # The reset restores the server's defaults, not the options that this connection was opened with.
             await raw.set_charset(self.settings["charset"])
             for statement in self._initial_statements():
                 async with raw.cursor() as cursor:

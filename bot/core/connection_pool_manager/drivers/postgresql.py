@@ -67,8 +67,8 @@ _RESET = (
 )
 
 
-# What each public method of a connection may leave behind. One that is not listed here, of a later
-# version of asyncpg, counts as one that only a new connection undoes.
+# What each public method of a connection may leave behind. A method that is not listed, of a later version of
+# asyncpg, counts as one whose effect only a new connection undoes.
 _TAKES_SQL = (
     "execute", "executemany", "fetch", "fetchval", "fetchrow", "fetchmany", "copy_from_query", "prepare",
 )  # fmt: skip
@@ -78,7 +78,7 @@ _CLEAN = {
     "remove_log_listener", "remove_termination_listener", "remove_query_logger",
 }  # fmt: skip
 _CLEAN_AND_SLOW = ("copy_from_table", "copy_to_table", "copy_records_to_table")
-# An object that may still be at work when its lease ends; the reset finds out.
+# These return an object that may still be at work when its lease ends; the reset finds out.
 _RESETS = ("add_listener", "add_log_listener")
 
 
@@ -87,9 +87,10 @@ _CONNECTION, _VIEW, _PART = range(3)
 
 
 def _tracked(name: str, original: Any, owner: int) -> Any:
-    """``original``, noting what runs, for how long it may, and what its error says of the server.
+    """``original``, which also notes what runs, for how long it may, and what its error says about the
+    server.
 
-    One coroutine for all of it, and no timer: this is what each query of a bot pays. ``timeout=`` is the
+    All in one coroutine and without a timer, since every query of a bot pays for it. ``timeout=`` is the
     caller's own limit; without one the pool ends the call after ``query_timeout``, by cancelling its task as
     ``asyncio.timeout`` does, on which asyncpg has the server cancel the statement.
     """
@@ -108,7 +109,7 @@ def _tracked(name: str, original: Any, owner: int) -> Any:
             target, guard = self, raw.phase4_guard
         if takes_sql:
             raw.phase4_note(args[0] if args else kwargs.get("query", kwargs.get("command")))
-        is_first = not raw.phase4_busy  # else it is part of another call, or refused for one
+        is_first = not raw.phase4_busy  # else it is part of another call, or refused because of one
         raw.phase4_busy += 1
         if is_first:
             raw.phase4_calls += 1
@@ -121,7 +122,7 @@ def _tracked(name: str, original: Any, owner: int) -> Any:
         try:
             result = await original(target, *args, **kwargs)
         except asyncio.CancelledError:
-            # The server is told to stop it, which takes a moment; a reset waits for that.
+            # The server is asked to cancel it, which takes a moment; a reset waits for that.
             raw.phase4_taint = max(raw.phase4_taint, session_state.RESET)
             if is_first and raw.phase4_expired:
                 raw.phase4_expired = False
@@ -141,7 +142,7 @@ def _tracked(name: str, original: Any, owner: int) -> Any:
         finally:
             raw.phase4_busy -= 1
             if is_first:
-                if raw.phase4_expired:  # it ended in the moment in which it was to be ended
+                if raw.phase4_expired:  # it ended just when it was about to be ended
                     raw.phase4_expired = False
                     raw.phase4_task.uncancel()
                 raw.phase4_task = None
@@ -204,7 +205,7 @@ def _part_classes() -> tuple[Any, Any]:
 
 
 class _Awaitable:
-    """What an ``__await__`` has returned, to be awaited."""
+    """Makes the result of an ``__await__`` awaitable."""
 
     def __init__(self, steps: Any) -> None:
         self.steps = steps
@@ -220,25 +221,25 @@ def _connection_class() -> Any:
     class TrackedConnection(asyncpg.Connection):  # type: ignore[misc]
         """asyncpg's connection, noting whether its session may differ from a new one's.
 
-        Every public method is replaced, and nothing private: a statement cannot pass unseen in another
+        Every public method is replaced, and no private one, so that no statement passes unseen with another
         version of asyncpg.
         """
 
         phase4_taint = 0
         phase4_busy = 0
-        """Calls under way: a lease that ends in the middle of one gives back no usable connection."""
+        """Calls in progress: if a lease ends during one, its connection cannot be used again."""
         phase4_driver: Any = None
         phase4_read_only = False
         """The current lease asked for a transaction or session that is read-only."""
         phase4_guard: Any = None
         phase4_calls = 0
         phase4_task: Any = None
-        """Of the call under way, and how often it had been cancelled when the call began."""
+        """The task of the call in progress, and how often it had been cancelled when the call began."""
         phase4_cancels = 0
         phase4_limit_is_own = False
-        """The call under way was given a ``timeout`` of its own."""
+        """Whether the call in progress was given a ``timeout`` of its own."""
         phase4_expired = False
-        """The call under way has taken too long; its task was cancelled for that."""
+        """Whether the call in progress took too long, so that its task was cancelled."""
 
         async def _cancel(self, *args: Any) -> None:
             try:
@@ -273,7 +274,7 @@ def _connection_class() -> Any:
             return [self] if self.phase4_driver is None else list(self.phase4_driver.connections)
 
         def get_reset_query(self) -> str:
-            # SESSION AUTHORIZATION first: the role that was set may not be allowed the rest.
+            # SESSION AUTHORIZATION first: the current role may lack the rights for the rest.
             return _RESET
 
         def cursor(self, query: Any, *args: Any, **kwargs: Any) -> Any:
@@ -472,12 +473,12 @@ class PostgresqlDriver(Driver):
         hard_close(getattr(raw, "_transport", None))
 
 
-# What asyncpg's own pool does by its private parts. An asyncpg without them raises AttributeError here, and
-# the connection is then replaced after each lease: slow, and correct.
+# What asyncpg's own pool does with private attributes. An asyncpg without them raises AttributeError here,
+# and the connection is then replaced after each lease: slow, and correct.
 
 
 def _end_lease(raw: Any) -> None:
-    """Have statements, cursors and transactions of the lease that ends refuse to work on in the next."""
+    """Make statements, cursors and transactions of the lease that ends unusable for the next one."""
     raw._pool_release_ctr += 1
 
 

@@ -41,7 +41,7 @@ _HARMFUL = frozenset(
 )  # fmt: skip
 
 
-# Their answer may take as long as they say, or for ever.
+# They may block as long as their arguments say, or for ever.
 _BLOCKING = frozenset(
     {
         "BLPOP", "BRPOP", "BLMOVE", "BRPOPLPUSH", "BLMPOP", "BZPOPMIN", "BZPOPMAX", "BZMPOP", "XREAD",
@@ -67,11 +67,11 @@ def _tracked(base: Any) -> Any:
         phase4_taint = False
         phase4_seen = 0
         phase4_blocks = False
-        """The last command may wait for as long as it says."""
+        """Whether the last command may block."""
         phase4_is_subscribed = False
         phase4_guard: Any = None
         phase4_is_over = False
-        """The pool has given the connection up: it must not be opened again."""
+        """The pool has given up the connection: it must not be opened again."""
 
         async def connect(self) -> None:
             if self.phase4_is_over:
@@ -94,11 +94,11 @@ def _tracked(base: Any) -> Any:
             return error
 
         def phase4_waits(self) -> bool:
-            """Whether a command is under way: not all of it was sent, or its answer is not there."""
+            """Whether a command is in progress: not all of it was sent, or its answer has not arrived."""
             reader, writer = self._reader, self._writer
             if self.phase4_blocks or reader is None or writer is None:
                 return False
-            # Without waiters a lease may keep its connection as long as it likes: WATCH.
+            # If nobody waits, a lease may keep its connection as long as it likes, as WATCH needs.
             return reader._waiter is not None or writer.transport.get_write_buffer_size() > 0
 
         def _phase4_note(self, command: Any) -> None:
@@ -141,7 +141,7 @@ def _pool_class() -> Any:
     from redis.asyncio.connection import ConnectionPool
 
     class OneConnectionPool(ConnectionPool):
-        """What redis-py calls a pool, holding the one connection of a lease.
+        """What redis-py calls a pool; it holds the one connection of a lease.
 
         Tasks that share a lease take turns. A pubsub or a watching pipeline keeps the connection until
         it is closed.
@@ -221,7 +221,7 @@ def _view_classes() -> tuple[Any, Any]:
         __slots__ = ("phase4_guard",)
 
         def __del__(self) -> None:
-            """Not the connection's end."""
+            """Does not close the connection."""
 
         async def get_connection(self, *args: Any, **kwargs: Any) -> Any:
             guard = self.phase4_guard
@@ -248,7 +248,7 @@ def _view_classes() -> tuple[Any, Any]:
                 await super().disconnect()
 
     class LeasedClient(client):  # type: ignore[misc]
-        """The client as one lease sees it: what it sets on it, it sets for itself."""
+        """The client as one lease sees it: attributes that are set on it belong to the lease alone."""
 
         __slots__ = ("phase4_has_own", "phase4_pool")
 
@@ -298,7 +298,7 @@ class RedisDriver(Driver):
         from redis.backoff import NoBackoff
 
         number = urlsplit(self.url).path.strip("/") if not self.url.startswith("unix") else ""
-        if number and not (number.isascii() and number.isdigit()):  # redis-py would take 0
+        if number and not (number.isascii() and number.isdigit()):  # redis-py would use database 0
             raise invalid("url", mask_url(self.url), "redis://host:port/number, the number of a database")
         try:
             given: dict[str, Any] = dict(parse_url(re.sub(r"^valkey", "redis", self.url)))
@@ -310,7 +310,7 @@ class RedisDriver(Driver):
                 "redis://user:password@host:port/number, with %23 for # and %2F for /",
             ) from None
         self.connection_class = _tracked(given.pop("connection_class", Connection))
-        # Retrying is the caller's business: a command that failed half-way may have been done.
+        # Retries are the caller's decision: a command that failed may have been executed.
         self.connect_options = {
             "retry": Retry(NoBackoff(), 0),
             "socket_connect_timeout": self.spec.options.connect_timeout,
@@ -360,8 +360,8 @@ class RedisDriver(Driver):
         return view
 
     def is_let_go(self, view: Any, guard: Guard) -> bool:
-        # To make a client costs as much as a tenth of a query. Bound methods, pipelines, pubsubs, locks and
-        # calls that are not over hold the client, its connection or the guard.
+        # Making a client costs a tenth of a query. Bound methods, pipelines, pubsubs, locks and calls that
+        # are not over hold the client, its connection or the guard.
         if references is None or view.phase4_has_own or weakref.getweakrefcount(view):
             return False
         if self.held_by_pool is None:
@@ -408,7 +408,7 @@ class RedisDriver(Driver):
             return (await raw.execute_command("ROLE"))[0] in (b"master", "master")
         except exceptions.ConnectionError:
             raise
-        except exceptions.ResponseError:  # an ACL without it, or a proxy that does not know it
+        except exceptions.ResponseError:  # an ACL that forbids it, or a proxy that does not know it
             return None
 
     def is_open(self, raw: Any) -> bool:

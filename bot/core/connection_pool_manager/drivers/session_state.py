@@ -1,11 +1,11 @@
 """Which statements may leave something behind in a session (pure).
 
-A connection that only ran statements known to leave nothing need not be reset when its lease ends, and
-a reset costs a round trip. The rule is a list of what is known to be harmless; everything else counts
-as harmful. A wrong guess on that side costs one reset, on the other it would leak one user's state to
-the next, so comments, quoting tricks and unknown keywords all end on the harmful side.
+A connection that only ran statements known to leave nothing need not be reset when its lease ends, and a
+reset costs a round trip. The rule is a list of harmless statements; everything else counts as harmful. To
+take a harmless statement for a harmful one costs a reset. The reverse would leak one user's state to the
+next, so comments, quoting tricks and unknown keywords count as harmful.
 
-What text cannot show (functions, triggers) is asked of the server's catalog by the drivers.
+For what a text cannot show (functions, triggers) the drivers ask the server's catalog.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ _POSTGRESQL_STARTS = _COMMON | {
     "end", "merge", "abort", "copy", "vacuum", "comment", "grant", "revoke", "reindex", "refresh", "notify",
     "lock", "show", "checkpoint", "cluster",
 }  # fmt: skip
-# Anywhere in the text, literals and comments included. query_to_xml and ts_stat run SQL they are given.
+# Searched in the whole text, literals and comments included. query_to_xml and ts_stat run SQL from their
+# arguments.
 _POSTGRESQL_HARMFUL = re.compile(
     r"(?i)set_config|advisory|\btemp|pg_temp|\blisten|setseed|dblink|_to_xml|ts_stat|ts_rewrite"
     r"|\binto\s+unlogged|u&\"|\bcursor\b"
@@ -136,7 +137,7 @@ def classify_sqlite(text: str) -> int:
 
 
 class Classifier:
-    """A classifier that remembers the texts it saw last: programs repeat themselves."""
+    """A classifier that remembers the latest texts, since programs repeat them."""
 
     _MOST, _LONGEST = 4096, 2048
 

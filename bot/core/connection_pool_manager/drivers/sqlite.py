@@ -47,7 +47,9 @@ _URI_OPTIONS = ("mode", "cache", "immutable", "nolock", "psow", "vfs", "modeof")
 
 
 def _tracked(original: Any, *, in_lease: bool) -> Any:
-    """``_execute`` of a connection, or of a lease's view of one: in one coroutine, as every call pays it."""
+    """``_execute`` of a connection, or of a lease's view of one. It is one coroutine, since every call pays
+    for it.
+    """
     run = original._execute
 
     async def _execute(self: Any, fn: Any, *args: Any, **kwargs: Any) -> Any:
@@ -64,7 +66,7 @@ def _tracked(original: Any, *, in_lease: bool) -> Any:
         try:
             return await run(self, fn, *args, **kwargs)
         except asyncio.CancelledError:
-            # The thread is still at it: what it leaves is not known before it is done.
+            # The thread still works on it: what it leaves behind is unknown until it is done.
             state["phase4_taint"] = max(state["phase4_taint"], session_state.RESET)
             raise
         except sqlite3.OperationalError as error:
@@ -75,7 +77,7 @@ def _tracked(original: Any, *, in_lease: bool) -> Any:
         finally:
             state["phase4_busy"] -= 1
             if guard is not None and guard.timed_out is not None:
-                guard.timed_out = None  # the statement was ended; the connection is as good as before
+                guard.timed_out = None  # only the statement was ended; the connection is as good as before
 
     return _execute
 
@@ -111,7 +113,7 @@ def _view_class() -> Any:
         __slots__ = ("phase4_guard",)
 
         def __del__(self) -> None:
-            """Not the connection's end."""
+            """Does not close the connection."""
 
         @property
         def _conn(self) -> Any:
@@ -164,7 +166,9 @@ class SqliteDriver(Driver):
         self.path, self.connect_options = path, options
 
     def _path(self) -> tuple[str, dict[str, Any], str]:
-        """The file; what of the url's query Python takes; and the URI for SQLite, if the rest is its own."""
+        """The file; the options for Python's connect; and the URI for SQLite, if the url has options of
+        SQLite's own.
+        """
         parts = urlsplit(self.url)
         if parts.netloc:
             raise invalid(
@@ -215,7 +219,7 @@ class SqliteDriver(Driver):
             return cast(sqlite3.Connection, opened)
 
         raw = _connection_class()(connector, 64)
-        raw._thread.daemon = True  # a thread that an abandoned connection left must not keep the process
+        raw._thread.daemon = True  # the thread of an abandoned connection must not keep the process alive
         await raw
         inner = raw._conn
         raw.phase4_expected = (inner.row_factory, inner.text_factory, inner.isolation_level)
@@ -240,7 +244,7 @@ class SqliteDriver(Driver):
         raw._connection.interrupt()
 
     def is_setting(self, error: BaseException) -> bool:
-        return "locked" not in str(error)  # no server that may come later
+        return "locked" not in str(error)  # there is no server that could come later
 
     def is_open(self, raw: Any) -> bool:
         return raw._connection is not None and raw._running
