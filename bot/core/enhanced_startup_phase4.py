@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from bot.core._shared.histogram import HistogramSnapshot
     from bot.core.cache_manager import cached
+    from bot.core.phase4_admin.audit import Audit
     from bot.core.phase4_admin.library import Library
     from bot.core.phase4_admin.mount import Mounted
     from bot.core.phase4_config.dashboard import DashboardSettings
@@ -70,6 +71,8 @@ class _Runtime:
         """Package -> what the service said at the last start that it had trouble with."""
         self.states: States | None = None
         """Changed by every reading of the status, and made by the first."""
+        self.audit: Audit | None = None
+        """Of every mount; made for the first."""
         self.mounts: list[Mounted] = []
         """Dashboards on a port of their own. Changed by mount_phase4 and _close."""
         self.dashboard: tuple[DashboardSettings, Mounted] | None = None
@@ -264,6 +267,7 @@ def phase4_histograms() -> list[HistogramSnapshot]:
 
 def phase4_library() -> Library:
     """What an operator's view of the services gets of this module."""
+    from bot.core.phase4_admin.audit import Audit
     from bot.core.phase4_admin.library import Library
 
     packages = {wiring.package: wiring for wiring in SERVICES}
@@ -272,7 +276,15 @@ def phase4_library() -> Library:
         metrics = importlib.import_module("bot.core.phase4_metrics")  # which imports this module
         return metrics.Phase4Collector(more_histograms=more)
 
-    return Library(get_phase4_status, lambda package: packages[package].running(), collector, phase4_loop)
+    if _runtime.audit is None:
+        _runtime.audit = Audit()
+    return Library(
+        get_phase4_status,
+        lambda package: packages[package].running(),
+        collector,
+        phase4_loop,
+        _runtime.audit,
+    )
 
 
 @overload

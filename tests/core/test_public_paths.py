@@ -19,7 +19,8 @@ NAMES = {
     "batch_processor": """
         BatchClosedError BatchItem BatchProcessor BatchQueueFullError BatchStatus DeadLetter
         DeadLetteredError HandlerTimeoutError ItemFailedError ItemStatus LostItemError
-        MissingResultError ResultNotKeptError ResultTimeoutError Submission UnknownItemError
+        MissingResultError ReplayReport ResultNotKeptError ResultTimeoutError Submission
+        UnknownItemError durable_dead_letters
     """,
     "cache_manager": """
         CacheManager CircularLoadError LoadOptions LoaderTimeoutError UnsupportedValueError
@@ -33,7 +34,7 @@ NAMES = {
     "load_balancer": """
         Attempt BalancerOffError Instance InstanceEvent InstanceFailure InstanceState
         LoadBalancer LoadBalancingStrategy NoInstanceError NotSentError RequestFailed
-        RequestRejected RouteResult
+        RequestRejected RouteResult UnknownInstanceError
     """,
     "outbound": """
         Limits MessageDeletedError Outbound OutboundClosedError OutboundDeadlineError
@@ -61,6 +62,7 @@ NAMES = {
 ATTRIBUTES = {
     "batch_processor.BatchProcessor": """
         check_invariants()
+        count_dead_letters()
         dead_letters(limit)
         disable()
         discard_dead_letters(item_ids)
@@ -72,13 +74,16 @@ ATTRIBUTES = {
         flush(timeout)
         forget_instances()
         get_batch_status(batch_id)
+        get_dead_letter(item_id)
         get_instance()
         get_item_status(item_id)
         get_result(item_id, timeout)
         get_statistics()
         histograms()
+        iter_dead_letters(offset, limit, newest_first)
         process_handler
         replay(item_ids)
+        replay_dead_letters(item_ids)
         reset()
         reset_statistics()
         service_name
@@ -153,6 +158,7 @@ ATTRIBUTES = {
         add_instance(id, host, port, weight, scheme)
         check_invariants()
         disable(drain_timeout)
+        drain_instance(id, timeout)
         enable(strategy, request_handler, health_check, instances, figures)
         enabled
         forget_instances()
@@ -163,6 +169,7 @@ ATTRIBUTES = {
         instances
         on_event(callback)
         remove_instance(id, drain, timeout)
+        return_instance(id)
         request_handler
         reset()
         reset_statistics()
@@ -184,6 +191,7 @@ ATTRIBUTES = {
         get_statistics()
         histograms()
         hold(chat, seconds)
+        release(chat)
         reset()
         reset_statistics()
         service_name
@@ -240,7 +248,7 @@ ATTRIBUTES = {
         histograms()
         is_allowed(client_id, config, tokens_required, tier)
         reset()
-        reset_client(client_id)
+        reset_client(client_id, limit)
         reset_statistics()
         service_name
         set_tier_limit(tier, config)

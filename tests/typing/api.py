@@ -63,6 +63,9 @@ async def limits(user_id: int) -> None:
     assert_type(status.retry_after, float)
     assert_type(status.degraded, bool)
     assert_type(limiter.shared, bool)
+    assert_type(await limiter.reset_client(user_id, upload), bool)
+    assert_type(await limiter.reset_client("user", "premium"), bool)
+    await limiter.reset_client(1.5)  # type: ignore[arg-type]
     assert_type(limiter.check("user", upload), float)
     assert_type(limiter.set_tier_limit("upload", upload), bool)
     assert_type(await limiter.get_status(), dict[str, Any])
@@ -205,6 +208,8 @@ async def balancing() -> None:
     success, _result, instance_id = await balancer.route_request({"n": 1}, idempotent=False)
     assert_type(success, bool)
     assert_type(instance_id, str | None)
+    assert_type(await balancer.drain_instance("bot-1", timeout=30.0), bool)
+    assert_type(await balancer.return_instance("bot-1"), bool)
     assert_type(balancer, LoadBalancer)
     assert_type(await balancer.select_instance(), Instance | None)
     assert_type(await balancer.get_instance(), Instance | None)
@@ -246,6 +251,8 @@ async def queries_watched_and_told_of() -> None:
 
 
 async def broadcasts(outbound: Outbound, users: list[int]) -> list[int | str]:
+    assert_type(await outbound.release("@news"), bool)
+
     async def send(chat: int) -> str:
         return f"to {chat}"
 

@@ -22,7 +22,6 @@ from bot.core._shared.loop_owner import still_runs
 from bot.core._shared.masking import one_line
 from bot.core.phase4_admin.access import Access
 from bot.core.phase4_admin.api_errors import ApiError, bad_request
-from bot.core.phase4_admin.audit import Audit
 from bot.core.phase4_admin.bodies import read_small
 from bot.core.phase4_admin.client_address import client_address
 from bot.core.phase4_admin.library import ANSWER_SECONDS, Library
@@ -56,8 +55,8 @@ class _Asked(NamedTuple):
 class Actions:
     """The routes, and the actions under way; :meth:`finish` waits for these."""
 
-    def __init__(self, library: Library, access: Access, base: str, audit: Audit | None = None) -> None:
-        self.audit = audit or Audit()
+    def __init__(self, library: Library, access: Access, base: str) -> None:
+        self.audit = library.audit
         self._library = library
         self._access = access
         self._path = f"{base}/actions/"

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 from bot.core._shared.histogram import HistogramSnapshot
 from bot.core._shared.loop_owner import still_runs
 from bot.core.phase4_admin.api_errors import ApiError
+from bot.core.phase4_admin.audit import Audit
 
 T = TypeVar("T")
 
@@ -30,6 +31,8 @@ class Library(NamedTuple):
     """
     loop: Callable[[], asyncio.AbstractEventLoop | None]
     """The event loop that the services live on; None before they were started."""
+    audit: Audit
+    """One for all places where the services are operated."""
 
     async def there(self, action: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Await ``action()`` where the services live: a host may serve from another thread than its bot's.

@@ -12,12 +12,14 @@ from aiohttp import ClientSession, ClientTimeout, CookieJar, web
 from bot.core.batch_processor import BatchClosedError, BatchProcessor
 from bot.core.cache_manager import CacheManager
 from bot.core.enhanced_startup_phase4 import (
+    _runtime,
     initialize_phase4_services,
     mount_phase4,
     shutdown_phase4_services,
 )
 from bot.core.load_balancer import LoadBalancer
 from bot.core.outbound import Outbound
+from bot.core.phase4_admin import actions
 from bot.core.phase4_admin.audit import KEPT, STRANGERS_A_MINUTE, Audit
 from bot.core.phase4_admin.operations import OPERATIONS
 from bot.core.rate_limiter import RateLimitConfig, RateLimiter
@@ -40,7 +42,9 @@ ALL_ON = {
 
 
 @pytest.fixture(autouse=True)
-async def ended():
+async def ended(monkeypatch):
+    """An audit of the test's own; every service off at its end."""
+    monkeypatch.setattr(_runtime, "audit", None)
     yield
     await shutdown_phase4_services()
 
@@ -403,6 +407,13 @@ async def test_a_line_of_the_log_is_one_line_and_cannot_be_forged(operator, capl
     assert '\\" by 10.0.0.1' in records[0].getMessage(), "quoted, so it is no part of the line"
 
 
+async def test_two_mounts_of_a_bot_have_one_audit(operator):
+    async with operating() as other:
+        assert (await other.act("statistics.reset"))[0] == 200
+        assert await operator.audit() == await other.audit()
+        assert len(await operator.audit()) == 1
+
+
 async def test_the_audit_is_bounded_and_strangers_drive_nothing_out():
     clock = VirtualClock()
     audit = Audit(clock.time)
@@ -530,3 +541,32 @@ async def test_services_on_another_threads_loop_are_asked_there():
         end.set()
         await asyncio.to_thread(thread.join)
     assert seen == [None]
+
+
+async def test_a_bot_that_is_blocked_is_told_and_does_nothing_later(monkeypatch):
+    monkeypatch.setattr(actions, "ANSWER_SECONDS", 0.2)
+    started, blocked, end = threading.Event(), threading.Event(), threading.Event()
+    seen = []
+
+    async def bot():
+        await initialize_phase4_services(ALL_ON)
+        cache = CacheManager.get_instance()
+        await cache.set("k", 1, namespace="users")
+        started.set()
+        blocked.wait()  # as a handler that calls something that blocks
+        await asyncio.to_thread(end.wait)
+        seen.append(await cache.get("k", namespace="users"))
+        await shutdown_phase4_services()
+
+    thread = threading.Thread(target=lambda: asyncio.run(bot()))
+    thread.start()
+    await asyncio.to_thread(started.wait)
+    async with operating() as operator:
+        status, told = await operator.act("cache.drop_namespace", namespace="users")
+        assert (status, told["error"]["code"]) == (503, "bot_busy")
+        assert "nothing was done" in told["error"]["message"]
+        blocked.set()
+        end.set()
+        await asyncio.to_thread(thread.join)
+        assert len(await operator.audit()) == 1
+    assert seen == [1]

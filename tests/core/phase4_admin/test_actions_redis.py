@@ -10,7 +10,9 @@ from bot.core.cache_manager import CacheManager
 from bot.core.enhanced_startup_phase4 import initialize_phase4_services, shutdown_phase4_services
 from bot.core.outbound import Outbound
 from bot.core.rate_limiter import RateLimiter
-from tests.core.phase4_admin.test_actions import ALL_ON, SLOW, operating, poison
+from tests.core.phase4_admin.test_actions import ALL_ON, SLOW, ended, operating, poison
+
+__all__ = ["ended"]
 
 pytestmark = pytest.mark.server
 
