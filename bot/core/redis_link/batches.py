@@ -113,7 +113,7 @@ class Batches(ABC):
         batch, answers, data = self._next_batch(wire)
         if not answers:  # all of them were cancelled meanwhile
             if probe:
-                self._breaker.probing = False
+                self._breaker.probe_ended()
             self._send()
             return
         timer = loop.call_later(self._timeout, self._too_late)
@@ -151,7 +151,7 @@ class Batches(ABC):
         finally:
             # That it connects is not yet the breaker's success: that is an answer.
             if probe:
-                self._breaker.probing = False
+                self._breaker.probe_ended()
             self._opening = None
             if connection is not None:
                 # Half open: redis-py leaves it so when it is cancelled during the handshake.
@@ -210,7 +210,7 @@ class Batches(ABC):
         sent = self._under_way.popleft()
         sent.timer.cancel()
         if sent.probe:
-            self._breaker.probing = False
+            self._breaker.probe_ended()
         return sent.batch
 
     def _too_late(self) -> None:
@@ -306,7 +306,7 @@ class Batches(ABC):
             wire.lost = True
             abandon_transport(wire.transport, loop)
         if any(sent.probe for sent in self._under_way):
-            self._breaker.probing = False
+            self._breaker.probe_ended()
         self._loop = self._opening = None
         self._under_way = deque()
         self._answers = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable
+from enum import Enum
 
 from bot.core._shared.backoff import exponential
 from bot.core._shared.masking import one_line
@@ -22,6 +23,20 @@ CALM = 10.0
 """Seconds that a server must have been back for its next failure to be news."""
 
 
+class State(Enum):
+    """What the last call to a server says of it."""
+
+    UP = "up"
+    """It was reached, or was not called yet."""
+    AWAY = "away"
+    """It could not be reached."""
+    PROBED = "probed"
+    """It could not be reached, and a call that sees whether it is back is under way."""
+
+
+_UP = State.UP
+
+
 class Breaker:
     """What is known of one server's health, and whether it may be asked now.
 
@@ -33,11 +48,8 @@ class Breaker:
         self.name = name
         self._timeout = timeout
         self._now = now
-        self.available = True
-        """Whether the last call reached the server; True before the first."""
-        self.probing = False
-        """Whether a call that was let through to see whether it is back is under way."""
-        # Changed only by failed and succeeded.
+        # Changed only by the methods below.
+        self.state = State.UP
         self.trouble = ""
         """Why the server could not be reached the last time; empty if it was."""
         self._failures = 0
@@ -46,9 +58,14 @@ class Breaker:
         self._said = False
 
     @property
+    def available(self) -> bool:
+        """Whether the last call reached the server; True before the first."""
+        return self.state is _UP
+
+    @property
     def probe_due(self) -> bool:
         """Whether the server is known to be away and it is time to see whether it still is."""
-        return not self.available and not self.probing and self._now() >= self._probe_at
+        return self.state is State.AWAY and self._now() >= self._probe_at
 
     @property
     def probe_in(self) -> float:
@@ -57,19 +74,28 @@ class Breaker:
 
     def admit(self) -> bool:
         """True if this call is the probe; raises RedisUnavailableError while the server is away."""
-        if self.available:
+        if self.state is _UP:
             return False
         if not self.probe_due:
             raise RedisUnavailableError(f"Redis at {self.name} is away")
-        self.probing = True
+        self.probe_began()
         return True
+
+    def probe_began(self) -> None:
+        """A call sees whether the server is back; nobody else does until :meth:`probe_ended`."""
+        self.state = State.PROBED
+
+    def probe_ended(self) -> None:
+        """That call is over, however it ended."""
+        if self.state is State.PROBED:
+            self.state = State.AWAY
 
     def failed(self, error: BaseException) -> None:
         """The server could not be reached."""
         now = self._now()
         self.trouble = one_line(self.reason(error), 2 * MAX_TEXT)
-        if self.available:
-            self.available = False
+        if self.state is _UP:
+            self.state = State.AWAY
             if now - self._back_at >= CALM:
                 self._failures = 0
                 self._say(error)
@@ -82,9 +108,9 @@ class Breaker:
 
     def succeeded(self) -> bool:
         """The server answered; True if it was away until now."""
-        if self.available:
+        if self.state is _UP:
             return False
-        self.available = True
+        self.state = State.UP
         self.trouble = ""
         self._back_at = self._now()
         if self._said:

@@ -70,7 +70,7 @@ class Calls:
             result = await self._try(operation, repeatable)
         finally:
             if probe:
-                breaker.probing = False
+                breaker.probe_ended()
         self._health.succeeded(breaker)
         if writes and self._primary.read_only:
             self._primary.found_writable()

@@ -7,7 +7,7 @@ from typing import Any
 
 from bot.core._shared.errors import BackendError
 from bot.core.redis_link import driver
-from bot.core.redis_link.breaker import Breaker
+from bot.core.redis_link.breaker import Breaker, State
 from bot.core.redis_link.calls import Calls
 from bot.core.redis_link.commands import as_bytes
 from bot.core.redis_link.connections import Connections
@@ -52,8 +52,8 @@ class NodeProbes:
         breaker = self._health.node(node.name)
         if breaker.available:
             return None
-        if not breaker.probing:
-            breaker.probing = True
+        if breaker.state is State.AWAY:
+            breaker.probe_began()
             self._connections.spawn(self._until_back(node, breaker), name="redis-node-probe")
         return RedisUnavailableError(f"Redis at {breaker.name} is away")
 
@@ -77,7 +77,7 @@ class NodeProbes:
                     return
                 await self._probe(node, breaker)
         finally:
-            breaker.probing = False
+            breaker.probe_ended()
 
     async def _probe(self, node: Any, breaker: Breaker) -> None:
         try:

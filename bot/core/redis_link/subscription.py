@@ -7,6 +7,7 @@ import contextlib
 import logging
 import random
 from collections.abc import Callable
+from enum import Enum
 from typing import Any
 
 from bot.core._shared.backoff import exponential
@@ -25,6 +26,21 @@ REFUSED_PAUSE = 30.0
 
 REVIVAL = 0.5
 """Seconds after which a subscription starts again if its task was cancelled from outside."""
+
+
+class State(Enum):
+    """How far a subscription is."""
+
+    PAUSED = "paused"
+    """It has not been started, or has ended until the link starts it again."""
+    BEGINNING = "beginning"
+    """It is not known yet whether it will stand."""
+    STANDING = "standing"
+    """Messages arrive."""
+    LOST = "lost"
+    """They do not; it is tried again."""
+    STOPPED = "stopped"
+    """It has ended for good."""
 
 
 class Subscription:
@@ -47,20 +63,31 @@ class Subscription:
         self.channel = channel
         self._on_message = on_message
         self._on_state = on_state
-        self.standing = False
+        self._state = State.PAUSED
         self.refused = ""
         """Why Redis does not let this user subscribe, if so."""
+        # Set once the run stands or is known not to.
         self._settled: asyncio.Event | None = None
         self._tasks = BackgroundTasks()
-        self._stopped = False
         # The run whose word counts: one that is on its way out has nothing to say any more.
         self._run: object | None = None
+
+    @property
+    def standing(self) -> bool:
+        """Whether messages arrive."""
+        return self._state is State.STANDING
+
+    @property
+    def beginning(self) -> bool:
+        """Whether it is not known yet if it will stand."""
+        return self._state is State.BEGINNING
 
     def start(self) -> None:
         """Subscribe on a new connection, on the running event loop."""
         self._end_run()
-        if self._stopped:
+        if self._state is State.STOPPED:
             return
+        self._state = State.BEGINNING
         self._tasks = BackgroundTasks()
         run = self._run = object()
         settled = self._settled = asyncio.Event()
@@ -72,7 +99,7 @@ class Subscription:
         def on_state(stands: bool) -> None:
             settled.set()
             if self._run is run:
-                self.standing = stands
+                self._state = State.STANDING if stands else State.LOST
                 if stands:
                     self.refused = ""
                     self._parts.rights.refused.pop(f"SUBSCRIBE {self.channel}", None)
@@ -80,7 +107,10 @@ class Subscription:
 
         def on_failure(text: str, refused: bool) -> None:
             settled.set()
-            if self._run is run and refused:
+            if self._run is not run:
+                return
+            self._state = State.LOST
+            if refused:
                 self.refused = text
                 self._parts.rights.found_refused(
                     f"SUBSCRIBE {self.channel}",
@@ -92,10 +122,12 @@ class Subscription:
 
         def ended(task: asyncio.Task[Any]) -> None:
             settled.set()
-            # Cancelled from outside: go on. Soon, not at once: this may be an event loop on its way
-            # out, that cancels all it has.
-            if self._run is run and not loop.is_closed():
-                loop.call_later(REVIVAL, revive)
+            if self._run is run:
+                self._state = State.LOST
+                # Cancelled from outside: go on. Soon, not at once: this may be an event loop on its way
+                # out, that cancels all it has.
+                if not loop.is_closed():
+                    loop.call_later(REVIVAL, revive)
 
         def revive() -> None:
             if self._run is run:
@@ -112,8 +144,14 @@ class Subscription:
         for task in self._tasks:
             if task.get_loop() is _running_loop():
                 task.cancel()
-        if self.standing:
-            self.standing = False
+        self._no_more()
+
+    def _no_more(self) -> None:
+        """Nothing of the run counts any more."""
+        stood = self.standing
+        if self._state is not State.STOPPED:
+            self._state = State.PAUSED
+        if stood:
             self._on_state(False)
 
     def abandon(self) -> None:
@@ -129,25 +167,17 @@ class Subscription:
                 async with asyncio.timeout(self._parts.connections.timeout):
                     await event.wait()
 
-    @property
-    def beginning(self) -> bool:
-        """Whether it is not known yet if it will stand."""
-        return self._settled is not None and not self._settled.is_set()
-
     async def pause(self) -> None:
         """End until the link starts again."""
         self._run = None
         await self._tasks.stop()
-        if self.standing:
-            self.standing = False
-            self._on_state(False)
+        self._no_more()
 
     async def stop(self) -> None:
         """End for good, on whichever event loop it lives; ``on_state`` is not called any more."""
-        self._stopped = True
+        self._state = State.STOPPED
         self._on_stop(self)
         self._run = None
-        self.standing = False
         await self._tasks.stop()
 
 

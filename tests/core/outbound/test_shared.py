@@ -488,7 +488,8 @@ def test_a_child_process_uses_no_number_of_its_parent(redis_server):
             await start(outbound)
 
     async def parent():
-        await outbound.enable(LIMITS, redis_url=redis_server.url, bot_id=7, drain_timeout=0.0)
+        wide = Limits(group=(100, 600.0))
+        await outbound.enable(wide, redis_url=redis_server.url, bot_id=7, drain_timeout=0.0)
         await admitted()
         return os.fork()
 

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from bot.core.redis_link import CALM, Breaker, RedisLink, RedisUnavailableError, subscribe
+from bot.core.redis_link.breaker import State
 
 
 @pytest.mark.parametrize("becomes", [None, TimeoutError()])
@@ -63,7 +64,7 @@ async def test_a_connection_given_up_while_it_opens_is_closed(redis_server, monk
     await asyncio.sleep(0)
     assert transport.is_closing()
     assert script._opening is None
-    assert not link.breaker.probing
+    assert link.breaker.state is not State.PROBED
     redis_server.thaw()
     await script.stop()
     await link.close()
@@ -79,7 +80,7 @@ def test_a_server_that_flaps_is_told_of_once_and_asked_ever_more_seldom(clock, c
         pauses.append(breaker.probe_in)
         clock.jump(breaker.probe_in)
         assert breaker.admit()
-        breaker.probing = False
+        breaker.probe_ended()
         breaker.succeeded()
     assert caplog.text.count("going on without it") == 1
     assert caplog.text.count(" is back") == 1
@@ -96,3 +97,27 @@ def test_a_server_that_flaps_is_told_of_once_and_asked_ever_more_seldom(clock, c
     breaker.failed(ConnectionError("no"))
     assert caplog.text.count("going on without it") == 3
     assert breaker.probe_in <= 0.2
+
+
+async def test_only_one_call_sees_whether_the_server_is_back():
+    now = 100.0
+    breaker = Breaker("redis", 1.0, lambda: now)
+    assert (breaker.available, breaker.admit()) == (True, False)
+    breaker.failed(OSError("refused"))
+    with pytest.raises(RedisUnavailableError):
+        breaker.admit()
+    now += 1.0
+    assert breaker.probe_due
+    assert breaker.admit() is True
+    assert not breaker.probe_due
+    with pytest.raises(RedisUnavailableError):
+        breaker.admit()
+    breaker.failed(OSError("refused"))
+    assert breaker.state is State.PROBED, "until the call is over"
+    breaker.probe_ended()
+    assert breaker.state is State.AWAY
+    now += 1.0
+    assert breaker.admit() is True
+    assert breaker.succeeded() is True
+    breaker.probe_ended()
+    assert (breaker.state, breaker.succeeded()) == (State.UP, False)
