@@ -89,7 +89,7 @@ const resetClient = () => confirmAction({
     { name: "client", label: "Client", hint: "As the bot names it to the limiter: often the user's id." },
     { name: "text", label: "The id is a text, though it consists of digits", type: "checkbox" },
   ],
-  happens: ({ client, text }) => `The client ${asId(client || "…", text)} may send its whole burst again at once, and its waits and backoff are forgotten.`,
+  happens: ({ client, text }) => `The client ${client ? asId(client, text) : "…"} may send its whole burst again at once, and its waits and backoff are forgotten.`,
   body: ({ client, text }) => `{"client":${asId(client, text)}}`,
 });
 

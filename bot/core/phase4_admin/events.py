@@ -41,9 +41,9 @@ _ERROR = re.compile(
 _ADDRESS = re.compile(r"https?://[\w.:\[\]-]{1,80}")
 
 _REASONS = frozenset(
-    """a added again answer answered are at balancer check check(s) checks ejection enabled failed failing
-    failures false for good half health healthy HTTP in instances is last load no not of off open out over
-    progress reachable request request(s) requests returned row s slow start still succeeded the to trial
+    """a added again answer answered are at balancer check check(s) checks drained ejection enabled failed
+    failing failures false for good half health healthy HTTP in instances is last load no not of off open out
+    over progress reachable request request(s) requests returned row s slow start still succeeded the to trial
     value within""".split()
 )
 """Words of which the load balancer's own reasons consist."""

@@ -183,7 +183,7 @@ _FACTS: dict[str, tuple[Fact, ...]] = {
         Fact("Memory", "cached_results_mb", "MB"),
         Fact("Hit rate", "hit_rate", "%", ("cache_hits", "cache_misses")),
         Fact("Executions", "total_executions"),
-        Fact("Average execution", "avg_execution_time_ms", "ms", ("total_executions",)),
+        Fact("Average time", "avg_execution_time_ms", "ms", ("total_executions",)),
         Fact("Slow executions", "slow_queries"),
     ),
     "cache_manager": (

@@ -145,7 +145,8 @@ const opener = (title) => ({
 const lines = (...texts) => texts.filter(Boolean).map((text) => element("p", { class: "where" }, text));
 
 let acts = false;
-const TONES = { healthy: "good", slow_start: "good", half_open: "warn", draining: "note" };
+const TONES = { healthy: "good", slow_start: "good", half_open: "warn", draining: "note", drained: "note" };
+const DRAINED = ["draining", "drained"];
 const instanceState = (row) => TONES[row.state] ?? (row.healthy ? "good" : "bad");
 
 const TABLES = {
@@ -159,7 +160,7 @@ const TABLES = {
     { title: "Instance", kind: "named", text: (row) => row.name },
     { title: "State", kind: "said", text: (row) => row.state.replaceAll("_", " "), version: (row) => JSON.stringify([row.state, row.since, row.reason, row.error]), make: stateOf },
     count("Weight", "weight"), count("Now", "active"), count("Requests", "requests"), count("Failed", "failed"), time("Average", "avg_ms"), time("p99", "p99_ms"),
-    { title: "Actions", kind: "acting", version: (row) => `${acts} ${row.state}`, make: (row) => (acts ? [row.state === "draining" ? button("Return …", () => bringBack(row.name)) : button("Drain …", () => drain(row.name))] : []) },
+    { title: "Actions", kind: "acting", version: (row) => `${acts} ${row.state}`, make: (row) => (acts ? [DRAINED.includes(row.state) ? button("Return …", () => bringBack(row.name)) : button("Drain …", () => drain(row.name))] : []) },
   ], (row) => row.name),
   pools: () => new Table("pools", "Connection pools", [
     { title: "Pool", kind: "named", text: (row) => row.name },

@@ -58,7 +58,7 @@ async def test_idle_is_a_dash_and_never_a_percentage(shown, page, opened, expect
         "Hit rate",
         "Success",
         "Average response",
-        "Average execution",
+        "Average time",
         "Average batch",
         "Wait, 99 %",
     ):
