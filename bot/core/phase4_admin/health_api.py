@@ -11,6 +11,7 @@ from bot.core._shared import __version__
 from bot.core._shared.masking import one_line
 from bot.core.phase4_admin.access import Access
 from bot.core.phase4_admin.library import Library
+from bot.core.phase4_admin.request_guard import is_foreign
 
 Check = Callable[[], Awaitable[str]]
 """A host's own check: why it cannot do its work, in words; empty: it can."""
@@ -35,7 +36,8 @@ class HealthApi:
         trouble = await self._trouble()
         code = 503 if trouble else 200
         headers = {"Cache-Control": "no-store"}
-        if not self._access.may_look(request):
+        # A host may let pages of other sites read its answers (CORS); of this one they read the word.
+        if is_foreign(request) or not self._access.may_look(request):
             return web.json_response({"status": "down" if trouble else "ok"}, status=code, headers=headers)
         status = await self._library.there(self._library.status)
         degraded = _degraded(status)

@@ -68,12 +68,17 @@ def same_origin(origin: str, host: str) -> bool:
         return False
 
 
+def is_foreign(request: web.Request) -> bool:
+    """Whether a page of another site has a browser send it."""
+    origin = request.headers.get("Origin")
+    if origin is not None and not same_origin(origin, request.host):
+        return True
+    return request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin")
+
+
 def check_origin(request: web.Request) -> None:
     """Raise ApiError 403 for what a page of another site has a browser send."""
-    origin = request.headers.get("Origin")
-    site = request.headers.get("Sec-Fetch-Site", "none")
-    foreign = origin is not None and not same_origin(origin, request.host)
-    if foreign or site not in ("none", "same-origin"):
+    if is_foreign(request):
         raise ApiError(403, "foreign_origin", "Requests from pages of other sites are refused.")
 
 

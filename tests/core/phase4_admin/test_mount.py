@@ -156,6 +156,16 @@ def test_a_path_that_is_taken_is_named_and_nothing_is_added():
     mount_phase4(app, prefix="/")
 
 
+async def test_an_application_within_the_hosts(session):
+    app, inner = web.Application(), web.Application()
+    mount_phase4(inner)
+    app.add_subapp("/внутри", inner)
+    async with serving(app) as url:
+        assert "<!doctype html>" in (await told(session, f"{url}/внутри/phase4"))[1]
+        assert (await told(session, f"{url}/внутри/phase4/dashboard/snapshot"))[0] == 200
+        assert (await told(session, f"{url}/phase4/health"))[0] == 404
+
+
 async def test_an_application_that_has_started_takes_no_more():
     app = web.Application()
     async with serving(app):
@@ -207,6 +217,8 @@ async def test_without_a_token_only_this_machine_is_answered(session):
     app = web.Application()
     mount_phase4(app)
     async with serving(app) as url:
+        foreign = await told(session, f"{url}/phase4/health", headers={"Origin": "https://evil.example"})
+        assert foreign == (200, {"status": "ok"}), "a host may allow every page to read its answers"
         for headers in ({"Host": "bot.example"}, {"X-Forwarded-For": "203.0.113.5"}, {"Via": "1.1 proxy"}):
             assert await told(session, f"{url}/phase4/health", headers=headers) == (200, {"status": "ok"})
             for path in ("metrics", "dashboard/feed", "dashboard/access"):
