@@ -100,12 +100,31 @@ def only_run(host: Path) -> Iterator[None]:
     """Refuse while another run works in the same folder. The lock ends with the process that has it."""
     folder = host / FOLDER
     folder.mkdir(exist_ok=True)
-    with (folder / "lock").open("a+b") as file:
-        try:
-            _lock(file.fileno())
-        except OSError:
-            raise EmbedError(f"another run is at work in {host}: wait for it to end") from None
-        yield
+    path = folder / "lock"
+    while True:
+        with path.open("a+b") as file:
+            try:
+                _lock(file.fileno())
+            except OSError:
+                raise EmbedError(f"another run is at work in {host}: wait for it to end") from None
+            if not _is(path, file.fileno()):
+                continue  # the run that had it has ended in between, and its file with it
+            try:
+                yield
+            finally:
+                # Nothing that belongs into the bot's repository stays, and no folder without a manifest.
+                with contextlib.suppress(OSError):
+                    path.unlink()
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+            return
+
+
+def _is(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _lock(descriptor: int) -> None:

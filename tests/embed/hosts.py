@@ -40,8 +40,8 @@ from bot.core.query_optimizer import QueryOptimizer
 from bot.core.rate_limiter import RateLimiter
 
 
-async def use_phase4(settings):
-    report = await initialize_phase4_services(settings)
+async def use_phase4(**where):
+    report = await initialize_phase4_services(**where)
     used = {"loop": type(asyncio.get_running_loop()).__module__, "errors": report["errors"]}
     used["started"] = report["services_initialized"]
 
@@ -92,7 +92,9 @@ async def use_phase4(settings):
     used["tasks"] = [task.get_name() for task in left]
     print("USED", json.dumps(used), flush=True)
 """
-"""What the bot's author writes after embedding: every service started, used once, stopped."""
+"""What the bot's author writes after embedding: every service started, used once, stopped.
+
+``where``: where the settings are, if not in files that are found."""
 
 SETTINGS = {
     "ENABLE_QUERY_OPTIMIZER": True,

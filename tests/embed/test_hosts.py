@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from bot.embed.manifest import FOLDER
+from bot.embed.payload import SETTINGS as SETTINGS_FILE
 from tests.embed.conftest import contents, make
 from tests.embed.hosts import MIRROR, ORIGINAL, OWN_SERVICES, SETTINGS, USES_EACH_SERVICE
 
@@ -129,8 +130,9 @@ class TestOriginal:
         make(
             host,
             {
-                "bot/core/startup.py": USES_EACH_SERVICE
-                + f"\n\nasync def start():\n    await use_phase4({SETTINGS!r})\n"
+                "bot/core/startup.py": USES_EACH_SERVICE + "\n\nasync def start():\n    await use_phase4()\n",
+                SETTINGS_FILE: ORIGINAL[SETTINGS_FILE]
+                + "".join(f"{name} = {value!r}\n" for name, value in SETTINGS.items()),
             },
         )
         for loop in LOOPS:
@@ -186,9 +188,7 @@ class TestMirror:
                 "config.py": f"{MIRROR['config.py']}DATABASE_URL = {mongodb_url!r}\n",
                 "bot/core/phase4_use.py": USES_EACH_SERVICE,
                 "bot/core/startup.py": MIRROR["bot/core/startup.py"]
-                + "    from .phase4_use import use_phase4\n\n"
-                + "    await use_phase4({name: getattr(Config, name) for name in "
-                + f"{list(SETTINGS)!r}}})\n",
+                + "    from .phase4_use import use_phase4\n\n    await use_phase4(from_host=Config)\n",
             },
         )
         for loop in LOOPS:
