@@ -1,4 +1,4 @@
-"""Any text to its analysis and advice: in bounded time, remembered, whatever the parsers make of it."""
+"""The analysis and the advice of any text: in bounded time, remembered, even if a parser fails."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MAX_CONDITIONS = 250
 """ANDs and ORs above which no advice is given, for the same reason."""
 
 ANALYSES_CHARACTERS = 4_000_000
-"""Characters of query texts, and 500 for each, whose analysis is remembered."""
+"""Characters of remembered query texts, each counted with 500 more."""
 
 TOO_LONG = "it is too long to be read while others wait"
 
@@ -42,10 +42,10 @@ _KINDS = {
 
 
 class Analyses:
-    """What texts mean and what is advised on them, remembered.
+    """Remembers what texts mean, and the advice on them.
 
-    Both depend on the dialect, on what is known of functions, and for GraphQL on the limits: what changes
-    one of these forgets what was found out by the ones before.
+    Both depend on the dialect, on the known functions, and for GraphQL on the limits. When one of these
+    changes, what was remembered before is forgotten.
     """
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class Analyses:
         self._missing_logged = False
 
     def __len__(self) -> int:
-        """Texts whose meaning is remembered."""
+        """How many texts are remembered."""
         return len(self._analyses)
 
     def forget(self) -> None:
@@ -68,13 +68,15 @@ class Analyses:
         self._advices = Remembered(ANALYSES_CHARACTERS)
 
     def limit(self, max_depth: int, max_complexity: int) -> None:
-        """The limits of GraphQL operations from now on."""
+        """Set the limits of GraphQL operations."""
         if (max_depth, max_complexity) != (self.max_depth, self.max_complexity):
             self.max_depth, self.max_complexity = max_depth, max_complexity
             self._advices = Remembered(ANALYSES_CHARACTERS)
 
     def read_as(self, dialect: str, pure: frozenset[str]) -> bool:
-        """``pure`` names functions that change nothing. True if texts may now mean something else."""
+        """Set the dialect, and ``pure``, the functions that change nothing. True if texts may now mean
+        something else.
+        """
         if (dialect, pure) == (self.dialect, self.known.pure):
             return False
         self.dialect, self.known = dialect, self.known._replace(pure=pure)
@@ -82,7 +84,7 @@ class Analyses:
         return True
 
     def own_functions(self, names: frozenset[str]) -> None:
-        """Functions that the database defines itself."""
+        """Set the names of functions that the database defines itself."""
         self.known = self.known._replace(own=names)
         self.forget()
 
@@ -105,7 +107,7 @@ class Analyses:
         return analysis
 
     def key_of(self, query: str, params: Any) -> Hashable:
-        """Under what a result is kept: GraphQL by its normal form, SQL without a tracer's comments.
+        """The key of a result: GraphQL by its normal form, SQL without a tracer's comments.
 
         Raises TypeError as ``results.key_of`` does.
         """
@@ -119,7 +121,7 @@ class Analyses:
 
     def advise(self, query: str, params: Any) -> Advice:
         if is_graphql(query):
-            # Not kept: it depends on the variables, and parsing is all that is slow about it.
+            # Not remembered: it depends on the variables, and only parsing is slow.
             analysis = self.analyse(query, params)
             try:
                 return advise_graphql(query, analysis, params, self.max_depth, self.max_complexity)
@@ -153,10 +155,11 @@ class Analyses:
 
 
 def analysis_of(query: str, dialect: str, known: Known = NOTHING) -> Analysis:
-    """What a SQL text means. Never raises but for want of memory.
+    """What a SQL text means. Never raises, except MemoryError.
 
-    Long texts are read without most of what they repeat; those that are long even so, by their words
-    (:mod:`.sql.long_texts`). What a parser stumbles over is unknown: not cached, and it may write anything.
+    Long texts are read without most of their repetitions; if they are still too long, by their words
+    (:mod:`.sql.long_texts`). A text on which a parser fails is unknown: it is not cached, and may write
+    anything.
     """
     analyze = _analyzer()
     try:
@@ -200,7 +203,7 @@ def _outlined(query: str, dialect: str, known: Known) -> Analysis:
 
 
 def unknown(query: str, dialect: str) -> Analysis:
-    """The analysis of a text that a parser stumbled over."""
+    """The analysis of a text on which a parser failed."""
     from bot.core.query_optimizer.sql.analyzer import unreadable
     from bot.core.query_optimizer.sql.declarations import Declaration
 
@@ -225,7 +228,7 @@ def unknown(query: str, dialect: str) -> Analysis:
 
 
 def graphql_analysis_of(query: str) -> Analysis:
-    """The same for a text that begins as GraphQL."""
+    """The analysis of a text that begins as GraphQL."""
     from bot.core.query_optimizer.graphql.operations import analyze_graphql
 
     try:
@@ -238,7 +241,7 @@ def graphql_analysis_of(query: str) -> Analysis:
 
 
 def advice_on(query: str, dialect: str, known: Known = NOTHING) -> Advice:
-    """Advice on a SQL text. Long texts get none. Never raises but for want of memory."""
+    """Advice on a SQL text. Long texts get none. Never raises, except MemoryError."""
     advise, read = _advisers()
     if len(query) <= MAX_ADVISED and is_readable(query) and not _has_too_many_conditions(query):
         try:
@@ -274,7 +277,7 @@ def _has_too_many_conditions(query: str) -> bool:
 
 
 def key_of_text(query: str) -> str:
-    """Under what is remembered what a text means: itself, or, of a long one, a digest."""
+    """The key under which a text is remembered: the text itself, or a digest of a long one."""
     if len(query) <= SHORT:
         return query
     digest = hashlib.blake2b(query.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
@@ -282,7 +285,7 @@ def key_of_text(query: str) -> str:
 
 
 def analysis_size(key: str, analysis: Analysis) -> int:
-    """About what is held, in characters, for the bound on what is remembered."""
+    """The approximate size of a remembered analysis, in characters."""
     names = sum(map(len, analysis.reads)) + sum(map(len, analysis.writes))
     size = len(key) + len(analysis.normal_form) + len(analysis.savepoint) + names + 500
     for operation in analysis.operations.values():
@@ -297,19 +300,20 @@ _said: set[str] = set()
 
 
 def stumbled(error: Exception, over: str) -> None:
-    """Log what a parser or a rule raised, once a kind; nothing of the text, which may be secret."""
+    """Log what a parser or a rule raised, once for each kind; nothing of the text, which may be secret."""
     kind = f"{over}: {type(error).__name__}"
     if kind not in _said and len(_said) < 1_000:
         _said.add(kind)
         logger.warning(
-            "The parser stumbled over %s (said once a kind): it is executed, and not cached", one_line(kind)
+            "The parser failed on %s (logged once for each kind): it is executed, and not cached",
+            one_line(kind),
         )
     logger.debug("stumbled over %s\n%s", one_line(over), masked_traceback(error))
 
 
 @functools.cache
 def _analyzer() -> Any:
-    """It imports sqlglot, so on the first query only."""
+    """Imports sqlglot, so only on the first query."""
     from bot.core.query_optimizer.sql.analyzer import analyze
 
     return analyze

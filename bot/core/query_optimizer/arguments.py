@@ -1,4 +1,4 @@
-"""What callers give, checked: queries, times, and the names of tables, views and functions."""
+"""Checks callers' arguments: queries, times, and the names of tables, views and functions."""
 
 from __future__ import annotations
 

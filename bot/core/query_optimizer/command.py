@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """0: nothing at or above ``--fail-on``; 1: something; 2: a file that cannot be read, or bad arguments."""
+    """0: nothing at or above ``--fail-on``; 1: something; 2: an unreadable file, or bad arguments."""
     from bot.core.query_optimizer.advice.report import analyse_scripts, as_text, counts, known_codes, without
 
     ignored = frozenset(code.strip().upper() for code in options.ignore.split(",") if code.strip())
@@ -71,9 +71,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _print(said: list[str]) -> None:
-    """Print, also to a reader that has seen enough (``| head``): the status is the same for it."""
+    """Print, also to a closed pipe (``| head``), which does not change the status."""
     try:
         print("\n".join(said), flush=True)
     except BrokenPipeError:
-        # What is buffered would raise once more when the interpreter ends.
+        # Buffered output would raise again when the interpreter ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

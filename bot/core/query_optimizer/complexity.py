@@ -1,4 +1,4 @@
-"""What a GraphQL operation would cost, for callers that decide themselves."""
+"""What a GraphQL operation would cost, for callers with limits of their own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def analyze_graphql_complexity(
     """How many fields a GraphQL operation may make the server resolve; nothing is executed.
 
     A field within a list counts once for each item that the list is asked for (``first: 50``; ``variables``
-    gives the sizes that are variables). It is the figure that ``graphql_max_complexity`` bounds. Of several
+    gives the sizes that are variables). ``graphql_max_complexity`` limits the same figure. Of several
     operations it is that of ``operation_name``, or the largest.
 
     Raises InvalidArgumentError for a text that is not GraphQL, or has no operation of that name,

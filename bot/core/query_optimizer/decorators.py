@@ -1,4 +1,4 @@
-"""``@optimize_query``: a function that runs queries, run through the optimizer."""
+"""``@optimize_query``: runs a function's queries through the optimizer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 QUERY_ARGUMENTS = ("query", "sql", "query_str", "sql_query", "statement")
-"""Names by which the argument that holds the query is known; else the first string is it."""
+"""Names of the argument that holds the query; without one, it is the first string."""
 
 
 @overload
@@ -26,13 +26,13 @@ def optimize_query(
 def optimize_query(function: Any = None, *, ttl: float | None = None, scope: Any = None) -> Any:
     """Run an ``async def`` that executes a query through :meth:`QueryOptimizer.execute`.
 
-    The query is the argument ``query``, ``sql``, ``query_str``, ``sql_query`` or ``statement``, else
-    the first string; ``self`` is left out and all other arguments are its parameters. Reads are
-    cached for ``ttl`` seconds, writes drop what they change, concurrent callers share one run. A
-    call without a query, or with arguments that are not plain data, is just made.
+    The query is the argument ``query``, ``sql``, ``query_str``, ``sql_query`` or ``statement``, else the
+    first string; ``self`` is left out and all other arguments are its parameters. Reads are cached for
+    ``ttl`` seconds, writes drop what they change, concurrent callers share one run. A call without a query,
+    or with arguments that are not plain data, is made as it is.
 
-    ``scope`` is whose view of the data it is, as in :meth:`QueryOptimizer.execute`, or a function that tells
-    it from the call's arguments. Raises ValueError for what is no scope.
+    ``scope`` says whose view of the data it is, as in :meth:`QueryOptimizer.execute`; it may be a function of
+    the call's arguments. Raises ValueError for an invalid scope.
     """
     if function is None:
         return functools.partial(optimize_query, ttl=ttl, scope=scope)
@@ -63,7 +63,7 @@ def optimize_query(function: Any = None, *, ttl: float | None = None, scope: Any
         async def run(_query: str, _params: Any) -> Any:
             return await function(*args, **kwargs)
 
-        # Its name too: two functions may run the same text on two databases.
+        # The function's name, too: two functions may run the same text on two databases.
         params = {"": f"{function.__module__}.{function.__qualname__}", **given}
         if told is not None:
             return await optimizer.execute(query, params, run, ttl, told(*args, **kwargs))

@@ -1,4 +1,4 @@
-"""All that is known of one query shape, for the operator who asks what to do about it."""
+"""Everything known about one query shape, for operators."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _VALUE = re.compile(r"'(?:[^']|'')*(?:'|\Z)|\b\d[\d.]*")
 async def details_of(
     fingerprint: str, analyses: Analyses, recorder: Recorder, plans: PlanReader | None, ttl: float
 ) -> QueryDetails | None:
-    """None for a shape that is not known. Nothing in the answer holds a value of a query."""
+    """None for an unknown shape. The answer never contains a value of a query."""
     shape = recorder.statistics.shape(fingerprint)
     specimen = recorder.specimens.get(fingerprint)
     pattern = recorder.detector.patterns.get(fingerprint)
@@ -58,7 +58,7 @@ async def details_of(
 
 
 def _without_values(findings: list[Finding], of_shape: tuple[Finding, ...]) -> list[Finding]:
-    """The findings on a query, in the words of those on its shape where that gives the same."""
+    """The findings on a query, in the words of the same findings on its shape, which has no values."""
     known = {(finding.code, finding.line): finding for finding in of_shape}
     return [
         known.get((finding.code, finding.line))

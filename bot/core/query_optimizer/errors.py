@@ -8,7 +8,7 @@ from bot.core._shared.errors import BackendError, MisuseError
 class QueryTooComplexError(MisuseError):
     """A GraphQL query is deeper or costs more than the settings allow; it was not executed.
 
-    ``depth`` and ``complexity`` are what was measured, None where the text was too large to measure.
+    ``depth`` and ``complexity`` are the measured figures; None if the text was too large to measure.
     """
 
     def __init__(
@@ -24,4 +24,4 @@ class QueryTooComplexError(MisuseError):
 
 
 class QueryTimeoutError(BackendError, TimeoutError):
-    """The executor of a read has not answered in time; whoever waited for it gets this."""
+    """The executor of a read did not answer in time; every caller that waited for it gets this error."""

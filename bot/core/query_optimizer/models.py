@@ -1,4 +1,4 @@
-"""What the query optimizer answers with."""
+"""What the query optimizer returns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Severity = Literal["info", "warning", "error"]
 SEVERITIES: tuple[Severity, ...] = ("info", "warning", "error")
-"""From what one may want to know, to what is almost surely a mistake."""
+"""How serious a finding is: from useful to know, to almost surely a mistake."""
 
 
 class QueryType(Enum):
@@ -78,7 +78,7 @@ class GraphQLReading:
     problem: str = ""
     """Why it cannot be analysed, or will be refused by every server; empty if all is well."""
     too_large: bool = False
-    """It is too long, too deep or endless: what measures it would not end well, nor would a server."""
+    """It is too long, too deep or endless, so it can be neither measured nor served."""
     findings: tuple[Finding, ...] = ()
 
 
@@ -93,11 +93,11 @@ class Analysis(Struct, frozen=True):
     reads: frozenset[str]
     writes: frozenset[str]
     writes_anything: bool
-    """True when what it writes is not known: then every cached result is dropped."""
+    """Whether it is unknown what it writes: then every cached result is dropped."""
     not_cacheable: str
     """Why its result must not be cached; empty when it may be."""
     transaction: str = ""
-    """What it does to the transaction: a word that :meth:`Transactions.change` knows, or nothing."""
+    """What it does to the transaction, as a word for :meth:`Transactions.change`; empty for nothing."""
     savepoint: str = ""
     """The savepoint that it sets or releases."""
     declares: tuple[Declaration, ...] = ()
@@ -105,9 +105,9 @@ class Analysis(Struct, frozen=True):
     takes_moments: bool = False
     """A parameter such as 'now' may be read as the current time."""
     graphql: GraphQLReading | None = None
-    """What else is known of a GraphQL text; None for all other texts."""
+    """What else is known about a GraphQL text; None for other texts."""
     operations: Mapping[str, Analysis] = {}
-    """Of a GraphQL text with several operations: each by its name."""
+    """The operations of a GraphQL text that has several, by name."""
 
     @property
     def cacheable(self) -> bool:
@@ -120,7 +120,7 @@ class Analysis(Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class IndexSuggestion:
-    """An index that would serve a query. Its columns are in the order that an index needs."""
+    """An index that would serve a query. Its columns are in the order that the index needs."""
 
     table: str
     columns: tuple[str, ...]
@@ -129,9 +129,9 @@ class IndexSuggestion:
     """The statement that creates it."""
     reason: str
     equality_columns: tuple[str, ...] = ()
-    """Of ``columns``, the first: those compared for equality."""
+    """The first of ``columns``, which are compared for equality."""
     sort_columns: tuple[str, ...] = ()
-    """Of ``columns``, the last: those that only give the order."""
+    """The last of ``columns``, which only give the order."""
 
     def __str__(self) -> str:
         return self.ddl
@@ -150,16 +150,16 @@ class Evidence:
 
 @dataclass(frozen=True)
 class OptimizationResult:
-    """What is known of a query. Percentages are 0-100 and computed from evidence, 0.0 without any."""
+    """What is known about a query. Percentages are 0-100 and computed from evidence; 0.0 without evidence."""
 
     query: Any
-    """As it was given: a text, or a MongoDB filter, pipeline or command."""
+    """As given: a text, or a MongoDB filter, pipeline or command."""
     query_type: QueryType
     optimized_query: Any
     fingerprint: str
     tables: list[str]
     recommendations: list[str] = field(default_factory=list)
-    """A sentence and a fix each, after a stable code: the findings as text, rewrites among them."""
+    """The findings as text: a stable code, a sentence and a fix. Rewrites are among them."""
     index_suggestions: list[IndexSuggestion] = field(default_factory=list)
     n_plus_one_detected: bool = False
     cache_suggestion: str = ""
@@ -197,11 +197,11 @@ class Advice(Struct, frozen=True, dict=True):
 
     @property
     def characters(self) -> int:
-        """About what it takes, for the bound on what is remembered."""
+        """Its approximate size in characters, for the bound on what is remembered."""
         return len(self.query) * 2 + sum(map(len, self.recommendations)) * 2 + 1_500
 
     def of(self, query: str) -> Advice:
-        """The same of ``query``, which differs from this one's in comments alone."""
+        """The same advice for ``query``, which differs only in comments."""
         optimized = query if self.optimized_query == self.query else self.optimized_query
         return structs.replace(self, query=query, optimized_query=optimized)
 
@@ -212,11 +212,11 @@ class Advice(Struct, frozen=True, dict=True):
         repeated: tuple[float, str] | None = None,
         plan: Evidence | None = None,
     ) -> OptimizationResult:
-        """The same as users see it, its lists their own.
+        """The advice as callers get it, with lists of their own.
 
-        ``ttl`` is of a cached result, in seconds; ``observed`` is what only its executions could show (an
-        N+1 pattern); ``repeated`` what caching would save, in percent, and how that is known; ``plan`` what
-        EXPLAIN proved.
+        ``ttl`` is how long a result would be cached, in seconds; ``observed`` are findings from executions
+        (an N+1 pattern); ``repeated`` is what caching would save, in percent, and the evidence for it;
+        ``plan`` is what EXPLAIN proved.
         """
         improvement = 0.0
         evidence: list[str] = []
@@ -229,8 +229,8 @@ class Advice(Struct, frozen=True, dict=True):
             evidence += plan.sentences
             suggestions = tuple(each for each in suggestions if each.ddl not in plan.served)
         result = object.__new__(OptimizationResult)
-        # Filled in directly: this is what an analysis of a known text consists of, and a frozen class' own
-        # way of setting its fields would take half of the time.
+        # Filled in directly: the analysis of a known text does little else, and setting the fields of a
+        # frozen class would take half of its time.
         fields = result.__dict__
         known = self.__dict__.get("known")
         if known is None:
@@ -249,8 +249,9 @@ class Advice(Struct, frozen=True, dict=True):
         return result
 
     def _known(self) -> tuple[dict[str, Any], tuple[str, ...], str, str]:
-        """What is the same in every result: fields that cannot be changed in one, tables, and what is said
-        of caching before the seconds and after them; no seconds: nothing after."""
+        """What every result shares: immutable fields, tables, and the text about caching before and after the
+        seconds; if nothing follows, there are no seconds.
+        """
         analysis = self.analysis
         graphql = analysis.graphql
         constant = {
@@ -290,7 +291,7 @@ class SlowQuery:
 
 @dataclass(frozen=True)
 class QueryDetails:
-    """All that is known of one query shape, without any value of a query."""
+    """Everything known about one query shape, without any value of a query."""
 
     fingerprint: str
     query: str
@@ -300,9 +301,9 @@ class QueryDetails:
     executions: int
     slow_executions: int
     rows: int
-    """That its executions have returned, all together."""
+    """Rows that all executions returned together."""
     avg_time_ms: float | None
-    """None, as the next: no execution was timed since the statistics were reset."""
+    """None, as for the next, if no execution was timed since the statistics were reset."""
     max_time_ms: float | None
     last_seen: float | None
     """Unix time in seconds."""

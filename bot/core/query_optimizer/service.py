@@ -40,12 +40,12 @@ if TYPE_CHECKING:
 
 
 class QueryOptimizer(Phase4Service):
-    """Analyses queries and keeps their results. While off, queries are just executed.
+    """Analyses queries and caches their results. While it is off, queries are just executed.
 
-    A cached result is private to the cache: callers get a copy of what is mutable (rows as lists,
-    dicts and sets; other objects by ``copy.deepcopy``), so none can change what another gets.
+    A cached result is private to the cache: each caller gets a copy of what is mutable (lists, dicts and
+    sets; other objects by ``copy.deepcopy``), so no caller can change what another gets.
 
-    This class answers hits itself and hands on all else. :class:`Analyses` knows what texts mean,
+    This class answers hits itself and delegates everything else. :class:`Analyses` knows what texts mean,
     :class:`Invalidation` which results a write drops, :class:`Execution` runs queries,
     :class:`OfferedResults` takes results that callers read themselves, and :class:`Recorder` counts.
     """
@@ -122,7 +122,7 @@ class QueryOptimizer(Phase4Service):
                 query_timeout=query_timeout,
             )
             speaks = settings.dialect
-            # Those of an earlier call are declared already.
+            # Those of an earlier call have been declared.
             behind = [] if views is None else relations_of("views", settings.views, speaks)
             along = [] if cascades is None else relations_of("cascades", settings.cascades, speaks)
             pure = functions_of(settings.pure_functions)
@@ -132,7 +132,7 @@ class QueryOptimizer(Phase4Service):
             self._analyses.limit(settings.graphql_max_depth, settings.graphql_max_complexity)
             invalidation = self._invalidation
             if self._analyses.read_as(speaks, pure):
-                invalidation.cache.write_anything()  # cached by another reading of the same texts
+                invalidation.cache.write_anything()  # cached while the same texts were read differently
             for name, tables in behind:
                 invalidation.declare_view(name, tables)
             for name, tables in along:
@@ -144,7 +144,9 @@ class QueryOptimizer(Phase4Service):
         return True
 
     async def disable(self) -> bool:
-        """Switch off and drop every cached result; runs in progress end for those who wait for them."""
+        """Switch off and drop every cached result. Executions in progress still end, for the callers that
+        wait for them.
+        """
         async with self._transition:
             self._enabled = False
             self._invalidation.switch_off()
@@ -155,7 +157,7 @@ class QueryOptimizer(Phase4Service):
                 self._invalidation.plans.forget()
         return True
 
-    # What the text of a query cannot tell.
+    # What the text of a query does not tell.
 
     async def declare_view(self, name: str, *tables: str) -> None:
         """``name`` is a view over ``tables``: a write to one of them drops the results that read it.
@@ -180,20 +182,20 @@ class QueryOptimizer(Phase4Service):
         return names_of(argument, names, self._analyses.dialect, any_table=any_table)
 
     def request(self) -> Request:
-        """``with optimizer.request():`` makes what runs inside one request for the N+1 detection.
+        """``with optimizer.request():`` marks what runs inside as one request, for the N+1 detection.
 
-        Needed where one task handles many requests, as the workers of some bot frameworks do; a task
-        that handles one request is one without it.
+        It is needed where one task handles many requests, as the workers of some bot frameworks do. A task
+        that handles one request needs no mark.
         """
         return self._recorder.detector.request()
 
     def transaction(self) -> TransactionScope:
         """``async with optimizer.transaction(), connection.transaction():`` for transactions of the driver.
 
-        What is written inside shows to others only when the driver commits, so it is dropped from the
-        cache again at the end; reads inside are not cached, and those of tables written inside are not
-        answered from the cache. For BEGIN and COMMIT that pass through :meth:`execute` as text it is not
-        needed.
+        Other connections see what is written inside only after the commit, so the affected results are
+        dropped from the cache again at the end. Reads inside are not cached, and reads of tables that were
+        written inside are not answered from the cache. It is not needed if BEGIN and COMMIT pass through
+        :meth:`execute` as texts.
         """
         return TransactionScope(self._transactions, self._invalidation.ended)
 
@@ -202,14 +204,14 @@ class QueryOptimizer(Phase4Service):
     async def analyze_query(
         self, query: str | Mapping[str, Any] | Sequence[Any], params: Any = None, scope: Any = None
     ) -> OptimizationResult:
-        """What the query is and what to do about it: findings, index suggestions, a better form.
+        """What the query is and how to improve it: findings, index suggestions, a better form.
 
         A MongoDB filter, pipeline or command is a dict or a list, and ``params`` its options: ``collection``,
         ``sort``, ``limit``, ``skip``, ``projection``. Any text gets an answer. With an explainer
         (:meth:`explain_with`) a SELECT that is new is explained first, which takes the time of a few round
         trips, and no longer than the explainer's timeout. While the optimizer is off, the answer is UNKNOWN
-        and the query itself. ``scope`` is taken so that one set of arguments serves all calls; advice is the
-        same in all scopes.
+        and the query itself. ``scope`` is accepted so that all calls can have the same arguments; the advice
+        does not depend on it.
         """
         if not self._enabled:
             self._used_while_off()
@@ -231,19 +233,19 @@ class QueryOptimizer(Phase4Service):
 
     @property
     def dialect(self) -> str:
-        """The dialect that texts are read in; "" reads what all databases have in common."""
+        """The dialect in which texts are read; "" is what all databases have in common."""
         return self._analyses.dialect
 
     _dialect = dialect  # the name that scripts print it by
 
     def explain_with(self, explainer: Explainer | None, dialect: str = "", *, timeout: float = 2.0) -> None:
-        """Have :meth:`analyze_query` ask a database for the plans of SELECTs; None: no longer.
+        """Let :meth:`analyze_query` ask a database for the plans of SELECTs; None stops that.
 
         ``await explainer([(sql, parameters), ...])`` runs statements in order on one connection and answers
         with the rows of each, as sequences; ``dialect`` is "postgres", "mysql" or "sqlite". It is given
-        EXPLAIN (never ANALYZE), look-ups in the catalog, and counts over at most 10,000 rows of a table. What
-        it raises costs the evidence only. ``timeout`` is seconds for one query's evidence, remembered
-        per fingerprint for five minutes. Raises ValueError for a dialect that has no EXPLAIN known here.
+        EXPLAIN (never ANALYZE), look-ups in the catalog, and counts over at most 10,000 rows of a table. If
+        it raises, only the evidence is missing. ``timeout`` is seconds for one query's evidence, remembered
+        per fingerprint for five minutes. Raises ValueError for any other dialect.
         """
         catalog = self._invalidation.catalog
         if explainer is None:
@@ -259,16 +261,16 @@ class QueryOptimizer(Phase4Service):
         catalog.read_from(explainer, dialect, seconds)
 
     async def learn_catalog(self) -> bool:
-        """Read from the database what its tables are: views, partitions, cascading keys, triggers, functions.
+        """Read the database's catalog: views, partitions, cascading keys, triggers, functions.
 
-        Asks the explainer of :meth:`explain_with`; False without one, or if it failed or timed out. Happens
-        by itself before the first result is looked up, and again after a statement that may have defined
-        views unseen. Call it after somebody else changed the schema.
+        Asks the explainer of :meth:`explain_with`; False without one, or if it failed or timed out. This is
+        done automatically before the first look-up, and again after a statement that may have defined views
+        in a way that cannot be read. Call it after another program changed the schema.
         """
         return await self._invalidation.learn_catalog()
 
     def _key(self, query: str, params: Any, scope: Any) -> Hashable:
-        """Under what a result is kept. Raises TypeError as ``key_of`` does."""
+        """The key of a result. Raises TypeError as ``key_of`` does."""
         key = self._analyses.key_of(query, params)
         return key if scope is None else (self._invalidation.scope_of(scope)[0], key)
 
@@ -279,10 +281,10 @@ class QueryOptimizer(Phase4Service):
     # Results.
 
     async def get_cached_result(self, query: str, params: Any = None, scope: Any = None) -> Any:
-        """The cached result of the query, a private copy where it is mutable; None if there is none.
+        """The cached result of the query, a private copy if it is mutable; None if there is none.
 
-        A miss opens a look-up: it lets this caller (:mod:`.lookups` says who that is) keep what it then
-        reads by :meth:`cache_query_result`. ``scope`` is whose view of the data it is, as in :meth:`execute`.
+        A miss opens a look-up, which lets this caller (see :mod:`.lookups`) cache what it then reads, by
+        :meth:`cache_query_result`. ``scope`` says whose view of the data it is, as in :meth:`execute`.
         """
         key: Hashable = query
         try:
@@ -296,7 +298,7 @@ class QueryOptimizer(Phase4Service):
         except (InvalidArgumentError, MemoryError):
             raise
         except Exception:
-            return None  # parameters that cannot be told apart are never cached
+            return None  # parameters that cannot be compared are never cached
         if entry is not None and entry.expires_at > self._now() and not self._in_transaction[0]:
             if entry.frequency < MAX_FREQUENCY:
                 entry.frequency += 1
@@ -309,7 +311,7 @@ class QueryOptimizer(Phase4Service):
             await self._invalidation.learn_catalog()
         if scope is not None or is_graphql(query) or untagged(query) is not query:
             key = self._key(query, params, scope)
-        # Closer: it may be GraphQL, or asked for in a transaction.
+        # Look again, by the exact key: it may be GraphQL, or be read in a transaction.
         entry = self._live.get(key)
         if entry is not None and entry.expires_at > self._now() and not self._hidden(query):
             self._recorder.hits += 1
@@ -329,11 +331,11 @@ class QueryOptimizer(Phase4Service):
     ) -> bool:
         """Keep a result for ``ttl`` seconds (default: the configured one) or until a write.
 
-        Kept only if no table that the query reads was written since this caller's :meth:`get_cached_result`
-        of it missed; each miss is good for one result. ``fresh=True`` is the caller's own word instead, for
-        a result that no look-up came before: nothing that it read was written since it was read. False, and
-        nothing kept, if that does not hold, if the query's result must not be cached (a write, a locking
-        read, a function such as now()), or if the result is too large or cannot be copied.
+        It is kept only if no table that the query reads was written since this caller's
+        :meth:`get_cached_result` of it missed; each miss serves one result. Without a look-up, the caller can
+        say ``fresh=True``: no table that it read was written since. Returns False, and keeps nothing, if that
+        does not hold, if the query's result must not be cached (a write, a locking read, a function such as
+        now()), or if the result is too large or cannot be copied.
         """
         valid_query(query)
         seconds = self._settings.cache_ttl if ttl is None else valid_seconds("ttl", ttl)
@@ -359,20 +361,21 @@ class QueryOptimizer(Phase4Service):
     ) -> Any:
         """Answer a query from the cache, or by ``await executor(query, params)``.
 
-        Concurrent callers of the same read share one execution and get a copy each. A write drops,
-        after it has run (or failed, or was cancelled: it may have written), every result that read
-        what it wrote. What must not be cached is executed each time. Errors of the executor reach
-        the caller and are not cached. Parameters must be plain data for a result to be cached. Raises
+        Concurrent callers of the same read share one execution and get a copy each. After a write has run,
+        every result that read what it wrote is dropped, also if the write failed or was cancelled, since it
+        may have written. Queries that must not be cached are executed each time. Errors of the executor reach
+        the caller and are not cached. A result is cached only if the parameters are plain data. Raises
         QueryTimeoutError for a read that may be cached and takes longer than the timeout (:meth:`enable`): it
-        is cancelled, and the next caller starts anew.
-        An execution's time is what the executor takes, or what it spends ``with database_time():``.
-        ``params`` of a GraphQL query are its variables, or a dict with ``variables`` and
-        ``operation_name``; raises QueryTooComplexError, without executing, for what exceeds the limits.
+        is cancelled, and the next caller starts a new one. An execution's time is what the executor takes, or
+        what it spends ``with database_time():``. ``params`` of a GraphQL query are its variables, or a dict
+        with ``variables`` and ``operation_name``; raises QueryTooComplexError, without executing, for what
+        exceeds the limits.
 
-        ``scope`` is whose view of the data it is, where one text means several things: a role, a tenant, a
-        search_path (a str, a number, a tuple), or a :class:`Scope`, which may name a database. Each has
-        results of its own. A write drops what was read of the tables in every scope, since scopes may share
-        them; one in a database named by a :class:`Scope` leaves the other databases' results alone.
+        ``scope`` says whose view of the data it is, if the same text can give different results: a role, a
+        tenant, a search_path (a str, a number, a tuple), or a :class:`Scope`, which may name a database. Each
+        scope has its own results. A write drops the results of its tables in every scope, since scopes may
+        share tables; a write in a database that a :class:`Scope` names does not drop results of other
+        databases.
         """
         if not self._enabled:
             self._used_while_off()
@@ -422,10 +425,10 @@ class QueryOptimizer(Phase4Service):
     # Writes of others.
 
     def after_write(self, hook: AfterWrite | None) -> None:
-        """Call ``hook`` with the tables of each write ("*" for all), to tell other instances.
+        """Call ``hook`` with the tables of each write ("*" for any), to tell other instances.
 
-        It is for :meth:`written_elsewhere` there: other items may say in which database, and what the
-        statement defined. What it returns is awaited before the writer goes on. None takes the hook away.
+        Give the list to their :meth:`written_elsewhere`: further items may name the database, and what the
+        statement defined. The hook's result is awaited before the writer goes on. None removes the hook.
         """
         self._invalidation.after_write = hook
 
@@ -434,18 +437,17 @@ class QueryOptimizer(Phase4Service):
         self._invalidation.written_elsewhere(tables)
 
     async def invalidate_tables(self, *tables: str, scope: Any = None) -> int:
-        """Tables were written by somebody else: drop the results that read them; how many there were.
+        """Another program wrote these tables: drop the results that read them; returns how many.
 
-        A name is as in SQL: ``users`` is that of any schema, ``shop.users`` that of one, ``"Users"`` exact;
-        ``*`` is any table.
-        ``scope`` limits it as it limits what a write drops: to one database, if it names one.
+        Names are as in SQL: ``users`` in any schema, ``shop.users`` in one, ``"Users"`` exactly; ``*`` is any
+        table. If ``scope`` names a database, only results of that database are dropped.
         """
         names = self._named("tables", tables, any_table=True)
         database = "" if scope is None else self._invalidation.scope_of(scope)[1]
         return self._invalidation.written(names, database)
 
     async def clear_cache(self) -> int:
-        """Drop every cached result; how many there were."""
+        """Drop every cached result; returns how many."""
         return self._invalidation.cache.write_anything()
 
     # Figures.
@@ -488,11 +490,11 @@ class QueryOptimizer(Phase4Service):
         return self._recorder.statistics.slow_queries(seconds * 1000)
 
     async def describe_query(self, fingerprint: str) -> QueryDetails | None:
-        """All that is known of a shape of :meth:`get_slow_queries` or :meth:`get_n_plus_one_patterns`.
+        """Everything known about a shape of :meth:`get_slow_queries` or :meth:`get_n_plus_one_patterns`.
 
-        Its call sites, advice on the last such query, and its plan if there is an explainer
-        (:meth:`explain_with`), which takes a few round trips for a shape that is new. None for a shape that
-        is not known (any more).
+        Its call sites, advice on the latest such query, and its plan if there is an explainer
+        (:meth:`explain_with`), which takes a few round trips for a new shape. None if the shape is not known,
+        or no longer.
         """
         if not self._enabled:
             self._used_while_off()
@@ -507,7 +509,7 @@ class QueryOptimizer(Phase4Service):
         return figures_of(recorder.statistics, hits, misses, store, found, enabled=self._enabled)
 
     async def reset_statistics(self) -> None:
-        """Counters and the figures per shape to zero; cached results stay."""
+        """Set the counters and the figures of each shape to zero; cached results stay."""
         store = self._invalidation.cache.store
         store.evictions = store.expirations = 0
         self._recorder.clear()
@@ -526,5 +528,5 @@ class QueryOptimizer(Phase4Service):
 
 
 def _unknown(query: str | Mapping[str, Any] | Sequence[Any]) -> OptimizationResult:
-    """The answer on a query of which nothing is known."""
+    """The result for a query about which nothing is known."""
     return OptimizationResult(query, QueryType.UNKNOWN, query, fingerprint="", tables=[])

@@ -9,14 +9,14 @@ from collections.abc import Hashable
 from bot.core.query_optimizer.models import Analysis, SlowQuery
 
 MAX_FINGERPRINTS = 10_000
-"""Shapes kept; the one not executed for longest goes first."""
+"""Shapes kept; the one that was not executed for the longest time is dropped first."""
 
 MAX_SHOWN = 500
 """Characters of a shape's text that are kept."""
 
 
 MAX_KEYS = 10_000
-"""Texts with parameters whose last execution is remembered, to know the next as a repetition."""
+"""Texts with parameters whose latest execution is remembered, so that the next one counts as a repetition."""
 
 _PARAMETER = re.compile(r"\?|%s|%\(|[$:@]\w")
 
@@ -39,12 +39,13 @@ class _Shape:
 
 
 class ExecutionStatistics:
-    """Counters of executions: totals that never forget, and details per shape that are bounded."""
+    """Counters of executions: totals of everything, and details for a bounded number of shapes."""
 
     def __init__(self) -> None:
         self.repeated: dict[str, _Shape] = {}
-        """Of the shapes, those with repetitions. Changed only by record and clear, and as shapes leave."""
-        # Plain dicts in order, since each execution passes here: what was not seen for longest stands first.
+        """Shapes with repetitions. Changed only by record and clear, and when a shape is dropped."""
+        # Plain dicts in order, since every execution passes here: what was not seen for the longest time is
+        # first.
         self._shapes: OrderedDict[str, _Shape] = OrderedDict()
         # hash of text and parameters -> (monotonic time, version of what it reads)
         self._last: dict[int, tuple[float, int]] = {}
@@ -85,7 +86,7 @@ class ExecutionStatistics:
         if last is None or last[1] != version or now - last[0] >= ttl:
             if len(self._last) >= MAX_KEYS:
                 del self._last[next(iter(self._last))]
-            self._last[known] = now, version  # here it would have been cached, for ttl seconds
+            self._last[known] = now, version  # from here on it would have been cached, for ttl seconds
             return
         self._last[known] = last
         shape = self._shapes.get(analysis.fingerprint)
@@ -107,7 +108,7 @@ class ExecutionStatistics:
         return round(100 * shape.repeated_ms / shape.total_ms, 2), said
 
     def shape(self, fingerprint: str) -> _Shape | None:
-        """What was counted of a shape; not to be changed."""
+        """The counters of a shape; do not change them."""
         return self._shapes.get(fingerprint)
 
     def __len__(self) -> int:
@@ -143,5 +144,5 @@ class ExecutionStatistics:
 
 
 def has_parameters(query: str) -> bool:
-    """Whether a text may have parameters, so that it alone does not tell one execution from another."""
+    """Whether a text may have parameters, so that the text alone does not identify an execution."""
     return _PARAMETER.search(query) is not None

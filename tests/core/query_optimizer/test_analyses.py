@@ -74,7 +74,7 @@ async def test_what_a_parser_raises_stops_no_query(optimizer, monkeypatch, caplo
         await optimizer.record_execution(query, 1.0)
     assert (await optimizer.get_statistics())["cached_results_count"] == 0, "it may have written"
     assert (await optimizer.analyze_query({"a": 1}, {"collection": "c"})).optimized_query == {"a": 1}
-    assert caplog.text.count("The parser stumbled over a SQL text") <= 1
+    assert caplog.text.count("The parser failed on a SQL text") <= 1
 
 
 async def test_the_decorator_runs_what_a_parser_stumbles_over(monkeypatch):

@@ -1,4 +1,4 @@
-"""The one query to use in the place of many that differ in a value (pure)."""
+"""The one query that replaces many queries which differ in a value (pure)."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _WRITTEN = re.compile(rf":{_STEM}(\d+)\b")
 
 
 def batched(normal_form: str, first: Sample, second: Sample, dialect: str) -> str | None:
-    """The query that gets in one run what two samples of one shape got in two.
+    """One query with the results of two sample queries of the same shape.
 
-    A sentence for writes that no condition holds together. Empty where no query is known to be right: the
-    values that differ are not compared by ``column = value``, or the shape says too little. None where
-    these are no N+1: a walk in pages, or in lists of values.
+    For writes without a common condition it is a sentence. Empty if no query is known to be right: the values
+    that differ are not compared by ``column = value``, or the shape says too little. None if it is not an N+1
+    pattern but a walk through pages or lists of values.
     """
     word = normal_form.partition(" ")[0].upper()
     if normal_form.startswith(("{", "query(", "query (", "mutation(", "mutation ")):
@@ -40,7 +40,7 @@ def batched(normal_form: str, first: Sample, second: Sample, dialect: str) -> st
         return _batched(first, second, dialect)
     except MemoryError:
         raise
-    except Exception:  # whatever a parser makes of it, or values that are not found in it
+    except Exception:  # of the parser, or of values that are not found in the text
         return ""
 
 
@@ -59,7 +59,7 @@ class _Query:
         if len(statements) != 1:
             raise ValueError("not one statement")
         self.tree = statements[0]
-        if isinstance(params, Mapping) and "" in params:  # as @optimize_query hands it over
+        if isinstance(params, Mapping) and "" in params:  # as @optimize_query passes it on
             rest = [value for name, value in params.items() if name]
             params = rest[0] if len(rest) == 1 and isinstance(rest[0], Mapping | list | tuple) else rest
         self.params = params
@@ -67,7 +67,7 @@ class _Query:
         self._position = {n: position for position, n in enumerate(positional)}
 
     def written(self, leaf: Any) -> str:
-        """A parameter as the text has it; "?" for a literal, which may be a user's data."""
+        """A parameter as it is written in the text; "?" for a literal, which may be a user's data."""
         name = _name_of(leaf)
         if name.startswith(_STEM):
             return self.parameters.written[int(name[len(_STEM) :])]
@@ -133,7 +133,7 @@ def _batched(first: Sample, second: Sample, dialect: str) -> str | None:
     if note is None:
         return ""
     several = _several(equal, one, dialect, exp)
-    # In the place of the first of them; the others are part of it.
+    # It replaces the first of them; the others are contained in it.
     equal[0][0].replace(several)
     for condition, _, _ in equal[1:]:
         _leave_out(condition, exp)
@@ -141,7 +141,7 @@ def _batched(first: Sample, second: Sample, dialect: str) -> str | None:
 
 
 def _pairs(one: Any, other: Any, exp: Any) -> Iterator[tuple[Any, Any]]:
-    """The values of two trees of one form, each with its counterpart, in the order of the text's tree."""
+    """Pairs of corresponding values of two trees of the same form, in the order of the tree."""
     if one.__class__ is not other.__class__:
         raise ValueError("not of one form")
     if isinstance(one, exp.Literal | exp.Placeholder | exp.Parameter):
@@ -212,7 +212,7 @@ def _restored(query: _Query, dialect: str) -> str:
 
 
 def _compares(condition: Any, leaf: Any, exp: Any) -> bool:
-    """Whether it is ``column = leaf``, or what is the same: a list, or an array, of one."""
+    """Whether it is ``column = leaf``, or the same as a list or an array with one value."""
     if isinstance(condition, exp.In):
         return isinstance(condition.this, exp.Column) and condition.expressions == [leaf]
     if not isinstance(condition, exp.EQ):
@@ -245,9 +245,9 @@ def _several(equal: list[tuple[Any, Any, Any]], query: _Query, dialect: str, exp
 
 
 def _complete(tree: Any, columns: list[Any], exp: Any) -> str | None:
-    """Make a SELECT tell which row belongs to which value; what remains to be said.
+    """Make a SELECT show which row belongs to which value; returns a note for the user.
 
-    None where its rows would not be those of each value: window functions count across them.
+    None if its rows would differ from those of the single queries, as with window functions.
     """
     distinct = tree.args.get("distinct")
     if tree.find(exp.Window) or tree.args.get("offset") is not None:
@@ -260,7 +260,7 @@ def _complete(tree: Any, columns: list[Any], exp: Any) -> str | None:
         if any(item == column for item in tree.expressions):
             continue
         if any(item.alias_or_name.lower() == column.name.lower() for item in tree.expressions):
-            return None  # something else goes by its name
+            return None  # another thing has its name
         missing.append(column)
     aggregate = any(item.find(exp.AggFunc) for item in tree.expressions if not isinstance(item, exp.Star))
     if missing and (not star or aggregate):

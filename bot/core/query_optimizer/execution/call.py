@@ -1,4 +1,4 @@
-"""A query in progress, as it is handed on (pure)."""
+"""A query in progress (pure)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Call(Struct):
     query: str
     params: Any
     executor: Any
-    """``await executor(query, params)`` runs it; None where the caller runs it."""
+    """``await executor(query, params)`` runs it; None if the caller runs it."""
     analysis: Analysis
     key: Hashable
-    """Under what its result is kept; None where its parameters cannot be told apart."""
+    """The key of its result; None if its parameters cannot be compared."""
     ttl: float = 0.0
     """Seconds for which its result may be kept."""
     database: str = ""
-    """Where its tables are; "" if that is not known."""
+    """The database of its tables; "" if unknown."""

@@ -1,4 +1,4 @@
-"""Asks a database what its tables are, and when to ask it again."""
+"""Reads a database's catalog, and knows when to read it again."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RETRY_FIRST, RETRY_LONGEST = 60.0, 3600.0
-"""Seconds until a catalog that could not be read is asked for again, the first time and at most."""
+"""Seconds until the next attempt after a failure: the first time, and at most."""
 
 
 class CatalogReader:
     """The catalog of one database: views, partitions, cascading keys, triggers, functions.
 
-    It is due as soon as there is an explainer, after a doubt (:meth:`doubt`), and after a failure in
-    intervals that grow.
+    It is read as soon as there is an explainer, again after a doubt (:meth:`doubt`), and after a failure at
+    growing intervals.
     """
 
     def __init__(self, now: Callable[[], float]) -> None:
@@ -33,14 +33,14 @@ class CatalogReader:
         self._retry = RETRY_FIRST
         self._failure_logged = False
         self.due = math.inf
-        """When it is read next, monotonic seconds; never without an explainer."""
+        """When it is read next, in monotonic seconds; infinity without an explainer."""
 
     @property
     def has_source(self) -> bool:
         return self._source is not None
 
     def read_from(self, explainer: Explainer | None, dialect: str, timeout: float) -> None:
-        """``timeout`` is seconds for one reading; without an explainer nothing is read."""
+        """Set the explainer; ``timeout`` is seconds for one reading. With None nothing is read."""
         if explainer is None:
             self._source, self.due = None, math.inf
             return
@@ -48,19 +48,19 @@ class CatalogReader:
         self.due, self._retry = 0.0, RETRY_FIRST
 
     def doubt(self) -> None:
-        """What is known of it may hold no longer."""
+        """What is known of the catalog may be out of date: read it again."""
         if self._source is not None:
             self.due = 0.0
 
     async def read(self) -> list[Declaration] | None:
-        """What it declares; None without an explainer, or if it failed or timed out."""
+        """Read what the catalog declares; None without an explainer, or if that failed or timed out."""
         from bot.core.query_optimizer.sql.catalog import CATALOGS, MAX_DEFINITIONS, learnt
 
         if self._source is None:
             return None
         source = self._source
         explainer, dialect, timeout = source
-        self.due = math.inf  # a doubt that arises from now on asks again
+        self.due = math.inf  # a doubt from now on makes it due again
         found: list[Declaration] | None = None
         try:
             async with asyncio.timeout(timeout):
@@ -72,7 +72,7 @@ class CatalogReader:
             if not self._failure_logged:
                 self._failure_logged = True
                 logger.warning(
-                    "The catalog was not read (%s): views are known by declaration alone", one_line(error)
+                    "The catalog was not read (%s): only declared views are known", one_line(error)
                 )
         finally:
             if found is None and self._source is source:

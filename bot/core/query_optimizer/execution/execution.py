@@ -1,4 +1,4 @@
-"""Runs a query that no cached result answers: reads that callers share, writes, transactions."""
+"""Runs queries that have no cached result: reads that callers share, writes, transactions."""
 
 from __future__ import annotations
 
@@ -26,11 +26,13 @@ logger = logging.getLogger(__name__)
 Executor = Callable[[str, Any], Awaitable[Any]]
 
 MAX_TOLD = 1_000
-"""Shapes whose results cannot be copied and of which the log has said so."""
+"""Shapes whose results cannot be copied, and for which that was logged."""
 
 
 class Execution:
-    """What runs now: reads that several callers wait for, writes until others know of them."""
+    """The queries in progress: reads that several callers wait for, writes until other instances know of
+    them.
+    """
 
     def __init__(
         self,
@@ -82,7 +84,7 @@ class Execution:
     async def _write(self, call: Call) -> Any:
         analysis, invalidation = call.analysis, self._invalidation
         if analysis.transaction == "begin":
-            self._transactions.begin()  # a script that begins, and writes, and leaves it open
+            self._transactions.begin()  # a script that begins a transaction, writes, and leaves it open
         try:
             result = await self._timed(call, None)
         except BaseException:
@@ -95,12 +97,12 @@ class Execution:
             raise
         done = invalidation.written_by(analysis, call.database)
         if done is not None:
-            # Before the writer goes on: what it does next may make other instances read.
+            # Awaited before the writer goes on: what it does next may make other instances read.
             await asyncio.shield(done)
         if analysis.transaction:
             done = self._change_transaction(analysis)
             begun = self._transactions.current()
-            if begun is not None:  # which of its writes came after the BEGIN is not told
+            if begun is not None:  # it is unknown which of its writes came after the BEGIN
                 written, anything = invalidation.relations.all_written(
                     analysis.writes, analysis.writes_anything
                 )
@@ -140,7 +142,7 @@ class Execution:
             raw = await self._timed(call, call.key)
             frozen = self.frozen(call.analysis, raw)
             if frozen is not None and invalidation.keeps_in(cache):
-                # Asked for again: a view may have been declared meanwhile.
+                # Computed again, since a view may have been declared meanwhile.
                 marks = invalidation.marks_of(call.analysis, call.database)
                 cache.put(call.key, frozen, marks, begun=begun, now=self._now(), ttl=call.ttl)
             return frozen
@@ -154,7 +156,7 @@ class Execution:
             return raw  # the cache has a copy of its own
         if frozen is not None:
             return frozen.value if frozen.thaw is None else frozen.thaw(frozen.value)
-        # The leader's result cannot be copied, and an object that two callers hold is not two results.
+        # The leader's result cannot be copied, and two callers must not share one object.
         return await self._timed(call, call.key)
 
     def _given_up(self, call: Call) -> QueryTimeoutError:
@@ -165,7 +167,7 @@ class Execution:
         )
 
     async def _timed(self, call: Call, key: Hashable) -> Any:
-        """Run it and count its time; ``key`` tells it from other executions of its shape."""
+        """Run it and record its time; ``key`` tells it apart from other executions of its shape."""
         watch = Stopwatch(self._now)
         token = STOPWATCH.set(watch)
         start = self._now()

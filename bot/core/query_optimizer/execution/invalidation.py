@@ -26,7 +26,7 @@ AfterWrite = Callable[[list[str]], Awaitable[Any] | None]
 EVERY_TABLE = "*"
 
 _MAY_INDEX = (QueryType.DDL, QueryType.SCRIPT, QueryType.OTHER)
-"""What may bring or take an index, or figures that the planner goes by."""
+"""What may add or remove an index, or change the planner's statistics."""
 
 _MB = 1_048_576
 
@@ -34,9 +34,9 @@ _MB = 1_048_576
 class Invalidation:
     """The cached results, and what is known of tables: views, cascades, databases.
 
-    A result is filed under the tables that it read, seen through views; a write drops what is filed under
-    the tables that it wrote, and under those that change along with them. In an open transaction a write is
-    noted there, too, and drops the same results again at its end.
+    A result is indexed by the tables that it read, also through views. A write drops the results of the
+    tables that it wrote, and of tables that change along with them. In an open transaction a write is noted
+    there, too, and the same results are dropped again when it ends.
     """
 
     def __init__(
@@ -54,13 +54,13 @@ class Invalidation:
         self.plans: PlanReader | None = None
         """Asks for plans, which a definition may change; None without an explainer."""
         self.after_write: AfterWrite | None = None
-        """Told of each write, for other instances."""
+        """Called after each write, to tell other instances."""
         self._reading_catalog: SingleFlight[bool] = SingleFlight()
-        # Whether results of named databases are told apart: from the first of them on.
+        # Whether results are indexed by database, too: from the first named database on.
         self._by_database = False
         self.cache = self._new_cache()
         self.live: dict[Hashable, Any] = {}
-        """The cache's live entries while on, nothing while off: one look-up tells both."""
+        """The cache's live entries while on, empty while off, so that one look-up answers both questions."""
 
     def _new_cache(self) -> ResultCache:
         return ResultCache(max_bytes=int(self.max_size_mb * _MB), max_entries=self.max_entries)
@@ -71,7 +71,7 @@ class Invalidation:
         self.live = self.cache.live
 
     def switch_off(self) -> None:
-        """Every result goes, and those that are on their way are not kept."""
+        """Drop every result; those of queries in progress will not be kept."""
         self.cache = self._new_cache()
         self.live = {}
 
@@ -84,10 +84,10 @@ class Invalidation:
             self.max_size_mb, self.max_entries = max_size_mb, max_entries
             self.cache.store.resize(max_bytes=int(max_size_mb * _MB), max_entries=max_entries)
 
-    # What a result is filed under.
+    # What a result is indexed by.
 
     def scope_of(self, scope: Any) -> tuple[Hashable, str]:
-        """:func:`scope_key`, of a scope that is used from now on."""
+        """:func:`scope_key`, and note that the scope is in use."""
         place, database = scope_key(scope)
         if database:
             self._by_database = True
@@ -109,7 +109,7 @@ class Invalidation:
         return transaction is not None and transaction.hides(self.relations.read_by(analysis.reads))
 
     def _database(self, tables: Collection[str], database: str) -> str:
-        """``database``, unless a name may lead out of it: in PostgreSQL a qualified one does not."""
+        """``database``, or "" if a name may refer to another one; in PostgreSQL no name can."""
         if database and self._analyses.dialect != "postgres" and any("." in name for name in tables):
             return ""
         return database
@@ -117,7 +117,7 @@ class Invalidation:
     # What drops results.
 
     def written_by(self, analysis: Analysis, database: str) -> Awaitable[Any] | None:
-        """A statement ran that writes, or may have written before it failed."""
+        """A statement has run that writes, or may have written before it failed."""
         if analysis.declares:
             self.learn(analysis.declares)
         if self.plans is not None and analysis.query_type in _MAY_INDEX:
@@ -129,7 +129,7 @@ class Invalidation:
         return self._written(written, anything, database, analysis.declares)
 
     def ended(self, transaction: Transaction) -> Awaitable[Any] | None:
-        """What a transaction wrote shows to others now."""
+        """A transaction has ended: others can now see what it wrote."""
         if not transaction.anything and not transaction.written:
             return None
         done = self._written(transaction.written, transaction.anything, transaction.database or "")
@@ -152,9 +152,9 @@ class Invalidation:
     def written_elsewhere(self, tables: list[str] | None) -> None:
         """Another instance wrote these tables; None or "*": any of them."""
         if not isinstance(tables, list) or not all(isinstance(name, str) for name in tables):
-            tables = None  # missed, or no message of ours
+            tables = None  # messages were missed, or this is not one of ours
         if tables is None:
-            self.catalog.doubt()  # what was defined may have been missed, too
+            self.catalog.doubt()  # definitions may have been missed, too
         else:
             self.learn([each for name in tables if (each := declared_by(name)) is not None])
             tables = [name for name in tables if not is_message(name)]
@@ -165,7 +165,7 @@ class Invalidation:
         self.written(names, database)
 
     def written(self, names: Collection[str], database: str) -> int:
-        """Somebody else wrote these tables; how many results that drops."""
+        """Another program wrote these tables; returns how many results were dropped."""
         tables, anything = self.relations.all_written(frozenset(names), False)
         if anything:
             return self.cache.write_anything()
@@ -181,21 +181,21 @@ class Invalidation:
 
     def declare_view(self, name: str, tables: Collection[str]) -> None:
         self.relations.view(name, tables)
-        self.cache.write(write_marks([name]))  # what is cached already was filed without it
+        self.cache.write(write_marks([name]))  # what is cached already was indexed without it
 
     def declare_cascade(self, name: str, tables: Collection[str]) -> None:
         self.relations.cascade(name, tables)
         self.cache.write(write_marks([name]))
 
     def learn(self, declarations: Iterable[Declaration]) -> None:
-        """Take in what statements, other instances or the catalog declare."""
+        """Learn what statements, other instances or the catalog declare."""
         before = self.relations.functions
         for declaration in declarations:
             self.relations.learn(declaration)
             if declaration.kind == "doubt":
                 self.catalog.doubt()
         if self.relations.functions != before:
-            # A name that was a built-in's alone is so no more.
+            # A name may no longer mean the built-in function alone.
             self._analyses.own_functions(self.relations.functions)
 
     async def learn_catalog(self) -> bool:
@@ -216,5 +216,5 @@ class Invalidation:
         if found is None:
             return False
         self.learn(found)
-        self.cache.write_anything()  # what is kept is filed by what was known before
+        self.cache.write_anything()  # cached results were indexed by what was known before
         return True

@@ -1,4 +1,4 @@
-"""Look-ups that missed: what a caller must have made for a result of its own to be kept.
+"""Look-ups that missed: a caller must have made one before its own result is cached.
 
 A caller is a task, with what it awaits: a look-up counts for the task that made it, for tasks started
 after it from there (they inherit it), and for the tasks that were waiting for that one at the time
@@ -15,16 +15,16 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 MAX_QUERIES = 1_000
-"""Queries that one caller may have looked up and not answered; the oldest is forgotten first."""
+"""Queries with open look-ups of one caller; the oldest is forgotten first."""
 
 MAX_OF_ONE = 32
 """Unanswered look-ups of one query by one caller; more are not counted."""
 
 MAX_ANCESTORS = 8
-"""Tasks that started one another whose look-ups a task inherits."""
+"""How many generations of tasks a task inherits look-ups from."""
 
 MAX_WAITERS = 16
-"""Futures followed to find out who waits for a task."""
+"""Futures followed to find the tasks that wait for a task."""
 
 
 class Lookup:
@@ -45,8 +45,8 @@ class Lookup:
 class _Caller:
     """The open look-ups of one task, by the hash of what was looked up (a text may be long).
 
-    Two queries of one hash would share their look-ups, which is no harm: a result is still kept only if
-    the tables that it reads itself were not written since.
+    Two queries with the same hash would share their look-ups. That does no harm: a result is still kept only
+    if the tables that it reads were not written since.
     """
 
     __slots__ = ("number", "open", "parent")
@@ -86,7 +86,7 @@ class _Caller:
 
 
 class _Inherited(NamedTuple):
-    """What a task that starts now may go by: the look-ups of ``caller`` up to this number."""
+    """What a task that starts now inherits: the look-ups of ``caller`` up to this number."""
 
     caller: _Caller
     until: int
@@ -121,16 +121,16 @@ class Found(NamedTuple):
         lookup.callers.clear()
 
     def refused(self) -> None:
-        """Which of them the result came from cannot be told, so none of them may vouch for another."""
+        """It is unknown which of them the result came from, so none of them counts any more."""
         self.caller.forget(self.query, self.until)
 
 
 class Lookups:
-    """Open look-ups by caller. They go with the caller's task, so nothing is to be swept."""
+    """Open look-ups by caller. They are freed with the caller's task, so nothing has to be swept."""
 
     def __init__(self) -> None:
         self._of_task: WeakKeyDictionary[asyncio.Task[Any], _Caller] = WeakKeyDictionary()
-        # A context keeps its variables alive; one per optimizer is right because optimizers are few.
+        # A context keeps its variables alive. One for each optimizer is fine, since there are few optimizers.
         self._inherited: ContextVar[_Inherited | None] = ContextVar("look_ups", default=None)
         self._epoch = 0
 
@@ -140,7 +140,7 @@ class Lookups:
         task = _current_task()
         caller = self._own(task) or self._begin(task)
         if not caller.number and caller.parent is None:
-            caller.parent = self._parent()  # it may be here by the look-ups of tasks that it awaits
+            caller.parent = self._parent()  # the tasks that it awaits may have added it
         lookup = Lookup(begun, now)
         caller.number += 1
         lookup.number = caller.number
@@ -190,7 +190,7 @@ class Lookups:
         return None
 
     def clear(self) -> None:
-        """No look-up until now counts any more."""
+        """Forget every look-up made until now."""
         self._epoch += 1
         self._of_task.clear()
 

@@ -1,4 +1,4 @@
-"""The N+1 pattern: one query shape, run again and again with other values within one request.
+"""The N+1 pattern: one query shape, executed again and again with other values within one request.
 
 A request ("context") is, in this order: the innermost ``with optimizer.request():`` and every task
 started in it; or the task that runs the query, together with the tasks that it started no longer than
@@ -26,13 +26,13 @@ from cachetools import LRUCache
 from bot.core.phase4_config.query_optimizer import DEFAULTS
 
 MAX_SHAPES = 64
-"""Shapes counted per context; the one that appeared first leaves first."""
+"""Shapes counted for each context; the one that appeared first is dropped first."""
 
 MAX_PATTERNS = 1_000
 MAX_CALL_SITES = 5
 
 
-# Frames of these are not where a bot issues its query; below those of the loop there is another task.
+# A query is not issued by frames of these modules; below the frames of the loop there is another task.
 _LIBRARY = re.compile(r"(?:bot\.core\.(?:query_optimizer|_shared)|asyncio|contextlib|functools)(?:\.|\Z)")
 _LOOP = frozenset(("asyncio.events", "asyncio.base_events", "asyncio.runners"))
 
@@ -45,13 +45,13 @@ class NPlusOnePattern:
     query: str
     """The shape: the text without values."""
     count: int = 0
-    """Distinct values seen in one context, the most of any; counting goes on after detection."""
+    """The most distinct values seen in one context; counting goes on after detection."""
     contexts: int = 0
     """Requests in which it was found."""
     call_sites: list[str] = field(default_factory=list)
     """``file:line in function``, outside the library, as far as they are known; five at most."""
     suggestion: str = ""
-    """The single query to use instead; empty where none is known to give the same."""
+    """The single query to use instead; empty if none is known to give the same result."""
     first_seen: float = 0.0
     """Unix time in seconds, as is ``last_seen``."""
     last_seen: float = 0.0
@@ -107,7 +107,7 @@ class Request:
 
 
 class Detector:
-    """Counts what runs, by context; tells when a pattern is reached."""
+    """Counts queries by context, and detects patterns."""
 
     def __init__(
         self, *, threshold: int = DEFAULTS.n_plus_one_threshold, window: float = DEFAULTS.n_plus_one_window
@@ -120,7 +120,7 @@ class Detector:
         self._generation = 0
         self.patterns: LRUCache[str, NPlusOnePattern] = LRUCache(maxsize=MAX_PATTERNS)
         self.dismissed: LRUCache[str, bool] = LRUCache(maxsize=MAX_PATTERNS)
-        """Shapes whose repetition is no N+1: they walk through a table in pages or lists."""
+        """Shapes whose repetition is not an N+1 pattern: they walk through a table in pages or lists."""
         self.total = 0
         """Distinct shapes found since the start or the last reset."""
 
@@ -128,7 +128,7 @@ class Detector:
         return Request(self._scope, self._generation)
 
     def note(self, fingerprint: str, variant: int, sample: Any, now: float) -> _Tally | None:
-        """Count one execution; the tally, if this one made it a pattern in this context."""
+        """Count one execution; returns the tally if this one made it a pattern in this context."""
         scope = self._scope.get()
         if scope is None or scope.owner is not None or scope.generation != self._generation:
             scope = self._of_task(scope, now)
@@ -174,7 +174,7 @@ class Detector:
                 return scope
             if now - scope.seen <= self.window:
                 return scope  # a child, soon after: asyncio.gather
-        # Without a task, whoever runs callbacks: nobody's scope, and a new one each time.
+        # Without a task it is a callback: it belongs to no request, so each time is a new one.
         scope = _Scope(weakref.ref(task if task is not None else _Nobody()), self._generation)
         scope.seen = now
         if task is not None:
@@ -184,7 +184,7 @@ class Detector:
     def found(
         self, tally: _Tally, fingerprint: str, query: str, call_site: str, at: float
     ) -> tuple[NPlusOnePattern, bool]:
-        """Record what ``note`` told of; (the pattern, whether it is seen for the first time)."""
+        """Record a pattern that ``note`` detected; returns (the pattern, whether it is new)."""
         pattern = self.patterns.get(fingerprint)
         new = pattern is None
         if pattern is None:
@@ -200,12 +200,12 @@ class Detector:
         return pattern, new
 
     def dismiss(self, tally: _Tally, fingerprint: str) -> None:
-        """What ``note`` told of is no pattern, and will not be one."""
+        """What ``note`` detected is not a pattern, and will never be one."""
         self.dismissed[fingerprint] = True
         tally.pattern = NPlusOnePattern(fingerprint, "")
 
     def clear(self) -> None:
-        """Forget patterns and begin every context's count anew."""
+        """Forget all patterns and start all counts again."""
         self.patterns.clear()
         self.dismissed.clear()
         self.total = 0
@@ -219,8 +219,8 @@ class _Nobody:
 def call_site(executor: Any = None) -> str:
     """``file:line in function`` of the innermost frame outside the library.
 
-    Where the query runs as a task of its own no such frame exists; then it is where ``executor`` was
-    defined. Looks at frames and keeps none.
+    If the query runs as a task of its own there is no such frame; then it is where ``executor`` was defined.
+    It looks at frames and keeps none.
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:

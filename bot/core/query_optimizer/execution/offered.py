@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 class OfferedResults:
     """Look-ups that missed, and the results that callers then offer.
 
-    A result is kept only if its caller looked it up before it read it, or vouches for it: else a write
-    between the reading and the offer would go unseen.
+    A result is kept only if its caller looked it up before reading it, or vouches for it. Otherwise a write
+    between the read and the offer could be missed.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class OfferedResults:
     def missed(self, key: Hashable) -> None:
         """The caller looked ``key`` up and found nothing."""
         self._recorder.missed += 1
-        if self._transactions.current() is None:  # else it may read a snapshot from before
+        if self._transactions.current() is None:  # in a transaction it may read an older snapshot
             self.lookups.open(key, self._invalidation.cache.begin(), self._now())
 
     def offer(self, call: Call, result: Any, *, fresh: bool) -> bool:
@@ -53,7 +53,7 @@ class OfferedResults:
         found = self.lookups.find(key)
         now = self._now()
         if found is not None:
-            # What the guide's own code measures nowhere: the time from the miss to the result.
+            # The time from the miss to the result, which callers do not measure.
             self._recorder.record(call, (now - found.missed_at) * 1000, rows_in(result), key)
         self._recorder.watch(call, now)
         begun = self._begun(analysis, found, fresh)
@@ -74,7 +74,7 @@ class OfferedResults:
         return cache.put(key, frozen, marks, begun=begun, now=now, ttl=call.ttl)
 
     def _begun(self, analysis: Analysis, found: Found | None, fresh: bool) -> int | None:
-        """The write number after which the result was read; None if nobody says so."""
+        """The write number after which the result was read; None if that is unknown."""
         if fresh:
             return self._invalidation.cache.begin()
         if found is not None:
@@ -83,7 +83,7 @@ class OfferedResults:
             self._unproven_logged = True
             logger.warning(
                 "A result was not kept, since its caller had not looked it up: call get_cached_result first, "
-                "in the same task, or say fresh=True (said once; the query was %s)",
+                "in the same task, or pass fresh=True (logged once; the query was %s)",
                 one_line(analysis.normal_form, 200),
             )
         return None

@@ -1,4 +1,4 @@
-"""What is counted of executions: time per shape, slow ones, repetitions, N+1 patterns."""
+"""Counts executions: time for each shape, slow ones, repetitions, N+1 patterns."""
 
 from __future__ import annotations
 
@@ -47,19 +47,19 @@ class Recorder:
         self._slow_log = SlowQueryLog()
 
     def configure(self, settings: QueryOptimizerSettings) -> None:
-        """Go by these settings from now on."""
+        """Use these settings from now on."""
         self._settings = settings
         self.detector.threshold = settings.n_plus_one_threshold
         self.detector.window = settings.n_plus_one_window
 
     def record(self, call: Call, milliseconds: float, rows: int, key: Hashable) -> None:
-        """Count an execution. ``key`` tells executions of the shape apart; None where nothing does."""
+        """Count an execution. ``key`` tells executions of the shape apart; None if nothing does."""
         analysis = call.analysis
         slow = milliseconds >= self._settings.slow_query_threshold * 1000
         self.statistics.record(analysis, milliseconds, rows, slow, self._clock.time())
         if key is not None and analysis.cacheable and self._transactions.current() is None:
             version = self._invalidation.version_of(analysis)
-            # Within the time that a cached result would live.
+            # For as long as a cached result would live.
             within = self._settings.cache_ttl
             self.statistics.note_repeat(analysis, key, milliseconds, version, self._now(), within)
         if slow:
@@ -102,7 +102,7 @@ class Recorder:
             logger.warning("%s -- %s", one_line(pattern.sentence()), one_line(pattern.query))
 
     def n_plus_one_of(self, analysis: Analysis) -> list[Finding]:
-        """Q900, if this query's shape was seen to run once per value within a request."""
+        """The finding Q900, if queries of this shape were executed once for each value within a request."""
         pattern = self.detector.patterns.get(analysis.fingerprint)
         if pattern is None:
             return []
@@ -111,7 +111,7 @@ class Recorder:
         return [N_PLUS_ONE.finding((message, fix))]
 
     def patterns(self) -> list[NPlusOnePattern]:
-        """Copies of the N+1 patterns found, the one with most repetitions first."""
+        """Copies of the N+1 patterns, the one with most repetitions first."""
         found = [replace(p, call_sites=list(p.call_sites)) for p in self.detector.patterns.values()]
         return sorted(found, key=lambda pattern: pattern.count, reverse=True)
 

@@ -1,4 +1,4 @@
-"""What was found out about texts, the least recently used forgotten first (pure)."""
+"""What is known about texts; the least recently used is forgotten first (pure)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ T = TypeVar("T")
 class Remembered(Generic[T]):
     """Values by text, within ``max_size`` in all; a value larger than that is not kept.
 
-    A dict's order is the order of use: cachetools' LRUCache, which does the same, takes a third of the time
-    that answering for a known text takes.
+    The order of the dict is the order of use. cachetools' LRUCache does the same, but would take a third of
+    the time of an answer for a known text.
     """
 
     __slots__ = ("_max_size", "_values", "size")
@@ -35,7 +35,7 @@ class Remembered(Generic[T]):
         return found[0]
 
     def put(self, text: str, value: T, size: int) -> None:
-        """Keep ``value``, which takes ``size``; others leave if they must."""
+        """Keep ``value``, which takes ``size``; others are dropped if necessary."""
         values = self._values
         before = values.pop(text, None)
         if before is not None:

@@ -36,9 +36,9 @@ class Scope(Struct, frozen=True):
 
 
 def scope_key(scope: Any) -> tuple[Hashable, str]:
-    """(what tells this scope from others in a key, its database, "" if it names none).
+    """(the part of a key that identifies this scope, its database; "" if it names none).
 
-    Raises ValueError for what is no scope.
+    Raises ValueError for an invalid scope.
     """
     if scope.__class__ is str:
         if len(scope) > MAX_SIZE:
@@ -76,22 +76,23 @@ _DATABASE = "(database) "
 
 
 def read_in(marks: frozenset[str], database: str) -> frozenset[str]:
-    """Under what a result of a named database is filed, for :func:`written_in` to find."""
+    """What a result of a named database is indexed by, for :func:`written_in` to find."""
     if not database:
         return marks
     return frozenset([f"{database}\0{mark}" for mark in marks] + [f"\0{mark}" for mark in marks])
 
 
 def written_in(marks: set[str], database: str) -> set[str]:
-    """``marks`` of a write as the results of all databases that it may concern are filed.
+    """``marks`` of a write, for the results of all databases that it may concern.
 
-    One in a named database concerns that one, and results of which nothing is known; any other all of them.
+    A write in a named database concerns results of that database and of unknown ones; any other write
+    concerns all.
     """
     return marks | {f"{database}\0{mark}" for mark in marks}
 
 
 def tell(tables: list[str], database: str) -> list[str]:
-    """What other instances are told of a write; those that know no scopes drop the tables everywhere."""
+    """The message to other instances about a write; versions without scopes drop the tables everywhere."""
     return [*tables, _DATABASE + database] if database else tables
 
 

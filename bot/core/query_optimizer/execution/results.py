@@ -21,7 +21,7 @@ ENTRY_OVERHEAD = 450
 """Bytes of a result besides its value and key: the entry, its places in dict, queue, expiry and tables."""
 
 LONG_TEXT = 100
-"""Characters from which a query's text is kept once for all its results."""
+"""Characters from which a query's text is stored once for all its results."""
 
 TABLE_OVERHEAD = 300
 """Bytes of a table that results read, besides its name: a small set and its place in a dict."""
@@ -50,9 +50,9 @@ _IMMUTABLE = frozenset(
 class ResultCache:
     """Results by query and parameters.
 
-    Every write gets the next number. Who reads the database notes the number first (``begin``), and
-    a result is stored only if no table it read has been written since: a read that was under way
-    while a write happened is never cached.
+    Every write gets the next number. A reader of the database notes the number first (``begin``), and its
+    result is stored only if no table that it read was written since: a read that was in progress during a
+    write is never cached.
     """
 
     def __init__(self, *, max_bytes: int, max_entries: int) -> None:
@@ -67,7 +67,7 @@ class ResultCache:
         self._last_write_to_all = 0
 
     def begin(self) -> int:
-        """The number to hand to :meth:`put` with what is read from now on."""
+        """The number to give to :meth:`put` with a result that is read from now on."""
         return self._write_number
 
     def version(self, tables: Iterable[str]) -> int:
@@ -106,7 +106,7 @@ class ResultCache:
         )
         if entry is None:
             return False
-        # Filed under everything before it is charged for, which may evict this very entry.
+        # Index it completely before its bytes are counted, which may evict this very entry.
         beside = 0
         for table in tables:
             entries = self._by_table.get(table)
@@ -153,11 +153,11 @@ class ResultCache:
                 self.store.refund(getsizeof(text) + TEXT_OVERHEAD)
 
     def write(self, tables: Iterable[str]) -> int:
-        """Tables were, or may have been, written: drop what read them; how many results that was."""
+        """Tables were, or may have been, written: drop the results that read them; returns how many."""
         self._write_number += 1
         dropped = 0
         for table in tables:
-            self._last_write.pop(table, None)  # so that it joins the end: the oldest leaves first
+            self._last_write.pop(table, None)  # so that it moves to the end: the oldest is dropped first
             self._last_write[table] = self._write_number
             for entry in list(self._by_table.get(table, ())):
                 dropped += self.store.discard(entry)
@@ -225,10 +225,11 @@ def key_of(query: str, params: Any) -> Hashable:
 
 
 def freeze_params(value: Any) -> Hashable:
-    """A hashable form of plain data in which whatever a driver may send apart differs.
+    """A hashable form of plain data, which differs for values that a driver may send differently.
 
-    1, True, 1.0 and "1" are four values, [1, 2] and (1, 2) two (an array and a row), as are equals that are
-    written apart, and dicts in another order (a JSON's). Raises TypeError for types that it does not know.
+    1, True, 1.0 and "1" are four values; [1, 2] and (1, 2) are two (an array and a row), and so are equal
+    values that are written differently, and dicts in another order (in JSON). Raises TypeError for unknown
+    types.
     """
     return _frozen(value, _PARAMETERS)
 
@@ -242,7 +243,8 @@ def _frozen(value: Any, where: object = None) -> Hashable:
     if kind in _PLAIN:
         return kind, value
     if kind is float:
-        return float, value if value and value == value else repr(value)  # 0.0 equals -0.0, NaN not itself
+        # 0.0 equals -0.0, and NaN does not equal itself
+        return float, value if value and value == value else repr(value)
     if kind is tuple or kind is list:
         return kind, tuple([_frozen(item) for item in value])
     if kind is dict:

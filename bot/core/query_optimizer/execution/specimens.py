@@ -1,4 +1,4 @@
-"""Of query shapes worth a look (slow, or an N+1): the whole shape, where it is run, one query of it (pure).
+"""Keeps notable query shapes (slow, or N+1): the whole shape, its call sites, one query of it (pure).
 
 The query with its values never leaves this process, nor the optimizer: advice and EXPLAIN need it, and what
 they answer names tables and columns only (see :mod:`bot.core.query_optimizer.details`).
@@ -15,7 +15,7 @@ from msgspec import Struct
 from bot.core.query_optimizer.execution.call import Call
 
 MAX_SPECIMENS = 200
-"""Shapes; the one not noted for longest leaves first."""
+"""Shapes kept; the one that was not noted for the longest time is dropped first."""
 
 MAX_TEXT = 8_000
 """Characters of a shape that are kept, and of a query that is kept at all."""
@@ -50,7 +50,7 @@ class Specimens:
         return self._known.get(fingerprint)
 
     def note(self, call: Call, site: str) -> None:
-        """A query worth a look ran at ``site`` ("": not known)."""
+        """A notable query ran at ``site`` ("": unknown)."""
         known = self._known.get(call.analysis.fingerprint)
         if known is None:
             if len(self._known) >= MAX_SPECIMENS:

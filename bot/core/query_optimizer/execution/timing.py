@@ -1,4 +1,4 @@
-"""Slow queries: what counts as a query's time, and how often the log says so."""
+"""Slow queries: what counts as a query's time, and how often it is logged."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LOG_INTERVAL = 60.0
 """Seconds between two lines of the log about one shape of query."""
 
 MAX_LOGGED = 1_000
-"""Shapes whose last line is remembered; one forgotten may be logged again sooner."""
+"""Shapes whose latest log line is remembered; a forgotten shape may be logged again sooner."""
 
 
 class Stopwatch:
@@ -24,21 +24,22 @@ class Stopwatch:
         self.now = now
         self.seconds = 0.0
         self.used = False
-        # Blocks open, and since when any is: those of tasks side by side count once. By database_time.
+        # How many blocks are open, and since when: blocks of concurrent tasks count once. Changed by
+        # database_time.
         self.running = 0
         self.started = 0.0
 
 
 STOPWATCH: ContextVar[Stopwatch | None] = ContextVar("query_stopwatch", default=None)
-"""Of the execution that runs in this context."""
+"""The stopwatch of the execution in this context."""
 
 
 class database_time:
     """``with database_time():`` around what an executor does on the database, once it has a connection.
 
-    Then the time in such blocks is the query's time, in the statistics and for the slow query log; without
-    one it is all that the executor takes, its wait for a connection included. Outside of an executor it does
-    nothing. ::
+    Then only the time in such blocks is the query's time, in the statistics and for the slow query log.
+    Without it, the whole time of the executor counts, including its wait for a connection. Outside of an
+    executor it does nothing. ::
 
         async def run(query, params):
             async with pool_mgr.connection("postgresql") as connection:
@@ -67,14 +68,16 @@ class database_time:
 
 
 class SlowQueryLog:
-    """Which slow executions the log names: of each shape one a minute, with how many it left out."""
+    """Which slow executions are logged: one each minute for each shape, with the number of those left out."""
 
     def __init__(self) -> None:
         # fingerprint -> [monotonic time of its last line, slow executions not named since]
         self._logged: LRUCache[Hashable, list[float]] = LRUCache(maxsize=MAX_LOGGED)
 
     def note(self, fingerprint: str, now: float) -> int | None:
-        """A slow execution: how many of its shape went unnamed before it; None if it does too."""
+        """Note a slow execution; returns how many of its shape were left out before it, None to leave it out,
+        too.
+        """
         last = self._logged.get(fingerprint)
         if last is None:
             self._logged[fingerprint] = [now, 0]

@@ -1,4 +1,4 @@
-"""Transactions that are open, by task context: what they wrote shows to others only when they end."""
+"""Open transactions, by task context: others see what they wrote only when they end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bot.core.query_optimizer.sql.names import read_marks, write_marks
 
 
 class Transaction:
-    """One open transaction: what was written in it. Ends by ``end``, or with the context that held it."""
+    """One open transaction, with what was written in it. It ends by ``end``, or with its context."""
 
     __slots__ = ("_marks", "_open", "_running", "anything", "database", "recurs", "savepoints", "written")
 
@@ -20,11 +20,13 @@ class Transaction:
         """Names of tables, and of what changes along with them."""
         self.anything = False
         self.database: str | None = None
-        """In which all of it was written; "" if that is not known, None if nothing was."""
+        """The database in which everything was written; "": unknown, None: nothing was written."""
         self.savepoints: list[str] = []
-        """Those that are open, if it was begun by one and not by BEGIN: to release the first is to commit."""
+        """Open savepoints, if one of them began the transaction instead of BEGIN: to release the first is to
+        commit.
+        """
         self.recurs = False
-        """Autocommit is off, so its end begins the next."""
+        """Whether autocommit is off, so that its end begins the next one."""
         self._marks: set[str] = set()
         self._running = running
         self._open = True
@@ -51,19 +53,19 @@ class Transaction:
 
 
 class Transactions:
-    """The transactions of one optimizer. ``running[0]`` is how many are open, for a hot path to see."""
+    """The transactions of one optimizer. ``running[0]`` is how many are open, for hot paths to read."""
 
     def __init__(self) -> None:
         self.running = [0]
-        # A context keeps its variables alive; one per optimizer is right because optimizers are few.
+        # A context keeps its variables alive. One for each optimizer is fine, since there are few optimizers.
         self._current: ContextVar[Transaction | None] = ContextVar("transaction", default=None)
 
     def current(self) -> Transaction | None:
-        """The one open in this context."""
+        """The open transaction of this context."""
         return self._current.get() if self.running[0] else None
 
     def begin(self) -> Transaction:
-        """Open one in this context, or go on with the one that is."""
+        """Open one in this context, unless one is open already."""
         found = self.current()
         if found is None:
             found = Transaction(self.running)
@@ -71,7 +73,7 @@ class Transactions:
         return found
 
     def end(self) -> Transaction | None:
-        """Close the one of this context; None if there is none."""
+        """Close the transaction of this context; None if there is none."""
         found = self.current()
         if found is not None:
             found.end()
@@ -79,12 +81,12 @@ class Transactions:
         return found
 
     def change(self, what: str, savepoint: str, dialect: str) -> Transaction | None:
-        """Carry out what a text did; the transaction whose writes show, or are undone, by it.
+        """Apply what a text did; returns the transaction whose writes become visible, or are undone, by it.
 
         "begin"; "savepoint" and "autocommit off", which begin one where none is open; "commit", "rollback"
         and "autocommit on"; "chain": one ends and another begins; "script": a text ended what it began, and
         with it what was open; "implicit": a definition, which commits in MySQL; "release" of a savepoint and
-        "back" to one. What ends without having begun here may have written anything.
+        "back" to one. A transaction that ends without having begun here may have written anything.
         """
         found = self.current()
         if what == "begin" and found is not None and dialect in ("mysql", ""):
@@ -102,7 +104,7 @@ class Transactions:
                 self.begin()
             return None if what in ("script", "implicit") else _unknown()
         if what == "implicit":
-            return found  # and stays open, since a temporary table's does not commit
+            return found  # it stays open, since a definition of a temporary table does not commit
         if what == "back":
             return None
         if what == "release":
@@ -123,7 +125,7 @@ class Transactions:
         self.begin().recurs = recurs
 
 
-# What MySQL commits before it carries out, beside definitions.
+# Statements before which MySQL commits, beside definitions.
 _COMMITS = frozenset(
     (
         "grant revoke analyze optimize repair check flush lock unlock cache load rename reset install "
@@ -137,7 +139,7 @@ def transaction_of(words: Sequence[str], dialect: str) -> tuple[str, bool]:
     the words of :meth:`Transactions.change`; whether that is all it does)"""
     first, second = words[0] if words else "", words[1] if len(words) > 1 else ""
     if first == "prepare" and second == "transaction":
-        return "commit", True  # it goes on without this connection, and shows by a COMMIT PREPARED
+        return "commit", True  # it goes on without this connection, until a COMMIT PREPARED
     if dialect not in ("mysql", ""):
         return "", False
     if first == "xa":
@@ -154,7 +156,7 @@ def transaction_of(words: Sequence[str], dialect: str) -> tuple[str, bool]:
 
 
 def _unknown() -> Transaction:
-    """One that began where this context cannot see it, so what it wrote is not known."""
+    """A transaction that began outside this context, so what it wrote is unknown."""
     transaction = Transaction([0])
     transaction.anything = True
     return transaction

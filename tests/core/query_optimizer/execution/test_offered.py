@@ -28,7 +28,7 @@ async def test_a_miss_never_answered_does_not_keep_a_query_out_of_the_cache(opti
 async def test_without_a_look_up_nothing_is_kept_but_by_the_callers_own_word(optimizer, caplog):
     for _ in range(2):
         assert await optimizer.cache_query_result(READ, ["row"]) is False
-    assert caplog.text.count("say fresh=True") == 1
+    assert caplog.text.count("pass fresh=True") == 1
     assert await optimizer.cache_query_result(READ, ["row"], fresh=True) is True
     await optimizer.invalidate_tables("t")
     # The word of one caller is no look-up of another, nor one for later.
