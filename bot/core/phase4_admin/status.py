@@ -203,7 +203,7 @@ def as_table(health: Mapping[str, Any]) -> str:
             blocks.append((title, [Row("error", str(figures["error"]))]))
             continue
         rows = _ROWS.get(name, _other)(figures)
-        if name in _CACHES and all(_asked(services.get(cache, {})) for cache in _CACHES):
+        if name in _CACHES and all(_asked(services, cache) for cache in _CACHES):
             # One may stand before the other, and then gets the easy look-ups; both together are judged above.
             rows = (
                 row._replace(target="", met=None) if row.name.endswith("hit rate") else row for row in rows
@@ -221,8 +221,8 @@ _CACHES = {
 """Services that answer look-ups, and their counters of hits and misses."""
 
 
-def _asked(figures: Mapping[str, Any]) -> int:
-    return sum(int(figures.get(key) or 0) for hits_and_misses in _CACHES.values() for key in hits_and_misses)
+def _asked(services: Mapping[str, Any], cache: str) -> int:
+    return sum(int(services.get(cache, {}).get(key) or 0) for key in _CACHES[cache])
 
 
 def _answered(services: Mapping[str, Any]) -> Iterator[Row]:
@@ -230,10 +230,10 @@ def _answered(services: Mapping[str, Any]) -> Iterator[Row]:
 
     One that missed in the first and was answered by the second counts as a miss and a hit.
     """
-    if not all(_asked(services.get(cache, {})) for cache in _CACHES):
+    if not all(_asked(services, cache) for cache in _CACHES):
         return
     hits = sum(services[cache].get(keys[0]) or 0 for cache, keys in _CACHES.items())
-    asked = sum(_asked(services[cache]) for cache in _CACHES)
+    asked = sum(_asked(services, cache) for cache in _CACHES)
     yield _percent("look-ups answered", 100 * hits / asked, "> 70 %", lambda v: v > 70, asked)
 
 
