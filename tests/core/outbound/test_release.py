@@ -11,6 +11,7 @@ from bot.core.redis_link import RedisUnavailableError
 from tests.core.outbound.conftest import RetryAfter
 from tests.core.outbound.test_shared import GROUP, LIMITS, give_up, pair, settled, start, until
 from tests.support.clock import until_idle
+from tests.support.servers import RedisCluster
 
 __all__ = ["pair"]
 
@@ -203,3 +204,28 @@ async def test_a_cancelled_release_leaves_the_other_instances_right(pair):
     # Redis has done it or not; a second release makes sure.
     await a.release(GROUP)
     assert await asyncio.wait_for(start(b), 8) == "sent"
+
+
+@pytest.mark.server
+def test_a_release_is_heard_through_a_cluster():
+    servers = RedisCluster()
+    try:
+        servers.start()
+
+        async def run():
+            made = [Outbound(), Outbound()]
+            for outbound in made:
+                await outbound.enable(LIMITS, redis_url=servers.url, bot_id=7, drain_timeout=0.0)
+            await listening(*made)
+            made[0].hold(GROUP, 300)
+            await settled(made[0])
+            waiting = start(made[1])
+            await until(lambda: made[1].statistics()["chats_held"])
+            assert await made[0].release(GROUP)
+            assert await asyncio.wait_for(waiting, 8) == "sent"
+            for outbound in made:
+                await outbound.disable()
+
+        asyncio.run(run())
+    finally:
+        servers.close()

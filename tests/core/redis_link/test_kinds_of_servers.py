@@ -14,6 +14,7 @@ import pytest
 
 from bot.core.batch_processor import BatchProcessor
 from bot.core.cache_manager import CacheManager
+from bot.core.outbound import Outbound, Request
 from bot.core.rate_limiter import RateLimitConfig, RateLimiter
 from bot.core.redis_link import RedisLink, RedisRefusedError, RedisUnavailableError
 from tests.support.fake_redis import FakeRedis
@@ -177,10 +178,19 @@ async def test_the_rights_that_the_docs_name_are_enough(redis_server, caplog):
     await cache.invalidate_pattern("*", "n")
     await cache.clear()
     await limiter.reset_client("c")
-    for service in (cache, limiter, batches):
+    outbound = Outbound()
+    await outbound.enable(redis_url=url, bot_id=7, drain_timeout=0.0)
+    outbound.hold(-100, 60)
+    assert await outbound.release(-100)
+    assert await outbound.call(handle_nothing, Request("sendMessage", -100)) is None
+    for service in (cache, limiter, batches, outbound):
         assert not (await service.get_statistics())["degraded"]
-    await off(batches, cache, limiter)
+    await off(batches, cache, limiter, outbound)
     assert not caplog.text
+
+
+async def handle_nothing():
+    return None
 
 
 async def test_rights_to_one_channel_are_not_those_to_another(redis_server, caplog):
