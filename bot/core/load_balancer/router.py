@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import CoroutineType
 from typing import Any, Literal, NamedTuple
 
@@ -32,6 +32,34 @@ class _Outcome(NamedTuple):
     """Trying another adds no load to the one that failed, and the retry budget is not for it."""
     suspect: bool = False
     """It was reached and failed: its fault if another instance does better, the request's if none does."""
+
+
+class _Failures:
+    """The tries of one request that failed."""
+
+    __slots__ = ("attempts", "free", "last", "suspects", "tried")
+
+    def __init__(self) -> None:
+        self.tried: list[Instance] = []
+        self.attempts: list[Attempt] = []
+        self.suspects: list[tuple[Instance, str]] = []
+        self.last: BaseException | None = None
+        # Whether the last tries never reached an instance: trying another adds no load, and repeats nothing.
+        self.free = True
+
+    def add(self, outcomes: list[_Outcome]) -> None:
+        """Those among the tries, made together, that failed."""
+        for outcome in outcomes:
+            if outcome.attempt is not None:
+                self.tried.append(outcome.instance)
+                self.attempts.append(outcome.attempt)
+                if outcome.suspect:
+                    self.suspects.append((outcome.instance, outcome.attempt.error))
+        self.last = outcomes[-1].value
+        self.free = all(outcome.free for outcome in outcomes)
+
+
+_NONE: tuple[Instance, ...] = ()
 
 
 class Counters:
@@ -91,12 +119,9 @@ class Router:
         deadline = now + timeout
         counters.requests += 1
         self.budget.request(now)
-        tried: list[Instance] = []
-        attempts: list[Attempt] = []
-        last: BaseException | None = None
-        suspects: list[tuple[Instance, str]] = []
-        free = True
+        failures: _Failures | None = None
         while True:
+            tried = _NONE if failures is None else failures.tried
             trial = None
             if cluster.trials and not tried and session_id is None and idempotent is not False:
                 trial = cluster.select_trial()
@@ -108,8 +133,8 @@ class Router:
             if limit <= 0:
                 reason = f"no answer within {timeout:g} s"
                 break
-            if tried:
-                if not free and not self.budget.take(self._now()):
+            if failures is not None:
+                if not failures.free and not self.budget.take(self._now()):
                     reason = "failed, and the retry budget is used up"
                     break
                 counters.retries += 1
@@ -119,43 +144,48 @@ class Router:
                 movable = idempotent is not False
                 outcomes = [await self._attempt(handler, instance, data, limit, trial is not None, movable)]
             outcome = outcomes[-1]
-            for failed in outcomes:
-                if failed.attempt is not None:
-                    tried.append(failed.instance)
-                    attempts.append(failed.attempt)
-                    if failed.suspect:
-                        suspects.append((failed.instance, failed.attempt.error))
-            if outcome.kind == "answered":
-                counters.succeeded += 1
-                if suspects:
-                    self._blame(suspects)
+            if outcome.kind == "answered" and len(outcomes) == 1 and failures is None:
+                counters.succeeded += 1  # at once, as nearly always
                 return RouteResult(True, outcome.value, outcome.instance.id)
-            if outcome.kind == "refused":
-                counters.refused += 1
-                if isinstance(outcome.value, RequestRejected) and outcome.value.status is not None:
-                    self._blame(suspects)  # the instance that refused did better: it answered
-                return RouteResult(False, outcome.value, outcome.instance.id)
-            last = outcome.value
-            if len(tried) > max_retries:
-                reason = f"failed after {len(tried)} tries"
+            if outcome.attempt is not None or len(outcomes) > 1:
+                failures = failures or _Failures()
+                failures.add(outcomes)
+            if outcome.kind != "failed" or failures is None:
+                return self._done(outcome, failures)
+            if len(failures.tried) > max_retries:
+                reason = f"failed after {len(failures.tried)} tries"
                 break
-            # Who was never reached had no work of it: trying another adds no load, and repeats nothing.
-            free = all(failed.free for failed in outcomes)
-            if not free and idempotent is False:
+            if not failures.free and idempotent is False:
                 reason = "failed, and is not to be repeated"
                 break
-        if len({instance for instance, _ in suspects}) == 1:
-            self._blame(suspects)  # of two that fail alike neither is to blame, the request may well be
-        counters.failed += 1
-        error: Exception
-        if attempts:
-            error = RequestFailed(reason, attempts)
-            error.__cause__ = last
-        else:
-            error = NoInstanceError(reason)
-        return RouteResult(False, error, tried[-1].id if tried else None)
+        return self._failed(reason, failures)
 
-    def _nobody(self, tried: list[Instance]) -> str:
+    def _done(self, outcome: _Outcome, failures: _Failures | None) -> RouteResult:
+        """It was answered, or refused by an instance or by the handler's own code."""
+        if outcome.kind == "answered":
+            self.counters.succeeded += 1
+            if failures is not None and failures.suspects:
+                self._blame(failures.suspects)
+            return RouteResult(True, outcome.value, outcome.instance.id)
+        self.counters.refused += 1
+        error = outcome.value
+        if failures is not None and isinstance(error, RequestRejected) and error.status is not None:
+            self._blame(failures.suspects)  # the instance that refused did better: it answered
+        return RouteResult(False, error, outcome.instance.id)
+
+    def _failed(self, reason: str, failures: _Failures | None) -> RouteResult:
+        """No instance answered, or none was there."""
+        self.counters.failed += 1
+        if failures is None:
+            return RouteResult(False, NoInstanceError(reason), None)
+        if len({instance for instance, _ in failures.suspects}) == 1:
+            # Of two that fail alike neither is to blame, the request may well be.
+            self._blame(failures.suspects)
+        error = RequestFailed(reason, failures.attempts)
+        error.__cause__ = failures.last
+        return RouteResult(False, error, failures.tried[-1].id)
+
+    def _nobody(self, tried: Sequence[Instance]) -> str:
         members = self.cluster.members
         if tried:
             return f"failed on {len(tried)} of {len(members)} instance(s), and no other is available"
@@ -223,30 +253,16 @@ class Router:
                 self.response_seconds.record(now - start)
                 cluster.succeeded(instance, now - start, now, trial=trial)
                 return _Outcome("answered", instance, value)
-            now = self._now()
-            given_up = scope in self._given_up
-            fault: Blame = "transport" if expired else blame(error)
-            if fault == "request":
-                if isinstance(error, RequestRejected) and error.status is not None:
-                    cluster.succeeded(instance, now - start, now, trial=trial)  # it did answer
-                return _Outcome("refused", instance, error)
-            if fault == "code":
-                self._faults.tell(error, handler, instance.id, now)
-                return _Outcome("refused", instance, error)
-            if given_up:
-                text = f"given up after {now - start:.3g} s: the instance is {instance.state.value}"
-            else:
-                text = f"no answer within {limit:g} s" if expired else described(error)
-            # The outcome of a trial request counts, even if other instances fail too.
-            suspect = fault == "answer" and not trial
-            # A try that was given up is no new evidence about the instance.
-            told = instance.last_error if given_up else text
-            cluster.failed(instance, told, now - start, now, trial=trial, blame=not suspect, silent=expired)
-            unsent = not expired and never_sent(error)
-            if unsent:
-                self._unreachable(instance)
-            attempt = Attempt(instance.id, text, now - start)
-            return _Outcome("failed", instance, error, attempt, free=given_up or unsent, suspect=suspect)
+            return self._judged(
+                error,
+                handler,
+                instance,
+                limit,
+                start,
+                trial=trial,
+                expired=expired,
+                given_up=scope in self._given_up,
+            )
         finally:
             if movable:
                 self._movable.pop(scope, None)
@@ -257,10 +273,47 @@ class Router:
             if cluster.events or self.tell_ends:
                 self._after()
 
+    def _judged(
+        self,
+        error: BaseException,
+        handler: RequestHandler,
+        instance: Instance,
+        limit: float,
+        start: float,
+        *,
+        trial: bool,
+        expired: bool,
+        given_up: bool,
+    ) -> _Outcome:
+        """What a try that ended with an error means, and for which instance."""
+        cluster, now = self.cluster, self._now()
+        fault: Blame = "transport" if expired else blame(error)
+        if fault == "request":
+            if isinstance(error, RequestRejected) and error.status is not None:
+                cluster.succeeded(instance, now - start, now, trial=trial)  # it did answer
+            return _Outcome("refused", instance, error)
+        if fault == "code":
+            self._faults.tell(error, handler, instance.id, now)
+            return _Outcome("refused", instance, error)
+        if given_up:
+            text = f"given up after {now - start:.3g} s: the instance is {instance.state.value}"
+        else:
+            text = f"no answer within {limit:g} s" if expired else described(error)
+        # The outcome of a trial request counts, even if other instances fail too.
+        suspect = fault == "answer" and not trial
+        # A try that was given up is no new evidence about the instance.
+        told = instance.last_error if given_up else text
+        cluster.failed(instance, told, now - start, now, trial=trial, blame=not suspect, silent=expired)
+        unsent = not expired and never_sent(error)
+        if unsent:
+            self._unreachable(instance)
+        attempt = Attempt(instance.id, text, now - start)
+        return _Outcome("failed", instance, error, attempt, free=given_up or unsent, suspect=suspect)
+
     # Hedging. Source: J. Dean and L. Barroso, "The Tail at Scale", 2013.
 
     async def _hedged(
-        self, handler: RequestHandler, instance: Instance, data: Any, limit: float, tried: list[Instance]
+        self, handler: RequestHandler, instance: Instance, data: Any, limit: float, tried: Sequence[Instance]
     ) -> list[_Outcome]:
         """A try, and a second one elsewhere if the first takes longer than most do; the first answer wins."""
         delay = self._delay()
