@@ -38,7 +38,7 @@ function confirmAction({ title, fields = [], happens, verb, danger = false, name
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     const given = values();
-    const missing = fields.find((field) => field.type !== "checkbox" && !given[field.name]);
+    const missing = fields.find((field) => field.type !== "checkbox" && !given[field.name] && (field.needed?.(given) ?? true));
     const wrong = missing ? `${missing.label}: expected a value` : check(given);
     if (wrong) {
       outcome.dataset.tone = "bad";
@@ -93,22 +93,27 @@ const resetClient = () => confirmAction({
   body: ({ client, text }) => `{"client":${asId(client, text)}}`,
 });
 
+const CHAT = [
+  { name: "chat", label: "Chat", hint: "Its id, or @name.", needed: ({ all }) => !all },
+  { name: "all", label: "All chats", type: "checkbox" },
+];
+const ofChat = ({ chat, all }) => (all ? "null" : asId(chat));
+
 const holdChat = () => confirmAction({
   title: "Hold a chat", name: "outbound.hold", verb: "Hold the chat",
-  fields: [
-    { name: "chat", label: "Chat", hint: "Its id, or @name." },
-    { name: "seconds", label: "Seconds", type: "number", value: "60", min: "1" },
-  ],
-  happens: ({ chat, seconds }) => `Nothing is sent to ${chat || "the chat"} for ${seconds || "…"} seconds. What the bot wants to send there waits; all other chats go on.`,
+  fields: [...CHAT, { name: "seconds", label: "Seconds", type: "number", value: "60", min: "1" }],
+  happens: ({ chat, all, seconds }) => (all
+    ? `Nothing is sent to anybody for ${seconds || "…"} seconds. All that the bot wants to send waits.`
+    : `Nothing is sent to ${chat || "the chat"} for ${seconds || "…"} seconds. What the bot wants to send there waits; all other chats go on.`),
   check: ({ seconds }) => (Number(seconds) > 0 ? "" : "Seconds: expected a number above 0"),
-  body: ({ chat, seconds }) => `{"chat":${asId(chat)},"seconds":${Number(seconds)}}`,
+  body: (given) => `{"chat":${ofChat(given)},"seconds":${Number(given.seconds)}}`,
 });
 
 const releaseChat = () => confirmAction({
   title: "Release a chat", name: "outbound.release", verb: "Release the chat",
-  fields: [{ name: "chat", label: "Chat", hint: "Its id, or @name." }],
-  happens: ({ chat }) => `What waits for ${chat || "the chat"} may leave again at once. If Telegram itself had refused the chat, it may refuse again, and for longer.`,
-  body: ({ chat }) => `{"chat":${asId(chat)}}`,
+  fields: CHAT,
+  happens: ({ chat, all }) => `What waits for ${all ? "a hold of all chats" : chat || "the chat"} may leave again at once. If Telegram itself had refused it, it may refuse again, and for longer.`,
+  body: (given) => `{"chat":${ofChat(given)}}`,
 });
 
 export const drain = (instance) => confirmAction({

@@ -66,7 +66,7 @@ function judge() {
   const title = newest === null ? name : `${words} · ${name}`;
   if (document.title !== title) document.title = title;
   if (newest !== null && !stale && !broken) connected(paused === null ? "Live" : "Live, held back", "good");
-  else if (newest !== null && stale) connected(`No data since ${clock(newest.time)}, trying again`, "bad");
+  else if (newest !== null && stale) connected("Trying again", "bad");
 }
 
 function connected(text, tone) {
@@ -88,7 +88,7 @@ function listen() {
   source = new EventSource("dashboard/feed");
   source.onmessage = (event) => take(JSON.parse(event.data));
   source.onerror = () => {
-    connected(newest ? `No data since ${clock(newest.time)}, trying again` : "No connection, trying again", "bad");
+    connected("No connection, trying again", "bad");
     if (source.readyState !== EventSource.CLOSED) return; // the browser tries again by itself
     retry = Math.min(retry + 1, 5);
     setTimeout(begin, retry * 2000);

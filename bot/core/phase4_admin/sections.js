@@ -180,7 +180,8 @@ const TABLES = {
 function stateOf(row) {
   const since = row.since ? `since ${when(row.since)}` : "";
   const why = row.reason && !row.healthy ? `: ${row.reason}` : "";
-  return [pill(row.state.replaceAll("_", " "), instanceState(row)), ...lines(since + why, row.error && row.error !== row.reason ? `Last error: ${row.error}` : "")];
+  const told = why.includes(row.error.replace(/^health check: /, ""));
+  return [pill(row.state.replaceAll("_", " "), instanceState(row)), ...lines(since + why, row.error && !told ? `Last error: ${row.error}` : "")];
 }
 
 const tables = {};

@@ -112,6 +112,21 @@ async def test_a_chat_is_held_and_released(shown, page, opened, expect, act):
     await audited(page, expect, "outbound.release", "@nobody", "refused")
 
 
+async def test_all_chats_are_held(shown, page, opened, expect):
+    await opened(shown)
+    await page.get_by_role("button", name="Hold a chat …").click()
+    dialog = page.get_by_role("dialog")
+    await dialog.get_by_label("All chats").check()
+    await expect(dialog.locator(".happens")).to_have_text(
+        "Nothing is sent to anybody for 60 seconds. All that the bot wants to send waits."
+    )
+    await page.keyboard.press("Enter")
+    await expect(dialog.locator(".outcome")).to_have_attribute("data-tone", "good")
+    assert (await Outbound.get_instance().get_statistics())["held_globally_seconds"] > 0
+    await page.keyboard.press("Escape")
+    await expect(page.locator('.card[data-service="outbound"] .why')).to_contain_text("all chats")
+
+
 async def test_what_is_missing_or_refused_is_said_and_can_be_mended(shown, page, opened, expect, act):
     await opened(shown)
     dialog, _ = await act("Hold a chat …", "Hold the chat", chat="", seconds="5")

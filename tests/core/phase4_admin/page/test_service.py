@@ -122,7 +122,8 @@ async def test_a_service_that_stops_is_told(data_dir, page, expect):
         await page.goto(f"http://127.0.0.1:{service.port}/")
         await expect(page.locator("#connection")).to_have_text("Live")
         assert service.stop() == 0
-        await expect(page.locator("#connection")).to_contain_text("No data since")
+        await expect(page.locator("#overall")).to_contain_text("No data since")
+        await expect(page.locator("#connection")).to_contain_text("rying again")
         service.start()
         await expect(page.locator("#connection")).to_have_text("Live", timeout=20_000)
     finally:
