@@ -102,8 +102,12 @@ async def initialize_phase4_services(
         try:
             settings, warnings = _settings(config, from_host)
         except ConfigError as error:
-            logger.error("Phase 4 not started: %s", one_line("; ".join(error.problems), MAX_TOLD))
-            return _report([], [f"configuration: {problem}" for problem in error.problems])
+            running_on = [wiring.class_name for wiring in SERVICES if wiring.running() is not None]
+            logger.error(
+                "Phase 4 goes on as before: %s" if running_on else "Phase 4 not started: %s",
+                one_line("; ".join(error.problems), MAX_TOLD),
+            )
+            return _report(running_on, [f"configuration: {problem}" for problem in error.problems])
         started: list[str] = []
         errors: list[str] = []
         fresh: list[Phase4Service] = []

@@ -58,6 +58,8 @@ async def test_a_bad_setting_is_an_error_and_changes_nothing():
     assert not report["success"]
     assert "RATE_LIMIT_DEFAULT_RPS = -1" in report["errors"][0]
     assert RateLimiter.get_instance().enabled, "what ran before runs on"
+    assert report["services_initialized"] == ["QueryOptimizer", "RateLimiter"]
+    assert report["summary"] == "Phase 4: 2 service(s) running: QueryOptimizer, RateLimiter; 1 error(s)"
 
 
 async def test_a_service_that_cannot_start_does_not_stop_the_others(monkeypatch, caplog):

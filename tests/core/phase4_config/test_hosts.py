@@ -109,6 +109,19 @@ def test_nothing_of_the_host_is_called():
         assert "property" in warnings[0]
 
 
+@pytest.mark.parametrize("host", [config_class(), {}, as_object({}), {"cache_default_ttl": 5}])
+def test_a_host_without_a_setting_of_ours_is_told(host):
+    config, (warning,) = read(host)
+    assert config == Phase4Config()
+    assert warning.endswith(" has no setting of this library; names are in upper case")
+
+
+def test_a_host_of_any_size_is_looked_through_soon():
+    config, warnings = read({**{f"CACHE_DEFAULT_TTL{n}": n for n in range(20_000)}, "POOL_MAX_SIZE": 7})
+    assert config.POOL_MAX_SIZE == 7
+    assert 0 < len(warnings) <= 1_000
+
+
 def test_names_that_are_nearly_ours_are_told_with_the_one_they_look_like():
     config, warnings = read(config_class(CACHE_L1_MAX_SIZ_MB=5, POOL_MAXSIZE=3, cache_default_tll=1))
     assert config == Phase4Config()
