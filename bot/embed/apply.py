@@ -44,7 +44,8 @@ def install(
     for path in written:
         if path in plan.edited:
             copy(host / path, free_name(host / EDITED / path))
-        write_atomically(host / path, new.files[path], host / FOLDER)
+        # Hundreds of waits for the disk would take most of the time; see Manifest.owns.
+        write_atomically(host / path, new.files[path], host / FOLDER, sync=False)
     for path in plan.delete:
         _delete(host, path)
     merging.write(host, merge, made)

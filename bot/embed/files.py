@@ -9,18 +9,20 @@ import shutil
 from pathlib import Path
 
 
-def write_atomically(path: Path, data: bytes, spare: Path) -> None:
+def write_atomically(path: Path, data: bytes, spare: Path, *, sync: bool = True) -> None:
     """Write a file so that a reader, and the next run after a crash, finds the old one or the new one.
 
-    ``spare``: a folder for the unfinished file, so that a crash leaves none among the bot's own.
+    ``spare``: a folder for the unfinished file, so that a crash leaves none among the bot's own. ``sync``:
+    wait until the disk has it; without, a machine that loses its power may have an empty file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = spare / "unfinished"
     try:
         with unfinished.open("wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         if path.exists():
             shutil.copymode(path, unfinished)
         move(unfinished, path)

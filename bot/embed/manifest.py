@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from bot.embed.errors import EmbedError
 from bot.embed.files import write_atomically
+from bot.embed.payload import digest
 
 FOLDER = ".phase4-embed"
 REPLACED = f"{FOLDER}/replaced"
@@ -23,6 +24,7 @@ REPLACED = f"{FOLDER}/replaced"
 EDITED = f"{FOLDER}/edited"
 """Phase 4's files that the bot's author had changed, before ``--replace`` took the new ones."""
 FORMAT = 1
+EMPTY = digest(b"")
 
 
 @dataclass
@@ -50,8 +52,11 @@ class Manifest:
     block: Block | None = None
 
     def owns(self, path: str, found: str | None) -> bool:
-        """Whether the file with this digest is one that was put there, unchanged."""
-        return found is not None and found in self.files.get(path, ())
+        """Whether the file with this digest is one that was put there, unchanged.
+
+        An empty one is: a machine that lost its power right after a run has not written its files yet.
+        """
+        return path in self.files and (found in self.files[path] or found == EMPTY)
 
     def edited(self, path: str, found: str | None) -> bool:
         """Whether the file was put there and changed since; the bot's own, not yet replaced, is no edit."""

@@ -203,6 +203,12 @@ class TestUpgrade:
         assert "1 file put back" in run(bot)[1]
         assert (bot / "bot/core/cache_manager/l1.py").exists()
 
+    def test_a_file_that_a_power_failure_left_empty_is_written_again(self, bot, run):
+        run(bot)
+        (bot / "bot/core/cache_manager/l1.py").write_bytes(b"")
+        assert "1 file upgraded" in run(bot)[1]
+        assert (bot / "bot/core/cache_manager/l1.py").read_bytes() == SMALL["bot/core/cache_manager/l1.py"]
+
     def test_a_checkout_with_windows_line_ends_is_not_a_change(self, bot, run, small_payload):
         run(bot)
         for name in SMALL:
