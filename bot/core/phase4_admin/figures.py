@@ -6,9 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bot.core._shared.masking import one_line
+from bot.core.phase4_statistics.batch_processor import BatchProcessorFigures
+from bot.core.phase4_statistics.cache_manager import CacheManagerFigures
 from bot.core.phase4_statistics.connection_pools import PoolFigures
-from bot.core.phase4_statistics.fields import is_number, mapping
-from bot.core.phase4_statistics.load_balancer import InstanceFigures
+from bot.core.phase4_statistics.fields import is_number, key_of, mapping
+from bot.core.phase4_statistics.load_balancer import InstanceFigures, LoadBalancerFigures
+from bot.core.phase4_statistics.outbound import OutboundFigures
+from bot.core.phase4_statistics.query_optimizer import QueryOptimizerFigures
+from bot.core.phase4_statistics.rate_limiter import RateLimiterFigures
 from bot.core.phase4_statistics.rolling_rates import RecentFigures
 from bot.core.phase4_statistics.states import state_of
 
@@ -175,55 +180,75 @@ class Fact(NamedTuple):
         return value
 
 
-_ROUTED = ("successful_requests", "failed_requests")
+def fact(label: str, figure: object, unit: str = "", of: Sequence[object] = ()) -> Fact:
+    """The fact of a declared figure, as in ``CacheManagerFigures.loads``."""
+    return Fact(label, key_of(figure).key, unit, tuple(key_of(each).key for each in of))
+
+
+# What shares and means are of.
+_QUERIES_ASKED = (QueryOptimizerFigures.cache_hits, QueryOptimizerFigures.cache_misses)
+_EXECUTED = (QueryOptimizerFigures.total_executions,)
+_ASKED = (CacheManagerFigures.total_hits, CacheManagerFigures.total_misses)
+_BATCHES = (BatchProcessorFigures.completed_batches, BatchProcessorFigures.failed_batches)
+_ROUTED = (LoadBalancerFigures.successful_requests, LoadBalancerFigures.failed_requests)
 
 _FACTS: dict[str, tuple[Fact, ...]] = {
     "query_optimizer": (
-        Fact("Results cached", "cached_results_count"),
-        Fact("Memory", "cached_results_mb", "MB"),
-        Fact("Hit rate", "hit_rate", "%", ("cache_hits", "cache_misses")),
-        Fact("Executions", "total_executions"),
-        Fact("Average time", "avg_execution_time_ms", "ms", ("total_executions",)),
-        Fact("Slow executions", "slow_queries"),
+        fact("Results cached", QueryOptimizerFigures.cached_results_count),
+        fact("Memory", QueryOptimizerFigures.cached_results_mb, "MB"),
+        fact("Hit rate", QueryOptimizerFigures.cache_hit_rate_percent, "%", _QUERIES_ASKED),
+        fact("Executions", QueryOptimizerFigures.total_executions),
+        fact("Average time", QueryOptimizerFigures.avg_execution_time_ms, "ms", _EXECUTED),
+        fact("Slow executions", QueryOptimizerFigures.slow_queries),
     ),
     "cache_manager": (
-        Fact("Hit rate", "hit_rate", "%", ("total_hits", "total_misses")),
-        Fact("Entries", "l1_entries"),
-        Fact("Memory", "l1_memory_mb", "MB"),
-        Fact("Hits in memory", "l1_hits"),
-        Fact("Hits in Redis", "l2_hits"),
-        Fact("Evictions", "l1_evictions"),
+        fact("Hit rate", CacheManagerFigures.overall_hit_rate_percent, "%", _ASKED),
+        fact("Entries", CacheManagerFigures.l1_entries),
+        fact("Memory", CacheManagerFigures.l1_memory_mb, "MB"),
+        fact("Hits in memory", CacheManagerFigures.l1_hits),
+        fact("Hits in Redis", CacheManagerFigures.l2_hits),
+        fact("Evictions", CacheManagerFigures.l1_evictions),
     ),
     "rate_limiter": (
-        Fact("Allowed", "total_allowed"),
-        Fact("Refused", "total_blocked"),
-        Fact("Clients held", "active_clients"),
+        fact("Allowed", RateLimiterFigures.total_allowed),
+        fact("Refused", RateLimiterFigures.total_blocked),
+        fact("Clients held", RateLimiterFigures.active_clients),
     ),
     "batch_processor": (
-        Fact("Items done", "total_items_processed"),
-        Fact("Pending", "pending_items"),
-        Fact("Failed", "failed_items"),
-        Fact("Dead letters", "dead_letters"),
-        Fact("Average batch", "avg_batch_size", "", ("completed_batches", "failed_batches")),
-        Fact("Retries", "retries"),
+        fact("Items done", BatchProcessorFigures.total_items_processed),
+        fact("Pending", BatchProcessorFigures.pending_items),
+        fact("Failed", BatchProcessorFigures.failed_items),
+        fact("Dead letters", BatchProcessorFigures.dead_letters),
+        fact("Average batch", BatchProcessorFigures.avg_batch_size, "", _BATCHES),
+        fact("Retries", BatchProcessorFigures.retries),
     ),
     "load_balancer": (
-        Fact("Healthy instances", "healthy_instances"),
-        Fact("Instances", "total_instances"),
-        Fact("Requests", "total_requests"),
-        Fact("Failed", "failed_requests"),
-        Fact("Average response", "average_response_time_ms", "ms", _ROUTED),
-        Fact("Success", "success_rate_percent", "%", _ROUTED),
+        fact("Healthy instances", LoadBalancerFigures.healthy_instances),
+        fact("Instances", LoadBalancerFigures.total_instances),
+        fact("Requests", LoadBalancerFigures.total_requests),
+        fact("Failed", LoadBalancerFigures.failed_requests),
+        fact("Average response", LoadBalancerFigures.average_response_time_ms, "ms", _ROUTED),
+        fact("Success", LoadBalancerFigures.success_rate_percent, "%", _ROUTED),
     ),
     "outbound": (
-        Fact("Sent", "sent"),
-        Fact("Chats waiting", "chats_waiting"),
-        Fact("Chats held", "chats_held"),
-        Fact("Queued", "queued"),
-        Fact("Wait, 99 %", "p99_wait_ms", "ms", ("total_requests",)),
-        Fact("Refused by Telegram", "refusals"),
+        fact("Sent", OutboundFigures.sent),
+        fact("Chats waiting", OutboundFigures.chats_waiting),
+        fact("Chats held", OutboundFigures.chats_held),
+        fact("Queued", OutboundFigures.queued),
+        fact("Wait, 99 %", OutboundFigures.p99_wait_ms, "ms", (OutboundFigures.total_requests,)),
+        fact("Refused by Telegram", OutboundFigures.refusals),
     ),
 }
+
+_POOL_FACTS = (
+    fact("On loan", PoolFigures.active_connections),
+    fact("Idle", PoolFigures.idle_connections),
+    fact("At most", PoolFigures.max_size),
+    fact("Waiting", PoolFigures.waiting),
+    fact("Leases", PoolFigures.total_acquired),
+    fact("Leaked", PoolFigures.leaked),
+)
+"""Of all pools together."""
 
 _CHARTS = {
     "query_optimizer": ("query_lookups", "Look-ups per second", "/s"),
@@ -272,19 +297,15 @@ def _state(status: Mapping[str, Any], key: str, figures: Any) -> tuple[str, str]
 def _facts(key: str, figures: Mapping[str, Any], running: Mapping[str, Any]) -> list[dict[str, Any]]:
     if key == "connection_pool_manager":
         found = list(PoolFigures.told(running).values())
-        summed = (
-            ("On loan", "active_connections"), ("Idle", "idle_connections"), ("At most", "max_size"),
-            ("Waiting", "waiting"), ("Leases", "total_acquired"), ("Leaked", "leaked"),
-        )  # fmt: skip
         return [
-            {"label": label, "value": sum(pool.get(name) or 0 for pool in found), "unit": ""}
-            for label, name in summed
+            {"label": each.label, "value": sum(pool.get(each.key) or 0 for pool in found), "unit": each.unit}
+            for each in _POOL_FACTS
             if found
         ]
     return [
-        {"label": fact.label, "value": fact.value(figures), "unit": fact.unit}
-        for fact in _FACTS[key]
-        if is_number(figures.get(fact.key))
+        {"label": each.label, "value": each.value(figures), "unit": each.unit}
+        for each in _FACTS[key]
+        if is_number(figures.get(each.key))
     ]
 
 
