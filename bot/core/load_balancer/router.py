@@ -58,6 +58,14 @@ class _Failures:
         self.last = outcomes[-1].value
         self.free = all(outcome.free for outcome in outcomes)
 
+    def why_not_again(self, max_retries: int, idempotent: bool | None) -> str:
+        """Why it is not to be tried at another instance; empty if it may be."""
+        if len(self.tried) > max_retries:
+            return f"failed after {len(self.tried)} tries"
+        if not self.free and idempotent is False:
+            return "failed, and is not to be repeated"
+        return ""
+
 
 _NONE: tuple[Instance, ...] = ()
 
@@ -152,11 +160,8 @@ class Router:
                 failures.add(outcomes)
             if outcome.kind != "failed" or failures is None:
                 return self._done(outcome, failures)
-            if len(failures.tried) > max_retries:
-                reason = f"failed after {len(failures.tried)} tries"
-                break
-            if not failures.free and idempotent is False:
-                reason = "failed, and is not to be repeated"
+            reason = failures.why_not_again(max_retries, idempotent)
+            if reason:
                 break
         return self._failed(reason, failures)
 

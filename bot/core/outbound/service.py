@@ -23,11 +23,11 @@ from bot.core.outbound.broadcast.store import checked_address
 from bot.core.outbound.context import covered, current
 from bot.core.outbound.dispatcher import GRANTED, Dispatcher, State
 from bot.core.outbound.edits import Edits
-from bot.core.outbound.keys import message_of, replaces
+from bot.core.outbound.keys import Key, message_of, replaces
 from bot.core.outbound.lanes import Entry
 from bot.core.outbound.models import Kind, Limits, Priority, Request, is_delete, kind_of, plain_chat
 from bot.core.outbound.reservations import tag_of
-from bot.core.outbound.shown import digest_of
+from bot.core.outbound.shown import Last, digest_of
 from bot.core.outbound.stats import Counters, snapshot
 from bot.core.phase4_config.outbound import OutboundSettings
 from bot.core.phase4_service import Phase4Service
@@ -263,13 +263,8 @@ class Outbound(Phase4Service):
             message = message_of(chat, request.message_id)
             if request.content is not None and self._edits.skips_equal:
                 content = digest_of(request.method, request.content)
-                known = self._edits.last_equal(message, key, content)
-                if known is not None:
-                    last, needless = known
-                    counters.unchanged += 1
-                    if needless:
-                        self._attempts.leave_out(needless, last.result, now)
-                        dispatcher.poll()
+                last = self._equal_before(message, key, content, now)
+                if last is not None:
                     return last.result  # type: ignore[no-any-return]
         entry = Entry(
             kind,
@@ -289,6 +284,18 @@ class Outbound(Phase4Service):
             if outcome is not GRANTED:
                 return outcome.result()  # type: ignore[no-any-return]
         return await self._attempts.send(send, claim)
+
+    def _equal_before(self, message: Key, key: Key | None, content: bytes, now: float) -> Last | None:
+        """The edit before, if one of this content need not be sent; those that wait then end with it."""
+        known = self._edits.last_equal(message, key, content)
+        if known is None:
+            return None
+        last, needless = known
+        self._counters.unchanged += 1
+        if needless:
+            self._attempts.leave_out(needless, last.result, now)
+            self._dispatcher.poll()
+        return last
 
     async def broadcast(
         self,
