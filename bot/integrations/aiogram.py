@@ -404,7 +404,7 @@ def _is_limited(update: Update) -> bool:
 
 
 def _sender_of(update: Update, context: EventContext) -> int | None:
-    """Who sent it; of anonymous administrators and of channels, which are all one user, their chat."""
+    """The sender; of anonymous administrators and of channels, which are all one user, their chat."""
     message = update.message or update.edited_message or update.business_message
     if isinstance(message, Message) and message.sender_chat is not None:
         return message.sender_chat.id

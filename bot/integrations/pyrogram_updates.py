@@ -29,7 +29,7 @@ MAX_TELLING = 100
 
 
 class Origin(NamedTuple):
-    """Who sent an update, and where."""
+    """The sender of an update, and its chat."""
 
     chat: int | None
     user: int | None
@@ -55,7 +55,7 @@ _LIMITED_QUERIES = (
 
 
 def origin_of(update: Any) -> Origin:
-    """Who sent a raw update. Payments, memberships, own messages and posts of channels are not limited."""
+    """The sender of a raw update. Payments, memberships, own messages and channel posts are not limited."""
     name = type(update).__name__
     message = getattr(update, "message", None)
     if message is not None and hasattr(message, "peer_id"):

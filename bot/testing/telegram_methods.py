@@ -23,7 +23,7 @@ class Planned(NamedTuple):
 
 
 class Context(NamedTuple):
-    """Who asks what."""
+    """A request: the bot that makes it, and what it asks."""
 
     world: World
     bot: BotAccount

@@ -1,4 +1,4 @@
-"""How many items may be pending, and the line of those who wait for room."""
+"""How many items may be pending, and the line of callers that wait for room."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Capacity:
 
     @property
     def has_line(self) -> bool:
-        """Whether somebody waits for room, whom nobody may overtake."""
+        """Whether a caller waits for room, which no other may overtake."""
         return bool(self._line)
 
     def lacks_room(self, wanted: int = 1) -> bool:
@@ -87,17 +87,17 @@ class Capacity:
         del self._line[ticket]
 
     def offer_room(self) -> None:
-        """Tell as many of those who wait as there are places."""
+        """Wake as many waiting callers as there are places."""
         if self._line:
             for waiter in islice(self._line.values(), max(0, self.free)):
                 give_result(waiter, None)
 
     def close(self) -> None:
-        """Everybody who waits gets BatchClosedError."""
+        """All callers that wait get BatchClosedError."""
         while self._line:
             _, waiter = self._line.popitem(last=False)
             give_error(waiter, BatchClosedError(SWITCHED_OFF))
 
     def forget_line(self) -> None:
-        """Those who wait did so under an event loop that runs no more."""
+        """The callers that wait did so under an event loop that runs no more."""
         self._line.clear()

@@ -360,7 +360,7 @@ class Dispatcher:
         self._some_ended()
 
     def bury(self, items: Sequence[BatchItem], reason: str) -> None:
-        """End items of :meth:`remaining` as dead letters; those who wait for one get BatchClosedError."""
+        """End items of :meth:`remaining` as dead letters; callers that wait for one get BatchClosedError."""
         self.outcomes.bury(items, [BatchClosedError(reason) for _ in items])
         self.backlog.ended(len(items))
         self._some_ended()

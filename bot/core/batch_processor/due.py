@@ -87,5 +87,5 @@ class DueTimes:
                 give_result(waiter, None)
 
     def forget_flushes(self) -> None:
-        """Those who wait did so under an event loop that runs no more."""
+        """The callers that wait did so under an event loop that runs no more."""
         self._flushes.clear()

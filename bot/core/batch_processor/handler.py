@@ -44,7 +44,7 @@ class HandlerCaller:
     async def _call(self, items: list[BatchItem]) -> Any:
         function = self.function
         assert function is not None
-        # A list of its own: what the handler does to it must not change who gets which result.
+        # A list of its own: what the handler does to it must not change which caller gets which result.
         if not self.timeout:
             answer: Any = function(list(items))
             return await answer if inspect.isawaitable(answer) else answer

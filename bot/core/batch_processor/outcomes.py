@@ -1,4 +1,4 @@
-"""What became of items and batches: told to those who wait, counted, and kept for those who ask later."""
+"""What became of items and batches: told to waiting callers, counted, and kept for those that ask later."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Outcomes:
         self.results: Kept[Outcome] = Kept(DEFAULTS.max_results, DEFAULTS.result_ttl)
         self.dead_letters = DeadLetters(DEFAULTS.max_dead_letters)
         self.waiters: dict[str, asyncio.Future[Any]] = {}
-        """Of those who wait for the result of an item, by its id."""
+        """Of callers that wait for the result of an item, by its id."""
         self._finished: Kept[BatchStatus] = Kept(FINISHED_BATCHES, math.inf)
 
     def configure(self, settings: BatchProcessorSettings) -> None:
@@ -112,7 +112,7 @@ class Outcomes:
         return failed
 
     def bury(self, items: Sequence[BatchItem], errors: Sequence[BaseException]) -> None:
-        """End items as dead letters without a handler; an error for each, which those who wait get."""
+        """End items as dead letters without a handler; an error for each, which waiting callers get."""
         for item, error in zip(items, errors, strict=True):
             self._fail(item, error, dead=True)
         self.counters.dead += len(items)

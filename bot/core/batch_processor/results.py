@@ -1,4 +1,4 @@
-"""Results kept for those who ask later: bounded in number and in age (pure)."""
+"""Results kept for callers that ask later: bounded in number and in age (pure)."""
 
 from __future__ import annotations
 

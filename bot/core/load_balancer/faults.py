@@ -41,7 +41,7 @@ _TRANSPORT_ERRORS = (
 
 
 def blame(error: BaseException) -> Blame:
-    """Who is at fault for what a handler raised.
+    """Whether the instance, the request or the code is at fault for what a handler raised.
 
     ``request``: any instance would reject it. ``code``: a bug of the handler. ``answer``: the instance
     was reached and failed, as another may too. ``transport``: it was not reached, or broke off.

@@ -112,7 +112,7 @@ class LoadBalancer(Phase4Service):
         self._loop_runs: Callable[[], bool] = bool
         self._from_settings: set[str] = set()  # ids that enable(instances=...) added
         self._callbacks: list[EventCallback] = []
-        # Who waits until an instance is gone, or idle. Changed by _wait_gone and _deliver.
+        # Callers that wait until an instance is gone, or idle. Changed by _wait_gone and _deliver.
         self._waiting: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
 
     def _new_router(self) -> Router:

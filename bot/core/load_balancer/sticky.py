@@ -42,7 +42,7 @@ class Rendezvous(dict[int, Instance]):
         return found
 
     def next_owner(self, slot: int, without: Collection[Instance]) -> Instance | None:
-        """Who would have the slot if those in ``without`` had left."""
+        """The instance that would have the slot if those in ``without`` had left."""
         left = [member for member in self._members if member not in without]
         return max(left, key=lambda member: score(slot, member), default=None)
 

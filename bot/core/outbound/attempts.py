@@ -48,7 +48,7 @@ class Attempts:
         self._warned_at = float("-inf")
 
     async def send(self, send: Callable[[], Awaitable[T]], claim: Claim) -> T:
-        """Send for all who share the claim's entry, again after each refusal; the result, or raise."""
+        """Send for all callers that share the claim's entry, again after each refusal: the result."""
         dispatcher = self._dispatcher
         while True:
             entry = claim.entry

@@ -180,7 +180,7 @@ class Dispatcher:
         self._arm()
 
     def _grant(self, entry: Entry) -> bool:
-        """Wake the last of those who share it; False if that one is cancelled, and not yet told."""
+        """Wake the last caller that shares it; False if that one was cancelled and has not run since."""
         claim = entry.claims[-1]
         if claim.future is None or claim.future.done():
             self._pass_on(entry, claim)

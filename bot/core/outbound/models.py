@@ -18,7 +18,7 @@ from bot.core.phase4_config.outbound import (
 )
 
 Chat = int | str | None
-"""Who is written to: a chat's id or ``@name``; None: nobody in particular."""
+"""The chat that is written to: its id or ``@name``; None: no chat in particular."""
 
 Window = tuple[int, float]
 """At most so many within any so many seconds."""

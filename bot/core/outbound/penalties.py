@@ -1,4 +1,4 @@
-"""Penalties that Telegram gave: who must not be written to until when, and how slowly after (pure)."""
+"""Penalties that Telegram gave: until when a chat must not be written to, and how slowly after (pure)."""
 
 from __future__ import annotations
 

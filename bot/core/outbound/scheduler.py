@@ -167,7 +167,7 @@ class Scheduler:
         return self._end(entry, now, again=again)
 
     def given_back(self, entry: Entry, now: float) -> None:
-        """It has not left after all: it does not count. Those who share it wait on, at the head."""
+        """It has not left after all: it does not count. Its callers wait on, at the head of the lane."""
         self._uncount(entry)
         self._gates.give_back(entry.gate, entry.cost, entry.departed, answers=entry.answers)
         entry.attempts -= 1
@@ -251,7 +251,7 @@ class Scheduler:
             return
         lane = entry.lane
         if lane is None or entry not in lane:
-            # In flight: its end looks after those who are left.
+            # In flight: when it ends, the callers that are left are looked after.
             claim.entry = None
             entry.claims.remove(claim)
             return

@@ -117,9 +117,9 @@ for i = 1, #KEYS do
       changed = false
     end
   elseif mode == REFUND then
-    -- `a` is the number of the last reservation when the tokens were taken, `b` the epoch then, `c` who
-    -- gives back. Who reserved later moves up. Nothing is given back to a client in backoff, nor what was
-    -- taken before it was forgiven.
+    -- `a` is the number of the last reservation when the tokens were taken, `b` the epoch then, `c` the
+    -- caller that gives back. Later reservations move up. Nothing is given back to a client in backoff, nor
+    -- what was taken before it was forgiven.
     local in_backoff = count > 0 and step > NEVER / 10 and told > 0
     if debt > 0 and epoch == b and not in_backoff then
       if reserved > a and debt > tolerance then

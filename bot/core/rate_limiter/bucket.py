@@ -129,7 +129,7 @@ class Buckets:
     def refund(self, client: ClientId, now: float, tokens: int) -> bool:
         """Give back tokens that were not used; False, and nothing, to a client in backoff.
 
-        Who waits behind them is to move up by as much (see Line), or two would get one place.
+        Callers behind them are to move up by as much (see Line), or two would get one place.
         """
         held = self.fresh if client in self.fresh else self.aging
         tat = held.get(client)

@@ -55,7 +55,7 @@ def rate_limited(
 
     ``backoff`` is that of the function's limit (see RateLimitConfig).
 
-    ``key`` says who the client is: the name of an argument, or a function of the call's arguments
+    ``key`` tells which client it is: the name of an argument, or a function of the call's arguments
     that returns an int or a str. Without it, or where it gives None, the client is the argument
     ``client_id``, ``user_id`` or ``chat_id`` if the function has one; else that of an update among the
     arguments: its ``from_user`` (aiogram, Pyrogram) or ``effective_user`` (python-telegram-bot), and for

@@ -8,7 +8,7 @@ from typing import Any
 from bot.core.rate_limiter.models import EARLY
 
 Order = tuple[float, float]
-"""Who reserved later has the greater one."""
+"""A caller that reserved later has the greater one."""
 
 
 class Waiter:

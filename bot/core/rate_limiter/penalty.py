@@ -9,8 +9,8 @@ from bot.core.rate_limiter.models import EARLY, ClientId
 
 LATENESS = 0.02
 """Seconds by which the requests of one moment may lie apart: those that were told the same time and
-came back together. Who is told to wait less is never called early, so limits above 50 per second
-know no backoff."""
+came back together. A client that is told to wait less never counts as early, so limits above 50 per
+second know no backoff."""
 
 UNTIL, COUNT, EARLY_FROM, STEP_FROM = range(4)
 """A record: told to wait until; steps of backoff so far; a refusal from then on is early (-inf: one

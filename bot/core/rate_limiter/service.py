@@ -34,7 +34,7 @@ OTHERS = "other limits"
 
 
 class RateLimiter(Phase4Service):
-    """Who may do how much, per client and limit. While off, everything is allowed.
+    """How much each client may do under each limit. While off, everything is allowed.
 
     ============= ========================= ===========================================
     method        when there is no token    use it

@@ -80,7 +80,7 @@ class SharedBuckets:
         self._report_timer: asyncio.TimerHandle | None = None
         # Resets that Redis has not heard of: the client, and the limit (None: all).
         self._owed: dict[tuple[ClientId, Mirror | None], None] = {}
-        # Who waits for what Redis has reserved, and for what was reserved while it was away.
+        # Callers that wait for what Redis has reserved, and for what was reserved while it was away.
         self._lines = Lines(clock)
         self._lines_alone = Lines(clock)
         self._id = float(random.getrandbits(52))
@@ -88,7 +88,7 @@ class SharedBuckets:
         # Redis's clock less ours, at the last answer; too small by the time that took to arrive.
         self._offset: float | None = None
         self._probing: asyncio.Task[Any] | None = None
-        self._stop_hearing = link.on_recovery(self._back)
+        self._unregister = link.on_recovery(self._back)
         self._forget_moves = link.on_move(self._moved)
         self.refusing = False
         """Whether Redis answered the last check with an error."""
@@ -448,7 +448,7 @@ class SharedBuckets:
 
     async def stop(self) -> None:
         """Tell Redis what it has not heard, end every task and close the connection; the link stays."""
-        self._stop_hearing()
+        self._unregister()
         self._forget_moves()
         try:
             if self.link.owner.loop is asyncio.get_running_loop():

@@ -56,7 +56,7 @@ class Results:
         self._polling = None
 
     def close(self) -> None:
-        """Everybody who waits gets BatchClosedError."""
+        """All callers that wait get BatchClosedError."""
         for waiter in list(self._waiters.values()):
             give_error(
                 waiter, BatchClosedError("the batch processor was switched off; its items are in Redis")
@@ -142,7 +142,7 @@ class Results:
                 self._poll_delay = POLL_FIRST
                 try:
                     give_result(waiter, unwrap(item_id, _stored(value, item_id)))
-                except Exception as error:  # whatever it is, it is for those who wait
+                except Exception as error:  # whatever it is, the waiting callers get it
                     give_error(waiter, error)
 
 

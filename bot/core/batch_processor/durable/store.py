@@ -95,7 +95,7 @@ class RedisStore:
         self._outbox.begin()
         self._results.begin()
         if before is not None:
-            # Those who waited under that loop wait no more.
+            # Callers under that loop wait no more.
             self._d.outcomes.waiters.clear()
             if self._d.loop is not loop:
                 self._d.adopt(loop)
@@ -148,7 +148,7 @@ class RedisStore:
             await self._clock.sleep(PAUSE_FIRST)
 
     async def close(self) -> None:
-        """End every task and leave to others what is held; those who wait here get BatchClosedError."""
+        """End every task and leave to others what is held; callers that wait here get BatchClosedError."""
         try:
             await self._loops.stop()
         finally:

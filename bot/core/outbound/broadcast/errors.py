@@ -16,7 +16,8 @@ class BroadcastRunningError(MisuseError):
 class BroadcastStoppedError(Phase4Error):
     """The broadcast was stopped early because nobody could be written to; its cause says why.
 
-    Who was not written to is not counted as failed: mend the cause, then call it again by the same name.
+    Recipients that were not written to do not count as failed: remove the cause, then call it again by the
+    same name.
     """
 
     def __init__(self, name: str, why: str) -> None:

@@ -35,7 +35,7 @@ class BroadcastProgress(Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True)
 class BroadcastReport:
-    """How a finished broadcast ended. Who ended how is read from the store when asked for."""
+    """How a finished broadcast ended. What became of each recipient is read from the store when asked for."""
 
     name: str
     done: int
@@ -61,7 +61,7 @@ class BroadcastReport:
                 yield chat
 
     async def unreachable(self) -> list[ChatId]:
-        """Blocked, deactivated and not found: whom the bot can strike off its list."""
+        """Recipients that blocked the bot, are deactivated or were not found: the bot need not keep them."""
         return [chat async for chat in self.chats(Outcome.BLOCKED, Outcome.DEACTIVATED, Outcome.NOT_FOUND)]
 
     async def failures(self) -> AsyncIterator[tuple[ChatId, str]]:
