@@ -184,6 +184,19 @@ def test_a_folder_without_settings_fails(host):
     assert any("nothing in" in finding.found for finding in findings if finding.check == "start")
 
 
+def test_what_phase4_calls_itself_is_no_start_of_the_bots(host):
+    ours = "bot/integrations/services.py"
+    root = host(
+        {
+            "config.py": "ENABLE_RATE_LIMITER = True\n",
+            ours: (ROOT / ours).read_text(encoding="utf-8"),
+            "bot/main.py": f"{START}async def main():\n    await initialize_phase4_services()\n",
+        }
+    )
+    _, findings, _ = read(root)
+    assert said(findings, "start") == "bot/main.py line 3 calls initialize_phase4_services"
+
+
 def test_the_bots_own_interpreter_is_found(tmp_path):
     assert interpreter(tmp_path) == Path(sys.executable)
     python = tmp_path / ".venv" / "bin" / "python"

@@ -28,7 +28,10 @@ ENVIRONMENT_FILES = (".env", "config.env")
 _SCRIPT = Path(__file__).with_name("run_script.py")
 _MARK = "phase4-settings:"
 _NOT_THE_BOTS = frozenset({"node_modules", "site-packages", "__pycache__"})
-_OURS = ("bot/core/phase4_", "bot/core/enhanced_startup_phase4.py", "phase4.py", "bot/service/", "bot/embed/")
+_OURS = (
+    "bot/core/phase4_", "bot/core/enhanced_startup_phase4.py", "bot/integrations/services.py", "phase4.py",
+    "bot/service/", "bot/embed/",
+)  # fmt: skip
 
 MODULES = (
     ("config", ("config.py", "config/__init__.py")),
