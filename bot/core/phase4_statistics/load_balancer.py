@@ -93,7 +93,7 @@ class LoadBalancerFigures(Figures, frozen=True, kw_only=True):
     failed_requests: Annotated[int, _REQUESTS.of("failed")]
     """Requests that failed at every instance tried, or for which there was none."""
     rejected_requests: Annotated[int, _REQUESTS.of("rejected")]
-    """Requests that an instance rejected as wrong in themselves (RequestRejected)."""
+    """Requests that no instance is to blame for: rejected ones, and mistakes in the handler."""
     success_rate_percent: float
     """Percent of the requests that were answered."""
     average_response_time_ms: Annotated[
