@@ -118,6 +118,7 @@ async def _enable_load_balancer(balancer: Any, config: Phase4Config) -> None:
 
 async def _enable_outbound(outbound: Any, config: Phase4Config) -> None:
     from bot.core.outbound import Limits
+    from bot.core.phase4_config.outbound import OF_LIMITS
 
     settings = config.outbound
     await outbound.enable(
@@ -131,14 +132,7 @@ async def _enable_outbound(outbound: Any, config: Phase4Config) -> None:
             typing=settings.typing_limits,
             paid=(settings.paid_limit, 1.0),
         ),
-        max_pending=settings.max_pending,
-        max_in_flight=settings.max_in_flight,
-        max_wait=settings.max_wait,
-        drain_timeout=settings.drain_timeout,
-        skip_equal_edits=settings.skip_equal_edits,
-        broadcast_store=settings.broadcast_store,
-        redis_url=settings.redis_url,
-        bot_id=settings.bot_id or "default",
+        **{**settings.values(*OF_LIMITS), "bot_id": settings.bot_id or "default"},
     )
 
 

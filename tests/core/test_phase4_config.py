@@ -39,15 +39,22 @@ def test_each_source_wins_over_the_one_before():
     assert config.RATE_LIMIT_BURST_SIZE == 34
 
 
-def test_a_flag_that_the_settings_file_overrules_is_told(caplog):
+def test_a_flag_that_the_settings_file_overrules_is_told():
     old, ours = module("config", ENABLE_CACHE_MANAGER=True), module(ENABLE_CACHE_MANAGER=False)
-    assert not load(modules=(old, ours)).ENABLE_CACHE_MANAGER
-    assert "ENABLE_CACHE_MANAGER = False in config_enhancements_phase4.py wins over True in config.py" in (
-        caplog.text
-    )
-    caplog.clear()
-    assert not load(modules=(old,), environ={"ENABLE_CACHE_MANAGER": "0"}).ENABLE_CACHE_MANAGER
-    assert not caplog.text, "the environment is meant to overrule"
+    config, warnings = Phase4Config.read(modules=(old, ours), environ={})
+    assert not config.ENABLE_CACHE_MANAGER
+    assert warnings == [
+        "ENABLE_CACHE_MANAGER = False in config_enhancements_phase4.py wins over True in config.py"
+    ]
+    config, warnings = Phase4Config.read(modules=(old,), environ={"ENABLE_CACHE_MANAGER": "0"})
+    assert not config.ENABLE_CACHE_MANAGER
+    assert not warnings, "the environment is meant to overrule"
+
+
+def test_what_is_warned_of_is_logged_once_however_often_settings_are_loaded(caplog):
+    for _ in range(3):
+        load(modules=[module(QUERY_OPTIMIZER_CACHE_TTTL=3)])
+    assert len(caplog.records) == 1
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Collection, Iterable, Mapping
@@ -69,10 +70,10 @@ class Phase4Config(Struct, frozen=True, kw_only=True):
         environ: Mapping[str, str] | None = None,
         only: Collection[str] = (),
     ) -> Phase4Config:
-        """:meth:`read` for callers that have no report: its warnings are logged."""
+        """:meth:`read` for callers that have no report: its warnings are logged, each once."""
         config, warnings = cls.read(overrides, modules=modules, environ=environ, only=only)
         for warning in warnings:
-            logger.warning("%s", one_line(warning, MAX_TOLD))
+            _say(warning)
         return config
 
     @classmethod
@@ -98,6 +99,12 @@ class Phase4Config(Struct, frozen=True, kw_only=True):
         env = os.environ if environ is None else environ
         config = _build(gather(overrides, host, modules, env, only, faults), faults)
         return config, faults.warnings
+
+
+@functools.lru_cache(1_000)
+def _say(warning: str) -> None:
+    """Log a warning: once, however often settings are loaded."""
+    logger.warning("%s", one_line(warning, MAX_TOLD))
 
 
 def _build(sources: list[Source], faults: Faults) -> Phase4Config:

@@ -64,3 +64,10 @@ class OutboundSettings(Settings, frozen=True, rename=starting("OUTBOUND_")):
     broadcast_store: Annotated[
         str, doc('progress of broadcasts: an SQLite file (made by the first one) or a Redis; "": in memory')
     ] = "broadcasts.sqlite3"
+
+
+OF_LIMITS = (
+    "group_limit", "group_window", "chat_rate", "chat_burst", "bulk_limit", "bulk_reserve", "paid_limit",
+    "typing_limits", "edits",
+)  # fmt: skip
+"""Fields that ``Limits`` of outbound is made of; the others are arguments of its ``enable``."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import logging
 import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -15,7 +14,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from bot.core._shared.masking import mask_secrets, one_line
+from bot.core._shared.masking import mask_secrets
 from bot.core.phase4_config import hosts, places
 from bot.core.phase4_config.catalog import (
     ALIASES,
@@ -32,8 +31,6 @@ from bot.core.phase4_config.catalog import (
 )
 from bot.core.phase4_config.messages import base_type, is_optional, refusal
 from bot.core.phase4_config.settings import ConfigError, converted
-
-logger = logging.getLogger(__name__)
 
 OURS = "config_enhancements_phase4"
 CONFIG_MODULES = ("config", "config.main_config", OURS)
@@ -147,10 +144,9 @@ def merge(sources: list[Source], faults: Faults) -> dict[str, dict[str, Any]]:
                 continue
             if name.startswith("ENABLE_") and new != values.get(name, new) and source.is_file:
                 # The settings file has all flags: a user who sets one in config.py must hear why it is off.
-                logger.warning(
-                    "%s = %s in %s wins over %s in %s",
-                    name, new, one_line(source.name), values[name], one_line(origin[name]),
-                )  # fmt: skip
+                faults.warnings.append(
+                    f"{name} = {new} in {source.name} wins over {values[name]} in {origin[name]}"
+                )
             values[name] = new
             origin[name] = source.name
     for name, fallback in FALLBACKS.items():
