@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -15,7 +16,7 @@ from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.masking import masked_traceback
 from bot.core.phase4_admin import figures
 from bot.core.phase4_admin.events import EventLog
-from bot.core.phase4_admin.history import DAY, FULL_SECONDS, History
+from bot.core.phase4_admin.history import FULL_SECONDS, STEPPED, History
 from bot.core.phase4_admin.library import Library
 from bot.core.phase4_admin.queries import found_queries, opened_query
 from bot.core.phase4_statistics.rolling_rates import WINDOW, RecentReader
@@ -30,8 +31,12 @@ MAX_OF_ONE = 6
 FRESH = 0.25
 """Share of the interval up to which a sample is fresh enough for the first who looks."""
 
-RANGES = (FULL_SECONDS, 3_600.0, 6 * 3_600.0, DAY)
+RANGES = (FULL_SECONDS, *STEPPED)
 """Seconds that charts can show; of the first the stream has every sample."""
+
+
+TOLD_AGAIN = 10.0
+"""Seconds for which the past that was put together for one serves others."""
 
 
 class _Viewer(NamedTuple):
@@ -90,6 +95,7 @@ class Feed:
         self._state_of: Sample | None = None
         self._closed = False
         self._failing: set[str] = set()
+        self._told: dict[float, tuple[float, dict[str, Any]]] = {}  # of RANGES, when it was put together
         self._turn: asyncio.Event | None = None
 
     @property
@@ -112,9 +118,15 @@ class Feed:
             self._sampler = asyncio.get_running_loop().create_task(self._run(), name="dashboard")
 
     def history(self, seconds: float) -> dict[str, Any]:
-        """The last ``seconds`` (Unix time ends with the last sample) as ``History.steps`` tells them."""
+        """The last ``seconds`` before the last sample as ``History.steps`` tells them, or did a moment ago.
+
+        All who look share it: of a day it takes milliseconds in which the bot does nothing else.
+        """
         now = self._sample.at if self._sample is not None else self._clock.time()
-        return self._history.steps(seconds, now)
+        known = self._told.get(seconds)
+        if known is None or not 0.0 <= now - known[0] < TOLD_AGAIN:
+            known = self._told[seconds] = now, self._history.steps(seconds, now)
+        return known[1]
 
     async def snapshot(self) -> dict[str, Any]:
         """What the page shows of now, or did last before the reading failed; empty if it never succeeded."""
@@ -173,14 +185,14 @@ class Feed:
                     after = 0.0  # the clock was set back, so all that is kept is later than that
                 body = {**state, "actions": actions, "history": self._history.columns(after)}
                 after = seen
-                yield f"id: {after:.3f}\ndata: {json.dumps(body, separators=(',', ':'))}\n\n".encode()
+                yield f"id: {after:.3f}\ndata: {as_json(body)}\n\n".encode()
         finally:
             if viewer in self._viewers:
                 self._viewers.remove(viewer)
 
     def _refresh(self) -> None:
         """Sample now rather than when it is time, unless that was just done."""
-        if self._clock.monotonic() - self._measured_at > FRESH * self._interval:
+        if not self._closed and self._clock.monotonic() - self._measured_at > FRESH * self._interval:
             if self._sampler is not None:
                 self._sampler.cancel()
                 self._sampler = None
@@ -277,6 +289,22 @@ class Feed:
                 for e in self._events.latest()[: figures.MAX_ROWS]
             ],
         }
+
+
+def as_json(what: Any) -> str:
+    """As browsers read it: they know neither NaN nor Infinity, so these are null."""
+    try:
+        return json.dumps(what, separators=(",", ":"), allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(what), separators=(",", ":"), allow_nan=False)
+
+
+def _finite(what: Any) -> Any:
+    if isinstance(what, float):
+        return what if math.isfinite(what) else None
+    if isinstance(what, Mapping):
+        return {key: _finite(value) for key, value in what.items()}
+    return [_finite(each) for each in what] if isinstance(what, list | tuple) else what
 
 
 def unix_time(text: str) -> float:

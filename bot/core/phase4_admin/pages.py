@@ -14,7 +14,7 @@ from aiohttp import web
 from bot.core.phase4_admin.access import Access, Handler
 from bot.core.phase4_admin.api_errors import ApiError
 from bot.core.phase4_admin.client_address import client_address, client_of
-from bot.core.phase4_admin.feed import RANGES, Feed, unix_time
+from bot.core.phase4_admin.feed import RANGES, Feed, as_json, unix_time
 from bot.core.phase4_admin.routes import OPEN, SIGNING, Route
 
 STALL_SECONDS = 10.0
@@ -121,7 +121,8 @@ class Dashboard:
 
 
 def _told(what: Mapping[str, Any]) -> web.Response:
-    response = web.json_response(what, headers={**_HEADERS, "Cache-Control": "no-store"})
+    headers = {**_HEADERS, "Cache-Control": "no-store"}
+    response = web.json_response(what, headers=headers, dumps=as_json)
     response.enable_compression()  # a day of every figure is long, and much of it the same
     return response
 

@@ -277,7 +277,7 @@ async def until(condition, what):
 async def test_samples_are_taken_while_nobody_looks_and_a_viewer_sees_them(app, session):
     feed = app.feed
     assert feed.viewers == 0
-    await until(lambda: len(feed.history(3_600)["t"]) and len(feed._history) > 3, "samples without a viewer")
+    await until(lambda: len(feed._history) > 3, "samples without a viewer")
     async with session.get(f"{app.url}/dashboard/feed") as one:
         state = await next_state(one)
     assert len(state["history"]["t"]) > 3, "what was before it came"
@@ -341,6 +341,37 @@ async def test_the_past_is_told_by_range(app, session):
         async with session.get(f"{app.url}/dashboard/history{wrong}") as answer:
             assert answer.status == 400
             assert "600, 3600, 21600, 86400" in (await answer.json())["error"]["message"]
+
+
+async def test_what_is_no_number_in_json_is_none(app, session):
+    library = app.feed._library
+
+    async def odd():
+        status = await library.status()
+        status["process"] = {
+            "rss_mb": float("nan"),
+            "cpu_percent": float("inf"),
+            "open_fds": 5,
+            "more": [-float("inf")],
+        }
+        return status
+
+    app.feed._library = library._replace(status=odd)
+    app.feed._measured_at = float("-inf")
+    async with session.get(f"{app.url}/dashboard/feed") as one:
+        async with asyncio.timeout(20):
+            while (state := await next_state(one))["process"].get("more") is None:
+                pass
+    assert state["process"] == {"rss_mb": None, "cpu_percent": None, "open_fds": 5, "more": [None]}
+    async with session.get(f"{app.url}/dashboard/snapshot") as answer:
+        assert "NaN" not in await answer.text()
+
+
+async def test_a_stream_after_the_end_starts_nothing(app):
+    app.feed.close()
+    assert [event async for event in app.feed.stream()] == [b"retry: 2000\n\n"]
+    assert not app.feed.sampling
+    assert app.feed.viewers == 0
 
 
 async def test_a_query_is_opened_on_request(app, session):

@@ -5,9 +5,11 @@ import random
 
 import pytest
 
-from bot.core.phase4_admin.history import DAY, MAX_FIGURES, MAX_POINTS, MAX_SHOWN, MAX_STEPS, STEP, History
+from bot.core.phase4_admin.history import MAX_FIGURES, MAX_POINTS, STEPPED, History
 
 START = 1_000_000_020.0
+DAY = 86_400.0
+MAX_SHOWN = max(int(seconds / step) for seconds, step in STEPPED.items())
 
 
 def fill(history, seconds, *, every=2.0, value=lambda at: at % 100, start=START):
@@ -70,10 +72,11 @@ def test_before_the_first_sample_there_is_nothing():
 
 def test_its_bytes_are_bounded_whatever_comes():
     history = History()
-    for number in range(20_000):
-        history.add(START + number * STEP, {f"figure {name}": 1e300 for name in range(100)})
+    for number in range(3_000):
+        history.add(START + number * 60, {f"figure {name}": 1e300 for name in range(80)})
     assert len(history.columns()["series"]) == MAX_FIGURES
-    assert history.bytes_used <= MAX_POINTS * MAX_FIGURES * 8 + MAX_STEPS * MAX_FIGURES * 3 * 4 < 2_400_000
+    steps = sum(int(seconds / step) + 1 for seconds, step in STEPPED.items())
+    assert history.bytes_used <= MAX_POINTS * MAX_FIGURES * 8 + steps * MAX_FIGURES * 3 * 4 < 700_000
 
 
 def test_a_clock_that_is_set_back_costs_what_lies_ahead_only():
@@ -85,7 +88,23 @@ def test_a_clock_that_is_set_back_costs_what_lies_ahead_only():
     told = history.steps(3_600, now - 1_800)
     assert told["t"] == sorted(set(told["t"]))
     assert max(told["t"]) <= now - 1_800
-    assert len(told["t"]) > 100, "the hour before is still there"
+    assert len(told["t"]) > 60, "what was before it is still there"
+
+
+def test_what_is_new_is_told_at_once_also_in_long_steps():
+    history = History()
+    now = fill(history, 2 * 3_600)
+    history.add(now + 2, {"figure": 5_000.0})
+    for seconds in STEPPED:
+        told = history.steps(seconds, now + 2)
+        assert told["series"]["figure"]["high"][-1] == 5_000.0
+        assert told["t"][-1] == (now + 2) - (now + 2) % told["step"]
+        assert told["t"] == sorted(set(told["t"]))
+    history.add(now + 4_000, {"figure": 1.0})
+    for seconds in STEPPED:
+        told = history.steps(seconds, now + 4_000)
+        assert told["t"] == sorted(set(told["t"])), "after a gap, too"
+        assert told["series"]["figure"]["mean"][-1] == 1.0
 
 
 def test_merging_steps_loses_no_least_and_no_most():
