@@ -4,6 +4,7 @@ import math
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from msgspec.structs import replace
 
 from bot.core.outbound.lanes import Entry
 from bot.core.outbound.models import Kind, Limits, Priority
@@ -13,6 +14,13 @@ from tests.support.searching import searching
 CHATS = [-1, -1, -1, -1, "@c", 5, 6, None]
 """Mostly one group, so that its window fills."""
 LIMITS = Limits(group=(3, 60.0), chat=(1, 1.0), chat_burst=2, bulk=(6, 1.0), typing=((2, 5.0),))
+OTHERS = [
+    LIMITS,
+    replace(LIMITS, edits="separate"),
+    replace(LIMITS, typing=()),
+    replace(LIMITS, typing=((2, 5.0), (3, 30.0))),
+]
+"""What else the limits may become; those that are checked below stay."""
 
 
 class SchedulerMachine(RuleBasedStateMachine):
@@ -44,7 +52,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 counted = [at for at in self.received.get(entry.chat, []) if at + 60.0 > self.now]
                 flying = [e for e in self.in_flight if e.chat == entry.chat and e.kind is Kind.SEND]
                 assert len(counted) + len(flying) < 3, "more than the window allows"
-        if entry.kind is Kind.SEND and entry.priority is not Priority.ANSWER:
+        if entry.kind in (Kind.SEND, Kind.EDIT) and entry.priority is not Priority.ANSWER:
             self.bulk = [at for at in self.bulk if at + 1.0 > self.now]
             assert len(self.bulk) < 5, "more than bulk allows to all but answers"
             self.bulk.append(self.now)
@@ -60,14 +68,15 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @rule(
         chat=st.sampled_from(CHATS),
-        kind=st.sampled_from([Kind.SEND, Kind.SEND, Kind.SEND, Kind.TYPING, Kind.OTHER]),
+        kind=st.sampled_from([Kind.SEND, Kind.SEND, Kind.SEND, Kind.TYPING, Kind.EDIT, Kind.OTHER]),
         priority=st.sampled_from([Priority.NOTIFY, Priority.BROADCAST]),
         deadline=st.sampled_from([None, None, 0.5, 100.0]),
         replaceable=st.booleans(),
     )
     def submit(self, chat, kind, priority, deadline, replaceable):
-        key = ("typing", chat) if replaceable and kind is Kind.TYPING else None
-        entry = Entry(kind, chat, priority=priority, key=key)
+        key = (kind, chat) if replaceable and kind in (Kind.TYPING, Kind.EDIT) else None
+        message = (chat, 1) if kind is Kind.EDIT else None
+        entry = Entry(kind, chat, priority=priority, key=key, message=message)
         self.number += 1
         self.numbers[entry] = self.number
         claim, granted = self.scheduler.submit(entry, self.now, deadline)
@@ -125,12 +134,41 @@ class SchedulerMachine(RuleBasedStateMachine):
         entry = claim.entry
         if entry in self.in_flight and entry.claims == [claim]:
             self.in_flight.remove(entry)
-            if entry.kind is Kind.SEND and entry.departed in self.bulk:
+            if entry.kind in (Kind.SEND, Kind.EDIT) and entry.departed in self.bulk:
                 self.bulk.remove(entry.departed)
             self.scheduler.withdraw(claim, self.now)
             self.scheduler.given_back(entry, self.now)
         elif entry is not None and entry not in self.in_flight:
             self.scheduler.withdraw(claim, self.now)
+        self.poll()
+
+    @rule(limits=st.sampled_from(OTHERS))
+    def configure(self, limits):
+        self.scheduler.configure(limits, max_pending=50, max_in_flight=6, max_wait=600.0)
+        self.poll()
+
+    @rule(chat=st.sampled_from(CHATS), seconds=st.sampled_from([0.0, 5.0, 700.0]))
+    def hold(self, chat, seconds):
+        self.scheduler.hold(chat, seconds, self.now)
+        if chat is None:
+            self.held_all = max(self.held_all, self.now + seconds)
+        else:
+            self.held[chat] = max(self.held.get(chat, -math.inf), self.now + seconds)
+        self.poll()
+
+    @precondition(lambda self: self.in_flight)
+    @rule(data=st.data(), chat=st.sampled_from([0.0, 0.5]), gate=st.sampled_from([0.0, 0.5]))
+    def defer(self, data, chat, gate):
+        """Redis has no room for it."""
+        entry = self.in_flight.pop(data.draw(st.integers(0, len(self.in_flight) - 1)))
+        if entry.kind in (Kind.SEND, Kind.EDIT) and entry.departed in self.bulk:
+            self.bulk.remove(entry.departed)
+        self.scheduler.deferred(entry, self.now, chat=chat, gate=gate)
+        self.poll()
+
+    @rule(message=st.sampled_from(CHATS))
+    def delete(self, message):
+        self.scheduler.drop_edits(message, 1, self.now)
         self.poll()
 
     @rule(seconds=st.sampled_from([0.01, 0.3, 1.0, 7.0, 61.0]))
