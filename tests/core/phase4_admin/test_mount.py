@@ -159,10 +159,10 @@ def test_a_path_that_is_taken_is_named_and_nothing_is_added():
 async def test_an_application_within_the_hosts(session):
     app, inner = web.Application(), web.Application()
     mount_phase4(inner)
-    app.add_subapp("/внутри", inner)
+    app.add_subapp("/inner", inner)
     async with serving(app) as url:
-        assert "<!doctype html>" in (await told(session, f"{url}/внутри/phase4"))[1]
-        assert (await told(session, f"{url}/внутри/phase4/dashboard/snapshot"))[0] == 200
+        assert "<!doctype html>" in (await told(session, f"{url}/inner/phase4"))[1]
+        assert (await told(session, f"{url}/inner/phase4/dashboard/snapshot"))[0] == 200
         assert (await told(session, f"{url}/phase4/health"))[0] == 404
 
 
