@@ -19,7 +19,6 @@ ROOT = Path(__file__).resolve().parents[2]
         ("msgspec", [], "-r requirements-phase4.txt"),
         ("psutil", ["check"], "-r requirements-phase4.txt"),
         ("aiohttp", [], "aiohttp aiosqlite prometheus-client"),
-        ("prometheus_client", [], "aiohttp aiosqlite prometheus-client"),
     ],
 )
 def test_what_is_missing_is_named_with_the_command(module, arguments, install, tmp_path):

@@ -395,6 +395,30 @@ async def test_a_mount_leaves_no_handler_of_the_log_behind():
     assert log.handlers == before
 
 
+async def test_a_mount_that_is_cancelled_on_the_way_leaves_nothing():
+    """At whichever of its awaits."""
+    log = logging.getLogger("bot.core")
+    handlers = list(log.handlers)
+    port = free_port()
+    for steps in range(60):
+        mounting = asyncio.ensure_future(mount_phase4(port))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        if mounting.done():
+            break
+        mounting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await mounting
+            await shutdown_phase4_services()  # it was there before it heard of the cancellation
+        assert refuses(port)
+        assert log.handlers == handlers
+    assert mounting.done()
+    assert steps > 1
+    await shutdown_phase4_services()
+    assert refuses(port)
+    assert log.handlers == handlers
+
+
 def run_on_another_loop(kind, work):
     if kind == "uvloop":
         uvloop = pytest.importorskip("uvloop")
