@@ -1,4 +1,4 @@
-"""Everything that can be said of a text without executing it."""
+"""Everything that can be said about a text without executing it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 MAX_CONNECTED = 1_000
-"""ANDs and ORs of a statement above which no advice is given: they nest, and rules look up and down."""
+"""ANDs and ORs of a statement above which no advice is given: they nest, and rules search up and down."""
 
 
 def advise(reading: Reading, schema: Schema | None = None) -> Advice:
@@ -29,7 +29,7 @@ def advise(reading: Reading, schema: Schema | None = None) -> Advice:
     try:
         return _advise(reading, schema)
     except (RecursionError, AttributeError, TypeError, KeyError, ValueError, IndexError) as error:
-        # A tree of a form that no rule foresaw: no advice is better than no answer.
+        # A tree of an unforeseen form: no advice is better than no answer.
         logger.debug("no advice on %s: %s", one_line(reading.analysis.normal_form, 200), one_line(error))
         return Advice(reading.query, reading.analysis, reading.query)
 

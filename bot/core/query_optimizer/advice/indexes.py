@@ -1,8 +1,8 @@
 """Indexes that would serve a query, from its conditions alone.
 
-A B-tree serves columns compared for equality in any order, after them one compared by range, or those
-the result is sorted by: so equality, then range, then sort, the last two together only where they are
-the same column. (Winand, "SQL Performance Explained", chapters 2 and 6.)
+A B-tree serves columns that are compared for equality, in any order, and after them either one that is
+compared by range, or those by which the result is sorted. So equality comes first, then range, then sort; the
+last two together only if they are the same column. (Winand, "SQL Performance Explained", chapters 2 and 6.)
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ class _Wanted:
 
 
 def _name(identifier: Any, dialect: str) -> str:
-    """What a name means: PostgreSQL folds those without quotes, and a DDL may have to quote them."""
+    """The name of an identifier: PostgreSQL folds names without quotes, and DDL may have to quote them."""
     name = str(identifier.name)
     return name.lower() if dialect == "postgres" and not identifier.args.get("quoted") else name
 
 
-# Columns that a database adds to each table, and takes into no index.
+# Columns that a database adds to each table, and that cannot be in an index.
 _SYSTEM = {
     "sqlite": frozenset(("rowid", "oid", "_rowid_")),
     "postgres": frozenset(("ctid", "xmin", "xmax", "cmin", "cmax", "tableoid")),
@@ -69,7 +69,7 @@ def suggestions_for(facts: Facts) -> list[IndexSuggestion]:
                 found.setdefault((suggestion.table, suggestion.columns), suggestion)
     if len(found) < 2:
         return list(found.values())
-    # One that begins another of the same table is served by that.
+    # An index whose columns begin another one of the same table is served by that.
     return _named_apart(
         [
             suggestion
@@ -82,7 +82,7 @@ def suggestions_for(facts: Facts) -> list[IndexSuggestion]:
 
 
 def _named_apart(suggestions: list[IndexSuggestion]) -> list[IndexSuggestion]:
-    """With other names for those that would be called as one before: t (a_b) and t_a (b)."""
+    """Rename indexes whose names would be equal: t (a_b) and t_a (b)."""
     names: set[str] = set()
     apart = []
     for suggestion in suggestions:
@@ -123,13 +123,13 @@ def _wanted_by_or(scope: Scope, condition: Any, dialect: str) -> list[tuple[Sour
             _note(part, scope, of_side)
         fitting = [pair for pair in of_side.values() if pair[1].equal or pair[1].ranged]
         if not fitting:
-            return []  # this side reads the whole table, so the others' indexes help nobody
+            return []  # this side reads the whole table, so indexes for the others do not help
         found += fitting
     return found
 
 
 def _note(condition: Any, scope: Scope, wanted: dict[int, tuple[Source, _Wanted]]) -> None:
-    """Take in what one condition asks of a column, if an index can answer it."""
+    """Note what one condition needs of a column, if an index can serve it."""
     reads = _ASKS.get(condition.__class__)
     if reads is None:
         return
@@ -201,7 +201,7 @@ _LONG = frozenset(
 )
 _STRINGS = frozenset((_D.VARCHAR, _D.CHAR, _D.NVARCHAR, _D.NCHAR, _D.VARBINARY, _D.BINARY))
 _PREFIX = 190
-"""Characters of a long column in an index of MySQL: of four such, all of their 3,072 bytes."""
+"""Characters of a long column in an index of MySQL: four such columns fill its 3,072 bytes."""
 
 
 def _declared(source: Source, column: str, schema: Schema | None) -> DeclaredType | None:
@@ -209,7 +209,9 @@ def _declared(source: Source, column: str, schema: Schema | None) -> DeclaredTyp
 
 
 def _may_compare(column: Any, scope: Scope, wanted: dict[int, tuple[Source, _Wanted]]) -> bool:
-    """Whether a column that is only asked for NULL can be in an index: PostgreSQL has types without order."""
+    """Whether a column that is only compared with NULL can be in an index: PostgreSQL has types without
+    order.
+    """
     source = scope.source_of(column) if column.__class__ is exp.Column else None
     pair = wanted.get(id(source))
     if source is None or pair is None:
@@ -225,13 +227,13 @@ def _is_query(node: Any) -> bool:
 
 
 def _note_join(one: Any, other: Any, scope: Scope, wanted: dict[int, tuple[Source, _Wanted]]) -> None:
-    """Of two tables related by equality, the one that stands later is looked up in for each row."""
+    """Of two tables joined by equality, the later one is looked up for each row of the earlier one."""
     first, second = scope.source_of(one), scope.source_of(other)
     if first is None or second is None or first is second:
         return
     here = list(scope.sources.values())
     if first not in here or second not in here:
-        # One is a column of the query around: to this query it is a value.
+        # One is a column of the outer query: in this query it is a value.
         column, source = (one, first) if first in here else (other, second)
         pair = wanted.get(id(source))
         if pair is not None:
@@ -277,7 +279,7 @@ class _Key:
     def __init__(self, equal: dict[str, str]) -> None:
         self.columns = list(equal)  # in lower case, so that none comes twice
         self.names = list(equal.values())
-        self.equal = len(equal)  # so many at the beginning are compared for equality
+        self.equal = len(equal)  # so many of the first ones are compared for equality
         self.roles = [f"= on {', '.join(self.names)}"] if equal else []
         self.for_order: list[str] = []
         self.descends: dict[str, bool] = {}  # only where the directions differ
@@ -305,7 +307,7 @@ def _key_for(wanted: _Wanted, system: frozenset[str]) -> _Key | None:
 def _add_range_or_order(key: _Key, ranged: dict[str, str], sorted_by: dict[str, tuple[str, bool]]) -> None:
     first_sorted = next(iter(sorted_by), None)
     if ranged and first_sorted is not None and first_sorted not in ranged:
-        # Either the range or the order: rows that are not read need no sorting.
+        # Either the range or the order, and the range wins: rows that are not read need no sorting.
         sorted_by = {}
     if ranged:
         best = first_sorted if first_sorted in ranged else next(iter(ranged))

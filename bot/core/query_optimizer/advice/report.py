@@ -15,7 +15,7 @@ from bot.core.query_optimizer.models import SEVERITIES, Advice, Severity
 from bot.core.query_optimizer.sql.analyzer import Reading, read
 from bot.core.query_optimizer.sql.schema import Schema
 
-# A warning: of a mistyped statement nothing else is known, and a gate in CI must not let it pass unseen.
+# A warning: nothing else is known about a mistyped statement, and a check in CI must not let it pass unseen.
 UNREADABLE = register("Q000", "unreadable", "warning").finding(
     ("This cannot be read as SQL.", "Correct it, or try another --dialect.")
 )
@@ -84,7 +84,7 @@ def _without_leading_comments(part: str) -> str:
 def analyse_scripts(texts: list[str], dialect: str) -> list[list[Statement]]:
     """Advice on each statement of each script.
 
-    Tables and indexes that one of the scripts creates are known to all of them.
+    Tables and indexes that one script creates are known in all of them.
     """
     schema = Schema()
     scripts = []
@@ -117,7 +117,7 @@ def counts(statements: list[Statement]) -> dict[Severity, int]:
 
 
 def as_text(source: str, statements: list[Statement]) -> str:
-    """What a person reads: a block for each statement about which there is something to say."""
+    """The report for people: a block for each statement with findings."""
     lines: list[str] = []
     for statement in statements:
         advice = statement.advice

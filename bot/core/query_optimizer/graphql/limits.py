@@ -58,7 +58,7 @@ def measured(text: str, analysis: Analysis, params: Any) -> tuple[int, int]:
 def excess(
     text: str, analysis: Analysis, params: Any, max_depth: int, max_complexity: int
 ) -> tuple[str, int | None, int | None]:
-    """(why an operation exceeds the limits, its depth and complexity); "" if it does not."""
+    """(why an operation exceeds the limits, its depth and complexity); the first is "" if it does not."""
     reading = analysis.graphql
     if reading is None:
         return "", None, None

@@ -1,8 +1,8 @@
 """Depth and complexity of a GraphQL operation (pure).
 
-Depth counts fields from the root; complexity is one for each field times the page sizes around it
-(``first``, ``last``, ``limit`` and the like, literal or variable), as GitHub and graphql-cost-analysis
-count; fragments count where they are spread, aliases each for themselves, introspection like all else.
+Depth counts fields from the root; complexity is one for each field times the page sizes around it (``first``,
+``last``, ``limit`` and the like, literal or variable), as GitHub and graphql-cost-analysis count; fragments
+count where they are spread, aliases separately, introspection like everything else.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Measure:
                 self.variables[name] = variables[name]
             elif default is not None and default.kind == "int_value":
                 self.variables[name] = int(default.value)
-        # (depth below, complexity) of fragments, told in the order of ``ordered``.
+        # (depth below, complexity) of fragments, computed in the order of ``ordered``.
         self.known: dict[str, tuple[int, int]] = {}
 
     def run(self, order: list[str]) -> tuple[int, int]:

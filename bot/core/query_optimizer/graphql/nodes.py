@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 MAX_COMPLEXITY = 10**12
-"""Where counting ends."""
+"""The largest complexity that is counted."""
 
 SIZES = frozenset(
     ("first", "last", "limit", "pagesize", "page_size", "perpage", "per_page", "take", "count", "top")
@@ -35,7 +35,7 @@ def spreads_in(node: Any) -> list[str]:
 
 
 def ordered(operation: Any, fragments: dict[str, Any]) -> tuple[list[str], list[str], list[str]]:
-    """(the fragments in use, each after those it spreads; a circle of them; unknown ones)."""
+    """(the fragments in use, each after those that it spreads; a cycle of fragments; unknown fragments)."""
     order: list[str] = []
     unknown: list[str] = []
     state: dict[str, int] = {}  # 1: begun, 2: done

@@ -1,8 +1,8 @@
 """What a GraphQL text means: its operations, their normal forms, what they read and write (pure).
 
-Parsed by graphql-core, which is imported on the first GraphQL text and may be missing. Nesting is
-counted before anything recurses, fragments are measured once each in the order of their use, so the
-work is linear in the text, whatever the fragments multiply to.
+Parsed by graphql-core, which is imported on the first GraphQL text and may be missing. Nesting is checked
+before anything recurses, and each fragment is measured once, in the order of use. So the work is linear in
+the text, however much the fragments multiply.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MAX_OF_ALL = 200_000
 """Characters times operations of one text: each operation is read with the fragments that it shares."""
 
 MAX_NESTING = 120
-"""Brackets in one another above which a text is not parsed: the parser recurses."""
+"""Levels of nesting above which a text is not parsed: the parser recurses."""
 
 MISSING = "graphql-core is not installed: pip install graphql-core"
 
@@ -43,12 +43,12 @@ _BRACKETS = re.compile(
 
 
 def is_graphql(text: str) -> bool:
-    """Whether a text begins as a GraphQL operation does, and as no SQL."""
+    """Whether a text begins like a GraphQL operation, and unlike any SQL."""
     return _START.match(text) is not None
 
 
 def operations(text: str) -> dict[str | None, GraphQLReading]:
-    """What a text means, by name of the operation; under None, without a name given."""
+    """What a text means, by name of the operation; None stands for a request without a name."""
     problem, too_large = _unreadable(text)
     if problem:
         return {None: _nothing(text, problem, too_large)}

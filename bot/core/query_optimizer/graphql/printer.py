@@ -1,4 +1,4 @@
-"""GraphQL operations printed in one way, with their values or without (pure)."""
+"""Prints GraphQL operations in a normal form, with their values or without (pure)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Printer:
-    """Prints what matters of an operation, in one way. Recursion is bounded by ``MAX_NESTING``."""
+    """Prints the relevant parts of an operation in a normal form. Recursion is bounded by ``MAX_NESTING``."""
 
     def __init__(self, *, values: bool) -> None:
         self.values = values

@@ -11,10 +11,10 @@ from bot.core.query_optimizer.graphql.nodes import MAX_COMPLEXITY, SIZES, select
 from bot.core.query_optimizer.models import Finding
 
 MAX_PAGE = 1_000
-"""Page size above which a finding says so."""
+"""Page size above which there is a finding."""
 
 MANY_ALIASES = 10
-"""Aliases of one field in one selection that are a finding."""
+"""Aliases of one field in one selection from which there is a finding."""
 
 _LISTS = frozenset(("edges", "nodes"))
 
@@ -48,7 +48,7 @@ class _Seen:
 
 
 class _Check(NamedTuple):
-    """A rule that speaks if it finds names, and shows the first five of them."""
+    """A rule that reports names, and shows the first five of them."""
 
     rule: Rule
     names: Callable[[_Seen], Iterable[str]]
@@ -129,7 +129,7 @@ _CHECKS = (
 def findings_of(
     operation: Any, fragments: dict[str, Any], order: list[str], endless: list[str], unknown: list[str]
 ) -> list[Finding]:
-    """``order``, ``endless`` and ``unknown`` are what :func:`.nodes.ordered` tells of the fragments."""
+    """``order``, ``endless`` and ``unknown`` are what :func:`.nodes.ordered` returns about the fragments."""
     seen = _Seen(
         endless=endless,
         unknown=unknown,

@@ -1,7 +1,7 @@
 """What MongoDB filters, pipelines and commands mean, as dicts and lists, and advice on them (pure).
 
-Indexes are suggested in MongoDB's order: equality, then sort, then range (ESR). Nothing is executed;
-values never show up in a fingerprint, a shape or a finding.
+Indexes are suggested in MongoDB's order: equality, then sort, then range (ESR). Nothing is executed; values
+never appear in a fingerprint, a shape or a finding.
 """
 
 from __future__ import annotations

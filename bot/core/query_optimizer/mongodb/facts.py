@@ -29,7 +29,7 @@ class Facts:
     kind: QueryType
     collection: str = "collection"
     filters: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
-    """(stage, condition); the first is what an index of the collection could serve."""
+    """(stage, condition); an index of the collection could serve the first."""
     stages: list[tuple[str, Any]] = field(default_factory=list)
     sort: list[tuple[str, int]] = field(default_factory=list)
     limit: int | None = None
@@ -127,7 +127,7 @@ def _pipeline(stages: Any, collection: str) -> Facts:
     return facts
 
 
-# One function for each kind of stage: it takes in the stage, and gives the pipelines within it.
+# One function for each kind of stage: it notes the stage, and returns the pipelines within it.
 
 
 def _match(facts: Facts, body: Any) -> Sequence[Any]:

@@ -12,11 +12,11 @@ from bot.core.query_optimizer.models import Finding, QueryType, Severity
 from bot.core.query_optimizer.mongodb.facts import MAX_DEPTH, Facts, as_list, conditions_in, names_in
 
 MANY_VALUES = 1_000
-"""Values in one ``$in`` that are a finding."""
+"""Values in one ``$in`` from which there is a finding."""
 
 _SCRIPTS = frozenset(("$where", "$function", "$accumulator"))
 _NEGATIONS = frozenset(("$ne", "$nin", "$not", "$nor"))
-# Stages after which few documents are left, or which choose their own.
+# Stages after which few documents are left, or which select documents themselves.
 _BOUNDS = frozenset(
     ("$limit", "$group", "$count", "$sample", "$out", "$merge", "$bucket", "$facet", "$sortByCount")
 )
@@ -238,7 +238,7 @@ def _anchored(value: Any) -> bool:
 
 
 def _late(stages: list[tuple[str, Any]]) -> Iterator[str]:
-    """Stages right after which a $match stands that could stand before them."""
+    """Stages that are followed by a $match which could stand before them."""
     for (name, body), (following, condition) in pairwise(stages):
         if following != "$match" or not isinstance(condition, Mapping):
             continue

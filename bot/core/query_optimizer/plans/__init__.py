@@ -1,1 +1,1 @@
-"""What databases say of a statement's plan, and what that proves."""
+"""What databases say about a statement's plan, and what that proves."""

@@ -27,7 +27,9 @@ class Access:
     columns: frozenset[str] = frozenset()
     """Columns that the search compares, in lower case."""
     expected: float | None = None
-    """Rows by the planner's estimate: what remains after its conditions; in MySQL, what is read for them."""
+    """Rows by the planner's estimate: those that remain after its conditions; in MySQL, those that are read
+    for them.
+    """
     one_row: bool = False
     """Whether a unique key leaves one row at most."""
     buffered: bool = False
@@ -40,7 +42,7 @@ class Plan:
     sorts: bool = False
     """Whether rows are sorted because no index gives their order."""
     cost: float | None = None
-    """In the planner's unit; None where it tells none."""
+    """In the planner's unit; None if it gives none."""
 
     def scanned(self) -> list[str]:
         """Tables read in full, each once, in lower case."""
@@ -49,7 +51,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class TableFigures:
-    """What the database knows of a table, or a sample of it shows."""
+    """What the database knows about a table, or what a sample shows."""
 
     rows: float
     at_least: bool = False
@@ -59,9 +61,10 @@ class TableFigures:
 
 
 def is_served(suggestion: IndexSuggestion, plan: Plan) -> bool:
-    """Whether the plan searches the suggestion's table by all the columns that it has for searching.
+    """Whether the plan searches the suggestion's table by all of its columns for searching.
 
-    And, where some are for the order, sorts nothing. False for a table that the plan does not show.
+    And, if some columns are for the order, whether it does not sort. False for a table that is not in the
+    plan.
     """
     name = suggestion.table.rpartition(".")[2].lower()
     accesses = [access for access in plan.accesses if access.table.lower() == name]
@@ -104,7 +107,7 @@ def judge(
             figure = figures.get(table)
             if figure is None:
                 examined = 0.0
-                break  # without the size of one, shares of all cannot be told
+                break  # if one size is unknown, no share can be computed
             examined += figure.rows
             suggestion = open_.get(table)
             if suggestion is not None and top is not None and suggestion.sort_columns == suggestion.columns:
@@ -112,7 +115,7 @@ def judge(
             else:
                 share = figure.selected.get(suggestion.ddl) if suggestion is not None else None
             if table in buffered:
-                # Read once for many searches: what those would examine together is not known.
+                # Read once for many searches: how much those would examine together is unknown.
                 continue
             if suggestion is not None and share is not None and share < 1:
                 saved += figure.rows * (1 - share)

@@ -25,15 +25,15 @@ DIALECTS = ("sqlite", "postgres", "mysql")
 REMEMBERED_PLANS = 1_000
 REMEMBERED_SECONDS = 300.0
 RETRY_SECONDS = 30.0
-"""After a failure: how long a query, or a database that is away, is not asked again."""
+"""Seconds after a failure until a query is explained again, or an unreachable database is asked again."""
 
 
 class ExplainerUnavailableError(ConnectionError):
-    """No connection to be had for EXPLAIN; the message says why."""
+    """There was no connection for EXPLAIN; the message says why."""
 
 
 class Pools(Protocol):
-    """What is used of the connection pool manager."""
+    """The part of the connection pool manager that is used here."""
 
     def connection(self, name: str, timeout: float | None = None) -> Any: ...
 
@@ -64,9 +64,10 @@ async def _answer(connection: Any, dialect: str, sql: str, params: Any) -> list[
 
 
 class PlanReader:
-    """Evidence from plans, remembered per fingerprint. Any number of callers of one shape ask once.
+    """Evidence from plans, remembered per fingerprint. Concurrent callers of one shape ask once.
 
-    Its methods never raise for what the database does. A caller that is cancelled leaves alone.
+    Its methods never raise for a failure of the database. A caller that is cancelled does not cancel the
+    others.
     """
 
     def __init__(
@@ -76,21 +77,23 @@ class PlanReader:
         self._explainer = explainer
         self._now = now
         self._timeout = timeout
-        # fingerprint -> (monotonic time until which it holds, what was found); and for what is not explained,
-        # (fingerprint, whether parameters are missing) -> (that time, None)
+        # fingerprint -> (monotonic time until which it is valid, what was found); and for queries that are
+        # not explained, (fingerprint, whether parameters are missing) -> (that time, None)
         self._known: LRUCache[Hashable, tuple[float, Evidence | None]] = LRUCache(maxsize=REMEMBERED_PLANS)
         self._flights: SingleFlight[Evidence | None] = SingleFlight()
         self._away_until = 0.0
         self._told_away = self._told_refused = False  # what the log has said
-        self._number = 0  # grows with forget: what was asked before it is not remembered
+        self._number = 0  # grows with forget: answers to earlier questions are not remembered
 
     def forget(self) -> None:
-        """An index may have come or gone: plans are asked for anew."""
+        """An index may have been added or removed: ask for plans again."""
         self._known.clear()
         self._number += 1
 
     async def evidence_for(self, advice: Advice, params: Any) -> Evidence | None:
-        """What the plan proves; None for what is not explained, and while the database does not answer."""
+        """What the plan proves; None for queries that are not explained, and while the database does not
+        answer.
+        """
         fingerprint = advice.analysis.fingerprint
         known = self._known.get(fingerprint)
         now = self._now()
@@ -98,7 +101,7 @@ class PlanReader:
             return known[1]
         if now < self._away_until:
             return None
-        passed = (fingerprint, params is None)  # whether it can be explained may depend on that
+        passed = (fingerprint, params is None)  # whether it can be explained may depend on the parameters
         known = self._known.get(passed)
         if known is not None and known[0] > now:
             return None
@@ -122,7 +125,7 @@ class PlanReader:
             if not self._told_away:
                 self._told_away = True
                 reason = one_line(message_of(error)) or f"no answer within {self._timeout:g} s"
-                logger.warning("EXPLAIN does not work, advice goes without its evidence: %s", reason)
+                logger.warning("EXPLAIN does not work, so there is advice without its evidence: %s", reason)
         except Exception as error:
             if not self._told_refused:
                 self._told_refused = True

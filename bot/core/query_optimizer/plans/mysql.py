@@ -1,4 +1,4 @@
-"""What MySQL and MariaDB are asked, and what their plans say."""
+"""The queries for MySQL and MariaDB, and the reading of their plans."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def ask_mysql(explainer: Explainer, prepared: Prepared) -> Evidence:
     plan = plan_of_mysql(rows[0][0], prepared.aliases)
     samples = samples_for(prepared, plan, "mysql")
     answers = await explainer([(sql, None) for _, _, sql in samples]) if samples else []
-    # What a full scan examines is the table.
+    # A full scan examines the whole table.
     sizes = {
         access.table.lower(): access.expected
         for access in plan.accesses
@@ -57,7 +57,7 @@ async def ask_mysql(explainer: Explainer, prepared: Prepared) -> Evidence:
 
 
 def plan_of_mysql(document: Any, tables: Mapping[str, str]) -> Plan:
-    """From what EXPLAIN FORMAT=JSON of MySQL or MariaDB answers; ``tables`` as for SQLite."""
+    """Read the answer of EXPLAIN FORMAT=JSON of MySQL or MariaDB; ``tables`` as for SQLite."""
     top = json.loads(document) if isinstance(document, str | bytes) else document
     accesses: list[Access] = []
     sorts = False

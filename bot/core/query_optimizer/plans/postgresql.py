@@ -1,4 +1,4 @@
-"""What PostgreSQL is asked, and what its plans say."""
+"""The queries for PostgreSQL, and the reading of its plans."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ _SCANS = ("Seq Scan", "Index Scan", "Index Only Scan", "Bitmap Heap Scan", "Samp
 
 
 def plan_of_postgres(document: Any) -> Plan:
-    """From what EXPLAIN (FORMAT JSON) answers, as text or decoded."""
+    """Read the answer of EXPLAIN (FORMAT JSON), as text or decoded."""
     found = json.loads(document) if isinstance(document, str | bytes) else document
     top = found[0]["Plan"]
     accesses: list[Access] = []
@@ -91,7 +91,7 @@ def plan_of_postgres(document: Any) -> Plan:
             indexes = [str(part.get("Index Name", "")) for part in inner]
         expected = float(node["Plan Rows"])
         if node.get("Parallel Aware") and workers:
-            # The estimate is for each process, of which the leader counts less the more workers it serves.
+            # The estimate is for one process; the leader counts less the more workers it has.
             expected *= workers + max(0.0, 1 - 0.3 * workers)
         accesses.append(
             Access(

@@ -1,6 +1,6 @@
 """A query made ready to be explained, and look-ups that all databases share.
 
-The SQL that is put together here has names from the query that was parsed, quoted, and no values.
+The SQL that is built here contains quoted names from the parsed query, and no values.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Prepared:
 
 
 def prepare(advice: Advice, params: Any, dialect: str) -> Prepared | None:
-    """None unless it is one SELECT that parses, changes nothing, and whose parameters are known."""
+    """None unless it is a single SELECT that parses, changes nothing, and has known parameters."""
     analysis = advice.analysis
     if (
         analysis.query_type is not QueryType.SELECT
@@ -61,7 +61,7 @@ def prepare(advice: Advice, params: Any, dialect: str) -> Prepared | None:
         return None
     sql = advice.query.strip().rstrip("; \n\t")
     if ";" in sql:
-        return None  # whatever a parser thinks of it, the database must see one statement
+        return None  # the database must see one statement, even if a parser reads it otherwise
     from bot.core.query_optimizer.sql.analyzer import read
 
     reading = read(sql, dialect)
@@ -100,7 +100,7 @@ def _understood(reading: Reading, advice: Advice, sql: str, params: Any) -> Prep
         plain = exp.Table(this=table.this.copy(), db=table.args.get("db"))
         found.tables[table.name.lower()] = plain.sql(dialect=dialect_of(dialect))
     for with_ in census.all(exp.CTE):
-        found.aliases.pop(with_.alias.lower(), None)  # no table, though it reads like one
+        found.aliases.pop(with_.alias.lower(), None)  # not a table, though it looks like one
     args = census.statement.args
     found.stops_early = bool(args.get("limit") and not args.get("group") and not census.has((exp.Order,)))
     found.top = _top(args, exp)
@@ -214,4 +214,4 @@ def figures_of(
 
 
 SAMPLED_ROWS = 10_000
-"""Rows of a table that are read to tell how many values its columns have, where the planner does not say."""
+"""Rows of a table that are read to count the values of its columns, if the planner does not know."""

@@ -1,4 +1,4 @@
-"""What SQLite is asked, and what its plans say."""
+"""The queries for SQLite, and the reading of its plans."""
 
 from __future__ import annotations
 
@@ -70,10 +70,10 @@ _TERM = re.compile(r"(\w+)[=<>]")
 
 
 def plan_of_sqlite(rows: Sequence[Sequence[Any]], tables: Mapping[str, str]) -> Plan:
-    """From the rows of EXPLAIN QUERY PLAN; ``tables`` names the table behind each alias, in lower case."""
+    """Read the rows of EXPLAIN QUERY PLAN; ``tables`` gives the table behind each alias, in lower case."""
     accesses = []
     sorts = False
-    # Names may hold anything, so those that are known are looked for, the longest first.
+    # Names may contain anything, so search for the known ones, the longest first.
     names = "|".join(re.escape(name) for name in sorted(tables, key=len, reverse=True))
     form = re.compile(rf"(SCAN|SEARCH) (?:TABLE )?(?:\w+\.)?({names})(?: AS ({names}))?{_HOW}", re.IGNORECASE)
     for row in rows:

@@ -1,1 +1,1 @@
-"""What is known of SQL and of the databases that speak it."""
+"""What is known about SQL and its databases."""

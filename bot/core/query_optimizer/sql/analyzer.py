@@ -20,7 +20,7 @@ from bot.core.query_optimizer.sql.rewording import reworded
 from bot.core.query_optimizer.sql.tables import Effects, effects
 from bot.core.query_optimizer.sql.writes import HARMLESS
 
-# Nothing is tried twice: a comment that may also end later would double the time with each comment.
+# No backtracking: a comment that could also end later would double the time with each comment.
 _FIRST_WORD = re.compile(r"\s*+(?:--[^\n]*+\n\s*+|/\*(?>.*?\*/)\s*+)*+([A-Za-z]+)", re.DOTALL)
 _BY_WORD = {
     "select": QueryType.SELECT, "with": QueryType.SELECT, "values": QueryType.SELECT,
@@ -53,7 +53,7 @@ def analyze(query: str, dialect: str, known: Known = NOTHING) -> Analysis:
 
 
 class Reading(Struct, frozen=True):
-    """A text, read once: what it means, and its statements for whoever wants to know more."""
+    """A text that was read once: what it means, and its statements for further questions."""
 
     query: str
     dialect: str
@@ -64,8 +64,9 @@ class Reading(Struct, frozen=True):
     parameters: Parameters
 
     def release(self) -> None:
-        """Take the trees apart: a node and its parent refer to each other, which only a slow collection
-        of garbage would free. Nothing but ``analysis`` may be used afterwards."""
+        """Take the trees apart: a node and its parent refer to each other, so only slow garbage collection
+        would free them. Afterwards only ``analysis`` may be used.
+        """
         for census in self.censuses:
             census.release()
 
@@ -93,7 +94,7 @@ def read(query: str, dialect: str, known: Known = NOTHING) -> Reading:
         _with_transaction(effects(census, dialect, known, parsed), census, dialect) for census in censuses
     ]
     if dialect != "postgres" and dialect != "sqlite" and _EXECUTABLE_COMMENT.search(query):
-        # To MySQL, or to MariaDB, that is no comment but runs, and no parser here reads it.
+        # MySQL or MariaDB executes what looks like a comment here, and no parser here reads it.
         found.append(Effects(frozenset(), frozenset(), anything=True, reason="it has code in a comment"))
     if any(effect.transaction == "rollback" for effect in found) and _CHAIN.search(query):
         # Which the parser does not tell.
@@ -106,7 +107,7 @@ def read(query: str, dialect: str, known: Known = NOTHING) -> Reading:
 def _read_elsewhere(query: str, fingerprint: str, normal_form: str, known: Known) -> Analysis | None:
     """What a text means that is not read without a dialect, by all of those that read it together.
 
-    Only what it means: advice needs to know how it is written.
+    It gives the meaning only: advice needs the way in which it is written.
     """
     readings = []
     for dialect in ("postgres", "mysql", "sqlite"):
@@ -153,7 +154,7 @@ def _with_transaction(effect: Effects, census: Census, dialect: str) -> Effects:
 def _summary(
     kind: QueryType, fingerprint: str, normal_form: str, found: list[Effects], takes_moments: bool
 ) -> Analysis:
-    """One text's meaning from that of its statements."""
+    """The meaning of a text, from the meanings of its statements."""
     first = found[0]
     if len(found) == 1:
         reads, writes = first.reads, first.writes
@@ -208,7 +209,7 @@ def _in_sequence(steps: list[tuple[str, str]]) -> tuple[str, str]:
         elif what == "release" and name in savepoints:
             while savepoints.pop() != name:
                 pass
-            opened = bool(savepoints)  # released, it leaves what was open before as it was
+            opened = bool(savepoints)  # its release leaves earlier transactions as they were
         elif what in ("release", "back", "implicit") and not opened:
             other = other or what
     if other == "autocommit off":
@@ -237,7 +238,7 @@ def _parse(
                 query, tokens = plain, tokens_in(plain, dialect)
         parsed = statements_of(tokens, query, dialect)
     except (SqlglotError, RecursionError, ValueError, TypeError, NameError, AttributeError, LookupError):
-        # The last few are how the parser stumbles over text that is no SQL at all.
+        # The last few are what the parser raises for texts that are not SQL at all.
         return None, query
     statements = [
         # A comment after the last semicolon comes as a statement of nothing.
@@ -286,7 +287,7 @@ _LAST_WORD = re.compile(r"(?i)(?:\A|[\s;])(?:COMMIT|END|ROLLBACK|ABORT)(?:\s+(?:
 def unreadable(
     query: str, dialect: str, fingerprint: str, normal_form: str, why: str = "it cannot be parsed"
 ) -> Analysis:
-    """What is left to say of a text that was not parsed: by its first word, and its last."""
+    """What the first and the last words of an unparsed text tell."""
     found = _unreadable(query, [], fingerprint, normal_form, dialect)
     transaction = found.transaction
     if transaction == "begin" and _LAST_WORD.search(query[-200:]):

@@ -1,4 +1,4 @@
-"""The functions that each database has of its own: what is known of a name before any catalog (pure).
+"""The built-in functions of each database: what is known about a name without a catalog (pure).
 
 Lists of real servers: PostgreSQL 15's pg_proc without what implements types, operators and aggregates;
 what MySQL 8 documents and MariaDB 10.11 has as well; SQLite 3.40's pragma_function_list. A name that is in
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 class Builtin(NamedTuple):
-    """What PostgreSQL has under a name; its users may add others that take other arguments."""
+    """The functions of PostgreSQL with one name; its users may add others with other arguments."""
 
     counts: frozenset[int]
     """How many arguments it may have."""
@@ -125,8 +125,9 @@ POSTGRES_READS = frozenset(
         st_transform st_geomfromtext
     """.split()
 )
-"""What changes no table and is not cached: what differs from call to call or reads the catalog, what came
-after PostgreSQL 15, and what the usual extensions bring, of which the user may have others."""
+"""Functions that change no table and are not cached: those that differ from call to call or read the catalog,
+those added after PostgreSQL 15, and those of the usual extensions, of which the user may have other versions.
+"""
 
 POSTGRES_GRAMMAR = frozenset(
     """
@@ -135,7 +136,7 @@ POSTGRES_GRAMMAR = frozenset(
         string_agg min max array_agg json_object
     """.split()
 )
-"""What the grammar has, or what takes any type as it is: no other function can be meant."""
+"""Functions of the grammar, or that accept any type: no other function can be meant."""
 
 POSTGRES_READ_PREFIXES = ("pg_", "txid_", "has_")
 _POSTGRES_WRITERS = (
@@ -231,4 +232,4 @@ SQLITE_READS = frozenset(
         "sqlite_offset sqlite_compileoption_get sqlite_compileoption_used"
     ).split()
 )
-"""What is not cached: it differs from call to call."""
+"""Functions that are not cached, since they differ from call to call."""

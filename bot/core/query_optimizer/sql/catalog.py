@@ -1,4 +1,4 @@
-"""What a database's catalog tells of its tables, as the statements that would define it.
+"""What a database's catalog says about its tables, as the statements that would define them.
 
 Views, partitions and heirs, cascading keys, triggers, rules, sequences, defaults that write, and functions of
 the user's own: read once from a pool, they are known as if their definitions had passed through.
@@ -14,7 +14,7 @@ from bot.core.query_optimizer.sql.functions import Known
 from bot.core.query_optimizer.sql.names import ANY, NEVER, names_given
 
 MAX_DEFINITIONS = 5_000
-"""Rows read of each catalog; with more, what is not told stays unknown."""
+"""Most rows read of a catalog; a larger one is not read."""
 
 _POSTGRES = """
 WITH space AS (
@@ -112,7 +112,7 @@ CATALOGS = {
 
 
 def learnt(rows: Iterable[Sequence[Any]], dialect: str) -> list[Declaration]:
-    """What such rows declare."""
+    """What rows of the catalog declare."""
     from bot.core.query_optimizer.sql.analyzer import analyze
 
     found: list[Declaration] = []

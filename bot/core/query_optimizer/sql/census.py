@@ -1,7 +1,7 @@
 """Every node of a statement, found in one walk and sorted by class (pure).
 
-Rules, effects and index suggestions look at what was found and never walk on their own, so that the
-cost of an analysis does not grow with the number of rules.
+Rules, effects and index suggestions use these lists and never walk the tree themselves, so that the cost of
+an analysis does not grow with the number of rules.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Census:
 def _classes() -> tuple[type, frozenset[type]]:
     from sqlglot import exp
 
-    # What stands below these says nothing that they do not say themselves.
+    # The nodes below these add no information.
     leaves = (exp.Column, exp.Literal, exp.Identifier, exp.Boolean, exp.Null, exp.DataType, exp.Hint)
     return exp.Expr, frozenset(leaves)
 

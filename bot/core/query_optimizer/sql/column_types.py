@@ -1,10 +1,10 @@
-"""Columns whose equal values are one value, as far as declarations tell.
+"""Columns whose equal values are identical, as far as declarations tell.
 
-'a' and 'A' are equal in a case-insensitive column, 'a' and 'a ' in one that pads, 1 and 1.0 in one
-without a type: which of them a DISTINCT, a GROUP BY or a MIN gives is up to the plan, and comparing the
-one that was kept with a value of another type may say something else than comparing the others. So a
-rewrite that touches any of these wants to know that the values have one spelling each. A type that is
-not known here (citext, char, float, decimal, enum, whatever an extension brings) has no such promise.
+'a' and 'A' are equal in a case-insensitive column, 'a' and 'a ' in one that pads, 1 and 1.0 in one without a
+type: which of them a DISTINCT, a GROUP BY or a MIN returns depends on the plan, and a comparison of that one
+with a value of another type may give another result than a comparison of the others. So a rewrite that
+touches any of these must know that equal values are identical. A type that is not known here (citext, char,
+float, decimal, enum, types of extensions) gives no such guarantee.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _FAMILIES: dict[str, dict[Any, str]] = {
         _D.TIMESTAMPTZ: "timestamptz", _D.BOOLEAN: "boolean", _D.UUID: "uuid",
     },
     "sqlite": {_D.TEXT: "text", _D.VARCHAR: "text"},
-    # No strings: collations ignore case, or at least spaces at the end, unless told otherwise.
+    # Strings are missing: collations ignore case, or at least trailing spaces, unless declared otherwise.
     "mysql": {_D.DATE: "date", _D.DATETIME: "timestamp", _D.BOOLEAN: "whole"},
     "": {},
 }  # fmt: skip
 
 
 def exact_family(column: Any, scope: Scope | None, dialect: str) -> str:
-    """ "whole", "text" and so on for a column whose equal values are one; empty if that is not known."""
+    """ "whole", "text" and so on for a column whose equal values are identical; empty if that is unknown."""
     if scope is None or scope.schema is None or column.__class__ is not exp.Column:
         return ""
     name = column.name.lower()
@@ -53,7 +53,7 @@ def exact_family(column: Any, scope: Scope | None, dialect: str) -> str:
 
 
 def family_shown(item: Any, scope: Scope | None, dialect: str) -> str:
-    """As :func:`exact_family`, of anything that a SELECT lists."""
+    """As :func:`exact_family`, for any expression that a SELECT lists."""
     node = item.this if item.__class__ is exp.Alias else item
     while node.__class__ is exp.Paren:
         node = node.this

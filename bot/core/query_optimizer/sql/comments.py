@@ -1,8 +1,8 @@
-"""Comments that change nothing: those that tracers put before or behind a statement (pure).
+"""Comments without effect, which tracers put before or after a statement (pure).
 
-``/*traceparent='00-...'*/`` (sqlcommenter), ``/* application:bot */`` (marginalia), ``-- tag``: another each
-time, so neither a cached result nor an analysis may go by them. Hints (``/*+ ... */``) and what MySQL and
-MariaDB execute (``/*! ... */``, ``/*M! ... */``) are no comments.
+``/*traceparent='00-...'*/`` (sqlcommenter), ``/* application:bot */`` (marginalia), ``-- tag``: they differ
+each time, so neither a cached result nor an analysis may depend on them. Hints (``/*+ ... */``) and what
+MySQL and MariaDB execute (``/*! ... */``, ``/*M! ... */``) are not comments in this sense.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from __future__ import annotations
 import re
 
 MAX_TAGS = 10
-"""Comments taken off at each end; each costs a copy of the text."""
+"""Comments removed at each end; each costs a copy of the text."""
 
 _BEFORE = re.compile(r"\s*(?:/\*(?![!+]|[Mm]!)(?:[^*/]|\*(?!/)|/(?!\*))*+\*/|--[ \t][^\n\r]*+\n)")
 _NOT_INERT = re.compile(r"(?i)\A(?:[!+]|M!)|[\"`$\\\]]|\*/")
 _SENDS_ELSEWHERE = re.compile(
     r"(?i)maxscale|proxysql|mycat|vt\+|balance|master|primary|replica|slave|rout|shard"
 )
-"""Words for proxies, which choose a server by them."""
+"""Words by which proxies choose a server."""
 
 
 def untagged(query: str) -> str:

@@ -1,4 +1,4 @@
-"""What a statement says of a name, and the message that tells other instances of it (pure)."""
+"""What a statement declares about a name, and the message to other instances about it (pure)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Declaration(NamedTuple):
-    """What a statement says of a name, beyond that it is written."""
+    """What a statement declares about a name, beyond that it is written."""
 
     kind: str
     """"view": it reads ``others``; "cascade": a write to it changes them; "table": it is one; "renamed" and
@@ -23,7 +23,7 @@ _LONGEST_MESSAGE = 20_000
 
 
 def message_of(declaration: Declaration) -> str:
-    """A declaration as other instances are told of it, among the tables that were written."""
+    """A declaration as a message to other instances, among the names of the written tables."""
     kind, name, others = declaration
     return _MESSAGE + json.dumps([kind, name, sorted(others)])
 
@@ -33,7 +33,7 @@ def is_message(name: str) -> bool:
 
 
 def declared_by(message: str) -> Declaration | None:
-    """The declaration of a message; None if it is none. One that cannot be read leaves a doubt."""
+    """The declaration in a message; None if the text is not one. A malformed one is a doubt."""
     if not message.startswith(_MESSAGE):
         return None
     try:

@@ -1,7 +1,7 @@
 """What a statement defines: views, partitions, heirs, cascading keys, triggers, sequences, functions (pure).
 
-What a parser reads is told by its tree, the rest by the words of the text. A definition that cannot be read
-leaves a doubt: from then on any name may be a view (:class:`Relations`).
+What the parser reads is taken from its tree, the rest from the words of the text. A definition that cannot be
+read leaves a doubt: from then on any name may be a view (:class:`Relations`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bot.core.query_optimizer.sql.names import ANY, NEVER, name_of, names_given
 def declared(
     census: Census, dialect: str, text: str, writes: Iterable[str], reads: Iterable[str], reason: str
 ) -> list[Declaration]:
-    """What a CREATE, an ALTER or a statement that the parser only passes through says of which names.
+    """What a CREATE, an ALTER or an unparsed statement declares about names.
 
     ``reason`` is why what it reads must not be cached.
     """
@@ -62,7 +62,7 @@ def _view(name: str, census: Census, reads: Iterable[str], reason: str, exp: Any
 
 
 def _table(name: str, census: Census, dialect: str, text: str, exp: Any) -> Iterator[Declaration]:
-    """That it exists, and what changes along with it: partitions, heirs, tables that a foreign key ties."""
+    """That the table exists, and what changes along with it: partitions, heirs, tables with foreign keys."""
     virtual = _VIRTUAL.match(text)
     if virtual is not None:
         yield from _virtual(name, virtual.group(2).lower(), virtual.group(3), dialect)
@@ -81,7 +81,9 @@ def _table(name: str, census: Census, dialect: str, text: str, exp: Any) -> Iter
 
 
 def _text_of(command: Any, text: str) -> str:
-    """A statement that is passed through, and all after it: the body of a trigger has its own semicolons."""
+    """The text of an unparsed statement and everything after it: the body of a trigger has semicolons of its
+    own.
+    """
     rest = str(command.args.get("expression") or "")
     at = text.find(rest[:40]) if rest else -1
     return f"{command.this} {text[at:] if at >= 0 else rest}"
@@ -129,7 +131,7 @@ def without_comments_before(text: str) -> str:
 
 
 def declared_by_words(text: str, dialect: str) -> list[Declaration]:
-    """The same of a text that no parser reads. What cannot be told either leaves a doubt."""
+    """The same for a text that no parser reads. If the words tell nothing either, it is a doubt."""
     text = without_comments_before(text)
     match = _FIRST_WORDS.match(text)
     word = match.group(1).lower() if match else ""

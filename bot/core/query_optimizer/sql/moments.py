@@ -1,8 +1,8 @@
 """Strings that a database may read as the current time (pure).
 
 PostgreSQL's dates and times take 'now', 'today', 'tomorrow' and 'yesterday', with a time and a zone beside
-them, in any case, inside ranges and arrays, and from parameters as from literals; SQLite's functions of
-time take 'now'. Which type a column or a parameter has, a text does not tell.
+them, in any case, inside ranges and arrays, and from parameters as from literals; SQLite's functions of time
+take 'now'. A text does not show the type of a column or a parameter.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ def may_name_a_moment(text: str) -> bool:
 
 
 _LONGEST = 1000
-"""Characters above which a parameter is a text that somebody wrote."""
+"""Characters above which a parameter is just a long text."""
 
 _NO_TEXTS = frozenset((int, float, bool, type(None)))
 
 _MOST = 1000
-"""Values looked at; who hands over more does not ask for the time."""
+"""Most values that are looked at."""
 
 
 def names_a_moment(params: Any) -> bool:
@@ -45,5 +45,5 @@ def names_a_moment(params: Any) -> bool:
         elif isinstance(value, list | tuple | set | frozenset):
             queue += value
         if len(queue) > _MOST:
-            return True  # not looked at any further: nobody knows
+            return True  # not looked at any further: unknown, so the safe answer
     return False

@@ -14,13 +14,13 @@ from collections.abc import Iterable
 from typing import Any
 
 GRAPHQL = "(graphql)"
-"""What every GraphQL query reads and every mutation writes; no database can have a table of this name."""
+"""The table that every GraphQL query reads and every mutation writes; no real table has this name."""
 
 ANY = "(any)"
-"""Stands for every table: what reads it depends on every write, what writes it may have written anything."""
+"""Stands for every table: a reader of it depends on every write, a writer of it may have written anything."""
 
 NEVER = "(never)"
-"""Stands behind a view whose rows change without a write, as by now(): what reads it is never cached."""
+"""Stands behind a view whose rows change without a write, as by now(): its readers are never cached."""
 
 _POSTGRES_NAME = 63  # bytes; PostgreSQL cuts longer names, so two long ones may be one table
 _PLAIN = re.compile(r"[\w$ -]+\Z")
@@ -52,12 +52,12 @@ def fold(name: str, *, quoted: bool, dialect: str) -> str:
     if dialect == "postgres" and len(name) > _POSTGRES_NAME // 4:
         name = name.encode("utf-8", "replace")[:_POSTGRES_NAME].decode("utf-8", "ignore")
     if not name.isascii():
-        # What each server makes of other letters hangs on its encoding, collation and file system: two
-        # names that any of them may take for one are one here.
+        # How a server compares other letters depends on its encoding, collation and file system: two names
+        # that any of them may take for the same are the same here.
         name = unicodedata.normalize("NFC", unicodedata.normalize("NFKC", name).casefold())
     elif not (quoted and dialect == "postgres"):
         name = name.lower()
-    # A dot inside a name must not look like one between names.
+    # A dot within a name must not look like a dot between names.
     if name.isidentifier() or _PLAIN.match(name):
         return name
     return '"' + name.replace('"', '""').replace(".", "\\.") + '"'
@@ -70,7 +70,7 @@ _PART = re.compile(r'\s*(?:"((?:[^"]|"")*)"|`((?:[^`]|``)*)`|\[([^\]]*)\]|([^."`
 def names_given(name: str, dialect: str) -> list[str]:
     """The names, as kept, that a name written by a person may mean. Raises ValueError for no name.
 
-    With mixed case and without quotes it may be meant either way in PostgreSQL: both are answered.
+    In PostgreSQL, mixed case without quotes may be meant either way: both names are returned.
     """
     parts: list[str] = []
     exact: list[str] = []
@@ -95,14 +95,14 @@ def names_given(name: str, dialect: str) -> list[str]:
 
 @functools.lru_cache(maxsize=4096)
 def parts_of(name: str) -> tuple[str, ...]:
-    """The name and what remains of it as qualifiers are left off: a.b.c, b.c, c."""
+    """The name, and the same without its qualifiers, one after the other: a.b.c, b.c, c."""
     pieces = re.split(r"(?<!\\)\.", name)
     return tuple(".".join(pieces[start:]) for start in range(len(pieces)))
 
 
 @functools.lru_cache(maxsize=4096)
 def read_marks(names: frozenset[str]) -> frozenset[str]:
-    """What a result that read these tables is filed under."""
+    """What a result that read these tables is indexed by."""
     marks: set[str] = set()
     for name in names:
         whole, *shorter = parts_of(name)
@@ -112,9 +112,9 @@ def read_marks(names: frozenset[str]) -> frozenset[str]:
 
 
 def write_marks(names: Iterable[str]) -> set[str]:
-    """Under what the results are filed that may have read one of these tables.
+    """What the results that may have read one of these tables are indexed by.
 
-    A result is filed under ``s.t`` and ``?.t`` if it read s.t, under ``t`` if it read t. A write to s.t
+    A result is indexed by ``s.t`` and ``?.t`` if it read s.t, and by ``t`` if it read t. A write to s.t
     concerns ``s.t`` and ``t``; one to t concerns ``t`` and ``?.t``; any write concerns ``ANY``.
     """
     marks: set[str] = set()

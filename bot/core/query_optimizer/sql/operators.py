@@ -1,4 +1,4 @@
-"""Operators that PostgreSQL and the usual extensions have; any other is of the user's own (pure).
+"""Operators of PostgreSQL and the usual extensions; any other one is defined by the user (pure).
 
 As PostgreSQL reads them: the longest run of their characters is one, without what begins a comment, and
 without a + or - at its end unless it has one of ``~ ! @ # % ^ & | ` ?``.
@@ -28,7 +28,7 @@ _KNOWN = frozenset(
 def unknown_operator(text: str) -> str:
     """The first operator in a text that is not known; "" if there is none.
 
-    One without a special character that the parser reads as two, no user can have.
+    Operators without a special character that the parser reads as two cannot be defined by a user.
     """
     if not (
         "@" in text or "~" in text or "#" in text or "&" in text or "|" in text or "!" in text
@@ -43,7 +43,7 @@ def unknown_operator(text: str) -> str:
             run = run.partition(comment)[0]
         if match.group(2) in ("s", "d", "(") or run.endswith("?"):
             run = run[:-1] if run[-1:] in ("%", "?") else run  # a parameter: id=%s, id=?
-        run = run.replace("%%", "%")  # as drivers want it written
+        run = run.replace("%%", "%")  # as drivers require it
         while len(run) > 1 and run[-1] in "+-" and _SPECIAL.isdisjoint(run):
             run = run[:-1]
         if len(run) > 1 and run not in _KNOWN:

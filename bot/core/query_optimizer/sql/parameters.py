@@ -19,7 +19,7 @@ _PLAIN = re.compile(r"\?\d*")
 
 
 class Parameters:
-    """What was put in the place of parameters, and what stood there."""
+    """The names that replaced parameters, and the original texts."""
 
     __slots__ = ("written",)
 

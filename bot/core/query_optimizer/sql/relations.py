@@ -8,15 +8,16 @@ from bot.core.query_optimizer.sql.declarations import Declaration
 from bot.core.query_optimizer.sql.names import ANY, NEVER, read_marks, write_marks
 
 MAX_RELATIONS = 10_000
-"""Views and cascades remembered; one more, and every write counts as a write to anything."""
+"""Views and cascades remembered; with more, every write counts as a write to anything."""
 
 
 class Relations:
     """Which tables stand behind views, and which change along with others.
 
-    Kept under every way a name may be written; changed only by ``view``, ``cascade`` and ``learn``. A name
-    that nothing is known of is a table's, until a statement is seen that may have defined views unseen: from
-    then on, only what was seen to be created as a table is one, and any other name may stand for any table.
+    They are stored under every way to write a name; changed only by ``view``, ``cascade`` and ``learn``. An
+    unknown name is that of a table, until a statement is seen that may have defined views in a way that
+    cannot be read. From then on only names that were seen as created tables are tables, and any other name
+    may stand for any table.
     """
 
     def __init__(self) -> None:
@@ -24,11 +25,11 @@ class Relations:
         self._along: dict[str, set[str]] = {}
         self._tables: set[str] = set()
         self._functions: set[str] = set()
-        self._marks: dict[frozenset[str], frozenset[str]] = {}  # of marks_of, until a relation joins
+        self._marks: dict[frozenset[str], frozenset[str]] = {}  # cache of marks_of, until a relation is added
         self.doubt = False
-        """Views may have been defined unseen."""
+        """Whether views may have been defined in a way that cannot be read."""
         self.overflow = False
-        """Too many to remember: then any write may change anything."""
+        """Whether there are too many to remember: then any write may change anything."""
 
     def __bool__(self) -> bool:
         return bool(self._behind or self._along or self.doubt)
@@ -45,7 +46,7 @@ class Relations:
         self._add(self._along, table, tables)
 
     def learn(self, declaration: Declaration) -> None:
-        """Take in what a statement said of a name."""
+        """Learn what a statement declares about a name."""
         kind, name, others = declaration
         if kind == "view":
             self.view(name, others)
@@ -73,7 +74,7 @@ class Relations:
         for other in others:
             if name in self._tables:
                 self._tables.add(other)
-            # Both ways: what is read under one name may have been read, or written, under the other.
+            # In both directions: each table may have been read or written under either name.
             self.view(other, (name,) if is_known or not is_view else (name, ANY))
             self.view(name, (other,))
         self._tables.discard(name)
@@ -94,12 +95,12 @@ class Relations:
         self.doubt = self.overflow = False
 
     def read_by(self, names: frozenset[str]) -> frozenset[str]:
-        """``names``, and what stands behind those of them that are views."""
+        """``names``, and the tables behind those that are views."""
         found = self._closure(names, (self._behind,)) if self._behind else names
         return self._doubted(found) if self.doubt else found
 
     def marks_of(self, names: frozenset[str]) -> frozenset[str]:
-        """What a result that read ``names`` is filed under: :func:`read_marks` of ``read_by``."""
+        """What a result that read ``names`` is indexed by: :func:`read_marks` of ``read_by``."""
         marks = self._marks.get(names)
         if marks is None:
             if len(self._marks) >= MAX_RELATIONS:

@@ -1,6 +1,6 @@
-"""Statements that the parser does not read, said in words that it does, with the same tables (pure).
+"""Rewords statements that the parser cannot read into ones that it can, with the same tables (pure).
 
-What comes out is only ever read, never run.
+The result is only read, never executed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _NEXT_VALUE = re.compile(r"(?i)\bNEXT\s+VALUE\s+FOR\s+((?:[\w$]+|`[^`]+`)(?:\.(?
 
 
 def reworded(query: str, tokens: list[Any], dialect: str) -> str:
-    """``query``, or what means the same to those who ask for its tables."""
+    """``query``, or a text with the same tables that the parser can read."""
     word = tokens[0].text.upper()
     if word == "SELECT":
         pass
@@ -56,7 +56,7 @@ def _is_no_definition(tokens: list[Any]) -> bool:
 
 
 def _without_table_queries(query: str, tokens: list[Any]) -> str:
-    """``TABLE a`` said as ``SELECT * FROM a`` wherever a query may stand.
+    """``TABLE a`` reworded as ``SELECT * FROM a`` wherever a query may stand.
 
     To sqlglot before 30.30 it is a table's alias, or nothing.
     """

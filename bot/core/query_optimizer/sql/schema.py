@@ -17,7 +17,7 @@ class DeclaredType(NamedTuple):
     """As sqlglot names it."""
     length: int | None
     is_plain: bool
-    """Whether there is no more to it, such as a COLLATE, that decides on how its values compare."""
+    """Whether nothing else, such as a COLLATE, changes how its values compare."""
 
 
 class Schema:
@@ -36,7 +36,7 @@ class Schema:
         self._no_types = False
 
     def learn(self, census: Census) -> None:
-        """Take in what a statement declares; statements that declare nothing are passed over."""
+        """Learn what a statement declares; other statements are ignored."""
         statement = census.statement
         if statement.__class__ is exp.Create:
             kind = str(statement.args.get("kind")).upper()
@@ -83,7 +83,7 @@ class Schema:
             if item.__class__ is exp.ColumnDef and (declared := _declared_type(item)) is not None
         }
         if self.types.setdefault(table, types) != types:
-            self._doubt_types(table)  # two tables of one name, or one that is made anew
+            self._doubt_types(table)  # two tables of one name, or one that is created again
 
     def _learn_table(self, table: str, items: Iterable[Any]) -> None:
         items = list(items)
@@ -178,6 +178,6 @@ def _names(columns: Iterable[Any]) -> list[str]:
         while column.__class__ in (exp.Ordered, exp.Paren):
             column = column.this
         if column.__class__ not in (exp.Column, exp.Identifier):
-            return found  # what follows an expression serves nobody who looks for columns
+            return found  # columns after an expression cannot be searched by
         found.append(column.name.lower())
     return found

@@ -20,7 +20,7 @@ _CLAUSES = {
     "expressions": "select", "where": "where", "joins": "join", "group": "group_by", "having": "having",
     "order": "order_by", "distinct": "select", "using": "join", "from_": "join",
 }  # fmt: skip
-"""Clauses by the argument that they are in the tree."""
+"""Clauses by the name of their argument in the tree."""
 
 SYSTEM_SCHEMAS = frozenset(("information_schema", "pg_catalog", "mysql", "performance_schema", "sys"))
 
@@ -94,7 +94,7 @@ class Scope:
             self._add(nested.this, nested, with_names)
 
     def source_of(self, column: Any) -> Source | None:
-        """What a column comes from; None where the query does not tell."""
+        """The source of a column; None if the query does not tell."""
         qualifier = column.args.get("table")
         if qualifier is None:
             if self.schema is not None:
@@ -110,7 +110,7 @@ class Scope:
         return None
 
     def _owner_of(self, column: str, schema: Schema) -> Source | None:
-        """What a column without a qualifier comes from, here or around, as far as the schema tells."""
+        """The source of a column without a qualifier, here or in an outer query, if the schema tells it."""
         scope: Scope | None = self
         while scope is not None:
             sources = list(scope.sources.values())
@@ -203,7 +203,7 @@ def columns_by_clause(census: Census, scopes: Scopes) -> dict[str, dict[str, Non
 
 
 def operands(condition: Any, connector: Any) -> list[Any]:
-    """What an AND, or an OR, connects, left to right, through parentheses."""
+    """The operands of an AND or an OR, left to right, also within parentheses."""
     found: list[Any] = []
     stack: list[Any] = [condition]
     while stack:
@@ -228,7 +228,7 @@ def in_filter(node: Any) -> bool:
 
 
 def bare(node: Any) -> Any:
-    """What stands in parentheses."""
+    """The expression within parentheses."""
     while node.__class__ is exp.Paren:
         node = node.this
     return node

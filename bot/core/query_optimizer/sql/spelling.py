@@ -1,4 +1,4 @@
-"""Whether sqlglot prints a query in the query's own words (pure)."""
+"""Whether sqlglot prints a query with the query's own words (pure)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ _NOISE = frozenset(("INNER", "OUTER", "ASC", "NOT", "ALL"))
 
 
 def spelling(text: str, tokens: list[Any], dialect: str) -> list[str]:
-    """A text's tokens without what may be left out or, as NOT, moved; the parser tells those apart.
+    """A text's tokens without those that are optional or, like NOT, can be moved; the parser tells these
+    apart.
 
     AS may be left out before the alias of a table, and only there: what stands before a column without it
     may be a word that one database knows, as in SELECT SQL_NO_CACHE id.

@@ -1,9 +1,9 @@
 """Which tables a statement reads and writes (pure).
 
-What a text may do beyond what can be read is "anything". Names are kept as :mod:`names` says.
+If a text may do more than can be read from it, it may do "anything". Names are kept as :mod:`names` says.
 
-A name is taken for a table's. What makes another thing of it is learnt from the statements that pass
-through (:mod:`definitions`), or declared: see :class:`Relations`.
+A name counts as a table's. That it is something else is learnt from statements that pass through
+(:mod:`definitions`), or declared: see :class:`Relations`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Effects(NamedTuple):
     reads: frozenset[str]
     writes: frozenset[str]
     anything: bool
-    """It may write tables that cannot be told: every cached result must go."""
+    """It may write unknown tables: every cached result must be dropped."""
     reason: str
     """Why its result must not be cached; empty if it may."""
     transaction: str = ""
@@ -64,10 +64,10 @@ def effects(census: Census, dialect: str, known: Known = NOTHING, text: str = ""
     anything, reason = anything or by_calls, reason or why
     statement = census.statement
     if statement.__class__ is exp.Describe and "ANALYZE" not in str(statement.args.get("style")).upper():
-        return Effects(frozenset(), frozenset(), anything, reason)  # it explains and does not run
+        return Effects(frozenset(), frozenset(), anything, reason)  # EXPLAIN does not execute it
     if changes and statement.__class__ in (exp.Create, exp.Alter, exp.Command):
         if statement.args.get("kind") in ("TRIGGER", "FUNCTION", "PROCEDURE", "AGGREGATE"):
-            declares.clear()  # it calls nothing yet
+            declares.clear()  # a definition calls nothing yet
         from bot.core.query_optimizer.sql.definitions import declared
 
         declares += declared(census, dialect, text, writes, reads, reason)
@@ -98,7 +98,7 @@ def _read_tables(
 
 
 def _why_not_by_name(table: Any, name: str, dialect: str) -> str:
-    """Why what has this name changes without a write to it, if it does."""
+    """Why a source of this name may change without a write to it; empty if it does not."""
     args = table.args
     if name.startswith(_CATALOGS) or (args.get("db") and _is_of_catalog(table, name)):
         return f"{name.rpartition('.')[2]} is a catalog, which changes without a write to it"
@@ -141,7 +141,7 @@ def _call(
                 if _is_of_definition(function, statement, exp):
                     # A DEFAULT or CHECK: it runs at each write to the table.
                     declares += [Declaration("cascade", name, frozenset((ANY,))) for name in sorted(writes)]
-                elif dialect != "mysql":  # where a function must not define anything
+                elif dialect != "mysql":  # whose functions cannot define anything
                     declares.append(Declaration("doubt"))
             if verdict.sequence is not None:
                 names = _sequence_named(verdict.sequence, dialect, exp)
@@ -177,7 +177,9 @@ def _sequence_named(argument: Any, dialect: str, exp: Any) -> frozenset[str]:
 
 
 def _why_not_by_type(census: Census, text: str, exp: Any) -> str:
-    """What PostgreSQL makes of a value by its type: a time of 'now', a cast or an operator of the user's."""
+    """What a value may become in PostgreSQL by its type: the time of 'now', or by a cast or operator of the
+    user's.
+    """
     moment = may_name_a_moment(text)
     if own := unknown_operator(text):
         return f"{own} may be an operator of the user's own"
@@ -214,7 +216,7 @@ def _of_types() -> frozenset[type]:
 
 @functools.cache
 def _string_classes() -> tuple[type, ...]:
-    """Strings that are not kept as plain ones: $$now$$, N'now'."""
+    """Strings that are not plain literals in the tree: $$now$$, N'now'."""
     from sqlglot import exp
 
     return (exp.National, exp.RawString, exp.ByteString, exp.UnicodeString, exp.Heredoc)
@@ -224,7 +226,8 @@ def _is_of_catalog(table: Any, name: str) -> bool:
     return name.rpartition(".")[2].startswith(_CATALOGS) or table.db.lower() in _CATALOG_SCHEMAS
 
 
-# What a name without parentheses, quotes and a table is, if the table has no such column or despite it.
+# Names without parentheses, quotes and a table that are functions, if the table has no such column or even if
+# it has.
 _WORDS_OF_POSTGRES = frozenset(
     (
         "user current_user session_user system_user current_role current_catalog current_schema localtime "
@@ -256,7 +259,7 @@ def _why_not_again(census: Census, dialect: str, known: Known, exp: Any) -> str:
     if asks and census.all(exp.SessionParameter):
         return "it reads a variable of the session"
     if asks and dialect in ("mysql", "") and census.all(exp.Parameter):
-        return "it reads or sets a variable"  # @x; what drivers take is a Placeholder here
+        return "it reads or sets a variable"  # @x; the parameters of drivers are Placeholders here
     words, own = _WORDS[dialect], known.own
     for column in census.all(exp.Column):
         args = column.args
@@ -308,7 +311,7 @@ def _is_cte(table: Any, name: str, dialect: str, exp: Any) -> bool:
                     continue
                 same = fold(label.name, quoted=bool(label.args.get("quoted")), dialect=dialect) == name
                 if same and label.name != table.name:
-                    # Folded alike only: where case may count, the table of that name may be meant.
+                    # Equal only when folded: if case may count, the table of that name may be meant.
                     same = dialect in ("postgres", "sqlite") and (label.name + table.name).isascii()
                 # Within the WITH itself only the names before this one are known.
                 if inside and not clause.args.get("recursive") and _holds(cte, table):

@@ -19,7 +19,7 @@ HARMLESS = frozenset(
         "grant revoke kill optimize flush"
     ).split()
 )
-# Words before a table's name that some parser here takes for the name.
+# Words before a table's name that a parser may take for the name.
 _MODIFIERS = frozenset(("low_priority", "ignore", "quick", "only"))
 
 
@@ -73,7 +73,7 @@ class _Changes:
         elif (
             kind not in ("TABLE", "VIEW") or node.args.get("cascade") or node.args.get("option") == "CASCADE"
         ):
-            self.anything = True  # a schema's tables, or what refers to the table: not told here
+            self.anything = True  # the tables of a schema, or those that refer to the table: unknown here
         elif not self._written(tables):
             self.anything = True
 
@@ -95,7 +95,7 @@ class _Changes:
                 self._written(renamed.find_all(exp.Table))
 
     def _change_of_join(self, node: Any, target: Any, exp: Any) -> None:
-        """MySQL writes any table of a join; which, only the columns' owners would tell."""
+        """MySQL may write any table of a join; only the columns would tell which."""
         in_mysql = self.dialect in ("mysql", "")
         joined = [join.this for join in target.args.get("joins") or ()]
         if not joined and not node.args.get("tables") and not (in_mysql and node.args.get("using")):
@@ -110,7 +110,7 @@ class _Changes:
         own = [table for table in node.args.get("tables") or () if table.name not in aliases]
         self.targets |= {id(table) for table in node.args.get("tables") or ()}
         self.writes |= {name_of(table, self.dialect) for table in own} - {""}
-        self.targets.discard(id(target))  # it is read as well
+        self.targets.discard(id(target))  # it is read, too
 
     def into(self, node: Any, exp: Any) -> None:
         if not self._written(node.find_all(exp.Table)) and not node.find(exp.Parameter):
@@ -139,7 +139,7 @@ class _Changes:
         self.transaction = "chain" if node.args.get("chain") else name
 
     def session(self, node: Any, exp: Any) -> None:
-        """SET, USE, PRAGMA, and what the parser passes through."""
+        """SET, USE, PRAGMA, and statements that are not parsed."""
         if node.__class__ is exp.Command:
             from bot.core.query_optimizer.sql.definitions import written_by_words
 
@@ -188,7 +188,7 @@ def _session(node: Any, exp: Any) -> tuple[bool, str]:
             return runs, "explain is no read"
         return word not in HARMLESS, f"{word} is no read"
     if isinstance(node, exp.Describe):
-        # EXPLAIN ANALYZE runs what it explains; its own nodes are in the census and tell what.
+        # EXPLAIN ANALYZE executes the statement, whose nodes are in the census and tell what it does.
         return False, "explain is no read"
     word = type(node).__name__.lower()
     if isinstance(node, exp.Pragma | exp.Set):
@@ -204,7 +204,7 @@ def _session(node: Any, exp: Any) -> tuple[bool, str]:
 
 
 def _autocommit(setting: Any, exp: Any) -> str:
-    """What a SET says of autocommit; a value that is not told may be either, and off is the safe side."""
+    """What a SET does to autocommit. An unknown value may be either, and off is the safe side."""
     for item in setting.find_all(exp.EQ):
         if getattr(item.this, "name", "").lower() == "autocommit":
             return (

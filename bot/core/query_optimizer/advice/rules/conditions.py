@@ -25,7 +25,7 @@ from bot.core.query_optimizer.sql.scopes import (
 )
 
 LONG_LIST = 100
-"""Values in an IN from which Q023 speaks."""
+"""Values in an IN from which Q023 is reported."""
 
 
 @rule("Q023", "long-in-list", "info", exp.In)
@@ -77,7 +77,7 @@ def _between_dates(node: Any, facts: Facts) -> Remark | None:
 @rule("Q030", "never-true", "error", exp.And)
 def _never_true(node: Any, facts: Facts) -> Remark | None:
     if node.parent.__class__ in (exp.And, exp.Paren) or not in_filter(node):
-        return None  # the outermost AND speaks for all
+        return None  # the outermost AND covers all of them
     equalities = [side for side in operands(node, exp.And) if side.__class__ is exp.EQ]
     if len(equalities) < 2:
         return None
@@ -134,7 +134,7 @@ def _repeated_condition(node: Any, facts: Facts) -> Remark | None:
 
 
 def repeated_operands(connector: Any) -> list[Any]:
-    """Those operands of an AND or OR that equal one before them."""
+    """The operands of an AND or OR that equal an earlier one."""
     sides = operands(connector, connector.__class__)
     if len({side.__class__ for side in sides}) == len(sides):
         return []
@@ -154,7 +154,7 @@ def repeated_operands(connector: Any) -> list[Any]:
 
 
 def _has_positional_parameter(node: Any) -> bool:
-    """Two of them look the same and stand for different values."""
+    """Two of them look the same but stand for different values."""
     return any(parameter.args.get("this") is None for parameter in node.find_all(exp.Placeholder))
 
 
@@ -163,7 +163,7 @@ def _always_true(node: Any, facts: Facts) -> Remark | None:
     if not is_always_true(node) or not in_filter(node) or not in_where_or_having(node):
         return None
     if node.parent.__class__ is exp.Where and node.parent.parent.__class__ in (exp.Update, exp.Delete):
-        return None  # WHERE TRUE says that all rows are meant
+        return None  # WHERE TRUE says that all rows are intended
     return "A condition that is always true.", "Leave it out."
 
 
@@ -220,7 +220,7 @@ def equalities_by_column(connector: Any) -> Iterator[tuple[Any, list[Any]]]:
 
 
 def _is_inside(connector: Any) -> bool:
-    """Whether an AND or OR is an operand of another of its kind, which is looked at with all of them."""
+    """Whether an AND or OR is an operand of another of its kind, which covers all operands."""
     parent = connector.parent
     while parent.__class__ is exp.Paren:
         parent = parent.parent

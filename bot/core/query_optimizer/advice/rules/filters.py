@@ -1,4 +1,4 @@
-"""Rules about conditions that no index serves, or that ask something else than was meant."""
+"""Rules about conditions that no index serves, or that probably mean something else."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _leading_wildcard(node: Any, facts: Facts) -> Remark | None:
 
 _NEVER_ON_COLUMN = (
     exp.AggFunc, exp.Connector, exp.SubqueryPredicate,
-    # No index but one on the expression would serve these, whatever they are compared with.
+    # Only an index on the expression would serve these, whatever they are compared with.
     exp.JSONExtract, exp.JSONExtractScalar, exp.JSONBExtract, exp.JSONBExtractScalar, exp.Case, exp.If,
     exp.Array, exp.ArrayContains, exp.Rand, exp.Exists,
 )  # fmt: skip
@@ -61,7 +61,7 @@ _NEVER_A_CALL = frozenset((exp.Column, exp.Literal, exp.Placeholder, exp.Paramet
 
 
 def _may_be_on_column(kinds: frozenset[type]) -> bool:
-    """Whether there is a call that Q005 may speak of."""
+    """Whether there is a call that Q005 may report."""
     return any(not issubclass(kind, _NEVER_ON_COLUMN) for kind in functions_among(tuple(kinds)))
 
 

@@ -43,7 +43,7 @@ _COMPARISONS = frozenset((*COMPARISONS, exp.NEQ))
 
 
 def _is_plain(args: dict[str, Any]) -> bool:
-    """Whether a comparison is of a column with a literal: most are, and no rule has anything to say."""
+    """Whether a comparison is of a column with a literal: most are, and no rule concerns them."""
     return args["this"].__class__ is exp.Column and args["expression"].__class__ is exp.Literal
 
 

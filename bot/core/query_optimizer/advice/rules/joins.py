@@ -86,7 +86,7 @@ def _outer_join_made_inner(node: Any, facts: Facts) -> Remark | None:
 
 
 def why_join_is_inner(join: Any, scope: Scope) -> Any:
-    """The condition of WHERE that no row without a match meets; None if there is none."""
+    """The condition of WHERE that rows without a match never meet; None if there is none."""
     side = join.args.get("side")
     if not side or side.upper() != "LEFT" or join.args.get("method") or join.this.__class__ is not exp.Table:
         return None
@@ -111,7 +111,7 @@ def _rejects_null_of(condition: Any, alias: str) -> bool:
     if kind in _NULL_REJECTING:
         sides = [bare(condition.this), bare(condition.args["expression"])]
         if any(side.__class__ in _MAY_TAKE_A_SIDE for side in sides):
-            return False  # a = 1 IS NULL: to most databases a condition on what a = 1 gives
+            return False  # a = 1 IS NULL: in most databases a condition on the result of a = 1
     elif (
         kind is exp.Between
         or (kind is exp.In and condition.expressions)
@@ -174,7 +174,7 @@ def _unused_outer_join(node: Any, facts: Facts) -> Remark | None:
 
 
 def is_join_unused(join: Any, scope: Scope) -> bool:
-    """Whether a LEFT JOIN's columns stand in its own ON only, as far as the query tells."""
+    """Whether a LEFT JOIN's columns are used only in its own ON, as far as the query shows."""
     select = scope.node
     if select.__class__ is not exp.Select or select.args.get("group") or (join.side or "").upper() != "LEFT":
         return False
@@ -184,7 +184,7 @@ def is_join_unused(join: Any, scope: Scope) -> bool:
     if on is None or join.args.get("method") or join.this.__class__ is not exp.Table:
         return False
     if join.parent is not select or any(source.node.args.get("joins") for source in scope.sources.values()):
-        return False  # a join within a join: what stands in it goes as well
+        return False  # a join within a join: its parts would vanish as well
     if any(source.node.__class__ not in (exp.Table, exp.Subquery) for source in scope.sources.values()):
         return False  # a function or LATERAL, that may use it
     if (join.args.get("kind") or "").upper() not in ("", "OUTER"):

@@ -14,7 +14,7 @@ class Rule(NamedTuple):
     """What all findings of a rule have in common; ``docs/query_rules.md`` explains each code."""
 
     code: str
-    """It keeps its meaning for ever."""
+    """Its meaning never changes."""
     name: str
     severity: Severity
 
@@ -23,7 +23,7 @@ class Rule(NamedTuple):
 
 
 RULES: dict[str, Rule] = {}
-"""By code; a rule is here once its module is imported. Changed by :func:`register` alone."""
+"""Rules by code; a rule is added when its module is imported. Changed only by :func:`register`."""
 
 
 def register(code: str, name: str, severity: Severity) -> Rule:

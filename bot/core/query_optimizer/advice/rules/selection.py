@@ -106,7 +106,9 @@ def _redundant_distinct(node: Any, facts: Facts) -> Remark | None:
 
 
 def _is_compared_again(select: Any) -> bool:
-    """Whether a SELECT's values are compared by others, so that it matters which of equal ones is kept."""
+    """Whether other parts of the query compare a SELECT's values, so that it matters which of equal values is
+    kept.
+    """
     return asks_existence_only(select) or select.parent.__class__ is exp.Union
 
 
@@ -144,7 +146,7 @@ def why_distinct_is_redundant(select: Any) -> str:
 
 
 def _is_among_other_sets(union: Any) -> bool:
-    """Whether INTERSECT or EXCEPT stand beside it: which of them goes first differs by database."""
+    """Whether INTERSECT or EXCEPT stand beside it: their precedence differs by database."""
     top = union
     while top.parent.__class__ in SETS:
         top = top.parent
