@@ -10,7 +10,7 @@ WORKERS ?= 2
 # Bytecode is kept whatever the environment says: the tests start many Python processes.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: run cluster example check test test-servers bench lock audit clean
+.PHONY: run cluster example check test test-servers docs bench lock audit clean
 
 run: $(VENV)/.service
 	exec $(BIN)/python -m bot --port $(PORT)
@@ -43,6 +43,10 @@ test-servers: $(VENV)/.dev
 		tests/core/query_optimizer/sql/test_catalog.py tests/core/query_optimizer/plans/test_evidence.py \
 		tests/core/query_optimizer/plans/test_explain_pool.py tests/core/rate_limiter \
 		tests/properties/test_query_rewrites_differential.py tests/docs tests/service tests/test_phase4_integration.py
+
+# The pages and the API reference as a site, in site/; a link that leads nowhere is an error.
+docs: $(VENV)/.docs
+	$(BIN)/python -m zensical build --strict --clean
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks
@@ -80,6 +84,10 @@ audit: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet pip-audit
 	$(BIN)/python -m pip_audit --require-hashes --requirement requirements/service.txt
 	$(BIN)/python -m pip_audit --require-hashes --requirement requirements/dev.txt
+
+$(VENV)/.docs: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@
 
 $(VENV)/.bench: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev,bench]'
