@@ -50,6 +50,17 @@ def test_misuse_is_exit_status_2(arguments):
     assert shown.stderr.startswith("usage: phase4")
 
 
+def test_a_python_that_is_too_old_is_one_sentence(monkeypatch, capsys):
+    """The files themselves can be read by Python 3.7 and later."""
+    import phase4 as command
+    from bot.embed.__main__ import main
+
+    monkeypatch.setattr(sys, "version_info", (3, 10, 1))
+    for run in (command.main, main):
+        assert run(["--version"]) == 2
+        assert capsys.readouterr().err.startswith("Phase 4 needs Python 3.11 or later; this is ")
+
+
 def test_a_package_that_is_missing_is_one_sentence():
     code = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.modules['sqlglot'] = None; import phase4; "

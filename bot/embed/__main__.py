@@ -6,10 +6,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from bot.embed.command import add_arguments, run
-
 
 def main(argv: Sequence[str] | None = None) -> int:
+    if sys.version_info < (3, 11):  # noqa: UP036  (anybody may run this)
+        print(f"Phase 4 needs Python 3.11 or later; this is {sys.version.split()[0]}", file=sys.stderr)
+        return 2
+    from bot.embed.command import add_arguments, run
+
     parser = argparse.ArgumentParser(prog="python -m bot.embed")
     add_arguments(parser)
     try:

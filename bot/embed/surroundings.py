@@ -59,7 +59,7 @@ def _image(host: Path) -> list[str]:
 
 
 def _config(host: Path) -> list[str]:
-    if (host / "config").is_dir() and (host / "config.py").exists():
+    if (host / "config" / "__init__.py").exists() and (host / "config.py").exists():
         return [
             "config.py and config/ have the same name, and Python imports the package: settings in "
             "config.py are "
