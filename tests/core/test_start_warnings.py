@@ -14,7 +14,7 @@ from bot.core.rate_limiter import RateLimiter
 ON_REDIS = {
     "CacheManager": ("ENABLE_CACHE_MANAGER", "CACHE_L2_REDIS_URL", "memory alone serves"),
     "RateLimiter": ("ENABLE_RATE_LIMITER", "RATE_LIMIT_REDIS_URL", "limits are per process"),
-    "BatchProcessor": ("ENABLE_BATCH_PROCESSOR", "BATCH_REDIS_URL", "items are not durable"),
+    "BatchProcessor": ("ENABLE_BATCH_PROCESSOR", "BATCH_REDIS_URL", "no new item is accepted"),
     "Outbound": ("ENABLE_OUTBOUND", "OUTBOUND_REDIS_URL", "Telegram's limits are kept per process"),
 }
 SERVICES_OFF = {"ENABLE_QUERY_OPTIMIZER": False, "ENABLE_RATE_LIMITER": False, "OUTBOUND_BROADCAST_STORE": ""}

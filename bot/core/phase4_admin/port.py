@@ -20,12 +20,16 @@ def listen(host: str, port: int) -> socket.socket:
     where = f"{f'[{host}]' if ':' in host else host}:{port}"
     try:
         return socket.create_server(
-            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=BACKLOG
+            (host, port),
+            family=socket.AF_INET6 if ":" in host else socket.AF_INET,
+            backlog=BACKLOG,
+            dualstack_ipv6=host == "::" and socket.has_dualstack_ipv6(),
         )
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise OSError(errno.EADDRINUSE, f"{where} is already in use") from None
-        raise OSError(error.errno, f"cannot listen on {where}: {error.strerror or error}") from None
+        said = (error.strerror or str(error)).partition(" (while")[0]
+        raise OSError(error.errno, f"cannot listen on {where}: {said}") from None
 
 
 class PortServer:

@@ -29,7 +29,7 @@ MAX_NAMED = 3
 WITHOUT_REDIS = {
     "cache_manager": "memory alone serves",
     "rate_limiter": "limits are per process",
-    "batch_processor": "items are not durable",
+    "batch_processor": "no new item is accepted",
     "outbound": "Telegram's limits are kept per process",
 }
 """Service -> how it goes on while Redis is away."""
