@@ -1,4 +1,4 @@
-"""The dashboard's routes: the page and its two files, the stream, and signing in."""
+"""The dashboard's routes: the page and its files (``page/``), the stream, what it asks for, signing in."""
 
 from __future__ import annotations
 
@@ -133,10 +133,10 @@ async def _write(response: web.StreamResponse, event: bytes) -> None:
 
 
 class _File:
-    """A file of the package, read once."""
+    """A file of the folder ``page``, read once."""
 
     def __init__(self, name: str, kind: str) -> None:
-        self._body = resources.files(__package__).joinpath(name).read_bytes()
+        self._body = resources.files(__package__).joinpath("page", name).read_bytes()
         self._headers = {**_HEADERS, "Content-Type": f"{kind}; charset=utf-8"}
         self._etag = hashlib.sha256(self._body).hexdigest()[:16]
 
