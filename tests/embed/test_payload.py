@@ -1,5 +1,6 @@
 """What a bot gets, from a checkout and from an installed distribution."""
 
+import fnmatch
 import tomllib
 from pathlib import Path
 
@@ -43,3 +44,16 @@ def test_line_ends_do_not_make_another_text():
     assert payload.digest(b"a\r\nb\r\n") == payload.digest(b"a\nb\n")
     assert payload.digest(b"a\0\r\n") != payload.digest(b"a\0\n"), "no text"
     assert payload.digest(b"a b") != payload.digest(b"a  b")
+
+
+def test_the_source_distribution_has_every_file_of_the_root():
+    patterns = PROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
+    by_itself = {"LICENSE", "pyproject.toml"}
+    files = {path.name for path in ROOT.iterdir() if path.is_file() and not path.name.startswith(".")}
+    missing = {
+        name for name in files - by_itself if not any(fnmatch.fnmatch(f"/{name}", each) for each in patterns)
+    }
+    assert not missing
+    assert {"/tools", "/tests", "/docs", "/deploy", "/examples", "/benchmarks", "/requirements"} <= set(
+        patterns
+    )
