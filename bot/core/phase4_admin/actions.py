@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+PATH = "/actions/{action}"
+
 BODY_SECONDS, MAX_BODY = 10.0, 400_000
 """Seconds for a body to arrive, and its bytes: those of a thousand ids."""
 MAX_AT_ONCE = 8
@@ -59,14 +61,14 @@ class Actions:
         self.audit = library.audit
         self._library = library
         self._access = access
-        self._path = f"{base}/actions/"
+        self._base = base
         # Changed by _act: tasks that have not ended.
         self._under_way: set[asyncio.Task[Done]] = set()
 
     def routes(self) -> list[Route]:
         """Below the mount's base."""
         return [
-            Route("POST", "/actions/{action}", self.act),
+            Route("POST", PATH, self.act),
             Route("GET", "/audit", self.lines),
         ]
 
@@ -145,12 +147,15 @@ class Actions:
 
         By the check of access or origin, or by a middleware of the host.
         """
-        path = request.path
-        if request.method == "POST" and path.startswith(self._path) and _AUDITED not in request:
+        if request.method != "POST" or _AUDITED in request:
+            return
+        resource = request.match_info.route.resource
+        # By its end: the application may be within another one of the host's.
+        if resource is not None and resource.canonical.endswith(f"{self._base}{PATH}"):
             request[_AUDITED] = True
             said = _code_of(response) or str(response.status)
             self.audit.refused_stranger(
-                path.removeprefix(self._path), f"refused: {said}", client_address(request)
+                request.match_info.get("action", ""), f"refused: {said}", client_address(request)
             )
 
     def _by(self, request: web.Request) -> str:

@@ -389,6 +389,27 @@ async def test_a_refusal_by_the_hosts_own_middleware_leaves_a_line_too():
         assert await operator.audit() == [("statistics.reset", "refused: 418")]
 
 
+async def test_a_refusal_within_an_application_of_the_hosts_leaves_a_line_and_the_hosts_paths_none():
+    async def own(_):
+        return web.Response(status=401)
+
+    app, inner = web.Application(), web.Application()
+    mounted = mount_phase4(inner, token=TOKEN)
+    inner.router.add_post("/api/actions/{name}", own)
+    app.add_subapp("/inner", inner)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}/inner"
+    async with ClientSession(timeout=ClientTimeout(total=20)) as session:
+        for path in ("/api/actions/one", "/phase4/actions/cache.drop_tag", "/phase4/dashboard/access"):
+            async with session.post(f"{url}{path}", json={"token": "wrong"}) as answer:
+                assert answer.status == 401
+    await runner.cleanup()
+    lines = mounted.admin.actions.audit.lines()
+    assert [(line.action, line.outcome) for line in lines] == [("cache.drop_tag", "refused: token_needed")]
+
+
 # The audit.
 
 
