@@ -135,7 +135,8 @@ class Phase4Service(ABC):
 
 
 def _is_ours(kind: type) -> bool:
-    return kind.__module__.startswith("bot.core.")
+    # A bot that this is embedded in has modules of its own in bot.core; a subclass there names no service.
+    return kind.__module__.startswith("bot.core.") and "service_name" in vars(kind)
 
 
 def _no_attribute(kind: type, name: str) -> str:

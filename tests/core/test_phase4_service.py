@@ -155,8 +155,11 @@ def test_attributes_that_there_are_can_be_set_and_replaced_in_tests(monkeypatch)
     assert balancer.route_request is not answer
 
 
-def test_a_subclass_of_the_users_may_have_any_attribute():
+@pytest.mark.parametrize("module", ["mybot.limits", "bot.core.limits"])
+def test_a_subclass_of_the_users_may_have_any_attribute(module):
     class Mine(RateLimiter):
+        __module__ = module
+
         def __init__(self):
             super().__init__()
             self.my_bot = "bot"
