@@ -345,7 +345,7 @@ async def sessions() -> Filled:
     before = settled_rss()
     for number in range(1_000_000):
         balancer.select_nowait(f"session {number}")
-    count = len(balancer._cluster._sticky)
+    count = len(balancer._cluster._rotation.sticky)
     grown = settled_rss() - before
     await balancer.disable()
     return Filled("slots of sessions", SLOTS, count, None, grown)

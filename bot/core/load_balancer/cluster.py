@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection
 from statistics import median
 
 from bot.core._shared.backoff import exponential
-from bot.core.load_balancer.connections import LeastBusy
 from bot.core.load_balancer.instances import Instance, StrategyFunction
 from bot.core.load_balancer.models import (
     InstanceEvent,
@@ -15,8 +14,8 @@ from bot.core.load_balancer.models import (
     LoadBalancingStrategy,
 )
 from bot.core.load_balancer.outliers import Outliers
-from bot.core.load_balancer.sticky import Rendezvous, slot_of
-from bot.core.load_balancer.strategies import FAILURE_COST, UNKNOWN_COST, Pick, chooser, observe
+from bot.core.load_balancer.rotation import Rotation
+from bot.core.load_balancer.strategies import FAILURE_COST, UNKNOWN_COST, observe
 from bot.core.phase4_config.load_balancer import LoadBalancerOptions
 
 HEALTHY, SLOW_START, HALF_OPEN, EJECTED, UNHEALTHY, DRAINING, DRAINED = InstanceState
@@ -26,10 +25,6 @@ TAKEN_OUT = (DRAINING, DRAINED)
 
 TRIALS = 3
 """Good requests in a row after which a half-open instance is back."""
-SLOW_START_SHARE = 0.1
-"""Share of its requests that an instance gets when its slow start begins."""
-
-_SAMPLE = 16
 
 
 class Cluster:
@@ -49,26 +44,26 @@ class Cluster:
     ) -> None:
         self._now = now
         self._wall = wall
-        self._rng = rng or random.Random()
         self.members: dict[str, Instance] = {}
         self.events: list[InstanceEvent] = []
         self.panic = False
         self._strategy_failed = False  # a callable strategy did something wrong, and that was told
-        # Made by _rebuild, whenever the set of available instances changes.
-        self._candidates: list[Instance] = []
-        self._settled: list[Instance] = []  # candidates that are not in slow start
-        self.trials: list[Instance] = []  # half-open
-        self._busy: LeastBusy | None = None
-        self._sticky = Rendezvous([])
-        self._choose: Pick | None = None
+        # Made anew by _rebuild, whenever the set of available instances changes.
+        self._rotation = Rotation(now, rng or random.Random(), self.settle, self._strategy_fault)
         # Whether instances were added since, for which _rebuild is still to be done. Changed by add and
         # _rebuild.
         self._stale = False
         # What one just added begins with: cost and the time of its sample; None: to be worked out. Changed
         # by add, _rebuild and whatever changes a cost.
         self._newcomers: tuple[float, float] | None = None
-        self.pick: Callable[[], Instance | None] = lambda: None
+        # The rotation's own, at hand for every request. Changed by _rebuild; pick and select by add as well.
+        self._busy = self._rotation.busy
+        self.trials = self._rotation.trials
+        """Instances that are half-open."""
+        self.pick = self._rotation.pick
         """The next instance by the strategy; None if there is none, or each is at its limit."""
+        self.select = self._rotation.select
+        """As :meth:`Rotation.select`."""
         self.configure(strategy, options)
 
     def configure(
@@ -77,7 +72,6 @@ class Cluster:
         """Set or change strategy and figures; instances keep their states and counters."""
         self.strategy = strategy
         self.options = options
-        self._limit = options.max_concurrent
         self._strategy_failed = False
         self._outliers = Outliers(options)
         for instance in self.members.values():
@@ -124,7 +118,7 @@ class Cluster:
             # Once for all that are added together: a thousand would cost a million steps.
             self._newcomers = newcomers
             self._stale = True
-            self.pick = self._rebuild_and_pick
+            self.pick, self.select = self._rebuild_and_pick, self._rebuild_and_select
         return instance
 
     def remove(self, instance_id: str, *, drain: bool) -> Instance | None:
@@ -164,83 +158,21 @@ class Cluster:
 
     # Choosing.
 
-    def select(
-        self, session_id: str | int | None = None, tried: Collection[Instance] = ()
-    ) -> Instance | None:
-        """An available instance that is not in ``tried``; None if there is none.
-
-        With a session, the instance it belongs to, else the one it would belong to without that.
-        """
-        if self._stale:
-            self._rebuild()
-        if not self._candidates:
-            return None
-        if session_id is None:
-            # A retry does not advance the turn: else, of two, the failing one would always be first.
-            instance = self._untried(tried) if tried else self.pick()
-        else:
-            slot = slot_of(session_id)
-            instance = self._sticky[slot]
-            if not tried and not self._limit:
-                return instance
-            if instance in tried or self._is_full(instance):
-                full = {member for member in self._candidates if self._is_full(member)}
-                return self._sticky.next_owner(slot, {*full, *tried})
-        return instance
-
     def select_trial(self) -> Instance | None:
-        """A half-open instance if it is to be tried now: one request at a time, a fair share at most."""
+        """As :meth:`Rotation.select_trial`."""
         if self._stale:
             self._rebuild()
-        share = 1.0 / (len(self._candidates) + 1)
-        for instance in self.trials:
-            if instance.in_flight == 0 and self._rng.random() < share:
-                return instance
-        return None
+        return self._rotation.select_trial()
 
     def _rebuild_and_pick(self) -> Instance | None:
         self._rebuild()
         return self.pick()
 
-    def _pick_carefully(self) -> Instance | None:
-        """The pick while an instance is in slow start, or instances have a limit."""
-        assert self._choose is not None
-        instance = self._choose()
-        if instance.state is SLOW_START and self._settled:
-            now = self._now()
-            self.settle(now)
-            if instance.state is SLOW_START and self._rng.random() > self._ramp(instance, now):
-                first, second = self._rng.choices(self._settled, k=2)
-                instance = first if first.in_flight <= second.in_flight else second
-        if self._is_full(instance):
-            assert self._busy is not None
-            instance = self._busy.pick()
-            if self._is_full(instance):
-                return self._least_busy_of([m for m in self._candidates if not self._is_full(m)])
-        return instance
-
-    def _untried(self, tried: Collection[Instance]) -> Instance | None:
-        """The least busy of those not tried, or of some of them where there are many."""
-        candidates = self._candidates
-        if len(candidates) > _SAMPLE:
-            some = self._rng.sample(candidates, _SAMPLE)
-            found = self._least_busy_of([m for m in some if m not in tried and not self._is_full(m)])
-            if found is not None:
-                return found
-        return self._least_busy_of([m for m in candidates if m not in tried and not self._is_full(m)])
-
-    def _least_busy_of(self, members: list[Instance]) -> Instance | None:
-        self._rng.shuffle(members)
-        if self.strategy is LoadBalancingStrategy.LEAST_LOADED:
-            return min(members, key=lambda m: m.cost * (m.in_flight + 1) / m.weight, default=None)
-        return min(members, key=lambda m: m.in_flight / m.weight, default=None)
-
-    def _ramp(self, instance: Instance, now: float) -> float:
-        passed = (now - instance.warm_from) / self.options.slow_start
-        return SLOW_START_SHARE + (1.0 - SLOW_START_SHARE) * passed
-
-    def _is_full(self, instance: Instance) -> bool:
-        return 0 < self._limit <= instance.in_flight
+    def _rebuild_and_select(
+        self, session_id: str | int | None = None, tried: Collection[Instance] = ()
+    ) -> Instance | None:
+        self._rebuild()
+        return self.select(session_id, tried)
 
     def settle(self, now: float) -> None:
         """End the slow start of those whose time is over."""
@@ -410,31 +342,27 @@ class Cluster:
         self._stale, self._newcomers = False, None
         present = [i for i in self.members.values() if i.state not in TAKEN_OUT]
         good = [i for i in present if i.is_healthy]
-        # Too few left: they would drown, and so much bad news at once is more likely wrong.
-        panic = bool(present) and (not good or 100.0 * len(good) < self.options.panic_percent * len(present))
-        if panic != self.panic:
-            self.panic = panic
-            standing = f"{len(good)} of {len(present)} instances are healthy"
-            old, new = ("normal", "panic") if panic else ("panic", "normal")
-            self._tell(None, old, new, f"{standing}: requests go to {'all' if panic else 'those'}")
-        self._candidates = present if panic else good
-        warming = not panic and any(i.state is SLOW_START for i in good)
-        self._settled = [i for i in good if i.state is HEALTHY] if warming else []
-        self.trials = [] if panic else [i for i in present if i.state is HALF_OPEN]
-        limited = self._limit > 0
-        least = self.strategy is LoadBalancingStrategy.LEAST_CONNECTIONS
-        self._busy = LeastBusy(self._candidates) if limited or least else None
-        self._sticky = Rendezvous(self._candidates)
+        self._set_panic(len(good), len(present))
         for instance in present:
             instance.picked_before = instance.picked
-        if not self._candidates:
-            self._choose = None
-            self.pick = lambda: None
-            return
-        self._choose = chooser(
-            self.strategy, self._candidates, self._busy, self._now, self._rng, self._strategy_fault
-        )
-        self.pick = self._pick_carefully if limited or warming else self._choose
+        rotation = self._rotation
+        if self.panic:
+            rotation.change(present, [], self.strategy, self.options, warming=False)
+        else:
+            half_open = [i for i in present if i.state is HALF_OPEN]
+            warming = any(i.state is SLOW_START for i in good)
+            rotation.change(good, half_open, self.strategy, self.options, warming=warming)
+        self._busy, self.trials = rotation.busy, rotation.trials
+        self.pick, self.select = rotation.pick, rotation.select
+
+    def _set_panic(self, good: int, present: int) -> None:
+        """Too few left: they would drown, and so much bad news at once is more likely wrong."""
+        panic = present > 0 and (not good or 100.0 * good < self.options.panic_percent * present)
+        if panic != self.panic:
+            self.panic = panic
+            old, new = ("normal", "panic") if panic else ("panic", "normal")
+            standing = f"{good} of {present} instances are healthy"
+            self._tell(None, old, new, f"{standing}: requests go to {'all' if panic else 'those'}")
 
     def _strategy_fault(self, fault: str) -> None:
         if not self._strategy_failed:
@@ -448,12 +376,13 @@ class Cluster:
         present = {i for i in self.members.values() if i.state not in TAKEN_OUT}
         good = {i for i in present if i.is_healthy}
         assert all(i.present and i.in_flight >= 0 for i in self.members.values())
-        assert set(self._candidates) == (present if self.panic else good)
-        assert bool(self._candidates) == bool(present)
+        members = self._rotation.members
+        assert set(members) == (present if self.panic else good)
+        assert bool(members) == bool(present)
         if good and self.options.panic_percent == 0:
             assert not self.panic
         out = sum(i.state in (EJECTED, HALF_OPEN) for i in present)
         assert out < max(len(present), 1) or self.panic
-        if self._busy is not None:
-            self._busy.check_invariants()
-            assert all(i in self._busy for i in self._candidates)
+        self._rotation.check_invariants()
+        assert self._busy is self._rotation.busy
+        assert self.trials is self._rotation.trials
