@@ -61,6 +61,15 @@ class Headline(NamedTuple):
     target: Target
     idle: str
     """What it means that there is no figure."""
+    together: str = ""
+    """What is to be said of the figure while all of its services are on."""
+
+    def note(self, services: Mapping[str, Any], value: float | None) -> str:
+        """What to say below the figure; ``services``: those that are on."""
+        on = [service in services for service in self.services]
+        if value is None:
+            return self.idle if any(on) else ""
+        return self.together if all(on) else ""
 
 
 HEADLINES = (
@@ -68,6 +77,7 @@ HEADLINES = (
         "query_hit_rate", ("query_optimizer", "cache_manager"), "Query cache hit rate", "%",
         Target("above 70 %", 70, None),
         "no look-up in the last 5 minutes",
+        "of the look-ups of optimizer and cache together",
     ),
     Headline(
         "eviction_rate", ("cache_manager",), "Cache eviction rate", "%", Target("below 10 %", None, 10),
@@ -157,7 +167,7 @@ def headlines(status: Mapping[str, Any], values: Mapping[str, float | None]) -> 
                 "high": line.target.high,
                 "verdict": verdict,
                 "tone": line.target.tone(verdict),
-                "note": line.idle if on else "",
+                "note": line.note(services, value),
             }
         )
     return shown

@@ -40,8 +40,8 @@ export function showTargets(lines) {
     setText(tile.number, none ? "–" : number(line.value, line.unit));
     setText(tile.unit, none ? "" : line.unit);
     setText(tile.verdict, VERDICTS[line.verdict]);
-    setText(tile.note, none ? line.note : "");
-    tile.note.hidden = !none || !line.note;
+    setText(tile.note, line.note);
+    tile.note.hidden = !line.note;
     tile.chart.hidden = line.verdict === "off" || (none && series.isLive() && !series.hasAny(line.key));
   }
 }
