@@ -73,12 +73,13 @@ def test_the_complexity_of_a_graphql_query():
     [
         ("SELECT 1", ValueError, "a text of 8 characters: expected a GraphQL operation"),
         ("{ users { secret", ValueError, "it is not GraphQL"),
+        ('{ users(token "secret") { name } }', ValueError, "it is not GraphQL"),
         ("fragment f on User { name }", ValueError, "no operation"),
         (None, ValueError, "query = NoneType"),
         ("{ a" * 500 + "}" * 500, QueryTooComplexError, "nested more than"),
         ("{ ...f } fragment f on Q { ...f }", QueryTooComplexError, "form a circle"),
     ],
-    ids=["sql", "no graphql", "no operation", "no text", "too deep", "endless"],
+    ids=["sql", "no graphql", "a wrong token", "no operation", "no text", "too deep", "endless"],
 )
 def test_what_has_no_complexity(query, error, message):
     with pytest.raises(error, match=message) as raised:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,8 @@ from bot.core._shared.errors import InvalidArgumentError, invalid
 from bot.core.query_optimizer.errors import QueryTooComplexError
 from bot.core.query_optimizer.graphql.limits import complexity_with
 from bot.core.query_optimizer.graphql.operations import MISSING, is_graphql, operations
+
+_QUOTED = re.compile(r"\"(?:[^\"\\]|\\.)*\"?|'(?:[^'\\]|\\.)*'?")
 
 
 def analyze_graphql_complexity(
@@ -46,6 +49,7 @@ def analyze_graphql_complexity(
 
 
 def _refused(query: object, why: str) -> InvalidArgumentError:
-    # The text itself may hold a user's data.
+    # The text may hold a user's data, of which a parser's message quotes a piece.
+    why = _QUOTED.sub('"..."', why)
     what = f"a text of {len(query):,} characters" if isinstance(query, str) else type(query).__name__
     return InvalidArgumentError(f"query = {what}: expected a GraphQL operation; {why}")

@@ -203,7 +203,9 @@ def _virtual_table(match: re.Match[str], dialect: str) -> list[Declaration]:
 
 
 def _trigger(match: re.Match[str], dialect: str) -> list[Declaration]:
-    """In SQLite the body says what it writes; elsewhere it calls a function, which may write anything."""
+    """In SQLite the trigger's body shows what it writes; elsewhere it calls a function, which may write
+    anything.
+    """
     body = match.group(2)
     begin = re.search(r"(?i)\bBEGIN\b", body)
     written = _WRITTEN.findall(body[begin.start() :]) if begin is not None else []
@@ -227,7 +229,7 @@ def _sequence(match: re.Match[str], dialect: str) -> list[Declaration]:
 
 
 _HEAD = 200
-"""Characters of a text in which its kind is told."""
+"""Characters at the start of a text that tell its kind."""
 
 
 class _Form(NamedTuple):
@@ -235,9 +237,9 @@ class _Form(NamedTuple):
 
     pattern: re.Pattern[str]
     declares: Callable[[re.Match[str], str], list[Declaration]]
-    """Of the match and the dialect."""
+    """Gets the match and the dialect."""
     kind: re.Pattern[str] | None = None
-    """What the head of the text must be like."""
+    """The pattern that the head of the text must match."""
     in_head: bool = False
     """Whether the pattern must end within the head."""
 
@@ -267,14 +269,16 @@ _FORMS = (
     ),
     _Form(re.compile(rf"(?is)\bSEQUENCE\s+{_IF_NOT_EXISTS}({_NAME})"), _sequence, in_head=True),
 )
-"""The first that is found tells all that a CREATE or an ALTER declares."""
+"""The first one that matches tells everything that a CREATE or an ALTER declares."""
 
 _BOTH_WAYS = (
     re.compile(rf"(?is)\bTABLE\s+{_IF_NOT_EXISTS}({_NAME})\s+PARTITION\s+OF\s+({_NAME})"),
     re.compile(rf"(?is)\bTABLE\s+(?:IF\s+EXISTS\s+)?(?:ONLY\s+)?({_NAME})\s+ATTACH\s+PARTITION\s+({_NAME})"),
     re.compile(rf"(?is)\bTABLE\s+(?:IF\s+EXISTS\s+)?(?:ONLY\s+)?({_NAME})\b.*?\sINHERIT\s+({_NAME})"),
 )
-"""(a whole, or a part) and (a part, or a parent): a write to one changes what the other reads."""
+"""Tables and their partitions or heirs, in both directions: a write to one changes what a read of the other
+finds.
+"""
 
 
 def _created(text: str, dialect: str) -> list[Declaration]:
@@ -309,7 +313,7 @@ def _relations_in(text: str, dialect: str) -> list[Declaration]:
 
 
 def _both_ways(name: str, others: Iterable[str]) -> list[Declaration]:
-    """A write to a part or an heir changes what the whole reads, and one to the whole its parts."""
+    """A write to a partition or an heir changes what a read of the parent finds, and the reverse."""
     named = frozenset(other for other in others if other)
     return [
         Declaration("cascade", name, named),
@@ -318,7 +322,7 @@ def _both_ways(name: str, others: Iterable[str]) -> list[Declaration]:
 
 
 def written_by_words(text: str, dialect: str) -> frozenset[str]:
-    """The table that a text writes which no parser reads; nothing if that is not plain, or not all of it."""
+    """The table that an unparsed text writes; nothing if that is unclear, or if it may write others."""
     text = without_comments_before(text)
     for pattern in (_MATERIALIZED, _LOADED):
         if (match := pattern.match(text)) is not None:

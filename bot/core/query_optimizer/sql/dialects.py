@@ -10,7 +10,7 @@ from typing import Any
 
 @functools.cache
 def dialect_of(name: str) -> Any:
-    """sqlglot's reader and writer of a dialect; "" is its own, which takes a little of all."""
+    """sqlglot's reader and writer of a dialect; "" is its own, which accepts parts of all dialects."""
     from sqlglot.dialects.dialect import Dialect
 
     log = logging.getLogger("sqlglot")
@@ -23,7 +23,7 @@ _of_this_thread = threading.local()
 
 
 def statements_of(tokens: list[Any], query: str, dialect: str) -> list[Any]:
-    """The statements that these tokens of ``query`` make. Raises as sqlglot does for what is no SQL."""
+    """The statements made of these tokens of ``query``. Raises as sqlglot does if they are not SQL."""
     parsers: dict[Any, Any] = _of_this_thread.__dict__
     parser = parsers.get((dialect,))
     if parser is None:
@@ -33,13 +33,13 @@ def statements_of(tokens: list[Any], query: str, dialect: str) -> list[Any]:
     try:
         statements: list[Any] = parser.parse(tokens, query)
     finally:
-        parser.reset()  # it holds what it was given, a user's data
+        parser.reset()  # it would keep the text, and with it a user's data
     return statements
 
 
 def tokens_in(query: str, dialect: str) -> list[Any]:
-    """The tokens of a text. Raises as sqlglot does for what it cannot split."""
-    # A tokenizer holds the text it is at, so each thread has its own.
+    """The tokens of a text. Raises as sqlglot does if it cannot split the text."""
+    # A tokenizer keeps state, so each thread has its own.
     tokenizers: dict[str, Any] = _of_this_thread.__dict__
     tokenizer = tokenizers.get(dialect)
     if tokenizer is None:

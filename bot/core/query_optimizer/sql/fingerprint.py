@@ -14,10 +14,10 @@ from typing import Any
 from bot.core.query_optimizer.sql.dialects import tokens_in
 
 MAX_TEXT = 200_000
-"""Characters above which a text is not tokenized but fingerprinted as it is."""
+"""Characters above which a text is fingerprinted as it is, without tokens."""
 
 NUMBERED = "\u01c2"
-"""What stands for the ``$`` of ``$1`` in a token of PostgreSQL: a single letter that is in no name."""
+"""Replaces the ``$`` of ``$1`` in a token of PostgreSQL: a single letter that occurs in no name."""
 
 _NUMBERED = re.compile(r"'[^']*+'|\"[^\"]*+\"|(?<![\w$])\$(\d+)(?!\$)")
 
@@ -28,7 +28,7 @@ def _as_name(match: re.Match[str]) -> str:
 
 
 MAX_SPLIT = 2_000
-"""Characters up to which a text that has no tokens is split by sqlparse, which takes some 10 µs for each."""
+"""Characters up to which a text that sqlglot cannot split is split by sqlparse, at some 10 µs a character."""
 
 _WORD = re.compile(r"[A-Za-z_][\w$]*")
 _LIST = re.compile(r"\( \?(?: , \?)+ \)")
@@ -36,7 +36,7 @@ _ROWS = re.compile(r"(VALUES \( \? \))(?: , \( \? \))+")
 
 
 def shape(query: str, dialect: str) -> tuple[str, str]:
-    """(fingerprint, normal form) of any text at all."""
+    """(fingerprint, normal form) of any text."""
     return shape_of(query, tokens_of(query, dialect), dialect)
 
 
@@ -48,7 +48,8 @@ def tokens_of(query: str, dialect: str) -> list[Any] | None:
         return None
     text = query
     if dialect == "postgres" and "$" in query:
-        # To sqlglot "$1,$" opens a string in dollar quotes, in which all up to the next "$1,$" is lost.
+        # For sqlglot "$1,$" opens a string in dollar quotes, which would hide everything up to the next
+        # "$1,$".
         text = _NUMBERED.sub(_as_name, query)
     try:
         return tokens_in(text, dialect)
@@ -65,13 +66,13 @@ def shape_of(query: str, tokens: list[Any] | None, dialect: str = "") -> tuple[s
         normal = " ".join(parts)
         if "( ? ," in normal:
             normal = _LIST.sub("( ? )", normal)
-        # The rows of a VALUES are equal only once their lists are.
+        # Rows of VALUES become equal only after their lists have.
         if "( ? ) , ( ? )" in normal:
             normal = _ROWS.sub(r"\1", normal)
         source = normal
     elif len(query) <= MAX_TEXT:
         source = _by_sqlparse(query) if len(query) <= MAX_SPLIT else query
-        # Where a quote does not end, nothing tells data from the rest.
+        # If a quote does not end, data cannot be told from the rest.
         word = _WORD.search(source)
         normal = f"{word.group().upper() if word else '?'} ... (a text that cannot be read)"
     else:
@@ -80,7 +81,7 @@ def shape_of(query: str, tokens: list[Any] | None, dialect: str = "") -> tuple[s
 
 
 MAX_NESTING = 100
-"""Levels above which a text is not parsed: the parser recurses in C, where too deep is a crash."""
+"""Levels above which a text is not parsed: the parser recurses in C, where too much depth is a crash."""
 
 _OPENS = frozenset(("(", "[", "{", "CASE"))
 _CLOSES = frozenset((")", "]", "}", "END"))
@@ -157,7 +158,7 @@ def _is_nested(tokens: list[Any]) -> bool:
     last = ""
     for token in tokens:
         text = token.text.upper()
-        # The same word again and again nests in ways that no list of brackets foresees.
+        # Repetitions of a word can nest without any brackets.
         run = run + 1 if text == last and text not in _CLOSES else 0
         if text in _WATCHED:
             if text in _OPENS:
@@ -194,7 +195,7 @@ def _kinds() -> tuple[frozenset[Any], frozenset[Any], Any, Any, Any, Any]:
 
 @functools.cache
 def _becomes() -> dict[Any, int]:
-    """What a token becomes in a shape, by its type; those not named here are keywords and marks."""
+    """What a token becomes in a shape, by its type; other types are keywords and punctuation."""
     literals, marks, _, _, identifier, variable = _kinds()
     return {
         variable: _NAME,
@@ -219,7 +220,7 @@ _NO_STRINGS: frozenset[int] = frozenset()
 def _strings_in_double_quotes(query: str, tokens: list[Any], dialect: str) -> frozenset[int]:
     """Which tokens in double quotes may be strings: SQLite takes one for a string if no column has that name.
 
-    Only where a value is likely, or the names that some tools quote throughout could not be told any more.
+    Only where a value is likely, since some tools quote every name.
     """
     if dialect == "postgres" or '"' not in query:
         return _NO_STRINGS
@@ -312,7 +313,7 @@ def _is_parameter(mark: Any, following: Any, percent: Any, number: Any) -> bool:
 
 
 def _by_sqlparse(query: str) -> str:
-    """For text that sqlglot cannot even split into tokens, such as an unclosed quote."""
+    """For texts that sqlglot cannot split into tokens, such as one with an unclosed quote."""
     import sqlparse
     from sqlparse import tokens as kinds
     from sqlparse.exceptions import SQLParseError

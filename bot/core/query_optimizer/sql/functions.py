@@ -48,12 +48,12 @@ HARMLESS_SETTINGS = frozenset(
 
 
 class Known(NamedTuple):
-    """What is known of the functions of the user's own, by their names in lower case."""
+    """What is known about the user's own functions, by their names in lower case."""
 
     pure: frozenset[str] = frozenset()
-    """They change nothing and depend on their arguments alone, by the user's word."""
+    """They change nothing and depend on their arguments alone, as the user has declared."""
     own: frozenset[str] = frozenset()
-    """Seen to be created: where a built-in has the same name, they may be meant."""
+    """Functions that were created: if a built-in has the same name, they may be meant."""
 
 
 NOTHING = Known()
@@ -65,7 +65,7 @@ class Verdict(NamedTuple):
     reason: str = ""
     """Why a result with it must not be cached; empty if it is known to depend on its arguments alone."""
     may_write: bool = False
-    """It may write any table, or run what does."""
+    """It may write any table, or execute something that does."""
     sequence: Any = None
     """The argument that names a sequence that it changes."""
 
@@ -74,12 +74,12 @@ _PURE = Verdict()
 _SEQUENCES = frozenset(("nextval", "setval"))
 _WRITERS = frozenset(("dblink", "load_extension", "dblink_exec"))
 _CLOCKS = frozenset(("date", "time", "datetime", "julianday", "unixepoch", "strftime", "timediff"))
-"""Of SQLite: they read the clock when no time, or 'now', is given."""
+"""In SQLite: they read the clock if no time, or 'now', is given."""
 _OF_THE_MACHINE = frozenset(("localtime", "utc"))
-"""Modifiers of those: what they answer depends on the machine's time zone."""
+"""Modifiers of these: then the result depends on the machine's time zone."""
 _CURRENT_WITHOUT_ARGUMENTS = frozenset(("unix_timestamp", "from_unixtime"))
 
-# What the parser makes of calls by names that the database does not have.
+# The parser's classes for calls by names that the database does not have.
 _FOREIGN = frozenset(
     (
         "ArgMax ArgMin TryCast GapFill OpenJSON WeightString ConnectByRoot Chr "
@@ -113,7 +113,7 @@ The parser lets them have one argument alone."""
 
 
 def is_simple(function: Any, text: str, dialect: str, own: frozenset[str], census: Census) -> bool:
-    """A quick look, before :func:`judge`: whether it is one of those, and pure."""
+    """A quick test before :func:`judge`: whether it is one of those, and pure."""
     meta = function._meta
     if not meta:
         return False
@@ -165,7 +165,7 @@ def judge(function: Any, text: str, dialect: str, known: Known, census: Census) 
     given = name in _CURRENT_WITHOUT_ARGUMENTS and _count_arguments(function, text) > 0
     if not given and (reason or name.replace("_", "") in _VOLATILE):
         if name == "age" and dialect == "postgres" and _is_of_postgres(name, function, text, census):
-            return _PURE  # of two times; of one it is the time since
+            return _PURE  # with two times; with one, it is the time until now
         writes = name in _WRITERS or (dialect != "sqlite" and not _is_known(name, dialect))
         return Verdict(reason or f"{name}() differs from call to call", writes)
     if _is_certain(name, function, text, dialect, census):
@@ -183,7 +183,7 @@ def _unknown(name: str, dialect: str) -> Verdict:
 
 
 def _judge_without_name(function: Any, text: str, dialect: str, reason: str) -> Verdict:
-    """Of what the grammar has: CAST, CASE, operators, or what the parser takes for it."""
+    """The verdict on parts of the grammar: CAST, CASE, operators, or what the parser takes for them."""
     if reason:
         return Verdict(reason)
     kind = function.__class__.__name__
@@ -207,7 +207,7 @@ def _judge_without_name(function: Any, text: str, dialect: str, reason: str) -> 
 
 
 def _is_certain(name: str, function: Any, text: str, dialect: str, census: Census) -> bool:
-    """Whether it must be the database's own function, and one that depends on its arguments alone."""
+    """Whether it is certainly the database's own function, and depends on its arguments alone."""
     if dialect == "postgres":
         return _is_of_postgres(name, function, text, census)
     if dialect == "mysql":
@@ -259,7 +259,7 @@ def _is_known(name: str, dialect: str) -> bool:
 
 
 def _is_other_known(name: str, dialect: str) -> bool:
-    """Whether it is one that writes nothing, though its result must not be kept."""
+    """Whether it writes nothing, although its result must not be cached."""
     # Of PostgreSQL's own it was found to take other arguments.
     return _is_known(name, dialect) and not (dialect == "postgres" and name in builtins.POSTGRES)
 
@@ -288,7 +288,7 @@ def _is_row(column: Any, census: Census) -> bool:
     return name.__class__ is str and name.lower() in census.sources
 
 
-# Types that PostgreSQL or an extension brings and that the parser does not know.
+# Types of PostgreSQL or an extension that the parser does not know.
 _KNOWN_TYPES = frozenset(
     (
         "citext hstore ltree lquery ltxtquery vector halfvec sparsevec cube seg isbn geometry geography "
@@ -338,7 +338,7 @@ def _is_computed(function: Any, exp: Any) -> bool:
     if next(function.find_all(exp.Column), None) is not None:
         return False
     for node in function.find_all(exp.Func, exp.HexString, exp.ByteString, exp.Select):
-        # What the parser puts around an argument is at no place in the text.
+        # Nodes that the parser adds around an argument have no place in the text.
         is_implied = (
             isinstance(node, exp.Func) and node.__class__ is not exp.Chr and "start" not in (node._meta or ())
         )
@@ -424,7 +424,7 @@ def calls_among(kinds: tuple[type, ...]) -> tuple[type, ...]:
 
 @functools.cache
 def _grammar() -> frozenset[type]:
-    """Calls by name only: what no function of a user's can stand for."""
+    """Only calls by name: a user's function cannot replace the others."""
     from sqlglot import exp
 
     return frozenset((exp.Case, exp.Exists, exp.Any, exp.All, exp.Extract))
@@ -432,7 +432,7 @@ def _grammar() -> frozenset[type]:
 
 @functools.cache
 def _why_not_class(kind: Any) -> str:
-    """Why no call that the parser has a class for may be cached."""
+    """The reason why no call with a class of the parser may be cached."""
     from sqlglot import exp
 
     if issubclass(kind, exp.Anonymous):

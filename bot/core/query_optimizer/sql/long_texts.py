@@ -2,8 +2,8 @@
 
 The parser takes some 5 µs a token, so that a statement with 5,000 rows would hold the event loop for a tenth
 of a second. What makes texts long is mostly one thing many times: rows, values of an IN, arms of a CASE,
-conditions joined by OR. Of those two are as good as thousands. What is long even so is not parsed: a few
-words tell whether it may write and where, and if they do not, it may write anything.
+conditions joined by OR. Two of those tell as much as thousands. A text that is still too long is not parsed:
+a few words tell whether it may write and where, and if they do not, it may write anything.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ SHORT = 4_000
 """Characters up to which a text is parsed as it is."""
 
 MAX_PARSED = 16_000
-"""Characters, and a quarter as many tokens, up to which a text is parsed once it was cut."""
+"""Characters, and a quarter as many tokens, up to which a text is parsed after it was cut."""
 
 MAX_CUT = 500_000
-"""Characters up to which a text is searched for what it repeats."""
+"""Characters up to which a text is searched for repetitions."""
 
 MAX_OUTLINED = 150_000
 """Characters up to which a text is read by its words."""
@@ -34,7 +34,7 @@ _ATOM = (
 )
 _ATOMS = rf"\(\s*+{_ATOM}(?:\s*+,\s*+{_ATOM})*+\s*+\)"
 _NAME = r"[A-Za-z_][\w.]*+"
-# Text in which nothing is what it looks like, and the runs. Tried in this order wherever one could begin.
+# Strings and comments, and the repetitions. Tried in this order wherever one could begin.
 _PATTERN = re.compile(
     rf"""
     (?P<skip> '(?:[^']|'')*+' | "(?:[^"]|"")*+" | `[^`]*+` | --[^\n]*+ | /\*(?:[^*/]|\*(?!/)|/(?!\*))*+\*/ )
@@ -55,7 +55,7 @@ _BEGIN = re.compile(r"['\"`(]|--|/\*|\b(?i:IN|OR|AND|WHEN)\b")
 def shorten(query: str, dialect: str) -> str | None:
     """``query`` without most of what it repeats, for an analysis to which that makes no difference.
 
-    None if what remains is more than may be parsed, or something in it might be other than it seems.
+    None if the rest is still too long to be parsed, or if any part may not be what it seems.
     """
     if len(query) > MAX_CUT or not _is_plain(query, dialect):
         return None
@@ -77,7 +77,7 @@ def shorten(query: str, dialect: str) -> str | None:
 
 
 def _is_plain(query: str, dialect: str) -> bool:
-    """Whether strings and comments end where all readers of the dialect take them to end."""
+    """Whether all readers of the dialect agree where strings and comments end."""
     if "#" in query:
         return False
     standard = dialect in ("postgres", "sqlite")
@@ -116,7 +116,7 @@ _SUBSCRIPT = re.compile(r"\]\s*+\[")
 
 
 def is_readable(text: str) -> bool:
-    """Whether the parser is done with it in bounded time. Nesting is bounded elsewhere."""
+    """Whether the parser needs bounded time for it. Nesting is checked elsewhere."""
     if text.count("[") > MAX_SUBSCRIPTS and len(_SUBSCRIPT.findall(text)) > MAX_SUBSCRIPTS:
         return False
     if len(text) <= SHORT:
@@ -132,7 +132,7 @@ class Outline(NamedTuple):
     writes: str
     """The table that it writes, as written; "" if it writes none, or if that is not known."""
     anything: bool
-    """It may write what is not known."""
+    """Whether it may write unknown tables."""
     fingerprint: str
 
 
@@ -149,7 +149,7 @@ _TARGETS = {
     "delete": re.compile(rf"(?i)\s*+DELETE\s++FROM\s++(?!ONLY\b){_TARGET}WHERE\b"),
 }
 _READS = frozenset(("select", "with", "values"))
-# What none but a statement that does more than read has; the first word of all is not among those counted.
+# Words that occur only in statements that do more than read; the very first word is not counted.
 _OTHERS = frozenset(
     (
         "insert update delete merge replace into truncate create alter drop call do exec execute begin "
