@@ -82,6 +82,8 @@ def _run(given: list[str]) -> int:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, command in COMMANDS.items():
         module = next((each for each in command.modules if _is_there(each)), None)
+        if module is None and name == asked:
+            parser.error(f"{name} is not here: run it where Phase 4 is installed, or from its own folder")
         if module is None:
             continue
         subparser = commands.add_parser(name, help=command.purpose, description=command.purpose)

@@ -98,3 +98,8 @@ def test_the_path_of_a_bot_does_not_reach_the_installed_command(host):
 
 def test_a_bot_has_no_command_that_it_was_not_given(host):
     assert "\n    embed " not in phase4("--help", folder=host).stdout
+    shown = phase4("embed", ".", folder=host)
+    assert (shown.returncode, "embed is not here: run it where Phase 4 is installed" in shown.stderr) == (
+        2,
+        True,
+    )

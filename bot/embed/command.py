@@ -17,7 +17,7 @@ from bot.embed import host as hosts
 from bot.embed import manifest as manifests
 from bot.embed.errors import EmbedError, UsageError
 from bot.embed.host import Interpreter
-from bot.embed.manifest import FOLDER, Manifest
+from bot.embed.manifest import FOLDER, REPLACED, Manifest
 from bot.embed.merging import Merge
 from bot.embed.payload import Payload
 from bot.embed.plan import Plan
@@ -116,19 +116,22 @@ def _look(host: Path, arguments: argparse.Namespace) -> _Look:
 
 
 def _clashes(host: Path, look: _Look) -> list[str]:
-    imports, offered = _users(host, look)
+    # If the bot's modules are renamed, their imports of each other change too.
+    imports, offered = _users(host, look, skipped=set())
     by_hand = look.old is None and (host / "bot/core/phase4_service.py").exists()
     lines = report.clash_report(look.plan.clashes, imports, offered, by_hand=by_hand)
     notes = [*report.conflict_report(look.merge), *surroundings.notes(host, sorted(look.new.files))]
     return ["Nothing was touched.", "", *lines, *_as_notes(notes)]
 
 
-def _users(host: Path, look: _Look) -> tuple[list[importers.Import], dict[str, frozenset[str] | None]]:
+def _users(
+    host: Path, look: _Look, *, skipped: set[str]
+) -> tuple[list[importers.Import], dict[str, frozenset[str] | None]]:
     """The lines of the bot that import what clashes, and the names that Phase 4 has for each."""
     modules = {clash.module for clash in look.plan.clashes}
     moved = {path for clash in look.plan.clashes for path in clash.paths}
-    ours = set(look.new.files) if look.old is not None else set()
-    found = importers.find(host, modules, moved | ours) if modules else []
+    ours = set(look.new.files) - moved if look.old is not None else set()
+    found = importers.find(host, modules, skipped | ours) if modules else []
     return found, {module: importers.names_of(look.new, module) for module in modules}
 
 
@@ -145,8 +148,11 @@ def _tell(host: Path, look: _Look, *, dry: bool) -> None:
     else:
         lines.append(f"Phase 4 {version} is in {host} already:")
     lines += report.plan_report(look.plan, look.replace)
-    if look.replace:
-        imports, offered = _users(host, look)
+    if look.replace and look.plan.clashes:
+        number = report.count(len(look.plan.clashes), "clashing name")
+        lines.append(f"  {number} replaced, the bot's kept in {REPLACED}/:")
+        moved = {path for clash in look.plan.clashes for path in clash.paths}
+        imports, offered = _users(host, look, skipped=moved)
         for clash in look.plan.clashes:
             lines.append(f"    {clash.name}")
             users = sorted({f"{each.file}:{each.line}" for each in imports if each.module == clash.module})

@@ -95,8 +95,6 @@ def plan_report(plan: Plan, replace: bool) -> list[str]:
     ):
         if paths:
             lines.append(f"  {count(len(paths), 'file')} {word}")
-    if replace and plan.clashes:
-        lines.append(f"  {count(len(plan.clashes), 'clashing name')} replaced, the bot's kept in {REPLACED}/")
     if own := [path for path in plan.bots_own if path == SETTINGS]:
         lines.append(f"  {own[0]}: the bot's own settings, kept as they are")
     edited = [path for path in plan.edited if path != SETTINGS]

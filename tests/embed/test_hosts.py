@@ -107,6 +107,7 @@ class TestOriginal:
             "bot/core/startup.py:2 imports initialize_phase4_services from bot.core.enhanced_startup_phase4",
             "bot/core/performance_optimizer.py:1 imports CacheManager from bot.core.cache_manager",
             "bot/core/performance_optimizer.py:2 imports bot.core.rate_limiter",
+            "bot/core/enhanced_startup_phase4.py:3 imports BackendType, ConnectionPoolManager",
             "bot/helper/ext_utils/status_utils.py:1 imports QueryOptimizer, QueryHistory",
             "bot/modules/settings_ui.py:2 imports bot.core.load_balancer",
             "Phase 4's bot.core.query_optimizer has no QueryHistory",

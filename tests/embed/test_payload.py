@@ -49,7 +49,14 @@ def test_line_ends_do_not_make_another_text():
 def test_the_source_distribution_has_every_file_of_the_root():
     patterns = PROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
     by_itself = {"LICENSE", "pyproject.toml"}
-    files = {path.name for path in ROOT.iterdir() if path.is_file() and not path.name.startswith(".")}
+    ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").split()
+    files = {
+        path.name
+        for path in ROOT.iterdir()
+        if path.is_file()
+        and not path.name.startswith(".")
+        and not any(fnmatch.fnmatch(path.name, each) for each in ignored)
+    }
     missing = {
         name for name in files - by_itself if not any(fnmatch.fnmatch(f"/{name}", each) for each in patterns)
     }
