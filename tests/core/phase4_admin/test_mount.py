@@ -5,6 +5,8 @@ import contextlib
 import json
 import logging
 import socket
+import subprocess
+import sys
 import threading
 from unittest.mock import Mock
 
@@ -386,6 +388,36 @@ async def test_four_hundred_feeds_leave_room_for_the_rest(session):
         await asyncio.gather(*looking, return_exceptions=True)
 
 
+SETTINGS = "{'ENABLE_CACHE_MANAGER': True, 'ENABLE_RATE_LIMITER': True, 'PHASE4_DASHBOARD_PORT': %d}"
+
+
+def apart(prepare, port, then):
+    """What another process prints that starts the services."""
+    code = (
+        f"import asyncio, sys; {prepare}; from bot.core.enhanced_startup_phase4 import *; "
+        f"report = asyncio.run(initialize_phase4_services({SETTINGS % port})); {then}"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    return shown.stdout.strip()
+
+
+@pytest.mark.server
+def test_what_is_not_mounted_is_not_imported():
+    loaded = apart("pass", 0, "print(*sys.modules)").split()
+    assert not [
+        name for name in loaded if name.startswith(("aiohttp", "prometheus", "bot.core.phase4_admin"))
+    ]
+
+
+@pytest.mark.server
+def test_without_aiohttp_the_services_run_and_the_report_says_what_to_install():
+    said = apart("sys.modules['aiohttp'] = None", 18_000, "print(report['success'], report['warnings'])")
+    assert said.startswith("True")
+    assert "pip install aiohttp" in said
+
+
 async def test_a_mount_leaves_no_handler_of_the_log_behind():
     log = logging.getLogger("bot.core")
     before = list(log.handlers)
@@ -472,8 +504,6 @@ async def test_a_host_may_serve_from_another_thread_than_its_bot(session):
 
 
 async def test_metrics_without_their_package_are_one_sentence(session, monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "prometheus_client.exposition", None)
     mounted = await mount_phase4(0)
     status, answer = await told(session, f"{mounted.url}metrics")
