@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, overload
 
 from bot.core._shared.errors import InvalidArgumentError, invalid, message_of
 from bot.core._shared.masking import MAX_TOLD, masked_traceback, one_line
-from bot.core._shared.packages import too_old
 from bot.core._shared.tasks import LoopLocalLock
 from bot.core.phase4_config import ConfigError, Phase4Config
 from bot.core.phase4_service import Phase4Service
@@ -169,6 +168,8 @@ def _settings(config: Mapping[str, Any] | Phase4Config | None, host: Any) -> tup
 
 async def _warnings() -> list[str]:
     """What runs, but not as it was set."""
+    from bot.core._shared.packages import too_old  # here, not above: the import of this module is kept short
+
     running = [(wiring, service) for wiring in SERVICES if (service := wiring.running()) is not None]
     # All at once: servers that do not answer cost one timeout, not one each.
     told = await asyncio.gather(*[_warnings_of(wiring, service) for wiring, service in running])

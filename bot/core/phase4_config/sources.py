@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from bot.core._shared.masking import mask_secrets
-from bot.core.phase4_config import hosts, places
+from bot.core.phase4_config import hosts
 from bot.core.phase4_config.catalog import (
     ALIASES,
     FALLBACKS,
@@ -241,6 +241,10 @@ def _modules(modules: Iterable[str | ModuleType], environ: Mapping[str, str]) ->
 
 
 def _of_module(module: ModuleType) -> Source:
+    from bot.core.phase4_config import (
+        places,  # here, not above, as below: the start-up's import is kept short
+    )
+
     values, others, _ = hosts.values_of(module, READABLE)
     is_ours = module.__name__ == OURS or module.__name__.startswith(_FILE)
     path = getattr(module, "__file__", None)
@@ -305,6 +309,8 @@ def _import(name: str) -> ModuleType | None:
 
 
 def _cannot_import(name: str, path: str | None, error: Exception) -> ConfigError:
+    from bot.core.phase4_config import places
+
     place = places.of_error(error, path) if path else f"{name}.py"
     return ConfigError(f"{place} cannot be imported: {type(error).__name__}: {mask_secrets(str(error))}")
 
@@ -321,6 +327,8 @@ def _of_host(host: Any, faults: Faults) -> Source:
     ]
 
     def place(names: tuple[str, ...]) -> str:
+        from bot.core.phase4_config import places
+
         if isinstance(host, Mapping):
             return name
         if isinstance(host, ModuleType):
