@@ -106,6 +106,8 @@ def _look(host: Path, arguments: argparse.Namespace) -> _Look:
     old = manifests.load(host)
     python = hosts.interpreter(host, arguments.python)
     new = payload.gather(tests=not arguments.no_tests)
+    folders = {parent.as_posix() for path in new.files for parent in Path(path).parents}
+    hosts.stay_inside(host, folders - {"."})
     # A run that was interrupted had its answer already.
     replace = arguments.replace or (old is not None and old.state == "installing" and old.replace)
     found = hosts.digests(host, {*new.files, *(old.files if old is not None else ())})

@@ -37,8 +37,7 @@ def find(text: str) -> Path:
             f"{module} has the same name as the package {package}, and Python imports the package alone. "
             f"Rename one of the two."
         )
-    for folder in ("bot", "bot/core", "bot/integrations", "tests", FOLDER):
-        _stays_inside(host, host / folder)
+    stay_inside(host, ["bot", FOLDER])
     return host
 
 
@@ -60,12 +59,15 @@ def _no_package(host: Path) -> str:
     )
 
 
-def _stays_inside(host: Path, folder: Path) -> None:
-    if folder.is_symlink() and not folder.resolve().is_relative_to(host):
-        raise UsageError(
-            f"{folder} is a link to {folder.resolve()}, outside {host}: embed Phase 4 into the folder that "
-            f"is meant"
-        )
+def stay_inside(host: Path, folders: Iterable[str]) -> None:
+    """Raises UsageError if one of the folders is a link to somewhere else: what goes there is another's."""
+    for name in sorted(folders):
+        folder = host / name
+        if folder.is_symlink() and not folder.resolve().is_relative_to(host):
+            raise UsageError(
+                f"{folder} is a link to {folder.resolve()}, outside {host}: put the folder itself there, or "
+                f"embed Phase 4 where it is"
+            )
 
 
 class Interpreter(NamedTuple):

@@ -110,8 +110,10 @@ def only_run(host: Path) -> Iterator[None]:
         with path.open("a+b") as file:
             try:
                 _lock(file.fileno())
-            except OSError:
+            except (BlockingIOError, PermissionError):
                 raise EmbedError(f"another run is at work in {host}: wait for it to end") from None
+            except OSError:
+                pass  # a file system without locks; two runs at once are unlikely
             if not _is(path, file.fileno()):
                 continue  # the run that had it has ended in between, and its file with it
             try:

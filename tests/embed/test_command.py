@@ -336,6 +336,13 @@ class TestHosts:
         status, said = run(bot)
         assert (status, "outside" in said) == (2, True)
 
+    def test_a_folder_of_ours_that_is_a_link_to_elsewhere(self, tmp_path, bot, run):
+        (tmp_path / "shared").mkdir()
+        (bot / "bot/core/cache_manager").symlink_to(tmp_path / "shared")
+        status, said = run(bot)
+        assert (status, "outside" in said) == (2, True)
+        assert list((tmp_path / "shared").iterdir()) == []
+
     def test_a_file_that_is_a_link_is_a_clash(self, tmp_path, bot, run):
         make(tmp_path, {"elsewhere.py": "theirs\n"})
         (bot / "phase4.py").symlink_to(tmp_path / "elsewhere.py")
