@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -65,7 +66,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         "see arguments)",
     )  # fmt: skip
     parser.add_argument("--queue", metavar="NAME", help="else BATCH_QUEUE_NAME")
-    parser.add_argument("--project", default=".", metavar="DIR", help="whose settings are read (.)")
+    parser.add_argument(
+        "--project", default=".", metavar="DIR", help="whose settings are read (.), unless --redis is given"
+    )
     parser.add_argument("--format", choices=["table", "json"], default="table", help="(table)")
 
 
@@ -77,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
         print("expected either the ids of items, or --all", file=sys.stderr)
         return EXIT_USAGE
     try:
-        config = _settings(Path(arguments.project))
+        config, told = _settings(arguments)
         url = arguments.redis or config.BATCH_REDIS_URL
         if not url:
             print(
@@ -85,6 +88,8 @@ def run(arguments: argparse.Namespace) -> int:
                 "its dashboard, or name a Redis by --redis URL",
                 file=sys.stderr,
             )
+            for line in told:
+                print(f"  read: {one_line(line, 500)}", file=sys.stderr)
             return EXIT_USAGE
         return asyncio.run(_run(arguments, url, arguments.queue or config.BATCH_QUEUE_NAME, config))
     except (InvalidArgumentError, ValueError) as error:
@@ -98,18 +103,29 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
 
 
-def _settings(project: Path) -> Phase4Config:
-    """The project's settings for this, whatever its others are. Raises ConfigError (a ValueError)."""
-    if not project.is_dir():
-        raise ValueError(f"--project: {project} is no folder")
+def _settings(arguments: argparse.Namespace) -> tuple[Phase4Config, list[str]]:
+    """What the project sets for this, whatever its other settings are, and what of it could not be read.
+
+    It is read and not started; not at all where ``--redis`` names the place. Raises ConfigError and other
+    ValueErrors.
+    """
     from bot.core.phase4_config import Phase4Config
 
-    folder = str(project.resolve())
-    sys.path.insert(0, folder)
-    try:
-        return Phase4Config.load(only=_SETTINGS)
-    finally:
-        sys.path.remove(folder)
+    if arguments.redis:
+        return Phase4Config.load(modules=(), only=_SETTINGS), []
+    root = Path(arguments.project).expanduser()
+    if not root.is_dir():
+        raise ValueError(f"--project {arguments.project}: no such folder")
+    from bot.core.phase4_admin.check.findings import NOT_READ
+    from bot.core.phase4_admin.check.project import Reader, interpreter
+
+    root = root.resolve()
+    read = Reader(root, interpreter(root), os.environ).read()
+    config, _ = Phase4Config.read(
+        read.overrides, host=read.host, modules=read.modules, environ=read.environ, only=_SETTINGS
+    )
+    unread = [finding.found for finding in read.findings if finding.check in (NOT_READ, "settings read")]
+    return config, unread
 
 
 async def _run(arguments: argparse.Namespace, url: str, queue: str, config: Phase4Config) -> int:

@@ -23,9 +23,10 @@ def put(server, item_id, data, error="ValueError: no", priority=0):
 
 
 @pytest.fixture
-def command(redis_server, monkeypatch, capsys):
+def command(redis_server, monkeypatch, capsys, tmp_path):
     """``command("list", ...)``: exit status and what was printed; the settings come from the environment."""
     monkeypatch.setenv("BATCH_REDIS_URL", redis_server.url)
+    monkeypatch.chdir(tmp_path)
 
     def run(*arguments):
         status = main(["dead-letters", *arguments])
@@ -135,6 +136,35 @@ def test_the_settings_of_a_project_name_redis_and_queue(redis_server, monkeypatc
     assert main(["dead-letters", "list", "--redis", redis_server.url, "--queue", "other"]) == 0
 
 
+def test_a_bots_class_of_settings_is_read_and_the_bot_is_not_started(
+    redis_server, monkeypatch, tmp_path, capsys
+):
+    monkeypatch.delenv("BATCH_REDIS_URL", raising=False)
+    (tmp_path / "bot").mkdir()
+    (tmp_path / "bot" / "__init__.py").write_text("raise SystemExit('the bot was started')\n")
+    (tmp_path / "bot" / "settings.py").write_text(
+        f"class Config:\n    BATCH_REDIS_URL = {redis_server.url!r}\n    BATCH_QUEUE_NAME = 'of-the-class'\n"
+    )
+    (tmp_path / "main.py").write_text(
+        "from bot.core.enhanced_startup_phase4 import initialize_phase4_services\n"
+        "from bot.settings import Config\n\n"
+        "async def main():\n    await initialize_phase4_services(from_host=Config)\n"
+    )
+    letter = DeadLetter("item", 1, 0, 3, "no", 1.0)
+    redis_server.execute("XADD", "phase4:{batch:of-the-class}:dead", "*", "v", letter_value(letter))
+    assert main(["dead-letters", "list", "--project", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "1 dead letter"
+
+
+def test_without_a_url_it_tells_where_it_has_looked(monkeypatch, tmp_path, capsys):
+    monkeypatch.delenv("BATCH_REDIS_URL", raising=False)
+    (tmp_path / "config.py").write_text("BATCH_QUEUE_NAME = 'q'\n")
+    assert main(["dead-letters", "list", "--project", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "BATCH_REDIS_URL is not set" in said
+    assert "config.py as written" in said
+
+
 @pytest.mark.parametrize(
     ("environment", "arguments", "status", "said"),
     [
@@ -142,10 +172,11 @@ def test_the_settings_of_a_project_name_redis_and_queue(redis_server, monkeypatc
         ({"BATCH_REDIS_URL": "http://:secret@host"}, [], 2, "redis url = 'http://***@host'"),
         ({"BATCH_QUEUE_NAME": "no such name"}, [], 2, "BATCH_QUEUE_NAME = 'no such name'"),
         ({}, ["--redis", "redis://127.0.0.1:1", "--queue", "a b"], 2, "queue_name = 'a b'"),
-        ({}, ["--project", "no such folder"], 2, "--project: no such folder is no folder"),
+        ({}, ["--project", "no such folder"], 2, "--project no such folder: no such folder"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_told(monkeypatch, capsys, environment, arguments, status, said):
+def test_what_cannot_be_is_told(monkeypatch, capsys, tmp_path, environment, arguments, status, said):
+    monkeypatch.chdir(tmp_path)
     for name in ("BATCH_REDIS_URL", "BATCH_QUEUE_NAME"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
