@@ -1,10 +1,13 @@
 """``phase4 check --project``: settings of bots as people have them, read without starting the bot."""
 
+import contextlib
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from bot.core.phase4_admin.check import project
@@ -123,6 +126,32 @@ def test_what_cannot_be_read_is_told_and_is_not_ready(host, monkeypatch, text, w
     assert config.ENABLE_CACHE_MANAGER, "what is written plainly counts"
     assert "CACHE_L1_MAX_SIZE_MB" in said(findings, "not read")
     assert why in said(findings, "not read")
+
+
+@pytest.mark.server
+def test_what_the_settings_start_does_not_outlive_the_check(host, tmp_path):
+    text = (
+        "import subprocess, sys\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(3600)'])\n"
+        f"open({str(tmp_path / 'pid')!r}, 'w').write(str(child.pid))\n"
+        "CACHE_L1_MAX_SIZE_MB = int('50')\n"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(project, "RUN_SECONDS", 3.0)  # it holds the pipe that the answer comes by
+        config, findings, _ = read(host({"config.py": text}))
+    assert config.CACHE_L1_MAX_SIZE_MB == 50
+    assert "by importing it" in said(findings, "settings read")
+    child = int((tmp_path / "pid").read_text())
+    deadline = time.monotonic() + 30
+    while runs(child):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def runs(pid):
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 CLASS = """

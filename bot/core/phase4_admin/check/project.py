@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tokenize
@@ -277,21 +279,39 @@ def run(
         "names": sorted(READABLE), "mark": _MARK,
     }  # fmt: skip
     try:
-        shown = subprocess.run(  # noqa: S603
+        process = subprocess.Popen(  # noqa: S603
             [str(python), "-c", _SCRIPT.read_text("utf-8")],
-            input=json.dumps(asked), capture_output=True, text=True, encoding="utf-8", errors="replace",
-            cwd=root, timeout=RUN_SECONDS, check=False, env={**environ, "PYTHONDONTWRITEBYTECODE": "1"},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, encoding="utf-8", errors="replace", cwd=root, start_new_session=True,
+            env={**environ, "PYTHONDONTWRITEBYTECODE": "1"},
         )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return {"error": f"it took more than {RUN_SECONDS:g} s"}
     except OSError as error:
         return {"error": one_line(f"{python}: {error}", 300)}
-    said = shown.stdout.rpartition(f"\n{_MARK}")[2] if _MARK in shown.stdout else ""
+    late = False
     try:
-        answer: dict[str, Any] = json.loads(said)
+        said, complained = process.communicate(json.dumps(asked), RUN_SECONDS)
+    except subprocess.TimeoutExpired:
+        late = True
+        _end(process)
+        said, complained = process.communicate()
+    _end(process)  # what the module started, if anything
+    answer = said.rpartition(f"\n{_MARK}")[2] if _MARK in said else ""
+    try:
+        found: dict[str, Any] = json.loads(answer)
     except ValueError:
-        return {"error": one_line(shown.stderr[-300:], 300) or f"exit status {shown.returncode}"}
-    return answer
+        if late:
+            return {"error": f"it took more than {RUN_SECONDS:g} s"}
+        return {"error": one_line(complained[-300:], 300) or f"exit status {process.returncode}"}
+    return found
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Kill it, with all that it has started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
 
 
 def interpreter(root: Path) -> Path:
