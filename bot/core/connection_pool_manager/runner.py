@@ -22,6 +22,7 @@ from bot.core.connection_pool_manager.errors import (
     PoolConnectError,
     PoolReplacedError,
 )
+from bot.core.connection_pool_manager.health import Health
 from bot.core.connection_pool_manager.lease import PooledConnection, caller_site, end_use, set_own
 from bot.core.connection_pool_manager.models import PoolHealth, PoolSpec
 from bot.core.connection_pool_manager.pool import (
@@ -38,7 +39,6 @@ from bot.core.connection_pool_manager.pool import (
 from bot.core.connection_pool_manager.reports import (
     Reports,
     figures_of,
-    overdue_calls,
     timeout_error,
     wait_histogram,
 )
@@ -69,6 +69,7 @@ class PoolRunner:
         self.pool = Pool(spec.options, is_open=driver.is_open)
         self._reports = reports = Reports(spec.name)
         self._connector = Connector(driver)
+        self.health = Health(self.pool, self._connector, reports)
         self._slow_calls = slow_calls = SlowCalls(self.pool, driver, reports)
         driver.report_timeout = lambda guard: slow_calls.timed_out(guard, clock.monotonic())
         self._now = clock.monotonic
@@ -148,19 +149,6 @@ class PoolRunner:
         """Refuse callers from now on: another pool of that name serves them, and waiters go there."""
         self._is_replaced = True
         self._do(self.pool.close(self._now()))
-
-    def warning(self) -> str | None:
-        """Why the pool has not worked since its start; None: it works, or has worked."""
-        pool = self.pool
-        if pool.counters.opened or pool.last_error is None:
-            return None
-        again = (
-            "is retried rarely, since the server may lock the user out"
-            if pool.login_refused
-            else "is retried"
-        )
-        said = self._connector.masked_text(pool.last_error)
-        return f"{said}; until it works, callers wait in vain, and it {again}"
 
     async def stop(self, *, drain: float) -> bool:
         """Refuse waiters, wait ``drain`` seconds for leases, close everything; False if leases were out."""
@@ -410,7 +398,7 @@ class PoolRunner:
             return PoolHealth(False, (time.perf_counter() - started) * 1000, self._connector.masked(error))
         milliseconds = (time.perf_counter() - started) * 1000
         if self.pool.demoted_since is not None:
-            return PoolHealth(False, milliseconds, self._last_error())
+            return PoolHealth(False, milliseconds, self.health.problem(self._now()))
         return PoolHealth(True, milliseconds)
 
     def _closed_error(self) -> PoolClosedError:
@@ -420,19 +408,7 @@ class PoolRunner:
 
     def figures(self) -> PoolFigures:
         """The pool's figures, ready for JSON."""
-        return figures_of(self.spec, self.pool, self._last_error(), self._now())
-
-    def _last_error(self) -> str | None:
-        """Why the pool, or a part of it, does not work; None: it works."""
-        pool = self.pool
-        if pool.last_error is not None:
-            return self._connector.masked(pool.last_error)
-        if pool.demoted_since is not None:
-            return f"the server does not accept writes: {self._reports.demotion}"
-        if overdue := overdue_calls(pool):
-            longest = self._now() - min(slot.call_since for slot in overdue)
-            return f"{len(overdue)} calls have had no answer for up to {longest:.1f} s"
-        return None
+        return figures_of(self.spec, self.pool, self.health.problem(self._now()), self._now())
 
     def histogram(self) -> HistogramSnapshot:
         """How long callers waited for a connection."""

@@ -183,7 +183,7 @@ class ConnectionPoolManager(Phase4Service):
         found = []
         for name in sorted(self._made_from_settings):
             runner = self._pools.get(name)
-            said = None if runner is None else runner.warning()
+            said = None if runner is None else runner.health.warning()
             if said is not None:
                 found.append(f"pool {name!r}: {said}")
         return found
@@ -274,7 +274,7 @@ class ConnectionPoolManager(Phase4Service):
             runner = PoolRunner(spec, driver_class(spec.backend)(spec), clock=self._clock)
             await runner.start(wants_server=wants_server)
             self._pools[spec.name] = runner
-            if (said := runner.warning()) is not None:
+            if (said := runner.health.warning()) is not None:
                 logger.warning("Pool %r: %s", spec.name, one_line(said))
 
     async def close_pool(self, name: str, *, drain_timeout: float = DRAIN_SECONDS) -> bool:
