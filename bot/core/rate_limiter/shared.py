@@ -18,26 +18,15 @@ from bot.core._shared.histogram import Histogram
 from bot.core._shared.masking import one_line
 from bot.core._shared.tasks import BackgroundTasks
 from bot.core.rate_limiter.errors import RateLimitExceeded
-from bot.core.rate_limiter.messages import CHANNEL, MOVED, place_of, reset_message, reset_of
-from bot.core.rate_limiter.mirror import (
-    PEEK,
-    REFUND,
-    RESERVE,
-    RESET_ARGUMENT,
-    Mirror,
-    client_key,
-)
+from bot.core.rate_limiter.messages import CHANNEL, MOVED, place_of, reset_of
+from bot.core.rate_limiter.mirror import PEEK, REFUND, RESERVE, Mirror, client_key
 from bot.core.rate_limiter.models import ClientId, RateLimitStatus
+from bot.core.rate_limiter.reports import Reports
+from bot.core.rate_limiter.resets import OwedResets
 from bot.core.rate_limiter.waiting import Lines
 from bot.core.redis_link import RedisLink, RedisUnavailableError, Subscription
 
 logger = logging.getLogger(__name__)
-
-REPORT_INTERVAL = 0.1
-"""Seconds for which the violations of clients that are refused without Redis are gathered."""
-
-MAX_OWED = 1_000
-"""Clients forgiven while Redis is away that are remembered, to be forgiven there when it is back."""
 
 _NUMBERS = [struct.Struct(f"<{1 + 4 * calls}d") for calls in range(257)]
 
@@ -68,32 +57,28 @@ class SharedBuckets:
         self._clock = clock
         self._now = clock.monotonic
         self._script = link.batched_script(script_source(), self._decode)
-        # They and the timer live on the link's event loop.
+        # They live on the link's event loop.
         self._tasks = BackgroundTasks()
         self._subscription: Subscription | None = None
         # Every limit in use; the service owns them.
         self._mirrors = mirrors
         self._stopped = False
-        # Clients in backoff whose last violations Redis has not heard of. Changed by _remember,
-        # _send_reports and _forget.
-        self._unreported: dict[tuple[Mirror, ClientId], None] = {}
-        self._report_timer: asyncio.TimerHandle | None = None
-        # Resets that Redis has not heard of: the client, and the limit (None: all).
-        self._owed: dict[tuple[ClientId, Mirror | None], None] = {}
+        self._reports = Reports(link, self._script.send, self._now, self._is_open)
+        # Of the reports, at hand for every check.
+        self._unreported, self._remember = self._reports.pending, self._reports.add
+        self._owed = OwedResets(link, self._script.call)
         # Callers that wait for what Redis has reserved, and for what was reserved while it was away.
         self._lines = Lines(clock)
         self._lines_alone = Lines(clock)
         self._id = float(random.getrandbits(52))
+        # Heard of. What was asked before the last one says nothing about a client that it forgave.
         self._resets = 0
-        # Redis's clock less ours, at the last answer; too small by the time that took to arrive.
-        self._offset: float | None = None
         self._probing: asyncio.Task[Any] | None = None
         self._unregister = link.on_recovery(self._back)
         self._forget_moves = link.on_move(self._moved)
         self.refusing = False
         """Whether Redis answered the last check with an error."""
         self.checks = 0
-        self.remembered = 0
         self.degraded_checks = 0
         self._batches_before = 0
         self.seconds = Histogram()
@@ -102,6 +87,11 @@ class SharedBuckets:
     def degraded(self) -> bool:
         """Whether checks are decided by this instance alone, for now."""
         return self.refusing or not self.link.complete
+
+    @property
+    def remembered(self) -> int:
+        """Checks refused by what is remembered, without asking Redis."""
+        return self._reports.refused
 
     @property
     def batches(self) -> int:
@@ -125,8 +115,7 @@ class SharedBuckets:
             sent = self._now()
             if (mirror, client) in self._unreported:
                 # Redis is to know that it came too early before it decides.
-                del self._unreported[mirror, client]
-                self._report(mirror, client)
+                self._reports.send(mirror, client)
             try:
                 answer = self._script.call(
                     key, mirror.take_argument(tokens, client), (self._take_back, mirror, client, tokens)
@@ -243,15 +232,12 @@ class SharedBuckets:
         resets = [(client, limit) for limit in (limits if limits is not None else (None,))]
         self._resets += 1
         found = self._forget(client, limits)
-        for reset in resets:
-            self._owe(reset)
-        for reset in resets:
-            try:
-                found = await self._forgive(*reset) or found
-            except BackendError as error:
-                self._failed(error)
-                return found
-            self._owed.pop(reset, None)
+        self._owed.add(resets)
+        try:
+            for reset in resets:
+                found = await self._owed.settle(reset) or found
+        except BackendError as error:
+            self._failed(error)
         return found
 
     def _take_alone(self, mirror: Mirror, client: ClientId, tokens: int) -> tuple[bool, RateLimitStatus]:
@@ -268,7 +254,7 @@ class SharedBuckets:
         server_now, *found = numbers.unpack(answer)
         if not all(map(math.isfinite, (server_now, *found))):
             raise ValueError("not all numbers are finite")
-        self._offset = server_now - self._now()
+        self._reports.offset = server_now - self._now()
         return [(found[i], found[i + 1], found[i + 2], found[i + 3]) for i in range(0, len(found), 4)]
 
     # Results that arrive when no caller waits for them any more.
@@ -305,36 +291,6 @@ class SharedBuckets:
         if resets == self._resets:
             mirror.heard_of_bucket(client, self._now(), min(result[0], mirror.tolerance))
 
-    # Early requests of clients that are refused without a call to Redis.
-
-    def _remember(self, mirror: Mirror, client: ClientId) -> None:
-        self.remembered += 1
-        if not mirror.early(client):
-            return
-        self._unreported[mirror, client] = None
-        if self._report_timer is None:
-            with contextlib.suppress(RuntimeError):  # called by code that runs in no event loop
-                loop = asyncio.get_running_loop()
-                self.link.here()
-                if not self.link.owner.elsewhere:
-                    self._report_timer = loop.call_later(REPORT_INTERVAL, self._send_reports)
-
-    def _send_reports(self) -> None:
-        if self._report_timer is not None:
-            self._report_timer.cancel()
-            self._report_timer = None
-        unreported, self._unreported = self._unreported, {}
-        if self._offset is None or not self.link.available or self._stopped:
-            return  # this instance goes on refusing them
-        for mirror, client in unreported:
-            self._report(mirror, client)
-
-    def _report(self, mirror: Mirror, client: ClientId) -> None:
-        if self._offset is not None:
-            argument = mirror.penalty_argument(client, self._now(), self._offset)
-            if argument is not None:
-                self._script.send(client_key(client), argument)
-
     # Resets.
 
     def _forget(self, client: ClientId, limits: Iterable[Mirror] | None = None) -> bool:
@@ -342,24 +298,10 @@ class SharedBuckets:
         now = self._now()
         for mirror in self._mirrors() if limits is None else limits:
             found = mirror.forget(client, now) or found
-            self._unreported.pop((mirror, client), None)
+            self._reports.forget(mirror, client)
             self._lines_alone.forget((mirror, client))
             self._lines.forget((mirror.limit_id, client_key(client)))
         return found
-
-    def _owe(self, reset: tuple[ClientId, Mirror | None]) -> None:
-        if len(self._owed) < MAX_OWED:
-            self._owed[reset] = None
-
-    async def _forgive(self, client: ClientId, limit: Mirror | None) -> bool:
-        key = client_key(client)
-        argument, limit_id = RESET_ARGUMENT, b""
-        if limit is not None:
-            argument, limit_id = limit.reset_argument(), limit.limit_id
-        _, found, _, _ = await self._script.call(key, argument)
-        # After the reset in Redis: an instance that asks it because of this message finds a full bucket.
-        await self.link.execute("PUBLISH", CHANNEL, reset_message(key, client, limit_id))
-        return bool(found)
 
     def _received(self, message: bytes) -> None:
         if message.startswith(MOVED):
@@ -382,7 +324,7 @@ class SharedBuckets:
             self._lines.move_up((place.limit_id, place.key), (place.epoch, place.number), place.cost)
 
     def _forget_refusals(self) -> None:
-        self._send_reports()
+        self._reports.send_all()
         for mirror in self._mirrors():
             mirror.forget_refusals()
 
@@ -396,13 +338,18 @@ class SharedBuckets:
     def _moved(self) -> None:
         # The event loop before has ended, and its tasks and timers with it.
         self._tasks.abandon()
-        self._tasks, self._probing, self._report_timer = BackgroundTasks(), None, None
+        self._tasks, self._probing = BackgroundTasks(), None
+        self._reports.abandon_timer()
 
     def _listening(self, stands: bool) -> None:
         if stands:
             # Resets may have been missed without a subscription.
             self._resets += 1
             self._forget_refusals()
+
+    def _is_open(self) -> bool:
+        """Whether Redis is there, and this was not stopped."""
+        return self.link.available and not self._stopped
 
     def _reachable(self) -> bool:
         try:
@@ -421,15 +368,7 @@ class SharedBuckets:
         if self._owed and not self._stopped:
             with contextlib.suppress(RuntimeError):
                 self.link.here()
-                self._tasks.spawn(self._pay(), name="rate-limiter-owed-resets")
-
-    async def _pay(self) -> None:
-        for reset in list(self._owed):
-            try:
-                await self._forgive(*reset)
-            except BackendError:
-                return  # the next recovery goes on
-            self._owed.pop(reset, None)
+                self._tasks.spawn(self._owed.settle_all(), name="rate-limiter-owed-resets")
 
     def _served(self, seconds: float | None) -> None:
         self.checks += 1
@@ -452,21 +391,19 @@ class SharedBuckets:
         self._forget_moves()
         try:
             if self.link.owner.loop is asyncio.get_running_loop():
-                self._send_reports()
+                self._reports.send_all()
                 await self._script.drain()
         finally:
             self._stopped = True
             if self._subscription is not None:
                 await self._subscription.stop()
-            if self._report_timer is not None:
-                self._report_timer.cancel()
-                self._report_timer = None
+            self._reports.cancel_timer()
             await self._tasks.stop()
             await self._script.stop()
 
     def reset_statistics(self) -> None:
         """Counters to zero."""
-        self.checks = self.remembered = self.degraded_checks = 0
+        self.checks = self._reports.refused = self.degraded_checks = 0
         self._batches_before = self._script.batches
         self.seconds = Histogram()
 

@@ -325,7 +325,7 @@ async def test_a_penalty_on_its_way_does_not_undo_the_reset_of_one_limit(pair):
     assert await b.reset_client("u", SLOW)
     mirror.fresh[client], mirror.records[client] = tat, record
     a._shared._unreported[mirror, client] = None
-    a._shared._send_reports()
+    a._shared._reports.send_all()
     await a._shared._script.drain()
     assert (await b.is_allowed("u", SLOW))[0]
 
@@ -358,7 +358,7 @@ async def test_a_penalty_on_its_way_does_not_undo_a_reset(pair):
     # As if it had left a moment before the reset was heard of here.
     mirror.fresh[client], mirror.records[client] = tat, record
     a._shared._unreported[mirror, client] = None
-    a._shared._send_reports()
+    a._shared._reports.send_all()
     await a._shared._script.drain()
     assert (await b.is_allowed("u", SLOW))[0]
     assert await b.reset_client("u") is True
