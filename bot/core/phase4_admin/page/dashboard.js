@@ -17,6 +17,7 @@ let held = []; // states that came meanwhile: their history must not be missed
 let source = null;
 let retry = 0;
 let stale = false;
+let signedOut = false;
 
 function show(state) {
   shown = state;
@@ -51,6 +52,7 @@ function take(state) {
 // How all is, in the page and in its title. Figures that are old say nothing of now.
 
 function judge() {
+  if (signedOut) return;
   stale = newest !== null && performance.now() - heard > 2000 * newest.interval;
   const broken = source?.readyState !== EventSource.OPEN;
   let words;
@@ -103,6 +105,7 @@ async function begin() {
     setTimeout(begin, 3000);
     return;
   }
+  signedOut = !access.granted;
   $("sign-in").hidden = access.granted;
   $("sign-out").hidden = !(access.needed && access.granted);
   if (access.granted) {

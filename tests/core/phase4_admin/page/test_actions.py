@@ -248,7 +248,7 @@ async def test_dead_letters_are_read_replayed_and_dropped(shown, page, opened, e
     await expect(dialog).to_contain_text("There are none.")
     assert await batches.count_dead_letters() == 0
     await page.keyboard.press("Escape")
-    await audited(page, expect, "batch.drop_dead_letters", "3 item(s)")
+    await audited(page, expect, "batch.drop_dead_letters", "3 items")
     assert page.faults == []
 
 

@@ -97,9 +97,14 @@ async def test_nothing_is_cut_off_on_a_phone(shown, browser):
 
 async def test_signing_in_by_form_by_link_and_out(guarded, page, expect):
     url = f"http://127.0.0.1:{guarded.port}/"
+    await page.clock.install()
     await page.goto(url)
     await page.wait_for_selector("#sign-in:not([hidden])")
     assert not await page.is_visible("#figures")
+    await expect(page.locator("#overall")).to_have_text("Not signed in")
+    await expect(page).to_have_title("Sign in · Phase 4")
+    await page.clock.run_for(2_000)  # the page looks at the age of its figures again
+    await expect(page.locator("#overall")).to_have_text("Not signed in")
     await page.fill("#token", "not the token")
     await page.keyboard.press("Enter")
     await expect(page.locator("#sign-in-error")).to_contain_text("not the token")
