@@ -24,7 +24,7 @@ async def poisoned(**options):
     return batches
 
 
-async def test_its_python_shows_and_mends(capsys):
+async def test_its_python_shows_and_repairs(capsys):
     code = "\n".join(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL))
     names = {}
     exec(compile(code, "the runbook", "exec"), names)
@@ -35,14 +35,14 @@ async def test_its_python_shows_and_mends(capsys):
         assert shown[0] == "3 dead letters"
         assert sorted(line.split()[0] for line in shown[1:]) == ["ANOTHER_ID", "ITEM_ID", "third"]
         assert "OSError: the backend is away a" in "".join(shown)
-        await names["mend"]()
+        await names["repair"]()
         assert "replayed=3" in capsys.readouterr().out
     finally:
         await batches.disable()
 
 
 @pytest.mark.server
-async def test_its_shell_shows_and_mends(redis_server):
+async def test_its_shell_shows_and_repairs(redis_server):
     batches = await poisoned(redis_url=redis_server.url, lease=60)
     await batches.disable()
     environment = {"BATCH_REDIS_URL": redis_server.url, "PATH": str(Path(sys.executable).parent)}
