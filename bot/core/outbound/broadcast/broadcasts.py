@@ -116,14 +116,14 @@ class Broadcasts:
                 run = entry.run = Run(plan, kept_in, call, self._clock, self._count, dict(counts))
                 await run.run()
                 kept = kept._replace(finished_at=self._clock.time())
-                await run.stored(partial(kept_in.let_go, kept.finished_at))
+                await run.recorder.stored(partial(kept_in.let_go, kept.finished_at))
             except GeneratorExit:
                 raise  # the event loop was closed under it: the lease ends by itself
             except BaseException:
                 await to_the_end(_let_go(kept_in))
                 raise
             self._finished += 1
-            return self._report(address, kept, name, run.counts, run.invalid)
+            return self._report(address, kept, name, run.recorder.counts, run.invalid)
         finally:
             if self._running.get(key) is entry:
                 del self._running[key]

@@ -26,6 +26,9 @@ INTERVAL = 0.3
 RATE_OVER = 10.0
 """Seconds that the rate is an average of."""
 
+SAID_EACH = 60.0
+"""Seconds between two lines of log about one trouble."""
+
 LINE_EVERY = 30.0
 """Seconds between two lines where standard error is no terminal."""
 
@@ -48,6 +51,22 @@ class Rate:
             seen.popleft()
         at, before = seen[0]
         return (done - before) / (now - at) if now > at else 0.0
+
+
+class Troubles:
+    """What a broadcast waits for or leaves out, in the log; of each kind a line in SAID_EACH seconds."""
+
+    def __init__(self, name: str, now: Callable[[], float]) -> None:
+        self._name = name
+        self._now = now
+        self._said: dict[str, float] = {}
+
+    def say(self, trouble: str, text: str, detail: str) -> None:
+        """``trouble``: the kind; ``text``: what the log says, with a ``%s`` for the detail."""
+        now = self._now()
+        if now - self._said.get(trouble, float("-inf")) >= SAID_EACH:
+            self._said[trouble] = now
+            logger.warning(f"Broadcast %s: {text}", one_line(self._name), one_line(detail))
 
 
 async def tell(on_progress: OnProgress, progress: BroadcastProgress) -> bool:

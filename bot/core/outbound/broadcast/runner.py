@@ -14,9 +14,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-import logging
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from bot.core._shared.backoff import exponential, full_jitter
 from bot.core._shared.clock import Clock
@@ -27,22 +26,18 @@ from bot.core.outbound.broadcast.errors import (
     BroadcastLostError,
     BroadcastStoppedError,
     BroadcastStoreError,
-    StoreAwayError,
 )
 from bot.core.outbound.broadcast.models import BroadcastProgress
 from bot.core.outbound.broadcast.options import BroadcastOptions
 from bot.core.outbound.broadcast.outcomes import Advice, Outcome, verdict_of
-from bot.core.outbound.broadcast.progress import INTERVAL, OnProgress, Rate, tell
+from bot.core.outbound.broadcast.progress import INTERVAL, OnProgress, Rate, Troubles, tell
 from bot.core.outbound.broadcast.recipients import BATCH, batches, chat_of, number_of
+from bot.core.outbound.broadcast.recorder import Recorder
 from bot.core.outbound.broadcast.store import REASON_LENGTH, ChatId, Ended, Store
 from bot.core.outbound.context import current
 from bot.core.outbound.errors import OutboundClosedError, OutboundFullError, OutboundHeldError
 from bot.core.outbound.models import Priority
 from bot.core.outbound.refusals import refusal_of
-
-logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 GRACE = 3.0
 """Seconds that a stop gives what is being sent at that moment."""
@@ -56,9 +51,6 @@ ATTEMPTS = 3
 RETRY_FIRST, RETRY_LONGEST = 1.0, 60.0
 MAX_WAITING = 2_000
 """Recipients that are claimed and not done, at most a batch more: memory is bounded, however many wait."""
-
-SAID_EACH = 60.0
-"""Seconds between two lines of log about one trouble."""
 
 BEATS = 5
 """Signs of life in the time of a lease."""
@@ -105,11 +97,15 @@ class Run:
         self._call = call
         self._clock = clock
         self._counted = counted
-        self.counts = counts
+        self._troubles = Troubles(plan.name, clock.monotonic)
+        self.recorder = Recorder(
+            plan.name, store, clock, self._troubles, counts,
+            stop_after_failures=plan.options.stop_after_failures, written=self._written,
+        )  # fmt: skip
         self.invalid = 0
         self._duplicates = 0
         self._loop = asyncio.get_running_loop()
-        # Claimed and not done. Changed by the feeder (adds) and the recorder (removes).
+        # Claimed and not done. Changed by the feeder (adds) and _written (removes).
         self._active: set[ChatId] = set()
         self._todo: asyncio.Queue[Tried] = asyncio.Queue()
         self._later: dict[Tried, Any] = {}
@@ -117,15 +113,10 @@ class Run:
         self._workers: list[asyncio.Task[Any]] = []
         self._tasks: set[asyncio.Task[Any]] = set()
         self._room = asyncio.Event()
-        self._outcomes: list[tuple[Ended, asyncio.Future[None]]] = []
-        self._dirty = asyncio.Event()
         self._fed = False
         self._stopping = False
         self._finished = self._loop.create_future()
-        # Failures since the last success: perhaps it is the message that is at fault, and not these chats.
-        self._suspects: list[Ended] = []
         self._answers = 0
-        self._said: dict[str, float] = {}
         self._rate = Rate()
 
     # From outside.
@@ -134,7 +125,7 @@ class Run:
         """Until every recipient is done; whatever ends it before, what is done is recorded."""
         helpers = [
             self._start(self._feed(), "feeder"),
-            self._start(self._record(), "recorder"),
+            self._start(self.recorder.run(), "recorder"),
             self._start(self._beat(), "lease"),
         ]
         if self._options.on_progress is not None:
@@ -171,7 +162,7 @@ class Run:
     # Recipients in.
 
     async def _feed(self) -> None:
-        for chat in await self.stored(self._store.unfinished):
+        for chat in await self.recorder.stored(self._store.unfinished):
             self._active.add(chat)
             self._todo.put_nowait(Tried(chat, fresh=False))
         async with contextlib.aclosing(batches(self._plan.recipients)) as reading:  # type: ignore[type-var]
@@ -196,10 +187,10 @@ class Run:
             else:
                 chats[chat] = None
         if not chats:
-            if self.invalid and not self._active and not sum(self.counts.values()):
+            if self.invalid and not self._active and not sum(self.recorder.counts.values()):
                 raise invalid("recipients", batch[0], "chats: ids (int) and @names (str)")
             return
-        claimed = await self.stored(lambda: self._store.claim(list(chats)))
+        claimed = await self.recorder.stored(lambda: self._store.claim(list(chats)))
         for chat in claimed:
             if chat not in self._active:
                 self._active.add(chat)
@@ -207,7 +198,7 @@ class Run:
 
     def _leave_out(self, recipient: object) -> None:
         self.invalid += 1
-        self._say(
+        self._troubles.say(
             "invalid", "recipients that are no chats are left out, such as %s", one_line(repr(recipient))
         )
 
@@ -227,7 +218,8 @@ class Run:
                 self._todo.put_nowait(tried)  # for the stop, which forgets it if nothing was begun
                 raise
             if ended is not None:
-                await self._over(ended)
+                await self.recorder.record(ended)
+                self._look_for_the_end()
 
     async def _try(self, tried: Tried, task: asyncio.Task[Any]) -> Ended | None:
         """Write to one recipient: how it ended, or None if it is to be tried again later."""
@@ -261,30 +253,13 @@ class Run:
         return Ended(chat, Outcome.SENT)
 
     def _judge(self, tried: Tried, error: BaseException) -> Ended | None:
-        if isinstance(error, OutboundClosedError):
-            if not self._stopping:
-                self.stop(error)
-            self._again(tried, RETRY_FIRST)
-            return None
-        if isinstance(error, OutboundFullError):
-            self._again(tried, RETRY_FIRST)
-            return None
-        if isinstance(error, OutboundHeldError) and error.chat is None:
-            self._say("held", "Telegram holds all chats; the broadcast waits (%s)", one_line(error))
-            self._again(tried, error.retry_after)
+        if self._is_no_attempt(tried, error):
             return None
         refusal = refusal_of(error)
-        held = isinstance(error, OutboundHeldError)
-        if held or refusal is not None:
-            seconds = error.retry_after if isinstance(error, OutboundHeldError) else 0.0
-            repeatable = True
-            if refusal is not None:
-                seconds, repeatable = refusal.seconds, refusal.repeatable
-            tried.attempts += 1
-            if repeatable and tried.attempts < ATTEMPTS:
-                self._again(tried, seconds)
-                return None
-            return self._ended_by(tried, Outcome.FAILED, error)
+        if refusal is not None:
+            return self._refused(tried, error, refusal.seconds, repeatable=refusal.repeatable)
+        if isinstance(error, OutboundHeldError):
+            return self._refused(tried, error, error.retry_after, repeatable=True)
         advice, outcome = verdict_of(error)
         if advice is Advice.STOP:
             stopped = BroadcastStoppedError(self._plan.name, f"nobody can be written to ({one_line(error)})")
@@ -296,7 +271,7 @@ class Run:
             self._answers += 1
             return self._ended_by(tried, outcome, error)
         if advice is Advice.NETWORK:
-            self._say(
+            self._troubles.say(
                 "network", "Telegram cannot be reached; the broadcast tries again (%s)", one_line(error)
             )
             # While nobody gets an answer it is not this recipient's fault, however often.
@@ -309,6 +284,30 @@ class Run:
             tried.delays += 1
             longest = exponential(tried.delays, RETRY_FIRST, RETRY_LONGEST)
             self._again(tried, longest / 2 + full_jitter(tried.delays, RETRY_FIRST, RETRY_LONGEST) / 2)
+            return None
+        return self._ended_by(tried, Outcome.FAILED, error)
+
+    def _is_no_attempt(self, tried: Tried, error: BaseException) -> bool:
+        """Whether nobody could have been written to at that moment; it is tried again then."""
+        seconds = RETRY_FIRST
+        if isinstance(error, OutboundClosedError):
+            if not self._stopping:
+                self.stop(error)
+        elif isinstance(error, OutboundHeldError) and error.chat is None:
+            self._troubles.say("held", "Telegram holds all chats; the broadcast waits (%s)", one_line(error))
+            seconds = error.retry_after
+        elif not isinstance(error, OutboundFullError):
+            return False
+        self._again(tried, seconds)
+        return True
+
+    def _refused(
+        self, tried: Tried, error: BaseException, seconds: float, *, repeatable: bool
+    ) -> Ended | None:
+        """Telegram, or the hold that it imposed before, wants this recipient's message later."""
+        tried.attempts += 1
+        if repeatable and tried.attempts < ATTEMPTS:
+            self._again(tried, seconds)
             return None
         return self._ended_by(tried, Outcome.FAILED, error)
 
@@ -326,56 +325,10 @@ class Run:
 
     # What became of them.
 
-    async def _over(self, ended: Ended) -> None:
-        """Have it recorded; returns when it is."""
-        if ended.outcome is Outcome.FAILED:
-            self._suspects.append(ended)
-            limit = self._options.stop_after_failures
-            if limit is not None and len(self._suspects) >= limit:
-                raise BroadcastStoppedError(
-                    self._plan.name, f"{limit} recipients in a row failed, the last with {ended.reason}"
-                )
-            if limit is None:
-                await self._confirm()
-            self._look_for_the_end()
-            return
-        if ended.outcome is Outcome.SENT and self._suspects:
-            await self._confirm()
-        await self._enqueue(ended)
-
-    async def _confirm(self) -> None:
-        """The suspects failed by themselves."""
-        suspects, self._suspects = self._suspects, []
-        for suspect in suspects[:-1]:
-            self._enqueue(suspect)
-        await self._enqueue(suspects[-1])
-
-    def _enqueue(self, ended: Ended) -> asyncio.Future[None]:
-        future = self._loop.create_future()
-        self._outcomes.append((ended, future))
-        self._dirty.set()
-        return future
-
-    async def _record(self) -> None:
-        """Write outcomes down: all that have come while the ones before were written."""
-        while True:
-            await self._dirty.wait()
-            self._dirty.clear()
-            await self.stored(self._write)
-
-    async def _write(self) -> None:
-        taken = self._outcomes[:]
-        if not taken:
-            return
-        await self._store.record([ended for ended, _ in taken])
-        # Not taken off before: if this is cancelled they are written again, which changes nothing.
-        del self._outcomes[: len(taken)]
-        for ended, future in taken:
-            self.counts[ended.outcome] = self.counts.get(ended.outcome, 0) + 1
+    def _written(self, outcomes: list[Ended]) -> None:
+        for ended in outcomes:
             self._counted(ended.outcome)
             self._active.discard(ended.chat)
-            if not future.done():
-                future.set_result(None)
         self._room.set()
         self._look_for_the_end()
 
@@ -384,39 +337,19 @@ class Run:
             return
         if not self._active:
             self._finished.set_result(None)
-        elif self._suspects and len(self._active) == len(self._suspects):
-            # Nobody else is left to tell whether it was the message: it was they.
-            suspects, self._suspects = self._suspects, []
-            for suspect in suspects:
-                self._enqueue(suspect)
-
-    async def stored(self, action: Callable[[], Awaitable[T]]) -> T:
-        """The store's answer, however long it is away."""
-        tries = 0
-        while True:
-            try:
-                answer = await action()
-            except StoreAwayError as error:
-                tries += 1
-                self._say("store", "the broadcast waits for its store (%s)", one_line(error))
-                await self._clock.sleep(exponential(tries, 0.1, 2.0))
-                continue
-            if self._store.data_was_lost:
-                self._say("lost", "its store has lost what it kept%s", "; if the broadcast is interrupted "
-                          "now, those that were written to before are written to again")  # fmt: skip
-                self._store.data_was_lost = False
-            return answer
+        else:
+            self.recorder.only_suspects_left(len(self._active))
 
     async def _beat(self) -> None:
         while True:
             await self._clock.sleep(self._options.lease / BEATS)
-            await self.stored(self._store.beat)
+            await self.recorder.stored(self._store.beat)
 
     # What it says.
 
     def progress(self, *, running: bool = True) -> BroadcastProgress:
         """Where it stands."""
-        counts = self.counts
+        counts = self.recorder.counts
         done = sum(counts.values())
         total = self._options.total
         if total is None:
@@ -445,12 +378,6 @@ class Run:
             await tell(on_progress, self.progress())
             await self._clock.sleep(INTERVAL)
 
-    def _say(self, trouble: str, text: str, detail: str) -> None:
-        now = self._clock.monotonic()
-        if now - self._said.get(trouble, float("-inf")) >= SAID_EACH:
-            self._said[trouble] = now
-            logger.warning(f"Broadcast %s: {text}", one_line(self._plan.name), one_line(detail))
-
     # The end.
 
     async def _wind_down(self, helpers: list[asyncio.Task[Any]]) -> None:
@@ -473,7 +400,7 @@ class Run:
         # A recorder that was cancelled within a write has left it, to be written again.
         with contextlib.suppress(BroadcastStoreError, BroadcastLostError, TimeoutError):
             async with asyncio.timeout(STORE_GRACE):
-                await self._write()
+                await self.recorder.write()
                 unbegun = [tried.chat for tried in self._unbegun() if tried.fresh]
                 if unbegun:
                     await self._store.release(unbegun)
