@@ -13,7 +13,7 @@ let newest = null; // the last that came; another than the one shown only while 
 let heard = 0; // when it came, by a clock that nobody sets
 let asked = 0; // when the stream was asked for
 let paused = null; // since when, Unix time
-let held = []; // states that came meanwhile: their history must not be missed
+let held = []; // what came meanwhile: its history must not be missed
 let source = null;
 let retry = 0;
 let stale = false;
@@ -40,7 +40,7 @@ function take(state) {
   heard = performance.now();
   retry = 0;
   if (paused !== null) {
-    held.push(state);
+    held.push({ time: state.time, interval: state.interval, history: state.history });
     if (held.length > 300) held.shift();
   } else {
     series.remember(state);
@@ -146,7 +146,7 @@ $("pause").addEventListener("click", () => {
     paused = shown?.time ?? Date.now() / 1000;
   } else {
     paused = null;
-    for (const state of held) series.remember(state);
+    for (const each of held) series.remember(each);
     held = [];
     if (newest) show(newest);
   }

@@ -73,7 +73,9 @@ async def page(new_page):
 
 @pytest.fixture
 def expect():
-    return pytest.importorskip("playwright.async_api").expect
+    made = pytest.importorskip("playwright.async_api").expect
+    made.set_options(timeout=30_000)  # of a state that comes; on a loaded machine it may take its time
+    return made
 
 
 @contextlib.asynccontextmanager
@@ -128,7 +130,7 @@ def opened(page, expect):
 
     async def open_(shown, on=page):
         await on.goto(shown.url)
-        await expect(on.locator("#figures")).to_be_visible(timeout=20_000)
+        await expect(on.locator("#figures")).to_be_visible()
         return on
 
     return open_
