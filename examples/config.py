@@ -5,10 +5,10 @@ from typing import Any
 
 BOT_TOKEN = os.environ.get("BOT_TOKEN", "")
 ADMINS = [int(one) for one in os.environ.get("ADMINS", "").split(",") if one]
-# Another server than Telegram's: a local Bot API server, or that of a test.
+# A server in place of Telegram's: a local Bot API server, or a test server.
 TELEGRAM_API_URL = os.environ.get("TELEGRAM_API_URL", "https://api.telegram.org")
 
-# Flood control of what is sent, and a limit on what each user sends.
+# Flood control for the bot's messages, and a limit on the messages of each user.
 PHASE4: dict[str, Any] = {
     "ENABLE_OUTBOUND": True,
     "ENABLE_RATE_LIMITER": True,
