@@ -12,6 +12,7 @@ from bot.core.outbound.keys import Key
 from bot.core.outbound.models import Chat, Kind, Priority, is_private
 from bot.core.outbound.penalties import Slowdown
 from bot.core.outbound.rates import Rates
+from bot.core.outbound.reservations import Reservation
 
 _SEND, _EDIT, _TYPING, _OTHER = Kind.SEND, Kind.EDIT, Kind.TYPING, Kind.OTHER
 _ANSWER = Priority.ANSWER
@@ -76,7 +77,7 @@ class Entry:
         # waited too long. Changed by the scheduler.
         self.answers = self.starved = False
         # Its place in windows that instances share. Changed by the shared budget.
-        self.reservation: Any = None
+        self.reservation: Reservation | None = None
         # While it waits or is in flight. Changed by the scheduler.
         self.lane: Lane | None = None
 

@@ -9,11 +9,10 @@ import struct
 from collections import deque
 from collections.abc import Iterator
 from enum import IntEnum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from bot.core._shared.errors import invalid
 from bot.core.outbound.gates import Gate
-from bot.core.outbound.lanes import Entry
 from bot.core.outbound.models import Chat, Kind, is_private
 from bot.core.outbound.rates import Rates
 
@@ -85,24 +84,41 @@ def _key(tag: bytes, kind: bytes, chat: Chat) -> bytes:
     return b"%b:%b:%b" % (tag, kind, name)
 
 
+class Asking(Protocol):
+    """What a reservation has to know of the request that asks for it: an Entry of ``lanes``."""
+
+    @property
+    def kind(self) -> Kind: ...
+    @property
+    def chat(self) -> Chat: ...
+    @property
+    def cost(self) -> int: ...
+    @property
+    def gate(self) -> Gate: ...
+    @property
+    def answers(self) -> bool: ...
+    @property
+    def starved(self) -> bool: ...
+
+
 class Reservation:
     """A request's place in the windows that all instances share."""
 
     __slots__ = ("cost", "flags", "gate", "id", "interval", "key", "longest", "most", "reserved_at",
                  "windows")  # fmt: skip
 
-    def __init__(self, tag: bytes, number: bytes, entry: Entry, rates: Rates, now: float) -> None:
+    def __init__(self, tag: bytes, number: bytes, request: Asking, rates: Rates, now: float) -> None:
         self.id = number
         self.reserved_at = now
-        self.cost = float(entry.cost)
+        self.cost = float(request.cost)
         self.windows: tuple[tuple[int, float], ...] = ()
         self.interval = 0.0
         kind, mode = b"n", 0
-        chat = entry.chat
-        if entry.kind is Kind.TYPING:
+        chat = request.chat
+        if request.kind is Kind.TYPING:
             kind, mode, self.windows = b"t", _UNSCALED, tuple(rates.typing)
-        elif entry.kind in (Kind.SEND, Kind.EDIT) and chat is not None:
-            separate = entry.kind is Kind.EDIT and not rates.shared_edits
+        elif request.kind in (Kind.SEND, Kind.EDIT) and chat is not None:
+            separate = request.kind is Kind.EDIT and not rates.shared_edits
             if is_private(chat):
                 kind, mode, self.interval = b"f" if separate else b"b", _BUCKET, rates.interval
             else:
@@ -113,13 +129,13 @@ class Reservation:
         self.longest = max((length for _, length in self.windows), default=0.0)
         if self.windows:
             # What costs more than the windows allow leaves alone; it need not be counted more often.
-            self.cost = float(min(entry.cost, max(most for most, _ in self.windows)))
-        gate = entry.gate
+            self.cost = float(min(request.cost, max(most for most, _ in self.windows)))
+        gate = request.gate
         self.gate = rates.paid if gate is Gate.PAID else rates.bulk
         # Within how many of the gate it leaves. (Nobody asks for an answer in bulk.)
         self.most = (rates.bulk_of_others if gate is Gate.BULK else self.gate)[0]
-        passing = {Gate.NONE: 0, Gate.BULK: 2 if entry.answers else 1, Gate.PAID: 3}[gate]
-        self.flags = mode + 4 * passing + (16 if entry.starved else 0)
+        passing = {Gate.NONE: 0, Gate.BULK: 2 if request.answers else 1, Gate.PAID: 3}[gate]
+        self.flags = mode + 4 * passing + (16 if request.starved else 0)
 
     def admit(self, rates: Rates, debt: float, epoch: float) -> bytes:
         """Ask for the place. ``debt``: in how many seconds the chat's bucket is full here."""

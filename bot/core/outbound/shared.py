@@ -173,13 +173,13 @@ class SharedBudget:
 
     def left(self, entry: Entry) -> None:
         """It leaves this moment."""
-        reservation: Reservation | None = entry.reservation
+        reservation = entry.reservation
         if reservation is not None and reservation.counts_in_gate:
             self._send(reservation.key, reservation.left())
 
     def ended(self, entry: Entry) -> None:
         """Its answer came, or nobody waits for it any more: it counts."""
-        reservation: Reservation | None = entry.reservation
+        reservation = entry.reservation
         entry.reservation = None
         if reservation is None:
             return
@@ -188,7 +188,7 @@ class SharedBudget:
 
     def given_back(self, entry: Entry) -> None:
         """It has not left after all, or was refused: it does not count."""
-        reservation: Reservation | None = entry.reservation
+        reservation = entry.reservation
         entry.reservation = None
         if reservation is not None:
             self._own.given_back(reservation)
