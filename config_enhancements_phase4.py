@@ -1,8 +1,8 @@
-"""Phase 4 settings of this bot. Every setting is listed; a commented one has the default shown.
+"""Phase 4 settings of this bot. All settings are listed; a commented line shows the default.
 
-The environment variable of the same name wins over this file, and the dict given to
-``initialize_phase4_services`` over both; this file wins over the bot's ``config.py`` and
-``config/main_config.py``. On is the minimal profile: optimizer and limiter.
+Environment variables of the same name win over this file, and the dict given to
+``initialize_phase4_services`` wins over both. This file wins over the bot's ``config.py`` and
+``config/main_config.py``. The minimal profile is on: query optimizer and rate limiter.
 """
 
 # Services
@@ -19,7 +19,7 @@ ENABLE_RATE_LIMITER = True
 ENABLE_BATCH_PROCESSOR = False
 # switch the load balancer on (True or False)
 ENABLE_LOAD_BALANCER = False
-# switch flood control of what is sent to Telegram on (True or False)
+# switch flood control for messages to Telegram on (True or False)
 ENABLE_OUTBOUND = False
 
 # Query optimizer
@@ -32,32 +32,31 @@ ENABLE_OUTBOUND = False
 # QUERY_OPTIMIZER_CACHE_MAX_ENTRIES = 10000
 # an execution that takes this many seconds or more counts as slow (a number > 0 and <= 31_536_000)
 # QUERY_OPTIMIZER_SLOW_QUERY_THRESHOLD = 1
-# seconds after which a read that callers share is given up; 0: never (a number >= 0 and <= 31_536_000)
+# seconds after which a shared read is given up; 0: never (a number >= 0 and <= 31_536_000)
 # QUERY_OPTIMIZER_QUERY_TIMEOUT = 120
-# watch for the N+1 query pattern (True or False)
+# detect N+1 queries (True or False)
 # QUERY_OPTIMIZER_DETECT_N_PLUS_ONE = True
-# SQL dialect of analysed queries; empty: generic (one of '', 'postgres', 'mysql', 'sqlite')
+# SQL dialect of the queries; empty: generic (one of '', 'postgres', 'mysql', 'sqlite')
 # QUERY_OPTIMIZER_DIALECT = ""
-# how many different values of one query in a request are an N+1 pattern (a whole number >= 2 and <=
-# 10_000)
+# executions of one query with different values, in one request, that count as N+1 (a whole number >= 2
+# and <= 10_000)
 # QUERY_OPTIMIZER_N_PLUS_ONE_THRESHOLD = 10
-# seconds within which those queries must run (a number > 0 and <= 31_536_000)
+# seconds within which these executions must happen (a number > 0 and <= 31_536_000)
 # QUERY_OPTIMIZER_N_PLUS_ONE_WINDOW = 2
-# views: name -> tables whose writes change it (a dict)
+# views: name -> tables that it reads (a dict)
 # QUERY_OPTIMIZER_VIEWS = {}
-# table -> tables that a write to it changes too, by trigger, foreign key or partition (a dict)
+# table -> tables that a write to it also changes (trigger, foreign key, partition) (a dict)
 # QUERY_OPTIMIZER_CASCADES = {}
-# the database's own functions that change nothing and depend on their arguments alone (a list)
+# your database functions that change nothing and depend only on their arguments (a list)
 # QUERY_OPTIMIZER_PURE_FUNCTIONS = []
-# name of the pool in DATABASE_POOLS that explains analysed SELECTs; empty: none (a string)
+# name of a pool in DATABASE_POOLS that runs EXPLAIN for advice; empty: none (a string)
 # QUERY_OPTIMIZER_EXPLAIN_POOL = ""
-# the longest that the analysis of a new query waits for its plan, in seconds (a number > 0 and <=
-# 31_536_000)
+# seconds that the analysis of a new query waits for its plan (a number > 0 and <= 31_536_000)
 # QUERY_OPTIMIZER_EXPLAIN_TIMEOUT = 2
-# the most fields from the root of a GraphQL operation down (a whole number >= 1 and <= 1_000)
+# the greatest depth of a GraphQL operation, in fields (a whole number >= 1 and <= 1_000)
 # QUERY_OPTIMIZER_GRAPHQL_MAX_DEPTH = 50
-# the most fields that a GraphQL operation may ask for, lists counted by their page size (a whole number
-# >= 1 and <= 100_000_000)
+# the most fields in a GraphQL operation, each multiplied by its page sizes (a whole number >= 1 and <=
+# 100_000_000)
 # QUERY_OPTIMIZER_GRAPHQL_MAX_COMPLEXITY = 10000
 
 # Cache manager
@@ -66,19 +65,19 @@ ENABLE_OUTBOUND = False
 # CACHE_L1_MAX_SIZE_MB = 100
 # the most entries in the first tier (a whole number >= 1 and <= 100_000_000)
 # CACHE_L1_MAX_ENTRIES = 10000
-# how a full first tier chooses which entry it evicts (one of 's3fifo', 'lru')
+# eviction policy of a full first tier (one of 's3fifo', 'lru')
 # CACHE_EVICTION_POLICY = "s3fifo"
-# seconds an entry lives when no ttl is given (a number > 0 and <= 31_536_000)
+# TTL in seconds of an entry without its own (a number > 0 and <= 31_536_000)
 # CACHE_DEFAULT_TTL = 300
-# seconds a load may take; 0: any time (a number >= 0 and <= 31_536_000)
+# seconds a load may take; 0: no limit (a number >= 0 and <= 31_536_000)
 # CACHE_LOAD_TIMEOUT = 120
 # compress large values in Redis (True or False)
 # CACHE_COMPRESSION_ENABLED = True
-# Redis of the second tier, also redis+cluster://; empty: first tier only (a string)
+# Redis URL of the second tier, also redis+cluster://; empty: first tier only (a string)
 # CACHE_L2_REDIS_URL = ""
 # refresh warmed keys in the background (True or False)
 # ENABLE_CACHE_WARMING = False
-# seconds between refreshes of a warmed key when none is given (a number > 0 and <= 31_536_000)
+# seconds between refreshes of a warmed key without its own interval (a number > 0 and <= 31_536_000)
 # CACHE_WARMING_INTERVAL = 600
 
 # Connection pools
@@ -93,28 +92,27 @@ ENABLE_OUTBOUND = False
 # POOL_IDLE_TIMEOUT = 600
 # seconds after which a connection is replaced (a number > 0 and <= 31_536_000)
 # POOL_MAX_LIFETIME = 3600
-# the longest that opening a connection takes, in seconds (a number > 0 and <= 31_536_000)
+# seconds that opening a connection may take (a number > 0 and <= 31_536_000)
 # POOL_CONNECT_TIMEOUT = 10
-# seconds of quiet after which an idle connection is pinged (a number > 0 and <= 31_536_000)
+# seconds between pings of an idle connection (a number > 0 and <= 31_536_000)
 # POOL_KEEPALIVE_INTERVAL = 120
 # seconds after which a connection on loan is reported as leaked; 0: never (a number >= 0 and <=
 # 31_536_000)
 # POOL_LEAK_THRESHOLD = 60
-# seconds after which a call on a connection has failed, as on a silent one; 0: never (a number >= 0 and
-# <= 31_536_000)
+# seconds after which a call without an answer has failed; 0: never (a number >= 0 and <= 31_536_000)
 # POOL_QUERY_TIMEOUT = 60
-# MongoDB of pools that name no url (a string)
+# MongoDB URL of pools without their own (a string)
 # MONGODB_URL = ""
-# postgresql://, mysql:// or sqlite:// database of pools that name no url (a string)
+# postgresql://, mysql:// or sqlite:// URL of pools without their own (a string)
 # DATABASE_URL = ""
-# Redis of pools that name no url, and of the cache's second tier (a string)
+# Redis URL of pools without their own, and of the cache's second tier (a string)
 # REDIS_URL = ""
 # pools created at startup: name -> {backend, url, min_size, max_size, options} (a dict)
 # DATABASE_POOLS = {}
 
 # Rate limiter
 
-# requests per second of a client (a number >= 0.000000001 and <= 1_000_000_000_000)
+# requests per second of each client (a number >= 0.000000001 and <= 1_000_000_000_000)
 # RATE_LIMIT_DEFAULT_RPS = 10
 # requests a client may make at once (a whole number >= 1 and <= 1_000_000_000)
 # RATE_LIMIT_BURST_SIZE = 50
@@ -122,15 +120,15 @@ ENABLE_OUTBOUND = False
 # RATE_LIMITS = {}
 # make clients that retry too early, again and again, wait longer (True or False)
 # RATE_LIMIT_BACKOFF = True
-# seconds since its first refusal in which a client cannot retry too early (a number >= 0 and <=
-# 31_536_000)
+# seconds after its first refusal in which no retry of a client counts as too early (a number >= 0 and
+# <= 31_536_000)
 # RATE_LIMIT_BACKOFF_GRACE = 1
-# seconds a client waits that retried too early; doubled each time (a number >= 0.000001 and <=
-# 31_536_000)
+# first wait, in seconds, of a client that retries too early; doubled each time (a number >= 0.000001
+# and <= 31_536_000)
 # RATE_LIMIT_BACKOFF_BASE = 2
-# the longest such a wait grows to, in seconds (a number >= 0.000001 and <= 31_536_000)
+# the longest such wait, in seconds (a number >= 0.000001 and <= 31_536_000)
 # RATE_LIMIT_BACKOFF_MAX = 3600
-# Redis that shares limits between instances; empty: local (a string)
+# Redis URL for limits that instances share; empty: not shared (a string)
 # RATE_LIMIT_REDIS_URL = ""
 
 # Batch processor
@@ -141,21 +139,20 @@ ENABLE_OUTBOUND = False
 # BATCH_TIMEOUT = 5
 # batches handled at once (a whole number >= 1 and <= 10_000)
 # BATCH_MAX_CONCURRENT = 10
-# the most items that have not ended (a whole number >= 1 and <= 100_000_000)
+# the most unfinished items (a whole number >= 1 and <= 100_000_000)
 # BATCH_MAX_PENDING = 10000
-# seconds a handler may take for a batch; 0: any time (a number >= 0 and <= 31_536_000)
+# seconds a handler may take for a batch; 0: no limit (a number >= 0 and <= 31_536_000)
 # BATCH_HANDLER_TIMEOUT = 21600
-# how often a batch is retried whose handler failed (a whole number >= 0 and <= 1_000)
+# how often a failed batch is retried (a whole number >= 0 and <= 1_000)
 # BATCH_MAX_RETRIES = 3
 # the longest wait before the first retry, in seconds; doubled for each one after (a number > 0 and <=
 # 31_536_000)
 # BATCH_RETRY_BASE = 0.5
 # the longest wait before any retry, in seconds (a number > 0 and <= 31_536_000)
 # BATCH_RETRY_MAX = 30
-# halve a batch that has no tries left until only the items that make it fail are given up (True or
-# False)
+# after the last retry, halve a failed batch until only the failing items are given up (True or False)
 # BATCH_ISOLATE_FAILURES = False
-# search for the batch size at which an item takes the handler the least time (True or False)
+# search for the batch size with the shortest handler time per item (True or False)
 # BATCH_ADAPTIVE = False
 # seconds a stop waits for items to be handled (a number >= 0 and <= 31_536_000)
 # BATCH_DRAIN_TIMEOUT = 10
@@ -163,17 +160,17 @@ ENABLE_OUTBOUND = False
 # BATCH_RESULT_TTL = 300
 # the most results that are kept in memory (a whole number >= 1 and <= 100_000_000)
 # BATCH_MAX_RESULTS = 10000
-# the most items given up that are kept (a whole number >= 1 and <= 100_000_000)
+# the most dead letters that are kept (a whole number >= 1 and <= 100_000_000)
 # BATCH_MAX_DEAD_LETTERS = 10000
-# Redis that keeps items until they have ended, for all instances; empty: in memory (a string)
+# Redis URL for durable items that instances share; empty: items in memory (a string)
 # BATCH_REDIS_URL = ""
 # the queue in that Redis; instances with the same name share the work (1 to 100 letters, digits and _ .
 # : -)
 # BATCH_QUEUE_NAME = "default"
-# seconds after which other instances take over the items of a silent one (a number > 0 and <=
+# seconds after which others take over the items of an instance that stopped (a number > 0 and <=
 # 31_536_000)
 # BATCH_LEASE = 30
-# how many instances may end while they have an item before it is given up (a whole number >= 1 and <=
+# deliveries after which an item that crashes its process is given up (a whole number >= 1 and <=
 # 1_000_000)
 # BATCH_MAX_DELIVERIES = 5
 # the most bytes of an item, or of a result, in Redis (a whole number >= 100 and <= 67_108_864)
@@ -185,48 +182,49 @@ ENABLE_OUTBOUND = False
 # LOAD_BALANCER_CHECK_INTERVAL = 10
 # seconds a health check may take (a number > 0 and <= 31_536_000)
 # LOAD_BALANCER_CHECK_TIMEOUT = 2
-# path that answers a health check with 2xx, such as /health; empty: a TCP connect (a path that begins
-# with / and has no spaces, or an empty string)
+# path that answers a health check with 2xx, such as /health; empty: TCP only (a path that begins with /
+# and has no spaces, or an empty string)
 # LOAD_BALANCER_CHECK_PATH = ""
-# failed checks in a row that take an instance out (a whole number >= 1 and <= 1_000)
+# failed checks in a row after which an instance is unhealthy (a whole number >= 1 and <= 1_000)
 # LOAD_BALANCER_FAILURE_THRESHOLD = 3
-# good checks in a row that bring an instance back (a whole number >= 1 and <= 1_000)
+# successful checks in a row after which an instance is healthy again (a whole number >= 1 and <= 1_000)
 # LOAD_BALANCER_RECOVERY_THRESHOLD = 5
 # seconds one instance may take to answer a request (a number > 0 and <= 31_536_000)
 # LOAD_BALANCER_REQUEST_TIMEOUT = 30
-# seconds a request may take in all, failovers included (a number > 0 and <= 31_536_000)
+# seconds a request may take in total, with all failovers (a number > 0 and <= 31_536_000)
 # LOAD_BALANCER_TOTAL_TIMEOUT = 60
 # the most requests in progress at one instance; 0: no limit (a whole number >= 0 and <= 1_000_000)
 # LOAD_BALANCER_MAX_CONCURRENT = 0
 # failovers allowed, in percent of the requests of the last 10 to 20 seconds (a number >= 0 and <= 100)
 # LOAD_BALANCER_RETRY_BUDGET_PERCENT = 20
-# failovers per second allowed besides that share (a number >= 0 and <= 1_000_000)
+# failovers per second that are allowed in addition (a number >= 0 and <= 1_000_000)
 # LOAD_BALANCER_RETRY_BUDGET_MIN_PER_SECOND = 10
-# failed requests in a row that eject an instance (a whole number >= 1 and <= 100_000)
+# failed requests in a row after which an instance is ejected (a whole number >= 1 and <= 100_000)
 # LOAD_BALANCER_OUTLIER_FAILURES = 5
-# percent of failed requests that ejects an instance, if at least twice the others' (a number > 0 and <=
+# percent of failed requests that ejects an instance, if twice the others' share (a number > 0 and <=
 # 100)
 # LOAD_BALANCER_OUTLIER_FAILURE_PERCENT = 30
-# requests an instance must have had for that percentage (a whole number >= 1 and <= 1_000_000)
+# the fewest requests in the window for that percentage to count (a whole number >= 1 and <= 1_000_000)
 # LOAD_BALANCER_OUTLIER_MIN_REQUESTS = 20
-# seconds of requests that the percentage is taken from: at least these, at most twice as many (a number
-# > 0 and <= 31_536_000)
+# window for that percentage: at least this many seconds, at most twice as many (a number > 0 and <=
+# 31_536_000)
 # LOAD_BALANCER_OUTLIER_WINDOW = 10
-# seconds of the first ejection; each further one is twice as long (a number > 0 and <= 31_536_000)
+# duration of the first ejection in seconds; each further one is twice as long (a number > 0 and <=
+# 31_536_000)
 # LOAD_BALANCER_EJECTION_TIME = 30
 # the longest ejection, in seconds (a number > 0 and <= 31_536_000)
 # LOAD_BALANCER_EJECTION_MAX_TIME = 300
-# the most instances ejected at a time, in percent; one may always be, all of them never (a number >= 0
-# and <= 100)
+# the most instances ejected at a time, in percent; always at least one, never all (a number >= 0 and <=
+# 100)
 # LOAD_BALANCER_MAX_EJECTED_PERCENT = 50
-# percent of healthy instances below which requests go to all of them (a number >= 0 and <= 100)
+# percent of healthy instances below which requests go to all instances (a number >= 0 and <= 100)
 # LOAD_BALANCER_PANIC_PERCENT = 30
-# seconds in which an instance that is back grows to its full share of requests; 0: at once (a number >=
-# 0 and <= 31_536_000)
+# seconds until a recovered instance gets its full share of requests; 0: at once (a number >= 0 and <=
+# 31_536_000)
 # LOAD_BALANCER_SLOW_START = 10
-# send an idempotent request to a second instance when it takes longer than 95 % do (True or False)
+# send an idempotent request to a second instance too if it is slower than 95 % of all (True or False)
 # LOAD_BALANCER_HEDGING = False
-# how an instance is chosen (one of 'round_robin', 'least_connections', 'weighted',
+# how an instance is selected (one of 'round_robin', 'least_connections', 'weighted',
 # 'weighted_round_robin', 'random', 'least_loaded')
 # LOAD_BALANCER_STRATEGY = "round_robin"
 # instances added at startup: [{id, address, port, weight, scheme}] (a list)
@@ -234,9 +232,9 @@ ENABLE_OUTBOUND = False
 
 # Outbound
 
-# messages in a group or channel within its window (a whole number >= 1 and <= 100_000)
+# messages to a group or channel within its window (a whole number >= 1 and <= 100_000)
 # OUTBOUND_GROUP_LIMIT = 20
-# seconds of a group's window (a number >= 0.001 and <= 86_400)
+# window of a group or channel in seconds (a number >= 0.001 and <= 86_400)
 # OUTBOUND_GROUP_WINDOW = 60
 # messages per second in a private chat after its burst (a number >= 0.001 and <= 1_000)
 # OUTBOUND_CHAT_RATE = 1
@@ -244,44 +242,42 @@ ENABLE_OUTBOUND = False
 # OUTBOUND_CHAT_BURST = 3
 # messages to all chats within a second; answers do not wait (a whole number >= 1 and <= 100_000)
 # OUTBOUND_BULK_LIMIT = 30
-# messages of OUTBOUND_BULK_LIMIT that are kept for answers; None: a tenth of them (a whole number >= 0
-# and <= 100_000 or None)
+# messages of OUTBOUND_BULK_LIMIT that are reserved for answers; None: a tenth of them (a whole number
+# >= 0 and <= 100_000 or None)
 # OUTBOUND_BULK_RESERVE = None
 # paid broadcasts to all chats within a second (a whole number >= 1 and <= 100_000)
 # OUTBOUND_PAID_LIMIT = 1000
-# chat actions in a chat: a list of [number, seconds], which hold all at once (a list)
+# limits of chat actions in a chat: a list of [number, seconds]; all of them apply (a list)
 # OUTBOUND_TYPING_LIMITS = ((20, 5.0), (40, 30.0))
-# leave out an edit when this process is sure that the message shows that content already (True or
-# False)
+# do not send an edit if it is certain that it would not change the message (True or False)
 # OUTBOUND_SKIP_EQUAL_EDITS = True
-# whether edits count with their chat's messages or have the same limits for themselves (one of
+# whether edits share their chat's message limits or have separate ones of the same size (one of
 # 'shared', 'separate')
 # OUTBOUND_EDITS = "shared"
-# Redis through which instances of one bot keep the limits together; empty: each its own (a string)
+# Redis URL for limits that the instances of one bot share; empty: not shared (a string)
 # OUTBOUND_REDIS_URL = ""
-# the bot's id; instances with the same one share a budget in OUTBOUND_REDIS_URL (a string)
+# the bot's id; instances with the same id share a budget in OUTBOUND_REDIS_URL (a string)
 # OUTBOUND_BOT_ID = "default"
-# the most requests that wait; a tenth more for answers (a whole number >= 1 and <= 100_000_000)
+# the most waiting requests; a tenth more for answers (a whole number >= 1 and <= 100_000_000)
 # OUTBOUND_MAX_PENDING = 10000
-# the most requests sent at once; a tenth is kept for answers (a whole number >= 1 and <= 1_000_000)
+# the most requests in flight; a tenth is reserved for answers (a whole number >= 1 and <= 1_000_000)
 # OUTBOUND_MAX_IN_FLIGHT = 100
-# the longest penalty that is waited for, in seconds; a longer one raises at once (a number >= 0 and <=
-# 31_536_000)
+# the longest flood wait to wait for, in seconds; a longer one raises an error at once (a number >= 0
+# and <= 31_536_000)
 # OUTBOUND_MAX_WAIT = 600
-# seconds a stop waits for requests that wait (a number >= 0 and <= 31_536_000)
+# seconds in which a stop still sends waiting requests (a number >= 0 and <= 31_536_000)
 # OUTBOUND_DRAIN_TIMEOUT = 10
-# progress of broadcasts: an SQLite file (made by the first one) or a Redis; "": in memory (a string)
+# where the progress of broadcasts is kept: an SQLite file, or a Redis URL; "": memory (a string)
 # OUTBOUND_BROADCAST_STORE = "broadcasts.sqlite3"
 
 # Dashboard
 
-# port of the dashboard, /health and /metrics; 0: they are not served (a whole number >= 0 and <=
-# 65_535)
+# port of the dashboard, /health and /metrics; 0: not served (a whole number >= 0 and <= 65_535)
 # PHASE4_DASHBOARD_PORT = 0
-# address it is served on; one that other machines reach needs the token (an address such as 127.0.0.1,
+# address to listen on; one that other machines can reach needs the token (an address such as 127.0.0.1,
 # 0.0.0.0 or ::)
 # PHASE4_DASHBOARD_HOST = "127.0.0.1"
-# what the dashboard and /metrics ask for, at least 16 characters; empty: this machine only (a string)
+# token for the dashboard and /metrics, at least 16 characters; empty: this machine only (a string)
 # PHASE4_DASHBOARD_TOKEN = ""
-# what the dashboard calls this bot; empty: the folder that it runs in (a string)
+# name of this bot on the dashboard; empty: the folder that it runs in (a string)
 # PHASE4_DASHBOARD_NAME = ""

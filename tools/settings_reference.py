@@ -28,12 +28,12 @@ GROUPS = (
 ORDER = ("Services", "Query optimizer", "Cache manager", "Connection pools", "Rate limiter")
 
 PRECEDENCE = """\
-Times are seconds. A value out of bounds is an error that names the setting, the value, where it came from
-(of a file, the line) and what is allowed; nothing is started then.
+Times are in seconds. A value out of bounds is an error that names the setting, the value, its source (for a
+file, with the line) and what is allowed. Then no service is started.
 
 ## Where settings come from
 
-The later wins, setting by setting:
+If several sources have a value for a setting, the last one in this list wins:
 
 1. the defaults of this page;
 2. the bot's own `config.py`, or its package `config/` (`config/__init__.py`, then `config/main_config.py`);
@@ -43,24 +43,25 @@ The later wins, setting by setting:
 5. `initialize_phase4_services(from_host=Config)`: a class, a module, an object or a dict in which the bot
    keeps its settings;
 6. environment variables of the same name; dicts and lists are JSON, flags `true` or `false`;
-7. the dict given to `initialize_phase4_services`, and before it what code has put into the dict
-   `PHASE4_CONFIG` of `bot.core.enhanced_startup_phase4` (not the environment variable of 4).
+7. the dict `PHASE4_CONFIG` of `bot.core.enhanced_startup_phase4` (not the environment variable of item 4),
+   and then the dict given to `initialize_phase4_services`, which wins over it.
 
-A database that has settings in it (MongoDB) is a host as well: give its dict, or the class that it is
-loaded into, as `from_host`. A text there is read as one of the environment is (`"True"`, `"10"`), and None
-or an empty text is no value. See [Settings from your bot's
+If your settings are in a database (MongoDB), pass its dict, or the class that it is loaded into, as
+`from_host`. Strings in it are read like environment variables (`"True"`, `"10"`); None or an empty string
+means that the setting is not set. See [Settings from your bot's
 Config](embedding.md#settings-from-your-bots-config).
 
-Names that are no settings:
+Names that are not settings:
 
-- One that looks like a setting (`CACHE_L1_MAX_SIZ_MB`) is a warning that names the setting. In the dict of
-  7 it is an error.
-- One of the design that this library comes from (`RATE_LIMIT_STRATEGY`, `ENABLE_BATCH_DOWNLOADS`) is a
+- A name that looks like a setting (`CACHE_L1_MAX_SIZ_MB`) causes a warning with the correct name. In the
+  dict of item 7 it is an error.
+- A name from the design that this library is based on (`RATE_LIMIT_STRATEGY`, `ENABLE_BATCH_DOWNLOADS`)
+  causes a warning.
+- All other names belong to the bot and are ignored in files, `from_host` and the environment. In
+  `config_enhancements_phase4.py`, in the file of `PHASE4_CONFIG` and in the dict of item 7 they cause a
   warning.
-- Any other is the bot's own: files, `from_host` and environment may be full of them. In
-  `config_enhancements_phase4.py`, in the file of `PHASE4_CONFIG` and in the dict of 7 it is a warning.
 
-Warnings are in the log and under `warnings` in what `initialize_phase4_services` returns."""
+The warnings are in the log, and under `warnings` in the report of `initialize_phase4_services`."""
 
 
 def grouped() -> dict[str, list[str]]:
@@ -77,11 +78,11 @@ def config_file() -> str:
     """The user's settings file: the flags, with the minimal profile on, and every other setting commented."""
     defaults = Phase4Config()
     lines = [
-        '"""Phase 4 settings of this bot. Every setting is listed; a commented one has the default shown.',
+        '"""Phase 4 settings of this bot. All settings are listed; a commented line shows the default.',
         "",
-        "The environment variable of the same name wins over this file, and the dict given to",
-        "``initialize_phase4_services`` over both; this file wins over the bot's ``config.py`` and",
-        "``config/main_config.py``. On is the minimal profile: optimizer and limiter.",
+        "Environment variables of the same name win over this file, and the dict given to",
+        "``initialize_phase4_services`` wins over both. This file wins over the bot's ``config.py`` and",
+        "``config/main_config.py``. The minimal profile is on: query optimizer and rate limiter.",
         '"""',
     ]
     for title, names in grouped().items():
@@ -116,8 +117,7 @@ def reference() -> str:
     lines += ["", "## Other names", ""]
     lines += [f"- `{alias}` is accepted for `{name}`." for alias, name in ALIASES.items()]
     lines += [
-        f"- `{name}` takes the value of `{fallback}` when it is not set."
-        for name, fallback in FALLBACKS.items()
+        f"- If `{name}` is not set, it has the value of `{fallback}`." for name, fallback in FALLBACKS.items()
     ]
     return "\n".join(lines) + "\n"
 

@@ -50,7 +50,7 @@ is on. The connection pool manager has a dict of figures for each pool, by name.
 
 Counts are since the start or the last `reset_statistics()`. Percentages are from 0 to 100. A key that ends in
 `_ms` is in milliseconds, one that ends in `_seconds` in seconds, one that ends in `_mb` in units of 1,048,576
-bytes. The last column names the [metric](metrics.md) that a figure becomes; metrics are in seconds and
+bytes. The last column names the [metric](metrics.md) of a figure; metrics are in seconds and
 bytes."""
 
 

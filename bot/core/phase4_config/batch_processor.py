@@ -18,28 +18,26 @@ class BatchProcessorSettings(Settings, frozen=True, rename=starting("BATCH_")):
         default=5.0, name="BATCH_TIMEOUT"
     )
     max_concurrent: Annotated[int, Meta(ge=1, le=10_000, description="batches handled at once")] = 10
-    max_pending: Annotated[Count, doc("the most items that have not ended")] = 10_000
-    handler_timeout: Annotated[Seconds, doc("seconds a handler may take for a batch; 0: any time")] = 21_600.0
-    max_retries: Annotated[
-        int, Meta(ge=0, le=1000, description="how often a batch is retried whose handler failed")
-    ] = 3
+    max_pending: Annotated[Count, doc("the most unfinished items")] = 10_000
+    handler_timeout: Annotated[Seconds, doc("seconds a handler may take for a batch; 0: no limit")] = 21_600.0
+    max_retries: Annotated[int, Meta(ge=0, le=1000, description="how often a failed batch is retried")] = 3
     retry_base: Annotated[
         PositiveSeconds,
         doc("the longest wait before the first retry, in seconds; doubled for each one after"),
     ] = 0.5
     retry_max: Annotated[PositiveSeconds, doc("the longest wait before any retry, in seconds")] = 30.0
     isolate: Annotated[
-        bool, doc("halve a batch that has no tries left until only the items that make it fail are given up")
+        bool, doc("after the last retry, halve a failed batch until only the failing items are given up")
     ] = field(default=False, name="BATCH_ISOLATE_FAILURES")
-    adaptive: Annotated[
-        bool, doc("search for the batch size at which an item takes the handler the least time")
-    ] = False
+    adaptive: Annotated[bool, doc("search for the batch size with the shortest handler time per item")] = (
+        False
+    )
     drain_timeout: Annotated[Seconds, doc("seconds a stop waits for items to be handled")] = 10.0
     result_ttl: Annotated[PositiveSeconds, doc("how long get_result can return a result, in seconds")] = 300.0
     max_results: Annotated[Count, doc("the most results that are kept in memory")] = 10_000
-    max_dead_letters: Annotated[Count, doc("the most items given up that are kept")] = 10_000
+    max_dead_letters: Annotated[Count, doc("the most dead letters that are kept")] = 10_000
     redis_url: Annotated[
-        str, doc("Redis that keeps items until they have ended, for all instances; empty: in memory")
+        str, doc("Redis URL for durable items that instances share; empty: items in memory")
     ] = ""
     queue_name: Annotated[
         str,
@@ -50,14 +48,14 @@ class BatchProcessorSettings(Settings, frozen=True, rename=starting("BATCH_")):
         ),
     ] = "default"
     lease: Annotated[
-        PositiveSeconds, doc("seconds after which other instances take over the items of a silent one")
+        PositiveSeconds, doc("seconds after which others take over the items of an instance that stopped")
     ] = 30.0
     max_deliveries: Annotated[
         int,
         Meta(
             ge=1,
             le=1_000_000,
-            description="how many instances may end while they have an item before it is given up",
+            description="deliveries after which an item that crashes its process is given up",
         ),
     ] = 5
     max_item_bytes: Annotated[

@@ -15,20 +15,20 @@ class CacheManagerSettings(Settings, frozen=True, rename=starting("CACHE_")):
         float, Meta(gt=0, le=1_000_000, description="MB of memory for the first tier")
     ] = 100.0
     l1_max_entries: Annotated[Count, doc("the most entries in the first tier")] = 10_000
-    eviction: Annotated[
-        Literal["s3fifo", "lru"], doc("how a full first tier chooses which entry it evicts")
-    ] = field(default="s3fifo", name="CACHE_EVICTION_POLICY")
-    default_ttl: Annotated[PositiveSeconds, doc("seconds an entry lives when no ttl is given")] = 300.0
-    load_timeout: Annotated[Seconds, doc("seconds a load may take; 0: any time")] = 120.0
+    eviction: Annotated[Literal["s3fifo", "lru"], doc("eviction policy of a full first tier")] = field(
+        default="s3fifo", name="CACHE_EVICTION_POLICY"
+    )
+    default_ttl: Annotated[PositiveSeconds, doc("TTL in seconds of an entry without its own")] = 300.0
+    load_timeout: Annotated[Seconds, doc("seconds a load may take; 0: no limit")] = 120.0
     compression: Annotated[bool, doc("compress large values in Redis")] = field(
         default=True, name="CACHE_COMPRESSION_ENABLED"
     )
     redis_url: Annotated[
-        str, doc("Redis of the second tier, also redis+cluster://; empty: first tier only")
+        str, doc("Redis URL of the second tier, also redis+cluster://; empty: first tier only")
     ] = field(default="", name="CACHE_L2_REDIS_URL")
     warming: Annotated[bool, doc("refresh warmed keys in the background")] = field(
         default=False, name="ENABLE_CACHE_WARMING"
     )
     warming_interval: Annotated[
-        PositiveSeconds, doc("seconds between refreshes of a warmed key when none is given")
+        PositiveSeconds, doc("seconds between refreshes of a warmed key without its own interval")
     ] = 600.0

@@ -48,17 +48,13 @@ class PoolSizes(Settings, frozen=True, rename=starting("POOL_")):
         PositiveSeconds, doc("seconds after which an idle connection above the minimum is closed")
     ] = 600.0
     max_lifetime: Annotated[PositiveSeconds, doc("seconds after which a connection is replaced")] = 3600.0
-    connect_timeout: Annotated[
-        PositiveSeconds, doc("the longest that opening a connection takes, in seconds")
-    ] = 10.0
-    keepalive_interval: Annotated[
-        PositiveSeconds, doc("seconds of quiet after which an idle connection is pinged")
-    ] = 120.0
+    connect_timeout: Annotated[PositiveSeconds, doc("seconds that opening a connection may take")] = 10.0
+    keepalive_interval: Annotated[PositiveSeconds, doc("seconds between pings of an idle connection")] = 120.0
     leak_threshold: Annotated[
         Seconds, doc("seconds after which a connection on loan is reported as leaked; 0: never")
     ] = 60.0
     query_timeout: Annotated[
-        Seconds, doc("seconds after which a call on a connection has failed, as on a silent one; 0: never")
+        Seconds, doc("seconds after which a call without an answer has failed; 0: never")
     ] = 60.0
 
     def completed(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -79,14 +75,14 @@ class PoolSizes(Settings, frozen=True, rename=starting("POOL_")):
 class ConnectionPoolSettings(PoolSizes, frozen=True):
     """Sizes and times of pools that do not say otherwise, and the pools that exist from the start on."""
 
-    mongodb_url: Annotated[str, doc("MongoDB of pools that name no url")] = field(
+    mongodb_url: Annotated[str, doc("MongoDB URL of pools without their own")] = field(
         default="", name="MONGODB_URL"
     )
     database_url: Annotated[
-        str, doc("postgresql://, mysql:// or sqlite:// database of pools that name no url")
+        str, doc("postgresql://, mysql:// or sqlite:// URL of pools without their own")
     ] = field(default="", name="DATABASE_URL")
-    redis_url: Annotated[str, doc("Redis of pools that name no url, and of the cache's second tier")] = field(
-        default="", name="REDIS_URL"
+    redis_url: Annotated[str, doc("Redis URL of pools without their own, and of the cache's second tier")] = (
+        field(default="", name="REDIS_URL")
     )
     pools: Annotated[
         dict[str, PoolSettings],
@@ -129,6 +125,6 @@ def _with_backend(pool: Any, entry: Any, name: str, source: str) -> Any:
     raise ConfigError(
         said_of(
             f"{name}[{pool!r}].backend", None, source,
-            "one of " + ", ".join(map(repr, SCHEMES)) + "; neither the pool's url nor its name tells which",
+            "one of " + ", ".join(map(repr, SCHEMES)) + "; neither the pool's url nor its name shows which",
         )
     )  # fmt: skip

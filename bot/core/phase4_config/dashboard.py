@@ -12,19 +12,19 @@ class DashboardSettings(Settings, frozen=True, rename=starting("PHASE4_DASHBOARD
     """Where it is served, and what it asks for."""
 
     port: Annotated[
-        int, Meta(ge=0, le=65_535), doc("port of the dashboard, /health and /metrics; 0: they are not served")
+        int, Meta(ge=0, le=65_535), doc("port of the dashboard, /health and /metrics; 0: not served")
     ] = 0
     host: Annotated[
         str,
         Meta(
             pattern=r"^[!-~]+\Z",
             title="an address such as 127.0.0.1, 0.0.0.0 or ::",
-            description="address it is served on; one that other machines reach needs the token",
+            description="address to listen on; one that other machines can reach needs the token",
         ),
     ] = "127.0.0.1"
     token: Annotated[
-        str, doc("what the dashboard and /metrics ask for, at least 16 characters; empty: this machine only")
+        str, doc("token for the dashboard and /metrics, at least 16 characters; empty: this machine only")
     ] = ""
     name: Annotated[
-        str, Meta(max_length=80), doc("what the dashboard calls this bot; empty: the folder that it runs in")
+        str, Meta(max_length=80), doc("name of this bot on the dashboard; empty: the folder that it runs in")
     ] = ""

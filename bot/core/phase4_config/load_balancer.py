@@ -33,20 +33,23 @@ class LoadBalancerOptions(Settings, frozen=True, rename=starting("LOAD_BALANCER_
         Meta(
             pattern=r"^(/[!-~]*)?\Z",
             title="a path that begins with / and has no spaces, or an empty string",
-            description="path that answers a health check with 2xx, such as /health; empty: a TCP connect",
+            description="path that answers a health check with 2xx, such as /health; empty: TCP only",
         ),
     ] = ""
     failure_threshold: Annotated[
-        int, Meta(ge=1, le=1000, description="failed checks in a row that take an instance out")
+        int, Meta(ge=1, le=1000, description="failed checks in a row after which an instance is unhealthy")
     ] = 3
     recovery_threshold: Annotated[
-        int, Meta(ge=1, le=1000, description="good checks in a row that bring an instance back")
+        int,
+        Meta(
+            ge=1, le=1000, description="successful checks in a row after which an instance is healthy again"
+        ),
     ] = 5
     request_timeout: Annotated[PositiveSeconds, doc("seconds one instance may take to answer a request")] = (
         30.0
     )
     total_timeout: Annotated[
-        PositiveSeconds, doc("seconds a request may take in all, failovers included")
+        PositiveSeconds, doc("seconds a request may take in total, with all failovers")
     ] = 60.0
     max_concurrent: Annotated[
         int,
@@ -56,43 +59,46 @@ class LoadBalancerOptions(Settings, frozen=True, rename=starting("LOAD_BALANCER_
         Percent, doc("failovers allowed, in percent of the requests of the last 10 to 20 seconds")
     ] = 20.0
     retry_budget_min_per_second: Annotated[
-        float, Meta(ge=0, le=1_000_000, description="failovers per second allowed besides that share")
+        float, Meta(ge=0, le=1_000_000, description="failovers per second that are allowed in addition")
     ] = 10.0
     outlier_failures: Annotated[
-        int, Meta(ge=1, le=100_000, description="failed requests in a row that eject an instance")
+        int, Meta(ge=1, le=100_000, description="failed requests in a row after which an instance is ejected")
     ] = 5
     outlier_failure_percent: Annotated[
         float,
         Meta(
             gt=0,
             le=100,
-            description="percent of failed requests that ejects an instance, if at least twice the others'",
+            description="percent of failed requests that ejects an instance, if twice the others' share",
         ),
     ] = 30.0
     outlier_min_requests: Annotated[
-        int, Meta(ge=1, le=1_000_000, description="requests an instance must have had for that percentage")
+        int,
+        Meta(
+            ge=1, le=1_000_000, description="the fewest requests in the window for that percentage to count"
+        ),
     ] = 20
     outlier_window: Annotated[
         PositiveSeconds,
-        doc("seconds of requests that the percentage is taken from: at least these, at most twice as many"),
+        doc("window for that percentage: at least this many seconds, at most twice as many"),
     ] = 10.0
     ejection_time: Annotated[
-        PositiveSeconds, doc("seconds of the first ejection; each further one is twice as long")
+        PositiveSeconds, doc("duration of the first ejection in seconds; each further one is twice as long")
     ] = 30.0
     ejection_max_time: Annotated[PositiveSeconds, doc("the longest ejection, in seconds")] = 300.0
     max_ejected_percent: Annotated[
         Percent,
-        doc("the most instances ejected at a time, in percent; one may always be, all of them never"),
+        doc("the most instances ejected at a time, in percent; always at least one, never all"),
     ] = 50.0
     panic_percent: Annotated[
-        Percent, doc("percent of healthy instances below which requests go to all of them")
+        Percent, doc("percent of healthy instances below which requests go to all instances")
     ] = 30.0
     slow_start: Annotated[
         Seconds,
-        doc("seconds in which an instance that is back grows to its full share of requests; 0: at once"),
+        doc("seconds until a recovered instance gets its full share of requests; 0: at once"),
     ] = 10.0
     hedging: Annotated[
-        bool, doc("send an idempotent request to a second instance when it takes longer than 95 % do")
+        bool, doc("send an idempotent request to a second instance too if it is slower than 95 % of all")
     ] = False
 
     def conflicts(self, named: Callable[[str], str]) -> Iterator[str]:
@@ -107,7 +113,7 @@ class LoadBalancerOptions(Settings, frozen=True, rename=starting("LOAD_BALANCER_
 class LoadBalancerSettings(LoadBalancerOptions, frozen=True):
     """The figures, how an instance is chosen, and the instances that exist from the start on."""
 
-    strategy: Annotated[Strategy, doc("how an instance is chosen")] = "round_robin"
+    strategy: Annotated[Strategy, doc("how an instance is selected")] = "round_robin"
     instances: Annotated[
         list[InstanceSettings], doc("instances added at startup: [{id, address, port, weight, scheme}]")
     ] = field(default_factory=list)

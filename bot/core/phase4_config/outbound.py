@@ -24,8 +24,8 @@ TypingLimits = Annotated[tuple[tuple[Requests, WindowSeconds], ...], Meta(max_le
 class OutboundSettings(Settings, frozen=True, rename=starting("OUTBOUND_")):
     """Times are seconds."""
 
-    group_limit: Annotated[Requests, doc("messages in a group or channel within its window")] = 20
-    group_window: Annotated[WindowSeconds, doc("seconds of a group's window")] = 60.0
+    group_limit: Annotated[Requests, doc("messages to a group or channel within its window")] = 20
+    group_window: Annotated[WindowSeconds, doc("window of a group or channel in seconds")] = 60.0
     chat_rate: Annotated[
         float, Meta(ge=0.001, le=1_000, description="messages per second in a private chat after its burst")
     ] = 1.0
@@ -33,36 +33,36 @@ class OutboundSettings(Settings, frozen=True, rename=starting("OUTBOUND_")):
     bulk_limit: Annotated[Requests, doc("messages to all chats within a second; answers do not wait")] = 30
     bulk_reserve: Annotated[
         Reserve | None,
-        doc("messages of OUTBOUND_BULK_LIMIT that are kept for answers; None: a tenth of them"),
+        doc("messages of OUTBOUND_BULK_LIMIT that are reserved for answers; None: a tenth of them"),
     ] = None
     paid_limit: Annotated[Requests, doc("paid broadcasts to all chats within a second")] = 1000
     typing_limits: Annotated[
-        TypingLimits, doc("chat actions in a chat: a list of [number, seconds], which hold all at once")
+        TypingLimits, doc("limits of chat actions in a chat: a list of [number, seconds]; all of them apply")
     ] = ((20, 5.0), (40, 30.0))
     skip_equal_edits: Annotated[
-        bool, doc("leave out an edit when this process is sure that the message shows that content already")
+        bool, doc("do not send an edit if it is certain that it would not change the message")
     ] = True
     edits: Annotated[
         Literal["shared", "separate"],
-        doc("whether edits count with their chat's messages or have the same limits for themselves"),
+        doc("whether edits share their chat's message limits or have separate ones of the same size"),
     ] = "shared"
     redis_url: Annotated[
-        str, doc("Redis through which instances of one bot keep the limits together; empty: each its own")
+        str, doc("Redis URL for limits that the instances of one bot share; empty: not shared")
     ] = ""
     bot_id: Annotated[
-        str, doc("the bot's id; instances with the same one share a budget in OUTBOUND_REDIS_URL")
+        str, doc("the bot's id; instances with the same id share a budget in OUTBOUND_REDIS_URL")
     ] = "default"
-    max_pending: Annotated[Count, doc("the most requests that wait; a tenth more for answers")] = 10_000
+    max_pending: Annotated[Count, doc("the most waiting requests; a tenth more for answers")] = 10_000
     max_in_flight: Annotated[
         int,
-        Meta(ge=1, le=1_000_000, description="the most requests sent at once; a tenth is kept for answers"),
+        Meta(ge=1, le=1_000_000, description="the most requests in flight; a tenth is reserved for answers"),
     ] = 100
     max_wait: Annotated[
-        Seconds, doc("the longest penalty that is waited for, in seconds; a longer one raises at once")
+        Seconds, doc("the longest flood wait to wait for, in seconds; a longer one raises an error at once")
     ] = 600.0
-    drain_timeout: Annotated[Seconds, doc("seconds a stop waits for requests that wait")] = 10.0
+    drain_timeout: Annotated[Seconds, doc("seconds in which a stop still sends waiting requests")] = 10.0
     broadcast_store: Annotated[
-        str, doc('progress of broadcasts: an SQLite file (made by the first one) or a Redis; "": in memory')
+        str, doc('where the progress of broadcasts is kept: an SQLite file, or a Redis URL; "": memory')
     ] = "broadcasts.sqlite3"
 
 

@@ -25,42 +25,42 @@ class QueryOptimizerSettings(Settings, frozen=True, rename=starting("QUERY_OPTIM
     slow_query_threshold: Annotated[
         PositiveSeconds, doc("an execution that takes this many seconds or more counts as slow")
     ] = 1.0
-    query_timeout: Annotated[
-        Seconds, doc("seconds after which a read that callers share is given up; 0: never")
-    ] = 120.0
-    detect_n_plus_one: Annotated[bool, doc("watch for the N+1 query pattern")] = True
-    dialect: Annotated[Dialect, doc("SQL dialect of analysed queries; empty: generic")] = ""
+    query_timeout: Annotated[Seconds, doc("seconds after which a shared read is given up; 0: never")] = 120.0
+    detect_n_plus_one: Annotated[bool, doc("detect N+1 queries")] = True
+    dialect: Annotated[Dialect, doc("SQL dialect of the queries; empty: generic")] = ""
     n_plus_one_threshold: Annotated[
         int,
         Meta(
             ge=2,
             le=10_000,
-            description="how many different values of one query in a request are an N+1 pattern",
+            description="executions of one query with different values, in one request, that count as N+1",
         ),
     ] = 10
-    n_plus_one_window: Annotated[PositiveSeconds, doc("seconds within which those queries must run")] = 2.0
-    views: Annotated[dict[str, list[str]], doc("views: name -> tables whose writes change it")] = field(
+    n_plus_one_window: Annotated[
+        PositiveSeconds, doc("seconds within which these executions must happen")
+    ] = 2.0
+    views: Annotated[dict[str, list[str]], doc("views: name -> tables that it reads")] = field(
         default_factory=dict
     )
     cascades: Annotated[
         dict[str, list[str]],
-        doc("table -> tables that a write to it changes too, by trigger, foreign key or partition"),
+        doc("table -> tables that a write to it also changes (trigger, foreign key, partition)"),
     ] = field(default_factory=dict)
     pure_functions: Annotated[
         list[str],
-        doc("the database's own functions that change nothing and depend on their arguments alone"),
+        doc("your database functions that change nothing and depend only on their arguments"),
     ] = field(default_factory=list)
     explain_pool: Annotated[
-        str, doc("name of the pool in DATABASE_POOLS that explains analysed SELECTs; empty: none")
+        str, doc("name of a pool in DATABASE_POOLS that runs EXPLAIN for advice; empty: none")
     ] = ""
     explain_timeout: Annotated[
-        PositiveSeconds, doc("the longest that the analysis of a new query waits for its plan, in seconds")
+        PositiveSeconds, doc("seconds that the analysis of a new query waits for its plan")
     ] = 2.0
     graphql_max_depth: Annotated[
-        int, Meta(ge=1, le=1000, description="the most fields from the root of a GraphQL operation down")
+        int, Meta(ge=1, le=1000, description="the greatest depth of a GraphQL operation, in fields")
     ] = 50
     graphql_max_complexity: Annotated[
-        Count, doc("the most fields that a GraphQL operation may ask for, lists counted by their page size")
+        Count, doc("the most fields in a GraphQL operation, each multiplied by its page sizes")
     ] = 10_000
 
 

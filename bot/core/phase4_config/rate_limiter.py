@@ -39,20 +39,20 @@ class TierLimit(Struct, frozen=True, forbid_unknown_fields=True):
 class RateLimiterSettings(Settings, frozen=True, rename=starting("RATE_LIMIT_")):
     """Times are seconds."""
 
-    default_rps: Annotated[Rate, doc("requests per second of a client")] = 10.0
+    default_rps: Annotated[Rate, doc("requests per second of each client")] = 10.0
     burst_size: Annotated[Burst, doc("requests a client may make at once")] = 50
     tiers: Annotated[
         dict[str, TierLimit], doc("limits by tier: name -> {requests_per_second, burst_size, backoff}")
     ] = field(default_factory=dict, name="RATE_LIMITS")
     backoff: Annotated[bool, doc("make clients that retry too early, again and again, wait longer")] = True
     backoff_grace: Annotated[
-        Seconds, doc("seconds since its first refusal in which a client cannot retry too early")
+        Seconds, doc("seconds after its first refusal in which no retry of a client counts as too early")
     ] = 1.0
     backoff_base: Annotated[
-        BackoffSeconds, doc("seconds a client waits that retried too early; doubled each time")
+        BackoffSeconds, doc("first wait, in seconds, of a client that retries too early; doubled each time")
     ] = 2.0
-    backoff_max: Annotated[BackoffSeconds, doc("the longest such a wait grows to, in seconds")] = 3600.0
-    redis_url: Annotated[str, doc("Redis that shares limits between instances; empty: local")] = ""
+    backoff_max: Annotated[BackoffSeconds, doc("the longest such wait, in seconds")] = 3600.0
+    redis_url: Annotated[str, doc("Redis URL for limits that instances share; empty: not shared")] = ""
 
     def conflicts(self, named: Callable[[str], str]) -> Iterator[str]:
         """Backoffs whose first step is above the longest, of all tiers and of each."""

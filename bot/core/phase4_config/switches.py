@@ -15,4 +15,4 @@ class Switches(Settings, frozen=True, rename=starting("ENABLE_")):
     rate_limiter: Annotated[bool, doc("switch the rate limiter on")] = False
     batch_processor: Annotated[bool, doc("switch the batch processor on")] = False
     load_balancer: Annotated[bool, doc("switch the load balancer on")] = False
-    outbound: Annotated[bool, doc("switch flood control of what is sent to Telegram on")] = False
+    outbound: Annotated[bool, doc("switch flood control for messages to Telegram on")] = False

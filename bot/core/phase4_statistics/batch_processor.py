@@ -25,66 +25,66 @@ class BatchProcessorFigures(Figures, frozen=True, kw_only=True):
     handler: bool
     """Whether there is a handler."""
     submitted_items: int
-    """Items taken in."""
+    """Items accepted."""
     pending_items: Annotated[int, gauge("phase4_batch_pending_items", "Items that wait or are being handled")]
     max_pending: Annotated[
         int,
-        gauge("phase4_batch_max_pending_items", "Items that may be pending; beyond, they are refused"),
+        gauge("phase4_batch_max_pending_items", "The most pending items; further ones are refused"),
     ]
     total_items_processed: Annotated[int, _ITEMS.of("processed")]
     """Items done."""
     failed_items: Annotated[int, _ITEMS.of("failed")]
-    """Items that failed, those cancelled among them."""
+    """Items that failed, including cancelled ones."""
     cancelled_items: Annotated[int, _ITEMS.of("cancelled")]
     """Items withdrawn by their submitters."""
     dead_lettered_items: Annotated[int, _ITEMS.of("dead_lettered")]
-    """Items given up on."""
+    """Items moved to the dead letters."""
     replayed_items: int
     """Dead letters submitted again."""
     refused_items: Annotated[int, _ITEMS.of("refused")]
-    """Items for which there was no room."""
+    """Items refused because the queue was full."""
     pending_batches: Annotated[
         int, gauge("phase4_batch_pending_batches", "Batches that wait or are being handled")
     ]
     running_batches: int
-    """Batches that the handler works on."""
+    """Batches that are being handled."""
     retrying_batches: int
-    """Batches that wait for another try."""
+    """Batches that wait for a retry."""
     completed_batches: Annotated[int, _BATCHES.of("completed")]
     """Batches handled."""
     failed_batches: Annotated[int, _BATCHES.of("failed")]
-    """Batches given up on."""
+    """Batches given up."""
     retries: Annotated[int, counter("phase4_batch_retries", "Handler runs that repeated a failed one")]
-    avg_batch_size: Annotated[float, gauge("phase4_batch_average_size", "Items of a batch on average")]
+    avg_batch_size: Annotated[float, gauge("phase4_batch_average_size", "Items in a batch, on average")]
     batch_size: int
-    """Items that a batch has at most now."""
+    """The current maximum of items in a batch."""
     throughput_items_per_sec: Annotated[
         float, gauge("phase4_batch_throughput_items_per_second", "Items that ended, lately")
     ]
-    """Items that ended in a second, on average of the last ten."""
+    """Items finished per second, on average over the last ten seconds."""
     oldest_pending_seconds: float
     """Seconds that the oldest pending item has waited."""
     wait_ms_p50: float
-    """Milliseconds within which half of the items were in a batch."""
+    """Milliseconds that half of the items waited at most for their batch."""
     wait_ms_p99: float
-    """Milliseconds within which 99 % of the items were in a batch."""
+    """Milliseconds that 99 % of the items waited at most for their batch."""
     handler_ms_p50: float
     """Milliseconds within which half of the handler's runs ended."""
     handler_ms_p99: float
     """Milliseconds within which 99 % of the handler's runs ended."""
     results_kept: int
-    """Results that can be asked for."""
+    """Results that get_result can return."""
     durable: bool
     """Whether items are kept in Redis."""
     degraded: Annotated[bool, DEGRADED.of(service)]
-    """Whether Redis is away in durable mode."""
+    """Durable mode: whether Redis is unreachable."""
     duplicate_items: int
-    """Submissions whose key was known already."""
-    dead_letters: Annotated[int, gauge("phase4_batch_dead_letters", "Items given up on and kept for a look")]
+    """Submissions with a key that was already known."""
+    dead_letters: Annotated[int, gauge("phase4_batch_dead_letters", "Items in the dead letters")]
     # Of the durable mode only.
     stream_length: Annotated[
         int | UnsetType,
-        gauge("phase4_batch_stream_length", "Durable mode: items of all instances that have not ended"),
+        gauge("phase4_batch_stream_length", "Durable mode: unfinished items of all instances"),
     ] = UNSET
     enqueued_items: int | UnsetType = UNSET
     """Durable mode: items that this instance added."""
@@ -97,7 +97,7 @@ class BatchProcessorFigures(Figures, frozen=True, kw_only=True):
     given_back_items: int | UnsetType = UNSET
     """Durable mode: items returned for other instances."""
     settled_elsewhere_items: int | UnsetType = UNSET
-    """Durable mode: items that another instance had ended before."""
+    """Durable mode: items that another instance had already finished."""
     results_not_kept: int | UnsetType = UNSET
     """Durable mode: results that cannot be stored."""
 

@@ -25,7 +25,7 @@ class CacheManagerFigures(Figures, frozen=True, kw_only=True):
     l1_memory_mb: Annotated[float, _BYTES.of("l1")]
     """MB in memory."""
     l1_max_size_mb: Annotated[float, _MAX_BYTES.of("l1")]
-    """MB that the cache may take in memory."""
+    """The most MB that the cache may use in memory."""
     l1_hits: Annotated[int, _HITS.of("l1")]
     """Look-ups answered from memory."""
     l1_misses: Annotated[int, _MISSES.of("l1")]
@@ -33,7 +33,7 @@ class CacheManagerFigures(Figures, frozen=True, kw_only=True):
     l1_hit_rate_percent: float
     """Percent of look-ups answered from memory."""
     l1_evictions: Annotated[int, _EVICTIONS.of("l1")]
-    """Entries in memory displaced by others."""
+    """Entries evicted from memory."""
     l1_insertions: Annotated[int, _INSERTIONS.of("l1")]
     """Entries put into memory."""
     l2_enabled: Annotated[
@@ -52,7 +52,7 @@ class CacheManagerFigures(Figures, frozen=True, kw_only=True):
     l2_malformed_messages: int
     """Messages of other instances that could not be read."""
     l1_only_values: int
-    """Values that Redis cannot hold, and memory alone keeps."""
+    """Values that cannot be stored in Redis, and stay in memory only."""
     total_hits: int
     """Look-ups answered by either tier."""
     total_misses: int
@@ -60,19 +60,19 @@ class CacheManagerFigures(Figures, frozen=True, kw_only=True):
     overall_hit_rate_percent: float
     """Percent of look-ups answered by either tier."""
     eviction_rate: float
-    """Percent of what was put into memory that displaced something."""
+    """Percent of insertions into memory that evicted an entry."""
     loads: Annotated[int, counter("phase4_cache_loads", "Loaders run")]
-    load_failures: Annotated[int, counter("phase4_cache_load_failures", "Loaders that raised")]
+    load_failures: Annotated[int, counter("phase4_cache_load_failures", "Loaders that raised an error")]
     stale_served: Annotated[
         int, counter("phase4_cache_stale_served", "Expired values served because a loader failed")
     ]
     early_refreshes: int
-    """Values loaded anew in the background, before anybody had to wait for them."""
+    """Values reloaded in the background before they expired."""
     warming_tasks: Annotated[int, gauge("phase4_cache_warming_tasks", "Keys kept warm")]
     degraded: Annotated[bool, DEGRADED.of(service)]
-    """Whether Redis is away, refuses something, or the changes of other instances are not heard."""
+    """Whether Redis is unreachable or refuses a command, or changes of other instances are not received."""
     l2_refused: dict[str, str]
-    """What Redis does not allow this user, and what does not work for it."""
+    """Commands that Redis does not permit this user, and the consequences."""
 
     @property
     def hit_rate(self) -> float:

@@ -17,7 +17,7 @@ class PoolFigures(Figures, frozen=True, kw_only=True):
     backend: str
     """The kind of database."""
     url: str
-    """Where it connects to, without the password."""
+    """The URL, without the password."""
     total_connections: int
     """Connections that are open."""
     active_connections: Annotated[
@@ -31,17 +31,17 @@ class PoolFigures(Figures, frozen=True, kw_only=True):
     opening_connections: Annotated[int, _CONNECTIONS.of("opening")]
     """Connections that are being opened."""
     waiting: Annotated[int, gauge("phase4_pool_waiters", "Callers that wait for a connection")]
-    min_size: Annotated[int, gauge("phase4_pool_min_size", "Connections the pool keeps")]
-    max_size: Annotated[int, gauge("pool_max_size", "Connections the pool may have")]
+    min_size: Annotated[int, gauge("phase4_pool_min_size", "The fewest connections that the pool keeps open")]
+    max_size: Annotated[int, gauge("pool_max_size", "The most connections of the pool")]
     utilization_percent: Annotated[
-        float, gauge("phase4_pool_utilization_percent", "Connections on loan, percent of the most")
+        float, gauge("phase4_pool_utilization_percent", "Connections on loan, percent of `max_size`")
     ]
     peak_active: int
     """The most connections that were on loan at once."""
     peak_connections: int
     """The most connections that were open at once."""
     total_acquired: Annotated[int, counter("phase4_pool_acquired", "Leases")]
-    total_released: Annotated[int, counter("phase4_pool_released", "Leases given back")]
+    total_released: Annotated[int, counter("phase4_pool_released", "Leases released")]
     failed_acquisitions: Annotated[
         int, counter("phase4_pool_failed_acquisitions", "Callers that got no connection")
     ]
@@ -68,20 +68,22 @@ class PoolFigures(Figures, frozen=True, kw_only=True):
     ]
     resets: int
     """Connections whose session was reset before the next use."""
-    query_timeouts: Annotated[int, counter("phase4_pool_query_timeouts", "Calls ended for their timeout")]
+    query_timeouts: Annotated[
+        int, counter("phase4_pool_query_timeouts", "Calls ended because of their timeout")
+    ]
     refused_as_demoted: int
     """Leases with writes that a demoted server refused."""
     demoted: Annotated[bool, gauge("phase4_pool_demoted", "1 while the server takes no writes")]
     overdue_calls: Annotated[
-        int, gauge("phase4_pool_overdue_calls", "Calls that have had no answer for long")
+        int, gauge("phase4_pool_overdue_calls", "Calls that have waited long for an answer")
     ]
     longest_call_seconds: float
     """Age of the oldest call that has no answer."""
     healthy: Annotated[bool, gauge("phase4_pool_healthy", "1 while the pool can connect")]
     degraded: bool
-    """Whether calls are overdue, or the server takes no writes."""
+    """Whether calls are overdue, or the server does not accept writes."""
     last_error: str | None
-    """What keeps the pool from its work, or a part of it; null: nothing."""
+    """The error that limits the pool now; null: none."""
 
     @classmethod
     def told(cls, services: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:

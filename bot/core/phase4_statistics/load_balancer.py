@@ -51,9 +51,9 @@ class InstanceFigures(Figures, frozen=True, kw_only=True):
     failed_checks: int
     """Failed health checks in a row."""
     ejections: int
-    """How often it was ejected lately."""
+    """Number of recent ejections."""
     last_error: str
-    """What the last failed request or check said."""
+    """The error of the last failed request or check."""
     history: list[dict[str, Any]]
     """Its last changes of state, each with time and reason."""
 
@@ -77,7 +77,7 @@ class LoadBalancerFigures(Figures, frozen=True, kw_only=True):
     enabled: bool
     """Whether the service is on."""
     strategy: str
-    """How instances are chosen."""
+    """How instances are selected."""
     total_instances: Annotated[int, gauge("phase4_load_balancer_instances", "Instances known")]
     healthy_instances: Annotated[
         int, gauge("phase4_load_balancer_healthy_instances", "Instances that get requests")
@@ -91,16 +91,16 @@ class LoadBalancerFigures(Figures, frozen=True, kw_only=True):
     successful_requests: Annotated[int, _REQUESTS.of("succeeded")]
     """Requests answered."""
     failed_requests: Annotated[int, _REQUESTS.of("failed")]
-    """Requests that failed at every instance tried, or for which there was none."""
+    """Requests that failed at every instance tried, or had no instance to go to."""
     rejected_requests: Annotated[int, _REQUESTS.of("rejected")]
-    """Requests that no instance is to blame for: rejected ones, and mistakes in the handler."""
+    """Requests that failed through no fault of an instance: rejected ones, and bugs of the handler."""
     success_rate_percent: float
     """Percent of the requests that were answered."""
     average_response_time_ms: Annotated[
         float,
         gauge("phase4_load_balancer_average_response_seconds", "Response time on average", scale=0.001),
     ]
-    """Milliseconds of an answer, on average."""
+    """Milliseconds until an answer, on average."""
     p95_response_time_ms: float
     """Milliseconds within which 95 % of the requests were answered."""
     p99_response_time_ms: float
@@ -113,12 +113,12 @@ class LoadBalancerFigures(Figures, frozen=True, kw_only=True):
     hedged_requests: int
     """Requests sent to a second instance because the first was slow."""
     hedge_wins: int
-    """Those that the second answered first."""
+    """Hedged requests that the second instance answered first."""
     distribution_variance: Annotated[
         float,
         gauge(
             "phase4_load_balancer_distribution_variance_percent",
-            "How far requests are from their share, percent",
+            "How far requests per instance are from their share, percent",
         ),
     ]
     instances: dict[str, InstanceFigures]

@@ -32,9 +32,7 @@ class QueryOptimizerFigures(Figures, frozen=True, kw_only=True):
         float, gauge("phase4_query_cache_bytes", "Bytes of query results held", scale=MB)
     ]
     """MB of query results held."""
-    cache_evictions: Annotated[
-        int, counter("phase4_query_cache_evictions", "Query results displaced by others")
-    ]
+    cache_evictions: Annotated[int, counter("phase4_query_cache_evictions", "Query results evicted")]
     slow_queries: Annotated[
         int,
         counter("phase4_query_slow_executions", "Executions at or above the slow-query threshold"),

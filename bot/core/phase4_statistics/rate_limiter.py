@@ -47,7 +47,7 @@ class RateLimiterFigures(Figures, frozen=True, kw_only=True):
     enabled: bool
     """Whether the service is on."""
     active_clients: int
-    """Buckets held: those that are not full, and some that were not long ago."""
+    """Buckets in memory: those that are not full, and some that became full lately."""
     total_allowed: int
     """Requests allowed."""
     total_blocked: int
@@ -57,21 +57,21 @@ class RateLimiterFigures(Figures, frozen=True, kw_only=True):
     block_rate_percent: float
     """Percent of requests refused."""
     tiers_configured: int
-    """Tiers that have a limit of their own."""
+    """Tiers that have their own limit."""
     limits: dict[str, LimitFigures]
     """The figures of each limit, by its name."""
     shared: bool = False
     """Whether instances share their limits through Redis."""
     degraded: Annotated[bool, DEGRADED.of(service)] = False
-    """Whether Redis is away, so that each instance limits by itself."""
+    """Whether Redis is unreachable, so each instance limits on its own."""
     shared_checks: int = 0
     """Checks that Redis answered."""
     shared_batches: int = 0
-    """Round trips that these took."""
+    """Round trips of these checks."""
     remembered_denials: int = 0
     """Refusals that needed no round trip."""
     degraded_checks: int = 0
-    """Checks decided by this instance alone while limits are shared."""
+    """Checks that this instance decided without Redis although limits are shared."""
     shared_p50_ms: float = 0.0
     """Milliseconds within which half of the shared checks were answered."""
     shared_p99_ms: float = 0.0

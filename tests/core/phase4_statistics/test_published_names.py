@@ -103,7 +103,7 @@ METRICS = """
     cache_hit_rate gauge cache Percent of look-ups answered from the cache, last 5 minutes; NaN of none
     rate_limit_block_rate gauge - Percent of limited requests that were refused, last 5 minutes; NaN of none
     pool_active_connections gauge pool Connections on loan
-    pool_max_size gauge pool Connections the pool may have
+    pool_max_size gauge pool The most connections of the pool
     query_avg_execution_time gauge - Milliseconds of an execution on the database, average of the last 5 minutes; NaN of none
     phase4_info gauge version Version of the library
     phase4_scrape_success gauge - 1 if the services could be read, 0 if the event loop did not answer in time
@@ -114,7 +114,7 @@ METRICS = """
     phase4_query_cache_misses counter - Query results that were not in the cache
     phase4_query_cache_entries gauge - Query results held
     phase4_query_cache_bytes gauge - Bytes of query results held
-    phase4_query_cache_evictions counter - Query results displaced by others
+    phase4_query_cache_evictions counter - Query results evicted
     phase4_query_executions counter - Executions on the database
     phase4_query_execution_seconds counter - Seconds of executions on the database
     phase4_query_slow_executions counter - Executions at or above the slow-query threshold
@@ -132,58 +132,58 @@ METRICS = """
     phase4_cache_l2_connected gauge - 1 while Redis answers
     phase4_cache_l2_errors counter - Operations that Redis refused or did not answer
     phase4_cache_loads counter - Loaders run
-    phase4_cache_load_failures counter - Loaders that raised
+    phase4_cache_load_failures counter - Loaders that raised an error
     phase4_cache_stale_served counter - Expired values served because a loader failed
     phase4_cache_warming_tasks gauge - Keys kept warm
     phase4_pool_connections gauge pool,state Connections by state
-    phase4_pool_min_size gauge pool Connections the pool keeps
-    phase4_pool_utilization_percent gauge pool Connections on loan, percent of the most
+    phase4_pool_min_size gauge pool The fewest connections that the pool keeps open
+    phase4_pool_utilization_percent gauge pool Connections on loan, percent of `max_size`
     phase4_pool_waiters gauge pool Callers that wait for a connection
     phase4_pool_acquired counter pool Leases
-    phase4_pool_released counter pool Leases given back
+    phase4_pool_released counter pool Leases released
     phase4_pool_failed_acquisitions counter pool Callers that got no connection
     phase4_pool_connect_failures counter pool Connections that could not be opened
     phase4_pool_leaked counter pool Leases held beyond the leak threshold
     phase4_pool_longest_lease_seconds gauge pool Age of the oldest lease
-    phase4_pool_overdue_calls gauge pool Calls that have had no answer for long
-    phase4_pool_query_timeouts counter pool Calls ended for their timeout
+    phase4_pool_overdue_calls gauge pool Calls that have waited long for an answer
+    phase4_pool_query_timeouts counter pool Calls ended because of their timeout
     phase4_pool_demoted gauge pool 1 while the server takes no writes
     phase4_pool_healthy gauge pool 1 while the pool can connect
     phase4_rate_limit_requests counter tier,outcome Requests by limit and outcome
     phase4_rate_limit_active_clients gauge tier Clients whose bucket is not full
     phase4_batch_pending_items gauge - Items that wait or are being handled
-    phase4_batch_max_pending_items gauge - Items that may be pending; beyond, they are refused
-    phase4_batch_stream_length gauge - Durable mode: items of all instances that have not ended
+    phase4_batch_max_pending_items gauge - The most pending items; further ones are refused
+    phase4_batch_stream_length gauge - Durable mode: unfinished items of all instances
     phase4_batch_reclaimed_items counter - Durable mode: items taken over from another instance
     phase4_batch_pending_batches gauge - Batches that wait or are being handled
     phase4_batch_batches counter outcome Batches by outcome
     phase4_batch_items counter outcome Items by outcome
     phase4_batch_retries counter - Handler runs that repeated a failed one
-    phase4_batch_dead_letters gauge - Items given up on and kept for a look
-    phase4_batch_average_size gauge - Items of a batch on average
+    phase4_batch_dead_letters gauge - Items in the dead letters
+    phase4_batch_average_size gauge - Items in a batch, on average
     phase4_batch_throughput_items_per_second gauge - Items that ended, lately
     phase4_load_balancer_instances gauge - Instances known
     phase4_load_balancer_healthy_instances gauge - Instances that get requests
     phase4_load_balancer_requests counter outcome Requests routed by outcome
     phase4_load_balancer_retries counter - Requests sent again to another instance
     phase4_load_balancer_average_response_seconds gauge - Response time on average
-    phase4_load_balancer_distribution_variance_percent gauge - How far requests are from their share, percent
+    phase4_load_balancer_distribution_variance_percent gauge - How far requests per instance are from their share, percent
     phase4_load_balancer_instance_healthy gauge bot_instance 1 while the instance is healthy
     phase4_load_balancer_instance_drained gauge bot_instance 1 while an operator has taken the instance out
     phase4_load_balancer_instance_active gauge bot_instance Requests in progress
     phase4_load_balancer_instance_requests counter bot_instance Requests by instance
     phase4_load_balancer_instance_failures counter bot_instance Failed requests by instance
     phase4_outbound_requests counter outcome Requests to Telegram by outcome
-    phase4_outbound_queued gauge - Requests that wait to leave
-    phase4_outbound_max_queued gauge - Requests that may wait; beyond, they are refused
-    phase4_outbound_in_flight gauge - Requests that have left and have no answer yet
-    phase4_outbound_refusals counter scope Requests that Telegram refused with a wait
-    phase4_outbound_retries counter - Requests that wait for another try after a refusal
-    phase4_outbound_chats_held gauge - Chats that Telegram said to wait for
+    phase4_outbound_queued gauge - Requests that wait to be sent
+    phase4_outbound_max_queued gauge - The most waiting requests; further ones are refused
+    phase4_outbound_in_flight gauge - Requests that were sent and have no answer yet
+    phase4_outbound_refusals counter scope Requests that Telegram refused with a flood wait
+    phase4_outbound_retries counter - Retries after a refusal
+    phase4_outbound_chats_held gauge - Chats that are held by a flood wait
     phase4_outbound_broadcasts_running gauge - Broadcasts that run
-    phase4_outbound_broadcasts_finished counter - Broadcasts that have reached their end
+    phase4_outbound_broadcasts_finished counter - Broadcasts that are finished
     phase4_outbound_broadcast_recipients counter outcome Recipients of broadcasts by outcome
-    phase4_outbound_held_globally_seconds gauge - Seconds for which nothing is sent to anybody
+    phase4_outbound_held_globally_seconds gauge - Seconds for which nothing is sent to any chat
 """  # noqa: E501 - one line for each
 """``name kind labels help``."""
 
