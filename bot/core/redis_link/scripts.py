@@ -154,13 +154,25 @@ class BatchedScript(Batches):
 
     def _deliver(self, batch: _Groups, answers: list[Any]) -> Exception | None:
         groups, whole = batch
+        failed: list[tuple[list[Call], Exception]] = []
+        for calls, answer in zip(groups, answers, strict=True):
+            if isinstance(answer, Exception):
+                failed.append((calls, answer))
+            else:
+                self._decoded(calls, answer)
+        if failed:
+            return self._failed(failed, whole=whole)
+        if self._primary.read_only:
+            self._primary.found_writable()
+        return None
+
+    def _failed(self, failed: list[tuple[list[Call], Exception]], *, whole: bool) -> Exception | None:
+        """Send again what was not run, there or elsewhere, and fail the rest; the server's trouble if any."""
         trouble: Exception | None = None
         again: list[list[Call]] = []
         refused: list[list[Call]] = []
-        for calls, answer in zip(groups, answers, strict=True):
-            if not isinstance(answer, Exception):
-                self._decoded(calls, answer)
-                continue
+        refusal = ""
+        for calls, answer in failed:
             text = str(answer)
             if not whole and (text.startswith("NOSCRIPT") or self._rights.forbids_evalsha(text)):
                 again.append(calls)  # the server was restarted; it has not run them
@@ -169,18 +181,19 @@ class BatchedScript(Batches):
             elif redis_needs_another_server(text):
                 self._primary.found_read_only(text)
                 refused.append(calls)
+                refusal = text
             else:
                 trouble = trouble or out_of_service(text)
                 self._fail(calls, error_of(answer))
         if refused:
-            self._not_run(refused, text)
+            self._not_run(refused, refusal)
         elif self._primary.read_only and trouble is None:
             self._primary.found_writable()
-        if again and trouble is None:
-            self._send_whole(again)
-        elif again:
+        if trouble is not None:
             for calls in again:
                 self._fail(calls, RedisUnavailableError(str(trouble)))
+        elif again:
+            self._send_whole(again)
         return trouble
 
     def _decoded(self, calls: list[Call], answer: Any) -> None:
