@@ -76,19 +76,7 @@ class HandlerCaller:
             ids = [item.item_id for item in items]
             if list(answer) == ids and len(in_order := list(answer.values())) == len(ids):
                 return in_order  # as handlers mostly answer
-            if type(answer) is dict and len(answer) == len(ids):
-                with contextlib.suppress(KeyError):
-                    return list(map(answer.__getitem__, ids))
-            values = [
-                answer[item.item_id]
-                if item.item_id in answer
-                else MissingResultError(f"the handler's answer holds nothing for item {item.item_id}")
-                for item in items
-            ]
-            if not self._warned_unknown and not set(ids).issuperset(answer):
-                self._warned_unknown = True
-                logger.warning("The batch handler answers for ids that are not those of its items")
-            return values
+            return self._by_id(ids, answer)
         if isinstance(answer, Sequence) and not isinstance(answer, str | bytes | bytearray):
             # Copied here, where an answer that is computed as it is read may fail as the handler may.
             if len(answer) == len(items) and len(values := list(islice(answer, len(items) + 1))) == len(
@@ -106,3 +94,19 @@ class HandlerCaller:
             f"the handler answered {type(answer).__name__}: expected a dict by item_id, or a list in order"
             f"{missing}"
         )
+
+    def _by_id(self, ids: list[str], answer: Mapping[Any, Any]) -> list[Any]:
+        """The values in the order of the ids; an error where there is none."""
+        if type(answer) is dict and len(answer) == len(ids):
+            with contextlib.suppress(KeyError):
+                return list(map(answer.__getitem__, ids))
+        values = [
+            answer[item_id]
+            if item_id in answer
+            else MissingResultError(f"the handler's answer holds nothing for item {item_id}")
+            for item_id in ids
+        ]
+        if not self._warned_unknown and not set(ids).issuperset(answer):
+            self._warned_unknown = True
+            logger.warning("The batch handler answers for ids that are not those of its items")
+        return values
