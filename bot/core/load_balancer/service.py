@@ -160,17 +160,21 @@ class LoadBalancer(Phase4Service):
             self._router.budget.share = options.retry_budget_percent / 100.0
             self._router.budget.min_per_second = options.retry_budget_min_per_second
             if wanted is not None:
-                for gone in self._from_settings - {instance.id for instance in wanted}:
-                    cluster.remove(gone, drain=True)
-                self._from_settings = {instance.id for instance in wanted}
-                for instance in wanted:
-                    cluster.add(instance)
+                self._replace_from_settings(wanted)
             self._switched_on()
             self._start_checks()
             self._deliver()
             if before is not None and not await run_on_loop(before.loop, before.stop):
                 before.abandon()
         return True
+
+    def _replace_from_settings(self, instances: list[Instance]) -> None:
+        ids = {instance.id for instance in instances}
+        for gone in self._from_settings - ids:
+            self._cluster.remove(gone, drain=True)
+        self._from_settings = ids
+        for instance in instances:
+            self._cluster.add(instance)
 
     async def disable(self, *, drain_timeout: float = DISABLE_DRAIN_SECONDS) -> bool:
         """Switch off; requests in progress get ``drain_timeout`` seconds. True if all had ended."""
@@ -388,15 +392,7 @@ class LoadBalancer(Phase4Service):
         for event in events:
             _log(event)
             if self._checks is not None and event.instance_id is not None:
-                instance = self._cluster.members.get(event.instance_id)
-                if instance is not None and not self._cluster.panic and _fell_silent(instance, event):
-                    self._router.give_up(instance)
-                if event.new == "ejected" and instance is not None:
-                    self._checks.ejected(instance)
-                elif not event.new:
-                    self._checks.forget(event.instance_id)
-                    if instance is not None:
-                        self._checks.watch(instance)  # replaced by one of the same id
+                self._act_on(event, event.instance_id, self._checks)
             for callback in tuple(self._callbacks):
                 try:
                     callback(event)
@@ -405,6 +401,17 @@ class LoadBalancer(Phase4Service):
         for condition, waiter in tuple(self._waiting):
             if not waiter.done() and condition():
                 give_result_from_anywhere(waiter, None)
+
+    def _act_on(self, event: InstanceEvent, instance_id: str, checks: HealthChecks) -> None:
+        instance = self._cluster.members.get(instance_id)
+        if instance is not None and not self._cluster.panic and _fell_silent(instance, event):
+            self._router.give_up(instance)
+        if event.new == "ejected" and instance is not None:
+            checks.ejected(instance)
+        elif not event.new:
+            checks.forget(instance_id)
+            if instance is not None:
+                checks.watch(instance)  # replaced by one of the same id
 
     def _unreachable(self, instance: Instance) -> None:
         if self._checks is not None:
