@@ -19,7 +19,7 @@ class InvalidArgumentError(MisuseError, ValueError):
 
 
 class CircularLoadError(MisuseError, RuntimeError):
-    """What is being loaded needs, by way of other loads or not, itself; the message names the circle."""
+    """A load waits for itself, directly or through other loads; the message names the cycle."""
 
 
 class ClosedError(Phase4Error):
@@ -35,7 +35,7 @@ class CapacityError(Phase4Error):
 
 
 class UnsupportedValueError(Phase4Error, TypeError):
-    """A value of a type that cannot travel to Redis and come back as what it was."""
+    """A value of a type that cannot be stored in Redis and read back unchanged."""
 
 
 class CorruptPayloadError(BackendError):

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 async def durable_dead_letters(redis_url: str, queue_name: str = "default") -> AsyncIterator[Letters]:
     """The dead letters of the queue ``queue_name`` in the Redis at ``redis_url``.
 
-    Its methods are those of :class:`Letters`: ``count``, ``each``, ``find``, ``replay``, ``discard``.
-    They raise RedisUnavailableError if Redis is away. Raises ValueError for what is no URL or no name.
+    Its methods are those of :class:`Letters`: ``count``, ``each``, ``find``, ``replay``, ``discard``. They
+    raise RedisUnavailableError while Redis is unreachable. Raises ValueError for an invalid URL or name.
     """
     from bot.core.batch_processor.durable.letters import Letters
     from bot.core.batch_processor.durable.streams import Streams

@@ -14,7 +14,7 @@ from bot.core._shared.masking import one_line
 
 
 class BatchQueueFullError(CapacityError):
-    """As many items are pending as are allowed; the message holds the figures."""
+    """The queue is full (``max_pending``); the message has the figures."""
 
 
 class BatchClosedError(ClosedError):
@@ -22,15 +22,15 @@ class BatchClosedError(ClosedError):
 
 
 class MissingResultError(Phase4Error, LookupError):
-    """The handler's answer holds nothing for this item, so the item failed."""
+    """The handler's answer has no entry for this item, so the item failed."""
 
 
 class ItemFailedError(Phase4Error):
-    """The handler said that this item failed; raised where its own exception cannot be."""
+    """The item failed; raised in processes that do not have the handler's own exception."""
 
 
 class DeadLetteredError(BackendError):
-    """The handler failed with every try; the item is among the dead letters.
+    """The handler failed in every attempt; the item is in the dead letters.
 
     ``__cause__`` is the handler's last error, where this process saw it.
     """
@@ -70,7 +70,7 @@ class UnknownItemError(MisuseError, LookupError):
 
 
 class ResultTimeoutError(CapacityError, TimeoutError):
-    """The item was not done in time; it goes on."""
+    """The item was not done in time; it stays pending."""
 
 
 def presentable(error: BaseException) -> Exception:

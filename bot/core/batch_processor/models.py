@@ -82,8 +82,8 @@ Commit = Callable[[Batch, Sequence[Any], bool], Awaitable[None]]
 class Submission(tuple[bool, str, str]):
     """The answer to ``submit_item``: ``(success, item_id, batch_id)``, and why not.
 
-    ``batch_id`` names the batch that the item is due in; one of higher priority that comes later may
-    take its place. Both ids are empty if the item was not taken, and ``reason`` then says why.
+    ``batch_id`` names the batch that the item is planned for; a later item of higher priority may take its
+    place. Both ids are empty if the item was not accepted, and ``reason`` then says why.
     """
 
     reason: str = ""
@@ -94,7 +94,7 @@ class Submission(tuple[bool, str, str]):
 
     @property
     def success(self) -> bool:
-        """Whether the item was taken."""
+        """Whether the item was accepted."""
         return self[0]
 
     @property
@@ -117,7 +117,7 @@ class Submission(tuple[bool, str, str]):
 
 
 class BatchStatus(Struct, frozen=True):
-    """One batch: how far it is, and what became of its items."""
+    """One batch: its state, and how its items ended."""
 
     batch_id: str
     state: BatchState
@@ -141,7 +141,7 @@ class ItemStatus(Struct, frozen=True):
 
 
 class ReplayReport(Struct):
-    """What became of dead letters that were to be submitted again."""
+    """How many dead letters were replayed, and how many were not."""
 
     replayed: int = 0
     missing: int = 0
@@ -153,7 +153,7 @@ class ReplayReport(Struct):
 
 
 class DeadLetter(Struct, frozen=True):
-    """An item that was given up, with what it takes to understand and to replay it."""
+    """An item that was given up, with its data, its error and its attempts."""
 
     item_id: str
     data: Any

@@ -44,7 +44,7 @@ MOST_LETTERS = 100_000_000
 
 
 class BatchProcessor(Phase4Service):
-    """Gathers items into batches for one handler, and gives each item its own result.
+    """Collects items into batches for one handler, and gives each item its own result.
 
     ================= ================================ =========================================
     method            when there is no room            use it
@@ -55,8 +55,8 @@ class BatchProcessor(Phase4Service):
     submit_many       the same, for each item          many of those
     ================= ================================ =========================================
 
-    An item that was taken ends in exactly one way: done, failed, or among the dead letters. What a
-    submitter cancels before its batch was formed is not handled, and counts as failed.
+    An accepted item ends in exactly one state: done, failed, or dead-lettered. An item that is cancelled
+    before its batch was formed is not handled, and counts as failed.
     """
 
     service_name: ClassVar[str] = "batch_processor"
@@ -78,12 +78,12 @@ class BatchProcessor(Phase4Service):
 
     @property
     def enabled(self) -> bool:
-        """Whether it handles items; while it is being switched off, those that are pending."""
+        """Whether it handles items; True while it is being switched off and handles pending items."""
         return self._dispatcher.state in (State.ON, State.DRAINING)
 
     @property
     def process_handler(self) -> Handler | None:
-        """What handles batches: ``async (items) -> {item_id: result}``, or a list in the same order.
+        """The handler of batches: ``async (items) -> {item_id: result}``, or a list in the same order.
 
         An exception as a value fails that item alone, and so does leaving it out of the dict. A
         handler that raises fails the batch, which is tried again, then given up.
@@ -132,22 +132,23 @@ class BatchProcessor(Phase4Service):
     ) -> bool:
         """Switch on, or reconfigure; None leaves what was set before. Times are seconds.
 
-        At first: batches of ``max_batch_size`` 100 items, started when full or ``batch_timeout`` 5
-        after their first item; ``max_concurrent`` 10 handlers at once; ``max_pending`` 10,000 items
-        that have not ended. ``handler_timeout`` 21,600 (six hours; 0: none). A failed batch is tried again
-        ``max_retries`` 3 times, after a random delay of at most ``retry_base`` 0.5, doubled for each
-        try, at most ``retry_max`` 30. With ``isolate`` a batch out of tries is halved again and
-        again, each half tried once, so that only the items that make the handler fail are given up.
-        ``adaptive`` searches for the batch size at which an item takes the handler the least time.
-        ``drain_timeout`` 10: how long ``disable`` waits. Results are kept for ``result_ttl`` 300 and
-        ``max_results`` 10,000, dead letters up to ``max_dead_letters`` 10,000.
+        At first: batches of ``max_batch_size`` 100 items, started when full or ``batch_timeout`` 5 after
+        their first item; ``max_concurrent`` 10 handlers at once; ``max_pending`` 10,000 items that have not
+        ended. ``handler_timeout`` 21,600 (six hours; 0: none). A failed batch is tried again
+        ``max_retries`` 3 times, after a random delay of at most ``retry_base`` 0.5, doubled for each try,
+        at most ``retry_max`` 30. With ``isolate``, a batch without retries left is halved again and again
+        and each half is tried once, so that only the failing items are given up. ``adaptive`` searches for
+        the batch size with the shortest handler time per item. ``drain_timeout`` 10: how long ``disable``
+        waits. Results are kept for ``result_ttl`` 300 and ``max_results`` 10,000, dead letters up to
+        ``max_dead_letters`` 10,000.
 
-        ``redis_url`` (at first empty: memory) is durable mode: items lie in Redis, in the queue
-        ``queue_name`` "default", and every instance with that queue takes its share. What an instance
-        held that is silent for ``lease`` 30 seconds goes to another one; an item that was given to
-        ``max_deliveries`` 5 that ended before it was handled is given up. An item or a result may take
-        ``max_item_bytes`` 1 MiB; ``max_pending`` then counts the items of all instances. While Redis is
-        away the processor is on, degraded, and refuses. Neither can be changed while it is on.
+        ``redis_url`` (at first empty: memory) switches durable mode on: items are in Redis, in the queue
+        ``queue_name`` "default", and all instances with that queue share the work. If an instance does not
+        renew its leases for ``lease`` 30 seconds, another one takes over its items. An item is given up
+        after ``max_deliveries`` 5 deliveries to instances that ended before it was handled. An item or a
+        result may have ``max_item_bytes`` 1 MiB; ``max_pending`` then counts the items of all instances.
+        While Redis is unreachable, the processor is on, degraded, and refuses items. Neither ``redis_url``
+        nor ``queue_name`` can be changed while it is on.
 
         Without a handler items wait until there is one. Raises ValueError for values out of bounds.
         """
@@ -221,13 +222,13 @@ class BatchProcessor(Phase4Service):
         self._store = store
 
     async def disable(self) -> bool:
-        """Take in nothing more, handle what is pending within the drain time, then switch off.
+        """Accept no more items, handle the pending ones within the drain time, then switch off.
 
-        What has not ended by then goes to the dead letters, and its submitter gets
-        BatchClosedError. In durable mode what no handler has begun is left in Redis at once, and what
-        has not ended by then too. False if a handler went on after it was cancelled.
+        Items that are unfinished by then go to the dead letters, and their submitters get BatchClosedError.
+        In durable mode they stay in Redis; items that no handler has begun are left to other instances at
+        once. False if a handler continued after it was cancelled.
 
-        Cancelled, it waits no longer for what is pending, and the processor is off all the same.
+        If it is cancelled, it stops waiting for pending items, and the processor is still switched off.
         """
         async with self._transition:
             if self._dispatcher.state is State.OFF:
@@ -261,7 +262,7 @@ class BatchProcessor(Phase4Service):
         return clean
 
     async def find_warnings(self) -> list[str]:
-        """What is amiss with the Redis of the durable mode."""
+        """Problems of the Redis of durable mode."""
         return await self._store.find_warnings()
 
     # Submitting.
@@ -269,12 +270,13 @@ class BatchProcessor(Phase4Service):
     def submit(self, data: Any, priority: int = 0) -> asyncio.Future[Any]:
         """Add an item and return the future of its result: the cheapest form, and not a coroutine.
 
-        The future raises what made the item fail, or DeadLetteredError if its batch was given up.
-        Cancelling it withdraws an item that is in no batch yet. Its result is kept by the future
-        alone; to ask by id, or not at all, use :meth:`submit_item`. Higher priorities go first.
+        The future raises the item's error, or DeadLetteredError if its batch was given up. Cancelling it
+        withdraws an item that is in no batch yet. Only the future keeps the result; if you need the result
+        by id, or not at all, use :meth:`submit_item`. Higher priorities go first.
 
-        In durable mode the future raises BatchQueueFullError, or RedisUnavailableError while Redis is
-        away, and cancelling it withdraws nothing. What cannot travel raises InvalidArgumentError here.
+        In durable mode the future raises BatchQueueFullError, or RedisUnavailableError while Redis is away,
+        and cancelling it withdraws nothing. Data that cannot be stored in Redis raises InvalidArgumentError
+        here.
 
         Raises BatchQueueFullError or, while the processor is off, BatchClosedError.
         """
@@ -311,10 +313,10 @@ class BatchProcessor(Phase4Service):
     async def submit_item(self, data: Any, priority: int = 0, key: str | None = None) -> Submission:
         """Add an item: ``(success, item_id, batch_id)``; at once, whether there is room or not.
 
-        Its result is kept for :meth:`get_result`. ``key`` is an idempotency key (1 to 200
-        characters), and becomes the item's id: while an item of that key is pending, or its result is
-        kept, another one adds nothing, and is answered as the first was. ``success`` is False, with a
-        ``reason``, when as many items are pending as are allowed and while the processor is off.
+        Its result is kept for :meth:`get_result`. ``key`` is an idempotency key (1 to 200 characters), and
+        becomes the item's id: while an item of that key is pending, or its result is kept, another
+        submission adds nothing and gets the same answer. ``success`` is False, with a ``reason``, if the
+        queue is full or the processor is off.
         """
         answer = self._store.submit_item(data, priority, key)
         return answer if isinstance(answer, Submission) else await answer
@@ -329,7 +331,7 @@ class BatchProcessor(Phase4Service):
     ) -> list[Submission]:
         """:meth:`submit_item` for each, in order, with a key for each if there are ``keys``.
 
-        ``all_or_none``: take none if not all have room.
+        ``all_or_none``: accept no item if there is no room for all of them.
         """
         wanted = list(data)
         ids: list[str | None] = [None] * len(wanted) if keys is None else list(keys)
@@ -341,11 +343,11 @@ class BatchProcessor(Phase4Service):
     # Results.
 
     async def get_result(self, item_id: str, timeout: float | None = None) -> Any:
-        """The result of an item of :meth:`submit_item`, waiting for it if need be; raises its error.
+        """Wait for the result of an item of :meth:`submit_item` and return it, or raise the item's error.
 
-        Results are kept for a bounded time and in bounded number (``result_ttl``, ``max_results``); of
-        an id that is not known (any more), UnknownItemError. After ``timeout`` seconds:
-        ResultTimeoutError, and the item goes on.
+        Results are kept for a bounded time and in bounded number (``result_ttl``, ``max_results``); an id
+        that is not known (any more) raises UnknownItemError. After ``timeout`` seconds ResultTimeoutError
+        is raised, and the item stays pending.
         """
         if timeout is not None:
             timeout = valid_seconds("timeout", timeout, zero=True, most=YEAR)
@@ -363,21 +365,21 @@ class BatchProcessor(Phase4Service):
             raise ResultTimeoutError(f"item {item_id} has no result within {timeout:g} s") from error
 
     async def get_item_status(self, item_id: str) -> ItemStatus | None:
-        """How far an item of :meth:`submit_item` is, without waiting; None if it is not known (any more).
+        """The state of an item of :meth:`submit_item`, without waiting; None if it is not known (any more).
 
         In durable mode Redis is asked; RedisUnavailableError while it is away.
         """
         return await self._store.status(item_id)
 
     async def get_batch_status(self, batch_id: str) -> BatchStatus | None:
-        """How far a batch is; None if it is not known. The last 1,000 that ended are."""
+        """The state of a batch; None if it is not known. The last 1,000 finished batches are known."""
         return self._dispatcher.status_of_batch(batch_id)
 
     async def flush(self, timeout: float | None = None) -> bool:
-        """Start what is pending without waiting for full batches, and wait until it has ended.
+        """Start all pending items without waiting for full batches, and wait until they have ended.
 
-        In durable mode that is all that lies in Redis, whichever instance handles it.
-        False if that took longer than ``timeout`` seconds (it goes on), or if there is no handler.
+        In durable mode these are all items in Redis, whichever instance handles them. False if this took
+        longer than ``timeout`` seconds (the items are still handled), or if there is no handler.
         """
         if timeout is not None:
             timeout = valid_seconds("timeout", timeout, zero=True, most=YEAR)
@@ -401,7 +403,7 @@ class BatchProcessor(Phase4Service):
     async def iter_dead_letters(
         self, offset: int = 0, limit: int | None = None, *, newest_first: bool = False
     ) -> AsyncIterator[DeadLetter]:
-        """The same one by one, after the first ``offset``, at most ``limit``: many need not be in memory."""
+        """The same one after the other, without the first ``offset``, at most ``limit``."""
         offset = valid_count("offset", offset, 0, MOST_LETTERS, default=0)
         left = MOST_LETTERS if limit is None else valid_count("limit", limit, 0, MOST_LETTERS, default=0)
         if not left:
@@ -425,22 +427,22 @@ class BatchProcessor(Phase4Service):
     async def replay_dead_letters(self, item_ids: Sequence[str] | None = None) -> ReplayReport:
         """Submit dead letters again, all or those of ``item_ids``, under their ids and priorities.
 
-        Those for which there is no room stay where they are, and so does one whose key another item
-        has that is pending. In durable mode each is replayed whole or not at all, and once, however many
-        instances try; RedisUnavailableError while Redis is away. BatchClosedError while the processor is off.
+        Dead letters without room in the queue stay, and so does one whose key a pending item has. In
+        durable mode each is replayed whole or not at all, and once, however many instances try;
+        RedisUnavailableError while Redis is away. BatchClosedError while the processor is off.
         """
         if self._dispatcher.state is not State.ON:
             raise BatchClosedError(OFF)
         return await self._store.replay(_valid_ids(item_ids))
 
     async def replay(self, item_ids: Sequence[str] | None = None) -> int:
-        """:meth:`replay_dead_letters`: how many were; 0 while the processor is off."""
+        """:meth:`replay_dead_letters`, but returns only the number replayed; 0 while off."""
         return (
             (await self.replay_dead_letters(item_ids)).replayed if self._dispatcher.state is State.ON else 0
         )
 
     async def discard_dead_letters(self, item_ids: Sequence[str] | None = None) -> int:
-        """Forget dead letters, all or those of ``item_ids``; how many there were. They stay counted."""
+        """Drop dead letters, all or those of ``item_ids``; returns how many. Statistics still count them."""
         return await self._store.discard(_valid_ids(item_ids))
 
     # Figures.

@@ -137,16 +137,17 @@ def cached(
 ) -> Any:
     """Cache what an ``async def`` returns, None and other falsy values included, for ``ttl`` seconds.
 
-    Entries are keyed by the bound arguments, so ``f(1)`` and ``f(user_id=1)`` are one, and ``1`` and ``"1"``
-    two. ``self`` and ``cls`` are left out, so that objects of one class share values; classes that inherit
-    the method do not. Where that is wrong, or arguments are no plain data, give ``key``, a function of the
-    same arguments, ``self`` included, that returns the key's last part. ``key_prefix`` defaults to the
-    function's module and name; what a partial binds is part of the key, too. Without ``key_prefix`` or
-    ``key``, a closure or a method of one object shares its values with no other function, since its name does
-    not tell what it closes over. Concurrent calls run the function once. ``tags`` and ``options`` are those
-    of :meth:`CacheManager.get_or_load`. While the cache is off, the function is just called. ``@cached``
-    without parentheses takes every default. It can stand above or below ``@classmethod``. Below, from Python
-    3.13 on, ``cache_key`` and ``invalidate`` take the class as their first argument.
+    Entries are keyed by the bound arguments, so ``f(1)`` and ``f(user_id=1)`` are one, and ``1`` and
+    ``"1"`` two. ``self`` and ``cls`` are left out, so that objects of one class share values; classes that
+    inherit the method do not. Where that is wrong, or arguments are no plain data, give ``key``, a function
+    of the same arguments, ``self`` included, that returns the key's last part. ``key_prefix`` defaults to
+    the function's module and name; what a partial binds is part of the key, too. Without ``key_prefix`` or
+    ``key``, a closure or a method of one object shares its values with no other function, since its name
+    does not show the values of its enclosing variables. Concurrent calls run the function once. ``tags``
+    and ``options`` are those of :meth:`CacheManager.get_or_load`. While the cache is off, the function is
+    just called. ``@cached`` without parentheses takes every default. It can stand above or below
+    ``@classmethod``. Below, from Python 3.13 on, ``cache_key`` and ``invalidate`` take the class as their
+    first argument.
 
     The decorated function is a coroutine function and has ``cache_key(*args, **kwargs)`` and ``await
     invalidate(*args, **kwargs)``; those of a bound method are for calls on its object.

@@ -27,7 +27,7 @@ ABSENT: Any = object()
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How ``get_or_load`` and ``@cached`` load and keep a value. Everything is off unless asked for.
+    """How ``get_or_load`` and ``@cached`` load and keep a value. Every option is off by default.
 
     - ``stale_ttl``: seconds that a value stays good enough after it expired, to be served when the
       loader fails or is too slow (RFC 5861, stale-if-error).

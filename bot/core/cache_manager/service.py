@@ -42,7 +42,8 @@ _READ_AT_ONCE = 500
 
 
 class CacheManager(Phase4Service):
-    """Two tiers: L1 in this process, bounded; L2 in Redis, shared by instances. Off, it holds nothing.
+    """Two tiers: L1 in this process, bounded; L2 in Redis, shared by instances. While off, it holds
+    nothing.
 
     **What a caller gets is its own.** A mutable value is copied when it is stored and for each reader, so no
     caller can change what another gets, and L1 gives the same as L2. Immutable values (numbers, strings,
@@ -50,9 +51,9 @@ class CacheManager(Phase4Service):
     data are copied as by ``copy.deepcopy``, cycles included, and stay in L1: L2 holds plain data only. What
     cannot be copied is not cached; that is logged once for each type.
 
-    **Redis may become unreachable at any time.** No call raises for it: reads of L2 are misses, and L1 goes
-    on. When Redis is back, keys that were changed meanwhile are dropped there, and L1 is emptied, since the
-    changes of the other instances were missed.
+    **Redis may become unreachable at any time.** No call raises an error for that: reads of L2 are misses,
+    and L1 goes on. When Redis is back, keys that were changed meanwhile are dropped there, and L1 is
+    emptied, since the changes of the other instances were missed.
     """
 
     service_name: ClassVar[str] = "cache_manager"
@@ -286,9 +287,7 @@ class CacheManager(Phase4Service):
         namespace: str = DEFAULT_NAMESPACE,
         tags: Sequence[str] = (),
     ) -> int:
-        """:meth:`set` for several keys, some hundred in one round trip; returns how many of them a tier
-        holds.
-        """
+        """:meth:`set` for several keys, some hundred per round trip; returns how many a tier holds."""
         pairs = [(valid_key(key), value) for key, value in items.items()]
         valid_name(namespace, "namespace")
         tags = valid_tags(tags)
@@ -416,7 +415,7 @@ class CacheManager(Phase4Service):
         namespace: str = DEFAULT_NAMESPACE,
         timeout: float = TIMEOUT,
     ) -> bool:
-        """Load a key now, and again every ``interval`` seconds until :meth:`stop_warming` or :meth:`disable`.
+        """Load a key now and every ``interval`` seconds, until :meth:`stop_warming` or :meth:`disable`.
 
         True if the first load succeeded; a load that fails, or takes longer than ``timeout`` seconds and is
         cancelled then, is logged and tried again at the next turn. ``interval`` None takes the configured
@@ -458,7 +457,7 @@ class CacheManager(Phase4Service):
             self._tiers.listeners[topic] = listener
 
     def tell(self, topic: str, items: list[str]) -> asyncio.Task[Any] | None:
-        """Send the other instances a message, in a task of its own; None if there is nobody to tell."""
+        """Send a message to the other instances, in a separate task; None if there are none."""
         shared = self._tiers.shared
         if shared is None or not self._enabled:
             return None

@@ -11,7 +11,7 @@ from bot.core.phase4_config.fields import PositiveSeconds, Seconds
 
 
 class BackendType(StrEnum):
-    """The databases that pools are made for. Each member is also its name, as a str."""
+    """The supported databases. Each member is also its name, as a str."""
 
     MONGODB = "mongodb"
     REDIS = "redis"

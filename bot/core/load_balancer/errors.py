@@ -10,7 +10,7 @@ from bot.core.load_balancer.models import Attempt
 
 
 class RequestRejected(Phase4Error):
-    """The request itself is at fault: it is not tried elsewhere, nor held against the instance.
+    """The request itself is at fault: it is not retried, and does not count against the instance.
 
     The default handler raises it for an answer of 4xx; handlers of your own may raise it too.
     """
@@ -37,7 +37,7 @@ class InstanceFailure(BackendError):
 
 
 class RequestFailed(BackendError):
-    """No try succeeded; ``attempts`` tells what each instance did, ``__cause__`` is the last error."""
+    """No try succeeded; ``attempts`` has the failure at each instance, ``__cause__`` is the last error."""
 
     def __init__(self, reason: str, attempts: Sequence[Attempt] = ()) -> None:
         tried = "; ".join(f"{a.instance_id} after {a.seconds:.3f} s: {a.error}" for a in attempts)
@@ -50,7 +50,7 @@ class NoInstanceError(CapacityError):
 
 
 class UnknownInstanceError(MisuseError, LookupError):
-    """There is no instance of that id; the message names those that there are."""
+    """There is no instance with that id; the message lists the known ones."""
 
 
 class BalancerOffError(ClosedError):

@@ -126,7 +126,7 @@ class Instance:
 
     @property
     def is_healthy(self) -> bool:
-        """Whether it gets requests as others do."""
+        """Whether it is healthy."""
         return self.state is InstanceState.HEALTHY or self.state is InstanceState.SLOW_START
 
     def __repr__(self) -> str:

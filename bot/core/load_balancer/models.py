@@ -27,7 +27,7 @@ class LoadBalancingStrategy(enum.Enum):
 
 
 class InstanceState(enum.Enum):
-    """Where an instance stands. Requests go to the first two; a trial now and then to HALF_OPEN."""
+    """The state of an instance. The first two get requests; HALF_OPEN gets one trial at a time."""
 
     HEALTHY = "healthy"
     SLOW_START = "slow_start"

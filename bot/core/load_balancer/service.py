@@ -76,7 +76,7 @@ class _GetInstance:
 
 
 class LoadBalancer(Phase4Service):
-    """Sends each request to one of several instances; one that fails is left out until it is well.
+    """Sends each request to one of several instances, and none to an instance that fails until it recovers.
 
     ================ ==================================== =============================================
     method           gives                                use it
@@ -241,11 +241,11 @@ class LoadBalancer(Phase4Service):
         return True
 
     async def remove_instance(self, id: str, drain: bool = True, *, timeout: float = DRAIN_SECONDS) -> bool:
-        """Take an instance out: nothing more is sent to it.
+        """Remove an instance: no more requests are sent to it.
 
         With ``drain``, waits until its requests in progress have ended, ``timeout`` seconds at most; True
-        if they have. Otherwise, or when the wait is cancelled, they end by themselves. False as well if
-        there is no such instance, or if it is added again meanwhile: then it stays.
+        if they have. Otherwise, or if the wait is cancelled, they still continue to their end. False also
+        if there is no such instance, or if it is added again meanwhile; then it stays.
         """
         valid_seconds("timeout", timeout)
         instance = self._cluster.remove(id, drain=drain)
@@ -264,7 +264,7 @@ class LoadBalancer(Phase4Service):
         return not instance.present
 
     async def drain_instance(self, id: str, *, timeout: float = 0.0) -> bool:
-        """Send an instance nothing more and let its requests in progress end; True if none is left.
+        """Send no more requests to an instance and let those in progress end; True if none is left.
 
         Waits for that ``timeout`` seconds at most. Its sessions go to others. It stays drained, whatever
         health checks say, while the balancer is off and when its address is added again, until
@@ -373,9 +373,9 @@ class LoadBalancer(Phase4Service):
     # Events.
 
     def on_event(self, callback: EventCallback) -> Callable[[], None]:
-        """Have ``callback(event)`` called at each change of state; returns what unsubscribes it.
+        """Call ``callback(event)`` at each change of state; returns a function that unsubscribes it.
 
-        Called synchronously, after the change; what it raises is logged.
+        It is called synchronously, after the change; an error that it raises is logged.
         """
         _callable("callback", callback)
         self._callbacks.append(callback)

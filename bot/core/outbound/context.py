@@ -18,9 +18,10 @@ current: ContextVar[tuple[Priority, float | None]] = ContextVar("phase4_outbound
 
 @contextmanager
 def sending(priority: Priority, deadline: float | None = None) -> Iterator[None]:
-    """Give what is sent within, tasks that are started there included, this priority and deadline.
+    """Set priority and deadline of all requests in this block, and in tasks that are started in it.
 
-    ``deadline`` is seconds from each call. A request's own values win. Raises ValueError for a bad one.
+    ``deadline`` is seconds from each call. A request's own values win. Raises ValueError for an invalid
+    value.
     """
     if priority not in (0, 1, 2, 3):
         raise invalid("priority", priority, "a Priority")

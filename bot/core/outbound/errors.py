@@ -6,7 +6,7 @@ from bot.core._shared.errors import CapacityError, ClosedError, Phase4Error
 
 
 class OutboundFullError(CapacityError):
-    """As many requests wait as may wait; this one was not queued and has not been sent."""
+    """The queue is full (``max_pending``); this request was not queued and has not been sent."""
 
     def __init__(self, max_pending: int) -> None:
         super().__init__(f"{max_pending} requests wait already (max_pending): not queued, not sent")
@@ -16,7 +16,7 @@ class OutboundFullError(CapacityError):
 class OutboundHeldError(CapacityError):
     """Telegram refuses requests for longer than ``max_wait``; this one has not been sent.
 
-    ``retry_after`` seconds later it can be.
+    It can be sent after ``retry_after`` seconds.
     """
 
     def __init__(self, chat: int | str | None, retry_after: float, max_wait: float) -> None:
@@ -29,7 +29,7 @@ class OutboundHeldError(CapacityError):
 
 
 class OutboundDeadlineError(CapacityError):
-    """The request's deadline passed, or was sure to pass, before it could leave; it has not been sent."""
+    """The request could not be sent before its deadline, so it has not been sent."""
 
     def __init__(self, deadline: float) -> None:
         super().__init__(f"could not leave within its deadline of {deadline:g} s: not sent")

@@ -25,7 +25,7 @@ Window = tuple[int, float]
 
 
 class Priority(IntEnum):
-    """What leaves first where not all can leave at once."""
+    """The order in which requests are sent if they cannot all be sent at once."""
 
     ANSWER = 0
     """To a user who waits for it. Never held back by the bulk limit."""
@@ -35,7 +35,7 @@ class Priority(IntEnum):
 
 
 class Limits(Struct, frozen=True, kw_only=True):
-    """Telegram's limits as they are known; a refusal is obeyed whatever they say.
+    """Telegram's limits, as far as they are known. Refusals are obeyed in any case.
 
     Windows are (requests, seconds). ``group``: messages in a group or channel. ``chat`` and ``chat_burst``:
     messages to a private chat at that rate, after a short burst. ``bulk``: messages to all chats together;
@@ -85,7 +85,7 @@ def _valid_window(name: str, value: object) -> None:
 
 
 class Request(Struct, frozen=True):
-    """What is about to be sent, as far as flood control needs to know it.
+    """A request to Telegram, as far as flood control needs to know it.
 
     ``method`` is the API method in any spelling (``sendMessage``, ``SendMessage``, ``messages.SendMessage``).
     ``chat``: an id or ``@name``. Of what concerns no chat it is None, and a refusal holds all chats, or what
@@ -109,7 +109,7 @@ class Request(Struct, frozen=True):
     content: str | bytes | None = None
 
     def check(self) -> Chat:
-        """Its chat in plain form; ValueError for a field that no request can have."""
+        """The request's chat in plain form; raises ValueError for an invalid field."""
         if type(self.method) is not str or not self.method:
             raise invalid("method", self.method, "the name of an API method")
         if type(self.cost) is not int or not 1 <= self.cost <= 10_000:

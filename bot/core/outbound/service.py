@@ -46,9 +46,9 @@ UNNAMED = "default"
 
 
 class Outbound(Phase4Service):
-    """Sends requests to Telegram in their turn. While off, each is sent at once.
+    """Sends requests to Telegram within its limits, in order. While off, each is sent at once.
 
-    :meth:`call` runs ``send`` in its caller's own task, after waiting as long as it must. A caller that is
+    :meth:`call` runs ``send`` in its caller's own task, after the necessary wait. A caller that is
     cancelled while it waits gives its place back, and its slot if it had just got one.
     """
 
@@ -144,7 +144,7 @@ class Outbound(Phase4Service):
         return True
 
     def sibling(self) -> Outbound:
-        """Another one, off and unused, with the same clock: for a bot with a budget of its own."""
+        """Another ``Outbound``, off and unused, with the same clock: for a bot with its own budget."""
         return Outbound(clock=self._clock, random_source=self._random)
 
     async def enable_as(self, other: Outbound, *, bot_id: int | str | None = None) -> bool:
@@ -153,7 +153,7 @@ class Outbound(Phase4Service):
         return await self.enable(other._limits, **settings)
 
     async def identify(self, bot_id: int | str) -> None:
-        """Say which bot is served, where ``enable`` was not told: whose budget it is that instances share."""
+        """Set the bot's id if ``enable`` did not get it; instances with the same id share a budget."""
         async with self._transition:
             if self._settings.get("bot_id") == UNNAMED:
                 self._settings["bot_id"] = bot_id
@@ -161,11 +161,11 @@ class Outbound(Phase4Service):
 
     @property
     def is_identified(self) -> bool:
-        """Whether it was said which bot is served."""
+        """Whether the bot's id is known."""
         return bool(self._settings.get("bot_id", UNNAMED) != UNNAMED)
 
     def may_serve(self, bot_id: int) -> bool:
-        """False if another bot's id was said to be served; a name that is no id may be any bot's."""
+        """False if this serves a bot with another id; a name that is not an id may be any bot's."""
         told = tag_of(self._settings.get("bot_id", UNNAMED))[5:-1]
         return not told.isdigit() or told == b"%d" % bot_id
 
@@ -193,12 +193,13 @@ class Outbound(Phase4Service):
             await shared.connect()
 
     def warnings(self) -> list[str]:
-        """What is amiss with the Redis that shares the budget."""
+        """Problems of the Redis for the shared budget."""
         shared = self._dispatcher.shared
         return [] if shared is None else shared.warnings(WITHOUT_REDIS[self.service_name])
 
     async def disable(self) -> bool:
-        """Switch off: what waits is sent within ``drain_timeout``, the rest raises OutboundClosedError.
+        """Switch off: waiting requests are sent within ``drain_timeout``, the rest raise
+        OutboundClosedError.
 
         Meanwhile a call that would have to wait raises it, too. Windows and penalties are remembered.
         """
@@ -224,15 +225,17 @@ class Outbound(Phase4Service):
 
     @property
     def max_wait(self) -> float:
-        """Seconds of a penalty that are waited for."""
+        """The longest flood wait to wait for, in seconds."""
         return self._dispatcher.scheduler.max_wait
 
     async def call(self, send: Callable[[], Awaitable[T]], request: Request) -> T:
-        """Await ``send()`` when it may leave, and again after Telegram refused it: its result.
+        """Await ``send()`` when the limits allow it, again after a refusal by Telegram, and return its
+        result.
 
-        ``send`` must make one request; it is called again after a refusal, so it must be able to. Raises
-        what ``send`` raises, but for refusals that are waited for; OutboundFullError, OutboundHeldError,
-        OutboundDeadlineError, OutboundClosedError and MessageDeletedError of what was not sent.
+        ``send`` must make one request, and it must be possible to call it again after a refusal. Raises the
+        errors of ``send``, except refusals that are waited for. OutboundFullError, OutboundHeldError,
+        OutboundDeadlineError, OutboundClosedError and MessageDeletedError mean that the request was not
+        sent.
         """
         if not self._enabled:
             self._used_while_off()
@@ -345,9 +348,9 @@ class Outbound(Phase4Service):
     # Holds.
 
     def hold(self, chat: int | str | None, seconds: float) -> None:
-        """Send nothing to ``chat``, or to anybody if it is None, for ``seconds``; never shortens a hold.
+        """Send nothing to ``chat`` (None: to any chat) for ``seconds``; never shortens a hold.
 
-        For waits that were learnt of elsewhere. Raises ValueError for what is no chat or no time.
+        For flood waits that your code learnt elsewhere. Raises ValueError for an invalid chat or time.
         """
         valid_seconds("seconds", seconds, zero=True)
         self._dispatcher.hold(plain_chat(chat), float(seconds))
@@ -355,16 +358,17 @@ class Outbound(Phase4Service):
     async def release(self, chat: int | str | None) -> bool:
         """End a hold of ``chat``, or the one of all chats if it is None; False if there was none.
 
-        Whoever it came from: if it was Telegram, which still means it, it refuses again. The lower rate of a
-        chat that was refused stays. With ``redis_url`` it ends in every instance; if Redis is away,
-        RedisUnavailableError is raised and the hold stays. Raises ValueError for what is no chat.
+        Holds of any cause are ended. If Telegram caused it and its flood wait is not over, Telegram refuses
+        again. The lower rate of a chat that was refused stays. With ``redis_url`` it ends in every
+        instance; if Redis is away, RedisUnavailableError is raised and the hold stays. Raises ValueError
+        for what is no chat.
         """
         return await self._dispatcher.release(plain_chat(chat))
 
     # Figures.
 
     def snapshot(self) -> OutboundFigures | OutboundOff:
-        """Figures of design 5.7; see docs/outbound.md."""
+        """Figures since the start or the last reset; see docs/outbound.md."""
         if not self._enabled:
             return OutboundOff()
         dispatcher, counters = self._dispatcher, self._counters

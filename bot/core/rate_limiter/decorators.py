@@ -55,12 +55,12 @@ def rate_limited(
 
     ``backoff`` is that of the function's limit (see RateLimitConfig).
 
-    ``key`` tells which client it is: the name of an argument, or a function of the call's arguments
-    that returns an int or a str. Without it, or where it gives None, the client is the argument
-    ``client_id``, ``user_id`` or ``chat_id`` if the function has one; else that of an update among the
-    arguments: its ``from_user`` (aiogram, Pyrogram) or ``effective_user`` (python-telegram-bot), and for
-    posts of channels, which have none, ``sender_chat`` or ``chat``. Calls without a client share one
-    bucket, which knows no backoff.
+    ``key`` selects the client: the name of an argument, or a function of the call's arguments that returns
+    an int or a str. Without it, or if it returns None, the client is the argument ``client_id``,
+    ``user_id`` or ``chat_id`` if the function has one; else that of an update among the arguments: its
+    ``from_user`` (aiogram, Pyrogram) or ``effective_user`` (python-telegram-bot), and for posts of
+    channels, which have none, ``sender_chat`` or ``chat``. Calls without a client share one bucket, which
+    has no backoff.
 
     Serves ``async def`` and plain functions, methods, static and class methods, ``functools.partial`` and
     callable objects; a plain one cannot wait for a Redis that shares the limit

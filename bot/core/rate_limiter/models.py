@@ -34,11 +34,11 @@ def plain_client(client: object) -> ClientId:
 
 
 class Backoff:
-    """What it costs to come back too early, again and again. Immutable.
+    """How long clients wait that retry too early, again and again. Immutable.
 
     The nth step makes a client wait ``base * 2**(n-1)`` seconds, at most ``max``. Requests within ``grace``
-    seconds of a first refusal cost nothing: they were on their way. Raises ValueError for figures that
-    are no numbers from 0 to a year (base and max above 0, base at most max).
+    seconds after a first refusal cause no step, because they may have been sent before it. Raises
+    ValueError unless all are numbers from 0 to a year, base and max above 0, and base at most max.
     """
 
     __slots__ = ("base", "grace", "max")
@@ -88,10 +88,10 @@ class RateLimitConfig:
     build its config on each call and still share the client's tokens with the call before. Give
     limits of equal values a ``name`` each to keep their tokens apart.
 
-    ``backoff`` is "default" (the limiter's figures), None (off: early requests are refused, and no
-    more), or a :class:`Backoff` of its own.
+    ``backoff`` is "default" (the limiter's figures), None (no backoff: early requests are only refused), or
+    this limit's own :class:`Backoff`.
 
-    Raises ValueError naming field and value for a rate or a burst that is no positive finite number
+    Raises ValueError, with field and value, for a rate or a burst that is not a positive finite number
     (rate above 0, at most 1e12, as for bytes; burst a whole number from 1 to 1,000,000,000).
     """
 
@@ -178,7 +178,7 @@ def _valid_burst(value: object) -> int:
 class RateLimitStatus(tuple[Any, ...]):
     """The outcome of one check: whether it passed, and what the client may do next.
 
-    Figures are worked out when read, so that a check does not pay for unused ones.
+    Figures are computed when they are read, so that a check does not pay for unused ones.
     """
 
     # (buckets, slack, tokens, now): slack is the seconds the check passed by, negative the seconds
@@ -212,12 +212,12 @@ class RateLimitStatus(tuple[Any, ...]):
 
     @property
     def limit(self) -> int:
-        """The burst size: requests the client can make at once when it has rested."""
+        """The burst size: requests that the client can make at once when its bucket is full."""
         return int(self[0].config.burst_size)
 
     @property
     def degraded(self) -> bool:
-        """Whether this instance decided alone a check of a limit that it shares: Redis was away."""
+        """Whether this instance checked a shared limit on its own: Redis was unreachable."""
         return len(self) == 5
 
     @property

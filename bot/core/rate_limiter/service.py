@@ -93,13 +93,13 @@ class RateLimiter(Phase4Service):
     ) -> bool:
         """Switch on, or reconfigure; None leaves what was set before (at first: 10 rps, burst 50).
 
-        ``tiers`` replaces all tiers. ``backoff`` says whether clients that come back too early wait longer,
-        and the ``backoff_...`` how long, in seconds, as in Backoff; for limits that have no backoff of their
-        own. A limit whose values did not change keeps its clients' buckets.
+        ``tiers`` replaces all tiers. ``backoff`` says whether clients that retry too early wait longer, and
+        the ``backoff_...`` arguments how long, in seconds, as in Backoff. They apply to limits without
+        their own backoff. A limit whose values did not change keeps its clients' buckets.
 
-        ``redis_url`` names the Redis that holds the
-        buckets of all instances (``redis+cluster://`` for a cluster); "": each has its own. Redis need
-        not be there. Raises ValueError for values out of bounds.
+        ``redis_url`` names the Redis that holds the buckets of all instances (``redis+cluster://`` for a
+        cluster); "": each instance has its own. Redis may be unreachable at this time. Raises ValueError
+        for values out of bounds.
         """
         if default_limit is not None and not isinstance(default_limit, RateLimitConfig):
             raise TypeError(f"default_limit = {default_limit!r}: expected a RateLimitConfig")
@@ -124,9 +124,9 @@ class RateLimiter(Phase4Service):
         return True
 
     async def disable(self) -> bool:
-        """Switch off: every check passes, every bucket is forgotten; tiers stay defined.
+        """Switch off: every check passes, every bucket is dropped; tiers stay defined.
 
-        Buckets in Redis stay: they are the other instances' too, and vanish as they fill.
+        Buckets in Redis stay, because other instances use them; they expire when they are full.
         """
         async with self._transition:
             self._enabled = False
@@ -137,7 +137,7 @@ class RateLimiter(Phase4Service):
         return True
 
     def warnings(self) -> list[str]:
-        """What is amiss with the Redis that shares the limits."""
+        """Problems of the Redis for shared limits."""
         shared = self._shared
         return [] if shared is None else shared.link.warnings(WITHOUT_REDIS[self.service_name])
 
@@ -177,13 +177,13 @@ class RateLimiter(Phase4Service):
     ) -> tuple[bool, RateLimitStatus]:
         """Take ``tokens_required`` tokens of the client if they are there: (allowed, status).
 
-        The limit is ``config``, or that of ``tier``, or the default one. A client that was told to wait
-        and comes back too early, again and again, waits longer (see Penalties and Backoff). A
-        ``client_id`` of None is an unknown client: all such requests share one bucket.
+        The limit is ``config``, or that of ``tier``, or the default one. A client that retries too early,
+        again and again, waits longer (see Penalties and Backoff). A ``client_id`` of None is an unknown
+        client: all such requests share one bucket.
 
-        Raises TypeError for a client that is no int, str or None (True and 1.0 would be client 1),
-        ValueError for tokens below 1 or above the burst size, which could never be had, and
-        UnknownTierError for a tier that is not defined.
+        Raises TypeError for a client that is not an int, a str or None (True and 1.0 would be client 1),
+        ValueError for fewer than 1 token or more than the burst size, and UnknownTierError for a tier that
+        is not defined.
         """
         try:
             buckets = self._local.get(config)
@@ -224,10 +224,10 @@ class RateLimiter(Phase4Service):
     def check(self, client_id: ClientId, config: RateLimitConfig | None = None) -> float:
         """Take one token if it is there: 0.0, or the seconds after which it will be.
 
-        The cheapest form, callable from synchronous code. For a tier: :meth:`check_tier`. It cannot
-        wait for Redis: where limits are shared it decides by what this instance knows of the client's
-        bucket, and takes the token there in the background. What other instances took since Redis
-        last answered here is owed, and paid before the client's next request.
+        The cheapest form, callable from synchronous code. For a tier: :meth:`check_tier`. It cannot wait
+        for Redis. For shared limits it decides by the last known state of the client's bucket, and takes
+        the token from Redis in the background. If other instances took tokens since that state, the client
+        is in debt and waits longer later.
         """
         try:
             buckets = self._local.get(config)
@@ -287,11 +287,10 @@ class RateLimiter(Phase4Service):
     ) -> RateLimitStatus:
         """Wait until the tokens are there and take them; first come, first served.
 
-        The tokens are taken in advance, so no waiter is overtaken; a cancelled wait gives them back, and
-        those behind it move up.
-        If it would take longer than ``timeout`` seconds, RateLimitExceeded is raised at once and
-        nothing is taken; a negative one, of a deadline just passed, is as 0. Waiting is what a client is
-        told to do, so it never counts as a violation.
+        The tokens are reserved in advance, so no waiter is overtaken. A cancelled wait gives them back, and
+        later waiters get them. If it would take longer than ``timeout`` seconds, RateLimitExceeded is
+        raised at once and nothing is taken. A negative ``timeout`` (a deadline that has just passed) counts
+        as 0. Waiting here never counts as retrying too early.
         """
         buckets = self._buckets(config, tier, tokens_required)
         if buckets is None:
@@ -344,9 +343,9 @@ class RateLimiter(Phase4Service):
     async def reset_client(self, client_id: ClientId, limit: RateLimitConfig | str | None = None) -> bool:
         """Forgive a client: full buckets, no backoff. False if it had both already.
 
-        Under every limit, or under ``limit`` alone: a config, or the name of a tier. 5 and "5" are two
-        clients. Where limits are shared, in every instance: they hear of it within milliseconds, or when
-        Redis is back if it is away. Raises TypeError for what is no client or no limit, and
+        For every limit, or only for ``limit``, which is a config or the name of a tier. 5 and "5" are two
+        clients. If limits are shared, the client is reset in every instance, within milliseconds, or once
+        Redis is back if it is unreachable. Raises TypeError for an invalid client or limit, and
         UnknownTierError.
         """
         client = plain_client(client_id)
@@ -360,7 +359,8 @@ class RateLimiter(Phase4Service):
     def snapshot(self) -> RateLimiterFigures:
         """Counts since the start or the last reset; ``block_rate`` is percent of requests refused.
 
-        ``active_clients`` counts buckets held: those that are not full, and some that were not long ago.
+        ``active_clients`` counts the buckets in memory: those that are not full, and some that became full
+        lately.
         """
         table, shared = self._table, self._shared
         limits, tiers, dropped = table.labelled(), len(table.tiers), table.dropped
@@ -371,7 +371,7 @@ class RateLimiter(Phase4Service):
         return await self.get_statistics()
 
     def histograms(self) -> list[HistogramSnapshot]:
-        """How long checks waited for Redis; none where limits are not shared."""
+        """How long checks waited for Redis; empty if limits are not shared."""
         if self._shared is None:
             return []
         return [

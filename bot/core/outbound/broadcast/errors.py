@@ -14,7 +14,7 @@ class BroadcastRunningError(MisuseError):
 
 
 class BroadcastStoppedError(Phase4Error):
-    """The broadcast was stopped early because nobody could be written to; its cause says why.
+    """The broadcast was stopped early because sending failed; ``__cause__`` says why.
 
     Recipients that were not written to do not count as failed: remove the cause, then call it again by the
     same name.
@@ -26,7 +26,7 @@ class BroadcastStoppedError(Phase4Error):
 
 
 class BroadcastLostError(Phase4Error):
-    """Another process has taken the broadcast over: this one stood still for longer than its lease."""
+    """Another process has taken over the broadcast, because this one did not renew its lease in time."""
 
     def __init__(self, name: str) -> None:
         super().__init__(

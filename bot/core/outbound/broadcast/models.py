@@ -13,7 +13,7 @@ from bot.core.outbound.broadcast.store import ChatId, Store
 
 
 class BroadcastProgress(Struct, frozen=True, kw_only=True):
-    """Where a broadcast stands. Counts are of recipients and include earlier runs of the same name."""
+    """The progress of a broadcast. Counts are of recipients and include earlier runs of the same name."""
 
     name: str
     done: int
@@ -35,7 +35,7 @@ class BroadcastProgress(Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True)
 class BroadcastReport:
-    """How a finished broadcast ended. What became of each recipient is read from the store when asked for."""
+    """How a broadcast ended. The outcomes of single recipients are read from the store on request."""
 
     name: str
     done: int
@@ -70,7 +70,7 @@ class BroadcastReport:
             yield chat, reason
 
     async def forget(self) -> None:
-        """Delete what is kept of the broadcast; its name is new then."""
+        """Delete the stored progress of the broadcast; its name can then be used again."""
         store = self._open()
         try:
             await store.forget()
