@@ -99,17 +99,7 @@ def setup(
     Raises TypeError for what is no Dispatcher or Bot, ValueError for an argument out of bounds, MisuseError
     for a dispatcher that runs.
     """
-    if dispatcher is not None and not isinstance(dispatcher, Dispatcher):
-        raise TypeError(f"dispatcher must be an aiogram Dispatcher or None, not {type(dispatcher).__name__}")
-    for bot in bots:
-        if not isinstance(bot, Bot):
-            raise TypeError(f"bots must be aiogram Bots, not {type(bot).__name__}")
-    if outbound is not None and not _is_service(outbound, "outbound"):
-        raise invalid("outbound", outbound, "an Outbound or None")
-    if limiter is not None and not _is_service(limiter, "rate_limiter"):
-        raise invalid("limiter", limiter, "a RateLimiter or None")
-    if not isinstance(services, bool):
-        raise invalid("services", services, "True or False")
+    _check(dispatcher, bots, services, outbound, limiter)
     throttle: Throttle[Update] = Throttle(
         limit=limit, tier=tier, per=per, answer=answer, admins=admins, exempt=exempt
     )
@@ -124,6 +114,22 @@ def setup(
     if dispatcher is not None:
         connected._connect(dispatcher)
     return connected
+
+
+def _check(
+    dispatcher: object, bots: tuple[object, ...], services: object, outbound: object, limiter: object
+) -> None:
+    if dispatcher is not None and not isinstance(dispatcher, Dispatcher):
+        raise TypeError(f"dispatcher must be an aiogram Dispatcher or None, not {type(dispatcher).__name__}")
+    for bot in bots:
+        if not isinstance(bot, Bot):
+            raise TypeError(f"bots must be aiogram Bots, not {type(bot).__name__}")
+    if outbound is not None and not _is_service(outbound, "outbound"):
+        raise invalid("outbound", outbound, "an Outbound or None")
+    if limiter is not None and not _is_service(limiter, "rate_limiter"):
+        raise invalid("limiter", limiter, "a RateLimiter or None")
+    if not isinstance(services, bool):
+        raise invalid("services", services, "True or False")
 
 
 def _is_service(given: object, name: str) -> bool:
