@@ -103,7 +103,7 @@ async def initialize_phase4_services(
         except ConfigError as error:
             running_on = [wiring.class_name for wiring in SERVICES if wiring.running() is not None]
             logger.error(
-                "Phase 4 goes on as before: %s" if running_on else "Phase 4 not started: %s",
+                "Phase 4 continues with the old settings: %s" if running_on else "Phase 4 not started: %s",
                 one_line("; ".join(error.problems), MAX_TOLD),
             )
             return _report(running_on, [f"configuration: {problem}" for problem in error.problems])
@@ -156,7 +156,7 @@ def _settings(config: Mapping[str, Any] | Phase4Config | None, host: Any) -> tup
     """The settings to start with, and what to warn of. Raises ConfigError."""
     if isinstance(config, Phase4Config):
         if host is not None:
-            raise ConfigError("from_host: a Phase4Config is all settings; give one or the other")
+            raise ConfigError("from_host and a Phase4Config cannot be combined: pass only one of them")
         return config, []
     if PHASE4_CONFIG and (config is None or isinstance(config, Mapping)):
         config = {**PHASE4_CONFIG, **(config or {})}
@@ -345,7 +345,7 @@ def mount_phase4(target: Any, **options: Any) -> Any:
         raise ImportError("mount_phase4 needs aiohttp: pip install aiohttp", name="aiohttp") from None
     if not isinstance(target, int):
         if "host" in options:
-            raise invalid("host", options["host"], "none: an application listens where its bot says")
+            raise invalid("host", options["host"], "none: the bot decides where its application listens")
         return admin.mount_on(target, phase4_library(), **options)
 
     async def mounted() -> Mounted:

@@ -106,7 +106,7 @@ def setup(
     gate = Gate(throttle, limiter)
     for previous in [] if dispatcher is None else _connected_with(dispatcher):
         if previous._user is not None:
-            raise MisuseError("the dispatcher runs: set it up before its start")
+            raise MisuseError("the dispatcher already runs: call setup() before its start")
         previous.remove()
     connected = Phase4(dispatcher, gate, outbound, ServiceUser(config) if services else None)
     for bot in bots:

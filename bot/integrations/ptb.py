@@ -427,7 +427,7 @@ def setup(
 def _put(application: _AnyApplication, limiter: Phase4RateLimiter, processor: ThrottledUpdates) -> None:
     bot = application.bot
     if application.running:
-        raise MisuseError("setup() of an application that runs: call it before initialize()")
+        raise MisuseError("the application already runs: call setup() before initialize()")
     if not isinstance(bot, ExtBot):
         raise MisuseError(
             f"the application's bot is a {type(bot).__name__}; only an ExtBot has a rate limiter"

@@ -283,7 +283,7 @@ class Installed:
         async def send() -> Any:
             now = client.session if is_main else session
             if now is None or not client.is_connected:
-                raise ConnectionError("The client was stopped while the request waited: not sent")
+                raise ConnectionError("The client was stopped while the request waited; it was not sent")
             if now not in self._sessions:
                 self._watch(now)
             token = _sending.set(query)

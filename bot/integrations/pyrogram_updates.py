@@ -163,7 +163,7 @@ class Updates:
             refused = await self.gate.refuses(update, origin.user, origin.chat)
         except Phase4Error as error:
             # A tier that the limiter does not have any more, above all: the bot goes on.
-            logger.warning("An update was not limited: %s", one_line(error))
+            logger.warning("The limit could not be checked, so an update passed: %s", one_line(error))
             return
         if refused is None:
             return

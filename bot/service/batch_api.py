@@ -162,7 +162,7 @@ class BatchApi:
             logger.warning("Batch %s: %s", batch_id, one_line(refused.reason))
             raise ApiError(
                 503, "batch_unknown",
-                "The queue was cut off; the items may be in it. Ask for the batch before sending it again.",
+                "The connection to the queue broke. Look up the batch before you send it again.",
                 headers={**headers, "Location": f"/api/batch/{batch_id}"}, batch_id=batch_id,
             )  # fmt: skip
         del self._sent[batch_id]

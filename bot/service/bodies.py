@@ -33,7 +33,7 @@ async def next_chunk(request: web.Request) -> bytes:
             with _hung_up(request):
                 return await request.content.read(4 * CHUNK)
     except TimeoutError:
-        raise ApiError(408, "too_slow", f"Nothing of the body came for {READ_SECONDS:g} s.") from None
+        raise ApiError(408, "too_slow", f"No more of the body arrived for {READ_SECONDS:g} s.") from None
 
 
 @contextlib.contextmanager
@@ -56,7 +56,7 @@ async def deadline(seconds: float = BODY_SECONDS) -> AsyncIterator[None]:
     except TimeoutError:
         if not scope.expired():
             raise
-        raise ApiError(408, "too_slow", f"The body was not there after {seconds:g} s.") from None
+        raise ApiError(408, "too_slow", f"The body did not arrive within {seconds:g} s.") from None
 
 
 async def read_json(request: web.Request, seconds: float | None = None) -> bytes:

@@ -79,7 +79,9 @@ def ensure(path: Path, progress: Callable[[str], None], *, replace: bool = True)
     if path.exists() and _version(path) == VERSION:
         return
     if path.exists() and not replace and path.stat().st_size:
-        raise ForeignDatabaseError("it is there, and is not the service's; name a file that is not there yet")
+        raise ForeignDatabaseError(
+            "it exists and does not belong to the service; name a file that does not exist yet"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     building = path.with_name(f"{path.name}.{os.getpid()}.building")
     building.unlink(missing_ok=True)
@@ -91,7 +93,9 @@ def ensure(path: Path, progress: Callable[[str], None], *, replace: bool = True)
             return  # another process that starts here was faster
         if path.exists() and path.stat().st_size:
             kept = _put_aside(path)
-            logger.warning("%s held no data set of this version; what it held is kept as %s", path, kept.name)
+            logger.warning(
+                "%s has no data set of this version; its old content is kept as %s", path, kept.name
+            )
         os.replace(building, path)
     finally:
         building.unlink(missing_ok=True)

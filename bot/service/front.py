@@ -161,7 +161,10 @@ class Front:
                     response.close()  # if it was read to its end, its connection has long been given back
         if isinstance(result, NoInstanceError):
             raise ApiError(
-                503, "no_instance", "No instance can take the request now.", headers={"Retry-After": "1"}
+                503,
+                "no_instance",
+                "No instance is available for the request now.",
+                headers={"Retry-After": "1"},
             )
         raise ApiError(502, "no_answer", "No instance answered the request; see the log.")
 

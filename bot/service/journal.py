@@ -96,7 +96,7 @@ class Journal:
         task.cancel()
         await asyncio.wait([task])
         if self._waiting:
-            logger.warning("Journal: stopped with %d note(s) not written", len(self._waiting))
+            logger.warning("Journal: stopped; %d note(s) were not written", len(self._waiting))
         if self._client is not None:
             await self._client.close()
             self._client = None
@@ -175,7 +175,7 @@ class Journal:
         self._failures += 1
         self._error = _said(error)
         if self._failures == 1:
-            logger.warning("Journal: MongoDB cannot be reached, notes wait: %s", self._error)
+            logger.warning("Journal: MongoDB cannot be reached, so notes wait: %s", self._error)
 
     @contextlib.asynccontextmanager
     async def _collection(self) -> AsyncIterator[Any]:

@@ -64,7 +64,7 @@ class LoopErrors:
         now = self._now()
         if now - self._told_full >= LOG_SECONDS:
             logger.error(
-                "Connections cannot be taken (%s), %d time(s) since the last message. The next try is in a "
+                "Connections cannot be accepted (%s), %d time(s) since the last message. Next try in a "
                 "second; raise the limit of open files (ulimit -n; systemd: LimitNOFILE=)",
                 one_line(error.strerror or error), self._full,
             )  # fmt: skip

@@ -125,7 +125,7 @@ async def _connect(database: ServiceDatabase, journal: Journal | None, pooled: b
         try:
             await database.use_pool(pools)
         except Exception as error:
-            logger.error("No pool, a connection for each request: %s", one_line(error))
+            logger.error("No pool, so each request opens a connection: %s", one_line(error))
     if journal is not None:
         await journal.start(pools)
 

@@ -79,7 +79,7 @@ def _circle(task: asyncio.Task[Any] | None, current: _Flight[Any], flight: _Flig
     path = _path(flight, current, proven=True) if _is_part(task, current) else None
     if path is not None:
         names = " -> ".join(f"{one.name(one.key):.100}" for one in (*path, flight))
-        raise CircularLoadError(f"circular load, each waits for the next: {names}")
+        raise CircularLoadError(f"circular load, each one waits for the next: {names}")
     return True
 
 

@@ -217,7 +217,7 @@ class Dispatcher:
         # Cancelled by somebody else: what it did is not known, and it is done again.
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error(
-                "A batch ended with an error, and is run again or given up\n%s", masked_traceback(error)
+                "A batch ended with an error; it is retried or given up\n%s", masked_traceback(error)
             )
             if batch.hopeless is None:
                 batch.error = describe(error)
@@ -340,7 +340,7 @@ class Dispatcher:
         finally:
             self._take_from_tasks()
         if stuck:
-            logger.error("%d batch handler(s) go on %g s after they were cancelled", len(stuck), GRACE)
+            logger.error("%d batch handler(s) still run %g s after they were cancelled", len(stuck), GRACE)
         return not stuck
 
     def remaining(self) -> list[BatchItem]:

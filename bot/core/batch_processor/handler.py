@@ -32,7 +32,7 @@ class HandlerCaller:
         """Say once that items wait for a handler."""
         if not self._warned_missing:
             self._warned_missing = True
-            logger.warning("Batch processor: items wait, and there is no handler: set process_handler")
+            logger.warning("Batch processor: items wait, but there is no handler: set process_handler")
 
     async def values_for(self, items: list[BatchItem]) -> Sequence[Any]:
         """Call the handler: a value for each item, or an exception where the item failed.
@@ -67,7 +67,7 @@ class HandlerCaller:
                 if inspect.iscoroutine(value):
                     value.close()  # it would only be complained of
             raise HandlerAnswerError(
-                f"the handler answered a {what} for item {items[at].item_id}: an await is missing"
+                f"the handler returned a {what} for item {items[at].item_id}: an await is missing"
             )
         return values
 
@@ -84,14 +84,14 @@ class HandlerCaller:
             ):
                 return values
             raise HandlerAnswerError(
-                f"the handler answered {len(answer)} result(s) for {len(items)} item(s): a list must hold "
+                f"the handler returned {len(answer)} result(s) for {len(items)} item(s): a list must have "
                 "one for each, in order"
             )
         if inspect.iscoroutine(answer):
             answer.close()
         missing = ", and an await is missing" if hasattr(type(answer), "__await__") else ""
         raise HandlerAnswerError(
-            f"the handler answered {type(answer).__name__}: expected a dict by item_id, or a list in order"
+            f"the handler returned a {type(answer).__name__}: expected a dict by item_id, or a list in order"
             f"{missing}"
         )
 
@@ -108,5 +108,5 @@ class HandlerCaller:
         ]
         if not self._warned_unknown and not set(ids).issuperset(answer):
             self._warned_unknown = True
-            logger.warning("The batch handler answers for ids that are not those of its items")
+            logger.warning("The batch handler returned results for ids that are not in its batch")
         return values

@@ -108,7 +108,7 @@ class Backplane:
             self.malformed += 1
             if self.malformed == 1:
                 logger.warning(
-                    "L1 is emptied, since a message on %s is malformed: %s",
+                    "L1 is emptied, because a message on %s is malformed: %s",
                     one_line(self.channel),
                     one_line(error),
                 )

@@ -114,7 +114,7 @@ def _of_method(
         if on_class and not (args and isinstance(args[0], type)):
             # The classmethod of Python 3.13 does not bind attributes of the function below it.
             raise TypeError(
-                f"{start}: expected the class as first argument; or put @cached above @classmethod"
+                f"{start}: expected the class as the first argument; or put @cached above @classmethod"
             )
         if args and key is not None:
             return f"{start_on(args[0])}:{_valid_part(key(*args, **kwargs))}"

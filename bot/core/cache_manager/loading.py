@@ -235,7 +235,7 @@ class _Load:
         except TypeError as error:
             if self.loads.first_of_type("not copied", type(value).__qualname__):
                 logger.warning(
-                    "What the loader of %s returns is not cached: %s",
+                    "The value from the loader of %s is not cached: %s",
                     one_line(shown(self.key), 100),
                     one_line(error),
                 )

@@ -299,7 +299,7 @@ class SharedTier:
             kind = type(value).__qualname__
             if self._first_of_type("stays in L1", kind):
                 logger.warning(
-                    "Values of type %s stay in L1, since they cannot be stored in Redis: %s",
+                    "Values of type %s stay in L1, because they cannot be stored in Redis: %s",
                     one_line(kind),
                     one_line(error),
                 )

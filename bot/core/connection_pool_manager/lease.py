@@ -128,7 +128,7 @@ class PooledConnection:
         return self._slot is None
 
     def __reduce_ex__(self, protocol: object) -> Any:
-        raise TypeError(f"{self!r} cannot be copied or pickled: it has one holder")
+        raise TypeError(f"{self!r} cannot be copied or pickled: a lease has one holder")
 
     __iter__ = None  # with __getitem__ alone, Python would iterate over it without end
 

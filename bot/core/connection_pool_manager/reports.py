@@ -66,7 +66,7 @@ class Reports:
 
     def returned(self, back: Returned) -> None:
         logger.info(
-            "Pool %r: connection %d, whose lease was reported as long, came back after %.1f s",
+            "Pool %r: connection %d, whose long lease was reported, was released after %.1f s",
             self.name, back.slot.number, back.held,
         )  # fmt: skip
 
@@ -80,7 +80,7 @@ class Reports:
         if not self._verdict_told:
             self._verdict_told = True
             logger.error(
-                "Pool %r: the driver cannot tell the state of a connection, so each is "
+                "Pool %r: the driver does not show the state of a connection, so each is "
                 "replaced after its lease\n%s",
                 self.name, masked_traceback(error),
             )  # fmt: skip

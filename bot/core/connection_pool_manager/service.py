@@ -360,7 +360,9 @@ class ConnectionPoolManager(Phase4Service):
         pool or was released already.
         """
         if type(conn) is not PooledConnection:
-            raise LeaseError(f"conn = {type(conn).__name__}: expected what acquire_connection returned")
+            raise LeaseError(
+                f"conn = {type(conn).__name__}: expected an object that acquire_connection returned"
+            )
         runner = conn._runner
         if runner.name != name:
             raise LeaseError(f"name = {name!r}: expected {runner.name!r}, the pool this connection is from")

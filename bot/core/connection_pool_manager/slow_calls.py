@@ -67,7 +67,7 @@ class SlowCalls:
             limit = self._driver.spec.options.query_timeout
             logger.warning(
                 "Pool %r: no answer for %.1f s on %d of %d connections (connection %d, acquired at %s): slow "
-                "statements, or connections that fell silent; each is ended %s", self._reports.name,
+                "statements, or dead connections; each is ended %s", self._reports.name,
                 now - first.call_since, len(overdue), self._pool.options.max_size, first.number,
                 describe_site(first.site), f"after query_timeout = {limit:g} s" if limit else "never",
             )  # fmt: skip

@@ -120,8 +120,8 @@ class FaultLog:
         self._last[key] = (now, 0)
         again = f" ({known[1]} more of them since it was last logged)" if known and known[1] else ""
         logger.error(
-            "Load balancer: the request handler %s has a bug, met at instance %s; the request is not tried "
-            "elsewhere, and no instance is blamed%s\n%s",
+            "Load balancer: the request handler %s has a bug, seen at instance %s; the request is not sent "
+            "to another instance, and counts against none%s\n%s",
             getattr(handler, "__qualname__", type(handler).__qualname__), one_line(instance_id), again,
             masked_traceback(error),
         )  # fmt: skip

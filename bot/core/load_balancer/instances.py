@@ -126,7 +126,7 @@ class Instance:
 
     @property
     def is_healthy(self) -> bool:
-        """Whether it is healthy."""
+        """Whether its state is HEALTHY or SLOW_START."""
         return self.state is InstanceState.HEALTHY or self.state is InstanceState.SLOW_START
 
     def __repr__(self) -> str:

@@ -105,7 +105,7 @@ class Dispatcher:
             return claim, granted
         if claim.entry is not None and entry.reservation is None:
             self.scheduler.withdraw(claim, now)
-            raise OutboundClosedError("outbound is being switched off: not sent")
+            raise OutboundClosedError("outbound is being switched off; the request was not sent")
         return claim, False
 
     async def wait(self, claim: Claim, cause: Exception | None = None) -> Any:
@@ -347,7 +347,7 @@ class Dispatcher:
         """Another event loop than before sends from now on."""
         if self.owner.elsewhere:
             raise MisuseError(
-                "outbound serves an event loop that runs in another thread; use one Outbound for each"
+                "this Outbound is used by an event loop in another thread; create one Outbound for each loop"
             )
         if self.owner.loop is not None:
             self._abandon()

@@ -267,7 +267,7 @@ class SharedBudget:
             return  # said by the link, once
         if not self.refusing:
             logger.warning(
-                "Redis refused to share the budget of outbound; keeping this process's own: %s",
+                "Redis refused a command for outbound's shared budget; this process uses its own budget: %s",
                 one_line(error),
             )
         self.refusing = True

@@ -139,7 +139,7 @@ class Access:
             raise ApiError(
                 403,
                 "loopback_only",
-                f"Without a token the dashboard answers to this machine only; set {TOKEN_VARIABLE}.",
+                f"Without a token the dashboard answers this machine only; set {TOKEN_VARIABLE}.",
             )
 
     def guard(self, handler: Handler) -> Handler:
@@ -169,7 +169,7 @@ class Access:
             raise ApiError(400, "bad_request", 'Send {"token": "..."}.') from None
         if not self.needed or not isinstance(given, str) or not self._is_token(given.strip()):
             self._tell_wrong(request)
-            raise ApiError(401, "wrong_token", "That is not the token of this service.")
+            raise ApiError(401, "wrong_token", "This is not the token of this service.")
         response = web.Response(status=204)
         response.set_cookie(
             self.cookie,
@@ -204,7 +204,7 @@ class Access:
         now = self._now()
         if not 0.0 <= now - self._told < LOG_SECONDS:
             logger.warning(
-                "%d wrong token(s) were presented, the last from %s",
+                "%d request(s) with a wrong token, the last from %s",
                 self._wrong, one_line(client_address(request), 80),
             )  # fmt: skip
             self._told, self._wrong = now, 0

@@ -90,7 +90,7 @@ class Actions:
             operation = OPERATIONS.get(asked.action)
             if operation is None:
                 known = ", ".join(OPERATIONS)
-                raise ApiError(404, "unknown_action", f"There is no such action; there are {known}.")
+                raise ApiError(404, "unknown_action", f"There is no such action; the actions are {known}.")
             values = await _body(request, operation)
             asked = asked._replace(target=_target(values))
             if len(self._under_way) >= MAX_AT_ONCE:
@@ -201,7 +201,7 @@ def backend_error(error: BackendError) -> ApiError:
 
     logger.warning("An operator's request failed: %s", one_line(error))
     if isinstance(error, RedisUnavailableError):
-        said = "Redis is away: this was not done, or not all of it. Look again when it is back."
+        said = "Redis is unreachable: the action was not completed. Check again when Redis is back."
         return ApiError(503, "redis_unavailable", said, headers={"Retry-After": "5"})
     return ApiError(503, "backend_refused", "Redis, or another server, refused this; the log says why.")
 
@@ -274,7 +274,7 @@ async def _there(library: Library, action: Callable[[], Coroutine[Any, Any, T]])
         )  # fmt: skip
     await asyncio.wait({there}, timeout=END_SECONDS)
     if not there.done():
-        raise ApiError(504, "not_ended", f"It has not ended within {END_SECONDS:g} s, and goes on.")
+        raise ApiError(504, "not_ended", f"It has not ended within {END_SECONDS:g} s, and continues.")
     return there.result()
 
 

@@ -29,9 +29,9 @@ async def read_small(request: web.Request, seconds: float, most: int) -> bytes:
             while chunk := await request.content.readany():
                 body += chunk
                 if len(body) > most:
-                    raise ApiError(413, "too_large", f"A body is at most {most:,} bytes here.")
+                    raise ApiError(413, "too_large", f"The body may have at most {most:,} bytes.")
     except TimeoutError:
-        raise ApiError(408, "too_slow", f"The body was not there after {seconds:g} s.") from None
+        raise ApiError(408, "too_slow", f"The body did not arrive within {seconds:g} s.") from None
     except RuntimeError:  # "Connection closed.", of aiohttp
         if request.transport is not None:
             raise

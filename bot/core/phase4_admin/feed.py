@@ -244,7 +244,7 @@ class Feed:
     def _tell(self, step: str, error: Exception) -> None:
         """Log what went wrong, once until it goes well again."""
         if step not in self._failing:
-            logger.error("The dashboard's figures cannot be read\n%s", masked_traceback(error))
+            logger.error("The dashboard cannot read its figures\n%s", masked_traceback(error))
         self._failing.add(step)
 
     async def measure(self) -> Sample:

@@ -86,7 +86,7 @@ def mount_on(
         raise invalid("target", app, "an aiohttp application, or a port from 1 to 65535 (0: a free one)")
     if app.frozen:
         raise InvalidArgumentError(
-            "target: this application has started, and takes no more routes; mount before that, or on a port"
+            "target: this application has started; mount before its start, or on a port"
         )
     base = checked_prefix(PREFIX if prefix is None else prefix)
     trusted = checked_proxies(trusted_proxies)
@@ -138,7 +138,7 @@ async def mount_at(
     known = given_token(token)
     if not known and not is_loopback(host):
         raise InvalidArgumentError(
-            f"host = {host!r}: other machines reach it, so it needs a token, "
+            f"host = {host!r}: other machines can reach it, so it needs a token, "
             f"as an argument or as {TOKEN_VARIABLE}"
         )
     base = checked_prefix("" if prefix is None else prefix)

@@ -83,7 +83,7 @@ class Dashboard:
         """All that is known of one query shape."""
         found = await self._feed.query(request.match_info["fingerprint"])
         if found is None:
-            raise ApiError(404, "not_found", "The query optimizer knows no such query (any more).")
+            raise ApiError(404, "not_found", "The query optimizer does not know this query (any more).")
         return _told(found)
 
     async def stream(self, request: web.Request) -> web.StreamResponse:

@@ -57,7 +57,7 @@ class Backoff:
             raise invalid("base", base, f"at most max = {self.max:g}")
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise AttributeError(f"{name}: a Backoff cannot be changed; make another one")
+        raise AttributeError(f"{name}: a Backoff cannot be changed; create a new one")
 
     def __delattr__(self, name: str) -> NoReturn:
         raise AttributeError(f"{name}: a Backoff cannot be changed")
@@ -127,7 +127,7 @@ class RateLimitConfig:
         return _interned.setdefault((rate, burst, name, backoff), config)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise AttributeError(f"{name}: a RateLimitConfig cannot be changed; make another one")
+        raise AttributeError(f"{name}: a RateLimitConfig cannot be changed; create a new one")
 
     def __delattr__(self, name: str) -> NoReturn:
         raise AttributeError(f"{name}: a RateLimitConfig cannot be changed")

@@ -381,7 +381,7 @@ class SharedBuckets:
             return  # said by the link, once
         if not self.refusing:
             logger.warning(
-                "Redis refused a rate limit check; limiting in this process alone: %s", one_line(error)
+                "Redis refused a rate limit check; this process limits on its own: %s", one_line(error)
             )
         self.refusing = True
 

@@ -103,7 +103,7 @@ class Calls:
                         held_up, until = True, loop.time() + self._timeout
                         continue
                     raise RedisUnavailableError(
-                        f"no answer of Redis at {self._health.name}: this event loop was held up for "
+                        f"no answer of Redis at {self._health.name}: this event loop was blocked for "
                         f"{loop.time() - begun:.1f} s"
                     ) from error
                 if failure not in met:

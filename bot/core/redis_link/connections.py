@@ -78,7 +78,7 @@ class Connections:
         if self._client is None or owner.loop is not asyncio.get_running_loop():
             if owner.elsewhere:
                 raise MisuseError(
-                    f"the link to Redis at {self.name} lives on an event loop that still runs in another "
+                    f"the link to Redis at {self.name} belongs to an event loop that still runs in another "
                     "thread; use it there"
                 )
             before = owner.loop

@@ -93,7 +93,7 @@ async def test_answers_for_unknown_ids_are_said_once(processor, caplog):
     await processor.enable(lambda items: {**{item.item_id: 1 for item in items}, "other": 2})
     await asyncio.gather(*[processor.submit(n) for n in range(6)])
     assert [record.message for record in caplog.records] == [
-        "The batch handler answers for ids that are not those of its items"
+        "The batch handler returned results for ids that are not in its batch"
     ]
 
 
@@ -118,7 +118,7 @@ async def test_items_without_a_handler_are_told_of_once_and_again_when_they_are_
     for n in range(3):
         assert (await p.submit_item(n)).success
     (told,) = caplog.records
-    assert told.getMessage().endswith("items wait, and there is no handler: set process_handler")
+    assert told.getMessage().endswith("items wait, but there is no handler: set process_handler")
     await p.disable()
     assert caplog.records[-1].getMessage().endswith("3 item(s) unhandled; dead_letters() has them")
     assert len(await p.dead_letters()) == 3

@@ -216,7 +216,7 @@ async def test_a_loaded_value_that_cannot_be_copied_is_answered_and_said_once(ca
         assert list(await cache.get_or_load("k", loader)) == [0, 1, 2]
     [line] = caplog.messages
     assert (
-        "What the loader of 'k' returns is not cached: TypeError: a value of type generator cannot be copied"
+        "The value from the loader of 'k' is not cached: TypeError: a value of type generator cannot be"
         in line
     )
 

@@ -90,7 +90,7 @@ async def test_a_tracker_that_sees_nothing_is_noticed(pools, request, tmp_path, 
     for _ in range(3):
         async with pools.connection("p") as conn:
             assert conn.use_count == 1, "nobody had it before"
-    assert caplog.text.count("hides what runs") == 1
+    assert caplog.text.count("hides the statements of a connection") == 1
 
 
 async def test_the_lease_of_a_cancelled_query_is_clean_for_the_next(pools, postgresql_url):

@@ -64,7 +64,7 @@ def test_a_bug_is_logged_once_a_minute_and_then_with_how_many_there_were(caplog)
         log.tell(raised(KeyError(turn)), raised, "bot-1", float(turn))
     log.tell(raised(KeyError("late")), raised, "bot-1", FAULT_LOG_SECONDS)
     first, second = [record.getMessage() for record in caplog.records]
-    assert "raised has a bug, met at instance bot-1" in first
+    assert "raised has a bug, seen at instance bot-1" in first
     assert "9 more of them since it was last logged" in second
     assert "KeyError: 'late'" in second
 

@@ -513,7 +513,7 @@ async def test_a_stop_of_the_service_ends_it_and_it_goes_on_afterwards(outbound,
     await until(lambda: len(telegram.got) > 30)
     await outbound.disable()
     assert task.done(), "the stop waits until the progress is recorded"
-    with pytest.raises(OutboundClosedError, match="progress is kept"):
+    with pytest.raises(OutboundClosedError, match="the progress of the broadcast is kept"):
         await task
     with pytest.raises(OutboundClosedError, match="outbound is off"):
         await outbound.broadcast("news", range(1, 301), telegram.send)
@@ -583,7 +583,7 @@ async def test_without_a_store_it_is_kept_in_memory_and_says_so(telegram, caplog
     assert await listed(report.chats("sent")) == [1, 2, 3]
     assert caplog.text.count("kept in memory") == 1
     await outbound.disable()
-    with pytest.raises(BroadcastStoreError, match="nothing is kept of broadcast 'news' any more"):
+    with pytest.raises(BroadcastStoreError, match="the progress of broadcast 'news' is no longer stored"):
         await listed(report.chats("sent"))
 
 

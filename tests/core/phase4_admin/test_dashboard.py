@@ -170,7 +170,7 @@ def test_wrong_tokens_are_told_once_a_minute(data_dir):
         running.stop()
     finally:
         running.close()
-    assert running.output.count("wrong token(s) were presented, the last from 127.0.0.1") == 1
+    assert running.output.count("request(s) with a wrong token, the last from 127.0.0.1") == 1
     assert "a-wrong-token" not in running.output
 
 

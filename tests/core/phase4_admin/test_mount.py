@@ -171,7 +171,7 @@ async def test_an_application_within_the_hosts(session):
 async def test_an_application_that_has_started_takes_no_more():
     app = web.Application()
     async with serving(app):
-        with pytest.raises(InvalidArgumentError, match="before that, or on a port"):
+        with pytest.raises(InvalidArgumentError, match="before its start, or on a port"):
             mount_phase4(app)
 
 

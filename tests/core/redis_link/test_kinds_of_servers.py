@@ -122,7 +122,7 @@ async def test_without_scripts_each_instance_limits_alone_and_says_so_once(redis
     assert await serves(cache, limiter)
     assert await serves(cache, limiter)
     assert (await limiter.get_statistics())["degraded"]
-    assert caplog.text.count("limiting in this process alone") == 1
+    assert caplog.text.count("this process limits on its own") == 1
     await off(cache, limiter)
 
 

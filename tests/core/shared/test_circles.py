@@ -76,7 +76,7 @@ async def test_one_that_waits_for_itself(loads, way):
     async def a():
         return await way(loads("a"))
 
-    with pytest.raises(CircularLoadError, match=r"each waits for the next: 'a' -> 'a'$"):
+    with pytest.raises(CircularLoadError, match=r"each one waits for the next: 'a' -> 'a'$"):
         await asyncio.wait_for(loads("a"), 30)
     assert len(loads.flights) == 0
 

@@ -197,6 +197,6 @@ class Leases:
                     await self._streams.give_back(self._d.ids.prefix, part, begun=was_begun)
         except BackendError as error:
             logger.warning(
-                "%d item(s) could not be given back, and are taken over in %g s: %s",
+                "%d item(s) could not be returned to Redis; another instance takes them over in %g s: %s",
                 len(items), self._limits.lease, one_line(error),
             )  # fmt: skip

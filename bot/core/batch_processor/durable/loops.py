@@ -121,7 +121,7 @@ class Loops:
             # That Redis is away is the link's to say.
             self._refused.add(what)
             logger.warning(
-                "Redis refuses to let durable batches %s, and is asked again: %s", what, one_line(error)
+                "Redis does not permit durable batches to %s; trying again: %s", what, one_line(error)
             )
         await self._clock.sleep(exponential(failures, PAUSE_FIRST, PAUSE_LONGEST))
 
@@ -129,7 +129,7 @@ class Loops:
         """Redis has let it be done."""
         if what in self._refused:
             self._refused.discard(what)
-            logger.warning("Redis lets durable batches %s again", what)
+            logger.warning("Redis permits durable batches to %s again", what)
 
 
 def _no_group(error: RedisRefusedError) -> bool:

@@ -161,5 +161,7 @@ def _stored(value: bytes | None, item_id: str) -> StoredOutcome:
     if value is None:
         raise UnknownItemError(f"item_id = {item_id!r}: no such item is pending, and no result of it is kept")
     if value == LOST:
-        raise LostItemError(f"item {item_id} was taken, but its entry is gone from Redis: it was not handled")
+        raise LostItemError(
+            f"item {item_id} was accepted, but its entry is gone from Redis: it was not handled"
+        )
     return outcome_of(value)

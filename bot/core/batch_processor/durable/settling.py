@@ -98,7 +98,8 @@ class Settling:
         if problem:
             if not self.unkept:
                 logger.warning(
-                    "A result is not kept, and get_result elsewhere will say so: %s", one_line(problem)
+                    "A result cannot be kept in Redis, so get_result in other processes raises an error: %s",
+                    one_line(problem),
                 )
             self.unkept += 1
         return Settlement(item.entry, item.item_id, outcome, letter)

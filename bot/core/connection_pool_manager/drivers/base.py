@@ -77,7 +77,7 @@ class Driver(ABC):
         if self.seen(raw) == before:
             self.is_blind = True
             logger.warning(
-                "Pool %r: this version of %s hides what runs on a connection: each lease gets a new one",
+                "Pool %r: this version of %s hides the statements of a connection: each lease gets a new one",
                 self.spec.name, self.package,
             )  # fmt: skip
 

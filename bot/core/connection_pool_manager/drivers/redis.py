@@ -77,7 +77,7 @@ def _tracked(base: Any) -> Any:
             if self.phase4_is_over:
                 from redis.exceptions import ConnectionError as RedisConnectionError
 
-                raise RedisConnectionError("the connection of a lease that has ended is not opened again")
+                raise RedisConnectionError("the lease has ended, so its connection is not opened again")
             if self.is_connected:
                 return
             self.phase4_is_subscribed = False

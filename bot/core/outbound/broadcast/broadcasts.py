@@ -95,7 +95,7 @@ class Broadcasts:
         if options.progress and options.on_progress is None:
             options = replace(options, on_progress=terminal_progress())
         if not outbound.enabled:
-            raise OutboundClosedError("outbound is off: a broadcast needs its limits (ENABLE_OUTBOUND)")
+            raise OutboundClosedError("outbound is off, and a broadcast needs it: set ENABLE_OUTBOUND")
         loop = asyncio.get_running_loop()
         key = (address, name)
         entered = self._running.get(key)
@@ -107,7 +107,7 @@ class Broadcasts:
             kept_in = self._open(address, name)
             counts, kept = await self._own(kept_in, name, float(options.lease), restart=options.restart)
             if counts is None:
-                logger.info("Broadcast %s is finished: nobody is written to", one_line(name))
+                logger.info("Broadcast %s is already finished: nothing is sent", one_line(name))
                 return self._report(address, kept, name, dict(await kept_in.counts()), 0)
             try:
                 given = await opened(recipients)
@@ -162,7 +162,7 @@ class Broadcasts:
                 raise BroadcastRunningError(name)
             if look < LOOKS:
                 await self._clock.sleep(min(seen.lease, 3_600.0) / LOOKS)
-        logger.warning("Broadcast %s goes on where a process stopped that is gone", one_line(name))
+        logger.warning("Broadcast %s resumes where a dead process stopped", one_line(name))
 
     # What stores there are.
 
@@ -173,7 +173,9 @@ class Broadcasts:
 
                 return RedisStore(address, name)
             except ImportError as error:
-                raise BroadcastStoreError(f"a Redis keeps the progress of broadcasts: {error}") from error
+                raise BroadcastStoreError(
+                    f"the Redis for the progress of broadcasts cannot be used: {error}"
+                ) from error
         from bot.core.outbound.broadcast.sqlite_store import Opened, SqliteStore, connect
 
         if address != MEMORY:
@@ -216,7 +218,9 @@ class Broadcasts:
                 continue  # one that has not begun sees by itself that outbound is off
 
             async def stop(run: Run = run, over: asyncio.Event = entry.over) -> None:
-                run.stop(OutboundClosedError("outbound was switched off: the broadcast's progress is kept"))
+                run.stop(
+                    OutboundClosedError("outbound was switched off; the progress of the broadcast is kept")
+                )
                 if task is None or not run.owns(task):
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(timeout):
@@ -252,7 +256,7 @@ def _calls(
     async def call(chat: ChatId, send: Callable[[], Awaitable[object]]) -> object:
         request = Request("sendMessage", chat, cost=cost, priority=Priority.BROADCAST, paid=paid)
         if not outbound.enabled:
-            raise OutboundClosedError("outbound was switched off: the broadcast's progress is kept")
+            raise OutboundClosedError("outbound was switched off; the progress of the broadcast is kept")
 
         async def send_covered() -> object:
             # What a framework's adapter passes through Outbound again must not queue behind itself.

@@ -77,7 +77,7 @@ async def tell(on_progress: OnProgress, progress: BroadcastProgress) -> bool:
             await told
     except Exception as error:
         logger.warning(
-            "on_progress of broadcast %s raised an error; the broadcast goes on\n%s",
+            "on_progress of broadcast %s raised an error; the broadcast continues\n%s",
             one_line(progress.name),
             masked_traceback(error),
         )

@@ -105,7 +105,7 @@ class RedisStore:
             )
         except (ValueError, TypeError, OverflowError) as error:
             raise BroadcastStoreError(
-                f"Redis has something else under {self._keys[0]} than a broadcast"
+                f"the Redis key {self._keys[0]} has data that is not a broadcast"
             ) from error
 
     async def take(
@@ -182,12 +182,12 @@ class RedisStore:
             return {outcome: int(field or 0) for outcome, field in zip(_LETTERS, fields, strict=True)}
         except ValueError as error:
             raise BroadcastStoreError(
-                f"Redis has something else under {self._keys[0]} than a broadcast"
+                f"the Redis key {self._keys[0]} has data that is not a broadcast"
             ) from error
 
     async def page(self, outcome: Outcome, after: str) -> tuple[list[tuple[ChatId, str]], str]:
         if not after and await self.read() is None:
-            raise BroadcastStoreError(f"nothing is kept of broadcast {shown(self._name)} any more")
+            raise BroadcastStoreError(f"the progress of broadcast {shown(self._name)} is no longer stored")
         first = int(after or 0)
         keys = [f"{self._prefix}{self._generation}:{bucket}" for bucket in range(first, first + BUCKETS_READ)]
 

@@ -253,7 +253,9 @@ class SqliteStore:
     async def page(self, outcome: Outcome, after: str) -> tuple[list[tuple[ChatId, str]], str]:
         def page(connection: sqlite3.Connection) -> tuple[list[tuple[ChatId, str]], str]:
             if self._read(connection) is None:
-                raise BroadcastStoreError(f"nothing is kept of broadcast {shown(self._name)} any more")
+                raise BroadcastStoreError(
+                    f"the progress of broadcast {shown(self._name)} is no longer stored"
+                )
             # Ids come before names; "i7" and "n@name" say after which.
             condition, last = "", []
             if after:

@@ -124,7 +124,7 @@ async function begin() {
 
 async function signIn(token) {
   const answer = await fetch("dashboard/access", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ token }) });
-  setText($("sign-in-error"), answer.ok ? "" : "That is not the token of this service.");
+  setText($("sign-in-error"), answer.ok ? "" : "This is not the token of this service.");
   if (answer.ok) $("token").value = "";
   await begin();
 }

@@ -82,7 +82,7 @@ class OfferedResults:
         if self._transactions.current() is None and analysis.cacheable and not self._unproven_logged:
             self._unproven_logged = True
             logger.warning(
-                "A result was not kept, since its caller had not looked it up: call get_cached_result first, "
+                "A result was not kept, because there was no look-up: call get_cached_result first, "
                 "in the same task, or pass fresh=True (logged once; the query was %s)",
                 one_line(analysis.normal_form, 200),
             )

@@ -125,13 +125,13 @@ class PlanReader:
             if not self._told_away:
                 self._told_away = True
                 reason = one_line(message_of(error)) or f"no answer within {self._timeout:g} s"
-                logger.warning("EXPLAIN does not work, so there is advice without its evidence: %s", reason)
+                logger.warning("EXPLAIN does not work, so advice has no evidence from it: %s", reason)
         except Exception as error:
             if not self._told_refused:
                 self._told_refused = True
                 # Not the message: it may quote the query, and with it a user's data.
                 logger.warning(
-                    "EXPLAIN was refused (%s), the advice goes without its evidence; this is logged once. "
+                    "EXPLAIN was refused (%s), so the advice has no evidence from it; this is logged once. "
                     "The query: %s",
                     type(error).__name__,
                     one_line(prepared.normal_form),

@@ -31,7 +31,7 @@ async def test_a_result_that_cannot_travel_reaches_who_waits_here_and_is_named_e
     await p.flush()
     with pytest.raises(ResultNotKeptError, match="is done, but the result cannot travel"):
         await p.get_result(answer.item_id)
-    assert caplog.text.count("A result is not kept") == 1
+    assert caplog.text.count("A result cannot be kept in Redis") == 1
 
 
 async def test_after_the_results_time_a_key_is_free_again_and_the_id_unknown(instances):
@@ -76,7 +76,7 @@ async def test_who_waits_for_an_item_whose_entry_is_lost_is_told(instances, safe
     await asyncio.sleep(0.1)
     with redis.Redis(port=safe_server.port) as plain:
         plain.xtrim(f"phase4:{{batch:{queue}}}:items", maxlen=0)
-    with pytest.raises(LostItemError, match=f"item {item_id} was taken, but its entry is gone"):
+    with pytest.raises(LostItemError, match=f"item {item_id} was accepted, but its entry is gone"):
         async with asyncio.timeout(20):
             await waiting
     assert await first.get_item_status(item_id) is None

@@ -250,7 +250,7 @@ async def test_a_query_that_is_not_known_any_more_says_so(shown, page, opened, e
     await page.locator("#pause").click()
     await optimizer.reset_statistics()
     await page.locator("#slow button.open").click()
-    await expect(page.locator("dialog [role=alert]")).to_contain_text("knows no such query")
+    await expect(page.locator("dialog [role=alert]")).to_contain_text("does not know this query")
 
 
 async def test_old_figures_are_never_all_well(shown, page, opened, expect):
