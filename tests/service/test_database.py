@@ -157,7 +157,7 @@ async def test_a_file_of_the_bots_own_is_not_replaced(tmp_path):
         connection.execute("CREATE TABLE mine (x)")
     connection.close()
     database = open_database(f"sqlite:///{path}", tmp_path / "unused.db")
-    with pytest.raises(CannotStartError, match="not the service's"):
+    with pytest.raises(CannotStartError, match="does not belong to the service"):
         await database.prepare(lambda line: None)
 
 
