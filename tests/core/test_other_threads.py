@@ -142,7 +142,7 @@ async def test_outbound_says_that_it_serves_another_thread(stopped):
     stopped.append(outbound)
     await outbound.enable(Limits(), broadcast_store="")
     await outbound.call(load, Request("sendMessage", 1))
-    with pytest.raises(MisuseError, match="outbound serves an event loop that runs in another thread"):
+    with pytest.raises(MisuseError, match="used by an event loop in another thread"):
         await elsewhere(lambda: outbound.call(load, Request("sendMessage", 1)))
 
 
