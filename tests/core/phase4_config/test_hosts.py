@@ -267,4 +267,4 @@ async def test_a_bad_host_is_in_the_report_and_starts_nothing():
     assert not report["success"]
     assert "from_host = str" in report["errors"][0]
     report = await initialize_phase4_services(Phase4Config(), from_host=config_class())
-    assert "give one or the other" in report["errors"][0]
+    assert "pass only one of them" in report["errors"][0]
