@@ -1,6 +1,7 @@
 """The runbook of dead letters, run as it stands."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -51,7 +52,7 @@ async def test_its_shell_shows_and_repairs(redis_server):
     ]
     said = []
     for line in lines:
-        command = line.partition("#")[0].replace("phase4", f"{sys.executable} -m phase4", 1)
+        command = line.partition("#")[0].replace("phase4", f"{shlex.quote(sys.executable)} -m phase4", 1)
         done = subprocess.run(
             ["/bin/sh", "-c", command], capture_output=True, text=True, cwd=ROOT, env=environment, check=False
         )

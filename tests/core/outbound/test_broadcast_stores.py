@@ -155,7 +155,7 @@ async def test_redis_with_something_else_under_the_key_is_told(redis_url):
     async with redis.Redis.from_url(redis_url) as client:
         for fields in ({"owner": "x", "beat": "many"}, {"owner": b"\xff", "beat": 1, "generation": 1}):
             await client.hset(store._keys[0], mapping=fields)
-            with pytest.raises(BroadcastStoreError, match="something else"):
+            with pytest.raises(BroadcastStoreError, match="data that is not a broadcast"):
                 await store.read()
         await client.delete(store._keys[0])
         await client.set(store._keys[0], "a text")

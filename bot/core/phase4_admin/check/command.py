@@ -120,7 +120,7 @@ async def check_project(root: Path, python: Path, *, timeout: float = DEFAULT_TI
         )
     except ConfigError as error:
         return [*findings, *_refused(error)]
-    findings += [warn("settings", warning, "correct the name, or drop it") for warning in warnings]
+    findings += [warn("settings", warning, "correct it there, or take that line out") for warning in warnings]
     return findings + await _check(config, timeout, None)
 
 

@@ -39,7 +39,7 @@ async def test_each_way_to_fail_ends_an_item_once_and_elsewhere_tells_the_same(i
         "this one": (ItemFailedError, "ValueError: this one"),
         "missing": (ItemFailedError, "holds nothing for item"),
         "raise": (DeadLetteredError, "2 attempt.*the database is away"),
-        "nonsense": (DeadLetteredError, "1 attempt.*answered str"),
+        "nonsense": (DeadLetteredError, "1 attempt.*returned a str"),
         "hang": (DeadLetteredError, "2 attempt.*longer than 0.1 s"),
     }
     for way, (error, message) in expected.items():
