@@ -324,7 +324,7 @@ async def test_a_redis_that_refuses_is_said_once(redis_server, caplog):
     seen = await figures(outbound)
     assert seen["degraded"]
     assert seen["sent_unshared"] == 3
-    assert len([record for record in caplog.records if "refused to share" in record.getMessage()]) == 1
+    assert len([record for record in caplog.records if "refused a command" in record.getMessage()]) == 1
     redis_server.execute("CONFIG", "SET", "maxmemory", "0")
     assert await start(outbound) == "sent"
     assert not (await figures(outbound))["degraded"]
