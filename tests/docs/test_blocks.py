@@ -4,6 +4,7 @@ import contextlib
 import io
 import re
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -48,7 +49,12 @@ def alone(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("code", "shown"), list(blocks()))
 def test_it_runs_as_a_file(alone, redis_url, code, shown):
     file = alone / "block.py"
-    file.write_text(code.replace("redis://127.0.0.1:6379/0", redis_url), encoding="utf-8")
+    code = code.replace("redis://127.0.0.1:6379/0", redis_url)
+    if "start_http_server(9100" in code:  # it listens, and registers, for as long as its process lives
+        file.write_text(code.replace("start_http_server(9100", "start_http_server(0"), encoding="utf-8")
+        subprocess.run([sys.executable, str(file)], cwd=alone, check=True)
+        return
+    file.write_text(code, encoding="utf-8")
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         runpy.run_path(str(file), run_name="__main__")
