@@ -268,6 +268,26 @@ class Pool:
                 return slot
         return None
 
+    def take_at_once(self, now: float) -> Slot | None:
+        """Lease an idle connection although it may need a ping; None, and counted as failed: there is none.
+
+        For a caller that does not wait. What is out of date, lost or suspected to be demoted is left to the
+        other rules.
+        """
+        if not self.waiters and not self.is_closed:
+            for place in range(len(self.idle) - 1, -1, -1):
+                slot = self.idle[place]
+                if now < slot.expires_at and not slot.suspect and self._is_open(slot.raw):
+                    del self.idle[place]
+                    slot.leased_at = now
+                    slot.use_count += 1
+                    self.leased.add(slot)
+                    self.counters.acquired += 1
+                    self.counters.peak_active = max(self.counters.peak_active, len(self.leased))
+                    return slot
+        self.counters.timed_out += 1
+        return None
+
     def request(self, waiter: Waiter, now: float) -> list[Action]:
         """Queue ``waiter``, behind all waiters that are already queued."""
         if self.is_closed:

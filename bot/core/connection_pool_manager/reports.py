@@ -124,10 +124,18 @@ def overdue_calls(pool: Pool) -> list[Slot]:
     return [slot for slot in pool.leased if slot.is_overdue and slot.call is not None]
 
 
-def timeout_error(spec: PoolSpec, pool: Pool, seconds: float, now: float) -> PoolTimeoutError:
-    """Why a caller waited ``seconds`` in vain, with the pool's figures and what to do."""
+def not_idle_error(spec: PoolSpec, pool: Pool, now: float) -> PoolTimeoutError:
+    """Why a caller that does not wait (``timeout=0``) got nothing, with the pool's figures."""
+    error = PoolTimeoutError(
+        f"Pool {spec.name!r} ({spec.backend}): no connection is idle, and timeout = 0 does not wait: "
+        f"{_figures_in_words(pool, now)}. A larger min_size keeps more connections open"
+    )
+    error.__cause__ = pool.last_error
+    return error
+
+
+def _figures_in_words(pool: Pool, now: float) -> str:
     text = (
-        f"Cannot acquire connection from pool {spec.name!r} ({spec.backend}) within {seconds:g} s: "
         f"active {len(pool.leased)}, idle {len(pool.idle)}, max {pool.options.max_size}, "
         f"waiters {len(pool.waiters)}"
     )
@@ -137,6 +145,15 @@ def timeout_error(spec: PoolSpec, pool: Pool, seconds: float, now: float) -> Poo
             f", longest lease {now - oldest.leased_at:.1f} s (connection {oldest.number}, "
             f"acquired at {describe_site(oldest.site)})"
         )
+    return text
+
+
+def timeout_error(spec: PoolSpec, pool: Pool, seconds: float, now: float) -> PoolTimeoutError:
+    """Why a caller waited ``seconds`` in vain, with the pool's figures and what to do."""
+    text = (
+        f"Cannot acquire connection from pool {spec.name!r} ({spec.backend}) within {seconds:g} s: "
+        f"{_figures_in_words(pool, now)}"
+    )
     cause = pool.last_error
     if pool.opening:
         text += f", opening {pool.opening}"

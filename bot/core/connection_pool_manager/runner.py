@@ -39,6 +39,7 @@ from bot.core.connection_pool_manager.pool import (
 from bot.core.connection_pool_manager.reports import (
     Reports,
     figures_of,
+    not_idle_error,
     timeout_error,
     wait_histogram,
 )
@@ -209,7 +210,7 @@ class PoolRunner:
         return lease
 
     async def acquire(self, timeout: float | None = None) -> PooledConnection:
-        """A lease; callers are served in order. Waits up to ``timeout`` seconds.
+        """A lease; callers are served in order. Waits up to ``timeout`` seconds; 0: not at all.
 
         Raises PoolTimeoutError with the pool's figures, and PoolClosedError.
         """
@@ -221,6 +222,8 @@ class PoolRunner:
         if pool.is_closed or self.loop is None:
             raise self._closed_error()
         now = self._now()
+        if timeout == 0:
+            return self._at_once(now)
         waiter = Waiter(now, now + (self.spec.options.acquire_timeout if timeout is None else timeout))
         waiter.future = self.loop.create_future()
         if waiter.deadline < self._alarm.at:
@@ -241,6 +244,13 @@ class PoolRunner:
         set_own(lease, "_slot", slot)
         set_own(lease, "_runner", self)
         return lease
+
+    def _at_once(self, now: float) -> PooledConnection:
+        slot = self.pool.take_at_once(now)
+        if slot is None:
+            raise not_idle_error(self.spec, self.pool, now)
+        slot.site = caller_site(3) if self._traces else None
+        return PooledConnection(slot, self)
 
     def _expire(self) -> None:
         now = self._now()

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, ClassVar
 
+import msgspec
+
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.errors import MisuseError, invalid
 from bot.core._shared.histogram import HistogramSnapshot
@@ -149,27 +151,29 @@ class ConnectionPoolManager(Phase4Service):
         """
         async with self._changing[spec.name]:
             running = self._pools.get(spec.name)
-            if running is None or _is_orphan(running):
-                return
-            assert running.loop is not None
+            if running is not None and not _is_orphan(running):
+                await self._change_running(running, spec)
 
-            adopted = False
+    async def _change_running(self, running: PoolRunner, spec: PoolSpec) -> None:
+        """As :meth:`_change`, under the lock of the pool's name."""
+        assert running.loop is not None
+        adopted = False
 
-            async def adopt() -> None:
-                nonlocal adopted
-                adopted = running.adopt(spec)
+        async def adopt() -> None:
+            nonlocal adopted
+            adopted = running.adopt(spec)
 
-            if await run_on_loop(running.loop, adopt) and adopted:
-                return
-            fresh = PoolRunner(spec, driver_class(spec.backend)(spec), clock=self._clock)
-            await fresh.start(wants_server=False)
-            self._pools[spec.name] = fresh
-            if running.loop is get_running_loop():
-                running.replace()
-                self._replaced.add(running)
-                self._tasks.spawn(self._finish(running), name=f"pool-{spec.name}-replaced")
-            else:
-                await self._stop(running, DRAIN_SECONDS)
+        if await run_on_loop(running.loop, adopt) and adopted:
+            return
+        fresh = PoolRunner(spec, driver_class(spec.backend)(spec), clock=self._clock)
+        await fresh.start(wants_server=False)
+        self._pools[spec.name] = fresh
+        if running.loop is get_running_loop():
+            running.replace()
+            self._replaced.add(running)
+            self._tasks.spawn(self._finish(running), name=f"pool-{spec.name}-replaced")
+        else:
+            await self._stop(running, DRAIN_SECONDS)
 
     async def _finish(self, runner: PoolRunner) -> None:
         """Wait for the leases of a pool that was replaced."""
@@ -266,7 +270,8 @@ class ConnectionPoolManager(Phase4Service):
                 if running.spec == spec:
                     return
                 raise MisuseError(
-                    f"name = {spec.name!r}: a pool of that name has other settings; close_pool it first"
+                    f"name = {spec.name!r}: a pool of that name has other settings; resize_pool changes "
+                    "its sizes, for others close_pool it first"
                 )
             if running is not None:
                 running.abandon()
@@ -276,6 +281,29 @@ class ConnectionPoolManager(Phase4Service):
             self._pools[spec.name] = runner
             if (said := runner.health.warning()) is not None:
                 logger.warning("Pool %r: %s", spec.name, one_line(said))
+
+    async def resize_pool(self, name: str, min_size: int | None = None, max_size: int | None = None) -> bool:
+        """Change how many connections a pool keeps and may have, while it is in use; True.
+
+        What is not given stays; a ``max_size`` below the minimum lowers that, too. More room serves callers
+        that wait at once. Surplus connections are closed when they are idle, so no lease is interrupted.
+        With mongodb another ``max_size`` needs another client: new leases are of that, and the old one is
+        closed after its last lease. It lasts until the settings are applied again.
+
+        Raises InvalidArgumentError, UnknownPoolError.
+        """
+        if min_size is None and max_size is None:
+            raise invalid("min_size", None, "a size; neither min_size nor max_size is given")
+        self._find(name)
+        async with self._changing[name]:
+            running = self._find(name)
+            options = running.spec.options.changed(min_size=min_size, max_size=max_size)
+            spec = msgspec.structs.replace(running.spec, options=options)
+            if _is_orphan(running):
+                running.spec = spec  # the pool is opened with these when it is used again
+            else:
+                await self._change_running(running, spec)
+        return True
 
     async def close_pool(self, name: str, *, drain_timeout: float = DRAIN_SECONDS) -> bool:
         """Close a pool, waiting up to ``drain_timeout`` seconds for its leases; True if all came back.
@@ -301,11 +329,12 @@ class ConnectionPoolManager(Phase4Service):
     async def acquire_connection(self, name: str, timeout: float | None = None) -> PooledConnection:
         """Lease a connection of pool ``name``, waiting up to ``timeout`` seconds (None: the pool's own).
 
+        With ``timeout=0`` nothing waits: it leases a connection that is idle, without a ping, or raises.
         Give it back by :meth:`release_connection`. Raises PoolTimeoutError with the pool's figures,
         UnknownPoolError, PoolClosedError; never returns None.
         """
         if timeout is not None:
-            valid_seconds("timeout", timeout)
+            valid_seconds("timeout", timeout, zero=True)
         runner = self._pools.get(name)
         if runner is not None and runner.loop is get_running_loop():
             lease = runner.acquire_nowait()
@@ -317,7 +346,7 @@ class ConnectionPoolManager(Phase4Service):
             try:
                 return await runner.wait(timeout)
             except PoolReplacedError:
-                timeout = max(0.001, deadline - self._clock.monotonic())
+                timeout = 0 if timeout == 0 else max(0.001, deadline - self._clock.monotonic())
         while True:
             runner = await self._runner_here(name)
             try:

@@ -41,7 +41,7 @@ async def test_a_pool_that_cannot_be_made_leaves_the_manager_off() -> None:
 
 
 @pytest.mark.parametrize(
-    "timeout", [0, -1, float("nan"), float("inf"), pytest.param(10**5000, id="huge"), "1"]
+    "timeout", [-1, True, float("nan"), float("inf"), pytest.param(10**5000, id="huge"), "1"]
 )
 async def test_a_timeout_that_is_none_is_refused_whether_or_not_a_connection_is_free(pools, timeout) -> None:
     with pytest.raises(InvalidArgumentError, match=r"^timeout = .{1,210}: expected a finite number"):
