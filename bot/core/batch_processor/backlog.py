@@ -8,12 +8,15 @@ from collections.abc import Callable
 from typing import Any
 
 from bot.core.batch_processor.ids import Ids
+from bot.core.batch_processor.lanes import Lanes
 from bot.core.batch_processor.models import Batch, BatchItem
 from bot.core.batch_processor.queue import PendingQueue
 
 
 class Backlog:
-    """An item is in the queue, or in one batch; a batch is running, ready, or waits for its next try.
+    """An item waits in its lane, or is in the queue, or in one batch.
+
+    A batch is running, ready, or waits for its next try.
 
     Changed by its own methods, and by the dispatcher, which moves batches from one place to another.
     """
@@ -21,6 +24,8 @@ class Backlog:
     def __init__(self, done: Callable[[Any], bool]) -> None:
         """``done`` tells whether an item's future is."""
         self.queue = PendingQueue(done)
+        self.lanes = Lanes()
+        """What waits there has not been in the queue. Items from Redis are in none: it keeps their lanes."""
         self.running: set[Batch] = set()
         """Those with a task; the handler may be done with some, that wait to be taken from their task."""
         self.ready: deque[Batch] = deque()
@@ -36,12 +41,19 @@ class Backlog:
     @property
     def unfinished(self) -> int:
         """Items taken in that have not ended."""
-        return self.in_flight + len(self.queue)
+        return self.in_flight + len(self.queue) + self.lanes.waiting
 
     @property
     def submitted(self) -> int:
         """Items taken in since the start or the last reset, those pending at the reset among them."""
-        return self.left + len(self.queue)
+        return self.left + len(self.queue) + self.lanes.waiting
+
+    def push(self, item: BatchItem) -> bool:
+        """Take in an item; False: it waits for one before it in its lane."""
+        if item.lane is not None and not item.entry and not self.lanes.enter(item):
+            return False
+        self.queue.push(item)
+        return True
 
     def take(self, limit: int) -> tuple[list[BatchItem], int]:
         """The next items of the queue, and how many were met whose submitter has withdrawn them.
@@ -53,11 +65,43 @@ class Backlog:
         withdrawn = self.queue.withdrawn - before
         self.left += len(items) + withdrawn
         self.in_flight += len(items)
+        if self.lanes:
+            self.lanes.taken(items)
+            if withdrawn:
+                withdrawn += self._release_left_out()
         return items, withdrawn
 
+    def take_all(self) -> tuple[list[BatchItem], int]:
+        """As :meth:`take`, all of them, those that wait in lanes too; the lanes are forgotten."""
+        self.queue.extend(self.lanes.clear())
+        found = self.take(len(self.queue))
+        self.queue.left_out.clear()
+        return found
+
     def sweep(self) -> int:
-        """End the withdrawn items of the queue; how many there were: O(n)."""
+        """End the withdrawn items of the queue and the lanes; how many there were: O(n)."""
         withdrawn = self.queue.sweep()
+        self.left += withdrawn
+        if self.lanes:
+            gone = self.lanes.sweep()
+            self.left += gone
+            withdrawn += gone + self._release_left_out()
+        return withdrawn
+
+    def _release_left_out(self) -> int:
+        """Let the next items of lanes out whose items in the queue were withdrawn."""
+        left_out = self.queue.left_out
+        self.lanes.taken(left_out)
+        withdrawn = self._release(left_out)
+        left_out.clear()
+        return withdrawn
+
+    def _release(self, ended: list[BatchItem]) -> int:
+        """Let the next items of their lanes out; how many were met that their submitters had withdrawn."""
+        lanes = self.lanes
+        before = lanes.withdrawn
+        self.queue.extend(lanes.next_after(ended))
+        withdrawn = lanes.withdrawn - before
         self.left += withdrawn
         return withdrawn
 
@@ -65,6 +109,8 @@ class Backlog:
         """A batch of items from :meth:`take`, in no place yet; those without an id are given one."""
         self.formed += 1
         batch = Batch(self.formed, items, now)
+        if self.lanes:
+            batch.oldest = min([item.submitted_at for item in items])
         for item, item_id in zip(items, ids.of_items_in(batch.number, len(items)), strict=False):
             if not item.item_id:
                 item.item_id = item_id
@@ -82,6 +128,7 @@ class Backlog:
         half = len(batch.items) // 2
         self.formed += 1
         rest = Batch(self.formed, batch.items[half:], batch.formed_at)
+        rest.oldest = batch.oldest
         batch.items = batch.items[:half]
         return rest
 
@@ -102,9 +149,13 @@ class Backlog:
                 batch.state = "pending"
                 self.ready.append(batch)
 
-    def ended(self, count: int) -> None:
-        """So many items of batches have ended."""
-        self.in_flight -= count
+    def ended(self, items: list[BatchItem]) -> int:
+        """These items of batches have ended: the next ones of their lanes are let out.
+
+        How many were met whose submitter has withdrawn them; they end here.
+        """
+        self.in_flight -= len(items)
+        return self._release(items) if self.lanes else 0
 
     def forget(self, count: int) -> None:
         """So many items of batches that were taken out will be handled elsewhere: they never came."""
@@ -133,7 +184,8 @@ class Backlog:
         """When the oldest item that has not ended was submitted; infinity if all have."""
         if not self.unfinished:
             return math.inf
-        return min(min((batch.oldest for batch in self.unended()), default=math.inf), self.queue.oldest())
+        in_batches = min((batch.oldest for batch in self.unended()), default=math.inf)
+        return min(in_batches, self.queue.oldest(), self.lanes.oldest())
 
     def pending_batches(self, size: int) -> int:
         """Batches formed and not ended, and those of ``size`` items that the queue would make."""
@@ -149,6 +201,9 @@ class Backlog:
         batches = [*live, *self.ready, *self.retrying]
         assert len(batches) == len(set(batches)), "a batch is in one place"
         held = [item for batch in batches for item in batch.items]
+        queued = self.queue.items()
+        self.lanes.check_invariants([*held, *queued], queued)
+        assert not self.queue.left_out, "the lanes were told of all that left"
         assert len(held) == len(set(map(id, held))), "an item is in one batch"
         assert self.in_flight == len(held), "what is in no batch is in the queue, or has ended"
         assert self.left == ended + self.in_flight, "the ledger balances"

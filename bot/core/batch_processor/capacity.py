@@ -48,10 +48,11 @@ class Capacity:
         as often as makes a refusal O(1) on average.
         """
         backlog = self._backlog
-        if backlog.in_flight + len(backlog.queue) + wanted <= self.max_pending:
+        queued = len(backlog.queue) + backlog.lanes.waiting
+        if backlog.in_flight + queued + wanted <= self.max_pending:
             return False
         self._sweep_credit += SWEEP_SHARE
-        if self._sweep_credit >= len(backlog.queue):
+        if self._sweep_credit >= queued:
             self._sweep_credit = 0
             withdrawn = backlog.sweep()
             if withdrawn:

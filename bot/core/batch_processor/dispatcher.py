@@ -27,7 +27,7 @@ from bot.core.batch_processor.errors import (
 from bot.core.batch_processor.handler import HandlerCaller
 from bot.core.batch_processor.ids import Ids
 from bot.core.batch_processor.lifecycle import State
-from bot.core.batch_processor.models import Batch, BatchItem, BatchStatus, Commit, DeadLetter
+from bot.core.batch_processor.models import Batch, BatchItem, BatchStatus, Commit, DeadLetter, Lane
 from bot.core.batch_processor.outcomes import Outcomes
 from bot.core.batch_processor.retries import Retries
 from bot.core.batch_processor.retry import BatchSizer, RetryPolicy
@@ -104,7 +104,11 @@ class Dispatcher:
         if item.tracked:
             self.outcomes.tracked[item.item_id] = item
         queue = self.backlog.queue
-        queue.push(item)
+        if item.lane is None:
+            queue.push(item)
+        elif not self.backlog.push(item):
+            self.open -= 1  # it takes a place, and nothing else changes
+            return
         if item.priority:
             self.refresh()
         if len(queue) >= self.size:
@@ -132,13 +136,15 @@ class Dispatcher:
             return
         backlog = self.backlog
         others = backlog.queue.others
-        self.open = self.capacity.max_pending - backlog.in_flight - others
+        self.open = self.capacity.max_pending - backlog.in_flight - others - backlog.lanes.waiting
         if self.handler.function is not None and len(backlog.running) < self.max_concurrent:
             self.open = min(self.open, self.size - 1 - others)
 
-    def due_batch(self, priority: int) -> str:
-        """The id of the batch that an item of this priority would be in if it came now."""
+    def due_batch(self, priority: int, lane: Lane | None = None) -> str:
+        """The id of the batch that an item would be in if it came now; empty if it would wait in its lane."""
         backlog = self.backlog
+        if lane is not None and backlog.lanes.is_busy(lane):
+            return ""
         return self.ids.of_batch(backlog.formed + backlog.queue.ahead(priority) // self.size + 1)
 
     # When batches start.
@@ -149,11 +155,13 @@ class Dispatcher:
         if self.handler.function is None or not (state is _ON or state is _DRAINING):
             return
         backlog = self.backlog
-        queue = backlog.queue
+        queue, lanes = backlog.queue, backlog.lanes
         while len(backlog.running) < self.max_concurrent:
             if backlog.ready:
                 self._start(backlog.ready.popleft())
-            elif len(queue) and (len(queue) >= self.size or queue.oldest() <= self.due.until()):
+            elif len(queue) and (
+                len(queue) >= self.size or lanes.released or queue.oldest() <= self.due.until()
+            ):
                 self._form()
             else:
                 break
@@ -186,7 +194,7 @@ class Dispatcher:
         items, withdrawn = self.backlog.take(self.size)
         if items:
             starts = [item.submitted_at for item in items]
-            if items[0].priority != items[-1].priority:
+            if items[0].priority != items[-1].priority or self.backlog.lanes:
                 starts.sort()
             self.outcomes.counters.waits.record_since(starts, now)
             self.backlog.ready.append(self.backlog.batch_of(items, now, self.ids))
@@ -288,7 +296,9 @@ class Dispatcher:
         if self.commit is not None:
             await self.commit(batch, values, dead)
         self.outcomes.settle(batch, self.ids.of_batch(batch.number), values, dead=dead)
-        self.backlog.ended(len(batch.items))
+        withdrawn = self.backlog.ended(batch.items)
+        if withdrawn:
+            self.outcomes.count_withdrawn(withdrawn)
         self._some_ended()
 
     # Drain, stop.
@@ -347,7 +357,7 @@ class Dispatcher:
         """Take out every item that has not ended, without ending it. After :meth:`stop`."""
         found = [item for batch in self.backlog.ready for item in batch.items]
         self.backlog.ready.clear()
-        queued, withdrawn = self.backlog.take(len(self.backlog.queue))
+        queued, withdrawn = self.backlog.take_all()
         if withdrawn:
             self._count_withdrawn(withdrawn)
         for item in queued:
@@ -359,10 +369,10 @@ class Dispatcher:
         self.backlog.forget(len(items))
         self._some_ended()
 
-    def bury(self, items: Sequence[BatchItem], reason: str) -> None:
+    def bury(self, items: list[BatchItem], reason: str) -> None:
         """End items of :meth:`remaining` as dead letters; callers that wait for one get BatchClosedError."""
         self.outcomes.bury(items, [BatchClosedError(reason) for _ in items])
-        self.backlog.ended(len(items))
+        self.backlog.ended(items)
         self._some_ended()
 
     def bury_unhandled(self, items: Sequence[BatchItem], errors: Sequence[BaseException]) -> None:

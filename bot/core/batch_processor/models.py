@@ -13,6 +13,8 @@ MAX_KEY_LENGTH = 200
 
 BatchState = Literal["pending", "running", "retrying", "completed", "failed"]
 ItemState = Literal["pending", "done", "failed", "dead_lettered"]
+Lane = int | str
+"""A user or a chat: its items are handled one at a time, in the order of their submission."""
 Refusal = Literal["", "off", "full", "unavailable", "unknown"]
 """Why an item was not taken: the processor is off or full; Redis is away (unavailable), or went away in the
 middle, so that the item may have been taken all the same (unknown)."""
@@ -40,6 +42,8 @@ class BatchItem(Struct, eq=False):
     """Durable mode: its id in the stream."""
     counted: int = 1
     """Durable mode: deliveries that count towards ``max_deliveries``; an orderly stop is none."""
+    lane: Lane | None = None
+    """What it was submitted with; at most one item of a lane is in a batch."""
 
     def __repr__(self) -> str:
         return f"BatchItem(item_id={self.item_id!r}, data={self.data!r}, priority={self.priority})"
@@ -165,3 +169,4 @@ class DeadLetter(Struct, frozen=True):
     """Unix time in seconds."""
     entry: str = ""
     """Durable mode: its id in the stream of dead letters."""
+    lane: Lane | None = None

@@ -132,7 +132,9 @@ class Outcomes:
 
     def _add_dead_letter(self, item: BatchItem, error: BaseException) -> None:
         reason = error.reason if isinstance(error, DeadLetteredError) else describe(error)
-        letter = DeadLetter(item.item_id, item.data, item.priority, item.attempts, reason, self._clock.time())
+        letter = DeadLetter(
+            item.item_id, item.data, item.priority, item.attempts, reason, self._clock.time(), lane=item.lane
+        )
         if self.dead_letters.add(letter) is not None and self.dead_letters.dropped == 1:
             logger.error("More than %d dead letters: the oldest are dropped", self.dead_letters.limit)
 
@@ -175,7 +177,9 @@ class Outcomes:
         counted = self.counters.dead > 0  # otherwise it died before the last reset
         if counted:
             self.counters.dead -= 1
-        item = BatchItem(letter.data, None, self._now(), letter.item_id, letter.priority, tracked=True)
+        item = BatchItem(
+            letter.data, None, self._now(), letter.item_id, letter.priority, tracked=True, lane=letter.lane
+        )
         return item, counted
 
     def forget_pending(self) -> None:

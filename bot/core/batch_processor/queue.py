@@ -7,10 +7,12 @@ from bisect import insort
 from collections import deque
 from collections.abc import Callable
 from itertools import repeat
-from operator import methodcaller
+from operator import attrgetter, methodcaller
 from typing import Any
 
 from bot.core.batch_processor.models import BatchItem
+
+_PRIORITY = attrgetter("priority")
 
 
 class PendingQueue:
@@ -20,13 +22,15 @@ class PendingQueue:
     in use: push and take are O(1), and so is the oldest while few priorities are in use.
     """
 
-    __slots__ = ("_done", "_levels", "_order", "_others", "normal", "withdrawn")
+    __slots__ = ("_done", "_levels", "_order", "_others", "left_out", "normal", "withdrawn")
 
     def __init__(self, done: Callable[[Any], bool] = methodcaller("done")) -> None:
         """``done`` tells whether a future is; the quicker it is told, the better."""
         self._done = done
         self.withdrawn = 0
         """Items left out so far."""
+        self.left_out: list[BatchItem] = []
+        """Those of them with a lane that the owner of the lanes has yet to be told of."""
         # Changed by push, take, sweep and discard; the processor's submit appends to ``normal`` itself.
         self.normal: deque[BatchItem] = deque()
         """Those of priority 0."""
@@ -56,6 +60,14 @@ class PendingQueue:
             insort(self._order, -priority)
         level.append(item)
         self._others += 1
+
+    def extend(self, items: list[BatchItem]) -> None:
+        """Add items, in their order."""
+        if any(map(_PRIORITY, items)):
+            for item in items:
+                self.push(item)
+        else:
+            self.normal.extend(items)
 
     def ahead(self, priority: int) -> int:
         """How many would be taken before an item of this priority that comes now."""
@@ -119,6 +131,12 @@ class PendingQueue:
             return items  # as nearly always, and found out without a look at each here
         kept = [item for item in items if (future := item.future) is None or not future.done()]
         self.withdrawn += len(items) - len(kept)
+        if len(kept) < len(items):
+            self.left_out += [
+                item
+                for item in items
+                if item.lane is not None and item.future is not None and item.future.done()
+            ]
         return kept
 
     def oldest(self) -> float:
@@ -136,6 +154,10 @@ class PendingQueue:
                 self.push(item)
         return [item for item in held if item.entry in entries]
 
+    def items(self) -> list[BatchItem]:
+        """All of them: O(n)."""
+        return [item for level in self._in_order() for item in level]
+
     def check_invariants(self) -> None:
         """Raise AssertionError if the parts disagree. For tests: O(n)."""
         assert self._others == sum(len(level) for level in self._levels.values())
@@ -144,5 +166,5 @@ class PendingQueue:
         assert all(self._levels.values()), "no priority is kept for nobody"
         for priority, level in [(0, self.normal), *self._levels.items()]:
             assert all(item.priority == priority for item in level)
-            times = [item.submitted_at for item in level]
+            times = [item.submitted_at for item in level if item.lane is None]
             assert times == sorted(times), "the first of a priority is its oldest"

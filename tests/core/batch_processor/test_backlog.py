@@ -40,7 +40,7 @@ def test_what_is_taken_is_in_flight_until_it_has_ended():
     backlog.check_invariants(ended=0)
     backlog.ready.clear()
     batch.state = "completed"
-    backlog.ended(2)
+    assert backlog.ended(batch.items) == 0
     backlog.check_invariants(ended=2)
     assert (backlog.unfinished, backlog.submitted) == (1, 3)
 
@@ -66,7 +66,7 @@ def test_the_oldest_is_found_wherever_it_is():
     backlog.retrying[batch] = object()
     assert backlog.oldest() == 5.0
     backlog.retrying.clear()
-    backlog.ended(1)
+    backlog.ended(batch.items[:1])
     assert backlog.oldest() == 6.0
     assert Backlog(bool).oldest() == math.inf
 
