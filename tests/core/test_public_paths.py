@@ -23,7 +23,7 @@ NAMES = {
         UnknownItemError durable_dead_letters
     """,
     "cache_manager": """
-        CacheManager CircularLoadError LoadOptions LoaderTimeoutError UnsupportedValueError
+        FOREVER CacheManager CircularLoadError LoadOptions LoaderTimeoutError UnsupportedValueError
         cached
     """,
     "connection_pool_manager": """

@@ -4,8 +4,10 @@ from bot.core.cache_manager.decorators import cached
 from bot.core.cache_manager.errors import CircularLoadError, LoaderTimeoutError, UnsupportedValueError
 from bot.core.cache_manager.models import LoadOptions
 from bot.core.cache_manager.service import CacheManager
+from bot.core.cache_manager.ttls import FOREVER
 
 __all__ = [
+    "FOREVER",
     "CacheManager",
     "CircularLoadError",
     "LoadOptions",

@@ -9,11 +9,11 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
 from bot.core._shared.bounded_store import MAX_FREQUENCY
 from bot.core._shared.errors import invalid
-from bot.core._shared.validation import valid_seconds
 from bot.core.cache_manager.call_keys import LONGEST_INT, LONGEST_READABLE, KeyOf, key_maker
 from bot.core.cache_manager.keys import valid_name
 from bot.core.cache_manager.models import DEFAULT_NAMESPACE, PLAIN, LoadOptions, Tags
 from bot.core.cache_manager.service import CacheManager
+from bot.core.cache_manager.ttls import Ttl, TtlOf, valid_ttl_or_function
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -119,7 +119,7 @@ def cached(function: Callable[P, Awaitable[R]], /) -> CachedFunction[P, R]: ...
 @overload
 def cached(
     key_prefix: str | None = None,
-    ttl: float | None = 300,
+    ttl: Ttl | TtlOf | None = 300,
     namespace: str = DEFAULT_NAMESPACE,
     key: Callable[..., str] | None = None,
     *,
@@ -128,7 +128,7 @@ def cached(
 ) -> _Decorator: ...
 def cached(
     key_prefix: Any = None,
-    ttl: float | None = 300,
+    ttl: Ttl | TtlOf | None = 300,
     namespace: str = DEFAULT_NAMESPACE,
     key: Callable[..., str] | None = None,
     *,
@@ -155,7 +155,7 @@ def cached(
     if callable(key_prefix) or isinstance(key_prefix, classmethod | staticmethod):
         return cached()(key_prefix)
     if ttl is not None:
-        valid_seconds("ttl", ttl)
+        ttl = valid_ttl_or_function("ttl", ttl)
     valid_name(namespace, "namespace")
     if key_prefix is not None:
         valid_name(key_prefix, "key_prefix")
@@ -192,7 +192,7 @@ def _is_method(function: Any) -> bool:
 def _caching(
     function: Callable[..., Any],
     key_of: KeyOf,
-    ttl: float | None,
+    ttl: Ttl | TtlOf | None,
     namespace: str,
     tags: Tags,
     options: LoadOptions,

@@ -33,8 +33,13 @@ from bot.core.cache_manager.shared import SharedTier
 from bot.core.cache_manager.stats import Counters
 from bot.core.cache_manager.tags import ANY_TAG
 from bot.core.cache_manager.tiers import Tiers
+from bot.core.cache_manager.ttls import FOREVER_SECONDS, TtlOf, ttl_for
 
 logger = logging.getLogger(__name__)
+
+
+UNKNOWN_TTL = 3600.0
+"""Seconds that the tokens of tags live, at least, while the value's ttl is not known."""
 
 
 class Loads:
@@ -68,7 +73,7 @@ class Loads:
         self,
         key: str,
         loader: Loader,
-        ttl: float,
+        ttl: float | TtlOf,
         namespace: str,
         tags: tuple[str, ...] | TagsOf,
         options: LoadOptions,
@@ -134,7 +139,13 @@ class Loads:
         return self.now() + ahead >= entry.expires_at
 
     def refresh(
-        self, key: str, loader: Loader, ttl: float, namespace: str, tags: Tags, options: LoadOptions
+        self,
+        key: str,
+        loader: Loader,
+        ttl: float | TtlOf,
+        namespace: str,
+        tags: Tags,
+        options: LoadOptions,
     ) -> None:
         """Load a key in the background, unless a load is in progress; if it fails, the old value stays."""
         at = (namespace, key)
@@ -163,7 +174,7 @@ class _Load:
         loads: Loads,
         key: str,
         loader: Loader,
-        ttl: float,
+        ttl: float | TtlOf,
         namespace: str,
         tags: tuple[str, ...] | TagsOf,
         options: LoadOptions,
@@ -244,12 +255,13 @@ class _Load:
     def _ttl_of(self, value: Any) -> float:
         """Seconds for which the value is cached; 0: it is not."""
         options = self.options
-        ttl = self.ttl
         if value is None and options.negative_ttl is not None:
             ttl = options.negative_ttl
+        else:
+            ttl = ttl_of_loaded(self.ttl, value, self.loads.first_of_type)
         if ttl > 0 and options.cache_if is not None and not options.cache_if(value):
             return 0.0
-        if options.ttl_jitter:
+        if options.ttl_jitter and ttl < FOREVER_SECONDS:
             ttl *= 1 - random.random() * options.ttl_jitter / 100
         return ttl
 
@@ -278,7 +290,9 @@ class _Load:
         return after if unchanged else None
 
     def _milliseconds(self) -> int:
-        return max(1, int((self.ttl + self.options.stale_ttl) * 1000))
+        # If the ttl is not known before the load, storing the value makes its tokens live as long.
+        ttl = UNKNOWN_TTL if callable(self.ttl) else self.ttl
+        return max(1, int((ttl + self.options.stale_ttl) * 1000))
 
     # Its end.
 
@@ -296,6 +310,21 @@ class _Load:
         return LoaderTimeoutError(
             f"loading {self.key[:100]!r} took longer than {seconds:g} s (CACHE_LOAD_TIMEOUT)"
         )
+
+
+def ttl_of_loaded(ttl: float | TtlOf, value: Any, first_of_type: FirstOfType) -> float:
+    """The ttl of a loaded value; 0.0, which is logged once for each function, if a function gives none."""
+    if not callable(ttl):
+        return ttl
+    try:
+        return ttl_for(ttl, value)
+    except Exception as error:
+        name = getattr(ttl, "__qualname__", type(ttl).__qualname__)
+        if first_of_type("ttl", name):
+            logger.warning(
+                "Values are not cached, their ttl (%s) is wrong: %s", one_line(name, 100), one_line(error)
+            )
+        return 0.0
 
 
 class _TooSlow(Exception):

@@ -30,6 +30,7 @@ from bot.core.cache_manager.models import (
 from bot.core.cache_manager.shared import SharedTier
 from bot.core.cache_manager.stats import Counters
 from bot.core.cache_manager.tiers import Tiers
+from bot.core.cache_manager.ttls import Ttl, TtlOf, by_ttl, ttl_for, valid_ttl_or_function
 from bot.core.cache_manager.warming import TIMEOUT, Warmer
 from bot.core.phase4_config import CacheManagerSettings, converted
 from bot.core.phase4_service import Phase4Service
@@ -70,7 +71,7 @@ class CacheManager(Phase4Service):
         first_of_type = FirstOfType()
         self._tiers = Tiers(clock, self._counters, first_of_type, self._route, self._used_while_off)
         self._loads = Loads(self._tiers, clock, self._counters, self._tasks, first_of_type)
-        self._warmer = Warmer(self._tiers, self._counters, self._tasks, clock)
+        self._warmer = Warmer(self._tiers, self._counters, self._tasks, clock, first_of_type)
         # Parts of the tiers, at hand for the hot paths. Changed only by _route.
         self._spaces: dict[str, dict[Any, Entry]] = _NOTHING
         self._default: dict[Any, Entry] = _NOTHING
@@ -257,25 +258,30 @@ class CacheManager(Phase4Service):
         self,
         key: str,
         value: Any,
-        ttl: float | None = None,
+        ttl: Ttl | TtlOf | None = None,
         namespace: str = DEFAULT_NAMESPACE,
         tags: Sequence[str] = (),
     ) -> bool:
-        """Keep ``value`` for ``ttl`` seconds (default: the configured one); True if a tier holds it.
+        """Keep ``value`` for ``ttl`` (default: the configured one); True if a tier holds it.
 
-        A value larger than L1 skips L1; one that L2 cannot carry stays in L1. Raises TypeError for a
-        value that cannot be copied, such as an open file.
+        ``ttl`` is seconds, a timedelta, ``FOREVER``, or a function of the value that returns one of them. If
+        that returns None, the value is not kept, and the former one is dropped. A value larger than L1 skips
+        L1; one that L2 cannot carry stays in L1. Raises TypeError for a value that cannot be copied, such as
+        an open file.
         """
         key = valid_key(key)
         if namespace not in self._used:
             valid_name(namespace, "namespace")
         if tags != ():
             tags = valid_tags(tags)
-        seconds = self._settings.default_ttl if ttl is None else valid_seconds("ttl", ttl)
+        seconds = self._settings.default_ttl if ttl is None else ttl_for(ttl, value)
         if not self._enabled:
             self._used_while_off()
             return False
         tiers = self._tiers
+        if not seconds:
+            await tiers.drop_keys(namespace, (key,))
+            return False
         if tiers.shared is None:
             return tiers.local.store(namespace, key, freeze(value), seconds, tags)
         return await tiers.shared.store(namespace, key, value, None, seconds, tags)
@@ -283,7 +289,7 @@ class CacheManager(Phase4Service):
     async def set_many(
         self,
         items: Mapping[str, Any],
-        ttl: float | None = None,
+        ttl: Ttl | TtlOf | None = None,
         namespace: str = DEFAULT_NAMESPACE,
         tags: Sequence[str] = (),
     ) -> int:
@@ -291,13 +297,17 @@ class CacheManager(Phase4Service):
         pairs = [(valid_key(key), value) for key, value in items.items()]
         valid_name(namespace, "namespace")
         tags = valid_tags(tags)
-        seconds = self._settings.default_ttl if ttl is None else valid_seconds("ttl", ttl)
+        groups = by_ttl(pairs, ttl, self._settings.default_ttl)
         if not self._enabled:
             self._used_while_off()
             return 0
-        if not items:
-            return 0
-        return await self._tiers.set_many(namespace, pairs, seconds, tags)
+        stored = 0
+        for seconds, group in groups.items():
+            if seconds and group:
+                stored += await self._tiers.set_many(namespace, group, seconds, tags)
+            elif group:
+                await self._tiers.drop_keys(namespace, [key for key, _ in group])
+        return stored
 
     # Dropping.
 
@@ -308,9 +318,7 @@ class CacheManager(Phase4Service):
         if not self._enabled:
             self._used_while_off()
             return False
-        tiers = self._tiers
-        had = tiers.local.delete(namespace, key)
-        return bool(tiers.shared is not None and await tiers.shared.l2.delete(namespace, (key,))) or had
+        return await self._tiers.drop_keys(namespace, (key,)) > 0
 
     async def invalidate_pattern(self, pattern: str, namespace: str = DEFAULT_NAMESPACE) -> int:
         """Drop the keys of one namespace that match a glob (``user:*``); returns how many.
@@ -361,19 +369,21 @@ class CacheManager(Phase4Service):
         self,
         key: str,
         loader: Loader,
-        ttl: float | None = None,
+        ttl: Ttl | TtlOf | None = None,
         namespace: str = DEFAULT_NAMESPACE,
         *,
         tags: Tags = (),
         options: LoadOptions = PLAIN,
     ) -> Any:
-        """The cached value, or what ``await loader()`` returns, which is then cached for ``ttl`` seconds.
+        """The cached value, or what ``await loader()`` returns, which is then cached for ``ttl``.
 
         None and other falsy values are values. Any number of concurrent misses in this process run one load.
         A caller that is cancelled does not cancel the load for the others. The loader's exception reaches
         every waiter and is not cached. If the key was changed or dropped during the load, the loaded value is
         returned and not cached. A loader that waits for its own key, even through other loads and tasks,
-        raises CircularLoadError. ``tags`` may be a function of the loaded value. See :class:`LoadOptions` for
+        raises CircularLoadError. ``tags`` may be a function of the loaded value. So may ``ttl``: as
+        for :meth:`set`, but an invalid result, or an error, means that the value is not cached, and is logged
+        once. See :class:`LoadOptions` for
         stale values, timeouts and early refresh.
         """
         if not self._enabled:
@@ -389,7 +399,7 @@ class CacheManager(Phase4Service):
                 entry = self._spaces.get(namespace, _NOTHING).get(key)
         if entry is not None and entry.expires_at > now:
             if options.early_refresh and self._loads.should_refresh(entry, options):
-                seconds = self._settings.default_ttl if ttl is None else valid_seconds("ttl", ttl)
+                seconds = self._settings.default_ttl if ttl is None else valid_ttl_or_function("ttl", ttl)
                 self._loads.refresh(key, loader, seconds, namespace, tags, options)
             # inlined: LocalTier.hit
             if entry.frequency < MAX_FREQUENCY:
@@ -401,7 +411,7 @@ class CacheManager(Phase4Service):
         found = await self._tiers.find(key, namespace, look_up)
         if found is not ABSENT:
             return found
-        seconds = self._settings.default_ttl if ttl is None else valid_seconds("ttl", ttl)
+        seconds = self._settings.default_ttl if ttl is None else valid_ttl_or_function("ttl", ttl)
         return await self._loads.load(key, loader, seconds, namespace, checked, options, look_up)
 
     # Warming.
@@ -410,7 +420,7 @@ class CacheManager(Phase4Service):
         self,
         key: str,
         loader_func: Loader,
-        ttl: float | None = None,
+        ttl: Ttl | TtlOf | None = None,
         interval: float | None = None,
         namespace: str = DEFAULT_NAMESPACE,
         timeout: float = TIMEOUT,
@@ -425,7 +435,7 @@ class CacheManager(Phase4Service):
         """
         key = valid_key(key)
         valid_name(namespace, "namespace")
-        seconds = self._settings.default_ttl if ttl is None else valid_seconds("ttl", ttl)
+        seconds = self._settings.default_ttl if ttl is None else valid_ttl_or_function("ttl", ttl)
         every = None if interval is None else valid_seconds("interval", interval)
         valid_seconds("timeout", timeout)
         if not self._enabled:

@@ -209,6 +209,17 @@ class Tiers:
             position += taken
         return in_l2 + sum(local.has(namespace, key) for key in elsewhere)
 
+    async def drop_keys(self, namespace: str, keys: Sequence[str]) -> int:
+        """Drop keys in both tiers; returns how many of them L1 had, or Redis if it had more."""
+        local = self.local
+        here = sum([local.delete(namespace, key) for key in keys])
+        if self.shared is None:
+            return here
+        there = 0
+        for start in range(0, len(keys), PIECE_KEYS):
+            there += await self.shared.l2.delete(namespace, keys[start : start + PIECE_KEYS])
+        return max(here, there)
+
     async def drop_pattern(self, namespace: str, pattern: str) -> int:
         """Drop the keys of a namespace that match a glob; returns how many."""
         gone = set(self.local.drop_pattern(namespace, pattern))

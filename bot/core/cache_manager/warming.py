@@ -13,9 +13,11 @@ from bot.core._shared.errors import shown
 from bot.core._shared.isolation import freeze
 from bot.core._shared.masking import one_line
 from bot.core._shared.tasks import BackgroundTasks
-from bot.core.cache_manager.models import Loader
+from bot.core.cache_manager.loading import ttl_of_loaded
+from bot.core.cache_manager.models import FirstOfType, Loader
 from bot.core.cache_manager.stats import Counters
 from bot.core.cache_manager.tiers import Tiers
+from bot.core.cache_manager.ttls import TtlOf
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +36,15 @@ class _Warmed(NamedTuple):
 class Warmer:
     """One task for each warmed key, except while paused."""
 
-    def __init__(self, tiers: Tiers, counters: Counters, tasks: BackgroundTasks, clock: Clock) -> None:
+    def __init__(
+        self,
+        tiers: Tiers,
+        counters: Counters,
+        tasks: BackgroundTasks,
+        clock: Clock,
+        first_of_type: FirstOfType,
+    ) -> None:
+        self._first_of_type = first_of_type
         self._tiers = tiers
         self._counters = counters
         self._tasks = tasks
@@ -47,8 +57,10 @@ class Warmer:
     def __len__(self) -> int:
         return sum(not (task.done() or task.get_loop().is_closed()) for task in self._running.values())
 
-    async def load(self, namespace: str, key: str, loader: Loader, ttl: float, timeout: float) -> bool:
-        """Load a key and cache it for ``ttl`` seconds; False if that failed, which is logged and counted."""
+    async def load(
+        self, namespace: str, key: str, loader: Loader, ttl: float | TtlOf, timeout: float
+    ) -> bool:
+        """Load a key and cache it for ``ttl``; False if that failed, which is logged and counted."""
         tiers = self._tiers
         begun = tiers.local.changes.count
         limit = asyncio.timeout(timeout)
@@ -58,10 +70,13 @@ class Warmer:
             if not tiers.local.is_open or tiers.local.changes.since(begun, namespace, key, ()):
                 return True
             frozen = freeze(value)
+            seconds = ttl_of_loaded(ttl, value, self._first_of_type)
+            if not seconds:
+                return True
             if tiers.shared is None:
-                tiers.local.store(namespace, key, frozen, ttl)
+                tiers.local.store(namespace, key, frozen, seconds)
             else:
-                await tiers.shared.store(namespace, key, value, frozen, ttl, loaded=True)
+                await tiers.shared.store(namespace, key, value, frozen, seconds, loaded=True)
         except Exception as error:
             self._counters.load_failures += 1
             if isinstance(error, TimeoutError) and limit.expired():
