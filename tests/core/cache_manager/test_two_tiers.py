@@ -199,7 +199,7 @@ async def test_time_to_live_is_the_same_in_both_tiers(pair, raw):
     assert 99_000 < await raw.execute("PTTL", redis_key("default", "k")) <= 100_000
     await b.get("k")
     entry = b._tiers.local.l1.store.peek("default", "k", b._now())
-    assert 99 < entry.expires_at - b._now() <= 100
+    assert 99 < entry.expires_at - b._now() < 101  # the clocks differ by up to a round trip
     await raw.execute("SET", redis_key("default", "late"), encode(1, expires_at=1.0))
     assert await b.get("late") == 1
     assert b.get_local("late") is None, "what has expired by its own account is not kept"
