@@ -270,6 +270,12 @@ ENABLE_OUTBOUND = False
 # where the progress of broadcasts is kept: an SQLite file, or a Redis URL; "": memory (a string)
 # OUTBOUND_BROADCAST_STORE = "broadcasts.sqlite3"
 
+# Redis, for all services
+
+# what every key and channel in Redis begins with, for several bots on one Redis (1 to 64 of A-Z a-z 0-9
+# . _ -, beginning with a letter or digit (a colon is put after it))
+# PHASE4_KEY_PREFIX = ""
+
 # Dashboard
 
 # port of the dashboard, /health and /metrics; 0: not served (a whole number >= 0 and <= 65_535)

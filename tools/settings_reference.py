@@ -23,6 +23,7 @@ GROUPS = (
     ("Batch processor", ("BATCH_",)),
     ("Load balancer", ("LOAD_",)),
     ("Outbound", ("OUTBOUND_",)),
+    ("Redis, for all services", ("PHASE4_KEY_PREFIX", "PHASE4_REDIS_")),
     ("Dashboard", ("PHASE4_DASHBOARD_",)),
 )
 ORDER = ("Services", "Query optimizer", "Cache manager", "Connection pools", "Rate limiter")

@@ -89,12 +89,17 @@ async def _enable_rate_limiter(limiter: Any, config: Phase4Config) -> None:
             tier: RateLimitConfig(limit.requests_per_second, limit.burst_size, backoff=backoff(limit.backoff))
             for tier, limit in settings.tiers.items()
         },
-        **settings.values("default_rps", "burst_size", "tiers"),
+        **_in_redis(config, "RATE_LIMIT_REDIS_URL", settings.values("default_rps", "burst_size", "tiers")),
     )
 
 
+def _in_redis(config: Phase4Config, setting: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of ``enable``, whose ``redis_url`` has what holds for all services."""
+    return {**arguments, "redis_url": config.redis_url(setting)}
+
+
 async def _enable_cache_manager(cache: Any, config: Phase4Config) -> None:
-    await cache.enable(**config.cache_manager.values())
+    await cache.enable(**_in_redis(config, "CACHE_L2_REDIS_URL", config.cache_manager.values()))
 
 
 async def _enable_connection_pool_manager(pools: Any, config: Phase4Config) -> None:
@@ -109,7 +114,7 @@ async def _enable_connection_pool_manager(pools: Any, config: Phase4Config) -> N
 
 
 async def _enable_batch_processor(processor: Any, config: Phase4Config) -> None:
-    await processor.enable(**config.batch_processor.values())
+    await processor.enable(**_in_redis(config, "BATCH_REDIS_URL", config.batch_processor.values()))
 
 
 async def _enable_load_balancer(balancer: Any, config: Phase4Config) -> None:
@@ -133,6 +138,7 @@ async def _enable_outbound(outbound: Any, config: Phase4Config) -> None:
             paid=(settings.paid_limit, 1.0),
         ),
         **{**settings.values(*OF_LIMITS), "bot_id": settings.bot_id or "default"},
+        redis_options=config.redis.options(),
     )
 
 

@@ -10,7 +10,7 @@ import msgspec
 
 from bot.core._shared.masking import one_line
 from bot.core.cache_manager.failures import Failures
-from bot.core.cache_manager.keys import PREFIX
+from bot.core.cache_manager.keys import channel_of
 from bot.core.cache_manager.local import LocalTier
 from bot.core.redis_link import RedisLink, Subscription
 
@@ -48,7 +48,7 @@ class Backplane:
         self._id = secrets.token_bytes(8)
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(tuple[bytes, str, str, list[str]]).decode
-        self.channel = f"{PREFIX}:changes:{database_of(link)}"
+        self.channel = channel_of(database_of(link), link.root)
         """The channel of the instances that share a database. Redis channels span databases, so it names the
         number.
         """

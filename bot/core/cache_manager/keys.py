@@ -9,9 +9,6 @@ from functools import lru_cache
 from bot.core._shared.errors import invalid
 
 PREFIX = "p4c"
-EVERY_VALUE = f"{PREFIX}:v:*".encode()
-"""A MATCH pattern that finds the keys of every namespace."""
-
 MAX_KEY = 1024
 """Characters of a namespace, of a pattern, and of a key that is stored as it is."""
 
@@ -71,20 +68,40 @@ def valid_name(value: object, name: str) -> str:
     return value
 
 
+def every_key(root: bytes = b"") -> bytes:
+    """A MATCH pattern that finds every key of the cache; ``root`` is that of the link, here and below."""
+    return root + f"{PREFIX}:*".encode()
+
+
+def every_value(root: bytes = b"") -> bytes:
+    """A MATCH pattern that finds the values of every namespace."""
+    return root + f"{PREFIX}:v:*".encode()
+
+
+def tag_key(tag: str, root: bytes = b"") -> bytes:
+    """The key of a tag's token in Redis."""
+    return root + f"{PREFIX}:g:{tag}".encode("utf-8", "surrogatepass")
+
+
+def channel_of(database: int, root: str = "") -> str:
+    """The channel on which instances tell each other of changes in a database."""
+    return f"{root}{PREFIX}:changes:{database}"
+
+
 @lru_cache(maxsize=1024)
-def namespace_prefix(namespace: str) -> bytes:
+def namespace_prefix(namespace: str, root: bytes = b"") -> bytes:
     """The start of every key of a namespace in Redis, which no other namespace's keys share."""
     # The namespace is escaped and the key is not: the first free colon ends the namespace.
     escaped = namespace.replace("%", "%25").replace(":", "%3A")
-    return f"{PREFIX}:v:{escaped}:".encode("utf-8", "surrogatepass")
+    return root + f"{PREFIX}:v:{escaped}:".encode("utf-8", "surrogatepass")
 
 
-def redis_key(namespace: str, key: str) -> bytes:
+def redis_key(namespace: str, key: str, root: bytes = b"") -> bytes:
     """The key of a value in Redis."""
     try:
-        return namespace_prefix(namespace) + key.encode()
+        return namespace_prefix(namespace, root) + key.encode()
     except UnicodeEncodeError:
-        return namespace_prefix(namespace) + key.encode("utf-8", "surrogatepass")
+        return namespace_prefix(namespace, root) + key.encode("utf-8", "surrogatepass")
 
 
 def parse_redis_key(at: bytes) -> tuple[str, str]:
@@ -95,12 +112,12 @@ def parse_redis_key(at: bytes) -> tuple[str, str]:
     return namespace.replace("%3A", ":").replace("%25", "%"), key
 
 
-def redis_pattern(namespace: str, pattern: str) -> bytes:
+def redis_pattern(namespace: str, pattern: str, root: bytes = b"") -> bytes:
     """A MATCH pattern that finds keys of one namespace only: those of the glob, and maybe others.
 
     Redis compares bytes, so from the first ``?`` or class on :func:`compile_glob` has to decide.
     """
-    prefix = re.sub(rb"([*?\[\]\\^])", rb"\\\1", namespace_prefix(namespace))
+    prefix = re.sub(rb"([*?\[\]\\^])", rb"\\\1", namespace_prefix(namespace, root))
     bytewise = re.match(r"(?:\\.|\\\Z|[^?\[\\])*", pattern, re.DOTALL)
     assert bytewise is not None
     start = bytewise[0].encode("utf-8", "surrogatepass")

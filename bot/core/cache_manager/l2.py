@@ -11,14 +11,15 @@ from bot.core.cache_manager.backplane import Backplane
 from bot.core.cache_manager.codec import TOKEN
 from bot.core.cache_manager.failures import Failures
 from bot.core.cache_manager.keys import (
-    EVERY_VALUE,
     compile_glob,
+    every_value,
     namespace_prefix,
     redis_key,
     redis_pattern,
+    tag_key,
 )
 from bot.core.cache_manager.resync import SCAN_COUNT, Resync
-from bot.core.cache_manager.tags import ANY_TAG, EXTEND, OPEN, decode_tokens, tag_key
+from bot.core.cache_manager.tags import ANY_TAG, EXTEND, OPEN, decode_tokens
 from bot.core.redis_link import RedisLink, RedisUnavailableError
 
 PIECE_KEYS, PIECE_BYTES = 250, 262_144
@@ -39,6 +40,7 @@ class L2:
 
     def __init__(self, link: RedisLink, backplane: Backplane, resync: Resync, failures: Failures) -> None:
         self.link = link
+        self._root = link.root_bytes
         self._backplane = backplane
         self._resync = resync
         self._failures = failures
@@ -49,7 +51,7 @@ class L2:
 
     def ask_tokens(self, tags: Iterable[str]) -> dict[str, asyncio.Future[bytes | None]]:
         """The tokens of tags, read together with everything else that is read in this tick of the loop."""
-        asked = {tag: self.link.reader.get(tag_key(tag)) for tag in tags}
+        asked = {tag: self.link.reader.get(tag_key(tag, self._root)) for tag in tags}
         for future in asked.values():
             future.add_done_callback(_seen)  # the result may not be needed after all
         return asked
@@ -67,7 +69,11 @@ class L2:
             except Exception as error:
                 failure = failure or error
                 continue
-            if isinstance(token, bytes) and len(token) == TOKEN and not self._resync.outdated(tag_key(tag)):
+            if (
+                isinstance(token, bytes)
+                and len(token) == TOKEN
+                and not self._resync.outdated(tag_key(tag, self._root))
+            ):
                 found[tag] = token
         if failure is not None:
             self._failures.failed(failure)
@@ -86,12 +92,14 @@ class L2:
             apart = [tags[:-1], tags[-1:]] if self.link.cluster else [tags]
             found: list[bytes] = []
             for some in apart:
-                found += await asyncio.gather(*[self._open.call(tag_key(tag), argument) for tag in some])
+                found += await asyncio.gather(
+                    *[self._open.call(tag_key(tag, self._root), argument) for tag in some]
+                )
         except Exception as error:
             self._failures.failed(error)
             return None
         tokens = dict(zip(tags, found, strict=True))
-        if not self._resync.in_step and any(self._resync.outdated(tag_key(tag)) for tag in tags):
+        if not self._resync.in_step and any(self._resync.outdated(tag_key(tag, self._root)) for tag in tags):
             return None
         return tokens
 
@@ -110,17 +118,17 @@ class L2:
         ``told``: what the other instances are told: "drop", or "load" for a value that was only loaded, not
         changed. The tokens of ``tags``, which the payloads carry, live for as long as the values at least.
         """
-        at = [redis_key(namespace, key) for key, _ in items]
+        at = [redis_key(namespace, key, self._root) for key, _ in items]
         commands: list[tuple[Any, ...]] = [
             ("SET", where, payload, "PX", milliseconds) for where, (_, payload) in zip(at, items, strict=True)
         ]
-        commands += [("EVAL", EXTEND, 1, tag_key(tag), milliseconds) for tag in tags]
+        commands += [("EVAL", EXTEND, 1, tag_key(tag, self._root), milliseconds) for tag in tags]
         commands.append(self._backplane.message(told, namespace, [key for key, _ in items]))
         return await self._send(commands, at) is not None
 
     async def delete(self, namespace: str, keys: Sequence[str]) -> int:
         """Remove keys; returns how many there were, 0 if Redis is unreachable."""
-        at = [redis_key(namespace, key) for key in keys]
+        at = [redis_key(namespace, key, self._root) for key in keys]
         commands: list[tuple[Any, ...]] = [("UNLINK", key) for key in at]
         commands.append(self._backplane.message("drop", namespace, list(keys)))
         answers = await self._send(commands, at)
@@ -152,11 +160,11 @@ class L2:
 
     async def drop_pattern(self, namespace: str, pattern: str, told: str) -> list[str]:
         """Remove the keys of a namespace that match a glob; returns them. O(keys in Redis)."""
-        start = len(namespace_prefix(namespace))
+        start = len(namespace_prefix(namespace, self._root))
         matches = compile_glob(pattern).fullmatch  # the one that L1 asks too
         gone: list[str] = []
         try:
-            async for found in self.link.scan(redis_pattern(namespace, pattern), SCAN_COUNT):
+            async for found in self.link.scan(redis_pattern(namespace, pattern, self._root), SCAN_COUNT):
                 named = {at: _name(at[start:]) for at in found if isinstance(at, bytes)}
                 meant = [at for at, key in named.items() if matches(key)]
                 await self.link.unlink(meant)
@@ -173,7 +181,7 @@ class L2:
     async def drop_values(self) -> None:
         """Remove the values of every namespace. O(keys in Redis)."""
         try:
-            async for found in self.link.scan(EVERY_VALUE, SCAN_COUNT):
+            async for found in self.link.scan(every_value(self._root), SCAN_COUNT):
                 await self.link.unlink(found)
             await self.link.execute(*self._backplane.message("all", "", []))
         except asyncio.CancelledError:
@@ -186,17 +194,17 @@ class L2:
     async def drop_tags(self, tags: Sequence[str]) -> None:
         """Invalidate every value with any of the tags, by deleting the tags' tokens."""
         # The mark that some tag was dropped comes first, since a reader of tokens after a load reads it last.
-        mark = tag_key(ANY_TAG)
+        mark = tag_key(ANY_TAG, self._root)
         first = [("SET", mark, secrets.token_bytes(TOKEN), "PX", MARK_MILLISECONDS)]
         if self.link.cluster:
             try:
                 await self._send(first, [mark])
             except asyncio.CancelledError:
-                self._resync.missed([tag_key(tag) for tag in tags])
+                self._resync.missed([tag_key(tag, self._root) for tag in tags])
                 raise
         for start in range(0, len(tags), PIECE_KEYS):
             piece = tags[start : start + PIECE_KEYS]
-            at = [tag_key(tag) for tag in piece]
+            at = [tag_key(tag, self._root) for tag in piece]
             missing = [mark, *at]  # a mark that is missing counts as changed, too
             commands: list[tuple[Any, ...]] = [] if self.link.cluster else list(first)
             commands += [("UNLINK", key) for key in at]
@@ -204,7 +212,7 @@ class L2:
             try:
                 await self._send(commands, missing)
             except asyncio.CancelledError:
-                self._resync.missed([tag_key(tag) for tag in tags[start:]])
+                self._resync.missed([tag_key(tag, self._root) for tag in tags[start:]])
                 raise
 
     async def _not_taken(self, error: Exception) -> None:

@@ -10,7 +10,7 @@ from bot.core._shared.backoff import exponential
 from bot.core._shared.tasks import BackgroundTasks
 from bot.core.cache_manager.backplane import Backplane
 from bot.core.cache_manager.failures import Failures
-from bot.core.cache_manager.keys import PREFIX
+from bot.core.cache_manager.keys import every_key
 from bot.core.redis_link import RedisLink
 
 SCAN_COUNT = 1000
@@ -109,7 +109,7 @@ class Resync:
         self.in_step = not self._unsynced and not self._unsynced_all
 
     async def _drop_everything(self) -> None:
-        async for found in self._link.scan(f"{PREFIX}:*".encode(), SCAN_COUNT):
+        async for found in self._link.scan(every_key(self._link.root_bytes), SCAN_COUNT):
             await self._link.unlink(found)
 
     def _moved(self) -> None:

@@ -53,6 +53,7 @@ class SharedTier:
     ) -> None:
         """``link`` is released by :meth:`leave`; ``on_hearing`` and ``listeners`` are the backplane's."""
         self.link = link
+        self._root = link.root_bytes
         self.compress = compress
         self._local = local
         self._l1 = local.l1
@@ -116,7 +117,7 @@ class SharedTier:
             # be dropped from L1 at once.
             await self.backplane.settled()
         begun = self._changes.count
-        at = redis_key(namespace, key)
+        at = redis_key(namespace, key, self._root)
         if look_up is not None and look_up.tags:
             look_up.asked = self.l2.ask_tokens(look_up.tags)
         try:

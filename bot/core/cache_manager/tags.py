@@ -13,15 +13,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from bot.core.cache_manager.codec import TOKEN
-from bot.core.cache_manager.keys import PREFIX
 
 ANY_TAG = ""
 """The tag that changes whenever any tag is dropped, for tags that are known only after the load."""
-
-
-def tag_key(tag: str) -> bytes:
-    """The key of a tag's token in Redis."""
-    return f"{PREFIX}:g:{tag}".encode("utf-8", "surrogatepass")
 
 
 # For each key: its token, made where there is none, to live for so many milliseconds at least. An

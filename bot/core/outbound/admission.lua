@@ -1,6 +1,6 @@
 -- What the instances of one bot ask in one tick, decided in one step by the server's clock.
 --
--- KEYS[i]  {p4o:BOT}:KIND:CHAT of the i-th call. The tag in braces is one for a bot, so that in a cluster
+-- KEYS[i]  {p4o:BOT}:KIND:CHAT of the i-th call, behind the prefix of keys. The tag in braces is one for a bot, so that in a cluster
 --          all of its keys are on one node. KIND: w messages, e separate edits, t chat actions (sorted sets:
 --          a member for each message that counts, by when it counted); b and f buckets of messages and
 --          separate edits (when it is full again); n: counted nowhere. Others: :h:CHAT the chat's hold,
@@ -28,7 +28,7 @@ local REMEMBERED = 86400 -- seconds that an unused budget's epoch stays
 local CALL = '<BBc16dddddddd'
 local HEADER = 1 + 1 + 16 + 8 * 8
 local ROUNDING = 0.000001
-local RELEASED = 'p4o:release'
+local RELEASED = KEYS[1]:match('^[^{]*') .. 'p4o:release'
 
 local call, pcall, unpack, pack = redis.call, redis.pcall, struct.unpack, struct.pack
 local max, min, floor, ceil = math.max, math.min, math.floor, math.ceil
@@ -108,7 +108,7 @@ local function hold_of(key)
 end
 
 local answer = {}
-local epoch_key = KEYS[1]:match('^(%b{})') .. ':epoch'
+local epoch_key = KEYS[1]:match('^[^{]*%b{}') .. ':epoch'
 local epoch = number_of(epoch_key)
 if not epoch or epoch <= 0 then
   epoch = now
@@ -119,7 +119,7 @@ call('PEXPIRE', epoch_key, REMEMBERED * 1000)
 answer[1] = pack('<dd', now, epoch)
 
 for i = 1, #KEYS do
-  local tag, kind, chat = KEYS[i]:match('^(%b{}):(%a):(.*)$')
+  local tag, kind, chat = KEYS[i]:match('^([^{]*%b{}):(%a):(.*)$')
   local op, flags, id, a, b, c, d, e, f, g, h = unpack(CALL, ARGV[i])
   local mode, gate, starved = flags % 4, floor(flags / 4) % 4, flags >= 16
   local gate_key = gate == 3 and tag .. ':paid' or tag .. ':bulk'

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ClassVar, TypeVar
 
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.errors import invalid
 from bot.core._shared.histogram import HistogramSnapshot
+from bot.core._shared.redis_address import with_options
 from bot.core._shared.tasks import run_on_loop, to_the_end
 from bot.core._shared.validation import valid_seconds
 from bot.core.outbound.attempts import Attempts
@@ -85,6 +86,7 @@ class Outbound(Phase4Service):
         broadcast_store: str | None = None,
         redis_url: str = DEFAULTS.redis_url,
         bot_id: int | str = UNNAMED,
+        redis_options: Mapping[str, Any] | None = None,
     ) -> bool:
         """Switch on, or reconfigure: what waits and what counts in the windows stays.
 
@@ -98,6 +100,7 @@ class Outbound(Phase4Service):
         keep the limits together; empty: each its own. ``bot_id``: the bot's id, or its token, of which only
         the id in front is used; instances with the default share one budget whatever their bots.
         ``broadcast_store``: where the progress of broadcasts is kept, see :meth:`broadcast`; None keeps it.
+        ``redis_options``: added to every Redis URL here and in :meth:`broadcast`, such as ``key_prefix``.
         Raises ValueError for what is out of bounds.
         """
         if limits is not None and not isinstance(limits, Limits):
@@ -110,10 +113,13 @@ class Outbound(Phase4Service):
             skip_equal_edits=skip_equal_edits,
             redis_url=redis_url,
         )
+        options = dict(redis_options or {})
+        url = with_options(settings.redis_url, **options)
         if broadcast_store is not None:
             checked_address("broadcast_store", broadcast_store)
         async with self._transition:
-            await self._share(settings.redis_url, bot_id)
+            await self._share(url, bot_id)
+            self._broadcasts.redis_options = options
             self._broadcasts.store = self._broadcasts.store if broadcast_store is None else broadcast_store
             if not self._enabled:
                 self._edits.clear()  # edits passed unseen
@@ -134,7 +140,8 @@ class Outbound(Phase4Service):
                 "max_wait": settings.max_wait,
                 "drain_timeout": settings.drain_timeout,
                 "skip_equal_edits": settings.skip_equal_edits,
-                "redis_url": settings.redis_url,
+                "redis_url": url,
+                "redis_options": options,
                 "bot_id": bot_id,
             }
             dispatcher.state = State.ON
@@ -176,7 +183,7 @@ class Outbound(Phase4Service):
         if redis_url:
             from bot.core.outbound.shared import SharedBudget
 
-            if before is not None and (before.url, before.tag) == (redis_url, tag_of(bot_id)):
+            if before is not None and before.serves(redis_url, bot_id):
                 return
             shared = SharedBudget(
                 redis_url,

@@ -71,9 +71,11 @@ class SharedBudget:
         ``holds()`` gives chats (None: all), for how many seconds they are held, and their share of rate;
         ``released(chat)`` is called when another instance has ended a hold.
         """
-        self.tag = tag_of(bot_id)
         self.url = url
+        self._bot = tag_of(bot_id)
         self._link = RedisLink.shared(url)
+        self.tag = self._link.root_bytes + tag_of(bot_id)
+        """What every key of the budget begins with."""
         self._script = self._link.batched_script(script_source(), self._decode)
         self._clock = clock
         self._now = clock.monotonic
@@ -99,6 +101,10 @@ class SharedBudget:
         self.admissions = self.denials = self.alone = 0
         self._batches_before = 0
 
+    def serves(self, url: str, bot_id: int | str) -> bool:
+        """Whether this is the budget of that bot in that Redis."""
+        return (self.url, self._bot) == (url, tag_of(bot_id))
+
     @property
     def degraded(self) -> bool:
         """Whether this instance keeps its own windows alone, for now."""
@@ -121,7 +127,9 @@ class SharedBudget:
             except BackendError as error:
                 self._failed(error)
         if self._subscription is None:
-            self._subscription = self._link.listen(RELEASED, self._heard_of_release, lambda stands: None)
+            self._subscription = self._link.listen(
+                self._link.root + RELEASED, self._heard_of_release, lambda stands: None
+            )
 
     # Requests.
 

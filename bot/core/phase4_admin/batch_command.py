@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from bot.core._shared.errors import BackendError, InvalidArgumentError
 from bot.core._shared.masking import one_line
+from bot.core._shared.redis_address import with_options
 
 if TYPE_CHECKING:
     from bot.core.batch_processor.durable.letters import Letters
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 LISTED = 50
 EXIT_LEFT, EXIT_USAGE = 1, 2
-_SETTINGS = ("BATCH_REDIS_URL", "BATCH_QUEUE_NAME", "BATCH_MAX_PENDING")
+_SETTINGS = ("BATCH_REDIS_URL", "BATCH_QUEUE_NAME", "BATCH_MAX_PENDING", "PHASE4_KEY_PREFIX")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
         return EXIT_USAGE
     try:
         config, told = _settings(arguments)
-        url = arguments.redis or config.BATCH_REDIS_URL
+        url = with_options(arguments.redis or config.BATCH_REDIS_URL, **config.redis.options())
         if not url:
             print(
                 "BATCH_REDIS_URL is not set, so dead letters are in the memory of the bot's own process: see "

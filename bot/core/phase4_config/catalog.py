@@ -13,6 +13,7 @@ from bot.core.phase4_config.load_balancer import LoadBalancerSettings
 from bot.core.phase4_config.outbound import OutboundSettings
 from bot.core.phase4_config.query_optimizer import QueryOptimizerSettings
 from bot.core.phase4_config.rate_limiter import RateLimiterSettings
+from bot.core.phase4_config.redis import RedisSettings
 from bot.core.phase4_config.settings import Settings
 from bot.core.phase4_config.switches import Switches
 
@@ -34,6 +35,7 @@ SECTIONS: dict[str, type[Settings]] = {
     "batch_processor": BatchProcessorSettings,
     "load_balancer": LoadBalancerSettings,
     "outbound": OutboundSettings,
+    "redis": RedisSettings,
     "dashboard": DashboardSettings,
 }
 """The fields of ``Phase4Config``."""

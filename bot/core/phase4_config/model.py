@@ -12,6 +12,7 @@ from typing import Any
 from msgspec import Struct
 
 from bot.core._shared.masking import MAX_TOLD, one_line
+from bot.core._shared.redis_address import with_options
 from bot.core.phase4_config.batch_processor import BatchProcessorSettings
 from bot.core.phase4_config.cache_manager import CacheManagerSettings
 from bot.core.phase4_config.catalog import SECTIONS, SETTINGS
@@ -21,6 +22,7 @@ from bot.core.phase4_config.load_balancer import LoadBalancerSettings
 from bot.core.phase4_config.outbound import OutboundSettings
 from bot.core.phase4_config.query_optimizer import EXPLAINING, QueryOptimizerSettings
 from bot.core.phase4_config.rate_limiter import RateLimiterSettings
+from bot.core.phase4_config.redis import RedisSettings
 from bot.core.phase4_config.settings import ConfigError
 from bot.core.phase4_config.sources import CONFIG_MODULES, Faults, Names, Source, gather, merge, of_dict
 from bot.core.phase4_config.switches import Switches
@@ -47,6 +49,7 @@ class Phase4Config(Struct, frozen=True, kw_only=True):
     batch_processor: BatchProcessorSettings = BatchProcessorSettings()
     load_balancer: LoadBalancerSettings = LoadBalancerSettings()
     outbound: OutboundSettings = OutboundSettings()
+    redis: RedisSettings = RedisSettings()
     dashboard: DashboardSettings = DashboardSettings()
 
     def __getattr__(self, name: str) -> Any:
@@ -55,6 +58,10 @@ class Phase4Config(Struct, frozen=True, kw_only=True):
         if setting is None:
             raise AttributeError(f"{name}: no such setting")
         return getattr(getattr(self, setting.section), setting.field)
+
+    def redis_url(self, setting: str) -> str:
+        """The Redis URL of a setting such as ``BATCH_REDIS_URL``, with what holds for all services."""
+        return with_options(getattr(self, setting), **self.redis.options())
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], *, source: str = "config") -> Phase4Config:

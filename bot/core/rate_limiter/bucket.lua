@@ -30,7 +30,8 @@ local CHECK = '<c8Bddddddd'
 local LONGEST = 315576000 -- ten years, in seconds: what a key's life is cut to
 local NEVER = 1e9 -- seconds; what is further away than a tenth of it never comes
 local EARLY, LATENESS = 0.0015, 0.02 -- as in models.py and penalty.py
-local CHANNEL = 'p4r:reset'
+-- With a prefix of keys, the channel has it too.
+local CHANNEL = (KEYS[1]:match('^[^:]+:(p4r:%a:)') and KEYS[1]:match('^[^:]+:') or '') .. 'p4r:reset'
 
 local unpack, pack, call, pcall = struct.unpack, struct.pack, redis.call, redis.pcall
 local max, min, ceil = math.max, math.min, math.ceil

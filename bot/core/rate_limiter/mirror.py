@@ -28,21 +28,22 @@ MAX_PLAIN = 64
 """Bytes of a client's name that stand in a key as they are; a longer one is hashed."""
 
 
-def client_key(client: ClientId) -> bytes:
-    """The Redis key of a client. No two clients share one, whatever is in their names."""
+def client_key(client: ClientId, root: bytes = b"") -> bytes:
+    """The Redis key of a client; ``root`` is that of the link. No two clients share one, whatever is in their
+    names."""
     if client is None:
-        return b"p4r:e:"
+        return root + b"p4r:e:"
     if isinstance(client, int):
         if -(2**63) <= client < 2**63:
-            return b"p4r:i:%d" % client
-        return b"p4r:j:" + _digest(b"%x" % client)
+            return root + b"p4r:i:%d" % client
+        return root + b"p4r:j:" + _digest(b"%x" % client)
     if not isinstance(client, str):
         raise TypeError(f"client_id = {client!r}: expected an int or a str")
     name = client.encode("utf-8", "surrogatepass")
     # Braces would let users choose their slot in a cluster, and crowd one node.
     if len(name) <= MAX_PLAIN and b"{" not in name:
-        return b"p4r:s:" + name
-    return b"p4r:h:" + _digest(name)
+        return root + b"p4r:s:" + name
+    return root + b"p4r:h:" + _digest(name)
 
 
 def _digest(name: bytes) -> bytes:

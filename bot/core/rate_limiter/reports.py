@@ -71,7 +71,7 @@ class Reports:
         if self.offset is not None:
             argument = mirror.penalty_argument(client, self._now(), self.offset)
             if argument is not None:
-                self._send(client_key(client), argument)
+                self._send(client_key(client, self._link.root_bytes), argument)
 
     def forget(self, mirror: Mirror, client: ClientId) -> None:
         """The client was forgiven: there is nothing to tell."""

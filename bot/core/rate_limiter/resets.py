@@ -39,13 +39,15 @@ class OwedResets:
     async def settle(self, reset: Reset) -> bool:
         """Have Redis forgive a client; whether it knew of any state. Raises BackendError if it fails."""
         client, limit = reset
-        key = client_key(client)
+        key = client_key(client, self._link.root_bytes)
         argument, limit_id = RESET_ARGUMENT, b""
         if limit is not None:
             argument, limit_id = limit.reset_argument(), limit.limit_id
         _, found, _, _ = await self._call(key, argument)
         # After the reset in Redis: an instance that asks it because of this message finds a full bucket.
-        await self._link.execute("PUBLISH", CHANNEL, reset_message(key, client, limit_id))
+        await self._link.execute(
+            "PUBLISH", self._link.root + CHANNEL, reset_message(client_key(client), client, limit_id)
+        )
         self._owed.pop(reset, None)
         return bool(found)
 

@@ -54,6 +54,7 @@ class SharedBuckets:
 
     def __init__(self, link: RedisLink, clock: Clock, mirrors: Callable[[], Iterable[Mirror]]) -> None:
         self.link = link
+        self._root = link.root_bytes
         self._clock = clock
         self._now = clock.monotonic
         self._script = link.batched_script(script_source(), self._decode)
@@ -109,7 +110,7 @@ class SharedBuckets:
                 self._remember(mirror, client)
                 alone = (True,) if self.degraded else ()
                 return False, RateLimitStatus((mirror, slack, tokens, now, *alone))
-        key = client_key(client)
+        key = client_key(client, self._root)
         if self._reachable():
             resets = self._resets
             sent = self._now()
@@ -139,7 +140,7 @@ class SharedBuckets:
 
     def take_nowait(self, mirror: Mirror, client: ClientId) -> float:
         """Take one token by what is known here, and let Redis know: 0.0, or the seconds to wait."""
-        key = client_key(client)
+        key = client_key(client, self._root)
         now = self._now()
         known = client in mirror.records
         slack = mirror.take(client, now)
@@ -160,7 +161,7 @@ class SharedBuckets:
         self, mirror: Mirror, client: ClientId, tokens: int, max_wait: float, label: str
     ) -> RateLimitStatus:
         """Wait for the tokens; raises RateLimitExceeded if that takes longer than ``max_wait``."""
-        key = client_key(client)
+        key = client_key(client, self._root)
         degraded = True
         wait = number = epoch = math.nan
         if self._reachable():
@@ -213,7 +214,7 @@ class SharedBuckets:
 
     async def peek(self, mirror: Mirror, client: ClientId) -> tuple[float, bool]:
         """The slack of a check for no tokens, and whether only this instance says so."""
-        key = client_key(client)
+        key = client_key(client, self._root)
         if self._reachable():
             try:
                 slack, _, _, _ = await self._script.call(key, mirror.argument(PEEK, 0))
@@ -262,19 +263,19 @@ class SharedBuckets:
     def _take_back(self, result: _Result, mirror: Mirror, client: ClientId, tokens: int) -> None:
         slack, _, epoch, number = result
         if slack >= 0.0:
-            self._give_back(mirror, client_key(client), tokens, number, epoch)
+            self._give_back(mirror, client_key(client, self._root), tokens, number, epoch)
 
     def _give_back_if(self, result: _Result, mirror: Mirror, client: ClientId, tokens: int) -> None:
         _, number, epoch, _ = result
         if number:
-            self._give_back(mirror, client_key(client), tokens, number, epoch)
+            self._give_back(mirror, client_key(client, self._root), tokens, number, epoch)
 
     def _give_back_place(
         self, mirror: Mirror, client: ClientId, tokens: int, number: float, epoch: float
     ) -> bool:
         """Give back what a wait had reserved; whether those behind move up."""
         given_back = mirror.refund(client, self._now(), tokens)
-        self._send_back(mirror, client_key(client), tokens, number, epoch)
+        self._send_back(mirror, client_key(client, self._root), tokens, number, epoch)
         return given_back
 
     def _give_back(self, mirror: Mirror, key: bytes, tokens: int, number: float, epoch: float) -> None:
@@ -300,7 +301,7 @@ class SharedBuckets:
             found = mirror.forget(client, now) or found
             self._reports.forget(mirror, client)
             self._lines_alone.forget((mirror, client))
-            self._lines.forget((mirror.limit_id, client_key(client)))
+            self._lines.forget((mirror.limit_id, client_key(client, self._root)))
         return found
 
     def _received(self, message: bytes) -> None:
@@ -333,7 +334,7 @@ class SharedBuckets:
     def start(self) -> None:
         """Listen for resets."""
         if self._subscription is None and not self._stopped:
-            self._subscription = self.link.listen(CHANNEL, self._received, self._listening)
+            self._subscription = self.link.listen(self.link.root + CHANNEL, self._received, self._listening)
 
     def _moved(self) -> None:
         # The event loop before has ended, and its tasks and timers with it.

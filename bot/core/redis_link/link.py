@@ -10,6 +10,7 @@ from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.errors import BackendError, invalid
 from bot.core._shared.loop_owner import LoopOwner
 from bot.core._shared.masking import mask_url
+from bot.core._shared.redis_address import RedisAddress
 from bot.core._shared.tasks import run_on_loop, to_the_end
 from bot.core.redis_link import driver
 from bot.core.redis_link.breaker import Breaker
@@ -78,14 +79,18 @@ class RedisLink:
     def __init__(self, url: str, *, timeout: float = TIMEOUT, clock: Clock = SYSTEM_CLOCK) -> None:
         _checked(url)
         self.url = url
+        address = RedisAddress.read(url)
+        self.root = address.root
+        """What every key and channel of a service begins with here: ``shop:`` for the prefix ``shop``."""
+        self.root_bytes = address.root.encode()
         self.cluster = "+cluster://" in url[:20]
         """Whether the URL names one node of a Redis cluster."""
         self.timeout = timeout
         now = clock.monotonic
-        self._health = health = Health(url, timeout, now, cluster=self.cluster)
+        self._health = health = Health(address.url, timeout, now, cluster=self.cluster)
         self.breaker: Breaker = health.breaker
         self._connections = connections = Connections(
-            url,
+            address.url,
             timeout,
             health.name,
             cluster=self.cluster,

@@ -5,8 +5,7 @@ import asyncio
 import pytest
 
 from bot.core.cache_manager import CacheManager
-from bot.core.cache_manager.keys import redis_key
-from bot.core.cache_manager.tags import tag_key
+from bot.core.cache_manager.keys import redis_key, tag_key
 from bot.core.redis_link import RedisLink
 from tests.support.servers import RedisServer, running
 from tests.support.waiting import equals, until

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from bot.core.cache_manager import CacheManager, LoadOptions
-from bot.core.cache_manager.keys import redis_key
-from bot.core.cache_manager.tags import ANY_TAG, tag_key
+from bot.core.cache_manager.keys import redis_key, tag_key
+from bot.core.cache_manager.tags import ANY_TAG
 from tests.support.servers import RedisServer, running
 from tests.support.waiting import equals, until
 

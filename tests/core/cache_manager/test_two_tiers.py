@@ -8,8 +8,7 @@ import pytest
 
 from bot.core.cache_manager import CacheManager
 from bot.core.cache_manager.codec import VERSION, encode
-from bot.core.cache_manager.keys import redis_key
-from bot.core.cache_manager.tags import tag_key
+from bot.core.cache_manager.keys import redis_key, tag_key
 from bot.core.redis_link import RedisLink
 from tests.support.loader import Loader
 from tests.support.servers import RedisServer

@@ -16,6 +16,8 @@ from tests.support.clock import VirtualClock
 class Link:
     """The event loop that Redis is used from."""
 
+    root_bytes = b""
+
     def __init__(self) -> None:
         self.owner = self
         self.elsewhere = False

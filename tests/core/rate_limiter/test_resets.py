@@ -14,6 +14,8 @@ from tests.support.clock import VirtualClock
 class Redis:
     """Answers resets, notes what it is told, and can be away."""
 
+    root, root_bytes = "", b""
+
     def __init__(self) -> None:
         self.known = {client_key("u")}
         self.told: list[tuple[object, ...]] = []

@@ -63,7 +63,7 @@ class Streams:
 
     def __init__(self, link: RedisLink, name: str) -> None:
         self.link = link
-        tag = f"phase4:{{batch:{name}}}"
+        tag = f"{link.root}phase4:{{batch:{name}}}"
         self.items = f"{tag}:items".encode()
         self.dead = f"{tag}:dead".encode()
         self._of_item = f"{tag}:item:".encode()

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,6 +16,7 @@ from bot.core._shared.clock import Clock
 from bot.core._shared.errors import invalid
 from bot.core._shared.loop_owner import still_runs
 from bot.core._shared.masking import one_line
+from bot.core._shared.redis_address import with_options
 from bot.core._shared.tasks import run_on_loop, to_the_end
 from bot.core.outbound.broadcast.errors import (
     BroadcastLostError,
@@ -70,6 +71,8 @@ class Broadcasts:
         self._clock = clock
         self.store = DEFAULT_STORE
         """The address of the store where a call names none."""
+        self.redis_options: Mapping[str, Any] = {}
+        """What is added to the address of a store that is a Redis, unless that says it itself."""
         # What runs, by store and name. Changed by run only.
         self._running: dict[tuple[str, str], _Entry] = {}
         self._memory: Opened | None = None
@@ -90,6 +93,8 @@ class Broadcasts:
     ) -> BroadcastReport:
         """See :meth:`Outbound.broadcast`."""
         address = checked_address("store", self.store if options.store is None else options.store)
+        if is_redis(address):
+            address = with_options(address, **self.redis_options)
         check(recipients)
         _check(name, send)
         if options.progress and options.on_progress is None:

@@ -43,9 +43,9 @@ class RedisStore:
     def __init__(self, url: str, name: str) -> None:
         self._name = name
         digest = hashlib.blake2b(name.encode(), digest_size=12).hexdigest()
-        self._prefix = f"p4o:broadcast:{{{digest}}}:"
-        self._keys = [f"{self._prefix}about", f"{self._prefix}claimed"]
         self._link = RedisLink.shared(url)
+        self._prefix = f"{self._link.root}p4o:broadcast:{{{digest}}}:"
+        self._keys = [f"{self._prefix}about", f"{self._prefix}claimed"]
         self._step_source = (_HERE / "broadcast.lua").read_text(encoding="utf-8")
         self._take_source = (_HERE / "take.lua").read_text(encoding="utf-8")
         self._token = ""

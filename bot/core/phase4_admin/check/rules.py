@@ -102,6 +102,8 @@ def conflicts(config: Phase4Config) -> Iterator[Finding]:
         *_conflicts_of_instances(c),
     ]
     yield from found or [ok("settings", "no conflict")]
+    if c.PHASE4_KEY_PREFIX:
+        yield ok("settings", f"every key and channel in Redis begins with {c.PHASE4_KEY_PREFIX}:")
 
 
 def _conflicts_of_switched_off(c: Phase4Config) -> Iterator[Finding]:

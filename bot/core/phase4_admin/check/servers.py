@@ -11,8 +11,9 @@ from typing import Any
 from msgspec import Struct
 
 from bot.core._shared.errors import Phase4Error, message_of
-from bot.core._shared.masking import mask_url, one_line
+from bot.core._shared.masking import one_line
 from bot.core._shared.packages import as_numbers
+from bot.core._shared.redis_address import shown_url
 from bot.core.connection_pool_manager.drivers import driver_class
 from bot.core.connection_pool_manager.drivers.base import Driver, secrets_of
 from bot.core.connection_pool_manager.models import PoolOptions, PoolSpec
@@ -93,7 +94,7 @@ def _backend_of(url: str) -> str:
 
 async def reach(server: Server, timeout: float) -> list[Finding]:
     """Connect, ask what it is, disconnect; ``timeout`` seconds at most."""
-    where = f"{mask_url(server.url)} ({', '.join(server.settings)})"
+    where = f"{shown_url(server.url)} ({', '.join(server.settings)})"
     start = time.perf_counter()
     try:
         async with asyncio.timeout(timeout):
