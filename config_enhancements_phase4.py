@@ -150,6 +150,9 @@ ENABLE_OUTBOUND = False
 # BATCH_RETRY_BASE = 0.5
 # the longest wait before any retry, in seconds (a number > 0 and <= 31_536_000)
 # BATCH_RETRY_MAX = 30
+# the longest wait that the retry_after of a handler's error gets, in seconds (a number > 0 and <=
+# 31_536_000)
+# BATCH_RETRY_AFTER_MAX = 3600
 # after the last retry, halve a failed batch until only the failing items are given up (True or False)
 # BATCH_ISOLATE_FAILURES = False
 # search for the batch size with the shortest handler time per item (True or False)

@@ -67,9 +67,9 @@ ATTRIBUTES = {
         disable()
         discard_dead_letters(item_ids)
         enable(process_handler, max_batch_size, batch_timeout, max_concurrent, max_pending,
-            handler_timeout, max_retries, retry_base, retry_max, isolate, adaptive, drain_timeout,
-            result_ttl, max_results, max_dead_letters, redis_url, queue_name, lease, max_deliveries,
-            max_item_bytes)
+            handler_timeout, max_retries, retry_base, retry_max, retry_after_max, isolate, adaptive,
+            drain_timeout, result_ttl, max_results, max_dead_letters, redis_url, queue_name, lease,
+            max_deliveries, max_item_bytes)
         enabled
         flush(timeout)
         forget_instances()

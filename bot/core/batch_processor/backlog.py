@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from bot.core.batch_processor.delayed import Delayed
 from bot.core.batch_processor.ids import Ids
 from bot.core.batch_processor.lanes import Lanes
 from bot.core.batch_processor.models import Batch, BatchItem
@@ -14,9 +15,10 @@ from bot.core.batch_processor.queue import PendingQueue
 
 
 class Backlog:
-    """An item waits in its lane, or is in the queue, or in one batch.
+    """An item waits in its lane, or is in the queue, in one batch, or apart.
 
-    A batch is running, ready, or waits for its next try.
+    A batch is running, ready, or waits for its next try. Apart are the items that wait for a time, and the
+    newer ones of a key that wait for the older's end.
 
     Changed by its own methods, and by the dispatcher, which moves batches from one place to another.
     """
@@ -31,8 +33,14 @@ class Backlog:
         self.ready: deque[Batch] = deque()
         self.retrying: dict[Batch, Any] = {}
         """Those that wait for their next try, each with the task that waits."""
+        self.delayed = Delayed()
+        """Items that go to the queue at their time."""
+        self.waiting = Delayed()
+        """Items that were handled, and whose error asked to wait before the next try."""
+        self.newer: dict[str, tuple[BatchItem, float]] = {}
+        """By key: the item that takes the place of one in the queue or in a batch, and when it is due."""
         self.in_flight = 0
-        """Items in batches that have not ended."""
+        """Items in batches that have not ended, and those apart."""
         self.left = 0
         """Items that have left the queue since the start or the last reset."""
         self.formed = 0
@@ -42,6 +50,11 @@ class Backlog:
     def unfinished(self) -> int:
         """Items taken in that have not ended."""
         return self.in_flight + len(self.queue) + self.lanes.waiting
+
+    @property
+    def pressing(self) -> int:
+        """The same without those that wait for the time that their error asked for."""
+        return self.unfinished - len(self.waiting)
 
     @property
     def submitted(self) -> int:
@@ -123,6 +136,85 @@ class Backlog:
         self.formed += 1
         self.ready.append(Batch(self.formed, [item], now))
 
+    # Items apart.
+
+    def delay(self, item: BatchItem, due: float) -> None:
+        """Take in an item that goes to the queue at ``due``."""
+        self.left += 1
+        self.in_flight += 1
+        self.delayed.add(item, due)
+
+    def take_delayed(self, now: float) -> list[BatchItem]:
+        """Remove the items whose time has come; each is to be put into the queue."""
+        items = self.delayed.take_due(now)
+        self.left -= len(items)
+        self.in_flight -= len(items)
+        return items
+
+    def take_waiting(self, now: float, size: int) -> None:
+        """Make batches, which are ready, of the items that are to be tried again."""
+        items = self.waiting.take_due(now)
+        for start in range(0, len(items), size):
+            some = items[start : start + size]
+            self.formed += 1
+            batch = Batch(self.formed, some, now)
+            batch.oldest = min(item.submitted_at for item in some)
+            self.ready.append(batch)
+
+    def put_newer(self, item: BatchItem, due: float) -> bool:
+        """Keep an item until the pending one of its key has ended; False: it took another's place."""
+        fresh = item.item_id not in self.newer
+        self.newer[item.item_id] = item, due
+        self.left += 1
+        self.in_flight += fresh
+        return fresh
+
+    def take_newer(self, item_id: str) -> tuple[BatchItem, float] | None:
+        """Remove the newer item of a key; it is no longer counted as taken in."""
+        found = self.newer.pop(item_id, None)
+        if found is not None:
+            self.left -= 1
+            self.in_flight -= 1
+        return found
+
+    def next_time(self) -> float:
+        """When an item that waits for its time is due; infinity if there is none."""
+        return min(self.delayed.next_due(), self.waiting.next_due())
+
+    def withdraw(self, item: BatchItem) -> int:
+        """Take out an item that is apart, or in a batch that does not run; it ends here.
+
+        How many end: it, and those met in its lane that were withdrawn. 0 if a handler has it, or if it is in
+        the queue or waits in its lane.
+        """
+        if self.delayed.remove(item):
+            self.in_flight -= 1
+            return 1
+        if self.waiting.remove(item):
+            return 1 + self.ended([item])
+        for batch in (*self.ready, *self.retrying):
+            if item in batch.items:
+                return 1 + self.drop(batch, item)
+        return 0
+
+    def drop(self, batch: Batch, item: BatchItem) -> int:
+        """Take an item, which ends here, out of a batch that does not run; an empty one is forgotten.
+
+        How many were met in its lane that were withdrawn; they end here.
+        """
+        batch.items = [other for other in batch.items if other is not item]
+        if not batch.items:
+            if batch in self.ready:
+                self.ready.remove(batch)
+            waiting = self.retrying.pop(batch, None)
+            if waiting is not None:
+                waiting.cancel()
+        return self.ended([item])
+
+    def is_running(self, item: BatchItem) -> bool:
+        """Whether the handler has it."""
+        return any(item in batch.items for batch in self.running if batch.state == "running")
+
     def split(self, batch: Batch) -> Batch:
         """Leave the first half of its items to a batch; returns a new one of the others, in no place yet."""
         half = len(batch.items) // 2
@@ -181,11 +273,19 @@ class Backlog:
         return None
 
     def oldest(self) -> float:
-        """When the oldest item that has not ended was submitted; infinity if all have."""
+        """When the oldest item that has not ended was submitted; infinity if all have.
+
+        Those that wait for their time, and were not handled before, do not count.
+        """
         if not self.unfinished:
             return math.inf
-        in_batches = min((batch.oldest for batch in self.unended()), default=math.inf)
-        return min(in_batches, self.queue.oldest(), self.lanes.oldest())
+        first = min((batch.oldest for batch in self.unended()), default=math.inf)
+        first = min(first, self.queue.oldest(), self.lanes.oldest())
+        for item in self.waiting:
+            first = min(first, item.submitted_at)
+        for item, _ in self.newer.values():
+            first = min(first, item.submitted_at)
+        return first
 
     def pending_batches(self, size: int) -> int:
         """Batches formed and not ended, and those of ``size`` items that the queue would make."""
@@ -202,8 +302,13 @@ class Backlog:
         assert len(batches) == len(set(batches)), "a batch is in one place"
         held = [item for batch in batches for item in batch.items]
         queued = self.queue.items()
-        self.lanes.check_invariants([*held, *queued], queued)
+        self.lanes.check_invariants([*held, *queued, *self.waiting], queued)
         assert not self.queue.left_out, "the lanes were told of all that left"
         assert len(held) == len(set(map(id, held))), "an item is in one batch"
-        assert self.in_flight == len(held), "what is in no batch is in the queue, or has ended"
+        self.delayed.check_invariants()
+        self.waiting.check_invariants()
+        apart = [*self.delayed, *self.waiting, *(item for item, _ in self.newer.values())]
+        assert len({*map(id, held), *map(id, apart)}) == len(held) + len(apart), "and in no other place"
+        assert self.in_flight == len(held) + len(apart), "what is in no place has ended"
+        assert all(key == item.item_id for key, (item, _) in self.newer.items())
         assert self.left == ended + self.in_flight, "the ledger balances"

@@ -26,6 +26,7 @@ from bot.core.batch_processor.errors import (
 )
 from bot.core.batch_processor.handler import HandlerCaller
 from bot.core.batch_processor.ids import Ids
+from bot.core.batch_processor.later import Later
 from bot.core.batch_processor.lifecycle import State
 from bot.core.batch_processor.models import Batch, BatchItem, BatchStatus, Commit, DeadLetter, Lane
 from bot.core.batch_processor.outcomes import Outcomes
@@ -80,9 +81,11 @@ class Dispatcher:
         self._tasks = BackgroundTasks()
         self.due = DueTimes(clock, self.backlog, self._tasks, self.pump)
         self.retries = Retries(clock, self.backlog, self._tasks, self.pump, self._pump_soon)
+        self.later = Later(clock, self.backlog, self.outcomes, self.admit, self.pump, self._count_withdrawn)
 
     def configure(self, settings: BatchProcessorSettings) -> None:
         """Take over the settings, for items that are pending too; :meth:`reconfigured` acts on them."""
+        self.retries.longest_wait = settings.retry_after_max
         self.due.batch_timeout, self.handler.timeout = settings.batch_timeout, settings.handler_timeout
         self.max_concurrent, self.capacity.max_pending = settings.max_concurrent, settings.max_pending
         self.retries.policy = RetryPolicy(settings.max_retries, settings.retry_base, settings.retry_max)
@@ -94,6 +97,7 @@ class Dispatcher:
             self.sizer = BatchSizer(settings.max_batch_size)
         self.max_batch_size = size = settings.max_batch_size
         self.size = size if self.sizer is None else min(self.sizer.size, size)
+        self.later.size = size
 
     # Taking items in.
 
@@ -208,6 +212,11 @@ class Dispatcher:
 
     def _start(self, batch: Batch) -> None:
         assert self.loop is not None
+        if self.backlog.newer:
+            self.later.pick_up(batch)
+            self._some_ended()
+            if not batch.items:
+                return
         batch.state = "running"
         self.backlog.running.add(batch)
         before = batch.attempts
@@ -231,7 +240,7 @@ class Dispatcher:
                 batch.error = describe(error)
                 if batch.attempts == before:
                     batch.count_attempt()
-                if batch.attempts > self.retries.policy.max_retries:
+                if batch.tries > self.retries.policy.max_retries:
                     batch.hopeless = error
         batch.state = "pending"
         self.backlog.ready.appendleft(batch)
@@ -269,12 +278,16 @@ class Dispatcher:
         if self.sizer is not None:
             self.sizer.observe(len(batch.items), seconds)
             self.size = min(self.sizer.size, self.max_batch_size)
+        if any(issubclass(kind, BaseException) for kind in set(map(type, values))):
+            values = self.later.keep_waiting(
+                batch, values, self.retries.longest_wait, self.retries.policy.jitter()
+            )
         await self._end(batch, values)
 
     async def _failed(self, batch: Batch, error: BaseException) -> None:
         batch.error = describe(error)
         batch.count_attempt()
-        attempts = batch.attempts
+        attempts = batch.tries
         if not self.retries.try_again(batch, error):
             await self._give_up(batch, error)
         elif attempts <= self.retries.policy.max_retries:
@@ -295,10 +308,13 @@ class Dispatcher:
     async def _end(self, batch: Batch, values: Sequence[Any], *, dead: bool = False) -> None:
         if self.commit is not None:
             await self.commit(batch, values, dead)
+        newer = self.later.supersede(batch) if self.backlog.newer else ()
         self.outcomes.settle(batch, self.ids.of_batch(batch.number), values, dead=dead)
         withdrawn = self.backlog.ended(batch.items)
         if withdrawn:
             self.outcomes.count_withdrawn(withdrawn)
+        for item, due in newer:
+            self.later.take_in(item, due)
         self._some_ended()
 
     # Drain, stop.
@@ -360,9 +376,17 @@ class Dispatcher:
         queued, withdrawn = self.backlog.take_all()
         if withdrawn:
             self._count_withdrawn(withdrawn)
-        for item in queued:
+        found += queued
+        newer = self.backlog.newer
+        if newer:
+            replaced = [item for item in found if item.tracked and item.item_id in newer]
+            self.outcomes.counters.replaced += len(replaced)
+            self.backlog.ended(replaced)
+            found = [item for item in found if not (item.tracked and item.item_id in newer)]
+        found += self.later.take_all()
+        for item in found:
             item.item_id = item.item_id or self.ids.new_item()
-        return found + queued
+        return found
 
     def forget(self, items: Sequence[BatchItem]) -> None:
         """Let go of items of :meth:`remaining` that another instance will see to: they never came."""
@@ -389,6 +413,7 @@ class Dispatcher:
         self.runs = loop.is_running
         self.thread = threading.get_ident()
         self._owner.claim()
+        self.later.follow(loop)
         if previous is not None and not still_runs(previous):
             # What waited there for room or for a flush waits no more.
             self.capacity.forget_line()
@@ -399,6 +424,7 @@ class Dispatcher:
         """In a child: what was taken in is the parent's to do, and its ids begin otherwise."""
         self.ids.prefix = secrets.token_hex(4)
         self.loop, self.runs, self.thread = None, bool, 0  # as at the beginning
+        self.later.follow(None)
         self.capacity.forget_line()
         self.due.forget_flushes()
         self.outcomes.forget_pending()

@@ -65,6 +65,10 @@ class LostItemError(BackendError):
     """Durable mode: the item's entry is gone from Redis (trimmed, deleted, or lost with its server)."""
 
 
+class ItemCancelledError(Phase4Error):
+    """``cancel_item`` took the item back before a handler had begun it."""
+
+
 class UnknownItemError(MisuseError, LookupError):
     """No item of that id is pending, and no result of it is kept (any more)."""
 

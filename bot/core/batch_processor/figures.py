@@ -30,6 +30,7 @@ def figures_of(dispatcher: Dispatcher, store: Store, *, enabled: bool) -> BatchP
         pending_batches=d.backlog.pending_batches(d.size),
         running_batches=len(d.backlog.running),
         retrying_batches=len(d.backlog.retrying),
+        waiting_items=len(d.backlog.waiting),
         completed_batches=counters.batches - counters.failed_batches,
         failed_batches=counters.failed_batches,
         retries=counters.retries,

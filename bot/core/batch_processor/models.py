@@ -12,7 +12,7 @@ MAX_PRIORITY = 1_000
 MAX_KEY_LENGTH = 200
 
 BatchState = Literal["pending", "running", "retrying", "completed", "failed"]
-ItemState = Literal["pending", "done", "failed", "dead_lettered"]
+ItemState = Literal["pending", "done", "failed", "dead_lettered", "cancelled"]
 Lane = int | str
 """A user or a chat: its items are handled one at a time, in the order of their submission."""
 Refusal = Literal["", "off", "full", "unavailable", "unknown"]
@@ -40,6 +40,8 @@ class BatchItem(Struct, eq=False):
     """Whether its result is kept for ``get_result``."""
     entry: bytes = b""
     """Durable mode: its id in the stream."""
+    waits: int = 0
+    """Times that its error asked to wait (``retry_after``), which is no failed attempt."""
     counted: int = 1
     """Durable mode: deliveries that count towards ``max_deliveries``; an orderly stop is none."""
     lane: Lane | None = None
@@ -56,7 +58,9 @@ Handler = Callable[[list[BatchItem]], Awaitable[Answer]]
 class Batch:
     """Items that go to the handler together, from being formed to the last one's end."""
 
-    __slots__ = ("attempts", "error", "formed_at", "hopeless", "items", "number", "oldest", "state", "task")
+    __slots__ = (
+        "attempts", "error", "formed_at", "hopeless", "items", "number", "oldest", "state", "task", "waits",
+    )  # fmt: skip
 
     def __init__(self, number: int, items: list[BatchItem], formed_at: float) -> None:
         self.number = number
@@ -66,11 +70,18 @@ class Batch:
         if items[0].priority != items[-1].priority:
             self.oldest = min([item.submitted_at for item in items])
         self.attempts = 0
+        self.waits = 0
+        """Attempts whose error asked to wait (``retry_after``): they use up no retry."""
         self.state: BatchState = "pending"
         self.error = ""
         self.hopeless: BaseException | None = None
         """Why the handler is not given it any more: it is to be given up."""
         self.task: asyncio.Task[None] | None = None
+
+    @property
+    def tries(self) -> int:
+        """Failed attempts that use up the retries."""
+        return self.attempts - self.waits
 
     def count_attempt(self) -> None:
         """The handler has failed once more with it."""

@@ -14,7 +14,7 @@ from typing import Any
 from bot.core._shared.clock import Clock
 from bot.core._shared.futures import give_error, give_result
 from bot.core.batch_processor.dead_letters import DeadLetters
-from bot.core.batch_processor.errors import DeadLetteredError, describe, presentable
+from bot.core.batch_processor.errors import DeadLetteredError, ItemCancelledError, describe, presentable
 from bot.core.batch_processor.models import (
     Batch,
     BatchItem,
@@ -48,6 +48,8 @@ class Outcomes:
         """Items pending whose results are to be kept, by id."""
         self.results: Kept[Outcome] = Kept(DEFAULTS.max_results, DEFAULTS.result_ttl)
         self.dead_letters = DeadLetters(DEFAULTS.max_dead_letters)
+        self.superseded: set[BatchItem] = set()
+        """Items whose outcome nobody is told, for a newer one of their key is pending."""
         self.waiters: dict[str, asyncio.Future[Any]] = {}
         """Of callers that wait for the result of an item, by its id."""
         self._finished: Kept[BatchStatus] = Kept(FINISHED_BATCHES, math.inf)
@@ -138,10 +140,20 @@ class Outcomes:
         if self.dead_letters.add(letter) is not None and self.dead_letters.dropped == 1:
             logger.error("More than %d dead letters: the oldest are dropped", self.dead_letters.limit)
 
+    def end_cancelled(self, item_id: str) -> None:
+        """Tell that an item was taken back; it is counted apart."""
+        self._tell(item_id, Outcome(None, ItemCancelledError(f"item {item_id} was cancelled by cancel_item")))
+
     def _keep(self, item: BatchItem, outcome: Outcome) -> None:
-        if self.tracked.pop(item.item_id, None) is not None:
-            self.results.put(item.item_id, outcome, self._now())
-        waiter = self.waiters.pop(item.item_id, None)
+        if self.superseded and item in self.superseded:
+            self.superseded.discard(item)
+            return
+        self._tell(item.item_id, outcome)
+
+    def _tell(self, item_id: str, outcome: Outcome) -> None:
+        if self.tracked.pop(item_id, None) is not None:
+            self.results.put(item_id, outcome, self._now())
+        waiter = self.waiters.pop(item_id, None)
         if waiter is not None:
             if outcome.error is None:
                 give_result(waiter, outcome.result)
@@ -201,6 +213,8 @@ class Outcomes:
         if outcome is not None:
             if outcome.error is None:
                 return ItemStatus(item_id, "done", outcome.result)
+            if isinstance(outcome.error, ItemCancelledError):
+                return ItemStatus(item_id, "cancelled", error=describe(outcome.error))
             return ItemStatus(
                 item_id, "dead_lettered" if outcome.dead else "failed", error=describe(outcome.error)
             )
@@ -208,8 +222,11 @@ class Outcomes:
         return None if letter is None else ItemStatus(item_id, "dead_lettered", error=letter.error)
 
     def holds_key(self, key: str) -> bool:
-        """Whether an item of this key is pending, or its result is kept."""
-        return key in self.tracked or self.results.get(key, self._now()) is not None
+        """Whether an item of this key is pending, or its result is kept; one that was taken back is not."""
+        if key in self.tracked:
+            return True
+        outcome = self.results.get(key, self._now())
+        return outcome is not None and not isinstance(outcome.error, ItemCancelledError)
 
     def check_invariants(self, unfinished: int) -> None:
         """Raise AssertionError if more is tracked than has not ended. For tests."""
@@ -218,4 +235,5 @@ class Outcomes:
     @property
     def ended(self) -> int:
         """Items that ended since the start or the last reset."""
-        return self.counters.done + self.counters.failed + self.counters.dead
+        counters = self.counters
+        return counters.done + counters.failed + counters.dead + counters.replaced

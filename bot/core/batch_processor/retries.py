@@ -13,6 +13,7 @@ from bot.core.batch_processor.backlog import Backlog
 from bot.core.batch_processor.errors import HandlerAnswerError
 from bot.core.batch_processor.models import Batch
 from bot.core.batch_processor.retry import RetryPolicy
+from bot.core.batch_processor.told_waits import MOST_WAITS, told_wait
 from bot.core.phase4_config.batch_processor import DEFAULTS
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,8 @@ class Retries:
     ) -> None:
         """``pump()`` starts what is ready, ``pump_soon()`` does so under an event loop that goes on."""
         self.policy = RetryPolicy()
+        self.longest_wait = DEFAULTS.retry_after_max
+        """Seconds; an error that asks for more gets this."""
         self.isolate = DEFAULTS.isolate
         """Whether a batch out of tries is halved."""
         self._clock = clock
@@ -46,11 +49,22 @@ class Retries:
         """Let a batch, whose attempt is counted, wait for its next try; False: it is to be given up."""
         if isinstance(error, HandlerAnswerError):
             return False  # it would answer so again
-        delay = self.policy.delay(batch.attempts)
-        if delay is not None:
+        told = told_wait(error, self.longest_wait)
+        if told and batch.waits < MOST_WAITS:
+            batch.waits += 1
+            delay = told + self.policy.jitter()
+            logger.warning(
+                "Batch of %d item(s) is tried again in %.2f s, as its error asks: %s",
+                len(batch.items), delay, one_line(batch.error),
+            )  # fmt: skip
+            self._wait(batch, delay)
+            return True
+        next_try = self.policy.delay(batch.tries)
+        if next_try is not None:
+            delay = max(told, next_try)
             logger.warning(
                 "Batch of %d item(s) failed, try %d of %d in %.2f s: %s",
-                len(batch.items), batch.attempts + 1, self.policy.max_retries + 1, delay,
+                len(batch.items), batch.tries + 1, self.policy.max_retries + 1, delay,
                 one_line(batch.error),
             )  # fmt: skip
             self._wait(batch, delay)
@@ -59,7 +73,7 @@ class Retries:
             return False
         # Each half is tried once, so that one item does not take the others with it.
         for part in (batch, self._backlog.split(batch)):
-            part.attempts = self.policy.max_retries
+            part.attempts = self.policy.max_retries + part.waits
             part.error = batch.error
             self._wait(part, 0.0)
         return True

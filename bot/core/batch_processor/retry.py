@@ -26,6 +26,10 @@ class RetryPolicy(NamedTuple):
             return None
         return full_jitter(attempts, self.base, self.cap, rng)
 
+    def jitter(self, rng: random.Random | None = None) -> float:
+        """Seconds to be added to a wait that many were told, so that they do not return all at once."""
+        return full_jitter(1, self.base, self.cap, rng)
+
 
 class BatchSizer:
     """Finds the batch size: doubles it while the handler's time per item falls.

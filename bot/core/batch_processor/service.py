@@ -118,6 +118,7 @@ class BatchProcessor(Phase4Service):
         max_retries: int | None = None,
         retry_base: float | None = None,
         retry_max: float | None = None,
+        retry_after_max: float | None = None,
         isolate: bool | None = None,
         adaptive: bool | None = None,
         drain_timeout: float | None = None,
@@ -136,8 +137,10 @@ class BatchProcessor(Phase4Service):
         their first item; ``max_concurrent`` 10 handlers at once; ``max_pending`` 10,000 items that have not
         ended. ``handler_timeout`` 21,600 (six hours; 0: none). A failed batch is tried again
         ``max_retries`` 3 times, after a random delay of at most ``retry_base`` 0.5, doubled for each try,
-        at most ``retry_max`` 30. With ``isolate``, a batch without retries left is halved again and again
-        and each half is tried once, so that only the failing items are given up. ``adaptive`` searches for
+        at most ``retry_max`` 30. An error with ``retry_after`` waits at least so long, ``retry_after_max``
+        3,600 at most, and uses up no retry. With ``isolate``, a batch without retries left is halved again
+        and again and each half is tried once, so that only the failing items are given up. ``adaptive``
+        searches for
         the batch size with the shortest handler time per item. ``drain_timeout`` 10: how long ``disable``
         waits. Results are kept for ``result_ttl`` 300 and ``max_results`` 10,000, dead letters up to
         ``max_dead_letters`` 10,000.
@@ -167,6 +170,7 @@ class BatchProcessor(Phase4Service):
                 max_retries=max_retries,
                 retry_base=retry_base,
                 retry_max=retry_max,
+                retry_after_max=retry_after_max,
                 isolate=isolate,
                 adaptive=adaptive,
                 drain_timeout=drain_timeout,

@@ -46,6 +46,7 @@ class Counters:
         self.done = 0
         self.failed = 0
         self.cancelled = 0
+        self.replaced = 0
         self.dead = 0
         self.refused = 0
         self.batches = 0

@@ -26,6 +26,9 @@ class BatchProcessorSettings(Settings, frozen=True, rename=starting("BATCH_")):
         doc("the longest wait before the first retry, in seconds; doubled for each one after"),
     ] = 0.5
     retry_max: Annotated[PositiveSeconds, doc("the longest wait before any retry, in seconds")] = 30.0
+    retry_after_max: Annotated[
+        PositiveSeconds, doc("the longest wait that the retry_after of a handler's error gets, in seconds")
+    ] = 3600.0
     isolate: Annotated[
         bool, doc("after the last retry, halve a failed batch until only the failing items are given up")
     ] = field(default=False, name="BATCH_ISOLATE_FAILURES")

@@ -50,6 +50,8 @@ class BatchProcessorFigures(Figures, frozen=True, kw_only=True):
     """Batches that are being handled."""
     retrying_batches: int
     """Batches that wait for a retry."""
+    waiting_items: int
+    """Items that wait for a retry alone, for the time that their error asked for."""
     completed_batches: Annotated[int, _BATCHES.of("completed")]
     """Batches handled."""
     failed_batches: Annotated[int, _BATCHES.of("failed")]

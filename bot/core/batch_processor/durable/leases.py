@@ -88,7 +88,7 @@ class Leases:
         d = self._d
         if d.handler.function is None or d.state is not State.ON:
             return 0
-        return min(self._read_count, d.size * (d.max_concurrent + 1) - d.backlog.unfinished)
+        return min(self._read_count, d.size * (d.max_concurrent + 1) - d.backlog.pressing)
 
     async def _read_some(self) -> None:
         room = self._room()
