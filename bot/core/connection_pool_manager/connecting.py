@@ -6,8 +6,9 @@ import asyncio
 from typing import Any
 
 from bot.core._shared.errors import MisuseError
-from bot.core._shared.masking import MAX_TOLD, mask_url, one_line
-from bot.core.connection_pool_manager.drivers.base import Driver, secrets_of
+from bot.core._shared.masking import mask_url
+from bot.core.connection_pool_manager.callbacks import interrupted, too_slow, without
+from bot.core.connection_pool_manager.drivers.base import Driver
 from bot.core.connection_pool_manager.errors import PoolConnectError
 
 
@@ -16,7 +17,6 @@ class Connector:
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
-        self._secrets = secrets_of(driver.spec.url, driver.spec.driver_options)
 
     async def connect(self) -> Any:
         """A new connection; raises PoolConnectError, or MisuseError for options that the driver refuses."""
@@ -26,7 +26,11 @@ class Connector:
         try:
             async with asyncio.timeout(seconds):
                 return await driver.connect()
+        except PoolConnectError:  # of a function of the user's: it says all
+            raise
         except TimeoutError as error:
+            if (name := interrupted(error)) is not None:
+                raise PoolConnectError(f"pool {spec.name!r}: {too_slow(name, seconds)}") from error
             raise PoolConnectError(
                 f"cannot connect to {mask_url(spec.url)} ({spec.backend}): no answer within "
                 f"{seconds:g} s; check host, port and firewall, or raise connect_timeout"
@@ -58,6 +62,4 @@ class Connector:
         return self._without_secrets(str(error) or type(error).__name__)
 
     def _without_secrets(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return one_line(text, MAX_TOLD)
+        return without(self._driver.secrets, text)

@@ -1,7 +1,8 @@
 """What callers give to a pool and get back from it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from msgspec import Struct
@@ -49,6 +50,10 @@ class PoolSpec(Struct, frozen=True):
     url: str
     options: PoolOptions
     driver_options: Mapping[str, Any]
+    init: Callable[[Any], Any] | None = None
+    """Prepares each new connection, which is its argument."""
+    password: Callable[[], Any] | Path | None = None
+    """Where each new connection gets its password from; None: it is in the url or the driver options."""
 
 
 class PoolHealth(Struct, frozen=True):

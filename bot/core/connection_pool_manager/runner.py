@@ -8,6 +8,8 @@ import math
 import os
 import time
 
+import msgspec
+
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.histogram import HistogramSnapshot
 from bot.core._shared.loop_owner import seen, still_runs
@@ -137,7 +139,7 @@ class PoolRunner:
         differ.
         """
         old = self.spec
-        if (spec.backend, spec.url, spec.driver_options) != (old.backend, old.url, old.driver_options):
+        if spec != msgspec.structs.replace(old, options=spec.options):
             return False
         if not self.driver.adopt(spec):
             return False

@@ -240,8 +240,10 @@ class ConnectionPoolManager(Phase4Service):
         ``backend`` is a :class:`BackendType`, or its name: mongodb, redis, postgresql, mysql, sqlite. Without
         ``url``: the one of the entry ``name`` of ``DATABASE_POOLS``, else of ``MONGODB_URL``, ``REDIS_URL``
         or ``DATABASE_URL``, else the backend's usual local address (sqlite has none). ``driver_options`` may
-        hold the fields of ``PoolOptions`` (seconds); the rest goes to the driver (mongodb: also
-        ``collection``, ``database``, ``driver``). If the pool exists with these settings, nothing happens.
+        hold the fields of ``PoolOptions`` (seconds); ``init``, a function that prepares each new connection,
+        or ``'module:function'``; ``password``, if it is a function, or ``password_file``, asked at each new
+        connection. The rest goes to the driver (mongodb: also ``collection``, ``database``, ``driver``).
+        If the pool exists with these settings, nothing happens.
         Switches the manager on if it is off.
 
         Raises InvalidArgumentError, MissingDriverError, PoolConnectError; MisuseError if a different pool

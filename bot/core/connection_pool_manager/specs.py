@@ -7,6 +7,7 @@ from typing import Any
 
 from bot.core._shared.errors import invalid
 from bot.core._shared.masking import mask_url
+from bot.core.connection_pool_manager.callbacks import taken_out
 from bot.core.connection_pool_manager.drivers import driver_class
 from bot.core.connection_pool_manager.drivers.base import check_address, check_scheme
 from bot.core.connection_pool_manager.models import OPTION_NAMES, PoolOptions, PoolSpec
@@ -70,7 +71,8 @@ class PoolSpecs:
             fields["max_size"] = max_size
         if min_size is not None:
             fields["min_size"] = min_size
-        return PoolSpec(name, backend, url, defaults.changed(**fields), options)
+        options, functions = taken_out(options, backend)
+        return PoolSpec(name, backend, url, defaults.changed(**fields), options, **functions)
 
     def _url_for(self, backend: str, config: Phase4Config | None) -> str:
         url = self.urls.get(backend)

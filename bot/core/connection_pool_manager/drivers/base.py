@@ -17,6 +17,7 @@ from urllib.parse import unquote
 
 from bot.core._shared.errors import invalid
 from bot.core._shared.masking import mask_url
+from bot.core.connection_pool_manager import callbacks
 from bot.core.connection_pool_manager.errors import MissingDriverError
 from bot.core.connection_pool_manager.guard import Guard
 from bot.core.connection_pool_manager.models import PoolSpec
@@ -58,6 +59,8 @@ class Driver(ABC):
         """The driver's own option that limits a call in place of ``query_timeout``: its name, and seconds."""
         self.report_timeout: Callable[[Guard], None] = lambda guard: None
         """Set by the runner: counts and logs a call that took too long."""
+        self._known_secrets = secrets_of(spec.url, spec.driver_options)
+        self._passwords: list[str] = []  # the latest that spec.password gave; changed only by password
 
     def seen(self, raw: Any) -> int:
         """How many calls the tracker has seen on ``raw``."""
@@ -80,6 +83,26 @@ class Driver(ABC):
                 "Pool %r: this version of %s hides the statements of a connection: each lease gets a new one",
                 self.spec.name, self.package,
             )  # fmt: skip
+
+    @property
+    def secrets(self) -> list[str]:
+        """What must be masked in messages, the longest first."""
+        return sorted([*self._known_secrets, *self._passwords], key=len, reverse=True)
+
+    async def password(self) -> str | None:
+        """The password for a new connection; None: that of the url or the options."""
+        found = await callbacks.password(self.spec)
+        if found is not None and found not in self._passwords:
+            self._passwords = [found, *self._passwords][:3]
+        return found
+
+    async def prepare(self, raw: Any) -> None:
+        """Run the pool's ``init`` on a connection that is new, or as good as new after a reset.
+
+        Raises PoolConnectError.
+        """
+        if self.spec.init is not None:
+            await callbacks.prepare(self.spec, raw, self.secrets)
 
     async def start(self) -> None:  # noqa: B027  # most drivers share nothing
         """Make what all connections share."""

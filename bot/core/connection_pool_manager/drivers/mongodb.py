@@ -36,13 +36,15 @@ from bot.core.phase4_config.connection_pools import SCHEMES
 class MongoHandle:
     """What a mongodb lease gives access to: ``client``, ``database``, ``collection``, and their methods."""
 
-    __slots__ = ("client", "collection", "database", "is_usable")
+    __slots__ = ("client", "collection", "database", "has_own_options", "is_usable")
 
     def __init__(self, client: Any, database: Any, collection: Any) -> None:
         self.client = client
         self.database = database
         self.collection = collection
         self.is_usable = True
+        self.has_own_options = False
+        """Whether init has set a database or collection with other options than the client's."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -59,6 +61,12 @@ class MongoHandle:
 
     def __repr__(self) -> str:
         return f"<MongoHandle {self.collection.full_name}>"
+
+
+def _options_of(part: Any) -> dict[str, Any]:
+    """What a database or collection has of its own: codecs, and what is read and written where."""
+    names = ("codec_options", "read_preference", "write_concern", "read_concern")
+    return {name: getattr(part, name) for name in names}
 
 
 def _is_not_primary(error: BaseException) -> bool:
@@ -218,6 +226,10 @@ class MongodbDriver(Driver):
         self.is_reached = False
         await self.ping(handle)
         self.is_reached = True
+        before = handle.database, handle.collection
+        await self.prepare(handle)
+        # By identity: two of one name are equal whatever their options.
+        handle.has_own_options = not (handle.database is before[0] and handle.collection is before[1])
         return handle
 
     async def _knock(self) -> None:
@@ -243,6 +255,10 @@ class MongodbDriver(Driver):
         client = kind.__new__(kind)
         client.__dict__ = raw.client.__dict__
         client.phase4_guard = guard
+        if raw.has_own_options:
+            database = client.get_database(raw.database.name, **_options_of(raw.database))
+            collection = database.get_collection(raw.collection.name, **_options_of(raw.collection))
+            return MongoHandle(client, database, collection)
         database = client[raw.database.name]
         return MongoHandle(client, database, database[raw.collection.name])
 

@@ -366,18 +366,28 @@ class PostgresqlDriver(Driver):
         options = {"connection_class": _connection_class(), **self.options}
         # An attempt that times out must leave nothing behind: asyncpg's own timeout takes care of that.
         options.setdefault("timeout", self.spec.options.connect_timeout)
+        if (password := await self.password()) is not None:
+            options["password"] = password
         raw = await self._asyncpg.connect(without_driver(self.url), **options)
         keep_alive(raw._transport)
         try:
             if self.reset_mode == "smart":
                 self.always_reset = bool(await raw.fetchval(_SUSPECT_ROUTINES))
+            raw.phase4_driver = self
+            await self._prepare(raw)
         except BaseException:
             raw.terminate()
             raise
-        raw.phase4_taint = 0
-        raw.phase4_driver = self
         self.connections.add(raw)
         return raw
+
+    async def _prepare(self, raw: Any) -> None:
+        """Run the user's init; what it leaves is the state that later resets return to."""
+        await self.prepare(raw)
+        _forget_transaction(raw)
+        if raw.is_in_transaction():
+            await raw.execute("ROLLBACK")
+        raw.phase4_taint = 0
 
     def view(self, raw: Any, guard: Guard) -> Any:
         raw.phase4_read_only = False
@@ -464,6 +474,7 @@ class PostgresqlDriver(Driver):
             await raw.execute("ROLLBACK")
         if self.reset_mode != "never":
             await raw.reset()
+            await self._prepare(raw)
         raw.phase4_taint = 0
 
     async def close(self, raw: Any) -> None:

@@ -72,6 +72,9 @@ def _tracked(base: Any) -> Any:
         phase4_guard: Any = None
         phase4_is_over = False
         """The pool has given up the connection: it must not be opened again."""
+        phase4_prepare: Any = None
+        """Runs the user's init, each time that the connection was opened."""
+        phase4_is_preparing = False
 
         async def connect(self) -> None:
             if self.phase4_is_over:
@@ -83,9 +86,28 @@ def _tracked(base: Any) -> Any:
             self.phase4_is_subscribed = False
             # Errors are noted where the answer is parsed, so that an answer without one costs nothing.
             self._parser.parse_error = self._phase4_error
-            await super().connect()
-            if self._writer is not None:
-                keep_alive(self._writer.transport)
+            try:
+                await super().connect()
+                if self._writer is not None:
+                    keep_alive(self._writer.transport)
+                if self.phase4_prepare is not None:
+                    await self._phase4_prepared(self.phase4_prepare)
+            except BaseException:
+                _hang_up(self)  # it is not logged in, or not as init wants it
+                raise
+
+        async def _phase4_prepared(self, prepare: Any) -> None:
+            if self.phase4_is_preparing:
+                from redis.exceptions import ConnectionError as RedisConnectionError
+
+                raise RedisConnectionError("the connection was lost while init ran")
+            taint = self.phase4_taint
+            self.phase4_is_preparing = True
+            try:
+                await prepare()
+            finally:
+                self.phase4_is_preparing = False
+            self.phase4_taint = taint
 
         def _phase4_error(self, response: Any) -> Any:
             error = type(self._parser).parse_error(response)
@@ -154,6 +176,11 @@ def _pool_class() -> Any:
             self.phase4_timeout = timeout
 
         async def get_connection(self, *_: Any, **__: Any) -> Any:
+            if self.phase4_connection.phase4_is_preparing:
+                return self.phase4_connection  # init asks for it; it has it already
+            return await self.phase4_take()
+
+        async def phase4_take(self) -> Any:
             if self.phase4_held:
                 await self._phase4_turn()
             self.phase4_held = True
@@ -191,7 +218,8 @@ def _pool_class() -> Any:
                 self.phase4_queue.remove(turn)
 
         async def release(self, connection: Any) -> None:
-            self._phase4_free()
+            if not connection.phase4_is_preparing:
+                self._phase4_free()
 
         def _phase4_free(self) -> None:
             self.phase4_held = False
@@ -230,7 +258,7 @@ def _view_classes() -> tuple[Any, Any]:
             if not self.phase4_held and self.phase4_connection.is_connected:  # type: ignore[has-type]
                 self.phase4_held = True  # type: ignore[misc]
                 return self.phase4_connection
-            return await super().get_connection()
+            return await self.phase4_take()
 
         async def release(self, connection: Any) -> None:
             guard = self.phase4_guard
@@ -310,6 +338,9 @@ class RedisDriver(Driver):
                 "redis://user:password@host:port/number, with %23 for # and %2F for /",
             ) from None
         self.connection_class = _tracked(given.pop("connection_class", Connection))
+        if self.spec.password is not None:
+            given.pop("password", None)
+            given["credential_provider"] = self._credentials(given.pop("username", None))
         # Retries are the caller's decision: a command that failed may have been executed.
         self.connect_options = {
             "retry": Retry(NoBackoff(), 0),
@@ -324,8 +355,28 @@ class RedisDriver(Driver):
         connections = _pool_class()(
             connection_class=self.connection_class, max_connections=1, **self.connect_options
         )
-        connections.phase4_setup(connections.make_connection(), self.spec.options.acquire_timeout)
-        return Redis(connection_pool=connections)
+        connection = connections.make_connection()
+        connections.phase4_setup(connection, self.spec.options.acquire_timeout)
+        client = Redis(connection_pool=connections)
+        if self.spec.init is not None:
+            connection.phase4_prepare = functools.partial(self.prepare, client)
+        return client
+
+    def _credentials(self, username: str | None) -> Any:
+        """What redis-py asks for user and password each time that it opens a connection."""
+        from redis.credentials import CredentialProvider
+
+        driver = self
+
+        class Credentials(CredentialProvider):
+            def get_credentials(self) -> Any:
+                raise NotImplementedError  # of the client without asyncio
+
+            async def get_credentials_async(self) -> Any:
+                password = await driver.password()
+                return (username, password) if username else (password,)
+
+        return Credentials()
 
     async def connect(self) -> Any:
         client = self._new_client()
@@ -448,7 +499,12 @@ class RedisDriver(Driver):
     @staticmethod
     def _drop(connection: Any) -> None:
         connection.phase4_is_over = True
-        writer = connection._writer
-        connection._reader = connection._writer = None
-        if writer is not None:
-            hard_close(writer.transport)
+        _hang_up(connection)
+
+
+def _hang_up(connection: Any) -> None:
+    """Close a connection's socket at once."""
+    writer = connection._writer
+    connection._reader = connection._writer = None
+    if writer is not None:
+        hard_close(writer.transport)

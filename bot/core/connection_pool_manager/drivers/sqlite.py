@@ -221,10 +221,14 @@ class SqliteDriver(Driver):
         raw = _connection_class()(connector, 64)
         raw._thread.daemon = True  # the thread of an abandoned connection must not keep the process alive
         await raw
-        inner = raw._conn
-        raw.phase4_expected = (inner.row_factory, inner.text_factory, inner.isolation_level)
         try:
             await self.check_tracker(raw)
+            await self.prepare(raw)
+            inner = raw._conn  # no longer there if init closed the connection
+            if inner.in_transaction:
+                await raw.rollback()
+            raw.phase4_expected = (inner.row_factory, inner.text_factory, inner.isolation_level)
+            raw.phase4_taint = 0  # nothing undoes what init did: a reset only rolls back
         except BaseException:
             self.terminate(raw)
             raise

@@ -14,6 +14,7 @@ from bot.core._shared.errors import Phase4Error, message_of
 from bot.core._shared.masking import one_line
 from bot.core._shared.packages import as_numbers
 from bot.core._shared.redis_address import shown_url
+from bot.core.connection_pool_manager.callbacks import taken_out
 from bot.core.connection_pool_manager.drivers import driver_class
 from bot.core.connection_pool_manager.drivers.base import Driver, secrets_of
 from bot.core.connection_pool_manager.models import PoolOptions, PoolSpec
@@ -213,7 +214,8 @@ def _redis_facts(info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 async def _probe_with_driver(server: Server, timeout: float) -> dict[str, Any]:
-    options = {k: v for k, v in server.options.items() if k not in PoolOptions.__struct_fields__}
+    given = {k: v for k, v in server.options.items() if k not in PoolOptions.__struct_fields__}
+    options, functions = taken_out(given, server.backend)
     spec = PoolSpec(
         "check",
         server.backend,
@@ -221,6 +223,7 @@ async def _probe_with_driver(server: Server, timeout: float) -> dict[str, Any]:
         # A driver that gives up first says why; cut off from outside, it could not.
         PoolOptions(min_size=0, max_size=1, connect_timeout=timeout * 0.8),
         options,
+        password=functions["password"],  # init may change what rows look like, and is the bot's own affair
     )
     driver = driver_class(server.backend)(spec)
     await driver.start()
