@@ -18,7 +18,7 @@ PAGES = sorted(
     - {ROOT / "CHANGELOG.md", ROOT / "docs" / "tutorial.md"}  # the tutorial's files grow from block to block
 )
 BLOCK = re.compile(
-    r"^```python\n(?P<code>.*?)^```\n(?:\n(?:[Pp]rints.*\n\n)?```text\n(?P<shown>.*?)^```)?",
+    r"^```python\n(?P<code>.*?)^```\n(?:\n(?:[Pp]rints(?:(?!\n\n).)*\n\n)?```text\n(?P<shown>.*?)^```)?",
     re.MULTILINE | re.DOTALL,
 )
 RUN_ELSEWHERE = ("bot.integrations", "bot.testing", "run_app")
