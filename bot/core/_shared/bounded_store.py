@@ -296,6 +296,26 @@ class BoundedStore:
         self._compact()
         return True
 
+    def reschedule(self, entry: Entry, expires_at: float) -> None:
+        """Let a live entry expire at another time; :meth:`peek` finds it as long after that as before."""
+        keep = 0.0
+        if entry.drop_at != NEVER:
+            keep = entry.drop_at - entry.expires_at
+            second = math.ceil(entry.drop_at)
+            bucket = self._expiring[second]
+            del bucket[entry]
+            if not bucket:
+                del self._expiring[second]
+                if len(self._due) > 2 * len(self._expiring) + 64:
+                    self._due = sorted(self._expiring)
+        entry.expires_at, entry.drop_at = expires_at, expires_at + keep
+        if entry.drop_at != NEVER:
+            second = math.ceil(entry.drop_at)
+            if second not in self._expiring:
+                self._expiring[second] = {}
+                heapq.heappush(self._due, second)
+            self._expiring[second][entry] = None
+
     def expire(self, now: float) -> int:
         """Drop everything that expired in seconds wholly past; how many. O(1) when nothing did."""
         due = self._due

@@ -1,7 +1,12 @@
 """Two cache tiers: memory, and Redis shared by instances."""
 
 from bot.core.cache_manager.decorators import cached
-from bot.core.cache_manager.errors import CircularLoadError, LoaderTimeoutError, UnsupportedValueError
+from bot.core.cache_manager.errors import (
+    CircularLoadError,
+    LoaderTimeoutError,
+    NotAnIntegerError,
+    UnsupportedValueError,
+)
 from bot.core.cache_manager.models import LoadOptions
 from bot.core.cache_manager.service import CacheManager
 from bot.core.cache_manager.ttls import FOREVER
@@ -12,6 +17,7 @@ __all__ = [
     "CircularLoadError",
     "LoadOptions",
     "LoaderTimeoutError",
+    "NotAnIntegerError",
     "UnsupportedValueError",
     "cached",
 ]

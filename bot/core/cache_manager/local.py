@@ -80,6 +80,23 @@ class LocalTier:
         """Whether it holds the key, expired or not; does not count as a read."""
         return self.l1.store.peek(namespace, key, self._now()) is not None
 
+    def value(self, namespace: str, key: str, default: Any) -> Any:
+        """The value for one reader, not counted; ``default`` if there is none that has not expired."""
+        entry = self._live(namespace, key)
+        if entry is None:
+            return default
+        return entry.value if entry.thaw is None else entry.thaw(entry.value)
+
+    def expires_in(self, namespace: str, key: str) -> float:
+        """Seconds that the value lives; 0.0 if there is none."""
+        entry = self._live(namespace, key)
+        return 0.0 if entry is None else entry.expires_at - self._now()
+
+    def _live(self, namespace: str, key: str) -> Entry | None:
+        now = self._now()
+        entry = self.l1.store.peek(namespace, key, now)
+        return entry if entry is not None and entry.expires_at > now else None
+
     # Changing.
 
     def use(self, namespace: str) -> None:
@@ -107,6 +124,27 @@ class LocalTier:
         self.changes.key(namespace, key)
         meta = Meta(tags, load_seconds) if tags or load_seconds else None
         return self.l1.put(namespace, key, frozen, now=self._now(), ttl=ttl, keep=keep, meta=meta)
+
+    def replace(self, namespace: str, key: str, frozen: Frozen, ttl: float) -> bool:
+        """Give a key another value with the tags and the expiry of the one before, or for ``ttl`` seconds.
+
+        False if L1 does not hold it.
+        """
+        entry = self._live(namespace, key)
+        if entry is None:
+            return self.store(namespace, key, frozen, ttl)
+        tags = () if entry.meta is None else entry.meta.tags
+        keep = entry.drop_at - entry.expires_at
+        return self.store(namespace, key, frozen, entry.expires_at - self._now(), tags, keep=keep)
+
+    def touch(self, namespace: str, key: str, ttl: float) -> bool:
+        """Let a value live for ``ttl`` seconds from now on; False if there is none."""
+        entry = self._live(namespace, key)
+        # The value is as good as it was. A read in progress knows another expiry, and is not kept.
+        self.changes.key(namespace, key, loaded=True)
+        if entry is not None:
+            self.l1.store.reschedule(entry, self._now() + ttl)
+        return entry is not None
 
     def delete(self, namespace: str, key: str) -> bool:
         """Drop a key; False if L1 did not hold it."""

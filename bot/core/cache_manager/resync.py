@@ -35,12 +35,14 @@ class Resync:
         self._backplane = backplane
         self._failures = failures
         self.in_step = True
-        """Whether Redis has every change made here. Changed only by missed* and _forget."""
+        """Whether Redis has every change made here. Changed only by missed*, untold and _forget."""
         # Each with the number of its last change. Changed only by missed and _forget.
         self._unsynced: dict[bytes, int] = {}
         self._changes = 0
         # The change since which any key may be outdated; 0: none. Changed only by missed* and run.
         self._unsynced_all = 0
+        # Whether other instances may not have heard of a change. Changed only by untold and run.
+        self._untold = False
         # Set when Redis accepts a change after it refused one.
         self._accepted: asyncio.Event | None = None
         # At most one task, which retries until Redis has every change. Spawned only by _keep_trying.
@@ -70,6 +72,12 @@ class Resync:
         self._unsynced_all = self._changes
         self._keep_trying()
 
+    def untold(self) -> None:
+        """Redis may have made a change without telling the other instances."""
+        self.in_step = False
+        self._untold = True
+        self._keep_trying()
+
     def taken(self, at: Iterable[bytes]) -> None:
         """Redis accepted a change of these keys, but may have missed others."""
         self._forget(at)
@@ -78,9 +86,10 @@ class Resync:
 
     async def run(self) -> None:
         """Drop in Redis the keys whose changes it missed."""
-        keys, everything = dict(self._unsynced), self._unsynced_all
-        if not keys and not everything:
+        keys, everything, untold = dict(self._unsynced), self._unsynced_all, self._untold
+        if not keys and not everything and not untold:
             return
+        self._untold = False  # one that comes meanwhile needs a message after this one
         try:
             if everything:
                 await self._drop_everything()
@@ -89,7 +98,10 @@ class Resync:
                 part = [key for key in at[start : start + SCAN_COUNT] if key in self._unsynced]
                 await self._link.unlink(part)
             await self._link.execute(*self._backplane.message("all", "", []))
-        except Exception as error:
+        except BaseException as error:
+            self._untold = self._untold or untold
+            if not isinstance(error, Exception):
+                raise
             self._failures.failed(error)
             return
         # Only now, and only what did not change again meanwhile: until then no read trusts these keys.
@@ -106,7 +118,7 @@ class Resync:
     def _forget(self, keys: Iterable[bytes]) -> None:
         for key in keys:
             self._unsynced.pop(key, None)
-        self.in_step = not self._unsynced and not self._unsynced_all
+        self.in_step = not self._unsynced and not self._unsynced_all and not self._untold
 
     async def _drop_everything(self) -> None:
         async for found in self._link.scan(every_key(self._link.root_bytes), SCAN_COUNT):

@@ -13,6 +13,7 @@ from bot.core._shared.isolation import freeze
 from bot.core._shared.tasks import BackgroundTasks, to_the_end
 from bot.core._shared.validation import valid_seconds
 from bot.core.cache_manager.figures import figures_of
+from bot.core.cache_manager.key_commands import KeyCommands
 from bot.core.cache_manager.keys import MAX_KEY, compile_glob, printable, valid_key, valid_name
 from bot.core.cache_manager.loading import Loads
 from bot.core.cache_manager.models import (
@@ -33,7 +34,6 @@ from bot.core.cache_manager.tiers import Tiers
 from bot.core.cache_manager.ttls import Ttl, TtlOf, by_ttl, ttl_for, valid_ttl_or_function
 from bot.core.cache_manager.warming import TIMEOUT, Warmer
 from bot.core.phase4_config import CacheManagerSettings, converted
-from bot.core.phase4_service import Phase4Service
 from bot.core.phase4_statistics.cache_manager import CacheManagerFigures
 from bot.core.phase4_statistics.fields import MB
 from bot.core.phase4_statistics.states import WITHOUT_REDIS
@@ -42,7 +42,7 @@ _NOTHING: dict[Any, Any] = {}
 _READ_AT_ONCE = 500
 
 
-class CacheManager(Phase4Service):
+class CacheManager(KeyCommands):
     """Two tiers: L1 in this process, bounded; L2 in Redis, shared by instances. While off, it holds
     nothing.
 

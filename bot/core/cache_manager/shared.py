@@ -24,6 +24,7 @@ from bot.core.cache_manager.local import LocalTier
 from bot.core.cache_manager.models import ABSENT, FirstOfType, LookUp
 from bot.core.cache_manager.redis_time import RedisTime
 from bot.core.cache_manager.resync import Resync
+from bot.core.cache_manager.shared_keys import SharedKeys
 from bot.core.cache_manager.stats import Counters
 from bot.core.cache_manager.tags import same
 from bot.core.redis_link import RedisLink
@@ -69,6 +70,9 @@ class SharedTier:
         self.resync = Resync(link, self.backplane, self.failures)
         self.time = RedisTime(link, clock, self._tasks, self.failures)
         self.l2 = L2(link, self.backplane, self.resync, self.failures)
+        self.keys = SharedKeys(
+            link, local, self.l2, self.backplane, self.resync, self.time, self.failures, self._tasks
+        )
         self._forget_recovery = link.on_recovery(self._recovered)
 
     # From joining Redis to leaving it.
@@ -288,6 +292,11 @@ class SharedTier:
                 if self._changes.since(begun, namespace, key, tags):
                     self._l1.store.remove(namespace, key)
         return len(frozen), took
+
+    def to_be_added(self, value: Any) -> tuple[bytes, Frozen]:
+        """The payload of a value, and the value made safe to keep. Raises UnsupportedValueError."""
+        body = codec.encode_value(value)
+        return codec.fold(body, compress=self.compress), frozen_as(value, body)
 
     def _body(self, value: Any) -> bytes | None:
         """The value encoded for L2; None if it cannot be encoded, which is counted, and logged once for each
