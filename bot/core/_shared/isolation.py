@@ -88,6 +88,12 @@ def _freeze_rows(rows: list[Any]) -> Frozen | None:
     every miss of a query passes here.
     """
     kind = type(rows[0])
+    if kind is dict and len(rows) == 1:  # a look-up by key, as most queries are
+        parts = [*rows[0], *rows[0].values()]
+        if not (kinds := set(map(type, parts))) <= IMMUTABLE:
+            return None
+        size = getsizeof(rows) + getsizeof(rows[0]) + atoms_size(parts, kinds)
+        return Frozen(_copy_rows(rows), _copy_rows, size)
     if kind in IMMUTABLE:
         return None
     if kind is not dict and kind is not tuple:

@@ -3,23 +3,31 @@
 After golang.org/x/sync/singleflight, with one difference: the run belongs to no caller. It is a task
 of its own, so a caller that is cancelled leaves alone, whether it came first or last, and only when
 the last caller has left is the run itself cancelled.
+
+A task and a turn of the event loop cost more than many a query. ``SingleFlight(led=True)`` runs the work
+within the first caller, as if there were no single flight. If that caller is cancelled while others wait,
+the work starts again, in a task of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Hashable
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from typing import Any, Generic, TypeVar
 
 from bot.core._shared.circles import is_awaited_by
+from bot.core._shared.deadlines import Deadlines
 from bot.core._shared.errors import CircularLoadError
 
 T = TypeVar("T")
 
 MAX_NESTED = 10_000
 """Runs that wait for one another; each is a task, and an endless recursion would use up all memory."""
+
+MAX_LED = 20
+"""Runs within one another in one task; deeper ones are tasks, for Python's stack is bounded."""
 
 RECHECK_FIRST, RECHECK_LONGEST = 0.01, 1.0
 """Seconds after which a caller that may be part of a circle looks whether it has become one."""
@@ -32,23 +40,59 @@ def _first_text(key: Hashable) -> str:
 
 
 class _Flight(Generic[T]):
-    __slots__ = ("depth", "key", "loop", "name", "task", "timer", "waiters", "waits")
+    __slots__ = (
+        "cancelling", "depth", "error", "expired", "key", "led", "loop", "name", "over", "task", "timer",
+        "waiters", "waits",
+    )  # fmt: skip
 
     def __init__(self, key: Hashable, name: Callable[[Any], str], loop: asyncio.AbstractEventLoop) -> None:
         self.key = key
         self.name = name
         self.loop = loop
-        self.task: asyncio.Task[None]
+        # Its own task, or that of the caller if it is led; requests for cancellation that this one had
+        # before; whether the run is over, though the caller's task is not. Changed by _start and _lead.
+        self.task: asyncio.Task[Any]
+        self.cancelling = 0
+        self.led = False
+        self.over = False
         self.timer: asyncio.TimerHandle | None = None
-        # In the order they came; a cancelled caller is removed.
-        self.waiters: dict[asyncio.Future[T], None] = {}
-        # What it waits for itself, by way of which of its tasks.
-        self.waits: dict[asyncio.Future[Any], tuple[asyncio.Task[Any] | None, _Flight[Any]]] = {}
+        self.expired: Callable[[], Exception] = TimeoutError
+        self.error: Exception | None = None  # what it was given up with
+        # In the order they came, and what each would run itself, where; a cancelled caller is removed.
+        self.waiters: dict[asyncio.Future[T], tuple[Callable[[], Coroutine[Any, Any, T]], Context]] = {}
+        # What it waits for itself, by way of which of its tasks. A key is a waiter, or a run that it leads.
+        self.waits: dict[Any, tuple[asyncio.Task[Any] | None, _Flight[Any]]] = {}
         self.depth = 0
+
+    def takes_callers(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether callers on this loop may join it: not if it is of another loop, or is being cancelled."""
+        if self.loop is not loop or self.task.done():
+            return False
+        return self.task.cancelling() <= self.cancelling
+
+    def give(self, result: T) -> None:
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_result(result)
+
+    def fail(self, error: BaseException) -> None:
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_exception(error)
+
+    def cancel_waiters(self) -> None:
+        for waiter in self.waiters:
+            waiter.cancel()
 
 
 # The run that the current code is part of, in tasks that it started too; of all SingleFlights.
 _CURRENT: ContextVar[_Flight[Any] | None] = ContextVar("phase4_flight", default=None)
+
+
+def is_given_up() -> bool:
+    """Whether the time of the run that the current code is part of is up, though it went on."""
+    flight = _CURRENT.get()
+    return flight is not None and flight.error is not None
 
 
 def _path(begin: _Flight[Any], end: _Flight[Any], *, proven: bool) -> list[_Flight[Any]] | None:
@@ -86,13 +130,15 @@ def _circle(task: asyncio.Task[Any] | None, current: _Flight[Any], flight: _Flig
 class SingleFlight(Generic[T]):
     """Runs in progress, by key. A run's exception reaches every waiter; nothing is remembered after."""
 
-    def __init__(self, name: Callable[[Any], str] = _first_text) -> None:
-        """``name`` shows a key in errors."""
+    def __init__(self, name: Callable[[Any], str] = _first_text, *, led: bool = False) -> None:
+        """``name`` shows a key in errors; ``led``: the first caller runs the work itself."""
         self._name = name
+        self._led = led
         self.timeout: float | None = None
         """Seconds that a run may take which is given none of its own; set by the owner."""
-        # Changed only by run and _fly; an entry leaves when its run ends.
+        # Changed only by run, _lead and _fly; an entry leaves when its run ends.
         self._flights: dict[Hashable, _Flight[T]] = {}
+        self._deadlines: Deadlines[_Flight[T]] = Deadlines(self._expire)  # of runs that are led
 
     def __len__(self) -> int:
         return len(self._flights)
@@ -112,7 +158,7 @@ class SingleFlight(Generic[T]):
 
         A run that takes longer than ``timeout`` seconds (None: :attr:`timeout`) is cancelled, and given up
         whether it takes notice of that or not: all waiters get the error of ``expired()``, and the
-        next caller starts a new run.
+        next caller starts a new run. Only a caller that leads it itself waits until it has taken notice.
         Raises CircularLoadError if that run waits for this call, through whatever other runs and tasks.
         """
         loop = asyncio.get_running_loop()
@@ -120,27 +166,29 @@ class SingleFlight(Generic[T]):
             timeout = self.timeout
         flight = self._flights.get(key)
         current = _CURRENT.get()
-        if current is not None and (current.loop is not loop or current.task.done()):
+        if current is not None and (current.loop is not loop or current.over or current.task.done()):
             current = None  # this is a task that outlived it
         # A flight of another loop cannot be awaited here (that loop may even be closed): start a new one.
         # So it is with one that is being cancelled.
         suspect = False
-        if flight is None or flight.loop is not loop or flight.task.done() or flight.task.cancelling():
+        if flight is None or not flight.takes_callers(loop):
             flight = _Flight(key, self._name, loop)
+            flight.expired = expired
             if current is not None:
                 flight.depth = current.depth + 1
                 if flight.depth > MAX_NESTED:
                     shown = f"{self._name(key):.100}"
                     raise RecursionError(f"{MAX_NESTED:,} loads wait for one another, the last is {shown}")
-            self._flights[key] = flight
-            flight.task = loop.create_task(self._fly(key, flight, work), name="single-flight")
-            flight.task.add_done_callback(partial(self._landed, key, flight))
-            if timeout is not None:
-                flight.timer = loop.call_later(timeout, self._expire, key, flight, expired)
+            if self._led and flight.depth < MAX_LED:
+                task = asyncio.current_task()
+                if task is not None:
+                    flight.task = task
+                    return await self._lead(flight, work, timeout, current)
+            self._start(flight, work, timeout)
         elif current is not None:
             suspect = _circle(asyncio.current_task(), current, flight)
         waiter: asyncio.Future[T] = loop.create_future()
-        flight.waiters[waiter] = None
+        flight.waiters[waiter] = work, copy_context()
         if current is not None:
             current.waits[waiter] = (asyncio.current_task(), flight)
         try:
@@ -151,14 +199,92 @@ class SingleFlight(Generic[T]):
             flight.waiters.pop(waiter, None)
             if not waiter.cancelled():
                 waiter.exception()  # seen: it came in the moment that this caller was cancelled
-            elif not flight.waiters and not flight.task.done():
+            elif not flight.waiters and not flight.led and not flight.task.done():
                 # Nobody wants it any more. Later callers must not join a run that is being cancelled.
-                self._leave(key, flight)
+                self._leave(flight)
                 flight.task.cancel()
             raise
         finally:
             if current is not None:
                 current.waits.pop(waiter, None)
+
+    def _start(
+        self,
+        flight: _Flight[T],
+        work: Callable[[], Coroutine[Any, Any, T]],
+        timeout: float | None,
+        context: Context | None = None,
+    ) -> None:
+        """Run the work in a task of its own."""
+        loop = flight.loop
+        self._flights[flight.key] = flight
+        flight.cancelling = 0
+        flight.led = False
+        flight.task = loop.create_task(self._fly(flight, work), name="single-flight", context=context)
+        flight.task.add_done_callback(partial(self._landed, flight))
+        if timeout is not None:
+            flight.timer = loop.call_later(timeout, self._expire, flight)
+
+    async def _lead(
+        self,
+        flight: _Flight[T],
+        work: Callable[[], Coroutine[Any, Any, T]],
+        timeout: float | None,
+        current: _Flight[Any] | None,
+    ) -> T:
+        """Run the work here, in the first caller, and tell those that joined it."""
+        task = flight.task
+        flight.led = True
+        flight.cancelling = task.cancelling()
+        self._flights[flight.key] = flight
+        if current is not None:
+            current.waits[flight] = (task, flight)
+        if timeout is not None:
+            self._deadlines.add(flight, flight.loop, timeout)
+        _CURRENT.set(flight)
+        try:
+            result = await work()
+        except (asyncio.CancelledError, GeneratorExit) as error:
+            if flight.error is None:
+                self._deserted(flight, timeout)
+                raise
+            if task.uncancel() > flight.cancelling or isinstance(error, GeneratorExit):
+                raise  # the caller was cancelled, too
+            raise flight.error from error
+        except BaseException as error:
+            self._leave(flight)
+            if flight.error is not None:
+                task.uncancel()
+                raise flight.error from error
+            flight.fail(error)
+            raise
+        else:
+            self._leave(flight)
+            if flight.error is not None:
+                task.uncancel()
+                raise flight.error
+            if flight.waiters:
+                flight.give(result)
+            return result
+        finally:
+            # Not by a token: a coroutine that is closed may be so in another context.
+            _CURRENT.set(current)
+            self._deadlines.discard(flight)
+            flight.over = flight.led
+            if current is not None:
+                current.waits.pop(flight, None)
+
+    def _deserted(self, flight: _Flight[T], timeout: float | None) -> None:
+        """The work was cancelled: with its leader, so that others go on, or by itself, as they then are."""
+        own = flight.task.cancelling() <= flight.cancelling and not flight.loop.is_closed()
+        waiting = {waiter: how for waiter, how in flight.waiters.items() if not waiter.done()}
+        if own or not waiting or flight.loop.is_closed():
+            self._leave(flight)
+            flight.cancel_waiters()
+            return
+        # In a task, so that it is done once again and not for each of them whose patience is short.
+        work, context = next(iter(waiting.values()))
+        self._start(flight, work, timeout, context)
 
     async def _suspect(self, waiter: asyncio.Future[T], current: _Flight[Any], flight: _Flight[T]) -> None:
         """Wait as one whose run may yet wait for it: the task that this is need not be awaited there."""
@@ -178,9 +304,7 @@ class SingleFlight(Generic[T]):
                 raise
             pause = min(2 * pause, RECHECK_LONGEST)
 
-    async def _fly(
-        self, key: Hashable, flight: _Flight[T], work: Callable[[], Coroutine[Any, Any, T]]
-    ) -> None:
+    async def _fly(self, flight: _Flight[T], work: Callable[[], Coroutine[Any, Any, T]]) -> None:
         # It tells the waiters itself: by callbacks of the task they would hear a turn of the loop later.
         _CURRENT.set(flight)
         try:
@@ -188,37 +312,30 @@ class SingleFlight(Generic[T]):
         except asyncio.CancelledError:
             raise
         except BaseException as error:
-            self._leave(key, flight)
-            for waiter in flight.waiters:
-                if not waiter.done():
-                    waiter.set_exception(error)
+            self._leave(flight)
+            flight.fail(error)
             if not isinstance(error, Exception):
                 raise  # KeyboardInterrupt, SystemExit: for the loop too
         else:
-            self._leave(key, flight)
-            for waiter in flight.waiters:
-                if not waiter.done():
-                    waiter.set_result(result)
+            self._leave(flight)
+            flight.give(result)
 
-    def _expire(self, key: Hashable, flight: _Flight[T], expired: Callable[[], Exception]) -> None:
-        if flight.task.done():
+    def _expire(self, flight: _Flight[T]) -> None:
+        if flight.over or flight.task.done():
             return
-        self._leave(key, flight)
-        error = expired()
-        for waiter in flight.waiters:
-            if not waiter.done():
-                waiter.set_exception(error)
+        self._leave(flight)
+        flight.error = flight.expired()
+        flight.fail(flight.error)
         flight.task.cancel()
 
-    def _landed(self, key: Hashable, flight: _Flight[T], task: asyncio.Task[None]) -> None:
+    def _landed(self, flight: _Flight[T], task: asyncio.Task[None]) -> None:
         if flight.timer is not None:
             flight.timer.cancel()
         # Here and not in the run, which may have been cancelled before it began.
         if task.cancelled():
-            self._leave(key, flight)
-            for waiter in flight.waiters:
-                waiter.cancel()
+            self._leave(flight)
+            flight.cancel_waiters()
 
-    def _leave(self, key: Hashable, flight: _Flight[T]) -> None:
-        if self._flights.get(key) is flight:
-            del self._flights[key]
+    def _leave(self, flight: _Flight[T]) -> None:
+        if self._flights.get(flight.key) is flight:
+            del self._flights[flight.key]

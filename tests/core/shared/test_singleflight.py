@@ -23,14 +23,18 @@ class Work(Loader):
         return self.runs
 
 
+BOTH = pytest.mark.parametrize("led", [False, True])
+
+
 async def start(flights, work, count=3, key="k"):
     tasks = [asyncio.ensure_future(flights.run(key, work)) for _ in range(count)]
     await until_idle()
     return tasks
 
 
-async def test_concurrent_callers_share_one_run():
-    flights, work = SingleFlight(), Work()
+@BOTH
+async def test_concurrent_callers_share_one_run(led):
+    flights, work = SingleFlight(led=led), Work()
     tasks = await start(flights, work, 100)
     work.gate.set()
     assert await asyncio.gather(*tasks) == [1] * 100
@@ -38,16 +42,18 @@ async def test_concurrent_callers_share_one_run():
     assert await flights.run("k", work) == 2, "nothing is remembered"
 
 
-async def test_other_keys_run_for_themselves():
-    flights, work = SingleFlight(), Work()
+@BOTH
+async def test_other_keys_run_for_themselves(led):
+    flights, work = SingleFlight(led=led), Work()
     tasks = await start(flights, work, 1, "a") + await start(flights, work, 1, "b")
     assert work.runs == 2
     work.gate.set()
     await asyncio.gather(*tasks)
 
 
-async def test_an_error_reaches_every_waiter():
-    flights, work = SingleFlight(), Work(ValueError("broken"))
+@BOTH
+async def test_an_error_reaches_every_waiter(led):
+    flights, work = SingleFlight(led=led), Work(ValueError("broken"))
     tasks = await start(flights, work)
     work.gate.set()
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
@@ -66,8 +72,9 @@ async def test_a_cancelled_caller_leaves_alone(leaver):
     assert outcomes == [1, 1]
 
 
-async def test_when_the_last_caller_leaves_the_run_ends_and_the_next_starts_anew():
-    flights, work = SingleFlight(), Work()
+@BOTH
+async def test_when_the_last_caller_leaves_the_run_ends_and_the_next_starts_anew(led):
+    flights, work = SingleFlight(led=led), Work()
     for task in await start(flights, work):
         task.cancel()
     await until_idle()
@@ -76,8 +83,9 @@ async def test_when_the_last_caller_leaves_the_run_ends_and_the_next_starts_anew
     assert await flights.run("k", work) == 2
 
 
-def test_a_run_of_a_dead_loop_is_not_joined():
-    flights = SingleFlight()
+@BOTH
+def test_a_run_of_a_dead_loop_is_not_joined(led):
+    flights = SingleFlight(led=led)
 
     async def never():
         await asyncio.sleep(3600)
@@ -145,3 +153,188 @@ async def test_callers_go_on_in_the_order_they_came():
     work.gate.set()
     await asyncio.gather(*tasks)
     assert order == [0, 1, 2, 3, 4]
+
+
+async def test_a_led_run_needs_no_task():
+    flights, tasks = SingleFlight(led=True), []
+
+    async def work():
+        tasks.append(asyncio.current_task())
+        await asyncio.sleep(0)
+        return asyncio.all_tasks()
+
+    assert await flights.run("k", work) == {asyncio.current_task()}
+    assert tasks == [asyncio.current_task()]
+
+
+async def test_when_the_leader_is_cancelled_the_work_starts_once_more_for_all_others():
+    flights, work = SingleFlight(led=True), Work()
+    tasks = await start(flights, work, 5)
+    for task in tasks[:3]:  # of the second run, too, the first caller leaves
+        task.cancel()
+        await until_idle()
+    late = asyncio.ensure_future(flights.run("k", work))
+    await until_idle()
+    work.gate.set()
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes[:3]] == [asyncio.CancelledError] * 3
+    assert (outcomes[3:], await late) == ([2, 2], 2)
+    assert len(flights) == 0
+
+
+async def test_a_leader_that_gives_up_early_does_not_make_the_others_begin_anew_for_ever():
+    """Callers with less patience than the work takes: one after the other joins, and each gives up."""
+    flights, runs = SingleFlight(led=True), 0
+    done = asyncio.Event()
+
+    async def work():
+        nonlocal runs
+        runs += 1
+        await done.wait()
+        return "done"
+
+    waiting = [asyncio.ensure_future(flights.run("k", work)) for _ in range(2)]
+    for _ in range(20):
+        await until_idle()
+        waiting.pop(0).cancel()
+        waiting.append(asyncio.ensure_future(flights.run("k", work)))
+    await until_idle()
+    done.set()
+    assert await asyncio.gather(*waiting) == ["done", "done"]
+    assert runs == 2
+
+
+async def test_work_that_is_cancelled_by_itself_cancels_those_who_wait_but_not_their_tasks():
+    flights, gate = SingleFlight(led=True), asyncio.Event()
+
+    async def work():
+        await gate.wait()
+        raise asyncio.CancelledError  # as of a future within that somebody cancelled
+
+    tasks = await start(flights, work)
+    gate.set()
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError] * 3
+    assert len(flights) == 0
+
+
+async def test_a_led_run_that_takes_too_long_is_given_up_by_all():
+    flights, work = SingleFlight(led=True), Work()
+    flights.timeout = 0.01
+
+    async def caller():
+        try:
+            await flights.run("k", work)
+        except TimeoutError:
+            task = asyncio.current_task()
+            await asyncio.sleep(0)  # the cancellation is over
+            return task.cancelling()
+
+    assert await asyncio.gather(*[caller() for _ in range(3)]) == [0, 0, 0]
+    work.gate.set()
+    assert await flights.run("k", work) == 2
+
+
+async def test_a_deadline_of_the_caller_and_of_the_run_are_told_apart():
+    flights, work = SingleFlight(led=True), Work()
+
+    class GivenUp(Exception):
+        pass
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await flights.run("k", work, timeout=60, expired=GivenUp)
+    with pytest.raises(GivenUp):
+        async with asyncio.timeout(60):
+            await flights.run("k", work, timeout=0.01, expired=GivenUp)
+    assert asyncio.current_task().cancelling() == 0
+
+
+async def test_a_caller_that_is_cancelled_as_the_time_is_up_is_cancelled():
+    flights, work = SingleFlight(led=True), Work()
+    [task] = await start(flights, work, 1)
+    flights._expire(flights._flights["k"])
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_an_error_in_answer_to_the_cancellation_is_the_cause_of_the_timeout():
+    flights = SingleFlight(led=True)
+
+    async def work():
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            raise ConnectionError("closed in the middle") from None
+
+    with pytest.raises(TimeoutError) as caught:
+        await flights.run("k", work, timeout=0.01)
+    assert str(caught.value.__cause__) == "closed in the middle"
+    assert asyncio.current_task().cancelling() == 0
+
+
+async def test_a_caller_in_its_clean_up_leads_and_is_joined():
+    """A task that was cancelled, and asks something while it ends, is not taken for a run that ends."""
+    flights, work = SingleFlight(led=True), Work()
+
+    async def caller():
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            assert await flights.run("k", work) == 1
+
+    ending = asyncio.ensure_future(caller())
+    await until_idle()
+    ending.cancel()
+    await until_idle()
+    [joined] = await start(flights, work, 1)
+    work.gate.set()
+    assert await joined == 1
+    with pytest.raises(asyncio.CancelledError):
+        await ending
+
+
+async def test_a_task_left_behind_by_a_led_run_is_no_part_of_it():
+    flights, left = SingleFlight(led=True), []
+
+    async def outer():
+        left.append(asyncio.ensure_future(later()))
+        return "outer"
+
+    async def later():
+        await gate.wait()
+        return await flights.run("outer", again)
+
+    async def again():
+        return "again"
+
+    gate = asyncio.Event()
+    assert await flights.run("outer", outer) == "outer"
+    gate.set()
+    assert await left[0] == "again"
+
+
+async def test_deep_runs_within_one_another_do_not_use_up_the_stack():
+    flights = SingleFlight(led=True)
+
+    async def work(depth):
+        return depth if depth == 300 else await flights.run(depth + 1, lambda: work(depth + 1))
+
+    assert await flights.run(0, lambda: work(0)) == 300
+
+
+def test_a_leader_whose_loop_ended_leaves_nobody_and_nothing():
+    flights = SingleFlight(led=True)
+
+    async def never():
+        await asyncio.sleep(3600)
+
+    async def main():
+        tasks = [asyncio.ensure_future(flights.run("k", never, timeout=60)) for _ in range(3)]
+        await until_idle()
+        assert not any(task.done() for task in tasks)
+
+    asyncio.run(main())  # cancels all three
+    gc.collect()
+    assert len(flights) == 0

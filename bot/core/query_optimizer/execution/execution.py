@@ -9,7 +9,7 @@ from typing import Any
 
 from bot.core._shared.isolation import Frozen, freeze
 from bot.core._shared.masking import one_line
-from bot.core._shared.singleflight import SingleFlight
+from bot.core._shared.singleflight import SingleFlight, is_given_up
 from bot.core.phase4_config.query_optimizer import DEFAULTS
 from bot.core.query_optimizer.analyses import Analyses
 from bot.core.query_optimizer.errors import QueryTimeoutError
@@ -49,7 +49,7 @@ class Execution:
         self._recorder = recorder
         self.timeout: float | None = DEFAULTS.query_timeout
         """Seconds after which a read that callers share is given up; None: never."""
-        self._flights: SingleFlight[Frozen | None] = SingleFlight()
+        self._flights: SingleFlight[Frozen | None] = SingleFlight(led=True)
         self._told: set[str] = set()
 
     async def run(self, call: Call) -> Any:
@@ -141,7 +141,8 @@ class Execution:
             begun = cache.begin()
             raw = await self._timed(call, call.key)
             frozen = self.frozen(call.analysis, raw)
-            if frozen is not None and invalidation.keeps_in(cache):
+            # After it was given up, a later caller may have a newer result by now.
+            if frozen is not None and invalidation.keeps_in(cache) and not is_given_up():
                 # Computed again, since a view may have been declared meanwhile.
                 marks = invalidation.marks_of(call.analysis, call.database)
                 cache.put(call.key, frozen, marks, begun=begun, now=self._now(), ttl=call.ttl)

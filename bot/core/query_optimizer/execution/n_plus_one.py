@@ -219,7 +219,7 @@ class _Nobody:
 def call_site(executor: Any = None) -> str:
     """``file:line in function`` of the innermost frame outside the library.
 
-    If the query runs as a task of its own there is no such frame; then it is where ``executor`` was defined.
+    Where only the frames of a task are left, it is where ``executor`` was defined.
     It looks at frames and keeps none.
     """
     frame: FrameType | None = sys._getframe(1)

@@ -1,6 +1,7 @@
 """One run for many callers, and what a run leaves in the cache."""
 
 import asyncio
+from contextvars import ContextVar
 
 import pytest
 
@@ -62,15 +63,53 @@ async def test_concurrent_callers_share_one_execution_and_get_a_copy_each(optimi
     db.gate.clear()
     tasks = [asyncio.ensure_future(optimizer.execute(USERS, (1,), db)) for _ in range(1000)]
     await until_idle()
-    for task in tasks[:200]:
+    for task in tasks[1:200]:
         task.cancel()
     await until_idle()
     db.gate.set()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert len(db.executed) == 1
-    assert sum(isinstance(result, asyncio.CancelledError) for result in results) == 200
-    assert all(result == [{"id": 1, "name": "ann"}] for result in results[200:])
-    assert len({id(result) for result in results[200:]}) == 800
+    assert sum(isinstance(result, asyncio.CancelledError) for result in results) == 199
+    answered = [results[0], *results[200:]]
+    assert all(result == [{"id": 1, "name": "ann"}] for result in answered)
+    assert len({id(result) for result in answered}) == 801
+
+
+async def test_when_the_first_caller_is_cancelled_the_others_share_one_more_execution(optimizer, db):
+    db.gate.clear()
+    tasks = [asyncio.ensure_future(optimizer.execute(USERS, (1,), db)) for _ in range(100)]
+    await until_idle()
+    tasks[0].cancel()
+    await until_idle()
+    tasks[1].cancel()  # whose execution it is now
+    await until_idle()
+    db.gate.set()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(result) for result in results[:2]] == [asyncio.CancelledError] * 2
+    assert results[2:] == [[{"id": 1, "name": "ann"}]] * 98
+    assert len(db.executed) == 2
+    assert len({id(result) for result in results[2:]}) == 98
+
+
+async def test_an_executor_runs_in_the_context_of_the_caller_that_brought_it(optimizer):
+    """What it keeps there, such as a database session, is neither that of another caller nor lost."""
+    session = ContextVar("session")
+    opened = []
+
+    async def run(query, params):
+        opened.append(session.get())
+        await asyncio.sleep(0 if len(opened) > 1 else 3600)
+        return [session.get()]
+
+    async def handler(name):
+        session.set(name)
+        return await optimizer.execute(USERS, (1,), run)
+
+    first, second = [asyncio.ensure_future(handler(name)) for name in ("first", "second")]
+    await until_idle()
+    first.cancel()
+    assert await second == ["second"]
+    assert opened == ["first", "second"]
 
 
 async def test_an_error_reaches_every_caller_and_is_not_cached(optimizer, db):
@@ -84,7 +123,7 @@ async def test_an_error_reaches_every_caller_and_is_not_cached(optimizer, db):
 
 
 @pytest.mark.parametrize("takes_notice", [True, False])
-async def test_a_read_that_gets_no_answer_holds_nobody(optimizer, takes_notice, caplog):
+async def test_a_read_that_gets_no_answer_holds_nobody_but_who_runs_it(optimizer, takes_notice, caplog):
     await optimizer.enable(query_timeout=0.05)
     silent, cancelled = asyncio.Event(), asyncio.Event()
 
@@ -98,11 +137,11 @@ async def test_a_read_that_gets_no_answer_holds_nobody(optimizer, takes_notice, 
                     raise
         return ["late"]
 
-    outcomes = await asyncio.gather(
-        *[optimizer.execute(USERS, (1,), hangs) for _ in range(5)], return_exceptions=True
-    )
-    assert [type(error) for error in outcomes] == [QueryTimeoutError] * 5
-    assert "QUERY_OPTIMIZER_QUERY_TIMEOUT" in str(outcomes[0])
+    tasks = [asyncio.ensure_future(optimizer.execute(USERS, (1,), hangs)) for _ in range(5)]
+    joined = await asyncio.gather(*tasks[1:], return_exceptions=True)
+    assert [type(error) for error in joined] == [QueryTimeoutError] * 4
+    assert "QUERY_OPTIMIZER_QUERY_TIMEOUT" in str(joined[0])
+    assert isinstance(joined[0], TimeoutError)
     assert caplog.text.count("Query given up after 0.05 s: SELECT * FROM users WHERE id = ?") == 1
 
     async def answers(query, params):
@@ -110,9 +149,12 @@ async def test_a_read_that_gets_no_answer_holds_nobody(optimizer, takes_notice, 
 
     assert await optimizer.execute(USERS, (1,), answers) == ["row"], "the next caller starts anew"
     await cancelled.wait()
+    assert tasks[0].done() is takes_notice
     silent.set()
-    await until_idle()
-    assert isinstance(outcomes[0], TimeoutError)
+    with pytest.raises(QueryTimeoutError):
+        await tasks[0]
+    assert await optimizer.get_cached_result(USERS, (1,)) == ["row"]
+    assert tasks[0].cancelling() == 0
 
 
 async def test_without_a_timeout_a_read_may_take_any_time(optimizer, db):

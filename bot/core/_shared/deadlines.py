@@ -1,0 +1,57 @@
+"""One timer of the event loop for many deadlines that are hardly ever reached."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+T = TypeVar("T", bound=Hashable)
+
+
+class Deadlines(Generic[T]):
+    """Calls ``due(item)`` for each item whose time has come, unless it was discarded before.
+
+    A timer for each would be set and cancelled for nothing, which costs as much as a small query. Here
+    one timer waits for the earliest; what it finds discarded costs nothing more. It stays for at most one
+    timeout after the last item. Use it from one thread.
+    """
+
+    __slots__ = ("_at", "_due", "_loop", "_timer")
+
+    def __init__(self, due: Callable[[T], object]) -> None:
+        self._due = due
+        # Item -> its deadline by the clock of the loop; the loop and its timer. Changed by add and _fire.
+        self._at: dict[T, float] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, item: T, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
+        """Have ``due(item)`` called on ``loop`` in so many seconds."""
+        at = loop.time() + seconds
+        if self._loop is not loop:
+            # What is left of an earlier loop has nobody who waits for it any more.
+            self._at.clear()
+            self._loop, self._timer = loop, None
+        self._at[item] = at
+        if self._timer is None:
+            self._timer = loop.call_at(at, self._fire, loop)
+        elif at < self._timer.when():
+            self._timer.cancel()
+            self._timer = loop.call_at(at, self._fire, loop)
+
+    def discard(self, item: T) -> None:
+        """Forget an item, if it is there."""
+        self._at.pop(item, None)
+
+    def _fire(self, loop: asyncio.AbstractEventLoop) -> None:
+        if loop is not self._loop:
+            return
+        # The loop may wake a little early; what is due within a millisecond is due.
+        now = loop.time() + 0.001
+        due = [item for item, at in self._at.items() if at <= now]
+        for item in due:
+            del self._at[item]
+        self._timer = loop.call_at(min(self._at.values()), self._fire, loop) if self._at else None
+        for item in due:
+            self._due(item)

@@ -1,0 +1,67 @@
+"""One timer for many deadlines."""
+
+import asyncio
+
+from bot.core._shared.deadlines import Deadlines
+
+
+def timers(loop):
+    return [handle for handle in loop._scheduled if not handle.cancelled()]
+
+
+async def test_items_are_told_when_their_time_has_come_and_not_otherwise():
+    told, loop = [], asyncio.get_running_loop()
+    deadlines = Deadlines(told.append)
+    for item, seconds in (("late", 60.0), ("b", 0.02), ("a", 0.01), ("gone", 0.01)):
+        deadlines.add(item, loop, seconds)
+    deadlines.discard("gone")
+    deadlines.discard("unknown")
+    while len(told) < 2:
+        await asyncio.sleep(0.005)
+    assert told == ["a", "b"]
+
+
+async def test_any_number_of_them_is_one_timer():
+    loop = asyncio.get_running_loop()
+    deadlines = Deadlines(lambda item: None)
+    before = len(timers(loop))
+    for item in range(1000):
+        deadlines.add(item, loop, 60.0 - item / 100)
+        if item % 2:
+            deadlines.discard(item)
+    assert len(timers(loop)) == before + 1
+    for item in range(1000):
+        deadlines.discard(item)
+    deadlines._timer.cancel()
+
+
+async def test_an_item_may_come_back_while_it_is_told():
+    loop, told = asyncio.get_running_loop(), []
+
+    def due(item):
+        told.append(item)
+        if len(told) < 3:
+            deadlines.add(item, loop, 0.001)
+
+    deadlines = Deadlines(due)
+    deadlines.add("a", loop, 0.001)
+    while len(told) < 3:
+        await asyncio.sleep(0.001)
+    assert told == ["a", "a", "a"]
+
+
+def test_another_loop_begins_anew():
+    told = []
+    deadlines = Deadlines(told.append)
+
+    async def first():
+        deadlines.add("old", asyncio.get_running_loop(), 0.01)
+
+    async def second():
+        deadlines.add("new", asyncio.get_running_loop(), 0.01)
+        while not told:
+            await asyncio.sleep(0.005)
+
+    asyncio.run(first())
+    asyncio.run(second())
+    assert told == ["new"]
