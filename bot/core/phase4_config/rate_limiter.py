@@ -12,6 +12,10 @@ from bot.core.phase4_config.settings import Settings
 MIN_RATE, MAX_RATE = 1e-9, 1_000_000_000_000
 """Requests per second. One in thirty years: below this the sums lose whole tokens to rounding."""
 MAX_BURST = 1_000_000_000
+MAX_WINDOW_REQUESTS = 100_000
+"""Requests of an exact window: each that counts is remembered, in 8 bytes."""
+MIN_WINDOW = 0.001
+"""Seconds."""
 MIN_BACKOFF = 1e-6
 """Seconds of the first step of a backoff: each step up to the longest is worked out beforehand."""
 

@@ -11,7 +11,10 @@ _REQUESTS = counter("phase4_rate_limit_requests", "Requests by limit and outcome
 
 
 class LimitFigures(Figures, frozen=True, kw_only=True):
-    """Of one limit, or of all that are not shown by themselves; those have no rate and no burst."""
+    """Of one limit, or of all that are not shown by themselves; those have no figures of a limit.
+
+    A limit has a rate and a burst, or the requests and seconds of its exact window.
+    """
 
     service = "rate_limiter"
     label = "tier"
@@ -20,6 +23,10 @@ class LimitFigures(Figures, frozen=True, kw_only=True):
     """The limit's rate."""
     burst_size: int | UnsetType = UNSET
     """The limit's burst."""
+    max_requests: int | UnsetType = UNSET
+    """Requests that the limit allows in any window."""
+    window_seconds: float | UnsetType = UNSET
+    """Seconds of the limit's window."""
     active_clients: Annotated[
         int, gauge("phase4_rate_limit_active_clients", "Clients whose bucket is not full")
     ]

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable
 
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
-from bot.core.rate_limiter.models import EARLY, ClientId, RateLimitConfig, plain_client
+from bot.core.rate_limiter.models import EARLY, ClientId, RateLimitConfig, RateLimitStatus, plain_client
 from bot.core.rate_limiter.penalty import COUNT, UNTIL, Penalties
 
 EPSILON = 1e-9
@@ -24,6 +25,9 @@ EPSILON = 1e-9
 
 ``EARLY``, or half the time of a token if that is less, where tokens take longer; and a client that was told
 to wait until then may be ``EARLY`` in any case. None of it adds up: the TAT that is kept is the exact one."""
+
+MAX_DEBT = 10
+"""Bursts (of a window: times its requests) that a client may be charged beyond what it has."""
 
 MIN_ROTATION = 1024
 """Clients below which nothing is forgotten; it would free nothing worth the work."""
@@ -38,13 +42,14 @@ class Buckets:
 
     __slots__ = (
         "aging", "allowed", "blocked", "clock", "config", "epsilon", "fresh", "interval", "lead",
-        "penalties", "records",
-        "tolerance",
+        "penalties", "rate",
+        "records", "tolerance",
     )  # fmt: skip
 
     def __init__(self, config: RateLimitConfig, penalties: Penalties, clock: Clock = SYSTEM_CLOCK) -> None:
         self.config = config
         self.clock = clock
+        self.rate = config.requests_per_second
         self.interval = 1.0 / config.requests_per_second
         self.tolerance = config.burst_size * self.interval
         self.lead = self.tolerance - self.interval
@@ -100,6 +105,19 @@ class Buckets:
             penalties.told(client, now, -slack)
         return slack
 
+    def judge(self, client: ClientId, now: float, tokens: int) -> float:
+        """What ``take`` would answer, leaving backoff aside. Changes nothing."""
+        slack = self.peek(client, now) - tokens * self.interval
+        if slack < 0.0 and (
+            slack >= -self.epsilon or (slack >= -EARLY and self.penalties.waited(client, now))
+        ):
+            return 0.0
+        return slack
+
+    def ready(self, client: ClientId, now: float, wanted: Iterable[int]) -> float:
+        """When the last of ``wanted`` tokens could be taken, one after the other, as soon as possible."""
+        return now + max(0.0, sum(wanted) * self.interval - self.peek(client, now))
+
     def peek(self, client: ClientId, now: float) -> float:
         """The slack of a check for no tokens: seconds' worth of tokens that the client has."""
         tat = self.fresh.get(client)
@@ -137,6 +155,49 @@ class Buckets:
             return False
         held[client] = tat - tokens * self.interval
         return True
+
+    def put_back(self, client: ClientId, tat: float) -> None:
+        """Undo a take of a moment ago that found the client's TAT to be this."""
+        held = self.fresh if client in self.fresh else self.aging
+        held[client] = tat
+
+    def credit(self, client: ClientId, now: float, tokens: int) -> bool:
+        """Give back tokens of requests that did not happen, up to a full bucket.
+
+        False, and nothing, if it is full or the client is in backoff. Callers that wait in line are to move
+        up by as much.
+        """
+        held = self.fresh if client in self.fresh else self.aging
+        tat = held.get(client, now)
+        if tat <= now or self.penalties.in_backoff(client, now):
+            return False
+        held[client] = max(now, tat - tokens * self.interval)
+        return True
+
+    def charge(self, client: ClientId, now: float, tokens: int) -> None:
+        """Take tokens that were used, whether they are there or not.
+
+        The client owes what is not there, and at most ``MAX_DEBT`` bursts: more is forgotten.
+        """
+        tat = self.fresh.get(client)
+        if tat is None:
+            tat = self.adopt(client, now)
+        most = now + (1 + MAX_DEBT) * self.tolerance
+        self.fresh[client] = max(tat, min(max(tat, now) + tokens * self.interval, most))
+
+    def status(
+        self, client: ClientId, slack: float, tokens: int, now: float, *, alone: bool = False
+    ) -> RateLimitStatus:
+        """The outcome of a check that was just made."""
+        found = (self, slack, tokens, now)
+        return RateLimitStatus((*found, True) if alone else found)
+
+    def look(self, client: ClientId, now: float, tokens: int = 0, *, alone: bool = False) -> RateLimitStatus:
+        """What the client has left, and whether ``tokens`` could be taken. Changes nothing."""
+        slack = self.peek(client, now)
+        if slack < tokens * self.interval - self.epsilon:
+            return self.status(client, slack - tokens * self.interval, tokens, now, alone=alone)
+        return self.status(client, max(0.0, slack), 0, now, alone=alone)
 
     def forget(self, client: ClientId, now: float) -> bool:
         """Give the client a full bucket and a clean slate; False if it had both."""

@@ -9,12 +9,13 @@ from bot.core._shared.clock import Clock
 from bot.core.rate_limiter.bucket import Buckets
 from bot.core.rate_limiter.errors import RateLimitExceeded
 from bot.core.rate_limiter.models import ClientId, RateLimitStatus
+from bot.core.rate_limiter.parts import Meter
 from bot.core.rate_limiter.waiting import Lines
 
 B = TypeVar("B", bound=Buckets, contravariant=True)
 
 
-class Limits(Protocol[B]):
+class BucketLimits(Protocol[B]):
     """Takes tokens from buckets of kind ``B``: of this process alone, or of all instances.
 
     ``client`` has gone through ``plain_client``, and ``tokens`` are from 1 to the limit's burst size.
@@ -34,14 +35,14 @@ class Limits(Protocol[B]):
     async def peek(self, buckets: B, client: ClientId) -> tuple[float, bool]:
         """The slack, in seconds, of a check for no tokens, and whether only this instance says so."""
 
-    async def reset_client(self, client: ClientId, limits: Sequence[B] | None) -> bool:
+    async def reset_client(self, client: ClientId, limits: Sequence[Meter] | None) -> bool:
         """Forgive a client under these limits (None: every one); False if nobody knew anything of it."""
 
 
 class LocalBuckets:
-    """The :class:`Limits` of this process alone: nothing but ``acquire`` waits, and only for tokens."""
+    """The :class:`BucketLimits` of this process alone: nothing but ``acquire`` waits, and only for tokens."""
 
-    def __init__(self, clock: Clock, all_buckets: Callable[[], Iterable[Buckets]]) -> None:
+    def __init__(self, clock: Clock, all_buckets: Callable[[], Iterable[Meter]]) -> None:
         self._now = clock.monotonic
         # Every limit in use; the service owns them.
         self._all_buckets = all_buckets
@@ -50,7 +51,7 @@ class LocalBuckets:
         self._reserved = 0
 
     async def take(self, buckets: Buckets, client: ClientId, tokens: int) -> tuple[bool, RateLimitStatus]:
-        """See :class:`Limits`."""
+        """See :class:`BucketLimits`."""
         return self.take_here(buckets, client, tokens)
 
     def take_here(self, buckets: Buckets, client: ClientId, tokens: int) -> tuple[bool, RateLimitStatus]:
@@ -60,14 +61,17 @@ class LocalBuckets:
         return slack >= 0.0, RateLimitStatus((buckets, slack, tokens, now))
 
     def take_nowait(self, buckets: Buckets, client: ClientId) -> float:
-        """See :class:`Limits`."""
+        """See :class:`BucketLimits`."""
         slack = buckets.take(client, self._now(), 1)
         return 0.0 if slack >= 0.0 else -slack
 
     async def acquire(
         self, buckets: Buckets, client: ClientId, tokens: int, max_wait: float, label: str
     ) -> RateLimitStatus:
-        """See :class:`Limits`. A wait that is cancelled gives its tokens back, and those behind move up."""
+        """See :class:`BucketLimits`.
+
+        A wait that is cancelled gives its tokens back, and those behind move up.
+        """
         now = self._now()
         wait, taken = buckets.reserve(client, now, tokens, max_wait)
         if not taken:
@@ -83,11 +87,11 @@ class LocalBuckets:
         return RateLimitStatus((buckets, max(0.0, buckets.peek(client, now)), 0, now))
 
     async def peek(self, buckets: Buckets, client: ClientId) -> tuple[float, bool]:
-        """See :class:`Limits`."""
+        """See :class:`BucketLimits`."""
         return buckets.peek(client, self._now()), False
 
-    async def reset_client(self, client: ClientId, limits: Sequence[Buckets] | None) -> bool:
-        """See :class:`Limits`."""
+    async def reset_client(self, client: ClientId, limits: Sequence[Meter] | None) -> bool:
+        """See :class:`BucketLimits`."""
         now = self._now()
         found = False
         for buckets in self._all_buckets() if limits is None else limits:

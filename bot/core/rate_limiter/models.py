@@ -8,7 +8,14 @@ from typing import Any, Literal, NoReturn
 
 from bot.core._shared.errors import invalid, shown
 from bot.core._shared.validation import YEAR, valid_seconds
-from bot.core.phase4_config.rate_limiter import MAX_BURST, MAX_RATE, MIN_BACKOFF, MIN_RATE
+from bot.core.phase4_config.rate_limiter import (
+    MAX_BURST,
+    MAX_RATE,
+    MAX_WINDOW_REQUESTS,
+    MIN_BACKOFF,
+    MIN_RATE,
+    MIN_WINDOW,
+)
 
 ClientId = int | str | None
 """The id of a client. None is an unknown client: all such requests share one bucket, without backoff."""
@@ -112,10 +119,7 @@ class RateLimitConfig:
     ) -> RateLimitConfig:
         rate = _valid_rate(requests_per_second)
         burst = _valid_burst(burst_size)
-        if not isinstance(name, str):
-            raise invalid("name", name, "a string")
-        if backoff is not None and not isinstance(backoff, Backoff) and backoff != "default":
-            raise invalid("backoff", backoff, 'a Backoff, None or "default"')
+        _check_name_and_backoff(name, backoff)
         known = _interned.get((rate, burst, name, backoff))
         if known is not None:
             return known
@@ -152,6 +156,81 @@ _interned: weakref.WeakValueDictionary[tuple[float, int, str, BackoffChoice], Ra
 )
 
 
+class WindowLimit:
+    """At most ``max_requests`` in *any* window of ``window`` seconds, exactly. Immutable.
+
+    A client may make all of them at once; each one frees its place ``window`` seconds after it was made.
+    Limits of equal values are one limit, as with RateLimitConfig; ``name`` keeps them apart. ``backoff`` is
+    that of RateLimitConfig.
+
+    Exactness has a price: the time of each request that counts is kept, 8 bytes each and at most 16 times
+    ``max_requests`` bytes for a client.
+
+    Raises ValueError, with field and value, for ``max_requests`` that is not a whole number from 1 to
+    100,000, and for a ``window`` that is not a number of seconds from 0.001 to a year.
+    """
+
+    # Interned, as RateLimitConfig.
+    __slots__ = ("__weakref__", "backoff", "max_requests", "name", "window")
+
+    max_requests: int
+    window: float
+    name: str
+    backoff: BackoffChoice
+
+    def __new__(
+        cls, max_requests: int, window: float, name: str = "", backoff: BackoffChoice = "default"
+    ) -> WindowLimit:
+        most = _whole("max_requests", max_requests, MAX_WINDOW_REQUESTS)
+        seconds = valid_seconds("window", window, most=YEAR)
+        if seconds < MIN_WINDOW:
+            raise invalid("window", window, f"a number of seconds >= {MIN_WINDOW:g} and <= {YEAR:,}")
+        _check_name_and_backoff(name, backoff)
+        key = (most, seconds, name, backoff)
+        known = _interned_windows.get(key)
+        if known is not None:
+            return known
+        limit = super().__new__(cls)
+        object.__setattr__(limit, "max_requests", most)
+        object.__setattr__(limit, "window", seconds)
+        object.__setattr__(limit, "name", name)
+        object.__setattr__(limit, "backoff", backoff)
+        return _interned_windows.setdefault(key, limit)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"{name}: a WindowLimit cannot be changed; create a new one")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"{name}: a WindowLimit cannot be changed")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return WindowLimit, (self.max_requests, self.window, self.name, self.backoff)
+
+    def __repr__(self) -> str:
+        name = f", name={self.name!r}" if self.name else ""
+        backoff = "" if self.backoff == "default" else f", backoff={self.backoff!r}"
+        return f"WindowLimit({self.figures}{name}{backoff})"
+
+    @property
+    def figures(self) -> str:
+        """Number and window, exactly."""
+        return f"max_requests={self.max_requests}, window={exact(self.window)}"
+
+
+_interned_windows: weakref.WeakValueDictionary[tuple[int, float, str, BackoffChoice], WindowLimit] = (
+    weakref.WeakValueDictionary()
+)
+
+Limit = RateLimitConfig | WindowLimit
+"""One limit of requests."""
+
+Limits = Limit | tuple[Limit, ...]
+"""One limit, or several that hold together."""
+
+LimitChoice = Limit | tuple[Limit, ...] | str
+"""Limits, the name of a tier, or a text such as "10/second;100/hour"."""
+
+
 def exact(number: float) -> str:
     """A number so that no two are written alike."""
     return f"{number:g}" if float(f"{number:g}") == number else repr(number)
@@ -167,12 +246,24 @@ def _valid_rate(value: object) -> float:
 
 
 def _valid_burst(value: object) -> int:
-    allowed = f"a whole number from 1 to {MAX_BURST:,}"
+    return _whole("burst_size", value, MAX_BURST)
+
+
+def _whole(name: str, value: object, most: int) -> int:
+    """A whole number from 1 to ``most``, which may be written as a float."""
+    allowed = f"a whole number from 1 to {most:,}"
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise invalid("burst_size", value, allowed)
-    if not 1 <= value <= MAX_BURST or value != int(value):
-        raise invalid("burst_size", value, allowed)
+        raise invalid(name, value, allowed)
+    if not 1 <= value <= most or value != int(value):
+        raise invalid(name, value, allowed)
     return int(value)
+
+
+def _check_name_and_backoff(name: object, backoff: object) -> None:
+    if not isinstance(name, str):
+        raise invalid("name", name, "a string")
+    if backoff is not None and not isinstance(backoff, Backoff) and backoff != "default":
+        raise invalid("backoff", backoff, 'a Backoff, None or "default"')
 
 
 class RateLimitStatus(tuple[Any, ...]):
@@ -221,10 +312,15 @@ class RateLimitStatus(tuple[Any, ...]):
         return len(self) == 5
 
     @property
-    def config(self) -> RateLimitConfig:
-        """The limit that was checked."""
-        found: RateLimitConfig = self[0].config
+    def config(self) -> Limit:
+        """The limit that was checked; of several the one that refused, or that has the fewest tokens left."""
+        found: Limit = self[0].config
         return found
+
+    @property
+    def limited_by(self) -> Limit | None:
+        """The limit that refused, and of several the one to wait for longest; None if it was allowed."""
+        return None if self.allowed else self.config
 
     @property
     def reset_at(self) -> float:
@@ -241,6 +337,40 @@ class RateLimitStatus(tuple[Any, ...]):
             f"RateLimitStatus(allowed={self.allowed}, remaining={self.remaining}, limit={self.limit}, "
             f"retry_after={self.retry_after:.6f})"
         )
+
+
+class WindowStatus(RateLimitStatus):
+    """The outcome of one check of a WindowLimit."""
+
+    # (windows, slack, tokens, now, tokens left, when none counts any more): slack is 0.0 or, negative,
+    # the seconds to wait; and True after these if it is degraded.
+    __slots__ = ()
+
+    @property
+    def remaining_tokens(self) -> float:
+        """Tokens left after this check: a whole number."""
+        return float(self[4])
+
+    @property
+    def remaining(self) -> int:
+        """Requests the client could make at once now, if no backoff holds it."""
+        return int(self[4])
+
+    @property
+    def limit(self) -> int:
+        """Requests that the client can make in a window."""
+        return int(self[0].config.max_requests)
+
+    @property
+    def degraded(self) -> bool:
+        """Whether this instance checked a shared limit on its own: Redis was unreachable."""
+        return len(self) == 7
+
+    @property
+    def reset_at(self) -> float:
+        """Unix time in seconds at which no request of before counts any more."""
+        clock = self[0].clock
+        return float(clock.time() + max(0.0, self[5] - clock.monotonic()))
 
 
 KeyFunction = Callable[..., ClientId]

@@ -1,45 +1,40 @@
-"""The rate limiter: token buckets per client and limit, tiers, backoff for clients that retry too early."""
+"""The rate limiter: limits per client, tiers, backoff for clients that retry too early."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Iterable
+from typing import Any
 
-from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.errors import invalid, shown
-from bot.core._shared.histogram import HistogramSnapshot
-from bot.core.phase4_config.rate_limiter import RateLimiterSettings
-from bot.core.phase4_service import Phase4Service
-from bot.core.phase4_statistics.rate_limiter import RateLimiterFigures
-from bot.core.phase4_statistics.states import WITHOUT_REDIS
+from bot.core.rate_limiter.base import LimiterBase
 from bot.core.rate_limiter.bucket import Buckets
-from bot.core.rate_limiter.local import Limits, LocalBuckets
 from bot.core.rate_limiter.models import (
     ClientId,
+    LimitChoice,
+    Limits,
     RateLimitConfig,
     RateLimitStatus,
     plain_client,
 )
-from bot.core.rate_limiter.stats import snapshot
-from bot.core.rate_limiter.table import MANY_LIMITS, LimitTable, label, no_limit, valid_tier
-
-if TYPE_CHECKING:
-    from bot.core.rate_limiter.shared import SharedBuckets
+from bot.core.rate_limiter.parts import Meter, Part, summed
+from bot.core.rate_limiter.table import label, no_limit, valid_tier
 
 _ONE = 1
 """The only 1 there is, so that True and 1.0 are found out without being compared."""
 
-OTHERS = "other limits"
+Check = tuple[ClientId, LimitChoice] | tuple[ClientId, LimitChoice, int]
+"""Of whom, under which limit, and how many tokens, if not one."""
 
 
-class RateLimiter(Phase4Service):
+class RateLimiter(LimiterBase):
     """How much each client may do under each limit. While off, everything is allowed.
 
     ============= ========================= ===========================================
     method        when there is no token    use it
     ============= ========================= ===========================================
     is_allowed    (False, status)           in handlers
+    is_allowed... the same, of all or none  for several limits at once: is_allowed_all
     check         seconds to wait           in hot or synchronous code
     acquire       waits its turn            in workers that must not fail
     ============= ========================= ===========================================
@@ -49,129 +44,12 @@ class RateLimiter(Phase4Service):
     which decides by what this instance knows (see SharedBuckets).
     """
 
-    service_name: ClassVar[str] = "rate_limiter"
-    flag: ClassVar[str] = "ENABLE_RATE_LIMITER"
-    while_off: ClassVar[str] = "everything is allowed"
-
-    def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
-        super().__init__()
-        self._clock = clock
-        self._now = clock.monotonic
-        self._settings = RateLimiterSettings()
-        self._table = LimitTable(clock)
-        # The table's by_config while on and not shared, else empty: the one look-up of a check then
-        # also tells whether the limiter is on and may decide by itself. Changed by enable and disable.
-        self._local: dict[RateLimitConfig | None, Buckets] = {}
-        # What takes tokens: _shared if there is one, else _alone. Changed by _share.
-        self._alone = LocalBuckets(clock, self._table.all)
-        self._shared: SharedBuckets | None = None
-        # What statuses of a limiter that is off refer to.
-        self._off = self._table.new_buckets(self._table.default)
-
-    @property
-    def shared(self) -> bool:
-        """Whether the limits are those of all instances, kept in Redis."""
-        return self._shared is not None
-
-    @property
-    def _limits(self) -> Limits[Any]:
-        """What takes tokens. The buckets that it is given are those of ``_buckets``, of its own kind."""
-        return self._alone if self._shared is None else self._shared
-
-    # Lifecycle.
-
-    async def enable(
-        self,
-        default_limit: RateLimitConfig | None = None,
-        tiers: Mapping[str, RateLimitConfig] | None = None,
-        *,
-        backoff: bool | None = None,
-        backoff_base: float | None = None,
-        backoff_max: float | None = None,
-        backoff_grace: float | None = None,
-        redis_url: str | None = None,
-    ) -> bool:
-        """Switch on, or reconfigure; None leaves what was set before (at first: 10 rps, burst 50).
-
-        ``tiers`` replaces all tiers. ``backoff`` says whether clients that retry too early wait longer, and
-        the ``backoff_...`` arguments how long, in seconds, as in Backoff. They apply to limits without
-        their own backoff. A limit whose values did not change keeps its clients' buckets.
-
-        ``redis_url`` names the Redis that holds the buckets of all instances (``redis+cluster://`` for a
-        cluster); "": each instance has its own. Redis may be unreachable at this time. Raises ValueError
-        for values out of bounds.
-        """
-        if default_limit is not None and not isinstance(default_limit, RateLimitConfig):
-            raise TypeError(f"default_limit = {default_limit!r}: expected a RateLimitConfig")
-        for tier, config in (tiers or {}).items():
-            valid_tier(tier, config)
-        async with self._transition:
-            settings = self._settings.changed(
-                backoff=backoff,
-                backoff_base=backoff_base,
-                backoff_max=backoff_max,
-                backoff_grace=backoff_grace,
-                redis_url=redis_url,
-            )
-            before = self._share(settings.redis_url)
-            self._settings = settings
-            self._table.open(settings, default_limit, tiers, shared=self._shared is not None)
-            self._local = {} if self._shared is not None else self._table.by_config
-            self._switched_on()
-            if self._shared is not None:
-                self._shared.start()
-            await _stop(before)
-        return True
-
-    async def disable(self) -> bool:
-        """Switch off: every check passes, every bucket is dropped; tiers stay defined.
-
-        Buckets in Redis stay, because other instances use them; they expire when they are full.
-        """
-        async with self._transition:
-            self._enabled = False
-            before = self._share("")
-            self._local = {}
-            self._table.close()
-            await _stop(before)
-        return True
-
-    def warnings(self) -> list[str]:
-        """Problems of the Redis for shared limits."""
-        shared = self._shared
-        return [] if shared is None else shared.link.warnings(WITHOUT_REDIS[self.service_name])
-
-    async def find_warnings(self) -> list[str]:
-        if self._shared is not None:
-            await self._shared.link.probe()  # enable does not wait for Redis
-        return self.warnings()
-
-    def _share(self, redis_url: str) -> SharedBuckets | None:
-        """Let the buckets be those of the Redis at ``redis_url``, of this process alone if it is "".
-
-        Returns what is then to be stopped. Raises ValueError, and changes nothing, for a bad address.
-        """
-        before = self._shared
-        if redis_url == (before.link.url if before is not None else ""):
-            return None
-        if redis_url:
-            from bot.core.rate_limiter.shared import SharedBuckets
-            from bot.core.redis_link import RedisLink
-
-            self._shared = SharedBuckets(RedisLink.shared(redis_url), self._clock, self._table.mirrors)
-        else:
-            self._shared = None
-        # The earlier buckets do not know the state in this Redis: start with new ones.
-        self._local = {}
-        self._table.close()
-        return before
-
     # Checks.
 
     async def is_allowed(
         self,
         client_id: ClientId,
-        config: RateLimitConfig | None = None,
+        config: LimitChoice | None = None,
         tokens_required: int = 1,
         tier: str | None = None,
     ) -> tuple[bool, RateLimitStatus]:
@@ -190,13 +68,15 @@ class RateLimiter(Phase4Service):
         except TypeError:
             raise no_limit(config) from None
         if buckets is None or tier is not None or tokens_required is not _ONE:
-            buckets = self._buckets(config, tier, tokens_required)
-            if buckets is None:
+            meters = self._meters(config, tier, tokens_required)
+            if meters is None:
                 return True, self._pass(config, tier)
             client_id = plain_client(client_id)
+            if not isinstance(meters, Buckets):
+                return await self._joint.take(_parts(meters, client_id, tokens_required))
             if self._shared is None:
-                return self._alone.take_here(buckets, client_id, tokens_required)
-            return await self._limits.take(buckets, client_id, tokens_required)
+                return self._alone.take_here(meters, client_id, tokens_required)
+            return await self._limits.take(meters, client_id, tokens_required)
         # Buckets.take, in place and for one token: the call alone would be a sixth of the check.
         kind = client_id.__class__
         if kind is not int and kind is not str:
@@ -221,7 +101,7 @@ class RateLimiter(Phase4Service):
         slack = buckets.refuse(client_id, now, 1, tat, slack)
         return slack >= 0.0, RateLimitStatus((buckets, slack, 1, now))
 
-    def check(self, client_id: ClientId, config: RateLimitConfig | None = None) -> float:
+    def check(self, client_id: ClientId, config: LimitChoice | None = None) -> float:
         """Take one token if it is there: 0.0, or the seconds after which it will be.
 
         The cheapest form, callable from synchronous code. For a tier: :meth:`check_tier`. It cannot wait
@@ -234,10 +114,7 @@ class RateLimiter(Phase4Service):
         except TypeError:
             raise no_limit(config) from None
         if buckets is None:
-            buckets = self._buckets(config, None, 1)
-            if buckets is None:
-                return 0.0
-            return self._limits.take_nowait(buckets, plain_client(client_id))
+            return self._take_nowait(self._meters(config, None, 1), client_id)
         # Buckets.take, in place, as in is_allowed.
         kind = client_id.__class__
         if kind is not int and kind is not str:
@@ -264,14 +141,99 @@ class RateLimiter(Phase4Service):
 
     def check_tier(self, client_id: ClientId, tier: str) -> float:
         """:meth:`check` for the limit of a tier."""
-        buckets = self._buckets(None, tier, 1)
-        return 0.0 if buckets is None else self._limits.take_nowait(buckets, plain_client(client_id))
+        return self._take_nowait(self._meters(None, tier, 1), client_id)
+
+    def _take_nowait(self, meters: Meter | tuple[Meter, ...] | None, client_id: ClientId) -> float:
+        if meters is None:
+            return 0.0
+        client = plain_client(client_id)
+        if isinstance(meters, Buckets):
+            return self._limits.take_nowait(meters, client)
+        return self._joint.take_nowait(_parts(meters, client, 1))
+
+    async def is_allowed_all(self, checks: Iterable[Check]) -> tuple[bool, RateLimitStatus]:
+        """Take from several limits, all or nothing: (allowed, status).
+
+        ``checks`` are pairs of client and limit, or of these and the tokens; a limit is also the name of a
+        tier or a text such as "10/second;100/hour". Of one client and limit that is named twice the tokens
+        are summed. If any limit refuses, nothing is taken from any; only the limits that refuse count it,
+        and their backoff alone. ``status`` is of the limit to wait for longest (``status.limited_by``), or of
+        the one with the fewest tokens left. For shared limits all are asked in one round trip; in a Redis
+        Cluster they must be of one client.
+
+        Raises ValueError for no checks and for more tokens than a limit has, and as ``is_allowed``.
+        """
+        if checks.__class__ is not list and checks.__class__ is not tuple:
+            checks = list(checks)
+        local = self._local
+        if local:
+            # Each bucket in turn, as is_allowed does; if one refuses, those before it are undone.
+            now = self._now()
+            taken: list[tuple[Buckets, Any, float]] = []
+            fewest = math.inf
+            try:
+                for client, limit in checks:  # type: ignore[misc]  # those of three raise ValueError
+                    kind = client.__class__
+                    if kind is not int and kind is not str:
+                        break
+                    buckets = local.get(limit)
+                    if buckets is None:
+                        break
+                    fresh = buckets.fresh
+                    before = fresh.get(client)
+                    if before is None:
+                        before = buckets.adopt(client, now)
+                        fresh = buckets.fresh
+                    if before <= now:
+                        tat = now + buckets.interval
+                        slack = buckets.lead
+                    else:
+                        tat = before + buckets.interval
+                        slack = now + buckets.tolerance - tat
+                        if slack < 0.0:
+                            break
+                    fresh[client] = tat
+                    taken.append((buckets, client, before))
+                    left = slack * buckets.rate
+                    if left < fewest:
+                        fewest, tightest, least = left, buckets, slack
+                else:
+                    if taken:
+                        for buckets, _, _ in taken:
+                            buckets.allowed += 1
+                        return True, RateLimitStatus((tightest, least, 1, now))
+            except (TypeError, ValueError):
+                pass  # said by what follows
+            while taken:
+                buckets, client, before = taken.pop()
+                buckets.put_back(client, before)
+        return await self._take_all(checks)
+
+    async def _take_all(self, checks: Iterable[Check]) -> tuple[bool, RateLimitStatus]:
+        parts: list[Part] = []
+        first: LimitChoice | None = None
+        given = 0
+        for given, check in enumerate(checks, 1):
+            if not isinstance(check, tuple | list) or not 2 <= len(check) <= 3:
+                raise invalid("check", check, "(client, limit) or (client, limit, tokens)")
+            client, limit, tokens = check if len(check) == 3 else (*check, 1)
+            client = plain_client(client)
+            if given == 1:
+                first = limit
+            if self._enabled:
+                parts += _parts(self._table.find_named(limit, tokens), client, tokens)
+        if not given:
+            raise invalid("checks", checks, "at least one (client, limit)")
+        if not parts:
+            self._used_while_off()
+            return True, self._pass(first, None)
+        return await self._joint.take(summed(parts))
 
     async def allow_batch(
         self,
         client_id: ClientId,
         batch_size: int,
-        config: RateLimitConfig | None = None,
+        config: LimitChoice | None = None,
         tier: str | None = None,
     ) -> tuple[bool, RateLimitStatus]:
         """``is_allowed`` for ``batch_size`` requests at once: all of them or none."""
@@ -280,7 +242,7 @@ class RateLimiter(Phase4Service):
     async def acquire(
         self,
         client_id: ClientId,
-        config: RateLimitConfig | None = None,
+        config: LimitChoice | None = None,
         tokens_required: int = 1,
         tier: str | None = None,
         timeout: float | None = None,
@@ -292,13 +254,17 @@ class RateLimiter(Phase4Service):
         raised at once and nothing is taken. A negative ``timeout`` (a deadline that has just passed) counts
         as 0. Waiting here never counts as retrying too early.
         """
-        buckets = self._buckets(config, tier, tokens_required)
-        if buckets is None:
+        meters = self._meters(config, tier, tokens_required)
+        if meters is None:
             return self._pass(config, tier)
+        client = plain_client(client_id)
         max_wait = math.inf if timeout is None else _max_wait(timeout)
-        return await self._limits.acquire(
-            buckets, plain_client(client_id), tokens_required, max_wait, label(buckets.config, tier)
-        )
+        if isinstance(meters, Buckets):
+            name = label(meters.config, tier)
+            return await self._limits.acquire(meters, client, tokens_required, max_wait, name)
+        parts = _parts(meters, client, tokens_required)
+        name = label(parts[0].meter.config, tier)
+        return await self._joint.acquire(parts, max_wait, name)
 
     # Tiers and clients.
 
@@ -313,37 +279,42 @@ class RateLimiter(Phase4Service):
             raise TypeError(f"default_config = {shown(config)}: expected a RateLimitConfig")
         self._table.set_default(config)
 
-    def set_tier_limit(self, tier: str, config: RateLimitConfig) -> bool:
-        """Define or change a tier: True. Changed values start the tier's clients with full buckets."""
-        valid_tier(tier, config)
-        self._table.set_tier(tier, config)
+    def set_tier_limit(self, tier: str, config: LimitChoice) -> bool:
+        """Define or change a tier: True. Changed values start the tier's clients anew.
+
+        ``config`` is a limit, several in a tuple, or a text such as "10/second;100/hour".
+        """
+        self._table.set_tier(tier, valid_tier(tier, config))
         return True
 
-    def get_tier_limit(self, tier: str) -> RateLimitConfig:
-        """The limit of a tier; raises UnknownTierError."""
+    def get_tier_limit(self, tier: str) -> Limits:
+        """The limit of a tier, or its limits; raises UnknownTierError."""
         return self._table.tier(tier)
 
     async def get_client_status(
-        self, client_id: ClientId, config: RateLimitConfig | None = None, tier: str | None = None
+        self, client_id: ClientId, config: LimitChoice | None = None, tier: str | None = None
     ) -> RateLimitStatus:
         """What the client has left under a limit; takes nothing.
 
         ``allowed`` tells whether one token is there, ``retry_after`` how long until it is.
         """
-        buckets = self._buckets(config, tier, 1)
-        if buckets is None:
+        meters = self._meters(config, tier, 1)
+        if meters is None:
             return self._pass(config, tier)
-        slack, degraded = await self._limits.peek(buckets, plain_client(client_id))
+        client = plain_client(client_id)
+        if not isinstance(meters, Buckets):
+            return await self._joint.peek(_parts(meters, client, 1))
+        slack, degraded = await self._limits.peek(meters, client)
         now = self._now()
         alone = (True,) if degraded else ()
-        if slack < buckets.interval - buckets.epsilon:
-            return RateLimitStatus((buckets, slack - buckets.interval, 1, now, *alone))
-        return RateLimitStatus((buckets, slack, 0, now, *alone))
+        if slack < meters.interval - meters.epsilon:
+            return RateLimitStatus((meters, slack - meters.interval, 1, now, *alone))
+        return RateLimitStatus((meters, slack, 0, now, *alone))
 
-    async def reset_client(self, client_id: ClientId, limit: RateLimitConfig | str | None = None) -> bool:
+    async def reset_client(self, client_id: ClientId, limit: LimitChoice | None = None) -> bool:
         """Forgive a client: full buckets, no backoff. False if it had both already.
 
-        For every limit, or only for ``limit``, which is a config or the name of a tier. 5 and "5" are two
+        For every limit, or only for ``limit``: a limit, the name of a tier, or a text. 5 and "5" are two
         clients. If limits are shared, the client is reset in every instance, within milliseconds, or once
         Redis is back if it is unreachable. Raises TypeError for an invalid client or limit, and
         UnknownTierError.
@@ -352,65 +323,18 @@ class RateLimiter(Phase4Service):
         limits = None
         if limit is not None:
             limits = self._table.of_limit(limit) if self._enabled else []
-        return await self._limits.reset_client(client, limits)
-
-    # Figures.
-
-    def snapshot(self) -> RateLimiterFigures:
-        """Counts since the start or the last reset; ``block_rate`` is percent of requests refused.
-
-        ``active_clients`` counts the buckets in memory: those that are not full, and some that became full
-        lately.
-        """
-        table, shared = self._table, self._shared
-        limits, tiers, dropped = table.labelled(), len(table.tiers), table.dropped
-        return snapshot(limits, tiers, MANY_LIMITS, OTHERS, dropped, shared, enabled=self._enabled)
-
-    async def get_status(self) -> dict[str, Any]:
-        """The same as :meth:`get_statistics`."""
-        return await self.get_statistics()
-
-    def histograms(self) -> list[HistogramSnapshot]:
-        """How long checks waited for Redis; empty if limits are not shared."""
-        if self._shared is None:
-            return []
-        return [
-            self._shared.seconds.snapshot(
-                "rate_limiter_shared_check_seconds", "Time that checks of shared limits waited for Redis"
-            )
-        ]
-
-    async def reset_statistics(self) -> None:
-        """Counters to zero; no client gains or loses a token."""
-        self._table.reset_counts()
-        if self._shared is not None:
-            self._shared.reset_statistics()
-
-    def _buckets(self, config: RateLimitConfig | None, tier: str | None, tokens: int) -> Buckets | None:
-        """The buckets to take ``tokens`` from; None while the limiter is off. Raises for misuse."""
-        if not self._enabled:
-            self._used_while_off()
-            return None
-        return self._table.find(config, tier, tokens)
-
-    def _pass(self, config: RateLimitConfig | None, tier: str | None) -> RateLimitStatus:
-        """The status of a limiter that is off: allowed, nothing taken."""
-        limit = config or self._table.tiers.get(tier or "", self._table.default)
-        off = self._off
-        if off.config is not limit:
-            self._off = off = self._table.new_buckets(limit)
-        return RateLimitStatus((off, off.tolerance, 0, self._now()))
-
-
-async def _stop(shared: SharedBuckets | None) -> None:
-    if shared is not None:
-        try:
-            await shared.stop()
-        finally:
-            await shared.link.release()
+        found = await self._limits.reset_client(client, limits)
+        self._joint.wake(client, limits)
+        return found
 
 
 def _max_wait(timeout: float) -> float:
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout != timeout:
         raise invalid("timeout", timeout, "a number of seconds, or None")
     return max(0.0, timeout)
+
+
+def _parts(meters: Meter | tuple[Meter, ...], client: ClientId, tokens: int) -> tuple[Part, ...]:
+    if isinstance(meters, tuple):
+        return tuple(Part(meter, client, tokens) for meter in meters)
+    return (Part(meters, client, tokens),)

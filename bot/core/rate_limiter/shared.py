@@ -225,7 +225,7 @@ class SharedBuckets:
                 return min(slack, mirror.tolerance), False
         return mirror.peek(client, self._now()), True
 
-    async def reset_client(self, client: ClientId, limits: Sequence[Mirror] | None) -> bool:
+    async def reset_client(self, client: ClientId, limits: Sequence[Any] | None) -> bool:
         """Reset a client, here and in every instance; False if none had any state of it.
 
         Under ``limits``, or under every one. If Redis is away, it is forgiven there when it is back.

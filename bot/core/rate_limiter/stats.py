@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from bot.core.phase4_statistics.rate_limiter import LimitFigures, RateLimiterFigures
-from bot.core.rate_limiter.bucket import Buckets
-from bot.core.rate_limiter.models import RateLimitConfig, exact
+from bot.core.rate_limiter.models import Limit, WindowLimit
+from bot.core.rate_limiter.parts import Meter
+from bot.core.rate_limiter.table import values
 
 if TYPE_CHECKING:
     from bot.core.rate_limiter.shared import SharedBuckets
 
 
 def snapshot(
-    limits: Iterable[tuple[str, Buckets]],
+    limits: Iterable[tuple[str, Meter]],
     tiers: int,
     most: int,
     others: str,
@@ -34,23 +35,17 @@ def snapshot(
     clients = 0
     by_limit: dict[str, LimitFigures] = {}
     rest_clients, rest_allowed, rest_blocked = 0, allowed, blocked
-    for label, buckets in limits:
-        held = len(buckets)
-        allowed += buckets.allowed
-        blocked += buckets.blocked
+    for label, meter in limits:
+        held = len(meter)
+        allowed += meter.allowed
+        blocked += meter.blocked
         clients += held
         if len(by_limit) >= most:
             rest_clients += held
-            rest_allowed += buckets.allowed
-            rest_blocked += buckets.blocked
+            rest_allowed += meter.allowed
+            rest_blocked += meter.blocked
             continue
-        by_limit[_unique(label, buckets.config, by_limit)] = LimitFigures(
-            requests_per_second=buckets.config.requests_per_second,
-            burst_size=buckets.config.burst_size,
-            active_clients=held,
-            allowed=buckets.allowed,
-            blocked=buckets.blocked,
-        )
+        by_limit[_unique(label, meter.config, by_limit)] = _figures(meter)
     if rest_clients or rest_allowed or rest_blocked:
         by_limit[_unique(others, None, by_limit)] = LimitFigures(
             active_clients=rest_clients, allowed=rest_allowed, blocked=rest_blocked
@@ -81,11 +76,19 @@ def snapshot(
     )
 
 
-def _unique(label: str, config: RateLimitConfig | None, taken: Collection[str]) -> str:
+def _figures(meter: Meter) -> LimitFigures:
+    limit = meter.config
+    counts = LimitFigures(active_clients=len(meter), allowed=meter.allowed, blocked=meter.blocked)
+    if isinstance(limit, WindowLimit):
+        return replace(counts, max_requests=limit.max_requests, window_seconds=limit.window)
+    return replace(counts, requests_per_second=limit.requests_per_second, burst_size=limit.burst_size)
+
+
+def _unique(label: str, limit: Limit | None, taken: Collection[str]) -> str:
     """A label that is not taken, and that any text format can carry."""
     label = label.encode("utf-8", "backslashreplace").decode()  # a lone surrogate has no UTF-8
-    if label in taken and config is not None:
-        label = f"{label} ({exact(config.requests_per_second)}/s burst {config.burst_size})"
+    if label in taken and limit is not None:
+        label = f"{label} ({values(limit)})"
     found, number = label, 1
     while found in taken:
         number += 1

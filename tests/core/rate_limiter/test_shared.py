@@ -901,7 +901,7 @@ async def test_an_impossible_number_under_a_key_costs_nobody_in_the_tick_redis(p
     limit = RateLimitConfig(0.01, 2)
     numbers = [0.0, -1e9, 0.0, 0.0, 0.0, 5.0, 0.0, 0.0, 0.0]
     numbers[field] = number
-    name = one._buckets(limit, None, 1).limit_id
+    name = one._meters(limit, None, 1).limit_id
     await raw.execute("SET", client_key("crafted"), b"\x02" + name + struct.pack("<9d", *numbers))
     answers = await asyncio.gather(*(one.is_allowed(client, limit) for client in ("crafted", "other")))
     assert [allowed for allowed, _ in answers] == [True, True]
