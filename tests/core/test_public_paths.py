@@ -23,8 +23,8 @@ NAMES = {
         UnknownItemError durable_dead_letters
     """,
     "cache_manager": """
-        FOREVER CacheManager CircularLoadError LoadOptions LoaderTimeoutError UnsupportedValueError
-        cached
+        FOREVER CacheInfo CacheManager CachedFunction CachedPlainFunction CircularLoadError LoadOptions
+        LoaderTimeoutError UnsupportedValueError cached invalidate
     """,
     "connection_pool_manager": """
         ConnectionPoolManager LeaseError LeaseReleasedError MissingDriverError PoolClosedError

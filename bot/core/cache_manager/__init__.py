@@ -1,23 +1,28 @@
 """Two cache tiers: memory, and Redis shared by instances."""
 
-from bot.core.cache_manager.decorators import cached
+from bot.core.cache_manager.decorators import CachedFunction, CachedPlainFunction, CacheInfo, cached
 from bot.core.cache_manager.errors import (
     CircularLoadError,
     LoaderTimeoutError,
     NotAnIntegerError,
     UnsupportedValueError,
 )
+from bot.core.cache_manager.invalidating import invalidate
 from bot.core.cache_manager.models import LoadOptions
 from bot.core.cache_manager.service import CacheManager
 from bot.core.cache_manager.ttls import FOREVER
 
 __all__ = [
     "FOREVER",
+    "CacheInfo",
     "CacheManager",
+    "CachedFunction",
+    "CachedPlainFunction",
     "CircularLoadError",
     "LoadOptions",
     "LoaderTimeoutError",
     "NotAnIntegerError",
     "UnsupportedValueError",
     "cached",
+    "invalidate",
 ]

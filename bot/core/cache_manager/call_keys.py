@@ -13,21 +13,26 @@ import functools
 import hashlib
 import inspect
 import os
+import re
 import secrets
 import sys
 import types
 import uuid
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from bot.core.cache_manager.keys import valid_key, valid_name
+from bot.core.cache_manager.keys import READABLE, printable, valid_key, valid_name
 
 LONGEST_INT = 512
 """Bits up to which an int is written in decimal. For longer ones Python is slow, or refuses."""
 
 LONGEST_READABLE = 200
 """Characters up to which arguments stand in the key as they are, and are not hashed."""
+
+# Read for each call: the ints of LONGEST_INT bits, and the texts that are short enough also when quoted.
+_LEAST, _MOST = 1 - 2**LONGEST_INT, 2**LONGEST_INT - 1
+_SHORT = LONGEST_READABLE // 2
 
 MAX_PARTS = 100_000
 """How many parts arguments may have; a part counts each time that it is reached."""
@@ -39,13 +44,39 @@ KeyOf = Callable[[Any, Any], str]
 """The key of a call, from its positional and its named arguments."""
 
 
+class CallKeys(NamedTuple):
+    """The keys of a function's calls."""
+
+    key_of: KeyOf
+    start: str
+    """How all of them begin; then comes the class, if a class inherits the method, and a colon."""
+
+    on_objects: bool
+    """Whether they are those of a method, and may have a class in them."""
+
+    def patterns(self) -> list[str]:
+        """Globs that match all of them, and few others."""
+        start = re.sub(r"([*?\[\]\\^])", r"\\\1", printable(self.start[: READABLE - 2]))
+        if len(self.start) > READABLE - 2:
+            return [f"{start}*"]
+        return [start, f"{start}:*", *([f"{start}@*"] if self.on_objects else [])]
+
+    def own(self, key: str) -> bool:
+        """Whether a key, as it is stored, may be one of them."""
+        start = printable(self.start[: READABLE - 2])
+        if not key.startswith(start):
+            return False
+        after = key[len(start) : len(start) + 1]
+        return len(self.start) > READABLE - 2 or after in (("", ":", "@") if self.on_objects else ("", ":"))
+
+
 def key_maker(
     function: Callable[..., Any],
     prefix: str | None,
     key: Callable[..., str] | None,
     *,
     on_class: bool = False,
-) -> KeyOf:
+) -> CallKeys:
     """Makes the keys of a function's calls.
 
     ``prefix`` replaces the function's own name; ``key`` gives the rest instead of the arguments;
@@ -60,9 +91,12 @@ def key_maker(
     if skipped is None:
         if key is not None:
             plain_key = key
-            return lambda args, kwargs: f"{start}:{_valid_part(plain_key(*args, **kwargs))}"
-        return _of_function(signature, parameters, start)
-    return _of_method(function, signature, parameters, start, skipped, key, on_class or skipped == "cls")
+            return CallKeys(
+                lambda args, kwargs: f"{start}:{_valid_part(plain_key(*args, **kwargs))}", start, False
+            )
+        return CallKeys(_of_function(signature, parameters, start), start, False)
+    of_method = _of_method(function, signature, parameters, start, skipped, key, on_class or skipped == "cls")
+    return CallKeys(of_method, start, True)
 
 
 def _of_function(signature: inspect.Signature, parameters: list[inspect.Parameter], start: str) -> KeyOf:
@@ -74,9 +108,9 @@ def _of_function(signature: inspect.Signature, parameters: list[inspect.Paramete
         if single and not kwargs and len(args) == 1:
             value = args[0]
             kind = type(value)
-            if kind is int and value.bit_length() <= LONGEST_INT:
-                return begin + str(value)
-            if kind is str and len(value) < LONGEST_READABLE // 2:
+            if kind is int and _LEAST <= value <= _MOST:
+                return f"{begin}{value}"
+            if kind is str and len(value) < _SHORT:
                 return begin + _quoted(value)
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
@@ -121,9 +155,9 @@ def _of_method(
         if single and not kwargs and len(args) == 2:
             value = args[1]
             kind = type(value)
-            if kind is int and value.bit_length() <= LONGEST_INT:
+            if kind is int and _LEAST <= value <= _MOST:
                 return f"{start_on(args[0])}:{value}"
-            if kind is str and len(value) < LONGEST_READABLE // 2:
+            if kind is str and len(value) < _SHORT:
                 return f"{start_on(args[0])}:{_quoted(value)}"
         bound = signature.bind(*args, **kwargs)
         if key is not None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine
+from threading import get_ident
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
 from bot.core._shared.bounded_store import MAX_FREQUENCY
 from bot.core._shared.errors import invalid
-from bot.core.cache_manager.call_keys import LONGEST_INT, LONGEST_READABLE, KeyOf, key_maker
+from bot.core.cache_manager.call_keys import LONGEST_INT, LONGEST_READABLE, key_maker
+from bot.core.cache_manager.call_tags import TagsFrom, call_tags
+from bot.core.cache_manager.callables import is_async
+from bot.core.cache_manager.calls import CacheInfo, Calls, Run
 from bot.core.cache_manager.keys import valid_name
-from bot.core.cache_manager.models import DEFAULT_NAMESPACE, PLAIN, LoadOptions, Tags
+from bot.core.cache_manager.models import ABSENT, DEFAULT_NAMESPACE, PLAIN, LoadOptions, Tags
 from bot.core.cache_manager.service import CacheManager
 from bot.core.cache_manager.ttls import Ttl, TtlOf, valid_ttl_or_function
 
@@ -22,20 +26,38 @@ R_co = TypeVar("R_co", covariant=True)
 S = TypeVar("S")
 
 
-class CachedFunction(Protocol[P, R_co]):
-    """A function decorated by ``@cached``; a method likewise, bound to the object from which it was taken."""
+class _Cached(Protocol[P]):
+    """What is common to cached functions."""
 
     __name__: str
     __qualname__: str
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
-        """The cached value for these arguments, or else the function's result, which is then cached."""
+    namespace: str
+    """The namespace of its keys."""
 
     def cache_key(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """The key of a call, for the methods of :class:`CacheManager`."""
 
+    def cache_tags(self, *args: P.args, **kwargs: P.kwargs) -> tuple[str, ...]:
+        """The tags of a call. Raises TypeError if they are a function of the value."""
+
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, bool]:
         """Drop the cached result of a call; False if there was none."""
+
+    def cache_info(self) -> CacheInfo:
+        """Hits, misses and size. The size is counted anew: O(keys in memory of the namespace)."""
+
+    def cache_clear(self) -> Coroutine[Any, Any, int]:
+        """Drop the results of all calls, in every instance; how many. It scans Redis, as patterns do."""
+
+
+class CachedFunction(_Cached[P], Protocol[P, R_co]):
+    """A function decorated by ``@cached``; a method likewise, bound to the object from which it was taken."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
+        """The cached value for these arguments, or else the function's result, which is then cached."""
+
+    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
+        """Run the function and cache its new result; until then, and if it fails, the former one stays."""
 
     @overload
     def __get__(self, instance: None, owner: type | None = None, /) -> CachedFunction[P, R_co]: ...
@@ -45,6 +67,25 @@ class CachedFunction(Protocol[P, R_co]):
     ) -> CachedFunction[Q, R_co]: ...
     @overload  # below @staticmethod
     def __get__(self, instance: object, owner: type | None = None, /) -> CachedFunction[P, R_co]: ...
+
+
+class CachedPlainFunction(_Cached[P], Protocol[P, R_co]):
+    """A plain ``def`` decorated by ``@cached``: its results are kept in this process's memory only."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """The cached value for these arguments, or else the function's result, which is then cached."""
+
+    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
+        """Run the function and cache its new result."""
+
+    @overload
+    def __get__(self, instance: None, owner: type | None = None, /) -> CachedPlainFunction[P, R_co]: ...
+    @overload
+    def __get__(
+        self: CachedPlainFunction[Concatenate[S, Q], R_co], instance: S, owner: type | None = None, /
+    ) -> CachedPlainFunction[Q, R_co]: ...
+    @overload
+    def __get__(self, instance: object, owner: type | None = None, /) -> CachedPlainFunction[P, R_co]: ...
 
 
 class _CachedMethod(functools.partial[Any]):
@@ -63,13 +104,20 @@ class _CachedMethod(functools.partial[Any]):
             return self
         return _CachedMethod(self.func, instance)
 
-    def cache_key(self, *args: Any, **kwargs: Any) -> str:
+    def cache_key(self, /, *args: Any, **kwargs: Any) -> str:
         found: str = self.func.cache_key(*self.args, *args, **kwargs)  # type: ignore[attr-defined]
         return found
 
-    async def invalidate(self, *args: Any, **kwargs: Any) -> bool:
+    def cache_tags(self, /, *args: Any, **kwargs: Any) -> tuple[str, ...]:
+        found: tuple[str, ...] = self.func.cache_tags(*self.args, *args, **kwargs)  # type: ignore[attr-defined]
+        return found
+
+    async def invalidate(self, /, *args: Any, **kwargs: Any) -> bool:
         found: bool = await self.func.invalidate(*self.args, *args, **kwargs)  # type: ignore[attr-defined]
         return found
+
+    async def refresh(self, /, *args: Any, **kwargs: Any) -> Any:
+        return await self.func.refresh(*self.args, *args, **kwargs)  # type: ignore[attr-defined]
 
     def __getattr__(self, name: str) -> Any:
         # As a bound method has them.
@@ -103,19 +151,27 @@ class _CachedClassMethod(_CachedMethod):
 
 class _Decorator(Protocol):
     @overload
-    def __call__(
+    def __call__(  # type: ignore[overload-overlap]
         self, function: Callable[Concatenate[type[S], P], Awaitable[R]], /
     ) -> Callable[Concatenate[type[S], P], Coroutine[Any, Any, R]]: ...
     @overload
-    def __call__(self, function: Callable[P, Awaitable[R]], /) -> CachedFunction[P, R]: ...
+    def __call__(  # type: ignore[overload-overlap]
+        self, function: Callable[P, Awaitable[R]], /
+    ) -> CachedFunction[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> CachedPlainFunction[P, R]: ...
 
 
 @overload
-def cached(
+def cached(  # type: ignore[overload-overlap]
     function: Callable[Concatenate[type[S], P], Awaitable[R]], /
 ) -> Callable[Concatenate[type[S], P], Coroutine[Any, Any, R]]: ...
 @overload
-def cached(function: Callable[P, Awaitable[R]], /) -> CachedFunction[P, R]: ...
+def cached(  # type: ignore[overload-overlap]
+    function: Callable[P, Awaitable[R]], /
+) -> CachedFunction[P, R]: ...
+@overload
+def cached(function: Callable[P, R], /) -> CachedPlainFunction[P, R]: ...
 @overload
 def cached(
     key_prefix: str | None = None,
@@ -124,6 +180,7 @@ def cached(
     key: Callable[..., str] | None = None,
     *,
     tags: Tags = (),
+    tags_from: TagsFrom | None = None,
     options: LoadOptions = PLAIN,
 ) -> _Decorator: ...
 def cached(
@@ -133,9 +190,10 @@ def cached(
     key: Callable[..., str] | None = None,
     *,
     tags: Tags = (),
+    tags_from: TagsFrom | None = None,
     options: LoadOptions = PLAIN,
 ) -> Any:
-    """Cache what an ``async def`` returns, None and other falsy values included, for ``ttl`` seconds.
+    """Cache what a function returns, None and other falsy values included, for ``ttl``.
 
     Entries are keyed by the bound arguments, so ``f(1)`` and ``f(user_id=1)`` are one, and ``1`` and
     ``"1"`` two. ``self`` and ``cls`` are left out, so that objects of one class share values; classes that
@@ -143,14 +201,20 @@ def cached(
     of the same arguments, ``self`` included, that returns the key's last part. ``key_prefix`` defaults to
     the function's module and name; what a partial binds is part of the key, too. Without ``key_prefix`` or
     ``key``, a closure or a method of one object shares its values with no other function, since its name
-    does not show the values of its enclosing variables. Concurrent calls run the function once. ``tags``
-    and ``options`` are those of :meth:`CacheManager.get_or_load`. While the cache is off, the function is
-    just called. ``@cached`` without parentheses takes every default. It can stand above or below
-    ``@classmethod``. Below, from Python 3.13 on, ``cache_key`` and ``invalidate`` take the class as their
-    first argument.
+    does not show the values of its enclosing variables. Concurrent calls run the function once.
 
-    The decorated function is a coroutine function and has ``cache_key(*args, **kwargs)`` and ``await
-    invalidate(*args, **kwargs)``; those of a bound method are for calls on its object.
+    ``ttl`` and ``options`` are those of :meth:`CacheManager.get_or_load`. ``tags`` are texts with names of
+    arguments in braces (``"user:{user_id}"``, ``"team:{user.team}"``), or a function of the result;
+    ``tags_from`` is a function of the arguments that returns tags. While the cache is off, the function is
+    just called. ``@cached`` without parentheses takes every default. It can stand above or below
+    ``@classmethod``. Below, from Python 3.13 on, ``cache_key`` and the like take the class as their first
+    argument.
+
+    The decorated function is a :class:`CachedFunction`, whose methods are for calls on its object if it is a
+    bound method. A plain ``def`` becomes a :class:`CachedPlainFunction`: its results stay in this process's
+    memory, since Redis has to be awaited, and are cached in the thread that enabled the cache; in other
+    threads the function is just called. Raises TypeError for generators, classes and what else is no
+    function.
     """
     if callable(key_prefix) or isinstance(key_prefix, classmethod | staticmethod):
         return cached()(key_prefix)
@@ -161,24 +225,40 @@ def cached(
         valid_name(key_prefix, "key_prefix")
     if key is not None and not callable(key):
         raise invalid("key", key, "a function of the arguments that returns a string")
+    if callable(tags) and tags_from is not None:
+        raise invalid("tags_from", tags_from, "None, since tags is a function of the value")
 
     def decorate(given: Any) -> Any:
         if isinstance(given, staticmethod):
             return staticmethod(decorate(given.__func__))
         on_class = isinstance(given, classmethod)
         function = given.__func__ if on_class else given
-        if not inspect.iscoroutinefunction(function):
-            if not inspect.iscoroutinefunction(getattr(type(function), "__call__", None)):  # noqa: B004
-                raise TypeError(f"cached: {function!r} is not an async function")
+        awaited = is_async("cached", function)
+        if not (
+            inspect.isroutine(function)
+            or isinstance(function, functools.partial)
+            or inspect.iscoroutinefunction(function)
+        ):
             function = function.__call__
-        key_of = key_maker(function, key_prefix, key, on_class=on_class)
-        caching = _caching(function, key_of, ttl, namespace, tags, options)
+        if not awaited:
+            _check_plain(options)
+        keys = key_maker(function, key_prefix, key, on_class=on_class)
+        of_call = tags if callable(tags) else call_tags("cached", function, tags, tags_from)
+        call = Calls(function, keys, ttl, namespace, of_call, options, by_value=callable(tags))
+        caching = _caching(call) if awaited else _caching_plain(call)
+        call.attach_to(caching, awaited)
         if not on_class and not _is_method(function):
             return caching
         method = (_CachedClassMethod if on_class else _CachedMethod)(caching)
         return functools.update_wrapper(method, function)
 
     return decorate
+
+
+def _check_plain(options: LoadOptions) -> None:
+    for name in ("stale_ttl", "early_refresh", "soft_timeout", "hard_timeout"):
+        if getattr(options, name):
+            raise invalid(name, getattr(options, name), "none for a plain def; make it an async def")
 
 
 def _is_method(function: Any) -> bool:
@@ -189,15 +269,9 @@ def _is_method(function: Any) -> bool:
     return next(iter(inspect.signature(function).parameters), None) in ("self", "cls")
 
 
-def _caching(
-    function: Callable[..., Any],
-    key_of: KeyOf,
-    ttl: Ttl | TtlOf | None,
-    namespace: str,
-    tags: Tags,
-    options: LoadOptions,
-) -> Any:
-    plain = options is PLAIN
+def _caching(call: Calls) -> Any:
+    function, key_of, namespace, counts = call.function, call.keys.key_of, call.namespace, call.counts
+    plain = call.options is PLAIN
 
     @functools.wraps(function)
     async def caching(*args: Any, **kwargs: Any) -> Any:
@@ -210,20 +284,41 @@ def _caching(
             # inlined: the hit of CacheManager.get, which costs half of what it would through calls
             entry = cache._spaces.get(namespace, _NOTHING).get(at)
             if entry is not None and entry.expires_at > cache._now():
+                counts.hits += 1
                 if entry.frequency < MAX_FREQUENCY:
                     entry.frequency += 1
                 cache._counters.l1_hits += 1
                 thaw = entry.thaw
                 return entry.value if thaw is None else thaw(entry.value)
-        return await cache.get_or_load(
-            at, lambda: function(*args, **kwargs), ttl, namespace, tags=tags, options=options
+        run = Run(call, args, kwargs)
+        found = await cache.get_or_load(
+            at, run, call.ttl, namespace, tags=call.tags_of(args, kwargs), options=call.options
         )
+        if not run.begun:
+            counts.hits += 1
+        return found
 
-    async def invalidate(*args: Any, **kwargs: Any) -> bool:
-        return await CacheManager.get_instance().delete(key_of(args, kwargs), namespace)
+    return caching
 
-    caching.cache_key = lambda *args, **kwargs: key_of(args, kwargs)  # type: ignore[attr-defined]
-    caching.invalidate = invalidate  # type: ignore[attr-defined]
+
+def _caching_plain(call: Calls) -> Any:
+    function, key_of, namespace = call.function, call.keys.key_of, call.namespace
+
+    @functools.wraps(function)
+    def caching(*args: Any, **kwargs: Any) -> Any:
+        cache: CacheManager = _instance() or CacheManager.get_instance()
+        if not cache._enabled:
+            cache._used_while_off()
+            return function(*args, **kwargs)
+        if get_ident() != cache._thread:
+            return function(*args, **kwargs)  # L1 belongs to one thread
+        at = key_of(args, kwargs)
+        found = cache.get_local(at, namespace, ABSENT)
+        if found is ABSENT:
+            return call.load_now(cache, at, args, kwargs)
+        call.counts.hits += 1
+        return found
+
     return caching
 
 
@@ -231,4 +326,11 @@ _NOTHING: dict[Any, Any] = {}
 # get_instance without a call, which would cost a tenth of a hit.
 _instance: Callable[[], Any] = functools.partial(CacheManager._instances.get, CacheManager)
 
-__all__ = ["LONGEST_INT", "LONGEST_READABLE", "CachedFunction", "cached"]
+__all__ = [
+    "LONGEST_INT",
+    "LONGEST_READABLE",
+    "CacheInfo",
+    "CachedFunction",
+    "CachedPlainFunction",
+    "cached",
+]

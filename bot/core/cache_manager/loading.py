@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import math
 import random
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from bot.core._shared.bounded_store import Entry
@@ -163,11 +164,65 @@ class Loads:
 
         self._tasks.spawn(refresh(), name="cache-early-refresh")
 
+    async def reload(
+        self,
+        key: str,
+        loader: Loader,
+        ttl: float | TtlOf,
+        namespace: str,
+        tags: tuple[str, ...] | TagsOf,
+        options: LoadOptions,
+    ) -> Any:
+        """Load a key anew, whatever is cached or being loaded. Until then reads get the former value.
+
+        If the new value is not to be cached, the former one is dropped.
+        """
+        call = _Load(self, key, loader, ttl, namespace, tags, options, None)
+        # A key of its own: a load in progress may have begun before what the caller wants to see.
+        value, frozen = await self.flights.run(
+            (namespace, key, call), call.run, timeout=call.time_limit(), expired=call.timed_out
+        )
+        if not call.stored:
+            await self.tiers.drop_keys(namespace, (key,))
+        return value if frozen is None else _thawed(frozen)
+
+    def load_now(
+        self,
+        key: str,
+        function: Callable[[], Any],
+        ttl: float | TtlOf,
+        namespace: str,
+        tags: tuple[str, ...] | TagsOf,
+        options: LoadOptions,
+    ) -> Any:
+        """What a plain function returns, which is then kept in L1 only: Redis would have to be awaited."""
+        local = self.tiers.local
+        begun = local.changes.count
+        self.counters.l1_misses += 1
+        self.counters.loads += 1
+        value = function()
+        if inspect.isawaitable(value):
+            if inspect.iscoroutine(value):
+                value.close()
+            raise TypeError(
+                f"the function of {key[:100]!r} returned something to await; decorate an async def"
+            )
+        frozen = frozen_or_none(key, value, self.first_of_type)
+        if frozen is None:
+            return value
+        seconds = ttl_of_load(ttl, value, options, self.first_of_type)
+        carried = valid_tags(tags(value)) if callable(tags) else tags
+        if local.is_open and seconds and not local.changes.since(begun, namespace, key, carried):
+            local.store(namespace, key, frozen, seconds, carried)
+        return _thawed(frozen)
+
 
 class _Load:
     """One caller's load of one key."""
 
-    __slots__ = ("key", "led", "loader", "loads", "look_up", "namespace", "options", "tags", "ttl")
+    __slots__ = (
+        "key", "led", "loader", "loads", "look_up", "namespace", "options", "stored", "tags", "ttl",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -190,6 +245,8 @@ class _Load:
         self.look_up = look_up
         self.led = False
         """Whether the loader ran, and this did not join the load of another caller."""
+        self.stored = False
+        """Whether the value was cached."""
 
     async def run(self) -> tuple[Any, Frozen | None]:
         """Load and store: the value, and a form that is safe to hand out; None if it cannot be copied."""
@@ -206,11 +263,11 @@ class _Load:
         begun = changes.count
         loads.counters.loads += 1
         value = await (self.loader() if options.hard_timeout is None else self._cut_off(options.hard_timeout))
-        frozen = self._frozen(value)
+        frozen = frozen_or_none(key, value, loads.first_of_type)
         if frozen is None:
             return value, None
         carried = valid_tags(tags(value)) if callable(tags) else tags
-        ttl = self._ttl_of(value)
+        ttl = ttl_of_load(self.ttl, value, options, loads.first_of_type)
         if ttl <= 0 or changes.since(begun, namespace, key, carried):
             return value, frozen
         load_seconds = loads.now() - start if options.early_refresh else 0.0
@@ -218,6 +275,7 @@ class _Load:
             tokens = await self._confirmed(shared, tokens, carried)
             if changes.since(begun, namespace, key, carried):
                 return value, frozen
+        self.stored = True
         shared = tiers.shared  # which may have been left meanwhile
         if shared is None:
             tiers.local.store(namespace, key, frozen, ttl, carried, load_seconds, options.stale_ttl)
@@ -239,31 +297,6 @@ class _Load:
             raise LoaderTimeoutError(
                 f"loader of {self.key[:100]!r} took longer than {hard_timeout:g} s"
             ) from error
-
-    def _frozen(self, value: Any) -> Frozen | None:
-        try:
-            return freeze(value)
-        except TypeError as error:
-            if self.loads.first_of_type("not copied", type(value).__qualname__):
-                logger.warning(
-                    "The value from the loader of %s is not cached: %s",
-                    one_line(shown(self.key), 100),
-                    one_line(error),
-                )
-            return None
-
-    def _ttl_of(self, value: Any) -> float:
-        """Seconds for which the value is cached; 0: it is not."""
-        options = self.options
-        if value is None and options.negative_ttl is not None:
-            ttl = options.negative_ttl
-        else:
-            ttl = ttl_of_loaded(self.ttl, value, self.loads.first_of_type)
-        if ttl > 0 and options.cache_if is not None and not options.cache_if(value):
-            return 0.0
-        if options.ttl_jitter and ttl < FOREVER_SECONDS:
-            ttl *= 1 - random.random() * options.ttl_jitter / 100
-        return ttl
 
     # The tokens of tags, see tags.py.
 
@@ -312,8 +345,22 @@ class _Load:
         )
 
 
+def frozen_or_none(key: str, value: Any, first_of_type: FirstOfType) -> Frozen | None:
+    """A loaded value, safe to keep; None, which is logged once for each type, if it cannot be copied."""
+    try:
+        return freeze(value)
+    except TypeError as error:
+        if first_of_type("not copied", type(value).__qualname__):
+            logger.warning(
+                "The value from the loader of %s is not cached: %s",
+                one_line(shown(key), 100),
+                one_line(error),
+            )
+        return None
+
+
 def ttl_of_loaded(ttl: float | TtlOf, value: Any, first_of_type: FirstOfType) -> float:
-    """The ttl of a loaded value; 0.0, which is logged once for each function, if a function gives none."""
+    """The ttl of a loaded value; 0.0 if its function gives none, or fails, which is logged once."""
     if not callable(ttl):
         return ttl
     try:
@@ -325,6 +372,23 @@ def ttl_of_loaded(ttl: float | TtlOf, value: Any, first_of_type: FirstOfType) ->
                 "Values are not cached, their ttl (%s) is wrong: %s", one_line(name, 100), one_line(error)
             )
         return 0.0
+
+
+def ttl_of_load(ttl: float | TtlOf, value: Any, options: LoadOptions, first_of_type: FirstOfType) -> float:
+    """Seconds for which a loaded value is cached under ``options``; 0.0: it is not."""
+    if value is None and options.negative_ttl is not None:
+        seconds = options.negative_ttl
+    else:
+        seconds = ttl_of_loaded(ttl, value, first_of_type)
+    if seconds > 0 and options.cache_if is not None and not options.cache_if(value):
+        return 0.0
+    if options.ttl_jitter and seconds < FOREVER_SECONDS:
+        seconds *= 1 - random.random() * options.ttl_jitter / 100
+    return seconds
+
+
+def _thawed(frozen: Frozen) -> Any:
+    return frozen.value if frozen.thaw is None else frozen.thaw(frozen.value)
 
 
 class _TooSlow(Exception):
@@ -341,6 +405,6 @@ async def _outcome(
         return None, error
 
 
-def _shown(at: tuple[str, str]) -> str:
-    namespace, key = at
+def _shown(at: tuple[Any, ...]) -> str:
+    namespace, key = at[:2]
     return repr(key) if namespace == DEFAULT_NAMESPACE else f"{key!r} in {namespace!r}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from threading import get_ident
 from typing import Any, ClassVar
 
 from bot.core._shared.bounded_store import MAX_FREQUENCY, Entry
@@ -78,6 +79,8 @@ class CacheManager(KeyCommands):
         self._used = self._tiers.local.used
         # The tier to ask after _spaces; None if there is none, or if L1 must first be read in another way.
         self._l2: SharedTier | None = None
+        self._thread: int | None = None
+        """The thread that enabled it last."""
 
     def _route(self) -> None:
         tiers = self._tiers
@@ -145,6 +148,7 @@ class CacheManager(KeyCommands):
                 lru=settings.eviction == "lru",
             )
             self._switched_on()
+            self._thread = get_ident()
             if link is not None:
                 self._tiers.join(link, compress=settings.compression)
             elif self._tiers.shared is not None:

@@ -51,12 +51,6 @@ async def test_without_parentheses_it_takes_every_default(cache):
     assert calls == [1, 2]
     assert await load.invalidate(1)
 
-    with pytest.raises(TypeError, match="is not an async function"):
-
-        @cached
-        def plain():
-            return None
-
 
 @pytest.mark.parametrize("value", [None, 0, "", [], False])
 async def test_falsy_results_are_cached(cache, value):
@@ -514,8 +508,3 @@ def test_misuse_is_refused_where_it_is_written(arguments, word):
         @cached(**arguments)
         async def load(n):
             return n
-
-
-def test_only_async_functions_serve():
-    with pytest.raises(TypeError, match="is not an async function"):
-        cached()(lambda n: n)
