@@ -128,6 +128,9 @@ ENABLE_OUTBOUND = False
 # RATE_LIMIT_BACKOFF_BASE = 2
 # the longest such wait, in seconds (a number >= 0.000001 and <= 31_536_000)
 # RATE_LIMIT_BACKOFF_MAX = 3600
+# seconds after which the shared slots of a process that died are free (ConcurrencyLimit) (a number >= 1
+# and <= 300)
+# RATE_LIMIT_SLOT_LEASE = 15
 # Redis URL for limits that instances share; empty: not shared (a string)
 # RATE_LIMIT_REDIS_URL = ""
 

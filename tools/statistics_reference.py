@@ -22,7 +22,7 @@ from bot.core.phase4_statistics.fields import Figures, Metric, declared
 from bot.core.phase4_statistics.load_balancer import InstanceFigures, LoadBalancerFigures
 from bot.core.phase4_statistics.outbound import OutboundFigures
 from bot.core.phase4_statistics.query_optimizer import QueryOptimizerFigures
-from bot.core.phase4_statistics.rate_limiter import LimitFigures, RateLimiterFigures
+from bot.core.phase4_statistics.rate_limiter import LimitFigures, RateLimiterFigures, SlotFigures
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,6 +32,7 @@ SECTIONS: tuple[tuple[str, type[Figures]], ...] = (
     ("Connection pools: each pool", PoolFigures),
     ("Rate limiter", RateLimiterFigures),
     ("Rate limiter: each of `limits`", LimitFigures),
+    ("Rate limiter: each of `slots`", SlotFigures),
     ("Batch processor", BatchProcessorFigures),
     ("Load balancer", LoadBalancerFigures),
     ("Load balancer: each of `instances`", InstanceFigures),

@@ -27,7 +27,7 @@ from bot.core.phase4_statistics.fields import Figures, Metric, declared, gauge, 
 from bot.core.phase4_statistics.load_balancer import InstanceFigures, LoadBalancerFigures
 from bot.core.phase4_statistics.outbound import OutboundFigures
 from bot.core.phase4_statistics.query_optimizer import QueryOptimizerFigures
-from bot.core.phase4_statistics.rate_limiter import LimitFigures, RateLimiterFigures
+from bot.core.phase4_statistics.rate_limiter import LimitFigures, RateLimiterFigures, SlotFigures
 from bot.core.phase4_statistics.rolling_rates import Rate, RecentFigures, RecentReader
 
 try:
@@ -70,6 +70,7 @@ _FIGURES: tuple[type[Figures], ...] = (
     PoolFigures,
     RateLimiterFigures,
     LimitFigures,
+    SlotFigures,
     BatchProcessorFigures,
     LoadBalancerFigures,
     InstanceFigures,

@@ -22,6 +22,7 @@ MIN_BACKOFF = 1e-6
 Rate = Annotated[float, Meta(ge=MIN_RATE, le=MAX_RATE)]
 BackoffSeconds = Annotated[float, Meta(ge=MIN_BACKOFF, le=YEAR)]
 Burst = Annotated[int, Meta(ge=1, le=MAX_BURST)]
+SlotLease = Annotated[float, Meta(ge=1, le=300)]
 
 
 class TierBackoff(Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,6 +57,10 @@ class RateLimiterSettings(Settings, frozen=True, rename=starting("RATE_LIMIT_"))
         BackoffSeconds, doc("first wait, in seconds, of a client that retries too early; doubled each time")
     ] = 2.0
     backoff_max: Annotated[BackoffSeconds, doc("the longest such wait, in seconds")] = 3600.0
+    slot_lease: Annotated[
+        SlotLease,
+        doc("seconds after which the shared slots of a process that died are free (ConcurrencyLimit)"),
+    ] = 15.0
     redis_url: Annotated[str, doc("Redis URL for limits that instances share; empty: not shared")] = ""
 
     def conflicts(self, named: Callable[[str], str]) -> Iterator[str]:

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, UnsetType, field
 
 from bot.core.phase4_statistics.fields import DEGRADED, Figures, counter, gauge, mapping
 
 _REQUESTS = counter("phase4_rate_limit_requests", "Requests by limit and outcome", "outcome")
+_SLOTS = counter("phase4_slots", "Calls for a slot by limit and outcome", "outcome")
 
 
 class LimitFigures(Figures, frozen=True, kw_only=True):
@@ -42,6 +43,32 @@ class LimitFigures(Figures, frozen=True, kw_only=True):
         return {str(name): mapping(limit) for name, limit in limits.items()}
 
 
+class SlotFigures(Figures, frozen=True, kw_only=True):
+    """Of one ConcurrencyLimit, or of all not shown by themselves, which have no ``max_in_flight``."""
+
+    service = "rate_limiter"
+    label = "limit"
+
+    max_in_flight: int | UnsetType = UNSET
+    """Slots that each client may have."""
+    in_flight: Annotated[int, gauge("phase4_slots_in_flight", "Slots taken in this process")]
+    """Slots that this process holds, of all clients."""
+    waiting: Annotated[int, gauge("phase4_slots_waiting", "Callers of this process that wait for a slot")]
+    """Callers that wait for a slot in this process."""
+    granted: Annotated[int, _SLOTS.of("granted")]
+    """Slots taken."""
+    refused: Annotated[int, _SLOTS.of("refused")]
+    """Calls for a slot that were refused, or waited too long."""
+    lost: Annotated[int, counter("phase4_slots_lost", "Slots whose lease ended before they were given back")]
+    """Slots whose lease ended before they were given back, if they are shared."""
+
+    @classmethod
+    def told(cls, services: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+        """The limits in the status, by name."""
+        limits = mapping(mapping(services.get(cls.service)).get("slots"))
+        return {str(name): mapping(limit) for name, limit in limits.items()}
+
+
 class RateLimiterFigures(Figures, frozen=True, kw_only=True):
     """Since the start or the last reset; ``shared_...`` and ``degraded_...`` are 0 if limits are not shared.
 
@@ -67,6 +94,8 @@ class RateLimiterFigures(Figures, frozen=True, kw_only=True):
     """Tiers that have their own limit."""
     limits: dict[str, LimitFigures]
     """The figures of each limit, by its name."""
+    slots: dict[str, SlotFigures] = field(default_factory=dict)
+    """The figures of each ConcurrencyLimit, by its name."""
     shared: bool = False
     """Whether instances share their limits through Redis."""
     degraded: Annotated[bool, DEGRADED.of(service)] = False

@@ -1,17 +1,23 @@
 """Limits per client: token buckets, exact windows, tiers, backoff for clients that retry too early."""
 
+from bot.core.rate_limiter.concurrency import ConcurrencyLimit, SlotStatus
 from bot.core.rate_limiter.decorators import rate_limited
-from bot.core.rate_limiter.errors import RateLimitExceeded, UnknownTierError
+from bot.core.rate_limiter.errors import ConcurrencyLimitExceeded, RateLimitExceeded, UnknownTierError
 from bot.core.rate_limiter.models import Backoff, RateLimitConfig, RateLimitStatus, WindowLimit
 from bot.core.rate_limiter.service import RateLimiter
+from bot.core.rate_limiter.slots import Slot
 from bot.core.rate_limiter.texts import parse_limits
 
 __all__ = [
     "Backoff",
+    "ConcurrencyLimit",
+    "ConcurrencyLimitExceeded",
     "RateLimitConfig",
     "RateLimitExceeded",
     "RateLimitStatus",
     "RateLimiter",
+    "Slot",
+    "SlotStatus",
     "UnknownTierError",
     "WindowLimit",
     "parse_limits",

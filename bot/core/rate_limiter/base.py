@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.histogram import HistogramSnapshot
 from bot.core.phase4_config.rate_limiter import RateLimiterSettings
-from bot.core.phase4_service import Phase4Service
 from bot.core.phase4_statistics.rate_limiter import RateLimiterFigures
 from bot.core.phase4_statistics.states import WITHOUT_REDIS
 from bot.core.rate_limiter.bucket import Buckets
@@ -16,6 +15,8 @@ from bot.core.rate_limiter.joint import LocalJoint
 from bot.core.rate_limiter.local import BucketLimits, LocalBuckets
 from bot.core.rate_limiter.models import LimitChoice, RateLimitConfig, RateLimitStatus
 from bot.core.rate_limiter.parts import Meter
+from bot.core.rate_limiter.slot_figures import with_slots
+from bot.core.rate_limiter.slot_methods import SlotMethods
 from bot.core.rate_limiter.stats import snapshot
 from bot.core.rate_limiter.table import MANY_LIMITS, LimitTable, valid_tier
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 OTHERS = "other limits"
 
 
-class LimiterBase(Phase4Service):
+class LimiterBase(SlotMethods):
     """The state of the rate limiter, its life and its figures; :class:`RateLimiter` has the checks."""
 
     service_name: ClassVar[str] = "rate_limiter"
@@ -33,7 +34,7 @@ class LimiterBase(Phase4Service):
     while_off: ClassVar[str] = "everything is allowed"
 
     def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
-        super().__init__()
+        super().__init__(clock)
         self._clock = clock
         self._now = clock.monotonic
         self._settings = RateLimiterSettings()
@@ -69,6 +70,7 @@ class LimiterBase(Phase4Service):
         backoff_max: float | None = None,
         backoff_grace: float | None = None,
         redis_url: str | None = None,
+        slot_lease: float | None = None,
     ) -> bool:
         """Switch on, or reconfigure; None leaves what was set before (at first: 10 rps, burst 50).
 
@@ -78,8 +80,9 @@ class LimiterBase(Phase4Service):
         their own backoff. A limit whose values did not change keeps its clients' buckets.
 
         ``redis_url`` names the Redis that holds the buckets of all instances (``redis+cluster://`` for a
-        cluster); "": each instance has its own. Redis may be unreachable at this time. Raises ValueError
-        for values out of bounds.
+        cluster); "": each instance has its own. Redis may be unreachable at this time. ``slot_lease`` is
+        the time, in seconds, after which the shared slots of a process that died are free. Raises
+        ValueError for values out of bounds.
         """
         if default_limit is not None and not isinstance(default_limit, RateLimitConfig):
             raise TypeError(f"default_limit = {default_limit!r}: expected a RateLimitConfig")
@@ -91,6 +94,7 @@ class LimiterBase(Phase4Service):
                 backoff_max=backoff_max,
                 backoff_grace=backoff_grace,
                 redis_url=redis_url,
+                slot_lease=slot_lease,
             )
             before = self._share(settings.redis_url)
             self._settings = settings
@@ -99,6 +103,7 @@ class LimiterBase(Phase4Service):
             self._switched_on()
             if self._shared is not None:
                 self._shared.start()
+            await self._open_slots(None if self._shared is None else self._shared.link, settings.slot_lease)
             await _stop(before)
         return True
 
@@ -112,6 +117,7 @@ class LimiterBase(Phase4Service):
             before = self._share("")
             self._local = {}
             self._table.close()
+            await self._close_slots()
             await _stop(before)
         return True
 
@@ -153,7 +159,8 @@ class LimiterBase(Phase4Service):
         """
         table, shared = self._table, self._shared
         limits, tiers, dropped = table.labelled(), len(table.tiers), table.dropped
-        return snapshot(limits, tiers, MANY_LIMITS, OTHERS, dropped, shared, enabled=self._enabled)
+        figures = snapshot(limits, tiers, MANY_LIMITS, OTHERS, dropped, shared, enabled=self._enabled)
+        return with_slots(figures, self._slots)
 
     async def get_status(self) -> dict[str, Any]:
         """The same as :meth:`get_statistics`."""
@@ -172,6 +179,7 @@ class LimiterBase(Phase4Service):
     async def reset_statistics(self) -> None:
         """Counters to zero; no client gains or loses a token."""
         self._table.reset_counts()
+        self._slots.reset_counts()
         if self._shared is not None:
             self._shared.reset_statistics()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bot.core._shared.errors import CapacityError, MisuseError
+from bot.core.rate_limiter.concurrency import SlotStatus
 
 
 class RateLimitExceeded(CapacityError):
@@ -26,3 +27,22 @@ class UnknownTierError(MisuseError, LookupError):
 
     def __init__(self, tier: str, known: list[str]) -> None:
         super().__init__(f"tier = {tier!r}: expected one of {sorted(known)}")
+
+
+class ConcurrencyLimitExceeded(RateLimitExceeded):
+    """All slots of a client are taken; ``status`` says how many are in flight.
+
+    ``retry_after`` is 0.0: nobody knows when a slot is given back. ``timeout=`` waits for it.
+    """
+
+    def __init__(self, status: SlotStatus, *, limit: str) -> None:
+        super().__init__(0.0, limit=limit)
+        self.args = (f"{limit} reached: {status.in_flight} of {status.max_in_flight} in flight",)
+        self.status = status
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_concurrency, (self.status, self.limit)
+
+
+def _rebuild_concurrency(status: SlotStatus, limit: str) -> ConcurrencyLimitExceeded:
+    return ConcurrencyLimitExceeded(status, limit=limit)

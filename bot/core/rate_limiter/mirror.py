@@ -46,6 +46,19 @@ def client_key(client: ClientId, root: bytes = b"") -> bytes:
     return root + b"p4r:h:" + _digest(name)
 
 
+def slot_key(limit_id: bytes, client: ClientId) -> bytes:
+    """The Redis key of a client's slots under one limit; slots.lua derives two more from it.
+
+    The braces keep all three on one node of a cluster.
+    """
+    return b"p4r:c:{" + limit_id + b":" + client_key(client) + b"}"
+
+
+def slot_channel(instance: bytes) -> str:
+    """The channel on which an instance hears of the slots that slots.lua gave it."""
+    return f"p4r:c:{instance.decode()}"
+
+
 def _digest(name: bytes) -> bytes:
     return hashlib.blake2b(name, digest_size=16).hexdigest().encode()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,6 +18,7 @@ from bot.core.rate_limiter.models import (
 )
 from bot.core.rate_limiter.parts import Meter, Part, summed
 from bot.core.rate_limiter.table import label, no_limit, valid_tier
+from bot.core.rate_limiter.waiting import longest_wait
 
 _ONE = 1
 """The only 1 there is, so that True and 1.0 are found out without being compared."""
@@ -37,6 +37,7 @@ class RateLimiter(LimiterBase):
     is_allowed... the same, of all or none  for several limits at once: is_allowed_all
     check         seconds to wait           in hot or synchronous code
     acquire       waits its turn            in workers that must not fail
+    slot          raises, or waits          around what takes long: a download
     ============= ========================= ===========================================
 
     A check neither awaits nor locks; tasks of one loop cannot take the same token twice. With a
@@ -258,7 +259,7 @@ class RateLimiter(LimiterBase):
         if meters is None:
             return self._pass(config, tier)
         client = plain_client(client_id)
-        max_wait = math.inf if timeout is None else _max_wait(timeout)
+        max_wait = longest_wait(timeout)
         if isinstance(meters, Buckets):
             name = label(meters.config, tier)
             return await self._limits.acquire(meters, client, tokens_required, max_wait, name)
@@ -326,12 +327,6 @@ class RateLimiter(LimiterBase):
         found = await self._limits.reset_client(client, limits)
         self._joint.wake(client, limits)
         return found
-
-
-def _max_wait(timeout: float) -> float:
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout != timeout:
-        raise invalid("timeout", timeout, "a number of seconds, or None")
-    return max(0.0, timeout)
 
 
 def _parts(meters: Meter | tuple[Meter, ...], client: ClientId, tokens: int) -> tuple[Part, ...]:

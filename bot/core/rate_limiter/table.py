@@ -14,6 +14,7 @@ from bot.core._shared.errors import invalid, shown
 from bot.core.phase4_config.limit_texts import looks_like_limits
 from bot.core.phase4_config.rate_limiter import RateLimiterSettings
 from bot.core.rate_limiter.bucket import Buckets
+from bot.core.rate_limiter.concurrency import ConcurrencyLimit
 from bot.core.rate_limiter.errors import UnknownTierError
 from bot.core.rate_limiter.mirror import Mirror
 from bot.core.rate_limiter.models import (
@@ -339,7 +340,9 @@ def values(limit: Limit) -> str:
 
 
 def no_limit(config: object) -> TypeError:
-    """The error for what is no limit."""
+    """The error for what is no limit of a rate."""
+    if isinstance(config, ConcurrencyLimit):
+        return TypeError(f"config = {config!r}: slot() and acquire_slot() take a ConcurrencyLimit")
     return TypeError(
         f"config = {shown(config)}: expected a RateLimitConfig, a WindowLimit, the name of a tier, or a text "
         'such as "10/second"'

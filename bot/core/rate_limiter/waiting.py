@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable, Hashable
 
 from bot.core._shared.clock import Clock
+from bot.core._shared.errors import invalid
 from bot.core.rate_limiter.line import Line, Order, Waiter
 
 
@@ -87,3 +89,12 @@ class Lines:
         """Raise AssertionError if the parts disagree. For tests: O(n)."""
         for line in self._lines.values():
             line.check_invariants()
+
+
+def longest_wait(timeout: float | None) -> float:
+    """The seconds of a ``timeout`` argument: None waits for ever, and what is negative not at all."""
+    if timeout is None:
+        return math.inf
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout != timeout:
+        raise invalid("timeout", timeout, "a number of seconds, or None")
+    return max(0.0, timeout)

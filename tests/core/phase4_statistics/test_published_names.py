@@ -20,7 +20,7 @@ from bot.core.load_balancer import LoadBalancer
 from bot.core.outbound import Outbound
 from bot.core.phase4_metrics import Phase4Collector
 from bot.core.query_optimizer import QueryOptimizer
-from bot.core.rate_limiter import RateLimiter
+from bot.core.rate_limiter import ConcurrencyLimit, RateLimiter
 
 KEYS = {
     "query_optimizer": """
@@ -86,6 +86,7 @@ KEYS = {
         query_timeouts:int refused_as_demoted:int demoted:bool overdue_calls:int
         longest_call_seconds:float healthy:bool degraded:bool last_error:NoneType
     """,
+    "a limit of slots": "max_in_flight:int in_flight:int waiting:int granted:int refused:int lost:int",
     "a limit": """
         requests_per_second:float burst_size:int active_clients:int allowed:int blocked:int
     """,
@@ -151,6 +152,10 @@ METRICS = """
     phase4_pool_healthy gauge pool 1 while the pool can connect
     phase4_rate_limit_requests counter tier,outcome Requests by limit and outcome
     phase4_rate_limit_active_clients gauge tier Clients whose bucket is not full
+    phase4_slots counter limit,outcome Calls for a slot by limit and outcome
+    phase4_slots_in_flight gauge limit Slots taken in this process
+    phase4_slots_waiting gauge limit Callers of this process that wait for a slot
+    phase4_slots_lost counter limit Slots whose lease ended before they were given back
     phase4_batch_pending_items gauge - Items that wait or are being handled
     phase4_batch_max_pending_items gauge - The most pending items; further ones are refused
     phase4_batch_stream_length gauge - Durable mode: unfinished items of all instances
@@ -299,6 +304,13 @@ SAMPLES = {
         blocked -> phase4_rate_limit_requests_total{outcome=blocked,tier=upload}
         active_clients -> phase4_rate_limit_active_clients{tier=upload}
     """,
+    "a limit of slots": """
+        in_flight -> phase4_slots_in_flight{limit=downloads}
+        waiting -> phase4_slots_waiting{limit=downloads}
+        granted -> phase4_slots_total{limit=downloads,outcome=granted}
+        refused -> phase4_slots_total{limit=downloads,outcome=refused}
+        lost -> phase4_slots_lost_total{limit=downloads}
+    """,
     "an instance": """
         healthy -> phase4_load_balancer_instance_healthy{bot_instance=bot-1}
         drained -> phase4_load_balancer_instance_drained{bot_instance=bot-1}
@@ -379,7 +391,10 @@ async def test_the_keys_of_a_pool_a_limit_and_an_instance(tmp_path):
         assert keys((await pools.get_statistics())["db"]) >= set(KEYS["a pool"].split())
         await limiter.enable()
         await limiter.is_allowed(7)
-        assert keys((await limiter.get_statistics())["limits"]["default"]) >= set(KEYS["a limit"].split())
+        async with limiter.slot(1, ConcurrencyLimit(1)):
+            told = await limiter.get_statistics()
+        assert keys(told["limits"]["default"]) >= set(KEYS["a limit"].split())
+        assert keys(told["slots"]["1 in flight"]) >= set(KEYS["a limit of slots"].split())
         await balancer.enable()
         await balancer.add_instance("bot-1", "127.0.0.1", 1)
         assert keys((await balancer.get_statistics())["instances"]["bot-1"]) >= set(
@@ -443,6 +458,7 @@ def made_up_status():
     services["batch_processor"] |= made_up(KEYS["batch_processor, durable"])
     services["outbound"] |= made_up(KEYS["outbound, shared"])
     services["rate_limiter"]["limits"] = {"upload": made_up(KEYS["a limit"])}
+    services["rate_limiter"]["slots"] = {"downloads": made_up(KEYS["a limit of slots"])}
     services["load_balancer"]["instances"] = {"bot-1": made_up(KEYS["an instance"])}
     services["connection_pool_manager"] = {"db": made_up(KEYS["a pool"])}
     return {"uptime_seconds": 12.5, "services": services}
@@ -453,6 +469,7 @@ def entry(status, where):
     members = {
         "a pool": services["connection_pool_manager"]["db"],
         "a limit": services["rate_limiter"]["limits"]["upload"],
+        "a limit of slots": services["rate_limiter"]["slots"]["downloads"],
         "an instance": services["load_balancer"]["instances"]["bot-1"],
     }
     return members[where] if where in members else services[where]
