@@ -34,7 +34,7 @@ AWAY_PAUSE = 1.0
 """Seconds between two looks for a Redis that is away, at most, while slots are held or waited for."""
 
 # As slots.lua has them.
-TAKE, WAIT, RENEW, RELEASE, PEEK = range(5)
+TAKE, WAIT, RENEW, RELEASE, PEEK, AGAIN = range(6)
 _CALL = struct.Struct("<Bdd")
 _NUMBERS = [struct.Struct(f"<{3 * calls}d") for calls in range(257)]
 
@@ -217,7 +217,7 @@ class SharedSlots:
         if self._reachable():
             sent = self._now()
             calls = [
-                self._script.call(hold.key, self._argument(RENEW if hold.is_held else WAIT, hold))
+                self._script.call(hold.key, self._argument(RENEW if hold.is_held else AGAIN, hold))
                 for hold in holds
             ]
             answers = await asyncio.gather(*calls, return_exceptions=True)
@@ -338,7 +338,8 @@ class SharedSlots:
             undo()
         holds, self._holds = self._holds, {}
         try:
-            if self.link.owner.loop is asyncio.get_running_loop():
+            self.link.here()  # the loop under which they were taken may have ended
+            if not self.link.owner.elsewhere:
                 for hold in holds.values():
                     if hold.pid == os.getpid():
                         self._send_back(hold)

@@ -10,8 +10,11 @@
 --
 -- A free slot goes to the one that waits longest. Its instance is told by a message, and finds out by asking
 -- again if the message is lost. A slot whose instance died is free when its lease has ended.
+--
+-- If somebody who waits is unknown, as when Redis was restarted without its data, nobody is called for half a
+-- lease (`:q`): so that those who hold slots can say so first.
 
-local TAKE, WAIT, RENEW, RELEASE, PEEK = 0, 1, 2, 3, 4
+local TAKE, WAIT, RENEW, RELEASE, PEEK, AGAIN = 0, 1, 2, 3, 4, 5
 local REFUSED, HELD, WAITING, OVER = 0, 1, 2, 3
 local HEAD = 17 -- bytes before the name
 local LONGEST = 300000 -- ms: the longest lease; a later end is that of a clock that was set back since
@@ -27,7 +30,7 @@ local answer = {}
 for i = 1, #KEYS do
   local asked, most, lease = unpack_numbers('<Bdd', ARGV[i])
   local name = ARGV[i]:sub(HEAD + 1)
-  local taken, line, ends = KEYS[i], KEYS[i] .. ':w', KEYS[i] .. ':x'
+  local taken, line, ends, quiet = KEYS[i], KEYS[i] .. ':w', KEYS[i] .. ':x', KEYS[i] .. ':q'
   local until_ms = now + min(LONGEST, floor(lease * 1000))
   local channel = KEYS[i]:match('^(.-c:){')
 
@@ -52,7 +55,7 @@ for i = 1, #KEYS do
   -- Give the free slots to those that wait.
   local function serve()
     local free = min(most - call('ZCARD', taken), MANY)
-    if free > 0 then
+    if free > 0 and call('ZCARD', line) > 0 and call('EXISTS', quiet) == 0 then
       for _, first in ipairs(call('ZRANGE', line, 0, free - 1)) do
         call('ZREM', line, first)
         -- Who has no lease any more, as when one of two keys was evicted, is not served.
@@ -67,12 +70,17 @@ for i = 1, #KEYS do
   end
 
   local state = REFUSED
-  if asked == TAKE or asked == WAIT then
+  if asked == TAKE or asked == WAIT or asked == AGAIN then
+    local is_unknown = asked == AGAIN and not (call('ZSCORE', taken, name) or call('ZSCORE', line, name))
+    if is_unknown then
+      call('SET', quiet, '', 'PX', floor(lease * 500))
+    end
     serve()
-    if call('ZSCORE', taken, name) or (call('ZCARD', line) == 0 and call('ZCARD', taken) < most) then
+    local is_free = not is_unknown and call('ZCARD', line) == 0 and call('ZCARD', taken) < most
+    if is_free or call('ZSCORE', taken, name) then
       call('ZADD', taken, until_ms, name)
       state = HELD
-    elseif asked == WAIT then
+    elseif asked ~= TAKE then
       if not call('ZSCORE', line, name) then
         local last = call('ZRANGE', line, -1, -1, 'WITHSCORES')
         call('ZADD', line, (tonumber(last[2]) or 0) + 1, name)
