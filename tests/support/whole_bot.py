@@ -11,12 +11,13 @@ from bot.core.cache_manager import CacheManager
 from bot.core.outbound import Outbound, Request
 from bot.core.phase4_config import Phase4Config
 from bot.core.phase4_wiring import SERVICES
-from bot.core.rate_limiter import RateLimitConfig, RateLimiter
+from bot.core.rate_limiter import ConcurrencyLimit, RateLimitConfig, RateLimiter
 from bot.core.redis_link import RedisLink
 from tests.support.waiting import until
 
 HOURLY = RateLimitConfig(3 / 3600, 3)
 """Three requests, and then none for as long as a test takes."""
+ONE = ConcurrencyLimit(1, "downloads")
 
 
 class WholeBot:
@@ -92,6 +93,12 @@ class WholeBot:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+
+        slot = await limiter.acquire_slot("{x}", ONE)
+        next_one = asyncio.create_task(limiter.acquire_slot("{x}", ONE, timeout=10))
+        await asyncio.sleep(0.05)
+        slot.release()
+        (await next_one).release()
 
         assert await batches.submit_and_wait(word, timeout=10) == word
         await batches.submit_item("bad", key=f"bad-{word}")

@@ -5,6 +5,7 @@ from bot.core.rate_limiter.decorators import rate_limited
 from bot.core.rate_limiter.errors import ConcurrencyLimitExceeded, RateLimitExceeded, UnknownTierError
 from bot.core.rate_limiter.models import Backoff, RateLimitConfig, RateLimitStatus, WindowLimit
 from bot.core.rate_limiter.service import RateLimiter
+from bot.core.rate_limiter.slot_decorator import limited_slots
 from bot.core.rate_limiter.slots import Slot
 from bot.core.rate_limiter.texts import parse_limits
 
@@ -20,6 +21,7 @@ __all__ = [
     "SlotStatus",
     "UnknownTierError",
     "WindowLimit",
+    "limited_slots",
     "parse_limits",
     "rate_limited",
 ]

@@ -80,7 +80,7 @@ def rate_limited(
             raise invalid("function", function, "something that can be called")
         label = label_of(function)
         config = None if tier is not None else _own_limit(rps, burst_size, label, backoff)
-        client_of = _client_finder(function, key)
+        client_of = client_finder(function, key)
 
         limit_name = label if tier is None else f"tier {tier}"
 
@@ -90,7 +90,7 @@ def rate_limited(
             if wait > 0.0:
                 raise RateLimitExceeded(wait, limit=limit_name)
 
-        if _is_async(function):
+        if is_async(function):
 
             @functools.wraps(function)
             async def limited(*args: P.args, **kwargs: P.kwargs) -> Any:
@@ -141,7 +141,8 @@ def _written(value: object) -> str:
     return shown(value) if isinstance(value, int | str | float | bytes | None) else type(value).__qualname__
 
 
-def _is_async(function: Callable[..., Any]) -> bool:
+def is_async(function: Callable[..., Any]) -> bool:
+    """Whether a call gives a coroutine."""
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
         getattr(function, "__call__", None)  # noqa: B004 - of an object, whose class makes it a coroutine
     )
@@ -160,11 +161,12 @@ def _own_limit(
     return RateLimitConfig(rate, burst, label, backoff)
 
 
-def _client_finder(
+def client_finder(
     function: Callable[..., Any], key: KeyFunction | str | None
 ) -> Callable[[Any, Any], ClientId]:
+    """What finds the client in the arguments of a call, as ``rate_limited`` does."""
     if callable(key):
-        named = _client_finder(function, None)
+        named = client_finder(function, None)
 
         def from_function(args: Any, kwargs: Any) -> ClientId:
             found = key(*args, **kwargs)

@@ -46,17 +46,17 @@ def client_key(client: ClientId, root: bytes = b"") -> bytes:
     return root + b"p4r:h:" + _digest(name)
 
 
-def slot_key(limit_id: bytes, client: ClientId) -> bytes:
-    """The Redis key of a client's slots under one limit; slots.lua derives two more from it.
+def slot_key(limit_id: bytes, client: ClientId, root: bytes = b"") -> bytes:
+    """The Redis key of a client's slots under one limit; slots.lua derives three more from it.
 
-    The braces keep all three on one node of a cluster.
+    The braces keep all of them on one node of a cluster.
     """
-    return b"p4r:c:{" + limit_id + b":" + client_key(client) + b"}"
+    return root + b"p4r:c:{" + limit_id + b":" + client_key(client) + b"}"
 
 
-def slot_channel(instance: bytes) -> str:
+def slot_channel(instance: bytes, root: str = "") -> str:
     """The channel on which an instance hears of the slots that slots.lua gave it."""
-    return f"p4r:c:{instance.decode()}"
+    return f"{root}p4r:c:{instance.decode()}"
 
 
 def _digest(name: bytes) -> bytes:

@@ -116,7 +116,7 @@ class SharedSlots:
         """
         flight, client = hold.flight, hold.client
         hold.name = self._instance + b":%d" % next(self._numbers)
-        hold.key = slot_key(flight.limit.limit_id, client)
+        hold.key = slot_key(flight.limit.limit_id, client, self.link.root_bytes)
         flight.asking += 1
         hold.is_asking = True
         try:
@@ -183,7 +183,7 @@ class SharedSlots:
     async def status(self, flight: InFlight, client: ClientId) -> SlotStatus:
         """How many slots of a client are taken, by all instances."""
         if self._reachable():
-            key = slot_key(flight.limit.limit_id, client)
+            key = slot_key(flight.limit.limit_id, client, self.link.root_bytes)
             argument = _CALL.pack(PEEK, float(flight.limit.max_in_flight), self.lease)
             try:
                 answer: Answer = await self._script.call(key, argument)
@@ -272,7 +272,7 @@ class SharedSlots:
     def _listen(self) -> None:
         if self._subscription is None and not self._stopped:
             with contextlib.suppress(RuntimeError):
-                channel = slot_channel(self._instance)
+                channel = slot_channel(self._instance, self.link.root)
                 self._subscription = self.link.listen(channel, self._called, self._listening)
 
     def _called(self, name: bytes) -> None:
