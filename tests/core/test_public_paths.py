@@ -46,8 +46,8 @@ NAMES = {
         optimize_query
     """,
     "rate_limiter": """
-        Backoff RateLimitConfig RateLimitExceeded RateLimitStatus RateLimiter UnknownTierError
-        rate_limited
+        Backoff ConcurrencyLimit ConcurrencyLimitExceeded RateLimitConfig RateLimitExceeded
+        RateLimitStatus RateLimiter Slot SlotStatus UnknownTierError limited_slots rate_limited
     """,
     "enhanced_startup_phase4": """
         cached get_phase4_status initialize_phase4_services mount_phase4 optimize_query rate_limited
