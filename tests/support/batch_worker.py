@@ -1,8 +1,9 @@
 """A bot in a process of its own that handles a durable queue, for tests and benchmarks that kill it.
 
 ``python -m tests.support.batch_worker URL QUEUE LEASE SIZE SECONDS``: each batch takes SECONDS; how
-often each item was handled is counted in the hash ``handled:QUEUE``, as a database would have it. An
-item whose data is "poison" ends the process at once, as a crash in native code does. Ends on SIGTERM.
+often each item was handled is counted in the hash ``handled:QUEUE``, as a database would have it, and the
+list ``order:QUEUE`` tells when items of lanes began and ended. An item whose data is "poison" ends the
+process at once, as a crash in native code does. Ends on SIGTERM.
 """
 
 from __future__ import annotations
@@ -28,10 +29,15 @@ async def work(url: str, queue: str, lease: float, size: int, seconds: float) ->
                     await database.incr(f"crashes:{queue}")
                     os._exit(70)
                 pipe.hincrby(f"handled:{queue}", item.item_id, 1)
+                if item.lane is not None:
+                    pipe.rpush(f"order:{queue}", f"begin {item.lane} {item.data} {item.deliveries}")
                 if item.deliveries > 1:
                     pipe.hset(f"redelivered:{queue}", item.item_id, item.deliveries)
             await pipe.execute()
         await asyncio.sleep(seconds)
+        lines = [f"end {item.lane} {item.data} 0" for item in items if item.lane is not None]
+        if lines:
+            await database.rpush(f"order:{queue}", *lines)
         return {item.item_id: ["by", os.getpid(), item.data] for item in items}
 
     processor = BatchProcessor()

@@ -78,11 +78,22 @@ class Backlog:
         withdrawn = self.queue.withdrawn - before
         self.left += len(items) + withdrawn
         self.in_flight += len(items)
-        if self.lanes:
+        if self.lanes.released:
             self.lanes.taken(items)
-            if withdrawn:
-                withdrawn += self._release_left_out()
+        if self.queue.left_out:
+            withdrawn += self._release_left_out()
         return items, withdrawn
+
+    def push_next(self, item: BatchItem) -> None:
+        """Take in an item from Redis that waited there for one before it in its lane: it is due now."""
+        self.queue.push(item)
+        self.lanes.add_released(item)
+
+    def discard(self, entries: set[bytes]) -> list[BatchItem]:
+        """Remove the items from the queue that were read from these entries of a stream, and return them."""
+        gone = self.queue.discard(entries)
+        self.lanes.taken(gone)
+        return gone
 
     def take_all(self) -> tuple[list[BatchItem], int]:
         """As :meth:`take`, all of them, those that wait in lanes too; the lanes are forgotten."""

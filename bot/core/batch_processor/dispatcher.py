@@ -121,6 +121,12 @@ class Dispatcher:
         elif not self.due.watching:
             self._watch()
 
+    def admit_next(self, items: Sequence[BatchItem]) -> None:
+        """Take in items that waited in Redis for others of their lanes; they are due now."""
+        for item in items:
+            self.backlog.push_next(item)
+        self.pump()
+
     def admit_alone(self, item: BatchItem) -> None:
         """Take in an item that shares no batch with another."""
         self.backlog.put_alone(item, self.now())

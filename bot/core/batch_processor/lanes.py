@@ -82,11 +82,14 @@ class Lanes:
         self.released += len(following)
         return following
 
+    def add_released(self, item: BatchItem) -> None:
+        """An item is in the queue that had to wait elsewhere, in Redis."""
+        self._waited[item] = None
+        self.released += 1
+
     def taken(self, items: Iterable[BatchItem]) -> None:
         """These have left the queue."""
         waited = self._waited
-        if not self.released:
-            return
         for item in items:
             if item in waited:
                 del waited[item]
@@ -148,3 +151,17 @@ def valid_lane(lane: object) -> Lane:
     raise invalid(
         "lane", lane, f"a whole number of at most 64 bits, or a string of 1 to {MAX_LANE_LENGTH} characters"
     )
+
+
+def valid_lanes(lane: Lane | None, lanes: Iterable[Lane | None] | None, count: int) -> list[Lane | None]:
+    """The lane of each of ``count`` items, or None: ``lane`` for all, or ``lanes`` with one for each."""
+    if lanes is None:
+        return [None if lane is None else valid_lane(lane)] * count
+    if lane is not None:
+        raise invalid("lane, lanes", (lane, "..."), "one of the two")
+    if isinstance(lanes, str):
+        raise invalid("lanes", lanes, "a list with one for each item (of all: lane=)")
+    each = [None if one is None else valid_lane(one) for one in lanes]
+    if len(each) != count:
+        raise invalid("lanes", f"{len(each)} lanes", f"one for each of the {count} items")
+    return each

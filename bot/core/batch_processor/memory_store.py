@@ -18,7 +18,7 @@ from bot.core.batch_processor.errors import (
     UnknownItemError,
 )
 from bot.core.batch_processor.lifecycle import State
-from bot.core.batch_processor.models import BatchItem, DeadLetter, ItemStatus, ReplayReport, Submission
+from bot.core.batch_processor.models import BatchItem, DeadLetter, ItemStatus, Lane, ReplayReport, Submission
 from bot.core.batch_processor.results import Outcome
 from bot.core.batch_processor.store import OFF, check_key, check_priority
 
@@ -55,7 +55,7 @@ class MemoryStore:
 
     # Submitting.
 
-    def submit(self, data: Any, priority: int) -> asyncio.Future[Any]:
+    def submit(self, data: Any, priority: int, lane: Lane | None = None) -> asyncio.Future[Any]:
         d = self._d
         self._move_here()
         if d.state is not _ON or self._capacity.lacks_room():
@@ -63,7 +63,10 @@ class MemoryStore:
         if priority != 0:
             check_priority(priority)
         future: Future[Any] = Future(loop=d.loop)
-        d.admit(BatchItem(data, future, d.now(), "", priority))
+        item = BatchItem(data, future, d.now(), "", priority)
+        if lane is not None:
+            item.lane = lane
+        d.admit(item)
         return future
 
     def may_wait_for_room(self) -> bool:
@@ -72,16 +75,16 @@ class MemoryStore:
             raise self._off()
         return self._capacity.lacks_room() or self._capacity.has_line
 
-    async def submit_when_room(self, data: Any, priority: int) -> Any:
+    async def submit_when_room(self, data: Any, priority: int, lane: Lane | None = None) -> Any:
         await self._capacity.wait()
         try:
-            future = self.submit(data, priority)
+            future = self.submit(data, priority, lane)
         except BaseException:
             self._capacity.offer_room()  # the place goes to the next
             raise
         return await future
 
-    def submit_item(self, data: Any, priority: int, key: str | None) -> Submission:
+    def submit_item(self, data: Any, priority: int, key: str | None, lane: Lane | None = None) -> Submission:
         d = self._d
         if priority != 0:
             check_priority(priority)
@@ -97,18 +100,24 @@ class MemoryStore:
         if self._capacity.lacks_room():
             return self._full(1)
         item_id = d.ids.new_item() if key is None else key
-        batch_id = d.due_batch(priority)
-        d.admit(BatchItem(data, None, d.now(), item_id, priority, tracked=True))
+        batch_id = d.due_batch(priority, lane)
+        d.admit(BatchItem(data, None, d.now(), item_id, priority, tracked=True, lane=lane))
         return Submission((True, item_id, batch_id))
 
     async def submit_many(
-        self, wanted: Sequence[Any], priority: int, keys: Sequence[str | None], all_or_none: bool
+        self,
+        wanted: Sequence[Any],
+        priority: int,
+        keys: Sequence[str | None],
+        lanes: Sequence[Lane | None],
+        all_or_none: bool,
     ) -> list[Submission]:
         self._move_here()
         if all_or_none and self._d.state is _ON and self._capacity.lacks_room(len(wanted)):
             refused = self._full(len(wanted))
             return [refused] * len(wanted)
-        return [self.submit_item(one, priority, key) for one, key in zip(wanted, keys, strict=True)]
+        given = zip(wanted, keys, lanes, strict=True)
+        return [self.submit_item(one, priority, key, lane) for one, key, lane in given]
 
     def _full(self, wanted: int) -> Submission:
         counters = self._outcomes.counters

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
 import logging
 from asyncio import Future
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import Iterable
 from threading import get_ident
 from typing import Any, ClassVar
 
@@ -17,33 +16,30 @@ from bot.core._shared.histogram import HistogramSnapshot
 from bot.core._shared.loop_owner import still_runs
 from bot.core._shared.masking import mask_secrets
 from bot.core._shared.tasks import run_on_loop
-from bot.core._shared.validation import YEAR, valid_count, valid_seconds
+from bot.core._shared.validation import YEAR, valid_seconds
 from bot.core.batch_processor.dispatcher import Dispatcher
-from bot.core.batch_processor.errors import BatchClosedError, ResultTimeoutError, presentable
+from bot.core.batch_processor.errors import ResultTimeoutError, presentable
 from bot.core.batch_processor.figures import figures_of
+from bot.core.batch_processor.lanes import valid_lane, valid_lanes
+from bot.core.batch_processor.letter_calls import DeadLetterCalls
 from bot.core.batch_processor.lifecycle import State
 from bot.core.batch_processor.memory_store import MemoryStore
 from bot.core.batch_processor.models import (
     BatchItem,
     BatchStatus,
-    DeadLetter,
     Handler,
     ItemStatus,
-    ReplayReport,
+    Lane,
     Submission,
 )
-from bot.core.batch_processor.store import OFF, Store, check_priority
+from bot.core.batch_processor.store import Store, check_priority
 from bot.core.phase4_config.batch_processor import BatchProcessorSettings
-from bot.core.phase4_service import Phase4Service
 from bot.core.phase4_statistics.batch_processor import BatchProcessorFigures
 
 logger = logging.getLogger(__name__)
 
-MOST_LETTERS = 100_000_000
-"""Dead letters at most, as ``max_dead_letters`` allows."""
 
-
-class BatchProcessor(Phase4Service):
+class BatchProcessor(DeadLetterCalls):
     """Collects items into batches for one handler, and gives each item its own result.
 
     ================= ================================ =========================================
@@ -271,12 +267,13 @@ class BatchProcessor(Phase4Service):
 
     # Submitting.
 
-    def submit(self, data: Any, priority: int = 0) -> asyncio.Future[Any]:
+    def submit(self, data: Any, priority: int = 0, *, lane: Lane | None = None) -> asyncio.Future[Any]:
         """Add an item and return the future of its result: the cheapest form, and not a coroutine.
 
         The future raises the item's error, or DeadLetteredError if its batch was given up. Cancelling it
         withdraws an item that is in no batch yet. Only the future keeps the result; if you need the result
-        by id, or not at all, use :meth:`submit_item`. Higher priorities go first.
+        by id, or not at all, use :meth:`submit_item`. Higher priorities go first. ``lane`` names a user or a
+        chat whose items are handled one at a time, in the order of their submission.
 
         In durable mode the future raises BatchQueueFullError, or RedisUnavailableError while Redis is away,
         and cancelling it withdraws nothing. Data that cannot be stored in Redis raises InvalidArgumentError
@@ -285,15 +282,23 @@ class BatchProcessor(Phase4Service):
         Raises BatchQueueFullError or, while the processor is off, BatchClosedError.
         """
         d = self._dispatcher
-        if 0 < len(self._waiting) < d.open and priority == 0 and d.thread == get_ident() and d.runs():
+        if (
+            0 < len(self._waiting) < d.open
+            and priority == 0
+            and lane is None
+            and d.thread == get_ident()
+            and d.runs()
+        ):
             # Others wait already, and with this one the batch is not full: nothing else is to be done.
             # A thread runs one loop at a time, and asking for that one is a system call.
             future: asyncio.Future[Any] = Future(loop=d.loop)
             self._waiting.append(BatchItem(data, future, self._now()))
             return future
-        return self._store.submit(data, priority)
+        return self._store.submit(data, priority, None if lane is None else valid_lane(lane))
 
-    async def submit_and_wait(self, data: Any, priority: int = 0, timeout: float | None = None) -> Any:
+    async def submit_and_wait(
+        self, data: Any, priority: int = 0, timeout: float | None = None, *, lane: Lane | None = None
+    ) -> Any:
         """Add an item, waiting for room if there is none, and return its result or raise its error.
 
         After ``timeout`` seconds in all: ResultTimeoutError; an item in no batch yet is withdrawn then,
@@ -303,26 +308,37 @@ class BatchProcessor(Phase4Service):
             timeout = valid_seconds("timeout", timeout, zero=True, most=YEAR)
             try:
                 async with asyncio.timeout(timeout) as deadline:
-                    return await self.submit_and_wait(data, priority)
+                    return await self.submit_and_wait(data, priority, lane=lane)
             except TimeoutError as error:
                 if not deadline.expired():
                     raise
                 raise ResultTimeoutError(f"no result within {timeout:g} s") from error
         if priority != 0:
             check_priority(priority)
+        if lane is not None:
+            lane = valid_lane(lane)
         if self._store.may_wait_for_room():
-            return await self._store.submit_when_room(data, priority)
-        return await self.submit(data, priority)
+            return await self._store.submit_when_room(data, priority, lane)
+        return await (
+            self.submit(data, priority) if lane is None else self._store.submit(data, priority, lane)
+        )
 
-    async def submit_item(self, data: Any, priority: int = 0, key: str | None = None) -> Submission:
+    async def submit_item(
+        self, data: Any, priority: int = 0, key: str | None = None, *, lane: Lane | None = None
+    ) -> Submission:
         """Add an item: ``(success, item_id, batch_id)``; at once, whether there is room or not.
 
         Its result is kept for :meth:`get_result`. ``key`` is an idempotency key (1 to 200 characters), and
         becomes the item's id: while an item of that key is pending, or its result is kept, another
         submission adds nothing and gets the same answer. ``success`` is False, with a ``reason``, if the
         queue is full or the processor is off.
+
+        ``lane`` is a user or a chat, a whole number or a string. Of the items of one lane, one at a time is
+        handled, in the order of their submission; a batch holds at most one of them. One whose batch is to
+        be tried again keeps its lane waiting. Lanes take turns. A priority has no meaning inside a lane.
+        ``batch_id`` is empty for an item that waits for others of its lane.
         """
-        answer = self._store.submit_item(data, priority, key)
+        answer = self._store.submit_item(data, priority, key, None if lane is None else valid_lane(lane))
         return answer if isinstance(answer, Submission) else await answer
 
     async def submit_many(
@@ -332,17 +348,22 @@ class BatchProcessor(Phase4Service):
         *,
         keys: Iterable[str] | None = None,
         all_or_none: bool = False,
+        lane: Lane | None = None,
+        lanes: Iterable[Lane | None] | None = None,
     ) -> list[Submission]:
         """:meth:`submit_item` for each, in order, with a key for each if there are ``keys``.
 
-        ``all_or_none``: accept no item if there is no room for all of them.
+        ``all_or_none``: accept no item if there is no room for all of them. ``lane`` is the lane of all of
+        them; ``lanes`` has one for each, or None for none.
         """
         wanted = list(data)
         ids: list[str | None] = [None] * len(wanted) if keys is None else list(keys)
         if len(ids) != len(wanted):
             raise invalid("keys", f"{len(ids)} keys", f"one for each of the {len(wanted)} items")
         check_priority(priority)
-        return await self._store.submit_many(wanted, priority, ids, all_or_none)
+        return await self._store.submit_many(
+            wanted, priority, ids, valid_lanes(lane, lanes, len(wanted)), all_or_none
+        )
 
     # Results.
 
@@ -395,60 +416,6 @@ class BatchProcessor(Phase4Service):
                 raise
             return False
 
-    # Dead letters.
-
-    async def dead_letters(self, limit: int | None = None) -> list[DeadLetter]:
-        """The items that were given up, the oldest first, at most ``limit``.
-
-        In durable mode those of every instance, as Redis has them; RedisUnavailableError while it is away.
-        """
-        return [letter async for letter in self.iter_dead_letters(limit=limit)]
-
-    async def iter_dead_letters(
-        self, offset: int = 0, limit: int | None = None, *, newest_first: bool = False
-    ) -> AsyncIterator[DeadLetter]:
-        """The same one after the other, without the first ``offset``, at most ``limit``."""
-        offset = valid_count("offset", offset, 0, MOST_LETTERS, default=0)
-        left = MOST_LETTERS if limit is None else valid_count("limit", limit, 0, MOST_LETTERS, default=0)
-        if not left:
-            return
-        letters = self._store.each_letter(offset, newest_first=newest_first)
-        async with contextlib.aclosing(letters):
-            async for letter in letters:
-                yield letter
-                left -= 1
-                if not left:
-                    return
-
-    async def count_dead_letters(self) -> int:
-        """How many there are; in durable mode of every instance, and those that cannot be read count."""
-        return await self._store.count_letters()
-
-    async def get_dead_letter(self, item_id: str) -> DeadLetter | None:
-        """The dead letter of an item, the newest if it died more than once; None if there is none."""
-        return await self._store.find_letter(item_id)
-
-    async def replay_dead_letters(self, item_ids: Sequence[str] | None = None) -> ReplayReport:
-        """Submit dead letters again, all or those of ``item_ids``, under their ids and priorities.
-
-        Dead letters without room in the queue stay, and so does one whose key a pending item has. In
-        durable mode each is replayed whole or not at all, and once, however many instances try;
-        RedisUnavailableError while Redis is away. BatchClosedError while the processor is off.
-        """
-        if self._dispatcher.state is not State.ON:
-            raise BatchClosedError(OFF)
-        return await self._store.replay(_valid_ids(item_ids))
-
-    async def replay(self, item_ids: Sequence[str] | None = None) -> int:
-        """:meth:`replay_dead_letters`, but returns only the number replayed; 0 while off."""
-        return (
-            (await self.replay_dead_letters(item_ids)).replayed if self._dispatcher.state is State.ON else 0
-        )
-
-    async def discard_dead_letters(self, item_ids: Sequence[str] | None = None) -> int:
-        """Drop dead letters, all or those of ``item_ids``; returns how many. Statistics still count them."""
-        return await self._store.discard(_valid_ids(item_ids))
-
     # Figures.
 
     def snapshot(self) -> BatchProcessorFigures:
@@ -491,9 +458,3 @@ def _valid_handler(handler: object) -> Handler:
     except TypeError as error:
         raise invalid("process_handler", handler, f"a function of one list of items ({error})") from None
     return handler
-
-
-def _valid_ids(item_ids: Sequence[str] | None) -> Sequence[str] | None:
-    if isinstance(item_ids, str):
-        raise invalid("item_ids", item_ids, "a list of ids (of one: [item_id]), or None for all")
-    return item_ids

@@ -12,6 +12,7 @@ from bot.core.batch_processor.models import (
     MAX_PRIORITY,
     DeadLetter,
     ItemStatus,
+    Lane,
     ReplayReport,
     Submission,
 )
@@ -27,24 +28,29 @@ class Store(Protocol):
     that one runs no more; MisuseError while it runs, in another thread.
     """
 
-    def submit(self, data: Any, priority: int) -> asyncio.Future[Any]:
+    def submit(self, data: Any, priority: int, lane: Lane | None = None) -> asyncio.Future[Any]:
         """As ``BatchProcessor.submit``."""
 
     def may_wait_for_room(self) -> bool:
         """Whether a submission may have to wait; raises BatchClosedError while the processor is off."""
 
-    async def submit_when_room(self, data: Any, priority: int) -> Any:
+    async def submit_when_room(self, data: Any, priority: int, lane: Lane | None = None) -> Any:
         """Take an item in as soon as there is room, and return its result."""
 
     def submit_item(
-        self, data: Any, priority: int, key: str | None
+        self, data: Any, priority: int, key: str | None, lane: Lane | None = None
     ) -> Submission | asyncio.Future[Submission]:
         """As ``BatchProcessor.submit_item``, or a future of that; ``priority`` and ``key`` are unchecked."""
 
     async def submit_many(
-        self, wanted: Sequence[Any], priority: int, keys: Sequence[str | None], all_or_none: bool
+        self,
+        wanted: Sequence[Any],
+        priority: int,
+        keys: Sequence[str | None],
+        lanes: Sequence[Lane | None],
+        all_or_none: bool,
     ) -> list[Submission]:
-        """As ``BatchProcessor.submit_many``, with a key or None for each."""
+        """As ``BatchProcessor.submit_many``, with a key and a lane or None for each."""
 
     def known_outcome(self, item_id: str) -> Outcome | None:
         """How an item ended, if that is at hand; None: ask :meth:`result`. May raise UnknownItemError."""

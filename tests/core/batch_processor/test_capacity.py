@@ -177,7 +177,7 @@ async def test_who_is_refused_while_waiting_for_room_keeps_no_place(processor, h
         bad.result()
     submit = processor._store.submit
 
-    def failing(data, priority=0):
+    def failing(data, priority=0, lane=None):
         if data == "no memory":
             raise MemoryError
         return submit(data, priority)

@@ -1,19 +1,29 @@
+-- KEYS: the stream, the key of each item, lanes. ARGV: limit, whether all or none, how many items, a value for
+-- each, then what names the lane of each and its place in KEYS, if any item has one.
 local length = redis.call('XLEN', KEYS[1])
-local limit = tonumber(ARGV[1])
+local limit, count = tonumber(ARGV[1]), tonumber(ARGV[3])
 local answers = {}
-local all = ARGV[2] == '0' or length + #KEYS - 1 <= limit
-for i = 2, #KEYS do
-  local said = says(KEYS[i])
+local all = ARGV[2] == '0' or length + count <= limit
+for i = 1, count do
+  local key = KEYS[i + 1]
+  local said = says(key)
   if said and (said:sub(1, 1) ~= 'P' or is_pending(said)) then
-    answers[i - 1] = 2
+    answers[i] = 2
   elseif length >= limit or not all then
-    answers[i - 1] = 0
+    answers[i] = 0
   else
-    local entry = redis.call('XADD', KEYS[1], '*', 'v', ARGV[i + 1])
-    redis.call('SET', KEYS[i], 'P' .. entry)
+    local lane = KEYS[tonumber(ARGV[3 + 2 * count + i] or '0')]
+    local entry
+    if lane then
+      entry = redis.call('XADD', KEYS[1], '*', 'v', ARGV[i + 3], 'l', ARGV[3 + count + i])
+      join(lane, entry)
+    else
+      entry = redis.call('XADD', KEYS[1], '*', 'v', ARGV[i + 3])
+    end
+    redis.call('SET', key, 'P' .. entry)
     length = length + 1
-    answers[i - 1] = 1
+    answers[i] = 1
   end
 end
-answers[#answers + 1] = length
+answers[count + 1] = length
 return answers

@@ -17,7 +17,7 @@ for _ = 1, 20 do
     if wanted then
       local got = redis.call('XCLAIM', KEYS[1], group, consumer, lease, id)
       if got[1] and got[1][2] then
-        taken[#taken + 1] = {id, deliveries + 1, got[1][2][2], stopped}
+        taken[#taken + 1] = {id, deliveries + 1, got[1][2][2], stopped, got[1][2][4] or ''}
       else
         redis.call('XACK', KEYS[1], group, id)
       end

@@ -15,7 +15,7 @@ from bot.core.batch_processor.durable.limits import Limits
 from bot.core.batch_processor.durable.loops import Loops
 from bot.core.batch_processor.durable.settling import Settling
 from bot.core.batch_processor.durable.streams import Delivery, Streams
-from bot.core.batch_processor.durable.values import AT_ONCE, wanted_of
+from bot.core.batch_processor.durable.values import AT_ONCE, lane_of, wanted_of
 from bot.core.batch_processor.lifecycle import State
 from bot.core.batch_processor.models import BatchItem
 from bot.core.redis_link import RedisUnavailableError
@@ -104,25 +104,47 @@ class Leases:
             raise
         self._read_count = min(AT_ONCE, self._read_count * 2)
         self._loops.succeeded("read")
-        condemned = self._take(deliveries)
+        await self.take(await self._streams.gate(self._d.ids.prefix, deliveries))
+
+    async def take_waited(self, deliveries: Sequence[Delivery]) -> None:
+        """As :meth:`take`, of entries that have waited: those of lanes are due now."""
+        await self.take(deliveries, waited=True)
+
+    async def take(self, deliveries: Sequence[Delivery], *, waited: bool = False) -> None:
+        """Hand entries to the dispatcher, but for those that are to be given up."""
+        due: list[BatchItem] = []
+        condemned = self._take(deliveries, due if waited else None)
+        if due:
+            self._d.admit_next(due)
         if condemned:
             await self._settling.condemn(condemned)
 
-    def _take(self, deliveries: Sequence[Delivery]) -> list[tuple[BatchItem, str]]:
-        """Hand entries to the dispatcher; returns those that must not be handled, and why."""
+    def _take(
+        self, deliveries: Sequence[Delivery], due: list[BatchItem] | None
+    ) -> list[tuple[BatchItem, str]]:
+        """Hand entries to the dispatcher, or those of lanes to ``due`` if it is a list.
+
+        Returns those that must not be handled, and why.
+        """
         condemned: list[tuple[BatchItem, str]] = []
         now = self._d.now()
-        for entry, count, value, stopped in deliveries:
+        for entry, count, value, stopped, name in deliveries:
             if entry in self._held:
                 continue  # its lease was over, and now it is this instance's again
             try:
+                lane = None
+                lane = lane_of(name)
                 item_id, priority, data = wanted_of(value)
             except CorruptPayloadError as error:
-                unreadable = BatchItem(value, None, now, f"?{entry.decode()}", 0, 0, count, entry=entry)
+                unreadable = BatchItem(
+                    value, None, now, f"?{entry.decode()}", 0, 0, count, entry=entry, lane=lane
+                )
                 condemned.append((unreadable, f"the entry cannot be read: {error}"))
                 continue
             seen = count + stopped
-            item = BatchItem(data, None, now, item_id, priority, 0, seen, entry=entry, counted=count)
+            item = BatchItem(
+                data, None, now, item_id, priority, 0, seen, entry=entry, counted=count, lane=lane
+            )
             if count > self._limits.max_deliveries:
                 reason = f"given to {count - 1} instances, each of which ended before it was handled"
                 condemned.append((item, reason))
@@ -132,6 +154,8 @@ class Leases:
             self._held.add(item, value, alone=alone)
             if alone:
                 self._d.admit_alone(item)
+            elif due is not None and lane is not None:
+                due.append(item)
             else:
                 self._d.admit(item)
         return condemned
@@ -153,9 +177,7 @@ class Leases:
                 alone=not self._held.has_alone,
             )
             self.reclaimed += sum(one.entry not in self._held for one in claimed)
-            condemned = self._take(claimed)
-            if condemned:
-                await self._settling.condemn(condemned)
+            await self.take_waited(await self._streams.gate(self._d.ids.prefix, claimed))
             if len(claimed) >= room:
                 self._loops.wake_keeper()
         await self._streams.tidy(int(max(SILENT_CONSUMERS, lease * 10) * 1000))
@@ -172,7 +194,7 @@ class Leases:
             answer = await self._streams.refresh(self._d.ids.prefix, entries[start : start + AT_ONCE])
             lost = {entry for entry in answer if entry in self._held}  # others have ended here meanwhile
             if lost:
-                for item in self._d.backlog.queue.discard(lost):
+                for item in self._d.backlog.discard(lost):
                     self._held.drop(item.entry)
 
     async def let_go(self, items: Sequence[BatchItem], *, begun: bool) -> None:

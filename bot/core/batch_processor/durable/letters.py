@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator, Collection, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bot.core.batch_processor.durable.streams import Streams, checked, checked_id, entries_of, script_source
-from bot.core.batch_processor.durable.values import letter_of, value_of
+from bot.core.batch_processor.durable.values import lane_name, letter_of, value_of
 from bot.core.batch_processor.models import DeadLetter, ReplayReport
 from bot.core.phase4_config.batch_processor import DEFAULTS
 
@@ -42,7 +42,7 @@ class Letters:
         self._streams = streams
         self._link = streams.link
         self._key = streams.dead
-        self._replay = self._link.script(script_source("pending", "replay"))
+        self._replay = self._link.script(script_source("pending", "lanes", "replay"))
         self._skip = self._link.script(script_source("skip"))
 
     async def count(self) -> int:
@@ -119,7 +119,12 @@ class Letters:
     async def _replay_one(self, letter: DeadLetter, max_pending: int) -> int:
         value = value_of(letter.item_id, letter.priority, letter.data)
         keys = [self._streams.items, self._key, self._streams.key_of(letter.item_id)]
-        return checked(await self._replay(keys, [letter.entry, value, max_pending]), int)
+        arguments: list[Any] = [letter.entry, value, max_pending]
+        if letter.lane is not None:
+            name = lane_name(letter.lane)
+            keys.append(self._streams.key_of_lane(name))
+            arguments.append(name)
+        return checked(await self._replay(keys, arguments), int)
 
     async def discard(self, item_ids: Sequence[str] | None = None) -> int:
         """Remove dead letters, all or those of ``item_ids``; how many there were."""

@@ -13,22 +13,21 @@ from bot.core._shared.futures import give_error, give_result
 from bot.core.batch_processor.dispatcher import Dispatcher
 from bot.core.batch_processor.durable.limits import Limits
 from bot.core.batch_processor.durable.loops import PAUSE_LONGEST, Loops
-from bot.core.batch_processor.durable.streams import ADDED, FULL, Streams
-from bot.core.batch_processor.durable.values import AT_ONCE, BYTES_AT_ONCE, value_of
+from bot.core.batch_processor.durable.streams import ADDED, FULL, Added, Streams
+from bot.core.batch_processor.durable.values import AT_ONCE, BYTES_AT_ONCE, lane_name, value_of
 from bot.core.batch_processor.errors import BatchClosedError, BatchQueueFullError
 from bot.core.batch_processor.lifecycle import State
-from bot.core.batch_processor.models import Submission
+from bot.core.batch_processor.models import Lane, Submission
 from bot.core.redis_link import RedisRefusedError
 
 
 class _Offer:
     """An item on its way; ``future`` is of its result, or of the answer to its submission."""
 
-    __slots__ = ("future", "item_id", "of_result", "value")
+    __slots__ = ("added", "future", "of_result")
 
-    def __init__(self, item_id: str, value: bytes, future: asyncio.Future[Any], of_result: bool) -> None:
-        self.item_id = item_id
-        self.value = value
+    def __init__(self, added: Added, future: asyncio.Future[Any], of_result: bool) -> None:
+        self.added = added
         self.future = future
         self.of_result = of_result
 
@@ -80,8 +79,14 @@ class Outbox:
         """Whether Redis has not yet answered for an item."""
         return item_id in self._unconfirmed
 
-    def encode(self, item_id: str, priority: int, data: Any) -> bytes:
-        """An entry's value. Raises InvalidArgumentError for what cannot travel."""
+    def encode(self, item_id: str, priority: int, data: Any, lane: Lane | None) -> Added:
+        """What is added to the stream. Raises InvalidArgumentError for what cannot travel."""
+        try:
+            name = lane_name(lane)
+        except UnicodeEncodeError:
+            raise invalid(
+                "lane", lane, "text without lone surrogates in durable mode, which UTF-8 cannot hold"
+            ) from None
         try:
             value = value_of(item_id, priority, data)
         except UnsupportedValueError as error:
@@ -97,29 +102,29 @@ class Outbox:
                 f"{len(value):,} bytes as MessagePack",
                 f"at most max_item_bytes = {self._limits.max_item_bytes:,}",
             )
-        return value
+        return Added(item_id, value, name)
 
-    def put(self, item_id: str, value: bytes, result: asyncio.Future[Any]) -> None:
+    def put(self, added: Added, result: asyncio.Future[Any]) -> None:
         """Send an item; ``result``, of its result, is given the error if it is not taken."""
-        self._put(_Offer(item_id, value, result, True))
+        self._put(_Offer(added, result, True))
 
-    def offer(self, item_id: str, value: bytes) -> asyncio.Future[Submission]:
+    def offer(self, added: Added) -> asyncio.Future[Submission]:
         """Send an item; a future of the answer."""
         future: asyncio.Future[Submission] = asyncio.get_running_loop().create_future()
-        self._put(_Offer(item_id, value, future, False))
+        self._put(_Offer(added, future, False))
         return future
 
-    async def offer_all(self, pairs: Sequence[tuple[str, bytes]]) -> list[Submission]:
+    async def offer_all(self, wanted: Sequence[Added]) -> list[Submission]:
         """Send all of them, or none if not all have room."""
         try:
-            codes, _ = await self._streams.add(pairs, self._d.capacity.max_pending, all_or_none=True)
+            codes, _ = await self._streams.add(wanted, self._d.capacity.max_pending, all_or_none=True)
         except BackendError as error:
-            return [self._unavailable(error)] * len(pairs)
-        return [self._answer(item_id, code) for (item_id, _), code in zip(pairs, codes, strict=True)]
+            return [self._unavailable(error)] * len(wanted)
+        return [self._answer(one.item_id, code) for one, code in zip(wanted, codes, strict=True)]
 
     def _put(self, offer: _Offer) -> None:
         self._offers.append(offer)
-        self._unconfirmed.add(offer.item_id)
+        self._unconfirmed.add(offer.added.item_id)
         self._start_sender()
 
     def _start_sender(self) -> None:
@@ -137,29 +142,29 @@ class Outbox:
             size = 0
             while self._offers and len(offers) < AT_ONCE and size < BYTES_AT_ONCE:
                 offers.append(self._offers.popleft())
-                size += len(offers[-1].value)
+                size += len(offers[-1].added.value)
             try:
                 codes, _ = await self._streams.add(
-                    [(offer.item_id, offer.value) for offer in offers], self._d.capacity.max_pending
+                    [offer.added for offer in offers], self._d.capacity.max_pending
                 )
             except BackendError as error:
                 for offer in offers:
-                    self._unconfirmed.discard(offer.item_id)
+                    self._unconfirmed.discard(offer.added.item_id)
                     if offer.of_result:
                         give_error(offer.future, type(error)(self._unavailable(error).reason))
                     else:
                         give_result(offer.future, self._unavailable(error))
             except asyncio.CancelledError:
                 for offer in offers:
-                    self._unconfirmed.discard(offer.item_id)
+                    self._unconfirmed.discard(offer.added.item_id)
                     give_error(
                         offer.future, BatchClosedError("the batch processor was switched off meanwhile")
                     )
                 raise
             else:
                 for offer, code in zip(offers, codes, strict=True):
-                    self._unconfirmed.discard(offer.item_id)
-                    answer = self._answer(offer.item_id, code)
+                    self._unconfirmed.discard(offer.added.item_id)
+                    answer = self._answer(offer.added.item_id, code)
                     if not offer.of_result:
                         give_result(offer.future, answer)
                     elif not answer.success:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from bot.core._shared.clock import Clock
@@ -14,16 +14,18 @@ from bot.core.batch_processor.dispatcher import Dispatcher
 from bot.core.batch_processor.durable.held import Held
 from bot.core.batch_processor.durable.limits import Limits
 from bot.core.batch_processor.durable.loops import Loops
-from bot.core.batch_processor.durable.streams import Settlement, Streams
+from bot.core.batch_processor.durable.streams import Delivery, Settlement, Streams
 from bot.core.batch_processor.durable.values import (
     AT_ONCE,
     BYTES_AT_ONCE,
     OutcomeState,
+    lane_name,
     letter_value,
     outcome_value,
     wanted_of,
 )
 from bot.core.batch_processor.errors import DeadLetteredError, describe
+from bot.core.batch_processor.lifecycle import State
 from bot.core.batch_processor.models import Batch, BatchItem, DeadLetter
 
 logger = logging.getLogger(__name__)
@@ -43,6 +45,8 @@ class Settling:
         self._clock = clock
         self.committing = 0
         """Batches that the handler is done with and Redis not yet."""
+        self.on_next: Callable[[Sequence[Delivery]], Awaitable[None]]
+        """Given what comes next in lanes, which is this instance's now."""
         self.reset_counters()
 
     def reset_counters(self) -> None:
@@ -91,7 +95,9 @@ class Settling:
             submitted = self._held.value_of(item.entry)
             data = item.data if submitted is None else wanted_of(submitted).data
             letter = letter_value(
-                DeadLetter(item.item_id, data, item.priority, attempts, error, self._clock.time())
+                DeadLetter(
+                    item.item_id, data, item.priority, attempts, error, self._clock.time(), lane=item.lane
+                )
             )
         by = self._d.ids.prefix
         outcome, problem = outcome_value(state, result, error, attempts, by, self._limits.max_item_bytes)
@@ -102,11 +108,12 @@ class Settling:
                     one_line(problem),
                 )
             self.unkept += 1
-        return Settlement(item.entry, item.item_id, outcome, letter)
+        return Settlement(item.entry, item.item_id, outcome, letter, lane_name(item.lane))
 
     async def _settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         """Until Redis has it, however long that takes."""
         flags: list[bool] = []
+        following: list[Delivery] = []
         failures = 0
         while len(flags) < len(settlements):
             part: list[Settlement] = []
@@ -118,12 +125,20 @@ class Settling:
                 size += len(one.outcome) + len(one.letter)
             outcomes = self._d.outcomes
             try:
-                flags += await self._streams.settle(
-                    part, int(outcomes.results.ttl * 1000), outcomes.dead_letters.limit
+                ended, next_in_lanes = await self._streams.settle(
+                    self._d.ids.prefix,
+                    part,
+                    int(outcomes.results.ttl * 1000),
+                    outcomes.dead_letters.limit,
+                    take_next=self._loops.state is State.ON and self._d.handler.function is not None,
                 )
+                flags += ended
+                following += next_in_lanes
                 failures = 0
                 self._loops.succeeded("settle")
             except BackendError as error:
                 failures += 1
                 await self._loops.recover("settle", error, failures)
+        if following:
+            await self.on_next(following)
         return flags

@@ -26,10 +26,10 @@ from bot.core.batch_processor.durable.loops import PAUSE_FIRST, Loops
 from bot.core.batch_processor.durable.outbox import Outbox
 from bot.core.batch_processor.durable.results import POLL_FIRST, Results
 from bot.core.batch_processor.durable.settling import Settling
-from bot.core.batch_processor.durable.streams import Streams
+from bot.core.batch_processor.durable.streams import Added, Streams
 from bot.core.batch_processor.errors import BatchClosedError, BatchQueueFullError
 from bot.core.batch_processor.lifecycle import State
-from bot.core.batch_processor.models import DeadLetter, ItemStatus, ReplayReport, Submission
+from bot.core.batch_processor.models import DeadLetter, ItemStatus, Lane, ReplayReport, Submission
 from bot.core.batch_processor.results import Outcome
 from bot.core.batch_processor.store import OFF, check_key, check_priority
 from bot.core.phase4_statistics.states import WITHOUT_REDIS
@@ -61,6 +61,7 @@ class RedisStore:
         self._held = Held(self._loops.wake_keeper)
         self.settling = Settling(dispatcher, self.streams, self._loops, self.limits, self._held, clock)
         self.leases = Leases(dispatcher, self.streams, self._loops, self.limits, self._held, self.settling)
+        self.settling.on_next = self.leases.take_waited
         self._results = Results(dispatcher.outcomes.waiters, self.streams, self._loops, clock, self._has)
         self._outbox = Outbox(
             dispatcher, self.streams, self._loops, self.limits, self._results.poll_if_awaited
@@ -164,7 +165,7 @@ class RedisStore:
 
     # Submitting.
 
-    def submit(self, data: Any, priority: int) -> asyncio.Future[Any]:
+    def submit(self, data: Any, priority: int, lane: Lane | None = None) -> asyncio.Future[Any]:
         d = self._d
         if d.state is not State.ON:
             raise BatchClosedError(OFF)
@@ -172,9 +173,9 @@ class RedisStore:
             check_priority(priority)
         self.ensure_running()
         item_id = d.ids.new_item()
-        value = self._outbox.encode(item_id, priority, data)
+        added = self._outbox.encode(item_id, priority, data, lane)
         future = self._results.waiter_of_new(item_id)
-        self._outbox.put(item_id, value, future)
+        self._outbox.put(added, future)
         return future
 
     def may_wait_for_room(self) -> bool:
@@ -182,33 +183,39 @@ class RedisStore:
             raise BatchClosedError(OFF)
         return True
 
-    async def submit_when_room(self, data: Any, priority: int) -> Any:
+    async def submit_when_room(self, data: Any, priority: int, lane: Lane | None = None) -> Any:
         while True:
             try:
-                return await self.submit(data, priority)
+                return await self.submit(data, priority, lane)
             except BatchQueueFullError:
                 # Room is made by any instance.
                 await self._clock.sleep(ROOM_POLL)
 
     def submit_item(
-        self, data: Any, priority: int, key: str | None
+        self, data: Any, priority: int, key: str | None, lane: Lane | None = None
     ) -> Submission | asyncio.Future[Submission]:
         if self._d.state is not State.ON:
             return self._refused(priority, key)
-        pair = self._encoded(data, priority, key)
+        added = self._encoded(data, priority, key, lane)
         self.ensure_running()
-        return self._outbox.offer(*pair)
+        return self._outbox.offer(added)
 
     async def submit_many(
-        self, wanted: Sequence[Any], priority: int, keys: Sequence[str | None], all_or_none: bool
+        self,
+        wanted: Sequence[Any],
+        priority: int,
+        keys: Sequence[str | None],
+        lanes: Sequence[Lane | None],
+        all_or_none: bool,
     ) -> list[Submission]:
         if self._d.state is not State.ON:
             return [self._refused(priority, key) for key in keys]
-        pairs = [self._encoded(one, priority, key) for one, key in zip(wanted, keys, strict=True)]
+        given = zip(wanted, keys, lanes, strict=True)
+        all_added = [self._encoded(one, priority, key, lane) for one, key, lane in given]
         self.ensure_running()
         if all_or_none:
-            return await self._outbox.offer_all(pairs)
-        offers = [self._outbox.offer(*pair) for pair in pairs]
+            return await self._outbox.offer_all(all_added)
+        offers = [self._outbox.offer(added) for added in all_added]
         return [await offer for offer in offers]
 
     def _refused(self, priority: int, key: str | None) -> Submission:
@@ -217,8 +224,7 @@ class RedisStore:
             check_key(key)
         return Submission.refused(OFF, "off")
 
-    def _encoded(self, data: Any, priority: int, key: str | None) -> tuple[str, bytes]:
-        """An item's id, and its entry's value."""
+    def _encoded(self, data: Any, priority: int, key: str | None, lane: Lane | None) -> Added:
         check_priority(priority)
         if key is not None:
             check_key(key)
@@ -227,7 +233,7 @@ class RedisStore:
                     "key", key, "text without lone surrogates in durable mode, which UTF-8 cannot hold"
                 )
         item_id = self._d.ids.new_item() if key is None else key
-        return item_id, self._outbox.encode(item_id, priority, data)
+        return self._outbox.encode(item_id, priority, data, lane)
 
     # Results, flush.
 

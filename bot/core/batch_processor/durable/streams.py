@@ -36,7 +36,16 @@ ADDED, FULL, KNOWN = 1, 0, 2
 def script_source(*names: str) -> str:
     """The .lua files of these names beside this one, one after the other."""
     sources = [(files(__package__) / f"{name}.lua").read_text(encoding="ascii") for name in names]
-    return "".join(sources).replace("GROUP_NAME", GROUP)
+    return "".join(sources).replace("GROUP_NAME", GROUP).replace("NOBODY_NAME", NOBODY)
+
+
+class Added(NamedTuple):
+    """An item to be added."""
+
+    item_id: str
+    value: bytes
+    lane: bytes = b""
+    """The name of its lane; empty for none."""
 
 
 class Delivery(NamedTuple):
@@ -47,6 +56,7 @@ class Delivery(NamedTuple):
     value: bytes
     stopped: bool = False
     """Whether a handler had begun it when its instance was stopped in good order, which is no delivery."""
+    lane: bytes = b""
 
 
 class Settlement(NamedTuple):
@@ -56,6 +66,7 @@ class Settlement(NamedTuple):
     item_id: str
     outcome: bytes
     letter: bytes = b""
+    lane: bytes = b""
 
 
 class Streams:
@@ -67,13 +78,15 @@ class Streams:
         self.items = f"{tag}:items".encode()
         self.dead = f"{tag}:dead".encode()
         self._of_item = f"{tag}:item:".encode()
+        self._of_lane = f"{tag}:lane:".encode()
         self.length = 0
         """Entries, when Redis last told."""
         self.dead_length = 0
         """Dead letters, when Redis last told."""
-        self._add = link.script(script_source("pending", "add"))
-        self._settle = link.script(script_source("pending", "settle"))
+        self._add = link.script(script_source("pending", "lanes", "add"))
+        self._settle = link.script(script_source("pending", "lanes", "settle"))
         self._claim = link.script(script_source("claim"))
+        self._gate = link.script(script_source("lanes", "gate"))
         self._refresh = link.script(script_source("refresh"))
         self._give_back = link.script(script_source("give_back"))
         self._leave = link.script(script_source("leave"))
@@ -84,6 +97,10 @@ class Streams:
         """The key that tells how far an item is."""
         return self._of_item + item_id.encode("utf-8", "surrogatepass")
 
+    def key_of_lane(self, name: bytes) -> bytes:
+        """The list of the entries of a lane."""
+        return self._of_lane + name
+
     async def make_group(self) -> None:
         """Create the consumer group, and the stream with it, unless they are there."""
         try:
@@ -93,14 +110,26 @@ class Streams:
                 raise
 
     async def add(
-        self, wanted: Sequence[tuple[str, bytes]], limit: int, *, all_or_none: bool = False
+        self, wanted: Sequence[Added], limit: int, *, all_or_none: bool = False
     ) -> tuple[list[int], int]:
-        """Add (item id, value) pairs: ADDED, FULL or KNOWN for each, and the stream's length."""
-        keys = [self.items, *[self.key_of(item_id) for item_id, _ in wanted]]
-        values = [value for _, value in wanted]
-        answer = await self._add(keys, [limit, int(all_or_none), *values])
+        """Add items: ADDED, FULL or KNOWN for each, and the stream's length."""
+        keys = [self.items, *[self.key_of(one.item_id) for one in wanted]]
+        arguments: list[Any] = [limit, int(all_or_none), len(wanted), *[one.value for one in wanted]]
+        lanes = [one.lane for one in wanted]
+        if any(lanes):
+            arguments += [*lanes, *self._append_lanes(keys, lanes)]
+        answer = await self._add(keys, arguments)
         *answers, self.length = checked(answer, list[int], len(wanted) + 1)
         return answers, self.length
+
+    def _append_lanes(self, keys: list[bytes], lanes: Sequence[bytes]) -> list[int]:
+        """Append the keys of these lanes, each once; the place of each one's, counted from 1; 0: no lane."""
+        places = {b"": 0}
+        for lane in lanes:
+            if lane not in places:
+                keys.append(self.key_of_lane(lane))
+                places[lane] = len(keys)
+        return [places[lane] for lane in lanes]
 
     async def read(self, consumer: str, count: int, block: int) -> list[Delivery]:
         """New entries, at most ``count``, after waiting for one ``block`` milliseconds at most."""
@@ -116,7 +145,10 @@ class Streams:
                 # The client answers with the entries, or with a list that holds them, as its version has it.
                 for part in entries:
                     some = part if isinstance(part, list) else [part]
-                    found += [Delivery(checked_id(one[0]), 1, _value_in(one[1])) for one in some]
+                    found += [
+                        Delivery(checked_id(one[0]), 1, _value_in(one[1]), lane=_lane_in(one[1]))
+                        for one in some
+                    ]
         except (TypeError, ValueError, LookupError) as error:
             raise _unexpected() from error
         return found
@@ -131,10 +163,24 @@ class Streams:
         found = await self._claim(
             [self.items], [GROUP, consumer, lease_ms, room, alone_from, most, int(alone), STOPPED]
         )
-        taken = checked(found, list[tuple[bytes, int, bytes, int]])
+        taken = checked(found, list[tuple[bytes, int, bytes, int, bytes]])
         return [
-            Delivery(checked_id(entry), count, value, bool(stopped)) for entry, count, value, stopped in taken
+            Delivery(checked_id(entry), count, value, bool(stopped), lane)
+            for entry, count, value, stopped, lane in taken
         ]
+
+    async def gate(self, consumer: str, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Those of these entries that may be handled now, because they have no lane or are its first.
+
+        The others are this consumer's no more; each will be somebody's when those before it have ended.
+        """
+        in_lanes = [one for one in deliveries if one.lane]
+        if not in_lanes:
+            return list(deliveries)
+        keys = [self.items, *[self.key_of_lane(one.lane) for one in in_lanes]]
+        answer = await self._gate(keys, [consumer, *[one.entry for one in in_lanes]])
+        first = iter(checked(answer, list[int], len(in_lanes)))
+        return [one for one in deliveries if not one.lane or next(first)]
 
     async def refresh(self, consumer: str, entries: Sequence[bytes]) -> list[bytes]:
         """Begin the lease of these entries anew; returns those that are this consumer's no more."""
@@ -157,15 +203,30 @@ class Streams:
         return self.length, self.dead_length
 
     async def settle(
-        self, settlements: Sequence[Settlement], ttl_ms: int, max_dead_letters: int
-    ) -> list[bool]:
-        """End entries; False for each that somebody else has ended. May be repeated."""
+        self,
+        consumer: str,
+        settlements: Sequence[Settlement],
+        ttl_ms: int,
+        max_dead_letters: int,
+        *,
+        take_next: bool = False,
+    ) -> tuple[list[bool], list[Delivery]]:
+        """End entries; False for each that somebody else has ended, or handles now. May be repeated.
+
+        Also what comes next in their lanes, if this consumer takes it (``take_next``).
+        """
         keys = [self.items, self.dead, *[self.key_of(one.item_id) for one in settlements]]
-        arguments: list[Any] = [GROUP, ttl_ms, max_dead_letters]
-        for one in settlements:
-            arguments += (one.entry, one.outcome, one.letter)
-        ended = checked(await self._settle(keys, arguments), list[int], len(settlements))
-        return [bool(flag) for flag in ended]
+        arguments: list[Any] = [consumer, ttl_ms, max_dead_letters, int(take_next), len(settlements)]
+        places = self._append_lanes(keys, [one.lane for one in settlements])
+        for one, place in zip(settlements, places, strict=True):
+            arguments += (one.entry, one.outcome, one.letter, place)
+        answer = checked(await self._settle(keys, arguments), tuple[list[int], list[Any]])
+        ended = checked(answer[0], list[int], len(settlements))
+        following = [
+            Delivery(entry, 1, fields.get(b"v", b""), lane=fields.get(b"l", b""))
+            for entry, fields in map(_entry_of, answer[1])
+        ]
+        return [bool(flag) for flag in ended], following
 
     async def outcomes(self, item_ids: Sequence[str]) -> list[bytes | None]:
         """What the keys of items hold: PENDING, an outcome, None, or LOST (told once, None after that)."""
@@ -215,6 +276,18 @@ def _value_in(fields: Any) -> bytes:
     """What an entry holds; empty if nobody here wrote it."""
     value = fields.get(b"v", b"") if isinstance(fields, dict) else b""
     return value if isinstance(value, bytes) else b""
+
+
+def _lane_in(fields: Any) -> bytes:
+    """The name of an entry's lane; empty if it has none."""
+    name = fields.get(b"l", b"") if isinstance(fields, dict) else b""
+    return name if isinstance(name, bytes) else b""
+
+
+def _entry_of(answer: Any) -> tuple[bytes, dict[bytes, bytes]]:
+    """The id and the fields of an entry out of a script; raises RedisRefusedError for anything else."""
+    entry, flat = checked(answer, tuple[bytes, list[bytes]])
+    return checked_id(entry), dict(zip(flat[::2], flat[1::2], strict=False))
 
 
 def entries_of(page: Any) -> list[tuple[bytes, bytes]]:

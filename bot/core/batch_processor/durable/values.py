@@ -9,7 +9,8 @@ from typing import Any, Literal, NamedTuple
 
 from bot.core._shared.errors import CorruptPayloadError, UnsupportedValueError
 from bot.core._shared.values import decode_body, encode_body
-from bot.core.batch_processor.models import MAX_KEY_LENGTH, MAX_PRIORITY, DeadLetter
+from bot.core.batch_processor.lanes import valid_lane
+from bot.core.batch_processor.models import MAX_KEY_LENGTH, MAX_PRIORITY, DeadLetter, Lane
 
 AT_ONCE = 250
 """Entries in one call at most: more would keep other clients of the server waiting."""
@@ -58,6 +59,26 @@ def wanted_of(value: bytes) -> Wanted:
     return Wanted(*parts)
 
 
+def lane_name(lane: Lane | None) -> bytes:
+    """What names a lane in an entry and in the lane's key; empty for none. 5 and "5" are two lanes."""
+    if lane is None:
+        return b""
+    return b"i%d" % lane if isinstance(lane, int) else b"s" + lane.encode()
+
+
+def lane_of(name: bytes) -> Lane | None:
+    """The opposite of :func:`lane_name`. Raises CorruptPayloadError."""
+    if not name:
+        return None
+    try:
+        lane: Lane = int(name[1:21]) if name[:1] == b"i" else name[1:].decode()
+        if lane_name(lane) == name:
+            return valid_lane(lane)
+    except ValueError:  # of each of them
+        pass
+    raise CorruptPayloadError("a lane that no batch processor wrote")
+
+
 def outcome_value(
     state: OutcomeState, result: Any, error: str, attempts: int, by: str, limit: int
 ) -> tuple[bytes, str]:
@@ -89,18 +110,18 @@ def outcome_of(value: bytes) -> StoredOutcome:
 
 def letter_value(letter: DeadLetter) -> bytes:
     """The value of a dead letter, whose data came out of Redis or is bytes."""
-    return encode_body(
-        [letter.item_id, letter.data, letter.priority, letter.attempts, letter.error, letter.died_at]
-    )
+    parts = [letter.item_id, letter.data, letter.priority, letter.attempts, letter.error, letter.died_at]
+    return encode_body(parts if letter.lane is None else [*parts, lane_name(letter.lane)])
 
 
 def letter_of(entry: bytes, value: bytes) -> DeadLetter | None:
     """The opposite of :func:`letter_value`; None for what is none."""
     try:
-        item_id, data, priority, attempts, error, died_at = decode_body(value)
+        item_id, data, priority, attempts, error, died_at, *names = decode_body(value)
+        lane = lane_of(*names) if names else None
     except (CorruptPayloadError, ValueError, TypeError):
         return None
     kinds = (type(item_id), type(priority), type(attempts), type(error))
     if kinds != (str, int, int, str) or type(died_at) not in (int, float):
         return None
-    return DeadLetter(item_id, data, priority, attempts, error, died_at, entry.decode())
+    return DeadLetter(item_id, data, priority, attempts, error, died_at, entry.decode(), lane)

@@ -110,9 +110,8 @@ async def test_an_item_finished_twice_has_one_result_and_is_counted(instances):
         streams = other._store.streams
         await streams.link.execute("XGROUP", "CREATECONSUMER", streams.items, "workers", "thief")
         for item in items:
-            assert await streams.settle(
-                [other._store.settling.settlement(item, "theirs", dead=False)], 60_000, 10
-            )
+            settlement = other._store.settling.settlement(item, "theirs", dead=False)
+            assert await streams.settle("thief", [settlement], 60_000, 10) == ([True], [])
         return {item.item_id: "ours" for item in items}
 
     p, other = await instances(handle), await instances()

@@ -15,8 +15,8 @@ NAMES = sorted(
 
 def test_every_script_is_there():
     assert NAMES == [
-        "add", "claim", "give_back", "leave", "look", "pending", "refresh", "replay", "settle", "skip",
-        "tidy",
+        "add", "claim", "gate", "give_back", "lanes", "leave", "look", "pending", "refresh", "replay",
+        "settle", "skip", "tidy",
     ]  # fmt: skip
 
 
