@@ -18,6 +18,7 @@ from bot.core.query_optimizer.graphql.limits import advise_graphql, excess, oper
 from bot.core.query_optimizer.graphql.operations import MISSING, is_graphql
 from bot.core.query_optimizer.models import Advice, Analysis, QueryType
 from bot.core.query_optimizer.sql.comments import untagged
+from bot.core.query_optimizer.sql.dialects import IMPORTING, load_parser
 from bot.core.query_optimizer.sql.functions import NOTHING, Known
 from bot.core.query_optimizer.sql.long_texts import SHORT, is_readable, outline, shorten
 
@@ -313,15 +314,19 @@ def stumbled(error: Exception, over: str) -> None:
 
 @functools.cache
 def _analyzer() -> Any:
-    """Imports sqlglot, so only on the first query."""
-    from bot.core.query_optimizer.sql.analyzer import analyze
+    """Imports sqlglot, so only on the first query, or before it (see :mod:`.preload`)."""
+    with IMPORTING:
+        load_parser()
+        from bot.core.query_optimizer.sql.analyzer import analyze
 
-    return analyze
+        return analyze
 
 
 @functools.cache
 def _advisers() -> Any:
-    from bot.core.query_optimizer.advice.advisor import advise
-    from bot.core.query_optimizer.sql.analyzer import read
+    _analyzer()
+    with IMPORTING:
+        from bot.core.query_optimizer.advice.advisor import advise
+        from bot.core.query_optimizer.sql.analyzer import read
 
-    return advise, read
+        return advise, read

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from bot.core._shared.masking import one_line
+from bot.core.query_optimizer.sql.dialects import load_parser
 
 if TYPE_CHECKING:
     from bot.core.query_optimizer.plans.prepare import Explainer
@@ -54,10 +55,11 @@ class CatalogReader:
 
     async def read(self) -> list[Declaration] | None:
         """Read what the catalog declares; None without an explainer, or if that failed or timed out."""
-        from bot.core.query_optimizer.sql.catalog import CATALOGS, MAX_DEFINITIONS, learnt
-
         if self._source is None:
             return None
+        load_parser()  # here, and not in the thread that reads what is found
+        from bot.core.query_optimizer.sql.catalog import CATALOGS, MAX_DEFINITIONS, learnt
+
         source = self._source
         explainer, dialect, timeout = source
         self.due = math.inf  # a doubt from now on makes it due again

@@ -7,16 +7,27 @@ import logging
 import threading
 from typing import Any
 
+IMPORTING = threading.RLock()
+"""Held by whoever imports sqlglot or what imports it: its modules import one another, so two threads that
+begin at different ends would wait for each other."""
+
+
+def load_parser() -> None:
+    """Import sqlglot, after which no part of this package but :func:`dialect_of` imports more of it."""
+    with IMPORTING:
+        import sqlglot  # noqa: F401
+
 
 @functools.cache
 def dialect_of(name: str) -> Any:
     """sqlglot's reader and writer of a dialect; "" is its own, which accepts parts of all dialects."""
-    from sqlglot.dialects.dialect import Dialect
+    with IMPORTING:
+        from sqlglot.dialects.dialect import Dialect
 
-    log = logging.getLogger("sqlglot")
-    if log.level == logging.NOTSET:
-        log.setLevel(logging.ERROR)  # its warnings quote the query, and with it a user's data
-    return Dialect.get_or_raise(name or None)
+        log = logging.getLogger("sqlglot")
+        if log.level == logging.NOTSET:
+            log.setLevel(logging.ERROR)  # its warnings quote the query, and with it a user's data
+        return Dialect.get_or_raise(name or None)
 
 
 _of_this_thread = threading.local()

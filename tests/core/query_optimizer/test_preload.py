@@ -1,0 +1,104 @@
+"""The SQL parser is there before the first query needs it."""
+
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from bot.core.query_optimizer import preload
+
+NAME = "query optimizer: load the SQL parser"
+
+STORY = """
+import asyncio, sys, threading
+from bot.core.query_optimizer import QueryOptimizer
+
+async def main():
+    optimizer = QueryOptimizer()
+    assert "sqlglot" not in sys.modules
+    await optimizer.enable(dialect="postgres")
+    assert any(thread.name == NAME for thread in threading.enumerate())
+
+    async def executor(query, params):
+        return [{"id": 1}]
+
+    for query in QUERIES:
+        assert await optimizer.execute(query, None, executor) == [{"id": 1}]
+    await optimizer.disable()
+    assert "sqlglot.parsers.postgres" in sys.modules
+    assert not any(thread.name == NAME for thread in threading.enumerate())
+
+asyncio.run(main())
+"""
+
+
+def run(queries):
+    code = STORY.replace("NAME", repr(NAME)).replace("QUERIES", repr(queries))
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+@pytest.mark.server  # a process of its own
+@pytest.mark.parametrize("queries", [[], ["SELECT id FROM users"]], ids=["no query", "a query at once"])
+def test_enable_loads_the_parser_and_disable_waits_for_it(queries):
+    done = run(queries)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.server  # processes of their own
+@pytest.mark.parametrize("attempt", range(3))
+def test_threads_that_need_the_parser_at_once_do_not_stop_one_another(attempt):
+    code = f"""
+import random, threading, time
+from bot.core.query_optimizer.analyses import advice_on, analysis_of
+from bot.core.query_optimizer.preload import Preload
+
+random.seed({attempt})
+found, loading = [], Preload()
+
+def read(number):
+    time.sleep(random.random() / 20)
+    dialect = ("", "postgres", "mysql", "sqlite")[number % 4]
+    for call in (analysis_of, advice_on):
+        found.append(call(f"SELECT a{{number}} FROM b WHERE c = 1", dialect))
+
+threads = [threading.Thread(target=read, args=(number,)) for number in range(12)]
+for thread in threads:
+    thread.start()
+loading.start("mysql")
+for thread in threads:
+    thread.join()
+print(len(found))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "24\n")
+
+
+async def test_a_parser_that_is_loaded_is_not_loaded_again(optimizer):
+    await optimizer.analyze_query("SELECT 1")
+    await optimizer._preload.ended()
+    await optimizer.enable(dialect="sqlite")
+    assert not any(thread.name == NAME for thread in threading.enumerate())
+
+
+async def test_without_a_thread_the_first_query_loads_it(monkeypatch):
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.delitem(sys.modules, preload._PARSER)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    loading = preload.Preload()
+    loading.start("")
+    await loading.ended()
+
+
+async def test_a_parser_that_cannot_be_loaded_is_told_and_stops_nothing(monkeypatch, caplog):
+    def broken(query, dialect):
+        raise ImportError("no module named sqlglot")
+
+    monkeypatch.delitem(sys.modules, preload._PARSER)
+    monkeypatch.setattr(preload, "analysis_of", broken)
+    loading = preload.Preload()
+    loading.start("")
+    await loading.ended()
+    assert "The SQL parser could not be loaded: ImportError" in caplog.text
