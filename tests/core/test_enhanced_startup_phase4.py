@@ -252,13 +252,13 @@ def test_a_start_with_everything_off_imports_no_service():
 
 
 @pytest.mark.server
-def test_the_minimal_profile_imports_no_driver_until_a_query_is_seen():
+def test_the_minimal_profile_imports_no_driver_and_its_parser_beside_the_start():
     loaded = modules_after(
         "import asyncio\n"
         "from bot.core.enhanced_startup_phase4 import initialize_phase4_services as start\n"
         f"assert asyncio.run(start({MINIMAL!r}))['success']"
     )
-    assert not loaded & set(DRIVERS)
+    assert loaded & set(DRIVERS) <= {"sqlglot"}  # by a thread, which may be at any point
 
 
 async def test_durable_batches_start_without_redis_and_say_so():

@@ -32,6 +32,7 @@ from bot.core.query_optimizer.execution.transactions import Transactions, Transa
 from bot.core.query_optimizer.figures import figures_of
 from bot.core.query_optimizer.graphql.operations import is_graphql
 from bot.core.query_optimizer.models import OptimizationResult, QueryDetails, QueryType, SlowQuery
+from bot.core.query_optimizer.preload import Preload
 from bot.core.query_optimizer.sql.comments import untagged
 from bot.core.query_optimizer.stats import has_parameters
 
@@ -60,6 +61,7 @@ class QueryOptimizer(Phase4Service):
         self._settings = QueryOptimizerSettings()
         self._transactions = Transactions()
         self._in_transaction = self._transactions.running
+        self._preload = Preload()
         self._analyses = Analyses()
         self._invalidation = Invalidation(self._analyses, self._transactions, self._now)
         self._recorder = Recorder(clock, self._analyses, self._invalidation, self._transactions)
@@ -141,6 +143,7 @@ class QueryOptimizer(Phase4Service):
             invalidation.switch_on()
             self._live = invalidation.live
             self._switched_on()
+            self._preload.start(speaks)
         return True
 
     async def disable(self) -> bool:
@@ -149,6 +152,7 @@ class QueryOptimizer(Phase4Service):
         """
         async with self._transition:
             self._enabled = False
+            await self._preload.ended()
             self._invalidation.switch_off()
             self._live = self._invalidation.live
             self._offered.lookups.clear()
