@@ -9,6 +9,7 @@ from bot.core.connection_pool_manager.errors import (
     PoolSetupError,
     PoolTimeoutError,
     QueryTimeoutError,
+    TransactionAbortedError,
     UnknownPoolError,
 )
 from bot.core.connection_pool_manager.lease import PooledConnection
@@ -29,5 +30,6 @@ __all__ = [
     "PoolTimeoutError",
     "PooledConnection",
     "QueryTimeoutError",
+    "TransactionAbortedError",
     "UnknownPoolError",
 ]

@@ -51,5 +51,9 @@ class QueryTimeoutError(BackendError, TimeoutError):
     Its connection is closed unless it still works."""
 
 
+class TransactionAbortedError(BackendError):
+    """The block of a transaction ended well, and its changes are lost; the message says why."""
+
+
 class MissingDriverError(MisuseError, ImportError):
     """The package that talks to this backend is not installed; the message says what to install."""

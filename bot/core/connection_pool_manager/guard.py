@@ -48,6 +48,8 @@ class Guard:
     calls = 0
     running = 0
     """How many calls of the view have begun, and how many are in progress."""
+    transaction: Any = None
+    """The innermost block of ``transaction()`` that is open on the lease; changed by its begin and end."""
     cursors: list[Any] | None = None
     """What the driver must end itself, where its objects cannot ask the guard."""
 

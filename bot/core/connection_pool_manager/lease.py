@@ -191,6 +191,15 @@ def _view_of(lease: PooledConnection, slot: Slot) -> Any:
     return view
 
 
+def guard_of(lease: PooledConnection) -> Guard:
+    """The guard of a lease, made if it was not used yet. Raises LeaseReleasedError."""
+    slot = _slot_of(lease)
+    if slot.view is None:
+        _view_of(lease, slot)
+    guard: Guard = slot.guard
+    return guard
+
+
 def end_use(slot: Slot) -> None:
     """End everything that was taken from the connection's lease."""
     guard, slot.guard, slot.view = slot.guard, None, None

@@ -37,6 +37,7 @@ from bot.core.connection_pool_manager.models import (
 )
 from bot.core.connection_pool_manager.runner import PoolRunner
 from bot.core.connection_pool_manager.specs import PoolSpecs
+from bot.core.connection_pool_manager.sql_calls import SqlCalls
 from bot.core.phase4_config import PoolSettings
 from bot.core.phase4_service import Phase4Service
 from bot.core.phase4_statistics.connection_pools import ConnectionPoolManagerFigures
@@ -46,7 +47,7 @@ logger = logging.getLogger(__name__)
 DRAIN_SECONDS = 5.0
 
 
-class ConnectionPoolManager(Phase4Service):
+class ConnectionPoolManager(SqlCalls, Phase4Service):
     """Pools of database connections by name.
 
     A connection is leased to one holder at a time; waiters are served in order; a cancelled waiter takes
