@@ -32,7 +32,8 @@ class Phase4Service(ABC):
     while_off: ClassVar[str] = "calls pass through"
     """What becomes of calls while it is off."""
 
-    # The only module-level state of the library. Changed by get_instance and forget_instances.
+    # Besides the registered types the only module-level state of the library. Changed by get_instance and
+    # forget_instances.
     _instances: ClassVar[dict[type[Phase4Service], Phase4Service]] = {}
 
     def __init__(self) -> None:

@@ -1,9 +1,10 @@
 """Plain values as bytes and back, types included: MessagePack (msgspec) with extensions.
 
-Decoding builds plain data only, runs no code and is bounded in objects, depth and collisions of keys, for
-what comes back is untrusted; whatever does not fit raises CorruptPayloadError. The same bounds hold for
-what is encoded, so that all that was written can be read. Types that MessagePack lacks travel as
-extensions, so that what is read is of the very type that was written: a tuple stays a tuple.
+Decoding builds plain data and instances of registered types (``registered_types.py``), and is bounded in
+objects, depth and collisions of keys, for what comes back is untrusted; whatever does not fit raises
+CorruptPayloadError. The same bounds hold for what is encoded, so that all that was written can be read. Types
+that MessagePack lacks travel as extensions, so that what is read is of the very type that was written: a
+tuple stays a tuple.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ from bot.core._shared.msgpack_bounds import (
     check_collisions,
     check_depth,
 )
+from bot.core._shared.registered_types import REGISTRY, OtherTypeError
 
 (_TUPLE, _SET, _FROZENSET, _DATETIME, _DATE, _TIME, _TIMEDELTA, _DECIMAL, _UUID, _BIG_INT, _OBJECT_ID,
- _PAIRS, _BYTEARRAY, _COMPLEX) = range(1, 15)  # fmt: skip
+ _PAIRS, _BYTEARRAY, _COMPLEX, _REGISTERED) = range(1, 16)  # fmt: skip
 
-_NESTED = frozenset((_TUPLE, _SET, _FROZENSET, _TIMEDELTA, _PAIRS))
+_NESTED = frozenset((_TUPLE, _SET, _FROZENSET, _TIMEDELTA, _PAIRS, _REGISTERED))
 """Extensions that hold MessagePack themselves."""
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -49,15 +51,18 @@ FEW = 64
 """Parts of a value whose lengths are not added up before they are written."""
 
 
-def encode_body(value: Any) -> bytes:
-    """The value's bytes, without a header. Raises UnsupportedValueError."""
+def encode_body(value: Any, *, registered: bool = False) -> bytes:
+    """The value's bytes, without a header. Raises UnsupportedValueError.
+
+    ``registered``: instances of registered types may be in it, see ``registered_types.py``.
+    """
     try:
         if type(value) in _NATIVE or _is_native(value):
             try:
                 return _encode(value)
             except OverflowError:
                 pass  # an int that MessagePack does not have
-        body = _encode(_wire(value, 0, _Parts()))
+        body = _encode(_wire(value, 0, _Parts(registered=registered)))
         check_body(body, _NESTED)
     except UnsupportedValueError:
         raise
@@ -79,9 +84,10 @@ class _Parts:
     Written out, what is shared stands as often as it is reached.
     """
 
-    __slots__ = ("characters", "left")
+    __slots__ = ("characters", "left", "registered")
 
-    def __init__(self) -> None:
+    def __init__(self, *, registered: bool) -> None:
+        self.registered = registered
         self.left = MAX_OBJECTS
         self.characters = MAX_CHARACTERS
 
@@ -189,6 +195,12 @@ def _wire(value: Any, depth: int, parts: _Parts) -> Any:
         return _extension(_COMPLEX, struct.pack(">dd", value.real, value.imag))
     if kind.__name__ == "ObjectId" and kind.__module__ == "bson.objectid":
         return _extension(_OBJECT_ID, value.binary)
+    if parts.registered and (found := REGISTRY.by_type.get(kind)) is not None:
+        items = found.take(value)
+        parts.spend(len(items) + 1)
+        return _extension(
+            _REGISTERED, _encode([found.key, *[_wire(item, depth + 1, parts) for item in items]])
+        )
     raise UnsupportedValueError(f"{kind.__module__}.{kind.__qualname__}")
 
 
@@ -220,10 +232,21 @@ def thaw_body(body: bytes) -> Any:
     return value
 
 
-def _decoder(*, checked: bool) -> Callable[[Any], Any]:
-    """A decoder of bodies; ``checked`` counts collisions before it builds a set or dict."""
+def _decoder(*, checked: bool, depth: int = 0) -> Callable[[Any], Any]:
+    """A decoder of bodies; ``checked`` counts collisions before it builds a set or dict.
+
+    ``depth``: how many registered types it is within.
+    """
+    deeper: Callable[[Any], Any] | None = None
 
     def from_extension(code: int, data: memoryview) -> Any:
+        nonlocal deeper
+        if code == _REGISTERED:
+            if deeper is None:
+                if depth >= MAX_DEPTH:
+                    raise CorruptPayloadError(f"nested deeper than {MAX_DEPTH}")
+                deeper = _decoder(checked=checked, depth=depth + 1)
+            return _instance(deeper(data), checked)
         if code in _NESTED:
             # The view and not a copy of it, or each level would hold all that is within it.
             return _collection(code, decode(data), checked)
@@ -248,6 +271,19 @@ def _collection(code: int, items: Any, checked: bool) -> Any:
     if code == _FROZENSET:
         return frozenset(items)
     return {key: value for key, value in items}  # noqa: C416 - dict() would take any pair
+
+
+def _instance(items: Any, checked: bool) -> Any:
+    if not isinstance(items, list) or not items or type(items[0]) is not str:
+        raise CorruptPayloadError("an extension that holds no registered type")
+    found = REGISTRY.by_key.get(items[0])
+    if found is None:
+        raise OtherTypeError(
+            f"{items[0][:200]!r} is not registered here, or has other fields here: see register_type"
+        )
+    if checked:
+        check_depth(items)
+    return found.make(items[1:], trusted=not checked)
 
 
 def _scalar(code: int, raw: bytes) -> Any:

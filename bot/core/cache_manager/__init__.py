@@ -1,5 +1,6 @@
 """Two cache tiers: memory, and Redis shared by instances."""
 
+from bot.core._shared.registered_types import register_type
 from bot.core.cache_manager.decorators import CachedFunction, CachedPlainFunction, CacheInfo, cached
 from bot.core.cache_manager.errors import (
     CircularLoadError,
@@ -25,4 +26,5 @@ __all__ = [
     "UnsupportedValueError",
     "cached",
     "invalidate",
+    "register_type",
 ]

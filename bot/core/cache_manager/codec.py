@@ -1,8 +1,8 @@
 """Values as bytes and back, safely: MessagePack (msgspec) behind a header with a version.
 
-What comes from Redis is untrusted. Decoding builds plain data only, runs no code, and is bounded in
-bytes (:data:`MAX_PAYLOAD`), objects and depth (``_shared/msgpack_bounds.py``); whatever does not fit raises
-CorruptPayloadError, and nothing larger is ever written. Types that MessagePack lacks travel as
+What comes from Redis is untrusted. Decoding builds plain data and instances of registered types only, and is
+bounded in bytes (:data:`MAX_PAYLOAD`), objects and depth (``_shared/msgpack_bounds.py``); whatever does not
+fit raises CorruptPayloadError, and nothing larger is ever written. Types that MessagePack lacks travel as
 extensions, so that what is read is of the very type that was written: a tuple stays a tuple.
 """
 
@@ -80,7 +80,7 @@ def encode(
 
 def encode_value(value: Any) -> bytes:
     """The body of a payload. Raises UnsupportedValueError for a value that could not be decoded again."""
-    body = encode_body(value)
+    body = encode_body(value, registered=True)
     if len(body) > MAX_PAYLOAD:
         raise UnsupportedValueError(
             f"{type(value).__qualname__} of {len(body):,} bytes: more than {MAX_PAYLOAD:,}"

@@ -6,6 +6,7 @@ import logging
 
 from bot.core._shared.errors import BackendError
 from bot.core._shared.masking import one_line
+from bot.core._shared.registered_types import OtherTypeError
 from bot.core.cache_manager.codec import OtherVersionError
 from bot.core.redis_link import RedisUnavailableError
 
@@ -19,6 +20,8 @@ class Failures:
         self.errors = 0
         self.undecodable = 0
         self._refusal_logged = False
+        self._other_type_logged = False
+        self._unreadable_logged = False
 
     def failed(self, error: Exception) -> None:
         """Count a failed operation; the first one that is not an outage is logged."""
@@ -36,5 +39,11 @@ class Failures:
         if isinstance(error, OtherVersionError):
             return
         self.undecodable += 1
-        if self.undecodable == 1:
+        if isinstance(error, OtherTypeError):
+            if not self._other_type_logged:
+                self._other_type_logged = True
+                logger.warning("A value in Redis counts as a miss: %s", one_line(error))
+            return
+        if not self._unreadable_logged:
+            self._unreadable_logged = True
             logger.warning("A value in Redis cannot be read and counts as a miss: %s", one_line(error))

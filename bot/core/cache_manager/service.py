@@ -11,6 +11,7 @@ from bot.core._shared.bounded_store import MAX_FREQUENCY, Entry
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.errors import invalid
 from bot.core._shared.isolation import freeze
+from bot.core._shared.registered_types import register_type
 from bot.core._shared.tasks import BackgroundTasks, to_the_end
 from bot.core._shared.validation import valid_seconds
 from bot.core.cache_manager.figures import figures_of
@@ -61,6 +62,8 @@ class CacheManager(KeyCommands):
     service_name: ClassVar[str] = "cache_manager"
     flag: ClassVar[str] = "ENABLE_CACHE_MANAGER"
     while_off: ClassVar[str] = "nothing is cached"
+
+    register_type = staticmethod(register_type)
 
     def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
         super().__init__()
