@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from bot.core._shared.errors import LARGEST, invalid
+from bot.core._shared.errors import invalid
 from bot.core._shared.isolation import freeze
-from bot.core._shared.validation import valid_seconds
 from bot.core.cache_manager.errors import NotAnIntegerError
 from bot.core.cache_manager.keys import valid_key, valid_name
 from bot.core.cache_manager.models import DEFAULT_NAMESPACE
 from bot.core.cache_manager.tiers import Tiers
+from bot.core.cache_manager.ttls import FOREVER_SECONDS, Ttl, valid_ttl
 from bot.core.phase4_config import CacheManagerSettings
 from bot.core.phase4_service import Phase4Service
 
 LARGEST_COUNT = 2**53 - 1
 """The largest integer that ``incr`` counts to, up and down: Lua's numbers hold no larger ones exactly."""
 
-_FOREVER = LARGEST / 2
+_FOREVER = FOREVER_SECONDS / 2
 
 
 class KeyCommands(Phase4Service):
@@ -49,10 +49,10 @@ class KeyCommands(Phase4Service):
                 left = tiers.local.expires_in(namespace, key)
         return None if left and left > _FOREVER else left
 
-    async def touch(self, key: str, ttl: float, namespace: str = DEFAULT_NAMESPACE) -> bool:
+    async def touch(self, key: str, ttl: Ttl, namespace: str = DEFAULT_NAMESPACE) -> bool:
         """Let a value live for ``ttl`` seconds from now on, with its tags; False if there is none."""
         key = self._valid(key, namespace)
-        seconds = valid_seconds("ttl", ttl)
+        seconds = valid_ttl("ttl", ttl)
         if not self._enabled:
             self._used_while_off()
             return False
@@ -65,7 +65,7 @@ class KeyCommands(Phase4Service):
         return self._tiers.local.touch(namespace, key, seconds)
 
     async def incr(
-        self, key: str, by: int = 1, namespace: str = DEFAULT_NAMESPACE, ttl: float | None = None
+        self, key: str, by: int = 1, namespace: str = DEFAULT_NAMESPACE, ttl: Ttl | None = None
     ) -> int:
         """Add ``by``, which may be negative, to the integer under a key; returns the sum.
 
@@ -79,7 +79,7 @@ class KeyCommands(Phase4Service):
         if isinstance(by, bool) or not isinstance(by, int) or not -LARGEST_COUNT <= by <= LARGEST_COUNT:
             raise invalid("by", by, f"a whole number from -{LARGEST_COUNT:,} to {LARGEST_COUNT:,}")
         by = int(by)
-        seconds = self._settings.default_ttl if ttl is None else valid_seconds("ttl", ttl)
+        seconds = self._settings.default_ttl if ttl is None else valid_ttl("ttl", ttl)
         if not self._enabled:
             self._used_while_off()
             return by
@@ -104,7 +104,7 @@ class KeyCommands(Phase4Service):
         return now + by
 
     async def add(
-        self, key: str, value: Any, ttl: float | None = None, namespace: str = DEFAULT_NAMESPACE
+        self, key: str, value: Any, ttl: Ttl | None = None, namespace: str = DEFAULT_NAMESPACE
     ) -> bool:
         """:meth:`set`, if there is no value yet; True for the one caller, of all instances, that stored it.
 
@@ -112,7 +112,7 @@ class KeyCommands(Phase4Service):
         only one. While the cache is off, every caller gets True.
         """
         key = self._valid(key, namespace)
-        seconds = self._settings.default_ttl if ttl is None else valid_seconds("ttl", ttl)
+        seconds = self._settings.default_ttl if ttl is None else valid_ttl("ttl", ttl)
         if not self._enabled:
             self._used_while_off()
             return True

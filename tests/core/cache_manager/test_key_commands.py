@@ -2,10 +2,11 @@
 
 import asyncio
 import math
+from datetime import timedelta
 
 import pytest
 
-from bot.core.cache_manager import CacheManager, NotAnIntegerError, UnsupportedValueError
+from bot.core.cache_manager import FOREVER, CacheManager, NotAnIntegerError, UnsupportedValueError
 from bot.core.cache_manager.codec import encode
 from bot.core.cache_manager.key_commands import LARGEST_COUNT
 from bot.core.cache_manager.keys import redis_key
@@ -85,9 +86,14 @@ async def test_how_long_a_value_has_left(any_cache):
     assert 45 < await any_cache.ttl("k") <= 50
     assert await any_cache.exists("k")
     assert not await any_cache.exists("k", namespace="users")
-    await any_cache.set("k", None, ttl=1e15)
-    assert await any_cache.ttl("k") is None
-    assert await any_cache.exists("k")
+    await any_cache.touch("k", timedelta(minutes=5))
+    assert 295 < await any_cache.ttl("k") <= 300
+    await any_cache.touch("k", FOREVER)
+    await any_cache.incr("n", ttl=FOREVER)
+    await any_cache.add("added", 1, ttl=FOREVER)
+    for key in ("k", "n", "added"):
+        assert await any_cache.ttl(key) is None
+        assert await any_cache.exists(key)
 
 
 async def test_a_touched_value_lives_longer_or_shorter(any_cache):
