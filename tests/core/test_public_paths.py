@@ -24,7 +24,7 @@ NAMES = {
     """,
     "cache_manager": """
         FOREVER CacheInfo CacheManager CachedFunction CachedPlainFunction CircularLoadError LoadOptions
-        LoaderTimeoutError UnsupportedValueError cached invalidate
+        LoaderTimeoutError NotAnIntegerError UnsupportedValueError cached invalidate register_type
     """,
     "connection_pool_manager": """
         ConnectionPoolManager LeaseError LeaseReleasedError MissingDriverError PoolClosedError

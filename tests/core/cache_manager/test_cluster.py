@@ -79,20 +79,6 @@ async def test_a_change_in_one_is_seen_by_the_other(pair, change):
     await until(lambda: equals(lambda: b.get_many(keys), expected))
 
 
-async def test_keys_on_every_node_are_counted_added_and_touched(pair):
-    a, b = pair
-    keys = [f"n:{n}" for n in range(30)]
-    for key in keys:
-        await a.set(key, 1, tags=["t"])
-    assert await asyncio.gather(*[b.incr(key) for key in keys]) == [2] * 30
-    assert await asyncio.gather(*[b.touch(key, 60) for key in keys]) == [True] * 30
-    assert not any(await asyncio.gather(*[a.add(key, 0) for key in keys]))
-    await b.invalidate_tag("t")
-    assert all(await asyncio.gather(*[a.add(key, 0) for key in keys]))
-    for key in keys:
-        await until(lambda key=key: equals(lambda: b.get(key), 0))
-
-
 async def test_a_node_that_is_killed_is_misses_and_no_error(pair, cluster):
     a, b = pair
     keys = [f"k{n}" for n in range(60)]
