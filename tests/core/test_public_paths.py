@@ -46,7 +46,7 @@ NAMES = {
         optimize_query
     """,
     "rate_limiter": """
-        Backoff ConcurrencyLimit ConcurrencyLimitExceeded RateLimitConfig RateLimitExceeded
+        Backoff ByteLimit ConcurrencyLimit ConcurrencyLimitExceeded RateLimitConfig RateLimitExceeded
         RateLimitStatus RateLimiter Slot SlotStatus UnknownTierError limited_slots rate_limited
     """,
     "enhanced_startup_phase4": """

@@ -1,5 +1,6 @@
 """Limits per client: token buckets, exact windows, tiers, backoff for clients that retry too early."""
 
+from bot.core.rate_limiter.byte_limit import ByteLimit
 from bot.core.rate_limiter.concurrency import ConcurrencyLimit, SlotStatus
 from bot.core.rate_limiter.decorators import rate_limited
 from bot.core.rate_limiter.errors import ConcurrencyLimitExceeded, RateLimitExceeded, UnknownTierError
@@ -11,6 +12,7 @@ from bot.core.rate_limiter.texts import parse_limits
 
 __all__ = [
     "Backoff",
+    "ByteLimit",
     "ConcurrencyLimit",
     "ConcurrencyLimitExceeded",
     "RateLimitConfig",

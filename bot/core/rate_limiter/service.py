@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from bot.core._shared.errors import invalid, shown
+from bot.core._shared.validation import YEAR
 from bot.core.rate_limiter.base import LimiterBase
 from bot.core.rate_limiter.bucket import Buckets
 from bot.core.rate_limiter.models import (
@@ -18,7 +19,7 @@ from bot.core.rate_limiter.models import (
     plain_client,
 )
 from bot.core.rate_limiter.parts import Meter, Part, summed
-from bot.core.rate_limiter.table import label, no_limit, valid_tier
+from bot.core.rate_limiter.table import check_acquired, label, no_limit, valid_tier
 from bot.core.rate_limiter.waiting import longest_wait
 
 _ONE = 1
@@ -255,13 +256,20 @@ class RateLimiter(LimiterBase):
         later waiters get them. If it would take longer than ``timeout`` seconds, RateLimitExceeded is
         raised at once and nothing is taken. A negative ``timeout`` (a deadline that has just passed) counts
         as 0. Waiting here never counts as retrying too early.
+
+        ``tokens_required`` may be more than the burst size of a RateLimitConfig or a ByteLimit: such a call
+        waits until all but a burst of them have been refilled, and others of the client wait behind it. A
+        wait of more than a year is refused.
         """
-        meters = self._meters(config, tier, tokens_required)
+        meters = self._meters(config, tier, 1)
         if meters is None:
             return self._pass(config, tier)
+        if tokens_required is not _ONE:
+            check_acquired(tokens_required, meters)
         client = plain_client(client_id)
         max_wait = longest_wait(timeout)
         if isinstance(meters, Buckets):
+            max_wait = min(max_wait, YEAR)
             name = label(meters.config, tier)
             return await self._limits.acquire(meters, client, tokens_required, max_wait, name)
         parts = _parts(meters, client, tokens_required)

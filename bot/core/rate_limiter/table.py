@@ -35,6 +35,9 @@ MANY_LIMITS = 256
 """Distinct limits from which those with no live bucket are dropped as others come, and beyond which
 the statistics tell only of all the others together."""
 
+MAX_ACQUIRED = 1_000_000_000_000_000
+"""Tokens that one ``acquire`` can wait for."""
+
 LOOKED_AT = 64
 """Clients of a limit that are looked at, at most, to see whether it can be dropped."""
 
@@ -310,6 +313,16 @@ def _check_tokens(tokens: object, meter: Meter) -> None:
     if tokens.__class__ is not int or not 1 <= tokens <= most:
         what = "the burst size" if isinstance(meter, Buckets) else "max_requests"
         raise invalid("tokens_required", tokens, f"a whole number from 1 to {what}, {most}")
+
+
+def check_acquired(tokens: object, meters: Meter | tuple[Meter, ...]) -> None:
+    """Raise for tokens that no wait can bring: of a bucket any number can be waited for, of all else what
+    fits at once."""
+    if not isinstance(meters, Buckets):
+        for meter in _each(meters):
+            _check_tokens(tokens, meter)
+    elif tokens.__class__ is not int or not 1 <= tokens <= MAX_ACQUIRED:
+        raise invalid("tokens_required", tokens, f"a whole number from 1 to {MAX_ACQUIRED:,}")
 
 
 def _each(meters: Meter | tuple[Meter, ...]) -> tuple[Meter, ...]:
