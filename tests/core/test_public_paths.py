@@ -23,8 +23,9 @@ NAMES = {
         UnknownItemError durable_dead_letters
     """,
     "cache_manager": """
-        FOREVER CacheInfo CacheManager CachedFunction CachedPlainFunction CircularLoadError LoadOptions
-        LoaderTimeoutError NotAnIntegerError UnsupportedValueError cached invalidate register_type
+        FOREVER CacheEvent CacheInfo CacheManager CachedFunction CachedPlainFunction CircularLoadError
+        LoadOptions LoaderTimeoutError NotAnIntegerError UnsupportedValueError cached invalidate
+        register_type
     """,
     "connection_pool_manager": """
         ConnectionPoolManager LeaseError LeaseReleasedError MissingDriverError PoolClosedError
@@ -95,6 +96,7 @@ ATTRIBUTES = {
         warnings()
     """,
     "cache_manager.CacheManager": """
+        bypass()
         clear(namespace)
         delete(key, namespace)
         disable()
@@ -113,6 +115,7 @@ ATTRIBUTES = {
         invalidate_tag(tag)
         invalidate_tags(tags)
         listen(topic, listener)
+        on(event, callback)
         reset()
         reset_statistics()
         service_name

@@ -120,6 +120,8 @@ class BoundedStore:
         self.evictions = 0
         self.expirations = 0
         self.insertions = 0
+        self.on_evict: Callable[[Entry], None] | None = None
+        """Called with each entry that is evicted, before it leaves; it must change nothing."""
 
     def __len__(self) -> int:
         return self._count
@@ -381,7 +383,10 @@ class BoundedStore:
         """Make one entry leave. There is at least one: an entry never exceeds the store alone."""
         if self._lru is not None:
             self.evictions += 1
-            self._drop(next(iter(self._lru)))
+            entry = next(iter(self._lru))
+            if self.on_evict is not None:
+                self.on_evict(entry)
+            self._drop(entry)
             return
         while True:
             over_bytes = self._bytes + incoming > self.max_bytes
@@ -412,6 +417,8 @@ class BoundedStore:
                     self._main.append(entry)
                     continue
             self.evictions += 1
+            if self.on_evict is not None:
+                self.on_evict(entry)
             self._drop(entry)
             return
 

@@ -8,6 +8,7 @@ from bot.core.cache_manager.errors import (
     NotAnIntegerError,
     UnsupportedValueError,
 )
+from bot.core.cache_manager.events import CacheEvent
 from bot.core.cache_manager.invalidating import invalidate
 from bot.core.cache_manager.models import LoadOptions
 from bot.core.cache_manager.service import CacheManager
@@ -15,6 +16,7 @@ from bot.core.cache_manager.ttls import FOREVER
 
 __all__ = [
     "FOREVER",
+    "CacheEvent",
     "CacheInfo",
     "CacheManager",
     "CachedFunction",

@@ -111,6 +111,10 @@ class Calls:
         seconds = cache._settings.default_ttl if self.ttl is None else self.ttl
         tags: Any = self.tags_of(args, kwargs)
         run = Run(self, args, kwargs)
+        if cache._bypassed():
+            value = await run()
+            await cache._tiers.drop_keys(self.namespace, (key,))
+            return value
         return await cache._loads.reload(key, run, seconds, self.namespace, tags, self.options)
 
     async def refresh_plain(self, /, *args: Any, **kwargs: Any) -> Any:
@@ -118,13 +122,19 @@ class Calls:
         if not cache.enabled:
             cache._used_while_off()
             return self.function(*args, **kwargs)
-        return self.load_now(cache, self.keys.key_of(args, kwargs), args, kwargs)
+        key = self.keys.key_of(args, kwargs)
+        value = self.load_now(cache, key, args, kwargs)
+        if cache._bypassed():
+            await cache.delete(key, self.namespace)
+        return value
 
     def load_now(self, cache: CacheManager, at: str, args: Any, kwargs: Any) -> Any:
         """Run a plain function, and keep its result in L1."""
         seconds = cache._settings.default_ttl if self.ttl is None else self.ttl
         tags: Any = self.tags_of(args, kwargs)
         run = Run(self, args, kwargs)
+        if cache._bypassed():
+            return run()
         return cache._loads.load_now(valid_key(at), run, seconds, self.namespace, tags, self.options)
 
 

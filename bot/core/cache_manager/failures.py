@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from bot.core._shared.errors import BackendError
 from bot.core._shared.masking import one_line
@@ -22,10 +23,14 @@ class Failures:
         self._refusal_logged = False
         self._other_type_logged = False
         self._unreadable_logged = False
+        self.on_failure: Callable[[Exception], None] | None = None
+        """Called with each failure; set by the cache, for its hooks."""
 
     def failed(self, error: Exception) -> None:
         """Count a failed operation; the first one that is not an outage is logged."""
         self.errors += 1
+        if self.on_failure is not None:
+            self.on_failure(error)
         if not isinstance(error, RedisUnavailableError) and not self._refusal_logged:
             # The link logs an outage, once; refusals are logged here.
             self._refusal_logged = True

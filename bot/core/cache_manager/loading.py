@@ -18,6 +18,7 @@ from bot.core._shared.masking import one_line
 from bot.core._shared.singleflight import SingleFlight
 from bot.core._shared.tasks import BackgroundTasks
 from bot.core.cache_manager.errors import LoaderTimeoutError
+from bot.core.cache_manager.events import Hooks
 from bot.core.cache_manager.l1 import Meta
 from bot.core.cache_manager.models import (
     DEFAULT_NAMESPACE,
@@ -53,7 +54,9 @@ class Loads:
         counters: Counters,
         tasks: BackgroundTasks,
         first_of_type: FirstOfType,
+        hooks: Hooks,
     ) -> None:
+        self.hooks = hooks
         self.tiers = tiers
         self.counters = counters
         self.first_of_type = first_of_type
@@ -200,7 +203,13 @@ class Loads:
         begun = local.changes.count
         self.counters.l1_misses += 1
         self.counters.loads += 1
-        value = function()
+        start = self.now()
+        try:
+            value = function()
+        except Exception as error:
+            self.hooks.tell("error", namespace, key, error=error)
+            raise
+        self.hooks.tell("load", namespace, key, seconds=self.now() - start)
         if inspect.isawaitable(value):
             if inspect.iscoroutine(value):
                 value.close()
@@ -262,7 +271,15 @@ class _Load:
         start = loads.now()
         begun = changes.count
         loads.counters.loads += 1
-        value = await (self.loader() if options.hard_timeout is None else self._cut_off(options.hard_timeout))
+        try:
+            value = await (
+                self.loader() if options.hard_timeout is None else self._cut_off(options.hard_timeout)
+            )
+        except Exception as error:
+            loads.hooks.tell("error", namespace, key, error=error)
+            raise
+        if loads.hooks.by_kind:
+            loads.hooks.tell("load", namespace, key, seconds=loads.now() - start)
         frozen = frozen_or_none(key, value, loads.first_of_type)
         if frozen is None:
             return value, None
@@ -340,9 +357,11 @@ class _Load:
     def timed_out(self) -> LoaderTimeoutError:
         """The error of callers that waited longer."""
         seconds = self.loads.flights.timeout
-        return LoaderTimeoutError(
+        error = LoaderTimeoutError(
             f"loading {self.key[:100]!r} took longer than {seconds:g} s (CACHE_LOAD_TIMEOUT)"
         )
+        self.loads.hooks.tell("error", self.namespace, self.key, error=error)
+        return error
 
 
 def frozen_or_none(key: str, value: Any, first_of_type: FirstOfType) -> Frozen | None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Iterable, Mapping, Sequence
 from threading import get_ident
 from typing import Any, ClassVar
 
-from bot.core._shared.bounded_store import MAX_FREQUENCY, Entry
+from bot.core._shared.bounded_store import MAX_FREQUENCY
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.errors import invalid
 from bot.core._shared.isolation import freeze
@@ -15,9 +15,9 @@ from bot.core._shared.registered_types import register_type
 from bot.core._shared.tasks import BackgroundTasks, to_the_end
 from bot.core._shared.validation import valid_seconds
 from bot.core.cache_manager.figures import figures_of
-from bot.core.cache_manager.key_commands import KeyCommands
 from bot.core.cache_manager.keys import MAX_KEY, compile_glob, printable, valid_key, valid_name
 from bot.core.cache_manager.loading import Loads
+from bot.core.cache_manager.messages import Messages
 from bot.core.cache_manager.models import (
     ABSENT,
     DEFAULT_NAMESPACE,
@@ -30,11 +30,11 @@ from bot.core.cache_manager.models import (
     valid_tags,
     valid_tags_of,
 )
-from bot.core.cache_manager.shared import SharedTier
 from bot.core.cache_manager.stats import Counters
 from bot.core.cache_manager.tiers import Tiers
 from bot.core.cache_manager.ttls import Ttl, TtlOf, by_ttl, ttl_for, valid_ttl_or_function
 from bot.core.cache_manager.warming import TIMEOUT, Warmer
+from bot.core.cache_manager.watching import Watched
 from bot.core.phase4_config import CacheManagerSettings, converted
 from bot.core.phase4_statistics.cache_manager import CacheManagerFigures
 from bot.core.phase4_statistics.fields import MB
@@ -44,7 +44,7 @@ _NOTHING: dict[Any, Any] = {}
 _READ_AT_ONCE = 500
 
 
-class CacheManager(KeyCommands):
+class CacheManager(Watched, Messages):
     """Two tiers: L1 in this process, bounded; L2 in Redis, shared by instances. While off, it holds
     nothing.
 
@@ -74,21 +74,11 @@ class CacheManager(KeyCommands):
         self._tasks = BackgroundTasks()
         first_of_type = FirstOfType()
         self._tiers = Tiers(clock, self._counters, first_of_type, self._route, self._used_while_off)
-        self._loads = Loads(self._tiers, clock, self._counters, self._tasks, first_of_type)
-        self._warmer = Warmer(self._tiers, self._counters, self._tasks, clock, first_of_type)
-        # Parts of the tiers, at hand for the hot paths. Changed only by _route.
-        self._spaces: dict[str, dict[Any, Entry]] = _NOTHING
-        self._default: dict[Any, Entry] = _NOTHING
+        self._loads = Loads(self._tiers, clock, self._counters, self._tasks, first_of_type, self._hooks)
+        self._warmer = Warmer(self._tiers, self._counters, self._tasks, clock, first_of_type, self._hooks)
         self._used = self._tiers.local.used
-        # The tier to ask after _spaces; None if there is none, or if L1 must first be read in another way.
-        self._l2: SharedTier | None = None
         self._thread: int | None = None
         """The thread that enabled it last."""
-
-    def _route(self) -> None:
-        tiers = self._tiers
-        self._spaces, self._default = tiers.spaces, tiers.default
-        self._l2 = None if tiers.lru else tiers.shared
 
     # Lifecycle.
 
@@ -212,13 +202,15 @@ class CacheManager(KeyCommands):
 
     def _look_further(self, key: str, namespace: str | None) -> Awaitable[Any]:
         stored = valid_key(key)
-        return self._tiers.find(stored, namespace, renamed=stored is not key)
+        return self._find(stored, namespace, renamed=stored is not key)
 
     def get_local(self, key: str, namespace: str | None = None, default: Any = None) -> Any:
         """:meth:`get` from L1 alone, without awaiting; a miss is not counted."""
         entry = (self._default if namespace is None else self._spaces.get(namespace, _NOTHING)).get(key)
         if entry is None:
             stored = valid_key(key)
+            if self._watched:
+                return self._watched_local(stored, namespace, default)
             if self._tiers.lru and self._tiers.trusted:
                 found = self._tiers.local.find(stored, self._used if namespace is None else (namespace,))
                 return default if found is ABSENT else found
@@ -240,7 +232,7 @@ class CacheManager(KeyCommands):
         stored = valid_key(key)
         if l2 is not None and l2.link.available:
             return l2.read(namespace, stored)
-        return self._tiers.find(stored, namespace)
+        return self._find(stored, namespace)
 
     async def get_many(self, keys: Iterable[str], namespace: str = DEFAULT_NAMESPACE) -> dict[str, Any]:
         """The values of those keys that are cached. What L1 lacks is read from Redis, 500 keys at a time."""
@@ -286,12 +278,16 @@ class CacheManager(KeyCommands):
             self._used_while_off()
             return False
         tiers = self._tiers
-        if not seconds:
+        if not seconds or (self._observed and self._bypassed()):
             await tiers.drop_keys(namespace, (key,))
             return False
         if tiers.shared is None:
-            return tiers.local.store(namespace, key, freeze(value), seconds, tags)
-        return await tiers.shared.store(namespace, key, value, None, seconds, tags)
+            stored = tiers.local.store(namespace, key, freeze(value), seconds, tags)
+        else:
+            stored = await tiers.shared.store(namespace, key, value, None, seconds, tags)
+        if self._observed and stored:
+            self._hooks.tell("set", namespace, key)
+        return stored
 
     async def set_many(
         self,
@@ -309,9 +305,12 @@ class CacheManager(KeyCommands):
             self._used_while_off()
             return 0
         stored = 0
+        bypassed = self._observed and self._bypassed()
         for seconds, group in groups.items():
-            if seconds and group:
+            if seconds and group and not bypassed:
                 stored += await self._tiers.set_many(namespace, group, seconds, tags)
+                if self._observed:
+                    self._hooks.tell_each("set", namespace, [key for key, _ in group])
             elif group:
                 await self._tiers.drop_keys(namespace, [key for key, _ in group])
         return stored
@@ -325,7 +324,10 @@ class CacheManager(KeyCommands):
         if not self._enabled:
             self._used_while_off()
             return False
-        return await self._tiers.drop_keys(namespace, (key,)) > 0
+        gone = await self._tiers.drop_keys(namespace, (key,)) > 0
+        if self._observed:
+            self._hooks.tell("invalidate", namespace, key)
+        return gone
 
     async def invalidate_pattern(self, pattern: str, namespace: str = DEFAULT_NAMESPACE) -> int:
         """Drop the keys of one namespace that match a glob (``user:*``); returns how many.
@@ -338,7 +340,9 @@ class CacheManager(KeyCommands):
         if not self._enabled:
             self._used_while_off()
             return 0
-        return await self._tiers.drop_pattern(namespace, pattern)
+        gone = await self._tiers.drop_pattern(namespace, pattern)
+        self._hooks.tell("invalidate", namespace, pattern=pattern)
+        return gone
 
     async def invalidate_tag(self, tag: str) -> int:
         """Drop every entry, in any namespace, with the tag; returns how many of L1."""
@@ -355,7 +359,9 @@ class CacheManager(KeyCommands):
             return 0
         if not tags:
             return 0
-        return await self._tiers.drop_tags(tags)
+        gone = await self._tiers.drop_tags(tags)
+        self._hooks.tell("invalidate", tags=tags)
+        return gone
 
     async def clear(self, namespace: str | None = None) -> int:
         """Drop a namespace, or all that this process has used, in both tiers; returns how many keys.
@@ -368,7 +374,9 @@ class CacheManager(KeyCommands):
         if not self._enabled:
             self._used_while_off()
             return 0
-        return await self._tiers.clear(namespace)
+        gone = await self._tiers.clear(namespace)
+        self._hooks.tell("invalidate", namespace, pattern="*")
+        return gone
 
     # Loading.
 
@@ -413,9 +421,11 @@ class CacheManager(KeyCommands):
                 entry.frequency += 1
             self._counters.l1_hits += 1
             return entry.value if entry.thaw is None else entry.thaw(entry.value)
+        if self._bypasses and self._bypassed():
+            return await loader()
         checked = valid_tags_of(tags)
         look_up = LookUp(checked, options.stale_ttl) if checked or options.stale_ttl else None
-        found = await self._tiers.find(key, namespace, look_up)
+        found = await self._find(key, namespace, look_up)
         if found is not ABSENT:
             return found
         seconds = self._settings.default_ttl if ttl is None else valid_ttl_or_function("ttl", ttl)
@@ -437,8 +447,8 @@ class CacheManager(KeyCommands):
         True if the first load succeeded; a load that fails, or takes longer than ``timeout`` seconds and is
         cancelled then, is logged and tried again at the next turn. ``interval`` None takes the configured
         one. Instances spread their turns by up to a tenth. Warming the same key again replaces its loader.
-        With ``warming`` switched off there is the first load only. It goes on when the cache is
-        reconfigured, with Redis or without.
+        With ``warming`` switched off there is the first load only; in a bypass there is none. It goes on when
+        the cache is reconfigured, with Redis or without.
         """
         key = valid_key(key)
         valid_name(namespace, "namespace")
@@ -447,6 +457,8 @@ class CacheManager(KeyCommands):
         valid_seconds("timeout", timeout)
         if not self._enabled:
             self._used_while_off()
+            return False
+        if self._bypassed():
             return False
 
         def load() -> Coroutine[Any, Any, bool]:
@@ -460,25 +472,6 @@ class CacheManager(KeyCommands):
     def stop_warming(self, key: str, namespace: str = DEFAULT_NAMESPACE) -> bool:
         """Stop warming a key; False if it was not warmed."""
         return self._warmer.forget(namespace, valid_key(key))
-
-    # For other services, which the start-up connects to this one.
-
-    def listen(self, topic: str, listener: Callable[[list[str] | None], None] | None) -> None:
-        """Receive what other instances :meth:`tell` about ``topic``; None stops it.
-
-        ``listener`` gets the items, or None when messages may have been missed.
-        """
-        if listener is None:
-            self._tiers.listeners.pop(topic, None)
-        else:
-            self._tiers.listeners[topic] = listener
-
-    def tell(self, topic: str, items: list[str]) -> asyncio.Task[Any] | None:
-        """Send a message to the other instances, in a separate task; None if there are none."""
-        shared = self._tiers.shared
-        if shared is None or not self._enabled:
-            return None
-        return self._tasks.spawn(shared.backplane.tell(topic, items), name="cache-tell")
 
     # Figures.
 

@@ -13,6 +13,7 @@ from bot.core._shared.errors import shown
 from bot.core._shared.isolation import freeze
 from bot.core._shared.masking import one_line
 from bot.core._shared.tasks import BackgroundTasks
+from bot.core.cache_manager.events import Hooks
 from bot.core.cache_manager.loading import ttl_of_loaded
 from bot.core.cache_manager.models import FirstOfType, Loader
 from bot.core.cache_manager.stats import Counters
@@ -43,7 +44,9 @@ class Warmer:
         tasks: BackgroundTasks,
         clock: Clock,
         first_of_type: FirstOfType,
+        hooks: Hooks,
     ) -> None:
+        self._hooks = hooks
         self._first_of_type = first_of_type
         self._tiers = tiers
         self._counters = counters
@@ -65,8 +68,10 @@ class Warmer:
         begun = tiers.local.changes.count
         limit = asyncio.timeout(timeout)
         try:
+            start = self._clock.monotonic()
             async with limit:
                 value = await loader()
+            self._hooks.tell("load", namespace, key, seconds=self._clock.monotonic() - start)
             if not tiers.local.is_open or tiers.local.changes.since(begun, namespace, key, ()):
                 return True
             frozen = freeze(value)
@@ -79,6 +84,7 @@ class Warmer:
                 await tiers.shared.store(namespace, key, value, frozen, seconds, loaded=True)
         except Exception as error:
             self._counters.load_failures += 1
+            self._hooks.tell("error", namespace, key, error=error)
             if isinstance(error, TimeoutError) and limit.expired():
                 logger.warning("Warming %s took longer than %g s", one_line(shown(key), 100), timeout)
             else:
