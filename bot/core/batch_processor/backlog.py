@@ -222,6 +222,16 @@ class Backlog:
                 waiting.cancel()
         return self.ended([item])
 
+    def drop_lost(self, batch: Batch) -> set[BatchItem]:
+        """Forget the lost items of a batch whose handler has ended, and return them."""
+        lost = batch.lost
+        batch.lost = set()
+        batch.items = [item for item in batch.items if item not in lost]
+        if not batch.items:
+            batch.state = "failed"
+        self.forget(len(lost))
+        return lost
+
     def is_running(self, item: BatchItem) -> bool:
         """Whether the handler has it."""
         return any(item in batch.items for batch in self.running if batch.state == "running")

@@ -64,6 +64,8 @@ class Dispatcher:
         self.sizer: BatchSizer | None = None
         self.commit: Commit | None = None
         """In durable mode: what a batch must pass before its items end here."""
+        self.on_lost: Callable[[BatchItem], None] | None = None
+        """In durable mode: told of each item of ``Batch.lost`` when no handler has it any more."""
         # The parts, each the owner of its own state.
         self.handler = HandlerCaller()
         self.backlog = Backlog(Future.done)
@@ -224,6 +226,7 @@ class Dispatcher:
             if not batch.items:
                 return
         batch.state = "running"
+        batch.handled = False
         self.backlog.running.add(batch)
         before = batch.attempts
         task = batch.task = self.loop.create_task(self._run(batch), name="batch")
@@ -235,6 +238,9 @@ class Dispatcher:
             return  # it was taken from this task
         self.backlog.running.discard(batch)
         if batch.state != "running":
+            self.pump()
+            return
+        if batch.lost and not self._without_lost(batch):
             self.pump()
             return
         # Cancelled by somebody else: what it did is not known, and it is done again.
@@ -278,7 +284,8 @@ class Dispatcher:
         seconds = self.now() - begun
         self.outcomes.counters.handling.record(seconds)
         if error is not None:
-            await self._failed(batch, error)
+            if not batch.lost or self._without_lost(batch):
+                await self._failed(batch, error)
             return
         batch.attempts += 1
         if self.sizer is not None:
@@ -311,7 +318,16 @@ class Dispatcher:
             value.__cause__ = error
         await self._end(batch, values, dead=True)
 
+    def _without_lost(self, batch: Batch) -> bool:
+        """Let go of the items that are another instance's; False if the batch has no others."""
+        for item in self.backlog.drop_lost(batch):
+            if self.on_lost is not None:
+                self.on_lost(item)
+        self._some_ended()
+        return bool(batch.items)
+
     async def _end(self, batch: Batch, values: Sequence[Any], *, dead: bool = False) -> None:
+        batch.handled = True
         if self.commit is not None:
             await self.commit(batch, values, dead)
         newer = self.later.supersede(batch) if self.backlog.newer else ()

@@ -59,7 +59,8 @@ class Batch:
     """Items that go to the handler together, from being formed to the last one's end."""
 
     __slots__ = (
-        "attempts", "error", "formed_at", "hopeless", "items", "number", "oldest", "state", "task", "waits",
+        "attempts", "error", "formed_at", "handled", "hopeless", "items", "lost", "number", "oldest", "state",
+        "task", "waits",
     )  # fmt: skip
 
     def __init__(self, number: int, items: list[BatchItem], formed_at: float) -> None:
@@ -77,6 +78,10 @@ class Batch:
         self.hopeless: BaseException | None = None
         """Why the handler is not given it any more: it is to be given up."""
         self.task: asyncio.Task[None] | None = None
+        self.handled = False
+        """Whether the handler is done with it, and its end is being written."""
+        self.lost: set[BatchItem] = set()
+        """Items whose leases are over, which the cancelled handler still has."""
 
     @property
     def tries(self) -> int:

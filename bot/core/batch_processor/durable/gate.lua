@@ -16,6 +16,7 @@ for i = 2, #ARGV do
     end
     if first == entry then
       answers[i - 1] = 1
+      redis.call('XCLAIM', KEYS[1], 'GROUP_NAME', ARGV[1], 0, entry, 'JUSTID')  -- its lease begins now
     else
       redis.call('XACK', KEYS[1], 'GROUP_NAME', entry)
     end

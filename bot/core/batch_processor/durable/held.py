@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from bot.core.batch_processor.models import BatchItem
@@ -23,6 +23,8 @@ class Held:
         self._entries: dict[bytes, _Entry] = {}
         self._ids: set[str] = set()
         self._alone: bytes | None = None
+        self.leased: dict[bytes, float] = {}
+        """Those of items of lanes: since when each is leased for certain, on the monotonic clock."""
 
     def __contains__(self, entry: bytes) -> bool:
         return entry in self._entries
@@ -41,8 +43,22 @@ class Held:
         """Whether the item's entry is held."""
         return item_id in self._ids
 
-    def add(self, item: BatchItem, value: bytes, *, alone: bool) -> None:
-        """Hold the entry of an item; ``value`` is the entry's."""
+    def is_in_lane(self, entry: bytes) -> bool:
+        """Whether the entry is held, and its item has a lane."""
+        held = self._entries.get(entry)
+        return held is not None and held.item.lane is not None
+
+    def renewed(self, entries: Iterable[bytes], at: float) -> None:
+        """The leases of these entries began anew at this time, or later."""
+        leased = self.leased
+        for entry in entries:
+            if entry in leased:
+                leased[entry] = at
+
+    def add(self, item: BatchItem, value: bytes, *, alone: bool, since: float = 0.0) -> None:
+        """Hold the entry of an item; ``value`` is the entry's; ``since``: when it was leased, or before."""
+        if item.lane is not None:
+            self.leased[item.entry] = since
         self._entries[item.entry] = _Entry(item, value)
         self._ids.add(item.item_id)
         if alone:
@@ -56,6 +72,7 @@ class Held:
     def drop(self, entry: bytes) -> None:
         """Hold it no more."""
         held = self._entries.pop(entry, None)
+        self.leased.pop(entry, None)
         if held is not None:
             self._ids.discard(held.item.item_id)
         if self._alone == entry:
@@ -65,5 +82,6 @@ class Held:
     def clear(self) -> None:
         """Hold nothing; in a child after a fork all of it is the parent's."""
         self._entries.clear()
+        self.leased.clear()
         self._ids.clear()
         self._alone = None

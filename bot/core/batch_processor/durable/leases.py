@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from bot.core._shared.errors import BackendError, CorruptPayloadError
 from bot.core._shared.masking import one_line
 from bot.core.batch_processor.dispatcher import Dispatcher
+from bot.core.batch_processor.durable.fence import Fence
 from bot.core.batch_processor.durable.held import Held
 from bot.core.batch_processor.durable.limits import Limits
 from bot.core.batch_processor.durable.loops import Loops
@@ -43,6 +44,7 @@ class Leases:
         limits: Limits,
         held: Held,
         settling: Settling,
+        fence: Fence,
     ) -> None:
         self._d = dispatcher
         self._streams = streams
@@ -50,6 +52,7 @@ class Leases:
         self._limits = limits
         self._held = held
         self._settling = settling
+        self._fence = fence
         self.reading: asyncio.Task[None] | None = None
         self._read_count = AT_ONCE
         self.reset_counters()
@@ -60,6 +63,8 @@ class Leases:
 
     def start(self) -> None:
         """Begin both loops under the running event loop."""
+        self._fence.forget()
+        self._fence.watch()
         self._start_reader()
         self._start_keeper()
 
@@ -80,6 +85,7 @@ class Leases:
     def forget(self) -> None:
         """In a child after a fork: what is held is the parent's."""
         self._held.clear()
+        self._fence.forget()
         self.reading = None
 
     # Reading.
@@ -104,23 +110,27 @@ class Leases:
             raise
         self._read_count = min(AT_ONCE, self._read_count * 2)
         self._loops.succeeded("read")
-        await self.take(await self._streams.gate(self._d.ids.prefix, deliveries))
+        since = self._d.now()
+        await self._take(await self._streams.gate(self._d.ids.prefix, deliveries), since, None)
 
-    async def take_waited(self, deliveries: Sequence[Delivery]) -> None:
-        """As :meth:`take`, of entries that have waited: those of lanes are due now."""
-        await self.take(deliveries, waited=True)
+    async def take_waited(self, deliveries: Sequence[Delivery], since: float) -> None:
+        """Hand entries to the dispatcher that have waited: those of lanes are due now.
 
-    async def take(self, deliveries: Sequence[Delivery], *, waited: bool = False) -> None:
-        """Hand entries to the dispatcher, but for those that are to be given up."""
+        ``since``: when they were leased, at the earliest.
+        """
         due: list[BatchItem] = []
-        condemned = self._take(deliveries, due if waited else None)
+        await self._take(deliveries, since, due)
         if due:
             self._d.admit_next(due)
+
+    async def _take(self, deliveries: Sequence[Delivery], since: float, due: list[BatchItem] | None) -> None:
+        condemned = self._hand_over(deliveries, since, due)
+        self._fence.watch()
         if condemned:
             await self._settling.condemn(condemned)
 
-    def _take(
-        self, deliveries: Sequence[Delivery], due: list[BatchItem] | None
+    def _hand_over(
+        self, deliveries: Sequence[Delivery], since: float, due: list[BatchItem] | None
     ) -> list[tuple[BatchItem, str]]:
         """Hand entries to the dispatcher, or those of lanes to ``due`` if it is a list.
 
@@ -151,7 +161,7 @@ class Leases:
                 continue
             self.redelivered += item.deliveries > 1
             alone = count > self._limits.alone_from
-            self._held.add(item, value, alone=alone)
+            self._held.add(item, value, alone=alone, since=since)
             if alone:
                 self._d.admit_alone(item)
             elif due is not None and lane is not None:
@@ -177,7 +187,8 @@ class Leases:
                 alone=not self._held.has_alone,
             )
             self.reclaimed += sum(one.entry not in self._held for one in claimed)
-            await self.take_waited(await self._streams.gate(self._d.ids.prefix, claimed))
+            since = self._d.now()
+            await self.take_waited(await self._streams.gate(self._d.ids.prefix, claimed), since)
             if len(claimed) >= room:
                 self._loops.wake_keeper()
         await self._streams.tidy(int(max(SILENT_CONSUMERS, lease * 10) * 1000))
@@ -191,9 +202,12 @@ class Leases:
         """Begin the leases anew of what is held, and let go of what another instance has taken over."""
         entries = self._held.entries
         for start in range(0, len(entries), AT_ONCE):
-            answer = await self._streams.refresh(self._d.ids.prefix, entries[start : start + AT_ONCE])
+            part, since = entries[start : start + AT_ONCE], self._d.now()
+            answer = await self._streams.refresh(self._d.ids.prefix, part)
             lost = {entry for entry in answer if entry in self._held}  # others have ended here meanwhile
+            self._held.renewed((entry for entry in part if entry not in lost), since)
             if lost:
+                self._fence.lose(lost)
                 for item in self._d.backlog.discard(lost):
                     self._held.drop(item.entry)
 

@@ -45,8 +45,8 @@ class Settling:
         self._clock = clock
         self.committing = 0
         """Batches that the handler is done with and Redis not yet."""
-        self.on_next: Callable[[Sequence[Delivery]], Awaitable[None]]
-        """Given what comes next in lanes, which is this instance's now."""
+        self.on_next: Callable[[Sequence[Delivery], float], Awaitable[None]]
+        """Given what comes next in lanes, which is this instance's since that time or later."""
         self.reset_counters()
 
     def reset_counters(self) -> None:
@@ -113,7 +113,6 @@ class Settling:
     async def _settle(self, settlements: Sequence[Settlement]) -> list[bool]:
         """Until Redis has it, however long that takes."""
         flags: list[bool] = []
-        following: list[Delivery] = []
         failures = 0
         while len(flags) < len(settlements):
             part: list[Settlement] = []
@@ -124,6 +123,7 @@ class Settling:
                 part.append(one)
                 size += len(one.outcome) + len(one.letter)
             outcomes = self._d.outcomes
+            since = self._clock.monotonic()
             try:
                 ended, next_in_lanes = await self._streams.settle(
                     self._d.ids.prefix,
@@ -133,12 +133,11 @@ class Settling:
                     take_next=self._loops.state is State.ON and self._d.handler.function is not None,
                 )
                 flags += ended
-                following += next_in_lanes
+                if next_in_lanes:
+                    await self.on_next(next_in_lanes, since)
                 failures = 0
                 self._loops.succeeded("settle")
             except BackendError as error:
                 failures += 1
                 await self._loops.recover("settle", error, failures)
-        if following:
-            await self.on_next(following)
         return flags

@@ -18,6 +18,7 @@ from bot.core._shared.errors import BackendError, invalid
 from bot.core._shared.loop_owner import LoopOwner, still_runs
 from bot.core._shared.masking import one_line
 from bot.core.batch_processor.dispatcher import Dispatcher, another_loop
+from bot.core.batch_processor.durable.fence import Fence
 from bot.core.batch_processor.durable.held import Held
 from bot.core.batch_processor.durable.leases import SILENT_CONSUMERS, Leases
 from bot.core.batch_processor.durable.letters import Letters
@@ -60,7 +61,10 @@ class RedisStore:
         self._loops = Loops(self.streams, clock)
         self._held = Held(self._loops.wake_keeper)
         self.settling = Settling(dispatcher, self.streams, self._loops, self.limits, self._held, clock)
-        self.leases = Leases(dispatcher, self.streams, self._loops, self.limits, self._held, self.settling)
+        fence = Fence(dispatcher, self._loops, self.limits, self._held, clock)
+        self.leases = Leases(
+            dispatcher, self.streams, self._loops, self.limits, self._held, self.settling, fence
+        )
         self.settling.on_next = self.leases.take_waited
         self._results = Results(dispatcher.outcomes.waiters, self.streams, self._loops, clock, self._has)
         self._outbox = Outbox(
@@ -76,6 +80,7 @@ class RedisStore:
         """Begin; without Redis too. Raises RedisUnavailableError if the client library is missing."""
         self._link.client()
         self._d.commit = self.settling.commit
+        self._d.on_lost = lambda item: self._held.drop(item.entry)
         self.ensure_running()
         with contextlib.suppress(BackendError):  # the log has it; the reader tries again
             await self.streams.make_group()
@@ -161,7 +166,7 @@ class RedisStore:
                 await self.streams.leave(self._d.ids.prefix)
         finally:
             await self._link.release()
-        self._d.commit = None
+        self._d.commit = self._d.on_lost = None
 
     # Submitting.
 

@@ -13,7 +13,7 @@ from bot.core.batch_processor.durable.streams import GROUP, Added, Settlement, S
 from bot.core.batch_processor.durable.values import value_of
 from bot.core.redis_link import RedisLink
 from tests.core.batch_processor.durable.helpers import length, until
-from tests.support.servers import RedisServer
+from tests.support.servers import RedisServer, running
 
 pytestmark = pytest.mark.server
 
@@ -171,6 +171,78 @@ async def test_redis_started_again_goes_on_with_the_lanes(queue, instances):
         await p.disable()
     finally:
         server.close()
+
+
+async def test_a_handler_is_cancelled_before_another_instance_may_begin(queue, instances):
+    """Redis stands still for longer than the lease: the handler of a lane must not run on beside the next."""
+    ends = []
+
+    def handler(name):
+        async def handle(items):
+            try:
+                ends.append((name, "begins", [item.data for item in items]))
+                await gates[name].wait()
+            except asyncio.CancelledError:
+                ends.append((name, "is cancelled", [item.data for item in items]))
+                raise
+            ends.append((name, "ends", [item.data for item in items]))
+            return [item.data for item in items]
+
+        return handle
+
+    gates = {name: asyncio.Event() for name in ("first", "second")}
+    with running(RedisServer()) as server:
+        first = await instances(handler("first"), url=server.url, lease=1.0)
+        answers = [await first.submit_item(1, lane="a"), await first.submit_item("free")]
+        answers.append(await first.submit_item(2, lane="a"))
+        await until(lambda: len(ends) == 1)
+        server.freeze()
+        await until(lambda: len(ends) == 3)
+        assert ends[:3] == [
+            ("first", "begins", [1, "free"]),
+            ("first", "is cancelled", [1, "free"]),
+            ("first", "begins", ["free"]),
+        ], "what has no lane goes on here"
+        first.check_invariants()
+        server.thaw()
+        gates["second"].set()
+        gates["first"].set()
+        assert [await first.get_result(one.item_id, timeout=20) for one in answers] == [1, "free", 2]
+        begun = [data for _, what, data in ends if what == "begins"]
+        assert begun.index([1], 1) < begun.index([2])
+        await first.disable()
+
+
+async def test_a_lease_that_another_instance_has_is_let_go_of(safe_server, instances):
+    """As if the process had stood still: the entry is another consumer's, and the handler runs on."""
+    cancelled = asyncio.Event()
+    begun = []
+
+    async def handle(items):
+        begun.append([item.data for item in items])
+        if len(begun) == 1:
+            try:
+                await asyncio.sleep(3_600)
+            except asyncio.CancelledError:
+                cancelled.set()
+                raise OSError("an error of its own") from None
+        return [item.data for item in items]
+
+    p = await instances(handle, lease=5.0)
+    answers = await p.submit_many([1, 2], lane="a")
+    free = await p.submit_item("free")
+    await until(lambda: begun)
+    streams = p._store.streams
+    entry = p._store._held.entries[0]
+    await streams.link.execute("XCLAIM", streams.items, GROUP, "thief", 0, entry)
+    await asyncio.wait_for(cancelled.wait(), 20)
+    assert await p.get_result(free.item_id, timeout=20) == "free"
+    assert entry not in p._store._held
+    assert begun[1:] == [["free"]], "not what is the thief's, and not what is behind it"
+    p.check_invariants()
+    await streams.give_back("thief", [(entry, 1)], begun=True)
+    assert [await p.get_result(answer.item_id, timeout=20) for answer in answers] == [1, 2]
+    assert begun[1:] == [["free"], [1], [2]]
 
 
 async def test_text_that_utf_8_cannot_hold_is_no_lane(instances):
