@@ -18,6 +18,7 @@ from urllib.parse import unquote
 from bot.core._shared.errors import invalid
 from bot.core._shared.masking import mask_url
 from bot.core.connection_pool_manager import callbacks
+from bot.core.connection_pool_manager.drivers.url_options import SQLALCHEMY, wrong
 from bot.core.connection_pool_manager.errors import MissingDriverError
 from bot.core.connection_pool_manager.guard import Guard
 from bot.core.connection_pool_manager.models import PoolSpec
@@ -49,7 +50,8 @@ class Driver(ABC):
 
     def __init__(self, spec: PoolSpec) -> None:
         self.spec = spec
-        self.url = spec.url
+        scheme, separator, rest = spec.url.partition("://")
+        self.url = f"{scheme.lower()}{separator}{rest}"  # some drivers do not know it in capitals
         self.reset_mode = spec.options.reset
         self.options: dict[str, Any] = dict(spec.driver_options)
         self.is_blind = False
@@ -214,14 +216,16 @@ def import_driver(package: str, extra: str, backend: str) -> Any:
 def check_scheme(url: str, backend: str, schemes: tuple[str, ...]) -> None:
     """Raise InvalidArgumentError unless ``url`` is one of this backend's.
 
-    ``postgresql+psycopg://`` and the like are: what follows the plus names another library's driver.
+    ``postgresql+asyncpg://`` and the like are: SQLAlchemy names its driver so.
     """
     scheme = url.split("://", 1)[0].lower() if "://" in url else ""
     base, _, driver = scheme.partition("+")
-    takes_driver = backend in ("postgresql", "mysql", "sqlite") or (backend, driver) == ("mongodb", "srv")
-    if base not in schemes or (driver and not takes_driver):
+    known = SQLALCHEMY.get(backend, ())
+    if base not in schemes or (scheme != base and driver not in known):
         allowed = " or ".join(f"{name}://..." for name in schemes)
-        raise invalid("url", mask_url(url), f"{allowed} for backend {backend!r}")
+        if driver and known:
+            allowed += f", with nothing or one of {', '.join('+' + name for name in known)},"
+        raise wrong(url, f"{allowed} for backend {backend!r}")
 
 
 def check_address(url: str) -> None:
@@ -241,11 +245,6 @@ def check_address(url: str) -> None:
             "host:port with a port up to 65535, [..] around an IPv6 address, and in user and password "
             "%40 for @, %2F for /, %3A for :, %23 for #, %5B for [",
         )  # fmt: skip
-
-
-def without_driver(url: str) -> str:
-    """``url`` without the driver that SQLAlchemy's urls name: ``postgres+asyncpg://...``."""
-    return re.sub(r"^(\w+)\+[\w-]+(?=://)", r"\1", url)
 
 
 def secrets_of(url: str, options: Mapping[str, Any]) -> list[str]:

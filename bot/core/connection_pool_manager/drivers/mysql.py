@@ -13,13 +13,14 @@ import asyncio
 import contextlib
 import functools
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from bot.core._shared.demotion import mysql_needs_another_server
 from bot.core._shared.errors import invalid, message_of
 from bot.core._shared.masking import mask_url
 from bot.core.connection_pool_manager.drivers import session_state
 from bot.core.connection_pool_manager.drivers.base import Driver, hard_close, import_driver, keep_alive
+from bot.core.connection_pool_manager.drivers.url_options import mysql_options
 from bot.core.connection_pool_manager.errors import LeaseError
 from bot.core.connection_pool_manager.guard import Guard, guarded_methods
 from bot.core.connection_pool_manager.models import PoolSpec
@@ -233,7 +234,6 @@ class MysqlDriver(Driver):
             port = parts.port
         except ValueError:
             raise invalid("url", mask_url(self.url), "mysql://user:password@host:port/database") from None
-        query: dict[str, Any] = dict(parse_qsl(parts.query))
         settings: dict[str, Any] = {
             "host": parts.hostname or "127.0.0.1",
             "port": port or 3306,
@@ -243,19 +243,12 @@ class MysqlDriver(Driver):
         }
         if database := unquote(parts.path.strip("/")):
             settings["database"] = database
-        if "charset" in query:
-            settings["charset"] = query.pop("charset")
-        if "unix_socket" in query:
-            settings["unix_socket"] = query.pop("unix_socket")
-        if query:
-            raise invalid(
-                "url", mask_url(self.url), "no query but charset and unix_socket; use driver options"
-            )
+        settings["connect_timeout"] = self.spec.options.connect_timeout
+        settings |= mysql_options(self.url, parts.query)
         by_name = import_driver("asyncmy.charset", "asyncmy", self.backend).charset_by_name
         charset = self.options.get("charset", settings["charset"])
         if by_name(charset) is None:
             raise invalid("charset", charset, "a character set of MySQL, as 'utf8mb4'")
-        settings["connect_timeout"] = self.spec.options.connect_timeout
         self.settings = {**settings, **self.options}
 
     async def connect(self) -> Any:
@@ -295,9 +288,10 @@ class MysqlDriver(Driver):
         return mysql_needs_another_server(number, message_of(error))
 
     def adopt(self, spec: PoolSpec) -> bool:
+        old = self.spec.options.connect_timeout
         super().adopt(spec)
         self.always_reset = self.reset_mode != "never"  # with "smart", until the next connection has asked
-        if "connect_timeout" not in self.options:
+        if self.settings["connect_timeout"] == old:  # it was the pool's, and not the driver's own
             self.settings["connect_timeout"] = spec.options.connect_timeout
         return True
 

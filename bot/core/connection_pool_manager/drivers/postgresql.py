@@ -23,8 +23,8 @@ from bot.core.connection_pool_manager.drivers.base import (
     import_driver,
     keep_alive,
     references,
-    without_driver,
 )
+from bot.core.connection_pool_manager.drivers.url_options import postgresql_options
 from bot.core.connection_pool_manager.guard import Guard, guarded_methods
 from bot.core.connection_pool_manager.models import PoolSpec
 from bot.core.connection_pool_manager.pool import Slot, Verdict
@@ -33,25 +33,6 @@ from bot.core.phase4_config.connection_pools import SCHEMES
 _classify = session_state.Classifier(session_state.classify_postgresql)
 _new: Any = object.__new__
 _set_own = object.__setattr__
-
-# Functions outside the catalog schemas that may change the caller's session. Languages other
-# than SQL and PL/pgSQL cannot be read, so theirs are suspected; C functions come with extensions, of
-# which only dblink is known to keep state.
-_SUSPECT_ROUTINES = r"""
-SELECT EXISTS (
-  SELECT 1 FROM pg_catalog.pg_proc p
-  JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-  JOIN pg_catalog.pg_language l ON l.oid = p.prolang
-  WHERE n.nspname NOT IN ('pg_catalog', 'information_schema')
-    AND p.prokind IN ('f', 'p')
-    AND CASE WHEN l.lanname IN ('sql', 'plpgsql') THEN
-          CASE WHEN p.prosrc = '' THEN pg_catalog.pg_get_functiondef(p.oid) ELSE p.prosrc END
-            ~* ('set_config|advisory|\mtemp|\mlisten\M|setseed|dblink|_to_xml|\mexecute\M|\mdiscard\M'
-              || '|\mreset\M|\mload\M|\mprepare\M|(^|;|\m(begin|then|else|loop)\M)\s*set\M')
-        WHEN l.lanname = 'c' THEN p.proname ~ '^dblink'
-        WHEN l.lanname = 'internal' THEN p.prosrc ~* 'set_config|advisory|setseed'
-        ELSE true END)
-"""
 
 CANCEL_TIMEOUT = 10.0
 """Seconds for having the server cancel a statement; then the connection is closed."""
@@ -359,6 +340,8 @@ class PostgresqlDriver(Driver):
 
     async def start(self) -> None:
         self._asyncpg = import_driver(self.package, self.extra, self.backend)
+        self.dsn, options = postgresql_options(self.url)
+        self.options = {**options, **self.options}
         if (seconds := self.options.get("command_timeout")) is not None:
             self.own_limit = ("command_timeout", seconds)
 
@@ -368,11 +351,11 @@ class PostgresqlDriver(Driver):
         options.setdefault("timeout", self.spec.options.connect_timeout)
         if (password := await self.password()) is not None:
             options["password"] = password
-        raw = await self._asyncpg.connect(without_driver(self.url), **options)
+        raw = await self._asyncpg.connect(self.dsn, **options)
         keep_alive(raw._transport)
         try:
             if self.reset_mode == "smart":
-                self.always_reset = bool(await raw.fetchval(_SUSPECT_ROUTINES))
+                self.always_reset = bool(await raw.fetchval(session_state.POSTGRESQL_SUSPECTS))
             raw.phase4_driver = self
             await self._prepare(raw)
         except BaseException:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import re
 import weakref
 from collections import deque
 from typing import Any
@@ -17,6 +16,7 @@ from urllib.parse import urlsplit
 from bot.core._shared.demotion import redis_needs_another_server
 from bot.core._shared.errors import invalid, message_of
 from bot.core._shared.masking import mask_url
+from bot.core.connection_pool_manager.drivers import session_state
 from bot.core.connection_pool_manager.drivers.base import (
     Driver,
     hard_close,
@@ -24,37 +24,13 @@ from bot.core.connection_pool_manager.drivers.base import (
     keep_alive,
     references,
 )
+from bot.core.connection_pool_manager.drivers.url_options import redis_url
 from bot.core.connection_pool_manager.guard import Guard
 from bot.core.connection_pool_manager.models import PoolSpec
 from bot.core.connection_pool_manager.pool import Slot, Verdict
 from bot.core.phase4_config.connection_pools import SCHEMES
 
 _set_own = object.__setattr__
-
-# SCRIPT and FUNCTION change the server, not the connection.
-_HARMFUL = frozenset(
-    {
-        "SELECT", "AUTH", "HELLO", "CLIENT", "MULTI", "EXEC", "DISCARD", "WATCH", "SUBSCRIBE", "PSUBSCRIBE",
-        "SSUBSCRIBE", "UNSUBSCRIBE", "PUNSUBSCRIBE", "SUNSUBSCRIBE", "MONITOR", "READONLY", "READWRITE",
-        "ASKING", "RESET", "QUIT", "SYNC", "PSYNC", "REPLCONF",
-    }
-)  # fmt: skip
-
-
-# They may block as long as their arguments say, or for ever.
-_BLOCKING = frozenset(
-    {
-        "BLPOP", "BRPOP", "BLMOVE", "BRPOPLPUSH", "BLMPOP", "BZPOPMIN", "BZPOPMAX", "BZMPOP", "XREAD",
-        "XREADGROUP", "WAIT", "WAITAOF", "MONITOR", "SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE",
-    }
-)  # fmt: skip
-
-
-def _kind_of(command: Any) -> tuple[bool, bool]:
-    """Whether it may change the connection's state, and whether it may block."""
-    text = bytes(command).decode("latin-1") if isinstance(command, bytes | bytearray) else str(command)
-    word = text.split(" ", 1)[0].upper()
-    return word in _HARMFUL or text.upper().startswith("SCRIPT DEBUG"), word in _BLOCKING
 
 
 @functools.cache
@@ -127,7 +103,7 @@ def _tracked(base: Any) -> Any:
             self.phase4_seen += 1
             kind = known.get(command)
             if kind is None:
-                kind = _kind_of(command)
+                kind = session_state.classify_redis(command)
                 if len(known) < 1024:
                     known[command] = kind
             harmful, blocks = kind
@@ -325,11 +301,12 @@ class RedisDriver(Driver):
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
 
-        number = urlsplit(self.url).path.strip("/") if not self.url.startswith("unix") else ""
+        number = urlsplit(self.url).path.strip("/") if not self.url.lower().startswith("unix") else ""
         if number and not (number.isascii() and number.isdigit()):  # redis-py would use database 0
             raise invalid("url", mask_url(self.url), "redis://host:port/number, the number of a database")
+        url = redis_url(self.url)
         try:
-            given: dict[str, Any] = dict(parse_url(re.sub(r"^valkey", "redis", self.url)))
+            given: dict[str, Any] = dict(parse_url(url))
         except ValueError:
             # Not from the error: its text may hold a part of the password.
             raise invalid(

@@ -56,6 +56,25 @@ _POSTGRESQL_ROUTINES = re.compile(
     r"(?i)\b(?:create|alter)\b.*\b(?:function|procedure|extension|language|routine)\b", re.DOTALL
 )
 
+# Functions outside the catalog schemas that may change the caller's session. Languages other
+# than SQL and PL/pgSQL cannot be read, so theirs are suspected; C functions come with extensions, of
+# which only dblink is known to keep state.
+POSTGRESQL_SUSPECTS = r"""
+SELECT EXISTS (
+  SELECT 1 FROM pg_catalog.pg_proc p
+  JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+  JOIN pg_catalog.pg_language l ON l.oid = p.prolang
+  WHERE n.nspname NOT IN ('pg_catalog', 'information_schema')
+    AND p.prokind IN ('f', 'p')
+    AND CASE WHEN l.lanname IN ('sql', 'plpgsql') THEN
+          CASE WHEN p.prosrc = '' THEN pg_catalog.pg_get_functiondef(p.oid) ELSE p.prosrc END
+            ~* ('set_config|advisory|\mtemp|\mlisten\M|setseed|dblink|_to_xml|\mexecute\M|\mdiscard\M'
+              || '|\mreset\M|\mload\M|\mprepare\M|(^|;|\m(begin|then|else|loop)\M)\s*set\M')
+        WHEN l.lanname = 'c' THEN p.proname ~ '^dblink'
+        WHEN l.lanname = 'internal' THEN p.prosrc ~* 'set_config|advisory|setseed'
+        ELSE true END)
+"""
+
 _MYSQL_STARTS = _COMMON | {"replace", "show", "describe", "desc", "optimize", "check"}
 # What COM_RESET_CONNECTION undoes, whatever it did. Of a statement that starts otherwise (a block, a loop,
 # EXECUTE IMMEDIATE, XA, of a later version) are unknown.
@@ -134,6 +153,32 @@ def classify_sqlite(text: str) -> int:
     text = text[_LEADING_COMMENTS.match(text).end() :]  # type: ignore[union-attr]
     known = _starts_known(text, _SQLITE_STARTS)
     return CLEAN if known and not _SQLITE_HARMFUL.search(text) else DISCARD
+
+
+# SCRIPT and FUNCTION change the server, not the connection.
+_REDIS_HARMFUL = frozenset(
+    {
+        "SELECT", "AUTH", "HELLO", "CLIENT", "MULTI", "EXEC", "DISCARD", "WATCH", "SUBSCRIBE", "PSUBSCRIBE",
+        "SSUBSCRIBE", "UNSUBSCRIBE", "PUNSUBSCRIBE", "SUNSUBSCRIBE", "MONITOR", "READONLY", "READWRITE",
+        "ASKING", "RESET", "QUIT", "SYNC", "PSYNC", "REPLCONF",
+    }
+)  # fmt: skip
+
+
+# They may block as long as their arguments say, or for ever.
+_REDIS_BLOCKING = frozenset(
+    {
+        "BLPOP", "BRPOP", "BLMOVE", "BRPOPLPUSH", "BLMPOP", "BZPOPMIN", "BZPOPMAX", "BZMPOP", "XREAD",
+        "XREADGROUP", "WAIT", "WAITAOF", "MONITOR", "SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE",
+    }
+)  # fmt: skip
+
+
+def classify_redis(command: object) -> tuple[bool, bool]:
+    """Whether it may change the connection's state, and whether it may block."""
+    text = bytes(command).decode("latin-1") if isinstance(command, bytes | bytearray) else str(command)
+    word = text.split(" ", 1)[0].upper()
+    return word in _REDIS_HARMFUL or text.upper().startswith("SCRIPT DEBUG"), word in _REDIS_BLOCKING
 
 
 class Classifier:

@@ -178,8 +178,8 @@ class SqliteDriver(Driver):
         query: dict[str, Any] = {}
         own: list[tuple[str, str]] = []
         for name, value in parse_qsl(parts.query):
-            if name == "uri":
-                continue  # as SQLAlchemy has it: that the path begins with file: says the same
+            if name in ("uri", "check_same_thread"):
+                continue  # of SQLAlchemy: file: says the same, and each connection has its own thread
             if name in _PYTHON_OPTIONS:
                 query[name] = self._option(name, value)
             elif name in _URI_OPTIONS:
