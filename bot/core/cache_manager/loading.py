@@ -21,6 +21,7 @@ from bot.core.cache_manager.errors import LoaderTimeoutError
 from bot.core.cache_manager.events import Hooks
 from bot.core.cache_manager.l1 import Meta
 from bot.core.cache_manager.models import (
+    ABSENT,
     DEFAULT_NAMESPACE,
     FirstOfType,
     Loader,
@@ -63,6 +64,8 @@ class Loads:
         self.now = clock.monotonic
         self._tasks = tasks
         self.flights: SingleFlight[tuple[Any, Frozen | None]] = SingleFlight(name=_shown)
+        self.batches: SingleFlight[dict[str, tuple[Any, Frozen | None]]] = SingleFlight(name=str)
+        """The loads of many keys, see many_loading.py: one, and one flight for each of its keys."""
 
     @property
     def timeout(self) -> float | None:
@@ -71,7 +74,7 @@ class Loads:
 
     @timeout.setter
     def timeout(self, seconds: float | None) -> None:
-        self.flights.timeout = seconds
+        self.flights.timeout = self.batches.timeout = seconds
 
     async def load(
         self,
@@ -116,6 +119,9 @@ class Loads:
             return stale.value if stale.thaw is None else stale.thaw(stale.value)
         if frozen is not None:
             return frozen.value if frozen.thaw is None else frozen.thaw(frozen.value)
+        if value is ABSENT:
+            # The load of many keys that it joined did not know this one.
+            return await self.load(key, loader, ttl, namespace, tags, options, look_up)
         # It cannot be copied: the caller that loaded it gets it, and the others load again.
         return value if call.led else await loader()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from bot.core._shared.errors import invalid
 from bot.core._shared.isolation import Frozen
@@ -93,6 +93,15 @@ class LookUp:
         self.tokens: dict[str, bytes | None] = {}
         self.stale: Frozen | None = None
         """The last good value, if it has expired no longer than ``stale_ttl`` seconds ago."""
+
+
+class Loaded(NamedTuple):
+    """A value that was loaded and may be stored."""
+
+    key: str
+    value: Any
+    frozen: Frozen
+    tags: tuple[str, ...]
 
 
 class FirstOfType:

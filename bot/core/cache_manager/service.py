@@ -17,6 +17,7 @@ from bot.core._shared.validation import valid_seconds
 from bot.core.cache_manager.figures import figures_of
 from bot.core.cache_manager.keys import MAX_KEY, compile_glob, printable, valid_key, valid_name
 from bot.core.cache_manager.loading import Loads
+from bot.core.cache_manager.many_loading import ManyLoading
 from bot.core.cache_manager.messages import Messages
 from bot.core.cache_manager.models import (
     ABSENT,
@@ -34,7 +35,6 @@ from bot.core.cache_manager.stats import Counters
 from bot.core.cache_manager.tiers import Tiers
 from bot.core.cache_manager.ttls import Ttl, TtlOf, by_ttl, ttl_for, valid_ttl_or_function
 from bot.core.cache_manager.warming import TIMEOUT, Warmer
-from bot.core.cache_manager.watching import Watched
 from bot.core.phase4_config import CacheManagerSettings, converted
 from bot.core.phase4_statistics.cache_manager import CacheManagerFigures
 from bot.core.phase4_statistics.fields import MB
@@ -44,7 +44,7 @@ _NOTHING: dict[Any, Any] = {}
 _READ_AT_ONCE = 500
 
 
-class CacheManager(Watched, Messages):
+class CacheManager(ManyLoading, Messages):
     """Two tiers: L1 in this process, bounded; L2 in Redis, shared by instances. While off, it holds
     nothing.
 

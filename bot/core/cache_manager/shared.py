@@ -21,7 +21,7 @@ from bot.core.cache_manager.keys import redis_key
 from bot.core.cache_manager.l1 import Meta
 from bot.core.cache_manager.l2 import L2, PIECE_BYTES, PIECE_KEYS
 from bot.core.cache_manager.local import LocalTier
-from bot.core.cache_manager.models import ABSENT, FirstOfType, LookUp
+from bot.core.cache_manager.models import ABSENT, FirstOfType, Loaded, LookUp
 from bot.core.cache_manager.redis_time import RedisTime
 from bot.core.cache_manager.resync import Resync
 from bot.core.cache_manager.shared_keys import SharedKeys
@@ -292,6 +292,55 @@ class SharedTier:
                 if self._changes.since(begun, namespace, key, tags):
                     self._l1.store.remove(namespace, key)
         return len(frozen), took
+
+    async def store_loaded(
+        self, namespace: str, loaded: Sequence[Loaded], ttl: float, tokens: dict[str, bytes] | None
+    ) -> None:
+        """Set what one load brought, some hundred in one round trip; ``tokens`` as in :meth:`store`."""
+        milliseconds = max(1, int(ttl * 1000))
+        position = 0
+        while position < len(loaded) and not self._left:
+            sent: list[tuple[str, bytes]] = []
+            left_out: list[str] = []
+            size = 0
+            begin = position
+            for key, value, frozen, tags in loaded[begin : begin + PIECE_KEYS]:
+                position += 1
+                body = self._body(value)
+                kept = frozen if body is None else frozen_as(value, body)
+                self._local.store(namespace, key, kept, ttl, tags)
+                if body is None or (tags and tokens is None):
+                    left_out.append(key)
+                    continue
+                carried = {tag: tokens[tag] for tag in tags} if tokens is not None and tags else None
+                sent.append((key, self._payload(body, ttl, tags=carried)))
+                size += len(sent[-1][1])
+                if size >= PIECE_BYTES:
+                    break
+            begun = self._changes.count
+            took = False
+            if sent:
+                every_tag = dict.fromkeys(tag for one in loaded[begin:position] for tag in one.tags)
+                took = await self.l2.set_many(
+                    namespace, sent, milliseconds, every_tag if tokens is not None else (), "load"
+                )
+            if left_out:
+                await self.l2.delete(namespace, left_out)
+            if self._changes.count != begun:
+                await self._changed_meanwhile(namespace, loaded[begin:position], begun, took)
+
+    async def _changed_meanwhile(
+        self, namespace: str, loaded: Sequence[Loaded], begun: int, took: bool
+    ) -> None:
+        """Drop, of what was just stored, what another writer changed in the meantime; see :meth:`store`."""
+        changed = [one for one in loaded if self._changes.since(begun, namespace, one.key, one.tags)]
+        newer: list[str] = []
+        for one in changed:
+            self._l1.store.remove(namespace, one.key)
+            if took and self._changes.since(begun, namespace, one.key, one.tags, reloads=False):
+                newer.append(one.key)
+        if newer:
+            await self.l2.delete(namespace, newer)
 
     def to_be_added(self, value: Any) -> tuple[bytes, Frozen]:
         """The payload of a value, and the value made safe to keep. Raises UnsupportedValueError."""
