@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any, assert_type
 
 from bot.core.batch_processor import (
@@ -16,7 +17,7 @@ from bot.core.batch_processor import (
     Submission,
     durable_dead_letters,
 )
-from bot.core.cache_manager import CacheManager, cached
+from bot.core.cache_manager import FOREVER, CacheManager, cached, invalidate
 from bot.core.connection_pool_manager import BackendType, ConnectionPoolManager, PooledConnection
 from bot.core.enhanced_startup_phase4 import (
     get_phase4_status,
@@ -110,7 +111,31 @@ class Menu:
         return [country]
 
 
+@cached(ttl=timedelta(minutes=5), tags=("text:{text}",))
+def parse(text: str) -> list[str]:
+    return text.split()
+
+
+@cached("lengths", ttl=lambda value: None if value is None else FOREVER)
+def length(text: str) -> int:
+    return len(text)
+
+
+@invalidate(tags=("user:{user_id}",), function=[get_user, parse])
+async def rename(user_id: int, text: str) -> bool:
+    return True
+
+
 async def functions_that_are_cached(menu: Menu) -> None:
+    assert_type(parse("a b"), list[str])
+    assert_type(await parse.refresh("a b"), list[str])
+    assert_type(await rename(1, text="x"), bool)
+    assert_type(await menu.text.refresh("de"), str)
+    assert_type(get_user.cache_tags(1), tuple[str, ...])
+    assert_type(get_user.cache_info().hits, int)
+    assert_type(await get_user.cache_clear(), int)
+    await rename("1", "x")  # type: ignore[arg-type]
+    parse(1)  # type: ignore[arg-type]
     task = asyncio.create_task(get_user(1))
     assert_type(await task, dict[str, int])
     assert_type(get_user.cache_key(user_id=1), str)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any, NamedTuple
 
-from bot.core._shared.errors import invalid
+from bot.core._shared.errors import invalid, shown
 from bot.core.cache_manager.call_keys import LONGEST_INT
 from bot.core.cache_manager.callables import signature_of
 from bot.core.cache_manager.models import Tags, valid_tags
@@ -44,7 +44,12 @@ class _Template(NamedTuple):
         parts: list[str] = []
         for before, name, attribute in self.fields:
             value = arguments[name]
-            parts += (before, escaped(getattr(value, attribute) if attribute else value))
+            if attribute:
+                try:
+                    value = getattr(value, attribute)
+                except AttributeError as error:
+                    raise TypeError(f"tags: {name} is {shown(value)}, which has no {attribute}") from error
+            parts += (before, escaped(value))
         return "".join(parts) + self.after
 
 
@@ -56,8 +61,8 @@ def call_tags(
     Raises InvalidArgumentError for a tag that names no parameter of ``function``, or anything else that
     cannot be filled in unambiguously. ``tags`` is no function here.
     """
-    if tags_from is not None and not callable(tags_from):
-        raise invalid("tags_from", tags_from, "a function of the arguments that returns a sequence of tags")
+    if tags_from is not None and (not callable(tags_from) or inspect.iscoroutinefunction(tags_from)):
+        raise invalid("tags_from", tags_from, "a plain function of the arguments, which returns tags")
     assert not callable(tags)
     signature = signature_of(decorator, function)
     given = valid_tags(tags)

@@ -148,8 +148,9 @@ class Loads:
         ahead = meta.load_seconds * options.early_refresh * -math.log(1.0 - random.random())
         return self.now() + ahead >= entry.expires_at
 
-    def refresh(
+    def refresh_early(
         self,
+        entry: Entry | None,
         key: str,
         loader: Loader,
         ttl: float | TtlOf,
@@ -157,9 +158,12 @@ class Loads:
         tags: Tags,
         options: LoadOptions,
     ) -> None:
-        """Load a key in the background, unless a load is in progress; if it fails, the old value stays."""
+        """Load a key in the background, if this read of its entry is to do so and no load is in progress.
+
+        If the load fails, the old value stays.
+        """
         at = (namespace, key)
-        if at in self.flights:
+        if entry is None or not self.should_refresh(entry, options) or at in self.flights:
             return
         self.counters.early_refreshes += 1
 

@@ -396,10 +396,9 @@ class CacheManager(ManyLoading, Messages):
         A caller that is cancelled does not cancel the load for the others. The loader's exception reaches
         every waiter and is not cached. If the key was changed or dropped during the load, the loaded value is
         returned and not cached. A loader that waits for its own key, even through other loads and tasks,
-        raises CircularLoadError. ``tags`` may be a function of the loaded value. So may ``ttl``: as
-        for :meth:`set`, but an invalid result, or an error, means that the value is not cached, and is logged
-        once. See :class:`LoadOptions` for
-        stale values, timeouts and early refresh.
+        raises CircularLoadError. ``tags`` may be a function of the loaded value. So may ``ttl``: as for
+        :meth:`set`, but an invalid result, or an error, means that the value is not cached, and is logged
+        once. See :class:`LoadOptions` for stale values, timeouts and early refresh.
         """
         if not self._enabled:
             self._used_while_off()
@@ -413,22 +412,26 @@ class CacheManager(ManyLoading, Messages):
                 key = stored
                 entry = self._spaces.get(namespace, _NOTHING).get(key)
         if entry is not None and entry.expires_at > now:
-            if options.early_refresh and self._loads.should_refresh(entry, options):
+            if options.early_refresh:
                 seconds = self._settings.default_ttl if ttl is None else valid_ttl_or_function("ttl", ttl)
-                self._loads.refresh(key, loader, seconds, namespace, tags, options)
+                self._loads.refresh_early(entry, key, loader, seconds, namespace, tags, options)
             # inlined: LocalTier.hit
             if entry.frequency < MAX_FREQUENCY:
                 entry.frequency += 1
             self._counters.l1_hits += 1
             return entry.value if entry.thaw is None else entry.thaw(entry.value)
+        checked = valid_tags_of(tags)
         if self._bypasses and self._bypassed():
             return await loader()
-        checked = valid_tags_of(tags)
         look_up = LookUp(checked, options.stale_ttl) if checked or options.stale_ttl else None
         found = await self._find(key, namespace, look_up)
-        if found is not ABSENT:
+        if found is not ABSENT and not options.early_refresh:
             return found
         seconds = self._settings.default_ttl if ttl is None else valid_ttl_or_function("ttl", ttl)
+        if found is not ABSENT:
+            entry = self._tiers.local.l1.store.peek(namespace, key, now)
+            self._loads.refresh_early(entry, key, loader, seconds, namespace, tags, options)
+            return found
         return await self._loads.load(key, loader, seconds, namespace, checked, options, look_up)
 
     # Warming.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
@@ -41,11 +42,13 @@ def valid_ttl(name: str, value: object) -> float:
 
 def valid_ttl_or_function(name: str, value: object) -> float | TtlOf:
     """:func:`valid_ttl`, or the function that gives the ttl of a loaded value."""
-    if callable(value):
+    if callable(value) and not inspect.iscoroutinefunction(value):
         return value
     if isinstance(value, int | float | timedelta):
         return valid_ttl(name, value)
-    raise invalid(name, value, f"{_EXPECTED}, or a function of the value that returns one of them or None")
+    raise invalid(
+        name, value, f"{_EXPECTED}, or a plain function of the value that returns one of them or None"
+    )
 
 
 def ttl_for(ttl: object, value: Any) -> float:

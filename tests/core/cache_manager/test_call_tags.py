@@ -76,6 +76,15 @@ async def test_an_attribute_of_an_argument_and_of_self(cache):
     assert await cache.invalidate_tags(["shop:a:-1001:None", "names:5"]) == 2
 
 
+async def test_an_attribute_that_is_not_there_is_named(cache):
+    @cached("user", key=lambda user: "k", tags=("user:{user.id}",))
+    async def get_user(user):
+        raise AssertionError("it was called")
+
+    with pytest.raises(TypeError, match="tags: user is None, which has no id"):
+        await get_user(None)
+
+
 async def test_a_function_of_the_arguments(cache):
     @cached("search", tags=("search",), tags_from=lambda *words: [f"word:{word}" for word in words])
     async def search(*words):
@@ -166,8 +175,9 @@ def test_a_tag_that_cannot_be_filled_in_is_refused_where_it_is_written(tag, mess
 def test_what_are_no_tags_is_refused_where_it_is_written():
     with pytest.raises(ValueError, match="tags = 'user'"):
         cached(tags="user")(_pair)
-    with pytest.raises(ValueError, match="tags_from = 5"):
-        cached(tags_from=5)(_pair)
+    for wrong in (5, _pair):
+        with pytest.raises(ValueError, match=r"tags_from = .* a plain function of the arguments"):
+            cached(tags_from=wrong)(_pair)
     with pytest.raises(ValueError, match=r"tags_from = .* since tags is a function of the value"):
         cached(tags=lambda value: (), tags_from=lambda *args: ())
     assert cached(tags=("a{{1}}",))(_pair).cache_tags(1) == ("a{1}",)

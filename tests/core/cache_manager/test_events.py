@@ -5,8 +5,9 @@ import logging
 
 import pytest
 
-from bot.core.cache_manager import CacheEvent, CacheManager, LoaderTimeoutError, cached
+from bot.core.cache_manager import CacheEvent, CacheManager, LoaderTimeoutError, LoadOptions, cached
 from bot.core.cache_manager.events import KINDS, MAX_PENDING, Hooks
+from tests.support.clock import until_idle
 
 
 async def _value(value):
@@ -60,6 +61,26 @@ async def test_reads_writes_and_loads(cache, eviction):
         ("miss", "default", "p"), ("error", "default", "p"), ("load", "default", "q"),
         ("error", "default", "r"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("eviction", ["s3fifo", "lru"])
+async def test_values_are_refreshed_early_while_somebody_listens(cache, clock, eviction):
+    await cache.enable(eviction=eviction)
+    heard = listen(cache, "hit", "load")
+    options = LoadOptions(early_refresh=1.0)
+
+    async def slow():
+        clock.jump(2.0)
+        return 1
+
+    await cache.get_or_load("k", slow, 100, options=options)
+    clock.jump(99.9)
+    for _ in range(200):
+        await cache.get_or_load("k", slow, 100, options=options)
+        await until_idle()
+        if heard.count(("load", "default", "k")) > 1:
+            break
+    assert (await cache.get_statistics())["early_refreshes"] == 1
 
 
 async def test_what_events_tell(cache):

@@ -7,6 +7,7 @@ from typing import ClassVar
 import pytest
 
 from bot.core.cache_manager import CacheManager, cached, invalidate
+from tests.core.cache_manager.test_cancellation import cancelled
 
 
 @pytest.fixture
@@ -217,6 +218,41 @@ async def test_cancelled_twice_everything_is_dropped_in_redis_too(pair, redis_se
     assert await cache.get_many(["a", *[f"k:{n}" for n in range(50)]]) == {}
     assert await cache.get("x", "n") is None
     await cache.disable()
+
+
+@pytest.mark.parametrize("at", range(6))
+async def test_cancelled_at_any_await_of_the_dropping(pair, redis_server, at):
+    one, _ = pair
+    cache = CacheManager.get_instance()
+    await cache.enable(redis_url=redis_server.url)
+
+    @invalidate(tags=("t",), function=get_user, patterns=("k*",))
+    async def change(user_id):
+        await asyncio.sleep(0)
+
+    await one.set_many({"k": 1, "l": 1}, tags=["t"])
+    await get_user(1)
+    await cancelled(change(1), at)
+    assert await cache.get_many(["k", "l"]) == {}
+    assert await cache.get("user:1,False", "users", "absent") == "absent"
+    assert await one.exists("user:1,False", "users") is False
+    await cache.disable()
+
+
+async def test_a_plain_function_that_is_cached(cache):
+    @cached("plain")
+    def plain(user_id):
+        return USERS.get(user_id)
+
+    @invalidate(function=plain)
+    @cached("saved")
+    async def save(user_id):
+        USERS[user_id] = "saved"
+
+    USERS.clear()
+    assert plain(1) is None
+    await save(1)
+    assert plain(1) == "saved"
 
 
 async def test_off_the_function_is_just_called():

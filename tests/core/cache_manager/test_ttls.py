@@ -69,6 +69,13 @@ async def _value(value):
     return value
 
 
+async def test_a_function_that_would_have_to_be_awaited_is_refused(cache):
+    with pytest.raises(ValueError, match=r"ttl = <function _value .* or a plain function of the value"):
+        await cache.set("k", 1, _value)
+    with pytest.raises(ValueError, match="ttl = <function _value"):
+        cached(ttl=_value)
+
+
 async def test_a_none_has_the_negative_ttl_if_there_is_one(cache):
     options = LoadOptions(negative_ttl=5)
     await cache.get_or_load("k", lambda: _value(None), lambda value: None, options=options)

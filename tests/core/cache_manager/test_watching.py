@@ -36,6 +36,8 @@ async def test_reads_miss_loaders_run_and_nothing_is_stored(cache):
         assert await cache.get_or_load("c", lambda: _value("new"), tags=["t"]) == "new"
         assert not await cache.warm_cache("d", lambda: _value("new"))
         assert not await cache.set("e", 1)
+        with pytest.raises(ValueError, match="tags = 't'"):
+            await cache.get_or_load("a", lambda: _value("new"), tags="t")
     assert await cache.get_many(list("abcde")) == {"a": 1, "b": 2}
     assert await cache.get("n") == 3
     assert cache.get_local("a") == 1
