@@ -19,6 +19,13 @@ from bot.core.cache_manager import CacheManager, cached
 
 SMALL = {"id": 7, "name": "ann", "tier": "free", "active": True, "score": 1.5}
 
+NESTED = {
+    **SMALL,
+    "settings": {"language": "de", "notify": True},
+    "roles": ["user", "admin"],
+    "downloads": [{"id": number, "name": f"file {number}", "bytes": number << 20} for number in range(3)],
+}
+
 
 def repeat(call: Callable[..., Awaitable[Any]], *args: Any) -> Callable[[int], Awaitable[None]]:
     async def run(n: int) -> None:
@@ -40,11 +47,13 @@ async def l1() -> None:
     await ours.enable()
     await ours.set("text", "a value")
     await ours.set("dict", SMALL)
+    await ours.set("nested", NESTED)
     plain = {"text": "a value"}
     cashews = Cache()
     cashews.setup("mem://")
     await cashews.set("text", "a value", expire=600)
     await cashews.set("dict", SMALL, expire=600)
+    await cashews.set("nested", NESTED, expire=600)
     aio = aiocache.SimpleMemoryCache()
     await aio.set("text", "a value", ttl=600)
     await aio.set("dict", SMALL, ttl=600)
@@ -78,11 +87,13 @@ async def l1() -> None:
             Contender("get, immutable value", repeat(ours.get, "text")),
             Contender("get_local, immutable value", local),
             Contender("get, small dict, a copy each", repeat(ours.get, "dict")),
+            Contender("get, nested value, a copy each", repeat(ours.get, "nested"), 5_000),
             Contender("cachetools TTLCache in a coroutine", repeat(by_cachetools, "text")),
             Contender("cachebox TTLCache in a coroutine", repeat(by_cachebox, "text")),
             Contender("theine in a coroutine", repeat(by_theine, "text")),
             Contender("cashews get", repeat(cashews.get, "text"), 5_000),
             Contender("cashews get, small dict, the live object", repeat(cashews.get, "dict"), 5_000),
+            Contender("cashews get, nested value, the live object", repeat(cashews.get, "nested"), 5_000),
             Contender("aiocache get", repeat(aio.get, "text"), 3_000),
         ]
     )
@@ -95,6 +106,8 @@ async def l1() -> None:
     print(verdict("aiocache / ours, immutable", us["aiocache get"] / text, 25, at_most=False))
     live = us["cashews get, small dict, the live object"] / us["get, small dict, a copy each"]
     print(verdict("cashews / ours, small dict", live, 5, at_most=False))
+    live = us["cashews get, nested value, the live object"] / us["get, nested value, a copy each"]
+    print(verdict("cashews / ours, nested value", live, 5, at_most=False))
     print(verdict("get_local, µs", us["get_local, immutable value"], 0.35), "\n")
 
     @cached(key_prefix="bench", ttl=600)

@@ -14,6 +14,7 @@ from sys import getsizeof
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from bot.core._shared.copy_plan import Planner, copy_rows
 from bot.core._shared.errors import message_of
 from bot.core._shared.measuring import ATOMS, UUID_INSIDE, atoms_size, size_of, weigh
 from bot.core._shared.object_copy import copy_and_measure, copy_object, layout_of
@@ -93,7 +94,7 @@ def _freeze_rows(rows: list[Any]) -> Frozen | None:
         if not (kinds := set(map(type, parts))) <= IMMUTABLE:
             return None
         size = getsizeof(rows) + getsizeof(rows[0]) + atoms_size(parts, kinds)
-        return Frozen(_copy_rows(rows), _copy_rows, size)
+        return Frozen(copy_rows(rows), copy_rows, size)
     if kind in IMMUTABLE:
         return None
     if kind is not dict and kind is not tuple:
@@ -125,11 +126,7 @@ def _freeze_rows(rows: list[Any]) -> Frozen | None:
         size += sum([weigh(value, seen, 1000) for value in checked if type(value) in others])
         checked = [value for value in checked if type(value) in IMMUTABLE]
     size += atoms_size(checked, kinds)
-    return Frozen(_copy_rows(rows), _copy_rows, size) if kind is dict else Frozen(rows[:], list.copy, size)
-
-
-def _copy_rows(rows: list[dict[Any, Any]]) -> list[dict[Any, Any]]:
-    return [row.copy() for row in rows]
+    return Frozen(copy_rows(rows), copy_rows, size) if kind is dict else Frozen(rows[:], list.copy, size)
 
 
 def _freeze_tree(value: Any) -> Frozen | None:
@@ -140,8 +137,7 @@ def _freeze_tree(value: Any) -> Frozen | None:
     seen: set[int] = set()
     kinds: set[type] = set()
     level = [value]
-    depth = 0
-    for depth in range(MAX_DEPTH):  # noqa: B007 - asked for after the loop
+    for _ in range(MAX_DEPTH):
         below: list[Any] = []
         for container in level:
             kind = type(container)
@@ -186,8 +182,10 @@ def _freeze_tree(value: Any) -> Frozen | None:
     size += atoms_size(atoms, kinds)
     if not mutable:
         return Frozen(value, None, size)
-    copying = _FLAT.get(type(value), _copy_tree) if depth == 0 else _copy_tree
-    return Frozen(copying(value), copying, size)
+    planner = Planner()
+    copying = planner.plan(value)
+    assert copying is not None
+    return Frozen(copying(value), copying, size + planner.size)
 
 
 def _is_fixed(value: Any, depth: int) -> bool:
@@ -196,20 +194,3 @@ def _is_fixed(value: Any, depth: int) -> bool:
     if kind in IMMUTABLE:
         return True
     return depth > 0 and kind in (tuple, frozenset) and all(_is_fixed(part, depth - 1) for part in value)
-
-
-_FLAT: dict[type, Callable[[Any], Any]] = {list: list.copy, set: set.copy, bytearray: bytearray.copy}
-
-
-def _copy_tree(value: Any) -> Any:
-    kind = type(value)
-    if kind in IMMUTABLE:
-        return value
-    if kind is dict:
-        return {key: item if type(item) in IMMUTABLE else _copy_tree(item) for key, item in value.items()}
-    if kind is list:
-        return [item if type(item) in IMMUTABLE else _copy_tree(item) for item in value]
-    if kind is tuple:
-        return tuple([_copy_tree(item) for item in value])
-    # Members of a set, and the only other kinds freeze lets through, are hashable or flat.
-    return value if kind is frozenset else value.copy()
