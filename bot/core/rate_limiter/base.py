@@ -103,8 +103,11 @@ class LimiterBase(SlotMethods):
             self._switched_on()
             if self._shared is not None:
                 self._shared.start()
-            await self._open_slots(None if self._shared is None else self._shared.link, settings.slot_lease)
-            await _stop(before)
+            link = None if self._shared is None else self._shared.link
+            try:
+                await self._open_slots(link, settings.slot_lease)
+            finally:
+                await _stop(before)
         return True
 
     async def disable(self) -> bool:
@@ -117,8 +120,10 @@ class LimiterBase(SlotMethods):
             before = self._share("")
             self._local = {}
             self._table.close()
-            await self._close_slots()
-            await _stop(before)
+            try:
+                await self._close_slots()
+            finally:
+                await _stop(before)
         return True
 
     def warnings(self) -> list[str]:

@@ -267,9 +267,8 @@ class RateLimiter(LimiterBase):
         if tokens_required is not _ONE:
             check_acquired(tokens_required, meters)
         client = plain_client(client_id)
-        max_wait = longest_wait(timeout)
+        max_wait = YEAR if timeout is None else min(longest_wait(timeout), YEAR)
         if isinstance(meters, Buckets):
-            max_wait = min(max_wait, YEAR)
             name = label(meters.config, tier)
             return await self._limits.acquire(meters, client, tokens_required, max_wait, name)
         parts = _parts(meters, client, tokens_required)

@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 BEATS = 3
 """Renewals in the time of one lease."""
 
+TOGETHER = 1_000
+"""Slots that are renewed in one turn of the event loop; more would hold others up."""
+
 AWAY_PAUSE = 1.0
 """Seconds between two looks for a Redis that is away, at most, while slots are held or waited for."""
 
@@ -104,6 +107,7 @@ class SharedSlots:
         self._subscription: Subscription | None = None
         self._undo = (link.on_recovery(self._back), link.on_move(self._moved))
         self._stopped = False
+        self._pid = os.getpid()
         self.refusing = False
         """Whether Redis answered the last call with an error."""
 
@@ -209,7 +213,12 @@ class SharedSlots:
                 pause = min(pause, AWAY_PAUSE)
             # Instances that started together do not ask together.
             await self._clock.sleep(pause * random.uniform(0.8, 1.0))
-            await self._renew(list(self._holds.values()))
+            await self._renew_all()
+
+    async def _renew_all(self) -> None:
+        holds = list(self._holds.values())
+        for first in range(0, len(holds), TOGETHER):
+            await self._renew(holds[first : first + TOGETHER])
 
     async def _renew(self, holds: Iterable[Hold]) -> None:
         """Renew leases, and ask again for those that wait."""
@@ -295,17 +304,23 @@ class SharedSlots:
         if self._holds and not self._stopped:
             with contextlib.suppress(RuntimeError):
                 self.link.here()
-                self._tasks.spawn(self._renew(list(self._holds.values())), name="rate-limiter-slots-again")
+                self._tasks.spawn(self._renew_all(), name="rate-limiter-slots-again")
                 self._keep_beating()
 
     def _moved(self) -> None:
+        if self._pid != os.getpid():
+            self.forked()
+            return
         # The event loop before has ended, and its tasks and waiting callers with it.
         self._tasks.abandon()
         self._tasks, self._beating, self._probing = BackgroundTasks(), None, None
         self._look_again()
 
     def forked(self) -> None:
-        """This is a child of the process that holds the slots: it has none."""
+        """This is a child of the process that holds the slots: it has none. A second call does nothing."""
+        if self._pid == os.getpid():
+            return
+        self._pid = os.getpid()
         self._instance, self._holds = _new_instance(), {}
         self._tasks, self._beating, self._probing = BackgroundTasks(), None, None
         if self._subscription is not None:
@@ -336,13 +351,13 @@ class SharedSlots:
         """Give back all slots, end every task and close the connection; the link stays."""
         for undo in self._undo:
             undo()
+        self.forked()  # a child gives nothing back
         holds, self._holds = self._holds, {}
         try:
             self.link.here()  # the loop under which they were taken may have ended
             if not self.link.owner.elsewhere:
                 for hold in holds.values():
-                    if hold.pid == os.getpid():
-                        self._send_back(hold)
+                    self._send_back(hold)
                 await self._script.drain()
         finally:
             self._stopped = True

@@ -55,14 +55,17 @@ class SlotMethods(Phase4Service):
         return await self._slots.status(plain_client(client_id), valid_concurrency(limit))
 
     async def _open_slots(self, link: RedisLink | None, lease: float) -> None:
+        before = None
         if link is not self._slots_link:
-            await self._close_slots()
+            before = self._slots.close()
         self._slots_link = link
         self._slots.open(link, lease)
+        if before is not None:
+            await before.stop()
 
     async def _close_slots(self) -> None:
         """Hold nothing any more; what was held under another link's limits counts nowhere."""
-        shared = self._slots.close()
+        before = self._slots.close()
         self._slots_link = None
-        if shared is not None:
-            await shared.stop()
+        if before is not None:
+            await before.stop()

@@ -116,7 +116,7 @@ class Slots:
         self._lease = 0.0
         # Created when the first slot of a shared limit is taken.
         self._shared: SharedSlots | None = None
-        # Changed by _flight, close and _forked.
+        # Changed by _flight, close and _leave_parent.
         self._flights: dict[ConcurrencyLimit, InFlight] = {}
         self.dropped = [0, 0, 0]
         """Of limits that are no more: slots granted, refused, lost."""
@@ -153,8 +153,7 @@ class Slots:
         """A slot of the client, within ``max_wait`` seconds; raises ConcurrencyLimitExceeded."""
         if not self._is_open:
             return Slot(self, client, limit, None)
-        if self._pid != os.getpid():
-            self._forked()
+        self._leave_parent()
         hold = Hold(self._flight(limit), client, asyncio.get_running_loop(), self._pid)
         shared = self._of_link()
         status: SlotStatus | None = None
@@ -226,6 +225,7 @@ class Slots:
         """How many slots of the client are taken; of all instances if shared."""
         if not self._is_open:
             return SlotStatus(0, limit.max_in_flight, 0)
+        self._leave_parent()
         found = self._flights.get(limit) or InFlight(limit)
         shared = self._of_link()
         if shared is None:
@@ -239,7 +239,9 @@ class Slots:
             self._shared = SharedSlots(self._link, self._clock, self._lease, self._grant, self.serve)
         return self._shared
 
-    def _forked(self) -> None:
+    def _leave_parent(self) -> None:
+        if self._pid == os.getpid():
+            return
         # What the parent holds is the parent's; its loops are not ours to wake anybody on.
         self._pid = os.getpid()
         self._flights = {}

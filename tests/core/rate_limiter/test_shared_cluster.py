@@ -6,8 +6,8 @@ import time
 import pytest
 import redis
 
-from bot.core.rate_limiter import RateLimitConfig, RateLimiter
-from bot.core.rate_limiter.mirror import client_key
+from bot.core.rate_limiter import ConcurrencyLimit, ConcurrencyLimitExceeded, RateLimitConfig, RateLimiter
+from bot.core.rate_limiter.mirror import client_key, slot_key
 from bot.core.redis_link import RedisLink, RedisRefusedError
 from tests.core.rate_limiter.test_shared import listening, until
 from tests.support.servers import RedisCluster
@@ -308,3 +308,58 @@ def test_used_under_a_second_loop_and_off_under_a_third(cluster):
     assert not any(status.degraded for status in (*first, *second))
     assert asyncio.run(limiter.disable())
     assert not RedisLink._links
+
+
+async def test_slots_of_clients_on_all_nodes_are_shared_and_handed_over(pair):
+    a, b = pair
+    one = ConcurrencyLimit(1, "downloads")
+    held = await asyncio.gather(*[a.acquire_slot(n, one) for n in range(30)])
+    refused = await asyncio.gather(*[b.acquire_slot(n, one) for n in range(30)], return_exceptions=True)
+    assert {type(each) for each in refused} == {ConcurrencyLimitExceeded}
+    assert not any(each.status.degraded for each in refused)
+    waiting = [asyncio.create_task(b.acquire_slot(n, one, timeout=None)) for n in range(30)]
+
+    async def all_in_line():
+        statuses = await asyncio.gather(*[a.slot_status(n, one) for n in range(30)])
+        return all(status.waiting for status in statuses)
+
+    await until(all_in_line)
+    for slot in held:
+        slot.release()
+    async with asyncio.timeout(8):
+        for slot in await asyncio.gather(*waiting):
+            slot.release()
+
+
+async def test_a_node_that_is_away_leaves_the_slots_of_the_others_shared(pair, cluster):
+    a, b = pair
+    one = ConcurrencyLimit(1, "downloads")
+    client = a._shared.link.client()
+    by_node = {}
+    for n in range(60):
+        port = client.get_node_from_key(slot_key(one.limit_id, n)).port
+        by_node.setdefault(port, []).append(n)
+    victim = cluster.nodes[2]
+    lost, others = by_node[victim.port][:3], by_node[cluster.nodes[0].port][:3]
+    held = [await a.acquire_slot(n, one) for n in others]
+    victim.kill()
+    alone = [await a.acquire_slot(n, one) for n in lost]
+    for n in lost:
+        with pytest.raises(ConcurrencyLimitExceeded) as refusal:
+            await a.acquire_slot(n, one)
+        assert refusal.value.status.degraded
+    waiting = [asyncio.create_task(b.acquire_slot(n, one, timeout=None)) for n in others]
+    await asyncio.sleep(0.5)
+    assert not any(task.done() for task in waiting), "what is shared stays shared"
+    victim.start()
+
+    async def registered():
+        statuses = await asyncio.gather(*[b.slot_status(n, one) for n in lost])
+        return all(status == (1, 1, 0, False) for status in statuses)
+
+    await until(registered, timeout=30)
+    for slot in (*held, *alone):
+        slot.release()
+    async with asyncio.timeout(30):
+        for task in waiting:
+            (await task).release()

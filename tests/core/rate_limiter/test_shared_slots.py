@@ -1,7 +1,9 @@
 """Slots that instances share through a real Redis, and what becomes of them when something dies."""
 
 import asyncio
+import contextlib
 import itertools
+import os
 import random
 import signal
 import struct
@@ -514,3 +516,50 @@ async def test_any_name_of_a_client(three, limit, client):
     for slot in (*slots, await waiting):
         slot.release()
     await until(status_is(a, limit, 0, client=client))
+
+
+def test_a_child_process_renews_nothing_of_its_parents(redis_url, limit):
+    limiter = RateLimiter()
+    kept = []
+
+    async def begin():
+        await limiter.enable(redis_url=redis_url, slot_lease=LEASE)
+        kept.extend(await take(limiter, limit, 2))
+
+    asyncio.run(begin())
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        with contextlib.suppress(BaseException):
+
+            async def work():
+                await limiter.is_allowed("u")  # the link, and all that lives on it, starts again here
+                mine = await limiter.acquire_slot("u", limit)
+                for slot in kept:
+                    slot.release()  # the parent's: nothing happens
+                os.write(write, b"1" if mine.held and not any(slot.held for slot in kept) else b"0")
+                await asyncio.sleep(60)
+
+            asyncio.run(work())
+        os._exit(1)
+
+    async def go_on():
+        assert await asyncio.to_thread(os.read, read, 1) == b"1"
+        await until(status_is(limiter, limit, 3))
+        for slot in kept:
+            slot.release()
+        await until(status_is(limiter, limit, 1))
+        await asyncio.sleep(LEASE)  # two renewals of the child, and more
+        assert await limiter.slot_status("u", limit) == (1, 3, 0, False)
+        os.kill(child, signal.SIGKILL)
+        await until(status_is(limiter, limit, 0))
+        await limiter.disable()
+
+    try:
+        asyncio.run(go_on())
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(read)
+        os.close(write)
