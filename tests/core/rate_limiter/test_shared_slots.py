@@ -65,6 +65,12 @@ async def take(limiter, limit, count, client="u", **arguments):
     return [await limiter.acquire_slot(client, limit, **arguments) for _ in range(count)]
 
 
+async def keep_for_long(limiters):
+    """No renewal comes and no lease ends while the test runs, so neither makes anything good."""
+    for limiter in limiters:
+        await limiter.enable(slot_lease=300.0)
+
+
 def status_is(limiter, limit, in_flight, waiting=0, client="u"):
     async def found():
         status = await limiter.slot_status(client, limit)
@@ -129,8 +135,7 @@ async def test_callers_of_all_instances_wait_in_one_line(three, limit):
 
 async def test_a_slot_is_handed_over_by_a_message_and_not_by_polling(three, limit):
     a, b, _ = three
-    for limiter in (a, b):
-        await limiter.enable(slot_lease=300.0)  # so that no renewal comes meanwhile
+    await keep_for_long(three)
     held = await take(a, limit, 3)
     waiting = asyncio.create_task(b.acquire_slot("u", limit, timeout=None))
     await until(status_is(a, limit, 3, waiting=1))
@@ -143,6 +148,35 @@ async def test_a_slot_is_handed_over_by_a_message_and_not_by_polling(three, limi
     held.pop().release()
     async with asyncio.timeout(8):
         slot = await waiting
+    for each in (slot, *held):
+        each.release()
+
+
+async def test_a_caller_that_is_called_before_it_waits_gets_its_slot(three, limit, monkeypatch):
+    a, b, _ = three
+    await keep_for_long(three)
+    held = await take(a, limit, 3)
+    (await take(b, limit, 1, client="another"))[0].release()
+    shared = b._slots._shared
+    shared._listen()
+    await until(lambda: asyncio.sleep(0, shared._subscription.standing))
+    call = shared._script.call
+
+    def slow(*arguments):
+        return asyncio.ensure_future(answered_late(*arguments))
+
+    async def answered_late(*arguments):
+        answer = await call(*arguments)
+        monkeypatch.setattr(shared._script, "call", call)
+        held.pop().release()  # the message arrives before the answer that it waits
+        await until(status_is(a, limit, 3))
+        (name,) = shared._holds
+        shared._called(name)
+        return answer
+
+    monkeypatch.setattr(shared._script, "call", slow)
+    async with asyncio.timeout(8):
+        slot = await b.acquire_slot("u", limit, timeout=None)
     for each in (slot, *held):
         each.release()
 
@@ -176,6 +210,7 @@ async def test_never_above_the_limit_and_nothing_left_behind(three, limit):
     """A hundred tasks in three instances, some of which are cancelled at any moment."""
     rng = random.Random(11)
     count = most = served = 0
+    await keep_for_long(three)
 
     async def download(limiter):
         nonlocal count, most, served
@@ -203,6 +238,7 @@ async def test_never_above_the_limit_and_nothing_left_behind(three, limit):
 @pytest.mark.parametrize("turns", range(12))
 async def test_cancelled_after_any_number_of_turns_it_leaves_no_slot(three, limit, turns):
     a, b, _ = three
+    await keep_for_long(three)
     (first,) = await take(a, limit, 1)
     task = asyncio.create_task(a.acquire_slot("u", limit, timeout=None))
     for _ in range(turns):
