@@ -65,6 +65,7 @@ class SharedKeys:
         tasks: BackgroundTasks,
     ) -> None:
         self._link = link
+        self._root = link.root_bytes
         self._local = local
         self._l2 = l2
         self._backplane = backplane
@@ -78,7 +79,7 @@ class SharedKeys:
 
     async def expires_in(self, namespace: str, key: str) -> float | None:
         """Seconds that the value in Redis lives, 0.0 if there is none; None if Redis does not answer."""
-        at = redis_key(namespace, key)
+        at = redis_key(namespace, key, self._root)
         try:
             raw = await self._link.reader.get(at)
         except Exception as error:
@@ -141,7 +142,7 @@ class SharedKeys:
     async def _decided(
         self, what: str, namespace: str, key: str, ttl: float, argument: bytes = b"", told: str = "drop"
     ) -> Answer | None:
-        at = redis_key(namespace, key)
+        at = redis_key(namespace, key, self._root)
         if not self._link.available:
             if self._link.probe_due:  # by a task, so that no caller waits for it
                 self._tasks.spawn(self._link.probe(), name="cache-probe")

@@ -374,3 +374,17 @@ async def test_without_the_right_to_publish_it_counts_all_the_same(redis_server,
     finally:
         await cache.disable()
         await raw.execute("ACL", "DELUSER", "quiet")
+
+
+async def test_under_a_prefix_every_key_begins_with_it(redis_server, raw):
+    cache = CacheManager()
+    await cache.enable(redis_url=f"{redis_server.url}?key_prefix=shop")
+    try:
+        await cache.set("n", 4)
+        assert await cache.incr("n") == 5
+        assert await cache.touch("n", 60)
+        assert not await cache.add("n", 1)
+        assert await cache.exists("n")
+        assert await raw.execute("KEYS", "*n") == [b"shop:p4c:v:default:n"]
+    finally:
+        await cache.disable()
