@@ -180,6 +180,11 @@ async def pools() -> None:
     await manager.create_pool(name="redis", backend="redis", min_size=3, max_size=10)
     connection = await manager.acquire_connection("db", timeout=1.0)
     assert_type(connection, PooledConnection)
+    assert_type(await manager.execute("db", "DELETE FROM t WHERE n = ?", 1), int)
+    assert_type(await manager.fetch(connection, "SELECT 1", timeout=0), list[Any])
+    async with manager.transaction("db", isolation="serializable") as lease:
+        assert_type(lease, PooledConnection)
+    assert_type(await manager.resize_pool("db", max_size=5), bool)
     assert_type(await manager.release_connection("db", connection), bool)
 
 

@@ -89,6 +89,11 @@ async def prepare(spec: PoolSpec, raw: Any, secrets: Iterable[str] = ()) -> None
         await _asked(spec, name, partial(spec.init, raw), secrets)
 
 
+def closed_by_init(spec: PoolSpec) -> PoolConnectError:
+    """The error for an ``init`` after which the connection is not open."""
+    return PoolConnectError(f"pool {spec.name!r}: init = {_name_of(spec.init)} closed its connection")
+
+
 async def password(spec: PoolSpec) -> str | None:
     """The password for a new connection; None: that of the url or the driver options.
 

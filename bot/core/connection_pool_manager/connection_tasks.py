@@ -164,6 +164,8 @@ class ConnectionTasks:
         except Exception as error:
             said = self._connector.masked(error)
             logger.debug("Pool %r: connection %d is broken: %s", self.name, slot.number, said)
+            if isinstance(error, PoolConnectError) and error.is_of_init:
+                self._reports.not_prepared(slot, said, self._now())
         finally:
             self._proved(slot, ok, report)
 

@@ -19,6 +19,8 @@ class PoolConnectError(BackendError):
     """The server answered, and refused the user or password."""
     is_setting = False
     """A setting is wrong, so a retry cannot succeed."""
+    is_of_init = False
+    """The pool's ``init`` failed."""
 
 
 class PoolSetupError(BackendError):

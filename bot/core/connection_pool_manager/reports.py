@@ -64,6 +64,12 @@ class Reports:
             self.name, slot.number, describe_site(slot.site),
         )  # fmt: skip
 
+    def not_prepared(self, slot: Slot, said: str, now: float) -> None:
+        self.limited(
+            now, "Pool %r: connection %d was reset, and could not be prepared again, so it is replaced: %s",
+            self.name, slot.number, said,
+        )  # fmt: skip
+
     def returned(self, back: Returned) -> None:
         logger.info(
             "Pool %r: connection %d, whose long lease was reported, was released after %.1f s",

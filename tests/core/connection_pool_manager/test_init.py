@@ -211,6 +211,37 @@ async def test_a_transaction_that_it_leaves_open_is_rolled_back(pools, postgresq
         assert not conn.in_transaction
 
 
+async def test_one_that_cannot_run_twice_costs_a_connection_and_is_told(pools, postgresql_url, caplog):
+    async def init(connection):
+        await connection.execute("PREPARE once AS SELECT 7")
+
+    await pools.create_pool("p", "postgresql", 1, 1, url=postgresql_url, init=init)
+    for _ in range(2):
+        async with pools.connection("p") as conn:
+            assert await conn.fetchval("SELECT count(*) FROM pg_prepared_statements WHERE from_sql") == 1
+            await conn.execute("SET statement_timeout = 1000")
+    async with pools.connection("p") as conn:
+        assert await conn.fetchval("SHOW statement_timeout") == "0"
+    assert (
+        "could not be prepared again, so it is replaced: PoolConnectError: pool 'p': init = " in caplog.text
+    )
+
+
+@pytest.mark.parametrize("close", ["close", "terminate"])
+async def test_one_that_closes_its_connection_is_named(pools, postgresql_url, close):
+    async def init(connection):
+        if (closing := getattr(connection, close)()) is not None:
+            await closing
+
+    with pytest.raises(PoolConnectError, match=r"pool 'p': init = .*init closed its connection"):
+        await pools.create_pool("p", "postgresql", url=postgresql_url, init=init)
+
+
+async def test_one_that_closes_its_connection_to_sqlite_is_named(pools):
+    with pytest.raises(PoolConnectError, match=r"pool 'p': init = .* closed its connection"):
+        await pools.create_pool("p", "sqlite", url="sqlite://", init=lambda connection: connection.close())
+
+
 async def test_one_that_fails_at_first_is_tried_again(pools, tmp_path):
     calls = 0
 

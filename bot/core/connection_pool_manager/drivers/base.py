@@ -19,7 +19,7 @@ from bot.core._shared.errors import invalid
 from bot.core._shared.masking import mask_url
 from bot.core.connection_pool_manager import callbacks
 from bot.core.connection_pool_manager.drivers.url_options import SQLALCHEMY, wrong
-from bot.core.connection_pool_manager.errors import MissingDriverError
+from bot.core.connection_pool_manager.errors import MissingDriverError, PoolConnectError
 from bot.core.connection_pool_manager.guard import Guard
 from bot.core.connection_pool_manager.models import PoolSpec
 from bot.core.connection_pool_manager.pool import Verdict
@@ -104,7 +104,13 @@ class Driver(ABC):
         Raises PoolConnectError.
         """
         if self.spec.init is not None:
-            await callbacks.prepare(self.spec, raw, self.secrets)
+            try:
+                await callbacks.prepare(self.spec, raw, self.secrets)
+                if not self.is_open(raw):
+                    raise callbacks.closed_by_init(self.spec)
+            except PoolConnectError as error:
+                error.is_of_init = True
+                raise
 
     async def start(self) -> None:  # noqa: B027  # most drivers share nothing
         """Make what all connections share."""
