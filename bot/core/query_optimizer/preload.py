@@ -14,6 +14,9 @@ logger = logging.getLogger(__name__)
 
 _PARSER = "sqlglot.parser"
 
+DELAY = 0.05
+"""Seconds after ``enable``, so that the services that start next do not share the interpreter with it."""
+
 _TEXT = "SELECT a FROM b WHERE c = 1"
 
 
@@ -21,11 +24,21 @@ class Preload:
     """Imports the parser in a thread, once in a process: it takes a tenth of a second and 30 MB."""
 
     def __init__(self) -> None:
-        self._thread: threading.Thread | None = None  # while it works; changed by start and ended
+        # What will start the thread, and the thread while it works. Changed by soon, _start and ended.
+        self._timer: asyncio.TimerHandle | None = None
+        self._thread: threading.Thread | None = None
 
-    def start(self, dialect: str) -> None:
-        """Begin, unless it is loaded. A query that comes meanwhile waits for it as it would without this."""
+    def soon(self, dialect: str) -> None:
+        """Begin shortly, unless it is loaded. A query that comes before waits as it would without this."""
         if _PARSER in sys.modules or self._thread is not None:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(DELAY, self._start, dialect)
+
+    def _start(self, dialect: str) -> None:
+        self._timer = None
+        if _PARSER in sys.modules:
             return
         thread = threading.Thread(target=_load, args=(dialect,), name="query optimizer: load the SQL parser")
         try:
@@ -35,7 +48,10 @@ class Preload:
         self._thread = thread
 
     async def ended(self) -> None:
-        """Wait until the thread is gone."""
+        """Start no thread any more, and wait until one that runs is gone."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         while self._thread is not None and self._thread.is_alive():  # noqa: ASYNC110 - a thread sets no Event
             await asyncio.sleep(0.01)
         self._thread = None

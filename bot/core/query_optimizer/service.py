@@ -143,7 +143,7 @@ class QueryOptimizer(Phase4Service):
             invalidation.switch_on()
             self._live = invalidation.live
             self._switched_on()
-            self._preload.start(speaks)
+            self._preload.soon(speaks)
         return True
 
     async def disable(self) -> bool:

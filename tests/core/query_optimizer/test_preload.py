@@ -18,7 +18,9 @@ async def main():
     optimizer = QueryOptimizer()
     assert "sqlglot" not in sys.modules
     await optimizer.enable(dialect="postgres")
-    assert any(thread.name == NAME for thread in threading.enumerate())
+    assert "sqlglot" not in sys.modules, "the start does not wait for it"
+    while not WAIT and "sqlglot.parsers.postgres" not in sys.modules:
+        await asyncio.sleep(0.01)
 
     async def executor(query, params):
         return [{"id": 1}]
@@ -27,6 +29,7 @@ async def main():
         assert await optimizer.execute(query, None, executor) == [{"id": 1}]
     await optimizer.disable()
     assert "sqlglot.parsers.postgres" in sys.modules
+    await asyncio.sleep(0.1)
     assert not any(thread.name == NAME for thread in threading.enumerate())
 
 asyncio.run(main())
@@ -34,7 +37,7 @@ asyncio.run(main())
 
 
 def run(queries):
-    code = STORY.replace("NAME", repr(NAME)).replace("QUERIES", repr(queries))
+    code = STORY.replace("NAME", repr(NAME)).replace("QUERIES", repr(queries)).replace("WAIT", repr(queries))
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
 
@@ -65,7 +68,7 @@ def read(number):
 threads = [threading.Thread(target=read, args=(number,)) for number in range(12)]
 for thread in threads:
     thread.start()
-loading.start("mysql")
+loading._start("mysql")
 for thread in threads:
     thread.join()
 print(len(found))
@@ -81,6 +84,17 @@ async def test_a_parser_that_is_loaded_is_not_loaded_again(optimizer):
     assert not any(thread.name == NAME for thread in threading.enumerate())
 
 
+async def test_a_service_that_is_switched_off_at_once_starts_no_thread(monkeypatch):
+    monkeypatch.delitem(sys.modules, preload._PARSER)
+    loading = preload.Preload()
+    loading.soon("")
+    loading.soon("mysql")
+    timer = loading._timer
+    await loading.ended()
+    assert timer.cancelled()
+    assert loading._thread is None
+
+
 async def test_without_a_thread_the_first_query_loads_it(monkeypatch):
     def refuse(self):
         raise RuntimeError("can't start new thread")
@@ -88,7 +102,7 @@ async def test_without_a_thread_the_first_query_loads_it(monkeypatch):
     monkeypatch.delitem(sys.modules, preload._PARSER)
     monkeypatch.setattr(threading.Thread, "start", refuse)
     loading = preload.Preload()
-    loading.start("")
+    loading._start("")
     await loading.ended()
 
 
@@ -99,6 +113,6 @@ async def test_a_parser_that_cannot_be_loaded_is_told_and_stops_nothing(monkeypa
     monkeypatch.delitem(sys.modules, preload._PARSER)
     monkeypatch.setattr(preload, "analysis_of", broken)
     loading = preload.Preload()
-    loading.start("")
+    loading._start("")
     await loading.ended()
     assert "The SQL parser could not be loaded: ImportError" in caplog.text
