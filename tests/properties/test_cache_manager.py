@@ -1,11 +1,13 @@
 """The cache against a plain dict, on a virtual clock: it may forget, and it never serves what is not so."""
 
 import asyncio
+from contextvars import copy_context
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from bot.core.cache_manager import CacheManager
+from bot.core.cache_manager.events import KINDS
 from bot.core.cache_manager.keys import compile_glob
 from tests.support.clock import VirtualClock
 from tests.support.searching import searching
@@ -29,6 +31,9 @@ class Cache(RuleBasedStateMachine):
         self.cache = CacheManager(clock=self.clock)
         self.run(self.cache.enable(eviction=self.eviction))
         self.model = {}  # (space, key) -> value, expires at, tags
+        self.heard = []
+        self.hooks = []  # what ends them
+        self.bypasses = []  # of other tasks: their contexts, and what ends them
 
     def run(self, coroutine):
         return self.loop.run_until_complete(coroutine)
@@ -45,6 +50,45 @@ class Cache(RuleBasedStateMachine):
     @rule(space=spaces, key=keys)
     def get(self, space, key):
         assert self.run(self.cache.get(key, space, "absent")) == self.expected(space, key)
+
+    @rule(space=spaces, key=keys)
+    def get_local(self, space, key):
+        assert self.cache.get_local(key, space, "absent") == self.expected(space, key)
+
+    @rule(event=st.sampled_from(KINDS))
+    def listen(self, event):
+        self.hooks.append(self.cache.on(event, self.heard.append))
+
+    @rule()
+    def listen_no_more(self):
+        if self.hooks:
+            self.hooks.pop(0)()
+
+    @rule()
+    def another_task_begins_a_bypass(self):
+        context, bypass = copy_context(), self.cache.bypass()
+        context.run(bypass.__enter__)
+        self.bypasses.append((context, bypass))
+
+    @rule()
+    def another_task_ends_its_bypass(self):
+        if self.bypasses:
+            context, bypass = self.bypasses.pop(0)
+            context.run(bypass.__exit__, None, None, None)
+
+    @rule(space=spaces, key=keys, value=values, stored=values)
+    def in_a_bypass(self, space, key, value, stored):
+        async def loader():
+            return value
+
+        async def calls():
+            with self.cache.bypass():
+                assert await self.cache.get(key, space, "absent") == "absent"
+                assert await self.cache.get_or_load(key, loader, 10, space) == value
+                assert not await self.cache.set("c", stored, 10, space)
+
+        self.run(calls())
+        self.model.pop((space, "c"), None)
 
     @rule(space=spaces, wanted=st.lists(keys))
     def get_many(self, space, wanted):
@@ -95,6 +139,11 @@ class Cache(RuleBasedStateMachine):
         self.cache._tiers.local.l1.check_invariants()
 
     def teardown(self):
+        while self.hooks or self.bypasses:
+            self.listen_no_more()
+            self.another_task_ends_its_bypass()
+        assert (self.cache._watched, self.cache._observed, self.cache._bypasses) == (False, False, 0)
+        assert self.eviction == "lru" or self.cache._spaces is self.cache._tiers.local.l1.store.spaces
         self.run(self.cache.disable())
         self.loop.close()
 
