@@ -146,6 +146,10 @@ class SingleFlight(Generic[T]):
     def __contains__(self, key: Hashable) -> bool:
         return key in self._flights
 
+    def forget(self, key: Hashable) -> None:
+        """Let later callers start a new run. Those who wait already get the result of the former one."""
+        self._flights.pop(key, None)
+
     async def run(
         self,
         key: Hashable,

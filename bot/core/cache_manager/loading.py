@@ -7,8 +7,8 @@ import inspect
 import logging
 import math
 import random
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, NamedTuple
 
 from bot.core._shared.bounded_store import Entry
 from bot.core._shared.clock import Clock
@@ -45,6 +45,13 @@ UNKNOWN_TTL = 3600.0
 """Seconds that the tokens of tags live, at least, while the value's ttl is not known."""
 
 
+class Begun(NamedTuple):
+    """When a loader began: the number of changes until then, and its tags, None if they are not yet known."""
+
+    changes: int
+    tags: tuple[str, ...] | None
+
+
 class Loads:
     """The loads in progress, by namespace and key, and those that refresh a value early."""
 
@@ -66,6 +73,32 @@ class Loads:
         self.flights: SingleFlight[tuple[Any, Frozen | None]] = SingleFlight(name=_shown)
         self.batches: SingleFlight[dict[str, tuple[Any, Frozen | None]]] = SingleFlight(name=str)
         """The loads of many keys, see many_loading.py: one, and one flight for each of its keys."""
+
+        self.begun: dict[tuple[str, str], Begun] = {}
+        """When the loader of each load in progress began. Changed only by note and done."""
+
+    def note(self, keys: Iterable[str], namespace: str, tags: tuple[str, ...] | TagsOf) -> Begun:
+        """The loader of keys begins now; :meth:`done` must follow, with what this returns."""
+        begun = Begun(self.tiers.local.changes.count, None if callable(tags) else tags)
+        for key in keys:
+            self.begun[namespace, key] = begun
+        return begun
+
+    def done(self, keys: Iterable[str], namespace: str, begun: Begun) -> None:
+        """Its loader has ended, and its values are about to be stored."""
+        for key in keys:
+            if self.begun.get((namespace, key)) is begun:
+                del self.begun[namespace, key]
+
+    def leave_outdated(self, namespace: str, key: str) -> None:
+        """Let a load in progress be joined no more if its key was changed or dropped after it began.
+
+        So who changed something, and then reads it, gets no value from before the change.
+        """
+        begun = self.begun.get((namespace, key))
+        changes = self.tiers.local.changes
+        if begun is not None and changes.since(begun.changes, namespace, key, begun.tags, reloads=False):
+            self.flights.forget((namespace, key))
 
     @property
     def timeout(self) -> float | None:
@@ -97,6 +130,8 @@ class Loads:
             stale = self.tiers.local.stale(namespace, key)
         if stale is None and look_up is not None:
             stale = look_up.stale
+        if self.begun:
+            self.leave_outdated(namespace, key)
         flight = self.flights.run(
             (namespace, key), call.run, timeout=call.time_limit(), expired=call.timed_out
         )
@@ -280,6 +315,7 @@ class _Load:
         changes = tiers.local.changes
         start = loads.now()
         begun = changes.count
+        noted = loads.note((key,), namespace, tags)
         loads.counters.loads += 1
         try:
             value = await (
@@ -288,6 +324,8 @@ class _Load:
         except Exception as error:
             loads.hooks.tell("error", namespace, key, error=error)
             raise
+        finally:
+            loads.done((key,), namespace, noted)
         if loads.hooks.by_kind:
             loads.hooks.tell("load", namespace, key, seconds=loads.now() - start)
         frozen = frozen_or_none(key, value, loads.first_of_type)

@@ -132,6 +132,8 @@ class _Part:
         """The value and its safe form, as ``Loads.load`` knows them; ABSENT if the mapping lacks it."""
         batch = self._batch
         at = (batch.namespace, self.key)
+        if batch.loads.begun:
+            batch.loads.leave_outdated(*at)
         return await batch.loads.flights.run(at, self._load, expired=batch.timed_out)
 
     async def _load(self) -> _Result:
@@ -183,7 +185,11 @@ class _Batch:
         changes = tiers.local.changes
         begun = changes.count
         self.loads.counters.loads += 1
-        loaded = await self._loaded()
+        noted = self.loads.note(self.keys, self.namespace, self._tags)
+        try:
+            loaded = await self._loaded()
+        finally:
+            self.loads.done(self.keys, self.namespace, noted)
         results: dict[str, _Result] = {}
         kept: dict[float, list[Loaded]] = {}
         for number, (key, given) in enumerate(self.keys.items(), 1):

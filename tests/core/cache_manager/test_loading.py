@@ -5,7 +5,7 @@ import contextlib
 
 import pytest
 
-from bot.core.cache_manager import CacheManager, LoaderTimeoutError, LoadOptions
+from bot.core.cache_manager import CacheManager, CircularLoadError, LoaderTimeoutError, LoadOptions
 from bot.core.cache_manager.keys import redis_key
 from tests.support.clock import until_idle
 from tests.support.loader import Loader
@@ -315,3 +315,73 @@ async def test_a_stale_value_is_there_after_another_instance_reloaded(pair):
     await b.get_or_load("k", good, 0.05, options=STALE)  # a drops its own
     await until(lambda: equals(lambda: a.get("k"), None))
     assert await a.get_or_load("k", fail, 0.05, options=STALE) == "good"
+
+
+@pytest.mark.parametrize("change", ["delete", "set", "tag", "pattern", "clear"])
+@pytest.mark.parametrize("many", [False, True])
+async def test_who_changed_something_joins_no_load_from_before_the_change(cache, change, many):
+    source, gate, reading = ["old"], asyncio.Event(), asyncio.Event()
+
+    async def load(keys=None):
+        value = source[0]
+        reading.set()
+        if value == "old":
+            await gate.wait()
+        return value if keys is None else dict.fromkeys(keys, value)
+
+    async def read():
+        if many:
+            return (await cache.get_or_load_many(["k"], load, tags=["t"]))["k"]
+        return await cache.get_or_load("k", load, tags=["t"])
+
+    early = asyncio.ensure_future(read())
+    await reading.wait()
+    joined = asyncio.ensure_future(read())
+    await until_idle()
+    source[0] = "new"
+    if change == "set":
+        await cache.set("other", 1)
+        await cache.set("k", "set")
+        await cache.delete("k")
+    elif change == "delete":
+        await cache.delete("k")
+    elif change == "tag":
+        await cache.invalidate_tag("t")
+    elif change == "pattern":
+        await cache.invalidate_pattern("k*")
+    else:
+        await cache.clear()
+    assert await asyncio.wait_for(read(), 30) == "new"
+    gate.set()
+    assert [await early, await joined] == ["old", "old"]
+    assert await cache.get("k") == "new"
+    assert not cache._loads.begun
+    assert not len(cache._loads.flights)
+
+
+async def test_a_change_of_something_else_lets_callers_join(cache):
+    gate = asyncio.Event()
+    runs = []
+
+    async def load():
+        runs.append(1)
+        await gate.wait()
+        return 1
+
+    first = asyncio.ensure_future(cache.get_or_load("k", load, tags=["t"]))
+    await until_idle()
+    await cache.set("other", 1)
+    await cache.invalidate_tag("u")
+    second = asyncio.ensure_future(cache.get_or_load("k", load, tags=["t"]))
+    await until_idle()
+    gate.set()
+    assert [await first, await second, len(runs)] == [1, 1, 1]
+
+
+async def test_a_loader_that_drops_and_asks_for_its_own_key_ends(cache):
+    async def load():
+        await cache.delete("k")
+        return await cache.get_or_load("k", load)
+
+    with pytest.raises((RecursionError, CircularLoadError)):
+        await cache.get_or_load("k", load)
