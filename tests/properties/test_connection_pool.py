@@ -80,6 +80,14 @@ class PoolMachine(RuleBasedStateMachine):
             self.hold(slot, "taker")
 
     @rule()
+    def take_at_once(self) -> None:
+        waiting = bool(self.queue)
+        slot = self.pool.take_at_once(self.now)
+        if slot is not None:
+            assert not waiting, "nobody overtakes who waits"
+            self.hold(slot, "taker")
+
+    @rule()
     def request(self) -> None:
         waiter = Waiter(self.now)
         self.queue.append(waiter)

@@ -72,9 +72,9 @@ class SqlCalls(ABC):
     ) -> Any:
         """Run a statement; the first value of its first row, or None. Otherwise as :meth:`execute`."""
         row = await self.fetchrow(target, sql, *args, timeout=timeout)
-        if row is None:
-            return None
-        return next(iter(row.values())) if isinstance(row, Mapping) else row[0]
+        if row is None or isinstance(row, Mapping):
+            return None if row is None else next(iter(row.values()), None)
+        return row[0] if len(row) else None  # PostgreSQL has rows without columns
 
     def transaction(
         self,

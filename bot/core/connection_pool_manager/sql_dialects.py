@@ -203,8 +203,13 @@ class _Sqlite:
         if count >= 0 or conn.total_changes == before:
             return max(0, count)
         # Python counts nothing where WITH comes first.
-        [[changes]] = [tuple(row) for row in await conn.execute_fetchall("SELECT changes()")]
-        return int(changes)
+        cursor = await conn.cursor()
+        try:
+            cursor.row_factory = None  # a tuple, whatever the user's rows are
+            await cursor.execute("SELECT changes()")
+            return int((await cursor.fetchone())[0])
+        finally:
+            await cursor.close()
 
     async def fetch(self, conn: Any, sql: str, args: tuple[Any, ...]) -> list[Any]:
         return list(await conn.execute_fetchall(sql, _parameters(args)))

@@ -343,6 +343,20 @@ async def test_sqlite_counts_rows_of_returning_and_of_with(lite):
     assert await lite.fetchval("p", "SELECT count(*) FROM t") == 6
 
 
+@pytest.mark.parametrize("kind", [dict, sqlite3.Row])
+async def test_rows_of_another_kind_are_the_users(lite, kind):
+    def init(connection):
+        connection.row_factory = kind if kind is sqlite3.Row else as_dict
+
+    def as_dict(cursor, row):
+        return dict(zip([column[0] for column in cursor.description], row, strict=True))
+
+    await lite.create_pool("own", "sqlite", 1, 1, url=lite._pools["p"].spec.url, init=init)
+    assert await lite.execute("own", "WITH x AS (SELECT 3 AS n) INSERT INTO t SELECT n FROM x") == 1
+    assert await lite.fetchval("own", "SELECT max(n) AS most FROM t") == 3
+    assert (await lite.fetchrow("own", "SELECT max(n) AS most FROM t"))["most"] == 3
+
+
 async def test_two_deferred_transactions_that_read_and_then_write_deadlock_and_immediate_ones_do_not(lite):
     both_have_read = asyncio.Barrier(2)
 
