@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from benchmarks.load.workload import TOKEN
-from bot.service.settings import TOKEN_VARIABLE
+from bot.core.phase4_admin import TOKEN_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[2]
 OWN_SERVER_CONNECTIONS = 300
