@@ -41,7 +41,17 @@ from bot.core.query_optimizer import (
     database_time,
     optimize_query,
 )
-from bot.core.rate_limiter import Backoff, RateLimitConfig, RateLimiter, RateLimitStatus
+from bot.core.rate_limiter import (
+    Backoff,
+    ByteLimit,
+    ConcurrencyLimit,
+    RateLimitConfig,
+    RateLimiter,
+    RateLimitStatus,
+    Slot,
+    SlotStatus,
+    limited_slots,
+)
 
 
 async def startup() -> None:
@@ -49,6 +59,24 @@ async def startup() -> None:
     await get_phase4_status()
     assert_type(await reset_phase4_services(), bool)
     assert_type(await shutdown_phase4_services(), bool)
+
+
+@limited_slots(ConcurrencyLimit(2, name="downloads"), key="user_id", timeout=None)
+async def download(user_id: int) -> bytes:
+    return b""
+
+
+async def slots(user_id: int) -> None:
+    limiter = RateLimiter.get_instance()
+    limit = ConcurrencyLimit(2)
+    async with limiter.slot(user_id, limit, timeout=10) as slot:
+        assert_type(slot, Slot)
+        assert_type(slot.lost, bool)
+    with await limiter.acquire_slot(None, limit) as held:
+        assert_type(held, Slot)
+    assert_type(await limiter.slot_status(user_id, limit), SlotStatus)
+    assert_type(await asyncio.create_task(download(user_id)), bytes)
+    await limiter.acquire(user_id, ByteLimit("10 MB/s", "64 MiB"), tokens_required=1_000_000)
 
 
 async def limits(user_id: int) -> None:

@@ -390,17 +390,31 @@ def priority_rows(status: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def limit_rows(status: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The limits, those that refuse most first. Names of limits, never of clients."""
-    limits = mapping(mapping(mapping(status.get("services")).get("rate_limiter")).get("limits"))
+    limiter = mapping(mapping(status.get("services")).get("rate_limiter"))
     rows = [
         {
             "name": str(name),
             "rate": limit.get("requests_per_second"),
             "burst": limit.get("burst_size"),
             "clients": limit.get("active_clients"),
+            "in_flight": None,
             "allowed": limit.get("allowed"),
             "blocked": limit.get("blocked"),
         }
-        for name, limit in limits.items()
+        for name, limit in mapping(limiter.get("limits")).items()
+        if isinstance(limit, Mapping)
+    ]
+    rows += [
+        {
+            "name": f"{name} (slots)",
+            "rate": None,
+            "burst": limit.get("max_in_flight"),
+            "clients": None,
+            "in_flight": limit.get("in_flight"),
+            "allowed": limit.get("granted"),
+            "blocked": limit.get("refused"),
+        }
+        for name, limit in mapping(limiter.get("slots")).items()
         if isinstance(limit, Mapping)
     ]
     return _top(rows, lambda row: (row["blocked"] or 0, row["allowed"] or 0))

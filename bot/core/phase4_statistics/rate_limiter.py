@@ -8,7 +8,7 @@ from msgspec import UNSET, UnsetType, field
 from bot.core.phase4_statistics.fields import DEGRADED, Figures, counter, gauge, mapping
 
 _REQUESTS = counter("phase4_rate_limit_requests", "Requests by limit and outcome", "outcome")
-_SLOTS = counter("phase4_slots", "Calls for a slot by limit and outcome", "outcome")
+_SLOTS = counter("phase4_rate_limit_slots", "Calls for a slot by limit and outcome", "outcome")
 
 
 class LimitFigures(Figures, frozen=True, kw_only=True):
@@ -51,15 +51,19 @@ class SlotFigures(Figures, frozen=True, kw_only=True):
 
     max_in_flight: int | UnsetType = UNSET
     """Slots that each client may have."""
-    in_flight: Annotated[int, gauge("phase4_slots_in_flight", "Slots taken in this process")]
+    in_flight: Annotated[int, gauge("phase4_rate_limit_slots_in_flight", "Slots taken in this process")]
     """Slots that this process holds, of all clients."""
-    waiting: Annotated[int, gauge("phase4_slots_waiting", "Callers of this process that wait for a slot")]
+    waiting: Annotated[
+        int, gauge("phase4_rate_limit_slots_waiting", "Callers of this process that wait for a slot")
+    ]
     """Callers that wait for a slot in this process."""
     granted: Annotated[int, _SLOTS.of("granted")]
     """Slots taken."""
     refused: Annotated[int, _SLOTS.of("refused")]
     """Calls for a slot that were refused, or waited too long."""
-    lost: Annotated[int, counter("phase4_slots_lost", "Slots whose lease ended before they were given back")]
+    lost: Annotated[
+        int, counter("phase4_rate_limit_slots_lost", "Slots whose lease ended before they were given back")
+    ]
     """Slots whose lease ended before they were given back, if they are shared."""
 
     @classmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 from bot.core._shared.errors import invalid
@@ -21,7 +21,7 @@ def limited_slots(
     limit: int | ConcurrencyLimit,
     key: KeyFunction | str | None = None,
     timeout: float | None = 0.0,
-) -> Callable[[Callable[P, Awaitable[R]]], Callable[P, Awaitable[R]]]:
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Let at most ``limit`` calls of a coroutine function be in progress for each client.
 
     ``limit`` is a number, for a limit of the function's own, or a ConcurrencyLimit, which functions can
@@ -37,7 +37,7 @@ def limited_slots(
         raise invalid("key", key, "the name of an argument, or a function")
     longest_wait(timeout)
 
-    def decorate(function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
         if isinstance(function, staticmethod | classmethod):
             return type(function)(decorate(function.__func__))
         if not is_async(function):
@@ -50,10 +50,10 @@ def limited_slots(
             limiter = RateLimiter.get_instance()
             if not limiter.enabled:
                 limiter._used_while_off()
-                return await function(*args, **kwargs)
+                return await function(*args, **kwargs)  # type: ignore[misc]  # R is the coroutine
             async with limiter.slot(client_of(args, kwargs), own, timeout):
-                return await function(*args, **kwargs)
+                return await function(*args, **kwargs)  # type: ignore[misc]  # as above
 
-        return limited
+        return limited  # type: ignore[return-value]  # as above
 
     return decorate

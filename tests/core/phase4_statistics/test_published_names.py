@@ -152,10 +152,10 @@ METRICS = """
     phase4_pool_healthy gauge pool 1 while the pool can connect
     phase4_rate_limit_requests counter tier,outcome Requests by limit and outcome
     phase4_rate_limit_active_clients gauge tier Clients whose bucket is not full
-    phase4_slots counter limit,outcome Calls for a slot by limit and outcome
-    phase4_slots_in_flight gauge limit Slots taken in this process
-    phase4_slots_waiting gauge limit Callers of this process that wait for a slot
-    phase4_slots_lost counter limit Slots whose lease ended before they were given back
+    phase4_rate_limit_slots counter limit,outcome Calls for a slot by limit and outcome
+    phase4_rate_limit_slots_in_flight gauge limit Slots taken in this process
+    phase4_rate_limit_slots_waiting gauge limit Callers of this process that wait for a slot
+    phase4_rate_limit_slots_lost counter limit Slots whose lease ended before they were given back
     phase4_batch_pending_items gauge - Items that wait or are being handled
     phase4_batch_max_pending_items gauge - The most pending items; further ones are refused
     phase4_batch_stream_length gauge - Durable mode: unfinished items of all instances
@@ -305,11 +305,11 @@ SAMPLES = {
         active_clients -> phase4_rate_limit_active_clients{tier=upload}
     """,
     "a limit of slots": """
-        in_flight -> phase4_slots_in_flight{limit=downloads}
-        waiting -> phase4_slots_waiting{limit=downloads}
-        granted -> phase4_slots_total{limit=downloads,outcome=granted}
-        refused -> phase4_slots_total{limit=downloads,outcome=refused}
-        lost -> phase4_slots_lost_total{limit=downloads}
+        in_flight -> phase4_rate_limit_slots_in_flight{limit=downloads}
+        waiting -> phase4_rate_limit_slots_waiting{limit=downloads}
+        granted -> phase4_rate_limit_slots_total{limit=downloads,outcome=granted}
+        refused -> phase4_rate_limit_slots_total{limit=downloads,outcome=refused}
+        lost -> phase4_rate_limit_slots_lost_total{limit=downloads}
     """,
     "an instance": """
         healthy -> phase4_load_balancer_instance_healthy{bot_instance=bot-1}

@@ -14,7 +14,7 @@ from bot.core.phase4_statistics.connection_pools import PoolFigures
 from bot.core.phase4_statistics.load_balancer import InstanceFigures, LoadBalancerFigures
 from bot.core.phase4_statistics.outbound import OutboundFigures
 from bot.core.phase4_statistics.query_optimizer import QueryOptimizerFigures
-from bot.core.phase4_statistics.rate_limiter import LimitFigures, RateLimiterFigures
+from bot.core.phase4_statistics.rate_limiter import LimitFigures, RateLimiterFigures, SlotFigures
 from bot.core.phase4_statistics.rolling_rates import RecentReader
 from bot.core.phase4_statistics.states import state_of
 
@@ -52,7 +52,12 @@ def services(request):
         "query_optimizer": Told(QueryOptimizerFigures, truth),
         "cache_manager": Told(CacheManagerFigures, truth),
         "connection_pool_manager": {"db": Told(PoolFigures, truth)},
-        "rate_limiter": Told(RateLimiterFigures, truth, limits={"upload": Told(LimitFigures, truth)}),
+        "rate_limiter": Told(
+            RateLimiterFigures,
+            truth,
+            limits={"upload": Told(LimitFigures, truth)},
+            slots={"downloads": Told(SlotFigures, truth)},
+        ),
         "batch_processor": Told(BatchProcessorFigures, truth),
         "load_balancer": Told(LoadBalancerFigures, truth, instances={"bot-1": Told(InstanceFigures, truth)}),
         "outbound": Told(OutboundFigures, truth),
@@ -66,8 +71,9 @@ def test_the_dashboard(services):
     cards = figures.services(told)
     assert len(cards) == len(services)
     assert all(len(card["facts"]) >= 3 for card in cards), "a key of which no figure comes is left out"
-    for rows in (figures.pool_rows, figures.instance_rows, figures.limit_rows):
+    for rows in (figures.pool_rows, figures.instance_rows):
         assert len(rows(told)) == 1
+    assert {row["name"] for row in figures.limit_rows(told)} == {"upload", "downloads (slots)"}
 
 
 def test_the_terminal(services):

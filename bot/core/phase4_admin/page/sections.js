@@ -170,7 +170,7 @@ const TABLES = {
   ], (row) => row.name),
   limits: () => new Table("limits", "Rate limits", [
     { title: "Limit", kind: "named", text: (row) => row.name },
-    count("Per second", "rate"), count("Burst", "burst"), count("Clients", "clients"), count("Allowed", "allowed"), count("Refused", "blocked"),
+    count("Per second", "rate"), count("Burst", "burst"), count("Clients", "clients"), count("In flight", "in_flight"), count("Allowed", "allowed"), count("Refused", "blocked"),
   ], (row) => row.name),
   priorities: () => new Table("priorities", "Outbound by priority", [
     { title: "Priority", kind: "named", text: (row) => row.name }, count("Queued", "queued"), count("Sent", "sent"), count("Refused", "refused"),
