@@ -71,6 +71,8 @@ ENABLE_OUTBOUND = False
 # CACHE_DEFAULT_TTL = 300
 # seconds a load may take; 0: no limit (a number >= 0 and <= 31_536_000)
 # CACHE_LOAD_TIMEOUT = 120
+# one instance loads a missing key for all (True or False)
+# CACHE_LOAD_LOCK = False
 # compress large values in Redis (True or False)
 # CACHE_COMPRESSION_ENABLED = True
 # Redis URL of the second tier, also redis+cluster://; empty: first tier only (a string)

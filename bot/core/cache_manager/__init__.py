@@ -5,6 +5,7 @@ from bot.core.cache_manager.decorators import CachedFunction, CachedPlainFunctio
 from bot.core.cache_manager.errors import (
     CircularLoadError,
     LoaderTimeoutError,
+    LockTimeoutError,
     NotAnIntegerError,
     UnsupportedValueError,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "CircularLoadError",
     "LoadOptions",
     "LoaderTimeoutError",
+    "LockTimeoutError",
     "NotAnIntegerError",
     "UnsupportedValueError",
     "cached",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
 from threading import get_ident
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
@@ -182,6 +183,7 @@ def cached(
     tags: Tags = (),
     tags_from: TagsFrom | None = None,
     options: LoadOptions = PLAIN,
+    lock: bool | None = None,
 ) -> _Decorator: ...
 def cached(
     key_prefix: Any = None,
@@ -192,6 +194,7 @@ def cached(
     tags: Tags = (),
     tags_from: TagsFrom | None = None,
     options: LoadOptions = PLAIN,
+    lock: bool | None = None,
 ) -> Any:
     """Cache what a function returns, None and other falsy values included, for ``ttl``.
 
@@ -203,8 +206,8 @@ def cached(
     ``key``, a closure or a method of one object shares its values with no other function, since its name
     does not show the values of its enclosing variables. Concurrent calls run the function once.
 
-    ``ttl`` and ``options`` are those of :meth:`CacheManager.get_or_load`. ``tags`` are texts with names of
-    arguments in braces (``"user:{user_id}"``, ``"team:{user.team}"``), or a function of the result;
+    ``ttl``, ``options`` and ``lock`` are those of :meth:`CacheManager.get_or_load`. ``tags`` are texts with
+    names of arguments in braces (``"user:{user_id}"``, ``"team:{user.team}"``), or a function of the result;
     ``tags_from`` is a function of the arguments that returns tags. While the cache is off, the function is
     just called. ``@cached`` without parentheses takes every default. It can stand above or below
     ``@classmethod``. Below, from Python 3.13 on, ``cache_key`` and the like take the class as their first
@@ -227,6 +230,9 @@ def cached(
         raise invalid("key", key, "a function of the arguments that returns a string")
     if callable(tags) and tags_from is not None:
         raise invalid("tags_from", tags_from, "None, since tags is a function of the value")
+
+    if lock is not None:
+        options = replace(options, lock=lock)
 
     def decorate(given: Any) -> Any:
         if isinstance(given, staticmethod):
@@ -256,7 +262,7 @@ def cached(
 
 
 def _check_plain(options: LoadOptions) -> None:
-    for name in ("stale_ttl", "early_refresh", "soft_timeout", "hard_timeout"):
+    for name in ("stale_ttl", "early_refresh", "soft_timeout", "hard_timeout", "lock"):
         if getattr(options, name):
             raise invalid(name, getattr(options, name), "none for a plain def; make it an async def")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bot.core._shared.errors import (
+    CapacityError,
     CircularLoadError,
     CorruptPayloadError,
     MisuseError,
@@ -14,6 +15,7 @@ __all__ = [
     "CircularLoadError",
     "CorruptPayloadError",
     "LoaderTimeoutError",
+    "LockTimeoutError",
     "NotAnIntegerError",
     "UnsupportedValueError",
 ]
@@ -25,3 +27,7 @@ class LoaderTimeoutError(Phase4Error, TimeoutError):
 
 class NotAnIntegerError(MisuseError, TypeError):
     """``incr`` of a value that is no integer; the value stays as it is."""
+
+
+class LockTimeoutError(CapacityError, TimeoutError):
+    """Others held a lock for longer than the caller waits."""

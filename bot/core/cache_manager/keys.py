@@ -104,6 +104,15 @@ def redis_key(namespace: str, key: str, root: bytes = b"") -> bytes:
         return namespace_prefix(namespace, root) + key.encode("utf-8", "surrogatepass")
 
 
+def lease_key(kind: str, namespace: str, key: str, root: bytes = b"") -> bytes:
+    """The key of a lease, in a cluster in the slot of :func:`redis_key` wherever possible."""
+    at = redis_key(namespace, key, root)
+    # A cluster hashes what is between the first braces only, if there are any with something between.
+    if b"{" not in at and b"}" not in at:
+        at = b"{" + at + b"}"
+    return root + f"{PREFIX}:{kind}:".encode() + at
+
+
 def parse_redis_key(at: bytes) -> tuple[str, str]:
     """The namespace and key of what :func:`redis_key` made; raises ValueError for anything else."""
     prefix, kind, namespace, key = at.decode("utf-8", "surrogatepass").split(":", 3)

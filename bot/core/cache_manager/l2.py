@@ -28,6 +28,13 @@ PIECE_KEYS, PIECE_BYTES = 250, 262_144
 AT_ONCE = 32
 """Round trips with changes in progress at once; each holds a connection."""
 
+# Stores a value as long as the lease that it was loaded under has this owner's token.
+FENCED = """
+if redis.pcall('GET', KEYS[2]) ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+return 1
+"""
+
 MARK_MILLISECONDS = 86_400_000
 
 
@@ -125,6 +132,27 @@ class L2:
         commands += [("EVAL", EXTEND, 1, tag_key(tag, self._root), milliseconds) for tag in tags]
         commands.append(self._backplane.message(told, namespace, [key for key, _ in items]))
         return await self._send(commands, at) is not None
+
+    async def set_fenced(
+        self,
+        namespace: str,
+        key: str,
+        payload: bytes,
+        milliseconds: int,
+        tags: Iterable[str],
+        fence: tuple[bytes, str],
+    ) -> bool | None:
+        """Store a value that was loaded under a lease; False if another owner has the lease by now.
+
+        None if Redis did not accept it. ``fence`` is the lease's key and this owner's token.
+        """
+        at = redis_key(namespace, key, self._root)
+        lease, token = fence
+        commands: list[tuple[Any, ...]] = [("EVAL", FENCED, 2, at, lease, token, payload, milliseconds)]
+        commands += [("EVAL", EXTEND, 1, tag_key(tag, self._root), milliseconds) for tag in tags]
+        commands.append(self._backplane.message("load", namespace, [key]))
+        answers = await self._send(commands, [at])
+        return None if answers is None else answers[0] == 1
 
     async def delete(self, namespace: str, keys: Sequence[str]) -> int:
         """Remove keys; returns how many there were, 0 if Redis is unreachable."""

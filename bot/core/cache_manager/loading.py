@@ -17,9 +17,10 @@ from bot.core._shared.isolation import Frozen, freeze
 from bot.core._shared.masking import one_line
 from bot.core._shared.singleflight import SingleFlight
 from bot.core._shared.tasks import BackgroundTasks
-from bot.core.cache_manager.errors import LoaderTimeoutError
+from bot.core.cache_manager.errors import LoaderTimeoutError, LockTimeoutError
 from bot.core.cache_manager.events import Hooks
 from bot.core.cache_manager.l1 import Meta
+from bot.core.cache_manager.locks import LOAD, Lease, Locks
 from bot.core.cache_manager.models import (
     ABSENT,
     DEFAULT_NAMESPACE,
@@ -40,6 +41,12 @@ from bot.core.cache_manager.ttls import FOREVER_SECONDS, TtlOf, ttl_for
 
 logger = logging.getLogger(__name__)
 
+
+LOAD_LEASE = 10.0
+"""Seconds that a load's lease outlives the process that loads; while that one lives, it renews the lease."""
+
+LOAD_WAIT = 30.0
+"""Seconds that an instance waits for another one's load, before it loads itself."""
 
 UNKNOWN_TTL = 3600.0
 """Seconds that the tokens of tags live, at least, while the value's ttl is not known."""
@@ -63,8 +70,12 @@ class Loads:
         tasks: BackgroundTasks,
         first_of_type: FirstOfType,
         hooks: Hooks,
+        locks: Locks,
     ) -> None:
         self.hooks = hooks
+        self.locks = locks
+        self.locked = False
+        """Whether loads are locked that do not say so themselves; set by the owner."""
         self.tiers = tiers
         self.counters = counters
         self.first_of_type = first_of_type
@@ -124,6 +135,7 @@ class Loads:
         A stale value instead, if ``options`` allow one, there is one, and the load fails or is too slow.
         """
         call = _Load(self, key, loader, ttl, namespace, tags, options, look_up)
+        call.locked = self.locked if options.lock is None else options.lock
         stale: Frozen | None = None
         if options.stale_ttl:
             # Held here, since it may be evicted meanwhile.
@@ -275,7 +287,7 @@ class _Load:
     """One caller's load of one key."""
 
     __slots__ = (
-        "key", "led", "loader", "loads", "look_up", "namespace", "options", "stored", "tags", "ttl",
+        "key", "led", "loader", "loads", "locked", "look_up", "namespace", "options", "stored", "tags", "ttl",
     )  # fmt: skip
 
     def __init__(
@@ -299,12 +311,33 @@ class _Load:
         self.look_up = look_up
         self.led = False
         """Whether the loader ran, and this did not join the load of another caller."""
+        self.locked = False
+        """Whether one instance loads it for all."""
         self.stored = False
         """Whether the value was cached."""
 
     async def run(self) -> tuple[Any, Frozen | None]:
         """Load and store: the value, and a form that is safe to hand out; None if it cannot be copied."""
         self.led = True
+        if not self.locked or self.loads.tiers.shared is None:
+            return await self._loaded(None)
+        locks, namespace, key = self.loads.locks, self.namespace, self.key
+        try:
+            lease = await locks.take((LOAD, namespace, key), LOAD_LEASE, LOAD_WAIT)
+        except LockTimeoutError:
+            return await self._loaded(None)  # it is slow there; perhaps it is quicker here
+        try:
+            shared = self.loads.tiers.shared
+            if lease.shared and shared is not None:
+                # The one who had the lease before has perhaps loaded it.
+                found = await shared.read(namespace, key, self.look_up)
+                if found is not ABSENT:
+                    return found, frozen_or_none(key, found, self.loads.first_of_type)
+            return await self._loaded(lease)
+        finally:
+            await locks.release(lease)
+
+    async def _loaded(self, lease: Lease | None) -> tuple[Any, Frozen | None]:
         loads, options, tags, namespace, key = self.loads, self.options, self.tags, self.namespace, self.key
         tiers = loads.tiers
         shared = tiers.shared
@@ -333,7 +366,7 @@ class _Load:
             return value, None
         carried = valid_tags(tags(value)) if callable(tags) else tags
         ttl = ttl_of_load(self.ttl, value, options, loads.first_of_type)
-        if ttl <= 0 or changes.since(begun, namespace, key, carried):
+        if ttl <= 0 or changes.since(begun, namespace, key, carried) or (lease and not lease.held):
             return value, frozen
         load_seconds = loads.now() - start if options.early_refresh else 0.0
         if tokens is not None and carried and callable(tags) and shared is not None:
@@ -348,7 +381,7 @@ class _Load:
             await shared.store(
                 namespace, key, value, frozen, ttl, carried,
                 keep=options.stale_ttl, load_seconds=load_seconds, loaded=True,
-                tokens=tokens if carried else None,
+                tokens=tokens if carried else None, fence=lease.fence if lease else None,
             )  # fmt: skip
         return value, frozen
 

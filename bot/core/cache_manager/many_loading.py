@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 from bot.core._shared.errors import invalid
@@ -32,6 +32,8 @@ MAX_KEYS = 10_000
 _AT_ONCE = 500
 """Values that are copied before other tasks run."""
 
+_READ_AT_ONCE = 500
+
 ManyLoader = Callable[[list[str]], Awaitable[Mapping[str, Any]]]
 """Gets the keys that are missing, and returns the values of those that there are."""
 
@@ -39,13 +41,38 @@ _Result = tuple[Any, Frozen | None]
 
 
 class ManyLoading(Watched):
-    """``get_or_load`` for many keys."""
+    """``get`` and ``get_or_load`` for many keys."""
 
     _loads: Loads
 
-    async def get_many(self, keys: Iterable[str], namespace: str = DEFAULT_NAMESPACE) -> dict[str, Any]:
+    def get_local(self, key: str, namespace: str | None = None, default: Any = None) -> Any:
         """See :class:`CacheManager`."""
         raise NotImplementedError
+
+    async def get_many(self, keys: Iterable[str], namespace: str = DEFAULT_NAMESPACE) -> dict[str, Any]:
+        """The values of those keys that are cached. What L1 lacks is read from Redis, 500 keys at a time."""
+        wanted = list(dict.fromkeys(keys))
+        valid_name(namespace, "namespace")
+        found: dict[str, Any] = {}
+        for start in range(0, len(wanted), _READ_AT_ONCE):
+            if start:
+                await asyncio.sleep(0)  # let others run, even if everything is in L1
+            piece = wanted[start : start + _READ_AT_ONCE]
+            here = {key: self.get_local(key, namespace, ABSENT) for key in piece}
+            missing = [key for key, value in here.items() if value is ABSENT]
+            if missing and self._enabled:
+                values = await asyncio.gather(*[self._look_for(key, namespace) for key in missing])
+                here.update(zip(missing, values, strict=True))
+            found |= {key: value for key, value in here.items() if value is not ABSENT}
+        return found
+
+    def _look_for(self, key: str, namespace: str) -> Coroutine[Any, Any, Any]:
+        """The value of a key that :meth:`get_local` did not have."""
+        l2 = self._l2
+        stored = valid_key(key)
+        if l2 is not None and l2.link.available:
+            return l2.read(namespace, stored)
+        return self._find(stored, namespace)
 
     async def get_or_load_many(
         self,

@@ -39,6 +39,7 @@ class LoadOptions:
     - ``soft_timeout``: seconds after which a stale value is served while the loader goes on.
     - ``hard_timeout``: seconds after which the loader is cancelled.
     - ``negative_ttl``: seconds that a None stays cached, instead of ``ttl``; 0 caches no None.
+    - ``lock``: whether one instance loads for all, under a lease in Redis; None: as ``CACHE_LOAD_LOCK`` says.
     - ``cache_if``: called with a loaded value; what it refuses is returned, and not cached.
     """
 
@@ -49,6 +50,7 @@ class LoadOptions:
     hard_timeout: float | None = None
     negative_ttl: float | None = None
     cache_if: Callable[[Any], bool] | None = None
+    lock: bool | None = None
 
     def __post_init__(self) -> None:
         for name in ("stale_ttl", "early_refresh", "ttl_jitter"):
@@ -58,6 +60,8 @@ class LoadOptions:
         for name in ("soft_timeout", "hard_timeout", "negative_ttl"):
             if getattr(self, name) is not None:
                 valid_number(name, getattr(self, name), zero=True)
+        if self.lock is not None and not isinstance(self.lock, bool):
+            raise invalid("lock", self.lock, "True, False or None")
         if self.cache_if is not None and not callable(self.cache_if):
             raise invalid("cache_if", self.cache_if, "a function of the value")
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from threading import get_ident
 from typing import Any, ClassVar
 
@@ -17,6 +18,8 @@ from bot.core._shared.validation import valid_seconds
 from bot.core.cache_manager.figures import figures_of
 from bot.core.cache_manager.keys import MAX_KEY, compile_glob, printable, valid_key, valid_name
 from bot.core.cache_manager.loading import Loads
+from bot.core.cache_manager.locking import Locking
+from bot.core.cache_manager.locks import Locks
 from bot.core.cache_manager.many_loading import ManyLoading
 from bot.core.cache_manager.messages import Messages
 from bot.core.cache_manager.models import (
@@ -41,10 +44,9 @@ from bot.core.phase4_statistics.fields import MB
 from bot.core.phase4_statistics.states import WITHOUT_REDIS
 
 _NOTHING: dict[Any, Any] = {}
-_READ_AT_ONCE = 500
 
 
-class CacheManager(ManyLoading, Messages):
+class CacheManager(ManyLoading, Locking, Messages):
     """Two tiers: L1 in this process, bounded; L2 in Redis, shared by instances. While off, it holds
     nothing.
 
@@ -74,7 +76,10 @@ class CacheManager(ManyLoading, Messages):
         self._tasks = BackgroundTasks()
         first_of_type = FirstOfType()
         self._tiers = Tiers(clock, self._counters, first_of_type, self._route, self._used_while_off)
-        self._loads = Loads(self._tiers, clock, self._counters, self._tasks, first_of_type, self._hooks)
+        self._locks = Locks(self._tiers, self._tasks, clock)
+        self._loads = Loads(
+            self._tiers, clock, self._counters, self._tasks, first_of_type, self._hooks, self._locks
+        )
         self._warmer = Warmer(self._tiers, self._counters, self._tasks, clock, first_of_type, self._hooks)
         self._used = self._tiers.local.used
         self._thread: int | None = None
@@ -95,6 +100,7 @@ class CacheManager(ManyLoading, Messages):
         warming: bool | None = None,
         warming_interval: float | None = None,
         load_timeout: float | None = None,
+        load_lock: bool | None = None,
     ) -> bool:
         """Switch on, or reconfigure; None leaves what was set before.
 
@@ -103,7 +109,8 @@ class CacheManager(ManyLoading, Messages):
         more; changing it empties L1. ``default_ttl`` (300) and ``warming_interval`` (600) are seconds;
         ``redis_url`` "" is L1 only; ``warming`` allows refreshes in the background (True). A load that takes
         longer than ``load_timeout`` seconds (120; 0: no limit) is given up: its callers get
-        LoaderTimeoutError, and the next caller starts a new one. Raises ValueError for values out of bounds,
+        LoaderTimeoutError, and the next caller starts a new one. With ``load_lock`` one instance loads a key
+        for all (see LoadOptions). Raises ValueError for values out of bounds,
         and RedisUnavailableError if the redis package is missing; an unreachable server is no error, since it
         may come later.
         """
@@ -124,6 +131,7 @@ class CacheManager(ManyLoading, Messages):
                 warming=warming,
                 warming_interval=warming_interval,
                 load_timeout=load_timeout,
+                load_lock=load_lock,
             )
             url = settings.redis_url
             link = await self._tiers.link_to(url)
@@ -135,6 +143,7 @@ class CacheManager(ManyLoading, Messages):
                     cancelled = error  # it is left nonetheless, so go on and join the other one first
             self._settings = settings
             self._loads.timeout = settings.load_timeout or None
+            self._loads.locked = settings.load_lock
             self._tiers.open(
                 max_bytes=max(1, int(settings.l1_max_size_mb * MB)),
                 max_entries=settings.l1_max_entries,
@@ -225,31 +234,6 @@ class CacheManager(ManyLoading, Messages):
         self._counters.l1_hits += 1
         thaw = entry.thaw
         return entry.value if thaw is None else thaw(entry.value)
-
-    def _look_for(self, key: str, namespace: str) -> Coroutine[Any, Any, Any]:
-        """The value of a key that :meth:`get_local` did not have."""
-        l2 = self._l2
-        stored = valid_key(key)
-        if l2 is not None and l2.link.available:
-            return l2.read(namespace, stored)
-        return self._find(stored, namespace)
-
-    async def get_many(self, keys: Iterable[str], namespace: str = DEFAULT_NAMESPACE) -> dict[str, Any]:
-        """The values of those keys that are cached. What L1 lacks is read from Redis, 500 keys at a time."""
-        wanted = list(dict.fromkeys(keys))
-        valid_name(namespace, "namespace")
-        found: dict[str, Any] = {}
-        for start in range(0, len(wanted), _READ_AT_ONCE):
-            if start:
-                await asyncio.sleep(0)  # let others run, even if everything is in L1
-            piece = wanted[start : start + _READ_AT_ONCE]
-            here = {key: self.get_local(key, namespace, ABSENT) for key in piece}
-            missing = [key for key, value in here.items() if value is ABSENT]
-            if missing and self._enabled:
-                values = await asyncio.gather(*[self._look_for(key, namespace) for key in missing])
-                here.update(zip(missing, values, strict=True))
-            found |= {key: value for key, value in here.items() if value is not ABSENT}
-        return found
 
     # Writing.
 
@@ -389,6 +373,7 @@ class CacheManager(ManyLoading, Messages):
         *,
         tags: Tags = (),
         options: LoadOptions = PLAIN,
+        lock: bool | None = None,
     ) -> Any:
         """The cached value, or what ``await loader()`` returns, which is then cached for ``ttl``.
 
@@ -432,6 +417,8 @@ class CacheManager(ManyLoading, Messages):
             entry = self._tiers.local.l1.store.peek(namespace, key, now)
             self._loads.refresh_early(entry, key, loader, seconds, namespace, tags, options)
             return found
+        if lock is not None:
+            options = replace(options, lock=lock)
         return await self._loads.load(key, loader, seconds, namespace, checked, options, look_up)
 
     # Warming.

@@ -24,7 +24,7 @@ from bot.core.cache_manager.local import LocalTier
 from bot.core.cache_manager.models import ABSENT, FirstOfType, Loaded, LookUp
 from bot.core.cache_manager.redis_time import RedisTime
 from bot.core.cache_manager.resync import Resync
-from bot.core.cache_manager.shared_keys import SharedKeys
+from bot.core.cache_manager.shared_keys import SharedKeys, lua
 from bot.core.cache_manager.stats import Counters
 from bot.core.cache_manager.tags import same
 from bot.core.redis_link import RedisLink
@@ -70,6 +70,8 @@ class SharedTier:
         self.resync = Resync(link, self.backplane, self.failures)
         self.time = RedisTime(link, clock, self._tasks, self.failures)
         self.l2 = L2(link, self.backplane, self.resync, self.failures)
+        self.lease_script = link.script(lua("lease"))
+        """lease.lua, for locks.py."""
         self.keys = SharedKeys(
             link, local, self.l2, self.backplane, self.resync, self.time, self.failures, self._tasks
         )
@@ -222,11 +224,13 @@ class SharedTier:
         load_seconds: float = 0.0,
         loaded: bool = False,
         tokens: dict[str, bytes] | None = None,
+        fence: tuple[bytes, str] | None = None,
     ) -> bool:
         """Set a key in both tiers; True if one of them holds it.
 
         ``frozen``: the value made safe to keep, if that is at hand. ``loaded``: it was read from where it
         comes from, and ``tokens`` are those of its tags from before that; None: L2 must not have it.
+        ``fence``: the lease under which it was loaded; if another has it now, nothing is stored.
         """
         body = self._body(value)
         if frozen is None:
@@ -245,7 +249,14 @@ class SharedTier:
             return in_l1
         payload = self._payload(body, ttl, load_seconds, keep, tokens)
         told = "load" if loaded else "drop"
-        in_l2 = await self.l2.set_many(namespace, ((key, payload),), milliseconds, tags, told)
+        if fence is None:
+            in_l2 = await self.l2.set_many(namespace, ((key, payload),), milliseconds, tags, told)
+        else:
+            fenced = await self.l2.set_fenced(namespace, key, payload, milliseconds, tags, fence)
+            if fenced is False:
+                self._l1.store.remove(namespace, key)  # what the other one loaded is newer
+                return False
+            in_l2 = bool(fenced)
         if changes.count != begun and changes.since(begun, namespace, key, tags):
             # Two concurrent writers: only Redis knows which of them came last.
             self._l1.store.remove(namespace, key)

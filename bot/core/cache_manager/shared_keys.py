@@ -32,9 +32,9 @@ _UNREADABLE = 64
 
 
 @cache
-def _source() -> str:
-    """key_command.lua."""
-    return (files(__package__) / "key_command.lua").read_text(encoding="ascii")
+def lua(name: str) -> str:
+    """The text of a script beside this module."""
+    return (files(__package__) / f"{name}.lua").read_text(encoding="ascii")
 
 
 class Answer(NamedTuple):
@@ -73,7 +73,7 @@ class SharedKeys:
         self._time = time
         self._failures = failures
         self._tasks = tasks
-        self._script = link.script(_source())
+        self._script = link.script(lua("key_command"))
 
     # Reading.
 

@@ -20,6 +20,7 @@ class CacheManagerSettings(Settings, frozen=True, rename=starting("CACHE_")):
     )
     default_ttl: Annotated[PositiveSeconds, doc("TTL in seconds of an entry without its own")] = 300.0
     load_timeout: Annotated[Seconds, doc("seconds a load may take; 0: no limit")] = 120.0
+    load_lock: Annotated[bool, doc("one instance loads a missing key for all")] = False
     compression: Annotated[bool, doc("compress large values in Redis")] = field(
         default=True, name="CACHE_COMPRESSION_ENABLED"
     )
