@@ -30,7 +30,7 @@ class SqlCalls(ABC):
     ``target`` is the name of a pool, or a lease. With a name, the statement has a lease and a transaction of
     its own: it is committed, or rolled back if it fails or is cancelled. So it is with a lease that is in no
     transaction. Within a transaction, the statement belongs to that. No connection stays leased. A call that
-    is cancelled does not wait for the roll back, which the pool does before the connection is leased again.
+    is cancelled does not wait for the rollback, which the pool does before the connection is leased again.
     """
 
     @abstractmethod
