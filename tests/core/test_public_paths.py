@@ -24,7 +24,7 @@ NAMES = {
     """,
     "cache_manager": """
         FOREVER CacheEvent CacheInfo CacheManager CachedFunction CachedPlainFunction CircularLoadError
-        LoadOptions LoaderTimeoutError NotAnIntegerError UnsupportedValueError cached invalidate
+        LoadOptions LoaderTimeoutError LockTimeoutError NotAnIntegerError UnsupportedValueError cached invalidate
         register_type
     """,
     "connection_pool_manager": """
