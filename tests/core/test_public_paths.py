@@ -24,8 +24,8 @@ NAMES = {
     """,
     "cache_manager": """
         FOREVER CacheEvent CacheInfo CacheManager CachedFunction CachedPlainFunction CircularLoadError
-        LoadOptions LoaderTimeoutError LockTimeoutError NotAnIntegerError UnsupportedValueError cached invalidate
-        register_type
+        LoadOptions LoaderTimeoutError LockTimeoutError NotAnIntegerError UnsupportedValueError cached
+        invalidate register_type
     """,
     "connection_pool_manager": """
         ConnectionPoolManager LeaseError LeaseReleasedError MissingDriverError PoolClosedError
