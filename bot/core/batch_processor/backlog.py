@@ -96,11 +96,15 @@ class Backlog:
         return gone
 
     def take_all(self) -> tuple[list[BatchItem], int]:
-        """As :meth:`take`, all of them, those that wait in lanes too; the lanes are forgotten."""
-        self.queue.extend(self.lanes.clear())
-        found = self.take(len(self.queue))
+        """As :meth:`take`, all of them, then those that wait in lanes, in order; the lanes are forgotten."""
+        # Not by way of the queue, where a priority would move one before others of its lane.
+        waiting = self.lanes.clear()
+        items, withdrawn = self.take(len(self.queue))
         self.queue.left_out.clear()
-        return found
+        wanted = [item for item in waiting if item.future is None or not item.future.done()]
+        self.left += len(waiting)
+        self.in_flight += len(wanted)
+        return items + wanted, withdrawn + len(waiting) - len(wanted)
 
     def sweep(self) -> int:
         """End the withdrawn items of the queue and the lanes; how many there were: O(n)."""
