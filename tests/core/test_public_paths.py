@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 NAMES = {
     "batch_processor": """
         BatchClosedError BatchItem BatchProcessor BatchQueueFullError BatchStatus DeadLetter
-        DeadLetteredError HandlerTimeoutError ItemFailedError ItemStatus LostItemError
-        MissingResultError ReplayReport ResultNotKeptError ResultTimeoutError Submission
+        DeadLetteredError HandlerTimeoutError ItemCancelledError ItemFailedError ItemStatus LostItemError
+        MissingResultError PeriodicItem ReplayReport ResultNotKeptError ResultTimeoutError Submission
         UnknownItemError durable_dead_letters
     """,
     "cache_manager": """
@@ -62,6 +62,7 @@ NAMES = {
 
 ATTRIBUTES = {
     "batch_processor.BatchProcessor": """
+        cancel_item(item_id)
         check_invariants()
         count_dead_letters()
         dead_letters(limit)
@@ -82,7 +83,9 @@ ATTRIBUTES = {
         get_statistics()
         histograms()
         iter_dead_letters(offset, limit, newest_first)
+        list_periodic()
         process_handler
+        remove_periodic(name)
         replay(item_ids)
         replay_dead_letters(item_ids)
         reset()
@@ -90,9 +93,10 @@ ATTRIBUTES = {
         service_name
         statistics()
         submit(data, priority)
-        submit_and_wait(data, priority, timeout)
-        submit_item(data, priority, key)
-        submit_many(data, priority, keys, all_or_none)
+        submit_and_wait(data, priority, timeout, lane, delay, not_before)
+        submit_item(data, priority, key, lane, delay, not_before, replace)
+        submit_many(data, priority, keys, all_or_none, lane, lanes, delay, not_before, replace)
+        submit_periodic(name, data, every, priority, lane, jitter)
         warnings()
     """,
     "cache_manager.CacheManager": """

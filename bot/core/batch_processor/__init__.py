@@ -19,6 +19,7 @@ from bot.core.batch_processor.models import (
     BatchStatus,
     DeadLetter,
     ItemStatus,
+    PeriodicItem,
     ReplayReport,
     Submission,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "ItemStatus",
     "LostItemError",
     "MissingResultError",
+    "PeriodicItem",
     "ReplayReport",
     "ResultNotKeptError",
     "ResultTimeoutError",

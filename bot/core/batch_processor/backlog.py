@@ -90,9 +90,16 @@ class Backlog:
         self.lanes.add_released(item)
 
     def discard(self, entries: set[bytes]) -> list[BatchItem]:
-        """Remove the items from the queue that were read from these entries of a stream, and return them."""
+        """Remove the items that were read from these entries of a stream, and return them.
+
+        From the queue, and of those that wait for a retry alone.
+        """
         gone = self.queue.discard(entries)
         self.lanes.taken(gone)
+        for item in [item for item in self.waiting if item.entry in entries]:
+            self.waiting.remove(item)
+            self.forget(1)
+            gone.append(item)
         return gone
 
     def take_all(self) -> tuple[list[BatchItem], int]:

@@ -28,7 +28,7 @@ from bot.core.batch_processor.handler import HandlerCaller
 from bot.core.batch_processor.ids import Ids
 from bot.core.batch_processor.later import Later
 from bot.core.batch_processor.lifecycle import State
-from bot.core.batch_processor.models import Batch, BatchItem, BatchStatus, Commit, DeadLetter, Lane
+from bot.core.batch_processor.models import Batch, BatchItem, Begin, Commit, DeadLetter, Lane
 from bot.core.batch_processor.outcomes import Outcomes
 from bot.core.batch_processor.retries import Retries
 from bot.core.batch_processor.retry import BatchSizer, RetryPolicy
@@ -66,6 +66,8 @@ class Dispatcher:
         """In durable mode: what a batch must pass before its items end here."""
         self.on_lost: Callable[[BatchItem], None] | None = None
         """In durable mode: told of each item of ``Batch.lost`` when no handler has it any more."""
+        self.begin: Begin | None = None
+        """In durable mode: what a batch must pass before the handler gets it."""
         # The parts, each the owner of its own state.
         self.handler = HandlerCaller()
         self.backlog = Backlog(Future.done)
@@ -83,7 +85,9 @@ class Dispatcher:
         self._tasks = BackgroundTasks()
         self.due = DueTimes(clock, self.backlog, self._tasks, self.pump)
         self.retries = Retries(clock, self.backlog, self._tasks, self.pump, self._pump_soon)
-        self.later = Later(clock, self.backlog, self.outcomes, self.admit, self.pump, self._count_withdrawn)
+        self.later = Later(
+            clock, self.backlog, self.outcomes, self.admit, self.pump, self._count_withdrawn, self._has_room
+        )
 
     def configure(self, settings: BatchProcessorSettings) -> None:
         """Take over the settings, for items that are pending too; :meth:`reconfigured` acts on them."""
@@ -213,6 +217,9 @@ class Dispatcher:
         if withdrawn:
             self._count_withdrawn(withdrawn)  # last: a flush ends when nothing is pending any more
 
+    def _has_room(self) -> bool:
+        return self.state is _ON and not self.capacity.lacks_room()
+
     def _count_withdrawn(self, count: int) -> None:
         self.outcomes.count_withdrawn(count)
         self._some_ended()
@@ -264,6 +271,13 @@ class Dispatcher:
         if batch.hopeless is not None:
             await self._give_up(batch, batch.hopeless)
             return
+        if self.begin is not None and (passing := self.begin(batch)) is not None:
+            await passing
+            if batch.task is not asyncio.current_task():
+                return
+            if not batch.items:
+                await self._end(batch, ())
+                return
         begun = self.now()
         error: BaseException | None = None
         values: Sequence[Any] = ()
@@ -459,25 +473,6 @@ class Dispatcher:
         self.backlog.take_from_tasks()
 
     # What can be asked.
-
-    def status_of_batch(self, batch_id: str) -> BatchStatus | None:
-        """How far a batch is; one that is not formed yet is made of what the queue holds now."""
-        kept = self.outcomes.of_batch(batch_id)
-        if kept is not None:
-            return kept
-        number = self.ids.batch_number(batch_id)
-        if number is None:
-            return None
-        batch = self.backlog.find(number)
-        if batch is not None:
-            return BatchStatus(
-                batch_id, batch.state, len(batch.items), attempts=batch.attempts, error=batch.error
-            )
-        formed = self.backlog.formed
-        left = len(self.backlog.queue) - (number - formed - 1) * self.size
-        if number <= formed or left <= 0:
-            return None
-        return BatchStatus(batch_id, "pending", min(left, self.size))
 
     def reset_counters(self) -> None:
         """Count from now on; what is pending counts as submitted now."""

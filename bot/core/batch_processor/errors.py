@@ -77,6 +77,11 @@ class ResultTimeoutError(CapacityError, TimeoutError):
     """The item was not done in time; it stays pending."""
 
 
+def cancelled(item_id: str) -> ItemCancelledError:
+    """The error for callers that wait for an item that was taken back."""
+    return ItemCancelledError(f"item {item_id} was cancelled by cancel_item")
+
+
 def presentable(error: BaseException) -> Exception:
     """The error, or one in its place if a future cannot hold it, or if it would end the awaiting task."""
     if isinstance(error, Exception) and not isinstance(error, StopIteration):

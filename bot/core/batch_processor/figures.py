@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from bot.core.batch_processor.dispatcher import Dispatcher
+from bot.core.batch_processor.models import BatchStatus
 from bot.core.batch_processor.store import Store
 from bot.core.phase4_statistics.batch_processor import BatchProcessorFigures
 
@@ -24,6 +25,7 @@ def figures_of(dispatcher: Dispatcher, store: Store, *, enabled: bool) -> BatchP
         total_items_processed=counters.done,
         failed_items=counters.failed,
         cancelled_items=counters.cancelled,
+        replaced_items=counters.replaced,
         dead_lettered_items=counters.dead,
         replayed_items=counters.replayed,
         refused_items=counters.refused,
@@ -45,3 +47,23 @@ def figures_of(dispatcher: Dispatcher, store: Store, *, enabled: bool) -> BatchP
         results_kept=len(d.outcomes.results),
         **store.figures(),
     )
+
+
+def status_of_batch(dispatcher: Dispatcher, batch_id: str) -> BatchStatus | None:
+    """How far a batch is; one that is not formed yet is made of what the queue holds now."""
+    kept = dispatcher.outcomes.of_batch(batch_id)
+    if kept is not None:
+        return kept
+    number = dispatcher.ids.batch_number(batch_id)
+    if number is None:
+        return None
+    batch = dispatcher.backlog.find(number)
+    if batch is not None:
+        return BatchStatus(
+            batch_id, batch.state, len(batch.items), attempts=batch.attempts, error=batch.error
+        )
+    formed = dispatcher.backlog.formed
+    left = len(dispatcher.backlog.queue) - (number - formed - 1) * dispatcher.size
+    if number <= formed or left <= 0:
+        return None
+    return BatchStatus(batch_id, "pending", min(left, dispatcher.size))

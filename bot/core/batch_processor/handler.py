@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+from bot.core._shared.errors import invalid
 from bot.core.batch_processor.errors import HandlerAnswerError, HandlerTimeoutError, MissingResultError
 from bot.core.batch_processor.models import BatchItem, Handler
 from bot.core.phase4_config.batch_processor import DEFAULTS
@@ -110,3 +111,16 @@ class HandlerCaller:
             self._warned_unknown = True
             logger.warning("The batch handler returned results for ids that are not in its batch")
         return values
+
+
+def valid_handler(handler: object) -> Handler:
+    """What is called with a batch; raises InvalidArgumentError for what cannot be."""
+    if not callable(handler):
+        raise invalid("process_handler", handler, "an async function of a list of items")
+    try:
+        inspect.signature(handler).bind([])
+    except ValueError:
+        pass  # a callable without a signature to be read
+    except TypeError as error:
+        raise invalid("process_handler", handler, f"a function of one list of items ({error})") from None
+    return handler

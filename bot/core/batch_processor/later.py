@@ -9,8 +9,9 @@ from typing import Any
 from bot.core._shared.clock import Clock
 from bot.core.batch_processor.alarm import Alarm
 from bot.core.batch_processor.backlog import Backlog
-from bot.core.batch_processor.models import Batch, BatchItem
+from bot.core.batch_processor.models import Batch, BatchItem, Plan
 from bot.core.batch_processor.outcomes import Outcomes
+from bot.core.batch_processor.periodic import Schedule
 from bot.core.batch_processor.told_waits import MOST_WAITS, told_wait
 
 
@@ -28,10 +29,11 @@ class Later:
         admit: Callable[[BatchItem], None],
         pump: Callable[[], None],
         on_withdrawn: Callable[[int], None],
+        has_room: Callable[[], bool],
     ) -> None:
         """``admit(item)`` puts one into the queue, ``pump()`` starts what is due.
 
-        ``on_withdrawn`` is told how many items were taken back.
+        ``on_withdrawn`` is told how many items were taken back; ``has_room()``: whether one may be taken in.
         """
         self._now = clock.monotonic
         self._backlog = backlog
@@ -39,6 +41,8 @@ class Later:
         self._admit = admit
         self._pump = pump
         self._on_withdrawn = on_withdrawn
+        self._has_room = has_room
+        self.schedule = Schedule()
         self._alarm = Alarm(clock, self._wake)
         self.size = 1
         """Items, at most, of a batch of those that are tried again."""
@@ -52,7 +56,7 @@ class Later:
         self._arm()
 
     def _arm(self) -> None:
-        self._alarm.set(self._backlog.next_time(), self._loop)
+        self._alarm.set(min(self._backlog.next_time(), self.schedule.next_due()), self._loop)
 
     def _wake(self) -> None:
         now = self._now()
@@ -60,8 +64,38 @@ class Later:
             item.submitted_at = now  # it takes its place in the queue as if it came now
             self._admit(item)
         self._backlog.take_waiting(now, self.size)
+        for plan in self.schedule.take_due(now):
+            self._submit(plan, now)
         self._arm()
         self._pump()
+
+    # Periodic items.
+
+    def put_plan(self, plan: Plan) -> float:
+        """Add a plan, or replace that of its name; when it is due."""
+        due = self.schedule.put(plan, self._now())
+        self._arm()
+        return due
+
+    def remove_plan(self, name: str) -> bool:
+        """Forget a plan; False if there is none. An item of it that is pending stays."""
+        found = self.schedule.remove(name)
+        self._arm()
+        return found
+
+    def forget_plans(self) -> None:
+        """Forget all."""
+        self.schedule.clear()
+        self._arm()
+
+    def _submit(self, plan: Plan, now: float) -> None:
+        item_id = plan.item_id
+        if item_id in self._outcomes.tracked or not self._has_room():
+            self.schedule.skipped += 1
+            return
+        self._outcomes.results.drop(item_id)
+        item = BatchItem(plan.data, None, now, item_id, plan.priority, tracked=True, lane=plan.lane)
+        self._admit(item)
 
     # Delays.
 
@@ -91,7 +125,7 @@ class Later:
         now = self._now()
         for item, value in zip(batch.items, values, strict=True):
             seconds = 0.0
-            if isinstance(value, BaseException) and item.waits < MOST_WAITS:
+            if isinstance(value, BaseException) and item.waits < MOST_WAITS and item not in batch.lost:
                 seconds = told_wait(value, most)
             if seconds:
                 item.waits += 1
@@ -178,3 +212,28 @@ class Later:
         held = [*self._backlog.delayed.clear(), *self._backlog.waiting.clear(), *newer]
         self._arm()
         return held
+
+    # For the durable mode.
+
+    def drop_replaced(self, batch: Batch, item: BatchItem) -> None:
+        """End an item of a batch that is about to run, for a newer one of its key waits for its time."""
+        self._backlog.drop(batch, item)
+        self._outcomes.counters.replaced += 1
+
+    def take_out(self, item: BatchItem) -> bool:
+        """Let go of an item as if it had never come; False if a handler has it, or it is not here."""
+        backlog = self._backlog
+        if backlog.is_running(item):
+            return False
+        if backlog.discard({item.entry}):
+            return True
+        if not backlog.withdraw(item):
+            return False
+        backlog.left -= 1
+        return True
+
+    def count_cancelled(self, item: BatchItem) -> None:
+        """One of :meth:`take_out` was taken back."""
+        self._backlog.left += 1
+        self._outcomes.end_cancelled(item.item_id)
+        self._on_withdrawn(1)

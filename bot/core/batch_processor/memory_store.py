@@ -9,8 +9,10 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from itertools import islice
 from typing import Any, NoReturn
 
+from bot.core._shared.clock import Clock
 from bot.core._shared.futures import retrieved
 from bot.core._shared.loop_owner import still_runs
+from bot.core.batch_processor.checks import check_key, check_priority
 from bot.core.batch_processor.dispatcher import Dispatcher, another_loop
 from bot.core.batch_processor.errors import (
     BatchClosedError,
@@ -18,9 +20,19 @@ from bot.core.batch_processor.errors import (
     UnknownItemError,
 )
 from bot.core.batch_processor.lifecycle import State
-from bot.core.batch_processor.models import BatchItem, DeadLetter, ItemStatus, Lane, ReplayReport, Submission
+from bot.core.batch_processor.models import (
+    BatchItem,
+    DeadLetter,
+    ItemStatus,
+    Lane,
+    PeriodicItem,
+    Plan,
+    ReplayReport,
+    Submission,
+)
 from bot.core.batch_processor.results import Outcome
-from bot.core.batch_processor.store import OFF, check_key, check_priority
+from bot.core.batch_processor.store import OFF
+from bot.core.batch_processor.terms import Terms
 
 logger = logging.getLogger(__name__)
 
@@ -30,9 +42,10 @@ _ON = State.ON
 class MemoryStore:
     """The :class:`Store` without Redis: items go straight to the dispatcher, which has all of their state."""
 
-    def __init__(self, dispatcher: Dispatcher, on_refused: Callable[[], None]) -> None:
+    def __init__(self, dispatcher: Dispatcher, clock: Clock, on_refused: Callable[[], None]) -> None:
         """``on_refused`` is called when an item is refused because the processor is off."""
         self._d = dispatcher
+        self._clock = clock
         self._on_refused = on_refused
         self._outcomes = dispatcher.outcomes
         self._capacity = dispatcher.capacity
@@ -118,6 +131,81 @@ class MemoryStore:
             return [refused] * len(wanted)
         given = zip(wanted, keys, lanes, strict=True)
         return [self.submit_item(one, priority, key, lane) for one, key, lane in given]
+
+    async def submit_timed(
+        self,
+        wanted: Sequence[Any],
+        keys: Sequence[str | None],
+        lanes: Sequence[Lane | None],
+        terms: Terms,
+        all_or_none: bool,
+    ) -> list[Submission]:
+        check_priority(terms.priority)
+        for key in keys:
+            if key is not None:
+                check_key(key)
+        self._move_here()
+        if all_or_none and self._d.state is _ON and self._capacity.lacks_room(len(wanted)):
+            refused = self._full(len(wanted))
+            return [refused] * len(wanted)
+        given = zip(wanted, keys, lanes, strict=True)
+        return [self._submit_timed(one, key, lane, terms) for one, key, lane in given]
+
+    def _submit_timed(self, data: Any, key: str | None, lane: Lane | None, terms: Terms) -> Submission:
+        d = self._d
+        if d.state is not _ON:
+            self._on_refused()
+            return Submission.refused(OFF, "off")
+        due = terms.due(d.now(), self._clock.time())
+        held = None
+        if key is not None:
+            held = self._outcomes.tracked.get(key)
+            if not terms.replace and self._outcomes.holds_key(key):
+                self._duplicates += 1
+                return Submission((True, key, ""))
+        if held is None and self._capacity.lacks_room():
+            return self._full(1)
+        item_id = d.ids.new_item() if key is None else key
+        item = BatchItem(data, None, d.now(), item_id, terms.priority, tracked=True, lane=lane)
+        if held is not None:
+            d.later.replace(held, item, due)
+        else:
+            self._outcomes.results.drop(item_id)
+            d.later.take_in(item, due)
+        return Submission((True, item_id, ""))
+
+    async def result_of_timed(self, data: Any, lane: Lane | None, terms: Terms) -> Any:
+        check_priority(terms.priority)
+        d = self._d
+        self._move_here()
+        if d.state is not _ON:
+            raise self._off()
+        due = terms.due(d.now(), self._clock.time())
+        if self._capacity.lacks_room() or self._capacity.has_line:
+            await self._capacity.wait()  # raises if it is switched off meanwhile
+        future: Future[Any] = Future(loop=d.loop)
+        item = BatchItem(data, future, d.now(), d.ids.new_item(), terms.priority, lane=lane)
+        d.later.take_in(item, due)
+        return await future
+
+    async def cancel(self, item_id: str) -> bool:
+        self._move_here()
+        return self._d.later.cancel(item_id)
+
+    async def put_plan(self, plan: Plan) -> PeriodicItem:
+        self._move_here()
+        if self._d.state is not _ON:
+            raise self._off()
+        return self._told(plan, self._d.later.put_plan(plan))
+
+    async def remove_plan(self, name: str) -> bool:
+        return self._d.later.remove_plan(name)
+
+    async def list_plans(self) -> list[PeriodicItem]:
+        return [self._told(plan, due) for plan, due in self._d.later.schedule]
+
+    def _told(self, plan: Plan, due: float) -> PeriodicItem:
+        return PeriodicItem(*plan, next_at=self._clock.time() + due - self._d.now())
 
     def _full(self, wanted: int) -> Submission:
         counters = self._outcomes.counters
@@ -212,6 +300,7 @@ class MemoryStore:
 
     async def close(self) -> None:
         """What has not ended goes to the dead letters."""
+        self._d.later.forget_plans()
         left = self._d.remaining()
         if left:
             logger.warning(
@@ -228,6 +317,8 @@ class MemoryStore:
             "degraded": False,
             "duplicate_items": self._duplicates,
             "dead_letters": len(self._outcomes.dead_letters),
+            "periodic_skipped": self._d.later.schedule.skipped,
+            "delayed_items": len(self._d.backlog.delayed),
         }
 
     def reset_counters(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -99,6 +99,10 @@ Commit = Callable[[Batch, Sequence[Any], bool], Awaitable[None]]
 """Makes the outcomes of a batch durable: (batch, a value or exception per item, whether it is given up)."""
 
 
+Begin = Callable[[Batch], Awaitable[None] | None]
+"""Makes the items of a batch the newest of their keys, before the handler gets it; None: they are."""
+
+
 class Submission(tuple[bool, str, str]):
     """The answer to ``submit_item``: ``(success, item_id, batch_id)``, and why not.
 
@@ -158,6 +162,44 @@ class ItemStatus(Struct, frozen=True):
     state: ItemState
     result: Any = None
     error: str = ""
+
+
+PERIODIC_PREFIX = "periodic:"
+"""An item of a name has this and the name as its id."""
+
+
+class Plan(NamedTuple):
+    """What is submitted each period."""
+
+    name: str
+    data: Any
+    every: float
+    """Seconds from one to the next."""
+    priority: int = 0
+    lane: Lane | None = None
+    jitter: float = 0.0
+    """Seconds, at most, by which a single one is late; the following ones are not later for it."""
+
+    @property
+    def item_id(self) -> str:
+        """The id of its items."""
+        return PERIODIC_PREFIX + self.name
+
+
+class PeriodicItem(Struct, frozen=True):
+    """What ``submit_periodic`` submits each period, and when it does so next."""
+
+    name: str
+    """The id of its items is ``periodic:`` and this."""
+    data: Any
+    every: float
+    """Seconds."""
+    priority: int
+    lane: Lane | None
+    jitter: float
+    """Seconds."""
+    next_at: float
+    """Unix time in seconds."""
 
 
 class ReplayReport(Struct):

@@ -14,7 +14,13 @@ from typing import Any
 from bot.core._shared.clock import Clock
 from bot.core._shared.futures import give_error, give_result
 from bot.core.batch_processor.dead_letters import DeadLetters
-from bot.core.batch_processor.errors import DeadLetteredError, ItemCancelledError, describe, presentable
+from bot.core.batch_processor.errors import (
+    DeadLetteredError,
+    ItemCancelledError,
+    cancelled,
+    describe,
+    presentable,
+)
 from bot.core.batch_processor.models import (
     Batch,
     BatchItem,
@@ -142,7 +148,7 @@ class Outcomes:
 
     def end_cancelled(self, item_id: str) -> None:
         """Tell that an item was taken back; it is counted apart."""
-        self._tell(item_id, Outcome(None, ItemCancelledError(f"item {item_id} was cancelled by cancel_item")))
+        self._tell(item_id, Outcome(None, cancelled(item_id)))
 
     def _keep(self, item: BatchItem, outcome: Outcome) -> None:
         if self.superseded and item in self.superseded:

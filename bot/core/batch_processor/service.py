@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 from asyncio import Future
 from collections.abc import Iterable
+from datetime import datetime, timedelta
 from threading import get_ident
 from typing import Any, ClassVar
 
@@ -17,9 +17,11 @@ from bot.core._shared.loop_owner import still_runs
 from bot.core._shared.masking import mask_secrets
 from bot.core._shared.tasks import run_on_loop
 from bot.core._shared.validation import YEAR, valid_seconds
+from bot.core.batch_processor.checks import check_priority
 from bot.core.batch_processor.dispatcher import Dispatcher
 from bot.core.batch_processor.errors import ResultTimeoutError, presentable
-from bot.core.batch_processor.figures import figures_of
+from bot.core.batch_processor.figures import figures_of, status_of_batch
+from bot.core.batch_processor.handler import valid_handler
 from bot.core.batch_processor.lanes import valid_lane, valid_lanes
 from bot.core.batch_processor.letter_calls import DeadLetterCalls
 from bot.core.batch_processor.lifecycle import State
@@ -32,14 +34,16 @@ from bot.core.batch_processor.models import (
     Lane,
     Submission,
 )
-from bot.core.batch_processor.store import Store, check_priority
+from bot.core.batch_processor.store import Store
+from bot.core.batch_processor.terms import keys_for, terms_of
+from bot.core.batch_processor.timed_calls import TimedCalls
 from bot.core.phase4_config.batch_processor import BatchProcessorSettings
 from bot.core.phase4_statistics.batch_processor import BatchProcessorFigures
 
 logger = logging.getLogger(__name__)
 
 
-class BatchProcessor(DeadLetterCalls):
+class BatchProcessor(DeadLetterCalls, TimedCalls):
     """Collects items into batches for one handler, and gives each item its own result.
 
     ================= ================================ =========================================
@@ -66,7 +70,7 @@ class BatchProcessor(DeadLetterCalls):
         self._now = clock.monotonic
         self._waiting = self._dispatcher.backlog.queue.normal
         self._settings = BatchProcessorSettings()
-        self._memory = MemoryStore(self._dispatcher, self._used_while_off)
+        self._memory = MemoryStore(self._dispatcher, clock, self._used_while_off)
         self._store: Store = self._memory
         """Where items are: in durable mode, while it is on, Redis."""
 
@@ -88,7 +92,7 @@ class BatchProcessor(DeadLetterCalls):
 
     @process_handler.setter
     def process_handler(self, handler: Handler) -> None:
-        self._dispatcher.handler.function = _valid_handler(handler)
+        self._dispatcher.handler.function = valid_handler(handler)
         loop = self._dispatcher.loop
         if not self.enabled or loop is None or not still_runs(loop):
             return
@@ -152,7 +156,7 @@ class BatchProcessor(DeadLetterCalls):
         Without a handler items wait until there is one. Raises ValueError for values out of bounds.
         """
         d = self._dispatcher
-        handler = d.handler.function if process_handler is None else _valid_handler(process_handler)
+        handler = d.handler.function if process_handler is None else valid_handler(process_handler)
         async with self._transition:
             if d.state not in (State.OFF, State.ON):
                 await self._end()
@@ -297,18 +301,28 @@ class BatchProcessor(DeadLetterCalls):
         return self._store.submit(data, priority, None if lane is None else valid_lane(lane))
 
     async def submit_and_wait(
-        self, data: Any, priority: int = 0, timeout: float | None = None, *, lane: Lane | None = None
+        self,
+        data: Any,
+        priority: int = 0,
+        timeout: float | None = None,
+        *,
+        lane: Lane | None = None,
+        delay: float | timedelta | None = None,
+        not_before: float | datetime | None = None,
     ) -> Any:
         """Add an item, waiting for room if there is none, and return its result or raise its error.
 
         After ``timeout`` seconds in all: ResultTimeoutError; an item in no batch yet is withdrawn then,
-        as it is when the caller is cancelled. While the processor is off: BatchClosedError.
+        as it is when the caller is cancelled. While the processor is off: BatchClosedError. ``delay`` and
+        ``not_before`` are as in :meth:`submit_item`.
         """
         if timeout is not None:
             timeout = valid_seconds("timeout", timeout, zero=True, most=YEAR)
             try:
                 async with asyncio.timeout(timeout) as deadline:
-                    return await self.submit_and_wait(data, priority, lane=lane)
+                    return await self.submit_and_wait(
+                        data, priority, lane=lane, delay=delay, not_before=not_before
+                    )
             except TimeoutError as error:
                 if not deadline.expired():
                     raise
@@ -317,6 +331,9 @@ class BatchProcessor(DeadLetterCalls):
             check_priority(priority)
         if lane is not None:
             lane = valid_lane(lane)
+        if delay is not None or not_before is not None:
+            terms = terms_of(priority, delay, not_before, False, self._clock.time())
+            return await self._store.result_of_timed(data, lane, terms)
         if self._store.may_wait_for_room():
             return await self._store.submit_when_room(data, priority, lane)
         return await (
@@ -324,7 +341,15 @@ class BatchProcessor(DeadLetterCalls):
         )
 
     async def submit_item(
-        self, data: Any, priority: int = 0, key: str | None = None, *, lane: Lane | None = None
+        self,
+        data: Any,
+        priority: int = 0,
+        key: str | None = None,
+        *,
+        lane: Lane | None = None,
+        delay: float | timedelta | None = None,
+        not_before: float | datetime | None = None,
+        replace: bool = False,
     ) -> Submission:
         """Add an item: ``(success, item_id, batch_id)``; at once, whether there is room or not.
 
@@ -337,7 +362,21 @@ class BatchProcessor(DeadLetterCalls):
         handled, in the order of their submission; a batch holds at most one of them. One whose batch is to
         be tried again keeps its lane waiting. Lanes take turns. A priority has no meaning inside a lane.
         ``batch_id`` is empty for an item that waits for others of its lane.
+
+        ``delay`` (seconds, or a timedelta) or ``not_before`` (Unix time, or a datetime with a time zone), a
+        year ahead at most: it is not handled before. It counts as pending meanwhile; :meth:`flush` does not
+        wait for it. ``replace``: the last submission of ``key`` wins. The data of a pending item are
+        replaced, and it keeps its place, its priority and its lane; with ``delay`` or ``not_before`` it
+        waits anew. If a handler has it, the new one comes after it. ``get_result`` gives the result of the
+        newest. ``batch_id`` is then empty.
         """
+        if replace is not False or delay is not None or not_before is not None:
+            terms = terms_of(priority, delay, not_before, replace, self._clock.time())
+            return (
+                await self._store.submit_timed(
+                    [data], keys_for(replace, [key]), valid_lanes(lane, None, 1), terms, False
+                )
+            )[0]
         answer = self._store.submit_item(data, priority, key, None if lane is None else valid_lane(lane))
         return answer if isinstance(answer, Submission) else await answer
 
@@ -350,20 +389,28 @@ class BatchProcessor(DeadLetterCalls):
         all_or_none: bool = False,
         lane: Lane | None = None,
         lanes: Iterable[Lane | None] | None = None,
+        delay: float | timedelta | None = None,
+        not_before: float | datetime | None = None,
+        replace: bool = False,
     ) -> list[Submission]:
         """:meth:`submit_item` for each, in order, with a key for each if there are ``keys``.
 
         ``all_or_none``: accept no item if there is no room for all of them. ``lane`` is the lane of all of
-        them; ``lanes`` has one for each, or None for none.
+        them; ``lanes`` has one for each, or None for none. ``delay``, ``not_before`` and ``replace`` hold for
+        all of them.
         """
         wanted = list(data)
         ids: list[str | None] = [None] * len(wanted) if keys is None else list(keys)
         if len(ids) != len(wanted):
             raise invalid("keys", f"{len(ids)} keys", f"one for each of the {len(wanted)} items")
         check_priority(priority)
-        return await self._store.submit_many(
-            wanted, priority, ids, valid_lanes(lane, lanes, len(wanted)), all_or_none
-        )
+        in_lanes = valid_lanes(lane, lanes, len(wanted))
+        if replace is not False or delay is not None or not_before is not None:
+            terms = terms_of(priority, delay, not_before, replace, self._clock.time())
+            return await self._store.submit_timed(
+                wanted, keys_for(replace, ids), in_lanes, terms, all_or_none
+            )
+        return await self._store.submit_many(wanted, priority, ids, in_lanes, all_or_none)
 
     # Results.
 
@@ -398,7 +445,7 @@ class BatchProcessor(DeadLetterCalls):
 
     async def get_batch_status(self, batch_id: str) -> BatchStatus | None:
         """The state of a batch; None if it is not known. The last 1,000 finished batches are known."""
-        return self._dispatcher.status_of_batch(batch_id)
+        return status_of_batch(self._dispatcher, batch_id)
 
     async def flush(self, timeout: float | None = None) -> bool:
         """Start all pending items without waiting for full batches, and wait until they have ended.
@@ -446,15 +493,3 @@ class BatchProcessor(DeadLetterCalls):
     def check_invariants(self) -> None:
         """Raise AssertionError if the parts disagree. For tests."""
         self._dispatcher.check_invariants()
-
-
-def _valid_handler(handler: object) -> Handler:
-    if not callable(handler):
-        raise invalid("process_handler", handler, "an async function of a list of items")
-    try:
-        inspect.signature(handler).bind([])
-    except ValueError:
-        pass  # a callable without a signature to be read
-    except TypeError as error:
-        raise invalid("process_handler", handler, f"a function of one list of items ({error})") from None
-    return handler

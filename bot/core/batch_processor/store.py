@@ -6,17 +6,17 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Protocol
 
-from bot.core._shared.errors import invalid
 from bot.core.batch_processor.models import (
-    MAX_KEY_LENGTH,
-    MAX_PRIORITY,
     DeadLetter,
     ItemStatus,
     Lane,
+    PeriodicItem,
+    Plan,
     ReplayReport,
     Submission,
 )
 from bot.core.batch_processor.results import Outcome
+from bot.core.batch_processor.terms import Terms
 
 OFF = "the batch processor is off"
 
@@ -51,6 +51,31 @@ class Store(Protocol):
         all_or_none: bool,
     ) -> list[Submission]:
         """As ``BatchProcessor.submit_many``, with a key and a lane or None for each."""
+
+    async def submit_timed(
+        self,
+        wanted: Sequence[Any],
+        keys: Sequence[str | None],
+        lanes: Sequence[Lane | None],
+        terms: Terms,
+        all_or_none: bool,
+    ) -> list[Submission]:
+        """As ``submit_many``, for items that wait for a time, or take the place of others."""
+
+    async def result_of_timed(self, data: Any, lane: Lane | None, terms: Terms) -> Any:
+        """Take an item in as soon as there is room, and return its result."""
+
+    async def cancel(self, item_id: str) -> bool:
+        """Take back a pending item; False if there is none of this id, or a handler has it."""
+
+    async def put_plan(self, plan: Plan) -> PeriodicItem:
+        """Submit an item each period from now on."""
+
+    async def remove_plan(self, name: str) -> bool:
+        """Submit no more of this name; False if there was none."""
+
+    async def list_plans(self) -> list[PeriodicItem]:
+        """What is submitted each period, by name."""
 
     def known_outcome(self, item_id: str) -> Outcome | None:
         """How an item ended, if that is at hand; None: ask :meth:`result`. May raise UnknownItemError."""
@@ -99,15 +124,3 @@ class Store(Protocol):
 
     def reset_counters(self) -> None:
         """Count from now on."""
-
-
-def check_priority(priority: object) -> None:
-    """Raises InvalidArgumentError for what is no priority."""
-    if priority.__class__ is not int or not -MAX_PRIORITY <= priority <= MAX_PRIORITY:
-        raise invalid("priority", priority, f"a whole number from -{MAX_PRIORITY} to {MAX_PRIORITY}")
-
-
-def check_key(key: object) -> None:
-    """Raises InvalidArgumentError for what is no idempotency key."""
-    if not isinstance(key, str) or not 1 <= len(key) <= MAX_KEY_LENGTH:
-        raise invalid("key", key, f"a string of 1 to {MAX_KEY_LENGTH} characters")

@@ -14,8 +14,8 @@ class BatchProcessorFigures(Figures, frozen=True, kw_only=True):
     """Since the start or the last reset.
 
     ``submitted_items`` is always ``total_items_processed`` (done) + ``failed_items`` (those cancelled
-    among them) + ``dead_lettered_items`` + ``pending_items``. In durable mode all of these are of the
-    items that this instance took from Redis; see docs/batch_processor.md for the others.
+    among them) + ``dead_lettered_items`` + ``replaced_items`` + ``pending_items``. In durable mode all of
+    these are of the items that this instance took from Redis; see docs/batch_processor.md for the others.
     """
 
     service = "batch_processor"
@@ -37,6 +37,8 @@ class BatchProcessorFigures(Figures, frozen=True, kw_only=True):
     """Items that failed, including cancelled ones."""
     cancelled_items: Annotated[int, _ITEMS.of("cancelled")]
     """Items withdrawn by their submitters."""
+    replaced_items: Annotated[int, _ITEMS.of("replaced")]
+    """Items whose place a newer one of their key has taken."""
     dead_lettered_items: Annotated[int, _ITEMS.of("dead_lettered")]
     """Items moved to the dead letters."""
     replayed_items: int
@@ -50,6 +52,10 @@ class BatchProcessorFigures(Figures, frozen=True, kw_only=True):
     """Batches that are being handled."""
     retrying_batches: int
     """Batches that wait for a retry."""
+    delayed_items: Annotated[int, gauge("phase4_batch_delayed_items", "Items that wait for their time")]
+    """Items that wait for their time; in durable mode of all instances."""
+    periodic_skipped: int
+    """Periods in which nothing was submitted: the item before was pending, or the queue full."""
     waiting_items: int
     """Items that wait for a retry alone, for the time that their error asked for."""
     completed_batches: Annotated[int, _BATCHES.of("completed")]
@@ -90,6 +96,8 @@ class BatchProcessorFigures(Figures, frozen=True, kw_only=True):
     ] = UNSET
     enqueued_items: int | UnsetType = UNSET
     """Durable mode: items that this instance added."""
+    replacing_items: int | UnsetType = UNSET
+    """Durable mode: submissions of this instance that took the place of a pending item."""
     reclaimed_items: Annotated[
         int | UnsetType,
         counter("phase4_batch_reclaimed_items", "Durable mode: items taken over from another instance"),

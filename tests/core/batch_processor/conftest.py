@@ -62,5 +62,8 @@ async def processor(clock, handler):
     figures = await processor.get_statistics()
     assert figures["pending_items"] == 0
     assert figures["submitted_items"] == (
-        figures["total_items_processed"] + figures["failed_items"] + figures["dead_lettered_items"]
+        figures["total_items_processed"]
+        + figures["failed_items"]
+        + figures["dead_lettered_items"]
+        + figures["replaced_items"]
     )

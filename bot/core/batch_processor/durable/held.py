@@ -22,6 +22,8 @@ class Held:
         # Changed by add, drop and clear.
         self._entries: dict[bytes, _Entry] = {}
         self._ids: set[str] = set()
+        self.replaceable: set[bytes] = set()
+        """Those of them whose item a newer one of its key may replace."""
         self._alone: bytes | None = None
         self.leased: dict[bytes, float] = {}
         """Those of items of lanes: since when each is leased for certain, on the monotonic clock."""
@@ -55,14 +57,29 @@ class Held:
             if entry in leased:
                 leased[entry] = at
 
-    def add(self, item: BatchItem, value: bytes, *, alone: bool, since: float = 0.0) -> None:
+    def add(
+        self, item: BatchItem, value: bytes, *, alone: bool, since: float = 0.0, replaceable: bool = False
+    ) -> None:
         """Hold the entry of an item; ``value`` is the entry's; ``since``: when it was leased, or before."""
         if item.lane is not None:
             self.leased[item.entry] = since
+        if replaceable:
+            self.replaceable.add(item.entry)
         self._entries[item.entry] = _Entry(item, value)
         self._ids.add(item.item_id)
         if alone:
             self._alone = item.entry
+
+    def set_value(self, entry: bytes, value: bytes) -> None:
+        """A newer item's value has taken the place of the entry's."""
+        held = self._entries.get(entry)
+        if held is not None:
+            self._entries[entry] = held._replace(value=value)
+
+    def item_of(self, entry: bytes) -> BatchItem | None:
+        """The entry's item; None if it is not held."""
+        held = self._entries.get(entry)
+        return None if held is None else held.item
 
     def value_of(self, entry: bytes) -> bytes | None:
         """The entry's value, which no handler can change; None if it is not held."""
@@ -73,6 +90,7 @@ class Held:
         """Hold it no more."""
         held = self._entries.pop(entry, None)
         self.leased.pop(entry, None)
+        self.replaceable.discard(entry)
         if held is not None:
             self._ids.discard(held.item.item_id)
         if self._alone == entry:
@@ -84,4 +102,5 @@ class Held:
         self._entries.clear()
         self.leased.clear()
         self._ids.clear()
+        self.replaceable.clear()
         self._alone = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from bot.core._shared.errors import BackendError, CorruptPayloadError
 from bot.core._shared.masking import one_line
@@ -53,6 +53,10 @@ class Leases:
         self._held = held
         self._settling = settling
         self._fence = fence
+        self.give_up: Callable[[bytes], Awaitable[None]]
+        """Takes back the item of an entry, for another instance that asks for it, unless a handler has it."""
+        self.move_due: Callable[[], Awaitable[float]]
+        """Moves what is due into the stream; the seconds until more is."""
         self.reading: asyncio.Task[None] | None = None
         self._read_count = AT_ONCE
         self.reset_counters()
@@ -144,7 +148,7 @@ class Leases:
             try:
                 lane = None
                 lane = lane_of(name)
-                item_id, priority, data = wanted_of(value)
+                item_id, priority, data, replaceable = wanted_of(value)
             except CorruptPayloadError as error:
                 unreadable = BatchItem(
                     value, None, now, f"?{entry.decode()}", 0, 0, count, entry=entry, lane=lane
@@ -161,7 +165,7 @@ class Leases:
                 continue
             self.redelivered += item.deliveries > 1
             alone = count > self._limits.alone_from
-            self._held.add(item, value, alone=alone, since=since)
+            self._held.add(item, value, alone=alone, since=since, replaceable=replaceable)
             if alone:
                 self._d.admit_alone(item)
             elif due is not None and lane is not None:
@@ -192,9 +196,10 @@ class Leases:
             if len(claimed) >= room:
                 self._loops.wake_keeper()
         await self._streams.tidy(int(max(SILENT_CONSUMERS, lease * 10) * 1000))
+        left = await self.move_due()
         self._loops.succeeded("keep")
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(min(1.0, lease / 4)):
+            async with asyncio.timeout(min(1.0, lease / 4, left)):
                 await self._loops.keeper_awake.wait()
         self._loops.keeper_awake.clear()
 
@@ -203,7 +208,9 @@ class Leases:
         entries = self._held.entries
         for start in range(0, len(entries), AT_ONCE):
             part, since = entries[start : start + AT_ONCE], self._d.now()
-            answer = await self._streams.refresh(self._d.ids.prefix, part)
+            answer, asked = await self._streams.refresh(self._d.ids.prefix, part)
+            for entry in asked:
+                await self.give_up(entry)
             lost = {entry for entry in answer if entry in self._held}  # others have ended here meanwhile
             self._held.renewed((entry for entry in part if entry not in lost), since)
             if lost:

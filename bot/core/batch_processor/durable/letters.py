@@ -124,7 +124,7 @@ class Letters:
             name = lane_name(letter.lane)
             keys.append(self._streams.key_of_lane(name))
             arguments.append(name)
-        return checked(await self._replay(keys, arguments), int)
+        return checked(await self._replay([*keys, *self._streams.waiting], arguments), int)
 
     async def discard(self, item_ids: Sequence[str] | None = None) -> int:
         """Remove dead letters, all or those of ``item_ids``; how many there were."""

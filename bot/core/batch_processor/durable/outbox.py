@@ -13,7 +13,7 @@ from bot.core._shared.futures import give_error, give_result
 from bot.core.batch_processor.dispatcher import Dispatcher
 from bot.core.batch_processor.durable.limits import Limits
 from bot.core.batch_processor.durable.loops import PAUSE_LONGEST, Loops
-from bot.core.batch_processor.durable.streams import ADDED, FULL, Added, Streams
+from bot.core.batch_processor.durable.streams import ADDED, FULL, KNOWN, Added, Streams
 from bot.core.batch_processor.durable.values import AT_ONCE, BYTES_AT_ONCE, lane_name, value_of
 from bot.core.batch_processor.errors import BatchClosedError, BatchQueueFullError
 from bot.core.batch_processor.lifecycle import State
@@ -79,7 +79,9 @@ class Outbox:
         """Whether Redis has not yet answered for an item."""
         return item_id in self._unconfirmed
 
-    def encode(self, item_id: str, priority: int, data: Any, lane: Lane | None) -> Added:
+    def encode(
+        self, item_id: str, priority: int, data: Any, lane: Lane | None, *, replaceable: bool = False
+    ) -> Added:
         """What is added to the stream. Raises InvalidArgumentError for what cannot travel."""
         try:
             name = lane_name(lane)
@@ -88,7 +90,7 @@ class Outbox:
                 "lane", lane, "text without lone surrogates in durable mode, which UTF-8 cannot hold"
             ) from None
         try:
-            value = value_of(item_id, priority, data)
+            value = value_of(item_id, priority, data, replaceable=replaceable)
         except UnsupportedValueError as error:
             raise invalid(
                 "data",
@@ -119,8 +121,8 @@ class Outbox:
         try:
             codes, _ = await self._streams.add(wanted, self._d.capacity.max_pending, all_or_none=True)
         except BackendError as error:
-            return [self._unavailable(error)] * len(wanted)
-        return [self._answer(one.item_id, code) for one, code in zip(wanted, codes, strict=True)]
+            return [self.unavailable(error)] * len(wanted)
+        return [self.answer(one.item_id, code) for one, code in zip(wanted, codes, strict=True)]
 
     def _put(self, offer: _Offer) -> None:
         self._offers.append(offer)
@@ -151,9 +153,9 @@ class Outbox:
                 for offer in offers:
                     self._unconfirmed.discard(offer.added.item_id)
                     if offer.of_result:
-                        give_error(offer.future, type(error)(self._unavailable(error).reason))
+                        give_error(offer.future, type(error)(self.unavailable(error).reason))
                     else:
-                        give_result(offer.future, self._unavailable(error))
+                        give_result(offer.future, self.unavailable(error))
             except asyncio.CancelledError:
                 for offer in offers:
                     self._unconfirmed.discard(offer.added.item_id)
@@ -164,14 +166,15 @@ class Outbox:
             else:
                 for offer, code in zip(offers, codes, strict=True):
                     self._unconfirmed.discard(offer.added.item_id)
-                    answer = self._answer(offer.added.item_id, code)
+                    answer = self.answer(offer.added.item_id, code)
                     if not offer.of_result:
                         give_result(offer.future, answer)
                     elif not answer.success:
                         give_error(offer.future, BatchQueueFullError(answer.reason))
                 self._on_added()
 
-    def _answer(self, item_id: str, code: int) -> Submission:
+    def answer(self, item_id: str, code: int) -> Submission:
+        """What the submitter of an item is told, by Redis's code."""
         d = self._d
         if code == FULL:
             d.outcomes.counters.refused += 1
@@ -183,11 +186,12 @@ class Outbox:
             )
         if code == ADDED:
             self.enqueued += 1
-        else:
+        elif code == KNOWN:
             self.known += 1
         return Submission((True, item_id, ""))
 
-    def _unavailable(self, error: BackendError) -> Submission:
+    def unavailable(self, error: BackendError) -> Submission:
+        """What the submitter of an item is told if Redis did not answer."""
         self._d.outcomes.counters.refused += 1
         doubt = "; whether the item was added is not known" if _may_have_arrived(error) else ""
         return Submission.refused(f"{error}{doubt}", "unknown" if doubt else "unavailable", PAUSE_LONGEST)

@@ -10,7 +10,7 @@ from bot.core._shared.clock import Clock
 from bot.core._shared.errors import BackendError
 from bot.core._shared.futures import give_error, give_result, retrieved
 from bot.core.batch_processor.durable.loops import Loops
-from bot.core.batch_processor.durable.streams import LOST, PENDING, Streams
+from bot.core.batch_processor.durable.streams import CANCELLED, LOST, PENDING, Streams
 from bot.core.batch_processor.durable.values import AT_ONCE, StoredOutcome, outcome_of
 from bot.core.batch_processor.errors import (
     BatchClosedError,
@@ -19,6 +19,8 @@ from bot.core.batch_processor.errors import (
     LostItemError,
     ResultNotKeptError,
     UnknownItemError,
+    cancelled,
+    describe,
 )
 from bot.core.batch_processor.lifecycle import State
 from bot.core.batch_processor.models import ItemStatus
@@ -101,6 +103,8 @@ class Results:
             return None
         if value == PENDING:
             return ItemStatus(item_id, "pending")
+        if value == CANCELLED:
+            return ItemStatus(item_id, "cancelled", error=describe(cancelled(item_id)))
         state, result, error, _ = _stored(value, item_id)
         if state == "dead":
             return ItemStatus(item_id, "dead_lettered", error=error)
@@ -160,6 +164,8 @@ def unwrap(item_id: str, outcome: StoredOutcome) -> Any:
 def _stored(value: bytes | None, item_id: str) -> StoredOutcome:
     if value is None:
         raise UnknownItemError(f"item_id = {item_id!r}: no such item is pending, and no result of it is kept")
+    if value == CANCELLED:
+        raise cancelled(item_id)
     if value == LOST:
         raise LostItemError(
             f"item {item_id} was accepted, but its entry is gone from Redis: it was not handled"

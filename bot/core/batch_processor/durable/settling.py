@@ -14,7 +14,7 @@ from bot.core.batch_processor.dispatcher import Dispatcher
 from bot.core.batch_processor.durable.held import Held
 from bot.core.batch_processor.durable.limits import Limits
 from bot.core.batch_processor.durable.loops import Loops
-from bot.core.batch_processor.durable.streams import Delivery, Settlement, Streams
+from bot.core.batch_processor.durable.streams import ELSEWHERE, SUPERSEDED, Delivery, Settlement, Streams
 from bot.core.batch_processor.durable.values import (
     AT_ONCE,
     BYTES_AT_ONCE,
@@ -64,8 +64,12 @@ class Settling:
         finally:
             self.committing -= 1
         for item, flag in zip(batch.items, flags, strict=True):
-            self.settled_elsewhere += not flag
+            self.settled_elsewhere += flag == ELSEWHERE
             self._held.drop(item.entry)
+            if flag == SUPERSEDED:
+                self._d.outcomes.superseded.add(item)
+        if SUPERSEDED in flags:
+            self._loops.wake_keeper()  # which lets the newer ones follow
         # The reader looks when the dispatcher has counted them off.
         asyncio.get_running_loop().call_soon(self._loops.wake_reader)
 
@@ -77,8 +81,11 @@ class Settling:
             logger.error("Item %s given up: %s", one_line(item.item_id), one_line(why))
             settlements.append(self.settlement(item, error, dead=True))
         flags = await self._settle(settlements)
+        self._d.outcomes.superseded.update(
+            item for (item, _), flag in zip(condemned, flags, strict=True) if flag == SUPERSEDED
+        )
         self._d.bury_unhandled([item for item, _ in condemned], errors)
-        self.settled_elsewhere += flags.count(False)
+        self.settled_elsewhere += flags.count(ELSEWHERE)
 
     def settlement(self, item: BatchItem, value: Any, *, dead: bool) -> Settlement:
         """What Redis is told of an item with this result or exception; ``dead``: it was given up."""
@@ -110,9 +117,9 @@ class Settling:
             self.unkept += 1
         return Settlement(item.entry, item.item_id, outcome, letter, lane_name(item.lane))
 
-    async def _settle(self, settlements: Sequence[Settlement]) -> list[bool]:
+    async def _settle(self, settlements: Sequence[Settlement]) -> list[int]:
         """Until Redis has it, however long that takes."""
-        flags: list[bool] = []
+        flags: list[int] = []
         failures = 0
         while len(flags) < len(settlements):
             part: list[Settlement] = []

@@ -17,6 +17,7 @@ from bot.core._shared.clock import Clock
 from bot.core._shared.errors import BackendError, invalid
 from bot.core._shared.loop_owner import LoopOwner, still_runs
 from bot.core._shared.masking import one_line
+from bot.core.batch_processor.checks import check_key, check_priority
 from bot.core.batch_processor.dispatcher import Dispatcher, another_loop
 from bot.core.batch_processor.durable.fence import Fence
 from bot.core.batch_processor.durable.held import Held
@@ -28,11 +29,22 @@ from bot.core.batch_processor.durable.outbox import Outbox
 from bot.core.batch_processor.durable.results import POLL_FIRST, Results
 from bot.core.batch_processor.durable.settling import Settling
 from bot.core.batch_processor.durable.streams import Added, Streams
+from bot.core.batch_processor.durable.timed import Timed
+from bot.core.batch_processor.durable.timed_outbox import TimedOutbox
 from bot.core.batch_processor.errors import BatchClosedError, BatchQueueFullError
 from bot.core.batch_processor.lifecycle import State
-from bot.core.batch_processor.models import DeadLetter, ItemStatus, Lane, ReplayReport, Submission
+from bot.core.batch_processor.models import (
+    DeadLetter,
+    ItemStatus,
+    Lane,
+    PeriodicItem,
+    Plan,
+    ReplayReport,
+    Submission,
+)
 from bot.core.batch_processor.results import Outcome
-from bot.core.batch_processor.store import OFF, check_key, check_priority
+from bot.core.batch_processor.store import OFF
+from bot.core.batch_processor.terms import Terms
 from bot.core.phase4_statistics.states import WITHOUT_REDIS
 from bot.core.redis_link import RedisLink, RedisUnavailableError
 
@@ -66,10 +78,14 @@ class RedisStore:
             dispatcher, self.streams, self._loops, self.limits, self._held, self.settling, fence
         )
         self.settling.on_next = self.leases.take_waited
+        self._timed = Timed(dispatcher, self.streams, self._loops, self._held, self.settling, clock)
+        self.leases.move_due = self._timed.move_due
+        self.leases.give_up = self._timed.give_up
         self._results = Results(dispatcher.outcomes.waiters, self.streams, self._loops, clock, self._has)
         self._outbox = Outbox(
             dispatcher, self.streams, self._loops, self.limits, self._results.poll_if_awaited
         )
+        self._timed_outbox = TimedOutbox(dispatcher, self._outbox, self._timed.streams, self._loops, clock)
 
     def _has(self, item_id: str) -> bool:
         return self._outbox.is_sending(item_id) or self._held.holds(item_id)
@@ -81,6 +97,7 @@ class RedisStore:
         self._link.client()
         self._d.commit = self.settling.commit
         self._d.on_lost = lambda item: self._held.drop(item.entry)
+        self._d.begin = self._timed.begin
         self.ensure_running()
         with contextlib.suppress(BackendError):  # the log has it; the reader tries again
             await self.streams.make_group()
@@ -166,7 +183,7 @@ class RedisStore:
                 await self.streams.leave(self._d.ids.prefix)
         finally:
             await self._link.release()
-        self._d.commit = self._d.on_lost = None
+        self._d.commit = self._d.on_lost = self._d.begin = None
 
     # Submitting.
 
@@ -229,7 +246,9 @@ class RedisStore:
             check_key(key)
         return Submission.refused(OFF, "off")
 
-    def _encoded(self, data: Any, priority: int, key: str | None, lane: Lane | None) -> Added:
+    def _encoded(
+        self, data: Any, priority: int, key: str | None, lane: Lane | None, *, replaceable: bool = False
+    ) -> Added:
         check_priority(priority)
         if key is not None:
             check_key(key)
@@ -238,7 +257,50 @@ class RedisStore:
                     "key", key, "text without lone surrogates in durable mode, which UTF-8 cannot hold"
                 )
         item_id = self._d.ids.new_item() if key is None else key
-        return self._outbox.encode(item_id, priority, data, lane)
+        return self._outbox.encode(item_id, priority, data, lane, replaceable=replaceable)
+
+    async def submit_timed(
+        self,
+        wanted: Sequence[Any],
+        keys: Sequence[str | None],
+        lanes: Sequence[Lane | None],
+        terms: Terms,
+        all_or_none: bool,
+    ) -> list[Submission]:
+        if self._d.state is not State.ON:
+            return [self._refused(terms.priority, key) for key in keys]
+        given = zip(wanted, keys, lanes, strict=True)
+        all_added = [
+            self._encoded(one, terms.priority, key, lane, replaceable=terms.replace)
+            for one, key, lane in given
+        ]
+        self.ensure_running()
+        return await self._timed_outbox.submit(all_added, terms, all_or_none)
+
+    async def result_of_timed(self, data: Any, lane: Lane | None, terms: Terms) -> Any:
+        if self._d.state is not State.ON:
+            raise BatchClosedError(OFF)
+        added = self._encoded(data, terms.priority, None, lane)
+        self.ensure_running()
+        await self._timed_outbox.submit_when_room(added, terms)
+        return await self._results.wait_for(added.item_id)
+
+    async def cancel(self, item_id: str) -> bool:
+        self.ensure_running()
+        return await self._timed.cancel(item_id)
+
+    async def put_plan(self, plan: Plan) -> PeriodicItem:
+        if self._d.state is not State.ON:
+            raise BatchClosedError(OFF)
+        added = self._encoded(plan.data, plan.priority, plan.item_id, plan.lane)
+        self.ensure_running()
+        return await self._timed.put_plan(plan, added.value)
+
+    async def remove_plan(self, name: str) -> bool:
+        return await self._timed.streams.remove_plan(name)
+
+    async def list_plans(self) -> list[PeriodicItem]:
+        return await self._timed.list_plans()
 
     # Results, flush.
 
@@ -261,13 +323,19 @@ class RedisStore:
         if sending is not None and not sending.done():
             await asyncio.wait([sending])
         last: bytes | None = None
+        newer = self._timed.looked.newer > 0
         failures = 0
         while True:
             try:
                 if last is None:
                     last = await self.streams.last_entry()
                 if last is None or not await self.streams.any_until(last):
-                    return True
+                    if not newer:
+                        return True
+                    # Those that waited behind it are in the stream now, or on their way there.
+                    newer = (await self._timed.streams.look()).newer > 0
+                    last = None
+                    self._loops.wake_keeper()
                 failures = 0
                 self._loops.succeeded("flush")
             except BackendError as error:
@@ -321,9 +389,14 @@ class RedisStore:
             "given_back_items": self.leases.given_back,
             "settled_elsewhere_items": self.settling.settled_elsewhere,
             "results_not_kept": self.settling.unkept,
+            "delayed_items": self._timed.looked.delayed,
+            "periodic_skipped": self._timed.left_out,
+            "replacing_items": self._timed_outbox.replaced,
         }
 
     def reset_counters(self) -> None:
         self._outbox.reset_counters()
         self.leases.reset_counters()
         self.settling.reset_counters()
+        self._timed.reset_counters()
+        self._timed_outbox.reset_counters()

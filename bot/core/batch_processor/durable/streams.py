@@ -27,16 +27,24 @@ STOPPED = "stopped"
 
 PENDING = b"P"
 LOST = b"L"
+CANCELLED = b"C"
 LONG_AGO = 86_400_000
 """Milliseconds for which what was given back has been idle, as Redis sees it: any lease is over."""
 
-ADDED, FULL, KNOWN = 1, 0, 2
+ADDED, FULL, KNOWN, REPLACED = 1, 0, 2, 3
+ELSEWHERE, ENDED, SUPERSEDED = 0, 1, 2
+"""What settle.lua answers."""
 
 
 def script_source(*names: str) -> str:
     """The .lua files of these names beside this one, one after the other."""
     sources = [(files(__package__) / f"{name}.lua").read_text(encoding="ascii") for name in names]
-    return "".join(sources).replace("GROUP_NAME", GROUP).replace("NOBODY_NAME", NOBODY)
+    return (
+        "".join(sources)
+        .replace("GROUP_NAME", GROUP)
+        .replace("NOBODY_NAME", NOBODY)
+        .replace("STOPPED_NAME", STOPPED)
+    )
 
 
 class Added(NamedTuple):
@@ -79,12 +87,17 @@ class Streams:
         self.dead = f"{tag}:dead".encode()
         self._of_item = f"{tag}:item:".encode()
         self._of_lane = f"{tag}:lane:".encode()
+        self.asked = f"{tag}:asked".encode()
+        self.times = f"{tag}:times".encode()
+        self.plans = f"{tag}:plans".encode()
+        self.waiting = (f"{tag}:later".encode(), f"{tag}:kept".encode(), f"{tag}:newer".encode())
+        """Of what waits: see pending.lua. The last keys of each script that reads the keys of items."""
         self.length = 0
         """Entries, when Redis last told."""
         self.dead_length = 0
         """Dead letters, when Redis last told."""
         self._add = link.script(script_source("pending", "lanes", "add"))
-        self._settle = link.script(script_source("pending", "lanes", "settle"))
+        self._settle = link.script(script_source("pending", "lanes", "later", "settle"))
         self._claim = link.script(script_source("claim"))
         self._gate = link.script(script_source("lanes", "gate"))
         self._refresh = link.script(script_source("refresh"))
@@ -117,12 +130,12 @@ class Streams:
         arguments: list[Any] = [limit, int(all_or_none), len(wanted), *[one.value for one in wanted]]
         lanes = [one.lane for one in wanted]
         if any(lanes):
-            arguments += [*lanes, *self._append_lanes(keys, lanes)]
-        answer = await self._add(keys, arguments)
+            arguments += [*lanes, *self.append_lanes(keys, lanes)]
+        answer = await self._add([*keys, *self.waiting], arguments)
         *answers, self.length = checked(answer, list[int], len(wanted) + 1)
         return answers, self.length
 
-    def _append_lanes(self, keys: list[bytes], lanes: Sequence[bytes]) -> list[int]:
+    def append_lanes(self, keys: list[bytes], lanes: Sequence[bytes]) -> list[int]:
         """Append the keys of these lanes, each once; the place of each one's, counted from 1; 0: no lane."""
         places = {b"": 0}
         for lane in lanes:
@@ -182,9 +195,13 @@ class Streams:
         first = iter(checked(answer, list[int], len(in_lanes)))
         return [one for one in deliveries if not one.lane or next(first)]
 
-    async def refresh(self, consumer: str, entries: Sequence[bytes]) -> list[bytes]:
-        """Begin the lease of these entries anew; returns those that are this consumer's no more."""
-        return checked(await self._refresh([self.items], [GROUP, consumer, *entries]), list[bytes])
+    async def refresh(self, consumer: str, entries: Sequence[bytes]) -> tuple[list[bytes], list[bytes]]:
+        """Begin the lease of these entries anew.
+
+        Returns those that are this consumer's no more, and those that another instance wants to take back.
+        """
+        answer = await self._refresh([self.items, self.asked], [GROUP, consumer, *entries])
+        return checked(answer, tuple[list[bytes], list[bytes]])
 
     async def give_back(self, consumer: str, entries: Sequence[tuple[bytes, int]], *, begun: bool) -> None:
         """Leave (entry, deliveries to be remembered) pairs for whoever claims next."""
@@ -210,27 +227,27 @@ class Streams:
         max_dead_letters: int,
         *,
         take_next: bool = False,
-    ) -> tuple[list[bool], list[Delivery]]:
-        """End entries; False for each that somebody else has ended, or handles now. May be repeated.
+    ) -> tuple[list[int], list[Delivery]]:
+        """End entries; ELSEWHERE for each that somebody else has ended, or handles now. May be repeated.
 
         Also what comes next in their lanes, if this consumer takes it (``take_next``).
         """
         keys = [self.items, self.dead, *[self.key_of(one.item_id) for one in settlements]]
         arguments: list[Any] = [consumer, ttl_ms, max_dead_letters, int(take_next), len(settlements)]
-        places = self._append_lanes(keys, [one.lane for one in settlements])
+        places = self.append_lanes(keys, [one.lane for one in settlements])
         for one, place in zip(settlements, places, strict=True):
             arguments += (one.entry, one.outcome, one.letter, place)
-        answer = checked(await self._settle(keys, arguments), tuple[list[int], list[Any]])
+        answer = checked(await self._settle([*keys, *self.waiting], arguments), tuple[list[int], list[Any]])
         ended = checked(answer[0], list[int], len(settlements))
         following = [
             Delivery(entry, 1, fields.get(b"v", b""), lane=fields.get(b"l", b""))
             for entry, fields in map(_entry_of, answer[1])
         ]
-        return [bool(flag) for flag in ended], following
+        return ended, following
 
     async def outcomes(self, item_ids: Sequence[str]) -> list[bytes | None]:
         """What the keys of items hold: PENDING, an outcome, None, or LOST (told once, None after that)."""
-        found = await self._look([self.items, *[self.key_of(item_id) for item_id in item_ids]], [])
+        found = await self._look([self.items, *map(self.key_of, item_ids), *self.waiting], [])
         return checked(found, list[bytes | None], len(item_ids))
 
     async def last_entry(self) -> bytes | None:

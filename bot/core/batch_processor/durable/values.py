@@ -37,11 +37,13 @@ class Wanted(NamedTuple):
     item_id: str
     priority: int
     data: Any
+    replaceable: bool = False
+    """Whether a newer one of its key may take its place until the handler has it."""
 
 
-def value_of(item_id: str, priority: int, data: Any) -> bytes:
+def value_of(item_id: str, priority: int, data: Any, *, replaceable: bool = False) -> bytes:
     """An entry's value. Raises UnsupportedValueError."""
-    return encode_body([item_id, priority, data])
+    return encode_body([item_id, priority, data, True] if replaceable else [item_id, priority, data])
 
 
 def wanted_of(value: bytes) -> Wanted:
@@ -49,7 +51,7 @@ def wanted_of(value: bytes) -> Wanted:
     parts = decode_body(value)
     if (
         type(parts) is not list
-        or len(parts) != 3
+        or not (len(parts) == 3 or (len(parts) == 4 and parts[3] is True))
         or type(parts[0]) is not str
         or not 1 <= len(parts[0]) <= MAX_KEY_LENGTH
         or type(parts[1]) is not int

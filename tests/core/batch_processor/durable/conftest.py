@@ -51,7 +51,10 @@ async def instances(safe_server, queue):
         figures = await processor.get_statistics()
         assert figures["pending_items"] == 0
         assert figures["submitted_items"] == (
-            figures["total_items_processed"] + figures["failed_items"] + figures["dead_lettered_items"]
+            figures["total_items_processed"]
+            + figures["failed_items"]
+            + figures["dead_lettered_items"]
+            + figures["replaced_items"]
         )
     assert not RedisLink._links, "every link was given back"
 

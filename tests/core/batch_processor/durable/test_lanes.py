@@ -337,7 +337,7 @@ async def test_who_lost_the_lease_can_neither_end_the_item_nor_let_the_lane_go_o
     assert await streams.gate("frozen", [first]) == [first]
     (again,) = [one for one in await claim(streams, "b", lease=0) if one.entry == first.entry]
     assert await settle(streams, "frozen", first, take=True) == ([False], [])
-    assert await streams.refresh("frozen", [first.entry]) == [first.entry]
+    assert await streams.refresh("frozen", [first.entry]) == ([first.entry], [])
     assert await streams.link.execute("XLEN", streams.items) == 2
     flags, (second,) = await settle(streams, "b", again, take=True)
     assert flags == [True]

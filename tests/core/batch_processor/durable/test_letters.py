@@ -88,7 +88,7 @@ async def test_a_replay_keeps_id_priority_and_data(letters, instances, item_id):
     await put(letters, ("other", 1, 0), (item_id, data, -7))
     assert await letters.replay([item_id], 10) == ReplayReport(1)
     [(_, fields)] = await letters._link.execute("XRANGE", letters._streams.items, "-", "+")
-    assert wanted_of(fields[b"v"]) == (item_id, -7, data)
+    assert wanted_of(fields[b"v"]) == (item_id, -7, data, False)
     assert await ids(letters) == ["other"]
     p = await instances(echo)
     assert await p.get_result(item_id, timeout=10) == data

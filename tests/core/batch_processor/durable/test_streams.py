@@ -15,8 +15,9 @@ NAMES = sorted(
 
 def test_every_script_is_there():
     assert NAMES == [
-        "add", "claim", "gate", "give_back", "lanes", "leave", "look", "pending", "refresh", "replay",
-        "settle", "skip", "tidy",
+        "add", "cancel", "claim", "gate", "give_back", "lane_of", "lanes", "later", "leave", "look",
+        "look_later", "move", "pending", "pick_up", "plan", "refresh", "replay", "settle", "skip", "submit",
+        "tick", "tidy",
     ]  # fmt: skip
 
 

@@ -16,7 +16,8 @@ from bot.core.batch_processor.models import DeadLetter
 
 
 def test_an_item_comes_back():
-    assert wanted_of(value_of("id", -3, {"file": b"x"})) == ("id", -3, {"file": b"x"})
+    assert wanted_of(value_of("id", -3, {"file": b"x"})) == ("id", -3, {"file": b"x"}, False)
+    assert wanted_of(value_of("id", 0, None, replaceable=True)) == ("id", 0, None, True)
 
 
 @pytest.mark.parametrize(
