@@ -283,6 +283,8 @@ ENABLE_OUTBOUND = False
 # what every key and channel in Redis begins with, for several bots on one Redis (1 to 64 of A-Z a-z 0-9
 # . _ -, beginning with a letter or digit (a colon is put after it))
 # PHASE4_KEY_PREFIX = ""
+# seconds that one call to Redis may take before Redis counts as away (a number >= 0.5 and <= 60.0)
+# PHASE4_REDIS_TIMEOUT = 1
 
 # Dashboard
 

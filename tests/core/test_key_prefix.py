@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 
 import pytest
 
@@ -36,6 +37,16 @@ def monitored(redis_server):
     yield lines
     connection.disconnect()
     client.close()
+
+
+def named_places(lines, raw):
+    """All keys, channels and patterns of the commands until now."""
+    raw.echo("the end")
+    deadline = time.monotonic() + 20
+    while not any(b"the end" in line for line in lines):  # they come by a connection of their own
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return {place for line in list(lines) for place in places_of(words_of(line), raw)}
 
 
 async def test_no_key_or_channel_lies_outside_and_neither_bot_meets_the_other(redis_server, monitored):
@@ -78,7 +89,7 @@ async def test_no_key_or_channel_lies_outside_and_neither_bot_meets_the_other(re
         names = raw.keys("*")
         assert len(names) > 20
         assert {name.partition(b":")[0] for name in names} == {b"one", b"two"}
-        places = {place for line in list(monitored) for place in places_of(words_of(line), raw)}
+        places = named_places(monitored, raw)
     assert {place.partition(b":")[0] for place in places} == {b"one", b"two"}
     kinds = {place.partition(b":")[2][:4] for place in places}
     assert kinds == {b"p4c:", b"p4r:", b"{p4o", b"p4o:", b"phas"}
@@ -92,7 +103,7 @@ async def test_without_a_prefix_keys_are_as_they_always_were(redis_server, monit
     await bot.use("word")
     await bot.stop()
     with redis.Redis(port=redis_server.port) as raw:
-        places = {place for line in list(monitored) for place in places_of(words_of(line), raw)}
+        places = named_places(monitored, raw)
     assert {place[:4] for place in places} == {b"p4c:", b"p4r:", b"{p4o", b"p4o:", b"phas"}
     assert {b"p4c:changes:0", b"p4r:reset", b"p4o:release", b"p4r:i:42", b"{p4o:7}:w:-100"} <= places
     assert b"phase4:{batch:default}:items" in places

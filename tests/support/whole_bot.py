@@ -56,13 +56,34 @@ class WholeBot:
         """Whether messages of other instances arrive, on all three channels."""
         return all(
             subscription.standing
-            for link in {link for links in RedisLink._links.values() for link in links}
+            for url, links in RedisLink._links.items()
+            for link in links
+            if url.startswith(self.url)
             for subscription in link._subscriptions
         )
 
     async def stop(self):
         for service in reversed(self.services):
             await service.disable()
+
+    def request(self, number):
+        """A message to some group."""
+        return Request("sendMessage", chat=-1000 - number)
+
+    async def use_again(self, word):
+        """What can be done twice with one Redis."""
+        await self.outbound.call(self._nothing, self.request(1))
+        assert await self.cache.set("again", word, tags=["t"])
+        assert await self.cache.get("again") == word
+        await self.cache.invalidate_tag("t")
+        assert await self.limiter.reset_client(42)
+        assert (await self.limiter.is_allowed(42, HOURLY))[0]
+        await self.outbound.release(5)
+        report = await self.outbound.broadcast(f"again-{word}", [1, 2], lambda chat: self._nothing())
+        assert report.sent == 2
+
+    async def _nothing(self):
+        return None
 
     async def use(self, word):
         """Whatever leaves a key or a message in Redis; values are made of ``word``."""

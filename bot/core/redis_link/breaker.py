@@ -90,6 +90,11 @@ class Breaker:
         if self.state is State.PROBED:
             self.state = State.AWAY
 
+    def may_be_back(self) -> None:
+        """Another server has taken its place: see at once whether it answers."""
+        self._probe_at = self._now()
+        self._failures = 0
+
     def failed(self, error: BaseException) -> None:
         """The server could not be reached."""
         now = self._now()

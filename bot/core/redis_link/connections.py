@@ -7,14 +7,15 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from bot.core._shared.errors import BackendError, MisuseError
 from bot.core._shared.loop_owner import LoopOwner
+from bot.core._shared.redis_address import Kind, RedisAddress, Sentinels
 from bot.core._shared.tasks import BackgroundTasks
 from bot.core.redis_link import driver
 from bot.core.redis_link.errors import RedisUnavailableError
 from bot.core.redis_link.failures import Failure, judge
+from bot.core.redis_link.sentinels import Primary
 
 logger = logging.getLogger("bot.core.redis_link")
 
@@ -31,20 +32,17 @@ class Connections:
 
     def __init__(
         self,
-        url: str,
+        address: RedisAddress,
         timeout: float,
-        name: str,
         *,
-        cluster: bool,
         on_left: Callable[[], None],
         on_moved: Callable[[], None],
     ) -> None:
-        self.url = url
+        self._address = address
         self.timeout = timeout
-        self.name = name
-        self.cluster = cluster
-        parts = urlsplit(url)
-        self._has_password = parts.password is not None or "password=" in parts.query
+        self.name = address.shown
+        self.cluster = address.kind is Kind.CLUSTER
+        self.primary = None if address.sentinels is None else self._led_by(address.sentinels)
         self._on_left = on_left
         self._on_moved = on_moved
         self.owner = LoopOwner(self._forked)
@@ -52,7 +50,7 @@ class Connections:
         self.tasks = BackgroundTasks()
         self.generation = 0
         """How often every connection was given up for another server."""
-        self._protocol = 3
+        self._protocol = address.protocol
         # Changed only by client, take_client, _replace and _forked.
         self._client: Any = None
         # Connections of callers' own. Changed only by open_connection, close_connection and abandon.
@@ -161,8 +159,16 @@ class Connections:
 
     def connect(self) -> Any:
         """A new client, not yet that of the link."""
+        if self.primary is not None:
+            return driver.connect_by_sentinels(self._address, self.timeout, self._protocol, self.primary)
         connect = driver.connect_cluster if self.cluster else driver.connect
-        return connect(self.url, self.timeout, self._protocol)
+        return connect(self._address.url, self.timeout, self._protocol)
+
+    def _led_by(self, sentinels: Sentinels) -> Primary:
+        async def ask(at: tuple[str, int]) -> Any:
+            return await driver.ask_sentinel(at, sentinels, self._address.url, self.timeout)
+
+        return Primary(sentinels, self.timeout, self.name, ask)
 
     def new_connection(self) -> Any:
         """A connection for this caller alone, to any node, not yet open."""
@@ -199,7 +205,7 @@ class Connections:
         """Whether connecting failed for want of HELLO, and is worth another try: in RESP2 from now on."""
         failure = judge(error)
         # A client that has not logged in yet may not be told that HELLO, its login, is unknown.
-        unheard = failure is Failure.LOGIN and self._has_password
+        unheard = failure is Failure.LOGIN and self._address.has_password
         if failure is not Failure.OLD_PROTOCOL and not unheard:
             return False
         if self._protocol == 2:

@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from bot.core._shared.answer_bounds import AnswerBounds
+from bot.core._shared.redis_address import RedisAddress, Sentinels
 from bot.core.redis_link.errors import RedisUnavailableError
+from bot.core.redis_link.sentinels import Primary
 
 
 def connect(url: str, timeout: float, protocol: int) -> Any:
@@ -38,6 +40,92 @@ def connect(url: str, timeout: float, protocol: int) -> Any:
     )
 
 
+def connect_by_sentinels(address: RedisAddress, timeout: float, protocol: int, primary: Primary) -> Any:
+    """A client of the primary that sentinels name; otherwise as :func:`connect`."""
+    client = connect(address.url, timeout, protocol)
+    lead_to(client.connection_pool, primary)
+    return client
+
+
+def lead_to(pool: Any, primary: Primary) -> None:
+    """Have every connection that a pool of redis-py makes from now on lead to the primary."""
+    base: Any = pool.connection_class
+
+    class PrimaryConnection(base):  # type: ignore[misc]
+        """A connection that asks for its address each time it connects."""
+
+        async def _connect(self) -> None:
+            self.host, self.port = await primary.find()
+            await super()._connect()
+
+    async def greet(connection: Any) -> None:
+        await connection.on_connect()
+        await _check_role(connection, primary)
+
+    pool.connection_class = PrimaryConnection
+    pool.connection_kwargs["redis_connect_func"] = greet
+
+
+async def _check_role(connection: Any, primary: Primary) -> None:
+    """Raise redis-py's ConnectionError if a server is no primary: it is demoted before all sentinels know."""
+    from redis.exceptions import ConnectionError as RedisConnectionError
+    from redis.exceptions import ResponseError
+
+    await connection.send_command("ROLE")
+    try:
+        role = await connection.read_response()
+    except ResponseError:
+        return  # forbidden to this user: it finds out by the first write that is refused
+    if isinstance(role, list) and role and role[0] not in (b"master", "master"):
+        primary.distrust()
+        raise RedisConnectionError(f"{connection.host}:{connection.port} is not the primary (any more)")
+
+
+async def ask_sentinel(at: tuple[str, int], sentinels: Sentinels, url: str, timeout: float) -> Any:
+    """What one sentinel answers when it is asked for the primary; otherwise as :func:`open_sentinel`."""
+    connection = await open_sentinel(at, sentinels, url, timeout)
+    try:
+        await connection.send_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", sentinels.service)
+        return await connection.read_response()
+    finally:
+        await connection.disconnect(nowait=True)
+
+
+async def open_sentinel(at: tuple[str, int], sentinels: Sentinels, url: str, timeout: float) -> Any:
+    """A connection to one sentinel; raises redis-py's errors.
+
+    ``url`` is the primary's, which has the options for TLS.
+    """
+    from redis.asyncio.connection import Connection, SSLConnection, parse_url
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+
+    options: dict[str, Any] = dict(parse_url(url)) if sentinels.tls else {}
+    tls = {name: value for name, value in options.items() if name.startswith("ssl_")}
+    kind: Any = SSLConnection if sentinels.tls else Connection
+    connection = kind(
+        host=at[0],
+        port=at[1],
+        username=sentinels.username,
+        password=sentinels.password,
+        protocol=2,  # no HELLO: old sentinels know none
+        socket_connect_timeout=timeout,
+        socket_timeout=timeout,
+        retry=Retry(NoBackoff(), 0),
+        parser_class=_bounded_parser(),
+        **tls,
+    )
+    for name in ("driver_info", "lib_name", "lib_version"):  # it is asked one thing: no CLIENT SETINFO before
+        if hasattr(connection, name):
+            setattr(connection, name, None)
+    try:
+        await connection.connect()
+    except BaseException:
+        await connection.disconnect(nowait=True)
+        raise
+    return connection
+
+
 def connect_cluster(url: str, timeout: float, protocol: int) -> Any:
     """A client of a cluster; otherwise as :func:`connect`."""
     try:
@@ -48,7 +136,7 @@ def connect_cluster(url: str, timeout: float, protocol: int) -> Any:
         raise RedisUnavailableError("redis is missing: pip install redis[hiredis]") from error
     _need_hiredis()
     client = RedisCluster.from_url(
-        url.replace("+cluster://", "://", 1),
+        url,
         protocol=protocol,
         socket_connect_timeout=timeout,
         socket_timeout=timeout,

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bot.core._shared.masking import mask_url
 from bot.core.redis_link.breaker import Breaker
 
 
 class Health:
     """The breakers of one link, and the callbacks for when a server is back."""
 
-    def __init__(self, url: str, timeout: float, now: Callable[[], float], *, cluster: bool) -> None:
-        self.name = mask_url(url)
+    def __init__(self, name: str, timeout: float, now: Callable[[], float], *, cluster: bool) -> None:
+        self.name = name
         """The server as logs and errors name it: no password is in it."""
         self.breaker = Breaker(self.name, timeout, now)
         self._timeout = timeout

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, ClassVar, TypeVar
-from urllib.parse import urlsplit
 
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.errors import BackendError, invalid
 from bot.core._shared.loop_owner import LoopOwner
-from bot.core._shared.masking import mask_url
-from bot.core._shared.redis_address import RedisAddress
+from bot.core._shared.redis_address import TIMEOUT, Kind, RedisAddress, files_of
 from bot.core._shared.tasks import run_on_loop, to_the_end
 from bot.core.redis_link import driver
 from bot.core.redis_link.breaker import Breaker
@@ -33,24 +32,9 @@ from bot.core.redis_link.reads import BatchedReader
 from bot.core.redis_link.rights import Rights
 from bot.core.redis_link.scripts import BatchedScript, Script
 from bot.core.redis_link.subscription import Subscription
+from bot.core.redis_link.watching import Watch
 
 T = TypeVar("T")
-
-TIMEOUT = 1.0
-"""Seconds that Redis may take for one call; it answers in less than a millisecond when it is well."""
-
-_SCHEMES = ("redis://", "rediss://", "unix://", "redis+cluster://", "rediss+cluster://")
-
-
-def _checked(url: str) -> None:
-    if not url.startswith(_SCHEMES):
-        raise invalid("redis url", mask_url(url), f"an address after one of {', '.join(_SCHEMES)}")
-    try:
-        urlsplit(url).port  # noqa: B018 - raises for one that is none
-    except ValueError:
-        # Not from the error: its text may hold a part of the password.
-        allowed = "redis://user:password@host:port/number, with %23 for # and %2F for /"
-        raise invalid("redis url", mask_url(url), allowed) from None
 
 
 class RedisLink:
@@ -59,6 +43,8 @@ class RedisLink:
     In a cluster each node has a breaker of its own: one that is away takes only its own keys with it.
 
     Calls may be cancelled at any time; the connection is then closed, not reused half-read.
+
+    **Sentinels** are asked for the primary by each new connection, and heard when it becomes another.
 
     **Event loops.** A link lives on one event loop. When that loop has ended, or the process was
     forked, the next call starts again under the running loop, subscriptions included. While that loop
@@ -76,28 +62,35 @@ class RedisLink:
     # loop each. Changed only by shared and release.
     _links: ClassVar[dict[str, dict[RedisLink, int]]] = {}
 
-    def __init__(self, url: str, *, timeout: float = TIMEOUT, clock: Clock = SYSTEM_CLOCK) -> None:
-        _checked(url)
-        self.url = url
+    def __init__(self, url: str, *, timeout: float | None = None, clock: Clock = SYSTEM_CLOCK) -> None:
+        """``timeout``: seconds for one call; None: those of the URL's ``socket_timeout``, or TIMEOUT.
+
+        Raises InvalidArgumentError for a URL that cannot be one.
+        """
         address = RedisAddress.read(url)
+        for option, path in files_of(url).items():
+            # Else each connection would fail, as if the server were away.
+            if not os.path.exists(path):
+                raise invalid(f"{option} of the redis url", path, "a file that is there")
+        self.url = url
         self.root = address.root
         """What every key and channel of a service begins with here: ``shop:`` for the prefix ``shop``."""
         self.root_bytes = address.root.encode()
-        self.cluster = "+cluster://" in url[:20]
+        self.cluster = address.kind is Kind.CLUSTER
         """Whether the URL names one node of a Redis cluster."""
-        self.timeout = timeout
+        self.timeout = timeout = timeout or address.timeout or TIMEOUT
         now = clock.monotonic
-        self._health = health = Health(address.url, timeout, now, cluster=self.cluster)
+        self._health = health = Health(address.shown, timeout, now, cluster=self.cluster)
         self.breaker: Breaker = health.breaker
         self._connections = connections = Connections(
-            address.url,
-            timeout,
-            health.name,
-            cluster=self.cluster,
-            on_left=self._abandon,
-            on_moved=self._restart,
+            address, timeout, on_left=self._abandon, on_moved=self._restart
         )
         self._primary = primary = PrimarySearch(connections, now, self._leave_for)
+        self._watch = (
+            None
+            if address.sentinels is None or connections.primary is None
+            else Watch(connections, connections.primary, address.sentinels, address.url, self._switched)
+        )
         self._rights = rights = Rights(health.name)
         self._calls = calls = Calls(connections, health, primary, now)
         self._probes = probes = NodeProbes(connections, health, calls)
@@ -171,10 +164,17 @@ class RedisLink:
 
     def _restart(self) -> None:
         """The link lives on another event loop now."""
+        if self._watch is not None:
+            self._watch.start()
         for subscription in self._subscriptions:
             subscription.start()
         for callback in list(self._on_move):
             callback()
+
+    def _switched(self) -> None:
+        """The sentinels name another primary."""
+        self._leave_for(self._connections.connect())
+        self.breaker.may_be_back()
 
     def _leave_for(self, client: Any) -> None:
         """Move every connection to where ``client`` leads."""

@@ -64,6 +64,7 @@ class PrimarySearch:
         """A write was taken."""
         self.read_only = False
         self._looks = 0
+        self.look_at = 0.0  # there is a primary: whoever is refused elsewhere finds it at once
         if self._said:
             self._said = False
             logger.warning("Redis at %s takes writes again", self._connections.name)
@@ -72,10 +73,13 @@ class PrimarySearch:
         """Forget the check of an event loop that has ended."""
         self.looking = None
 
-    async def on_another_server(self, operation: Callable[[Any], Awaitable[T]], used: Any = None) -> T:
+    async def on_another_server(
+        self, operation: Callable[[Any], Awaitable[T]], used: Any = None, *, was_left: bool = False
+    ) -> T:
         """Run what was refused by a server that is no primary where the name leads now.
 
-        ``used`` is the client that was refused. Raises redis-py's errors.
+        ``used`` is the client that was refused; ``was_left``: all calls go elsewhere since it was sent.
+        Raises redis-py's errors.
         """
         connections = self._connections
         if connections.cluster:
@@ -84,7 +88,7 @@ class PrimarySearch:
         if self.looking is not None:
             await asyncio.shield(self.looking)
             return await operation(connections.client())
-        if used is not None and not connections.is_current(used):
+        if was_left or (used is not None and not connections.is_current(used)):
             return await operation(connections.client())  # it was found meanwhile
         self._looks += 1
         self.look_at = self._now() + exponential(self._looks, LOOK_FIRST, LOOK_LONGEST)

@@ -223,13 +223,16 @@ class BatchedScript(Batches):
         if self._connections.cluster and self._elsewhere_slot is not None:
             for calls in groups:
                 self._elsewhere_slot(calls)
-        elif self._primary.may_look:
-            self._connections.spawn(self._on_another_server(groups), name="redis-script-elsewhere")
+        elif self._primary.may_look or self._leaving:
+            # Leaving: the server was left for another while this was under way to it.
+            self._connections.spawn(
+                self._on_another_server(groups, was_left=self._leaving), name="redis-script-elsewhere"
+            )
         else:
             for calls in groups:
                 self._fail(calls, RedisRefusedError(told(text)))
 
-    async def _on_another_server(self, groups: list[list[Call]]) -> None:
+    async def _on_another_server(self, groups: list[list[Call]], *, was_left: bool) -> None:
         left = deque(groups)
 
         async def operation(client: Any) -> list[Any]:
@@ -244,7 +247,7 @@ class BatchedScript(Batches):
         failure: BackendError = RedisUnavailableError("the script was stopped")
         try:
             async with asyncio.timeout(self._timeout):
-                answers = await self._primary.on_another_server(operation)
+                answers = await self._primary.on_another_server(operation, was_left=was_left)
             for answer in answers:
                 calls = left.popleft()
                 if isinstance(answer, Exception):

@@ -14,12 +14,10 @@ from bot.core._shared.backoff import exponential
 from bot.core._shared.masking import one_line
 from bot.core._shared.tasks import BackgroundTasks
 from bot.core.redis_link.failures import Failure, judge, text_of, told
+from bot.core.redis_link.listening import end_if_cancelled, listen
 from bot.core.redis_link.parts import Parts
 
 logger = logging.getLogger("bot.core.redis_link")
-
-SILENCE = 3.0
-"""Seconds without a message after which a subscription asks whether the server is still there."""
 
 REFUSED_PAUSE = 30.0
 """Seconds until a subscription that was refused is asked for again."""
@@ -214,11 +212,11 @@ async def subscribe(
                 connection = await connections.open_connection()
                 await connection.send_command("SUBSCRIBE", channel)
                 await connection.read_response(push_request=True)
-            _end_if_cancelled()
+            end_if_cancelled()
             stood = True
             failures = 0
             on_state(True)
-            await _listen(connection, connections.timeout, on_message)
+            await listen(connection, connections.timeout, on_message)
         except asyncio.CancelledError:
             raise
         except Exception as error:
@@ -238,46 +236,7 @@ async def subscribe(
                 await connections.close_connection(connection)
             if stood:
                 on_state(False)
-        _end_if_cancelled()
+        end_if_cancelled()
         failures += 1
         longest = REFUSED_PAUSE if refused else exponential(failures, 0.05, 2.0)
         await asyncio.sleep(longest * random.uniform(0.5, 1.0))
-
-
-def _end_if_cancelled() -> None:
-    # redis-py turns a cancellation that comes with a timeout or an answer into these; a subscription
-    # that went on then would never end, and a caller that waits for its end would wait for ever.
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
-
-
-async def _listen(connection: Any, timeout: float, on_message: Callable[[bytes], None]) -> None:
-    from redis.exceptions import ResponseError
-
-    asked = False
-    while True:
-        _end_if_cancelled()
-        try:
-            answer = await connection.read_response(
-                timeout=timeout if asked else SILENCE, disconnect_on_error=False, push_request=True
-            )
-        except TimeoutError:
-            answer = None
-        except Exception as error:
-            # Anything but an error that Redis sent, such as bytes that are none, would come again at once.
-            if isinstance(error, ResponseError) and judge(error) is Failure.REFUSED:
-                answer = error  # PING is forbidden, and yet this was an answer
-            elif "imeout" not in type(error).__name__:
-                raise
-            else:
-                answer = None
-        if answer is None:
-            if asked:
-                raise TimeoutError("no answer to PING")
-            await connection.send_command("PING")
-            asked = True
-            continue
-        asked = False
-        if isinstance(answer, list) and len(answer) == 3 and answer[0] == b"message":
-            on_message(answer[2])

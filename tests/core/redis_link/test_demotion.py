@@ -9,7 +9,7 @@ from bot.core._shared.errors import BackendError
 from bot.core.batch_processor import BatchProcessor
 from bot.core.cache_manager import CacheManager
 from bot.core.rate_limiter import RateLimitConfig, RateLimiter
-from bot.core.redis_link import RedisLink, RedisRefusedError
+from bot.core.redis_link import RedisLink, RedisRefusedError, driver
 from tests.support.proxy import Proxy
 from tests.support.servers import RedisServer, running
 
@@ -208,3 +208,18 @@ async def test_a_replica_that_lost_its_primary_and_serves_nobody(pair, link):
 
     await until(back)
     assert await link.execute("SET", "a", 2)
+
+
+async def test_a_write_that_is_taken_elsewhere_shows_the_others_the_way_at_once(pair, link):
+    script = link.batched_script("return {redis.call('INCR', KEYS[1])}", lambda found, calls: found)
+    assert await script.call(b"n", b"") == 1
+    await pair.demote()
+    with pytest.raises(RedisRefusedError):  # it has looked, and found the same server
+        await link.execute("SET", "a", 1)
+    pair.move()
+    await driver.close_idle(link.client())
+    assert await link.execute("SET", "a", 2)  # on a new connection, which leads to the new primary
+    # The script's own connection still leads to the old one; it does not wait for the next look.
+    assert await script.call(b"n", b"") == 2
+    assert await pair.ask(pair.replica, "GET", "n") == b"2"
+    await script.stop()

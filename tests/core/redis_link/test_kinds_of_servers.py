@@ -3,18 +3,14 @@
 import asyncio
 import contextlib
 import os
-import re
 import shutil
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from bot.core.batch_processor import BatchProcessor
 from bot.core.cache_manager import CacheManager
-from bot.core.outbound import Outbound, Request
 from bot.core.rate_limiter import RateLimitConfig, RateLimiter
 from bot.core.redis_link import RedisLink, RedisRefusedError, RedisUnavailableError
 from tests.support.fake_redis import FakeRedis
@@ -97,7 +93,7 @@ async def test_a_right_that_is_not_needed_is_not_missed(redis_server, rights, ca
 
 
 async def test_a_user_who_may_not_ping_keeps_a_silent_subscription(redis_server, monkeypatch):
-    monkeypatch.setattr("bot.core.redis_link.subscription.SILENCE", 0.05)
+    monkeypatch.setattr("bot.core.redis_link.listening.SILENCE", 0.05)
     link = RedisLink(user(redis_server, "-ping"))
     states = []
     subscription = link.listen("c", lambda message: None, states.append)
@@ -155,42 +151,6 @@ async def test_without_channels_redis_answers_reads_and_l1_does_not(redis_server
     assert caplog.text.count("refuses SUBSCRIBE") == 1
     assert caplog.text.count("refuses PUBLISH") == 1
     await off(cache, other)
-
-
-async def test_the_rights_that_the_docs_name_are_enough(redis_server, caplog):
-    docs = Path(__file__).parents[3] / "docs" / "redis.md"
-    rights = re.search(r"`ACL SETUSER bot ([^`]*)`", docs.read_text(encoding="utf-8"))[1]
-    control(redis_server).execute_command("ACL", "SETUSER", "bot", *rights.split())
-    url = f"redis://bot:password@127.0.0.1:{redis_server.port}/1"
-    cache, limiter = await enabled(url)
-
-    async def handler(items):
-        return [item.data for item in items]
-
-    batches = BatchProcessor()
-    await batches.enable(handler, batch_timeout=0.01, redis_url=url)
-    assert await batches.submit_and_wait("x") == "x"
-    await batches.flush()
-    assert not await serves(cache, limiter)
-    await cache.set("tagged", 1, namespace="n", tags=["t"])
-    await cache.invalidate_tag("t")
-    assert await cache.get("tagged", "n") is None
-    await cache.invalidate_pattern("*", "n")
-    await cache.clear()
-    await limiter.reset_client("c")
-    outbound = Outbound()
-    await outbound.enable(redis_url=url, bot_id=7, drain_timeout=0.0)
-    outbound.hold(-100, 60)
-    assert await outbound.release(-100)
-    assert await outbound.call(handle_nothing, Request("sendMessage", -100)) is None
-    for service in (cache, limiter, batches, outbound):
-        assert not (await service.get_statistics())["degraded"]
-    await off(batches, cache, limiter, outbound)
-    assert not caplog.text
-
-
-async def handle_nothing():
-    return None
 
 
 async def test_rights_to_one_channel_are_not_those_to_another(redis_server, caplog):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from bot.core._shared.errors import invalid
+from bot.core._shared.redis_address import SCHEMES
 from bot.core.outbound.broadcast.outcomes import Outcome
 
 ChatId = int | str
@@ -101,7 +102,7 @@ class Store(Protocol):
 
 def is_redis(address: str) -> bool:
     """Whether a store's address is that of a Redis."""
-    return address.startswith(("redis://", "rediss://", "unix://", "redis+cluster://", "rediss+cluster://"))
+    return address.startswith(SCHEMES)
 
 
 def checked_address(name: str, address: object) -> str:
