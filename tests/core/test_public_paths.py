@@ -48,7 +48,8 @@ NAMES = {
     """,
     "rate_limiter": """
         Backoff ByteLimit ConcurrencyLimit ConcurrencyLimitExceeded RateLimitConfig RateLimitExceeded
-        RateLimitStatus RateLimiter Slot SlotStatus UnknownTierError limited_slots rate_limited
+        RateLimitStatus RateLimiter Slot SlotStatus UnknownTierError WindowLimit limited_slots
+        parse_limits rate_limited
     """,
     "enhanced_startup_phase4": """
         cached get_phase4_status initialize_phase4_services mount_phase4 optimize_query rate_limited
@@ -242,11 +243,13 @@ ATTRIBUTES = {
     "rate_limiter.RateLimiter": """
         acquire(client_id, config, tokens_required, tier, timeout)
         allow_batch(client_id, batch_size, config, tier)
+        charge(client_id, limit, tokens)
         check(client_id, config)
         check_tier(client_id, tier)
         disable()
         enable(default_limit, tiers, backoff, backoff_base, backoff_max, backoff_grace, redis_url)
         enabled
+        exempt(client_id)
         forget_instances()
         get_client_status(client_id, config, tier)
         get_instance()
@@ -254,6 +257,9 @@ ATTRIBUTES = {
         get_tier_limit(tier)
         histograms()
         is_allowed(client_id, config, tokens_required, tier)
+        is_allowed_all(checks)
+        is_exempt(client_id)
+        refund(client_id, limit, tokens)
         reset()
         reset_client(client_id, limit)
         reset_statistics()
@@ -261,6 +267,7 @@ ATTRIBUTES = {
         set_tier_limit(tier, config)
         shared
         statistics()
+        unexempt(client_id)
         warnings()
     """,
 }

@@ -96,6 +96,8 @@ class RateLimiterFigures(Figures, frozen=True, kw_only=True):
     """Percent of requests refused."""
     tiers_configured: int
     """Tiers that have their own limit."""
+    exempted: int = 0
+    """Requests of clients that are never limited; they are in no other count."""
     limits: dict[str, LimitFigures]
     """The figures of each limit, by its name."""
     slots: dict[str, SlotFigures] = field(default_factory=dict)

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from msgspec.structs import replace
+
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.histogram import HistogramSnapshot
 from bot.core.phase4_config.rate_limiter import RateLimiterSettings
 from bot.core.phase4_statistics.rate_limiter import RateLimiterFigures
 from bot.core.phase4_statistics.states import WITHOUT_REDIS
 from bot.core.rate_limiter.bucket import Buckets
+from bot.core.rate_limiter.exemptions import Exempt, Exemptions
 from bot.core.rate_limiter.joint import LocalJoint
 from bot.core.rate_limiter.local import BucketLimits, LocalBuckets
-from bot.core.rate_limiter.models import LimitChoice, RateLimitConfig, RateLimitStatus
+from bot.core.rate_limiter.models import ClientId, LimitChoice, RateLimitConfig, RateLimitStatus
 from bot.core.rate_limiter.parts import Meter
 from bot.core.rate_limiter.slot_figures import with_slots
 from bot.core.rate_limiter.slot_methods import SlotMethods
@@ -22,6 +25,7 @@ from bot.core.rate_limiter.table import MANY_LIMITS, LimitTable, valid_tier
 
 if TYPE_CHECKING:
     from bot.core.rate_limiter.shared import SharedBuckets
+    from bot.core.rate_limiter.shared_joint import SharedJoint
 
 OTHERS = "other limits"
 
@@ -45,8 +49,10 @@ class LimiterBase(SlotMethods):
         # What takes tokens: _shared if there is one, else _alone. Changed by _share.
         self._alone = LocalBuckets(clock, self._table.all)
         self._shared: SharedBuckets | None = None
-        # What makes checks of several limits, and of windows.
-        self._joint = LocalJoint(clock)
+        # What makes checks of several limits, and of windows: as _limits. Changed by _share.
+        self._joint_alone = LocalJoint(clock)
+        # Who is never limited.
+        self._exemptions = Exemptions()
         # What statuses of a limiter that is off refer to.
         self._off: Meter = self._table.new_buckets(self._table.default)
 
@@ -60,6 +66,11 @@ class LimiterBase(SlotMethods):
         """What takes tokens. The buckets that it is given are those of ``_buckets``, of its own kind."""
         return self._alone if self._shared is None else self._shared
 
+    @property
+    def _joint(self) -> LocalJoint | SharedJoint:
+        """What takes from several limits, and from windows."""
+        return self._joint_alone if self._shared is None else self._shared.joint
+
     async def enable(
         self,
         default_limit: RateLimitConfig | None = None,
@@ -71,6 +82,7 @@ class LimiterBase(SlotMethods):
         backoff_grace: float | None = None,
         redis_url: str | None = None,
         slot_lease: float | None = None,
+        exempt_clients: Exempt | None = None,
     ) -> bool:
         """Switch on, or reconfigure; None leaves what was set before (at first: 10 rps, burst 50).
 
@@ -81,12 +93,14 @@ class LimiterBase(SlotMethods):
 
         ``redis_url`` names the Redis that holds the buckets of all instances (``redis+cluster://`` for a
         cluster); "": each instance has its own. Redis may be unreachable at this time. ``slot_lease`` is
-        the time, in seconds, after which the shared slots of a process that died are free. Raises
+        the time, in seconds, after which the shared slots of a process that died are free.
+        ``exempt_clients`` are never limited: ids, or a function of an id; those of ``exempt`` besides. Raises
         ValueError for values out of bounds.
         """
         if default_limit is not None and not isinstance(default_limit, RateLimitConfig):
             raise TypeError(f"default_limit = {default_limit!r}: expected a RateLimitConfig")
         limits = None if tiers is None else {tier: valid_tier(tier, each) for tier, each in tiers.items()}
+        exempt = None if exempt_clients is None else Exemptions.checked(exempt_clients)
         async with self._transition:
             settings = self._settings.changed(
                 backoff=backoff,
@@ -99,8 +113,10 @@ class LimiterBase(SlotMethods):
             before = self._share(settings.redis_url)
             self._settings = settings
             self._table.open(settings, default_limit, limits, shared=self._shared is not None)
-            self._local = {} if self._shared is not None else self._table.by_config
+            if exempt is not None:
+                self._exemptions.configure(exempt)
             self._switched_on()
+            self._aim()
             if self._shared is not None:
                 self._shared.start()
             link = None if self._shared is None else self._shared.link
@@ -165,7 +181,7 @@ class LimiterBase(SlotMethods):
         table, shared = self._table, self._shared
         limits, tiers, dropped = table.labelled(), len(table.tiers), table.dropped
         figures = snapshot(limits, tiers, MANY_LIMITS, OTHERS, dropped, shared, enabled=self._enabled)
-        return with_slots(figures, self._slots)
+        return replace(with_slots(figures, self._slots), exempted=self._exemptions.passed)
 
     async def get_status(self) -> dict[str, Any]:
         """The same as :meth:`get_statistics`."""
@@ -185,8 +201,20 @@ class LimiterBase(SlotMethods):
         """Counters to zero; no client gains or loses a token."""
         self._table.reset_counts()
         self._slots.reset_counts()
+        self._exemptions.passed = 0
         if self._shared is not None:
             self._shared.reset_statistics()
+
+    def _aim(self) -> None:
+        """Have checks look where they must: the quick way only for limits of this process, of all clients."""
+        quick = self._enabled and self._shared is None and not self._exemptions
+        self._local = self._table.by_config if quick else {}
+
+    def _is_exempt(self, client: ClientId) -> bool:
+        """Whether a check of this client passes without a limit; it is counted."""
+        exempt = self._exemptions.covers(client)
+        self._exemptions.passed += exempt
+        return exempt
 
     def _meters(
         self, choice: LimitChoice | None, tier: str | None, tokens: int

@@ -43,6 +43,16 @@ class LocalJoint:
         """Take all or nothing: 0.0, or the seconds to wait."""
         return self.take_here(parts)[1].retry_after
 
+    async def refund(self, part: Part) -> bool:
+        """Give back tokens of requests that did not happen; whether any was given back."""
+        return part.meter.credit(part.client, self._now(), part.tokens)
+
+    async def charge(self, part: Part) -> RateLimitStatus:
+        """Take tokens that were used, whether they are there or not; what is left."""
+        now = self._now()
+        part.meter.charge(part.client, now, part.tokens)
+        return part.meter.look(part.client, now, 1)
+
     def wake(self, client: ClientId, meters: Sequence[Meter] | None) -> None:
         """The client has more than it had under these limits (None: every one): who waits asks again."""
         for meter in self.turns.limits_of(client) if meters is None else meters:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
@@ -31,6 +32,9 @@ class BucketLimits(Protocol[B]):
         self, buckets: B, client: ClientId, tokens: int, max_wait: float, label: str
     ) -> RateLimitStatus:
         """Wait for the tokens; raises RateLimitExceeded if that takes longer than ``max_wait`` seconds."""
+
+    def move_up(self, buckets: B, client: ClientId, tokens: int) -> None:
+        """Tokens were given back: who waits in line for the client's moves up."""
 
     async def peek(self, buckets: B, client: ClientId) -> tuple[float, bool]:
         """The slack, in seconds, of a check for no tokens, and whether only this instance says so."""
@@ -85,6 +89,10 @@ class LocalBuckets:
             now = self._now()
         buckets.allowed += 1
         return RateLimitStatus((buckets, max(0.0, buckets.peek(client, now)), 0, now))
+
+    def move_up(self, buckets: Buckets, client: ClientId, tokens: int) -> None:
+        """See :class:`BucketLimits`."""
+        self.lines.move_up((buckets, client), (-math.inf, 0.0), tokens * buckets.interval)
 
     async def peek(self, buckets: Buckets, client: ClientId) -> tuple[float, bool]:
         """See :class:`BucketLimits`."""

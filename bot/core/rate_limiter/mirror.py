@@ -5,20 +5,24 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
+from collections.abc import Collection
 
 from bot.core._shared.clock import Clock
 from bot.core.rate_limiter.bucket import Buckets
-from bot.core.rate_limiter.models import EARLY, Backoff, ClientId, RateLimitConfig
+from bot.core.rate_limiter.models import EARLY, Backoff, ClientId, Limit, RateLimitConfig
 from bot.core.rate_limiter.penalty import COUNT, EARLY_FROM, UNTIL, Penalties
 
 # As bucket.lua has them.
-TAKE, PEEK, RESERVE, REFUND, PENALTY, RESET, RESET_LIMIT = range(7)
-_CHECK = struct.Struct("<8sBddddddd")
+TAKE, PEEK, RESERVE, REFUND, PENALTY, RESET, RESET_LIMIT, CREDIT, CHARGE, JOINT = range(10)
+WINDOW = 16
+QUIET, LOOK = 1.0, 2.0
+MARK = -4e18
+CHECK = struct.Struct("<8sBddddddd")
 
 FORGIVEN_SECONDS = 5.0
 """For which Redis takes no penalty of a client that was forgiven: those of before may be on their way."""
 
-RESET_ARGUMENT = _CHECK.pack(b"p4reset!", RESET, 0.0, 0.0, 0.0, 0.0, FORGIVEN_SECONDS, 0.0, 0.0)
+RESET_ARGUMENT = CHECK.pack(b"p4reset!", RESET, 0.0, 0.0, 0.0, 0.0, FORGIVEN_SECONDS, 0.0, 0.0)
 """Forgive a client everything."""
 
 NEVER = 1e8
@@ -41,9 +45,26 @@ def client_key(client: ClientId, root: bytes = b"") -> bytes:
         raise TypeError(f"client_id = {client!r}: expected an int or a str")
     name = client.encode("utf-8", "surrogatepass")
     # Braces would let users choose their slot in a cluster, and crowd one node.
-    if len(name) <= MAX_PLAIN and b"{" not in name:
+    if len(name) <= MAX_PLAIN and b"{" not in name and b"}" not in name:
         return root + b"p4r:s:" + name
     return root + b"p4r:h:" + _digest(name)
+
+
+def client_of_key(key: bytes, root: bytes, clients: Collection[ClientId]) -> list[ClientId]:
+    """The client of a key, if it is among these."""
+    kind, name = key[len(root) :][:6], key[len(root) + 6 :]
+    try:
+        if kind == b"p4r:i:":
+            found: ClientId = int(name)
+        elif kind == b"p4r:s:":
+            found = name.decode("utf-8", "surrogatepass")
+        elif kind == b"p4r:e:":
+            found = None
+        else:  # a digest
+            return [client for client in clients if client_key(client, root) == key]
+    except ValueError:
+        return []
+    return [found] if found in clients else []
 
 
 def slot_key(limit_id: bytes, client: ClientId, root: bytes = b"") -> bytes:
@@ -77,8 +98,8 @@ class Mirror(Buckets):
         self, config: RateLimitConfig, penalties: Penalties, clock: Clock, kind: str, name: str
     ) -> None:
         super().__init__(config, penalties, clock)
-        identity = repr((kind, name, config.requests_per_second, config.burst_size, *_own(config)))
-        self.limit_id = hashlib.blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        values = config.requests_per_second, config.burst_size
+        self.limit_id = limit_id(kind, name, *values, *own_backoff(config))
         # At least the two microseconds that Redis's own clock is read to.
         self.margin = max(2e-6, self.epsilon)
         # Packed takes by tokens, since nearly all are alike. Emptied when the backoff changes.
@@ -88,7 +109,7 @@ class Mirror(Buckets):
 
     def argument(self, mode: int, tokens: int, a: float = 0.0, b: float = 0.0, c: float = 0.0) -> bytes:
         """One argument of bucket.lua; what the numbers are depends on the mode."""
-        return _CHECK.pack(
+        return CHECK.pack(
             self.limit_id, mode, self.interval, self.tolerance, self.margin, float(tokens), a, b, c
         )
 
@@ -120,7 +141,7 @@ class Mirror(Buckets):
         until -= max(0.0, until - now) * 0.001
         tat = self.fresh.get(client, self.aging.get(client, 0.0))
         far = 1e18
-        return _CHECK.pack(
+        return CHECK.pack(
             self.limit_id, PENALTY,
             far if step == math.inf else step + offset, self.tolerance, self.penalties.memory,
             -far if early == -math.inf else early + offset,
@@ -174,6 +195,10 @@ class Mirror(Buckets):
         record = self.records[client]
         return record[COUNT] > 0 or record[EARLY_FROM] == -math.inf
 
+    def forget_refusal(self, client: ClientId) -> None:
+        """Ask Redis again about a client."""
+        self.records.pop(client, None)
+
     def forget_refusals(self) -> None:
         """Ask Redis again about everybody."""
         self.records.clear()
@@ -185,7 +210,13 @@ class Mirror(Buckets):
         return max(tat, now)
 
 
-def _own(config: RateLimitConfig) -> tuple[object, ...]:
+def limit_id(*identity: object) -> bytes:
+    """What a limit is called in Redis: the same in every instance."""
+    text = repr(identity).encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(text, digest_size=8).digest()
+
+
+def own_backoff(config: Limit) -> tuple[object, ...]:
     """What a backoff of its own adds to a limit's identity; nothing for the default one."""
     backoff = config.backoff
     if isinstance(backoff, Backoff):

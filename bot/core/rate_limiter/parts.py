@@ -52,3 +52,10 @@ def tightest(statuses: Sequence[RateLimitStatus]) -> RateLimitStatus:
     if refused:
         return max(refused, key=lambda status: status.retry_after)
     return min(statuses, key=lambda status: status.remaining_tokens)
+
+
+def parts_of(meters: Meter | tuple[Meter, ...], client: ClientId, tokens: int) -> tuple[Part, ...]:
+    """The same of one client under all of these limits."""
+    if isinstance(meters, tuple):
+        return tuple(Part(meter, client, tokens) for meter in meters)
+    return (Part(meters, client, tokens),)

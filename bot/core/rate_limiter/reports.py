@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from bot.core.rate_limiter.mirror import Mirror, client_key
 from bot.core.rate_limiter.models import ClientId
+from bot.core.rate_limiter.window_mirror import WindowMirror
 from bot.core.redis_link import RedisLink
 
 REPORT_INTERVAL = 0.1
@@ -32,7 +33,7 @@ class Reports:
         self._send = send
         self._now = now
         self._reachable = reachable
-        self.pending: dict[tuple[Mirror, ClientId], None] = {}
+        self.pending: dict[tuple[Mirror | WindowMirror, ClientId], None] = {}
         """Always the same object. Changed by the methods below only."""
         self._timer: asyncio.TimerHandle | None = None
         self.offset: float | None = None
@@ -40,7 +41,7 @@ class Reports:
         self.refused = 0
         """Requests refused without asking Redis."""
 
-    def add(self, mirror: Mirror, client: ClientId) -> None:
+    def add(self, mirror: Mirror | WindowMirror, client: ClientId) -> None:
         """A client was refused; if it came too early Redis hears of it a little later."""
         self.refused += 1
         if not mirror.early(client):
@@ -62,18 +63,18 @@ class Reports:
             for mirror, client in pending:
                 self._tell(mirror, client)
 
-    def send(self, mirror: Mirror, client: ClientId) -> None:
+    def send(self, mirror: Mirror | WindowMirror, client: ClientId) -> None:
         """Tell Redis of one client now: before it decides about that client."""
         self.pending.pop((mirror, client), None)
         self._tell(mirror, client)
 
-    def _tell(self, mirror: Mirror, client: ClientId) -> None:
+    def _tell(self, mirror: Mirror | WindowMirror, client: ClientId) -> None:
         if self.offset is not None:
             argument = mirror.penalty_argument(client, self._now(), self.offset)
             if argument is not None:
                 self._send(client_key(client, self._link.root_bytes), argument)
 
-    def forget(self, mirror: Mirror, client: ClientId) -> None:
+    def forget(self, mirror: Mirror | WindowMirror, client: ClientId) -> None:
         """The client was forgiven: there is nothing to tell."""
         self.pending.pop((mirror, client), None)
 

@@ -9,12 +9,13 @@ from bot.core._shared.errors import BackendError
 from bot.core.rate_limiter.messages import CHANNEL, reset_message
 from bot.core.rate_limiter.mirror import RESET_ARGUMENT, Mirror, client_key
 from bot.core.rate_limiter.models import ClientId
+from bot.core.rate_limiter.window_mirror import WindowMirror
 from bot.core.redis_link import RedisLink
 
 MAX_OWED = 1_000
 """Clients forgiven while Redis is away that are remembered, to be forgiven there when it is back."""
 
-Reset = tuple[ClientId, Mirror | None]
+Reset = tuple[ClientId, Mirror | WindowMirror | None]
 """A client, and the limit under which it is forgiven (None: every limit)."""
 
 

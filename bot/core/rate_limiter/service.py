@@ -6,20 +6,18 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from bot.core._shared.errors import invalid, shown
+from bot.core._shared.errors import invalid
 from bot.core._shared.validation import YEAR
-from bot.core.rate_limiter.base import LimiterBase
 from bot.core.rate_limiter.bucket import Buckets
+from bot.core.rate_limiter.client_methods import ClientMethods
 from bot.core.rate_limiter.models import (
     ClientId,
     LimitChoice,
-    Limits,
-    RateLimitConfig,
     RateLimitStatus,
     plain_client,
 )
-from bot.core.rate_limiter.parts import Meter, Part, summed
-from bot.core.rate_limiter.table import check_acquired, label, no_limit, valid_tier
+from bot.core.rate_limiter.parts import Meter, Part, parts_of, summed
+from bot.core.rate_limiter.table import check_acquired, label, no_limit
 from bot.core.rate_limiter.waiting import longest_wait
 
 _ONE = 1
@@ -29,7 +27,7 @@ Check = tuple[ClientId, LimitChoice] | tuple[ClientId, LimitChoice, int]
 """Of whom, under which limit, and how many tokens, if not one."""
 
 
-class RateLimiter(LimiterBase):
+class RateLimiter(ClientMethods):
     """How much each client may do under each limit. While off, everything is allowed.
 
     ============= ========================= ===========================================
@@ -75,8 +73,10 @@ class RateLimiter(LimiterBase):
             if meters is None:
                 return True, self._pass(config, tier)
             client_id = plain_client(client_id)
+            if self._exemptions and self._is_exempt(client_id):
+                return True, self._pass(config, tier)
             if not isinstance(meters, Buckets):
-                return await self._joint.take(_parts(meters, client_id, tokens_required))
+                return await self._joint.take(parts_of(meters, client_id, tokens_required))
             if self._shared is None:
                 return self._alone.take_here(meters, client_id, tokens_required)
             return await self._limits.take(meters, client_id, tokens_required)
@@ -150,9 +150,11 @@ class RateLimiter(LimiterBase):
         if meters is None:
             return 0.0
         client = plain_client(client_id)
+        if self._exemptions and self._is_exempt(client):
+            return 0.0
         if isinstance(meters, Buckets):
             return self._limits.take_nowait(meters, client)
-        return self._joint.take_nowait(_parts(meters, client, 1))
+        return self._joint.take_nowait(parts_of(meters, client, 1))
 
     async def is_allowed_all(self, checks: Iterable[Check]) -> tuple[bool, RateLimitStatus]:
         """Take from several limits, all or nothing: (allowed, status).
@@ -224,11 +226,16 @@ class RateLimiter(LimiterBase):
             if given == 1:
                 first = limit
             if self._enabled:
-                parts += _parts(self._table.find_named(limit, tokens), client, tokens)
+                meters = self._table.find_named(limit, tokens)
+                if not self._exemptions or not self._exemptions.covers(client):
+                    parts += parts_of(meters, client, tokens)
         if not given:
             raise invalid("checks", checks, "at least one (client, limit)")
         if not parts:
-            self._used_while_off()
+            if self._enabled:
+                self._exemptions.passed += 1
+            else:
+                self._used_while_off()
             return True, self._pass(first, None)
         return await self._joint.take(summed(parts))
 
@@ -267,77 +274,12 @@ class RateLimiter(LimiterBase):
         if tokens_required is not _ONE:
             check_acquired(tokens_required, meters)
         client = plain_client(client_id)
+        if self._exemptions and self._is_exempt(client):
+            return self._pass(config, tier)
         max_wait = YEAR if timeout is None else min(longest_wait(timeout), YEAR)
         if isinstance(meters, Buckets):
             name = label(meters.config, tier)
             return await self._limits.acquire(meters, client, tokens_required, max_wait, name)
-        parts = _parts(meters, client, tokens_required)
+        parts = parts_of(meters, client, tokens_required)
         name = label(parts[0].meter.config, tier)
         return await self._joint.acquire(parts, max_wait, name)
-
-    # Tiers and clients.
-
-    @property
-    def default_config(self) -> RateLimitConfig:
-        """The limit of checks that name none. A new one takes effect at once, with full buckets."""
-        return self._table.default
-
-    @default_config.setter
-    def default_config(self, config: RateLimitConfig) -> None:
-        if not isinstance(config, RateLimitConfig):
-            raise TypeError(f"default_config = {shown(config)}: expected a RateLimitConfig")
-        self._table.set_default(config)
-
-    def set_tier_limit(self, tier: str, config: LimitChoice) -> bool:
-        """Define or change a tier: True. Changed values start the tier's clients anew.
-
-        ``config`` is a limit, several in a tuple, or a text such as "10/second;100/hour".
-        """
-        self._table.set_tier(tier, valid_tier(tier, config))
-        return True
-
-    def get_tier_limit(self, tier: str) -> Limits:
-        """The limit of a tier, or its limits; raises UnknownTierError."""
-        return self._table.tier(tier)
-
-    async def get_client_status(
-        self, client_id: ClientId, config: LimitChoice | None = None, tier: str | None = None
-    ) -> RateLimitStatus:
-        """What the client has left under a limit; takes nothing.
-
-        ``allowed`` tells whether one token is there, ``retry_after`` how long until it is.
-        """
-        meters = self._meters(config, tier, 1)
-        if meters is None:
-            return self._pass(config, tier)
-        client = plain_client(client_id)
-        if not isinstance(meters, Buckets):
-            return await self._joint.peek(_parts(meters, client, 1))
-        slack, degraded = await self._limits.peek(meters, client)
-        now = self._now()
-        alone = (True,) if degraded else ()
-        if slack < meters.interval - meters.epsilon:
-            return RateLimitStatus((meters, slack - meters.interval, 1, now, *alone))
-        return RateLimitStatus((meters, slack, 0, now, *alone))
-
-    async def reset_client(self, client_id: ClientId, limit: LimitChoice | None = None) -> bool:
-        """Forgive a client: full buckets, no backoff. False if it had both already.
-
-        For every limit, or only for ``limit``: a limit, the name of a tier, or a text. 5 and "5" are two
-        clients. If limits are shared, the client is reset in every instance, within milliseconds, or once
-        Redis is back if it is unreachable. Raises TypeError for an invalid client or limit, and
-        UnknownTierError.
-        """
-        client = plain_client(client_id)
-        limits = None
-        if limit is not None:
-            limits = self._table.of_limit(limit) if self._enabled else []
-        found = await self._limits.reset_client(client, limits)
-        self._joint.wake(client, limits)
-        return found
-
-
-def _parts(meters: Meter | tuple[Meter, ...], client: ClientId, tokens: int) -> tuple[Part, ...]:
-    if isinstance(meters, tuple):
-        return tuple(Part(meter, client, tokens) for meter in meters)
-    return (Part(meters, client, tokens),)

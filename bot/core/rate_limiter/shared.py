@@ -19,11 +19,13 @@ from bot.core._shared.masking import one_line
 from bot.core._shared.tasks import BackgroundTasks
 from bot.core.rate_limiter.errors import RateLimitExceeded
 from bot.core.rate_limiter.messages import CHANNEL, MOVED, place_of, reset_of
-from bot.core.rate_limiter.mirror import PEEK, REFUND, RESERVE, Mirror, client_key
+from bot.core.rate_limiter.mirror import PEEK, REFUND, RESERVE, Mirror, client_key, client_of_key
 from bot.core.rate_limiter.models import ClientId, RateLimitStatus
 from bot.core.rate_limiter.reports import Reports
 from bot.core.rate_limiter.resets import OwedResets
+from bot.core.rate_limiter.shared_joint import SharedJoint, with_details
 from bot.core.rate_limiter.waiting import Lines
+from bot.core.rate_limiter.window_mirror import WindowMirror
 from bot.core.redis_link import RedisLink, RedisUnavailableError, Subscription
 
 logger = logging.getLogger(__name__)
@@ -52,28 +54,32 @@ class SharedBuckets:
     taken its tokens, and the mirror takes them too.
     """
 
-    def __init__(self, link: RedisLink, clock: Clock, mirrors: Callable[[], Iterable[Mirror]]) -> None:
+    def __init__(
+        self, link: RedisLink, clock: Clock, mirrors: Callable[[], Iterable[Mirror | WindowMirror]]
+    ) -> None:
         self.link = link
         self._root = link.root_bytes
         self._clock = clock
         self._now = clock.monotonic
-        self._script = link.batched_script(script_source(), self._decode)
+        self.script = link.batched_script(script_source(), self._decode)
         # They live on the link's event loop.
         self._tasks = BackgroundTasks()
         self._subscription: Subscription | None = None
         # Every limit in use; the service owns them.
         self._mirrors = mirrors
         self._stopped = False
-        self._reports = Reports(link, self._script.send, self._now, self._is_open)
+        self.reports = Reports(link, self.script.send, self._now, self._is_open)
         # Of the reports, at hand for every check.
-        self._unreported, self._remember = self._reports.pending, self._reports.add
-        self._owed = OwedResets(link, self._script.call)
+        self._unreported, self.remember = self.reports.pending, self.reports.add
+        self._owed = OwedResets(link, self.script.call)
+        self.joint = SharedJoint(self, clock)
+        """Checks of several limits, and of windows."""
         # Callers that wait for what Redis has reserved, and for what was reserved while it was away.
         self._lines = Lines(clock)
         self._lines_alone = Lines(clock)
-        self._id = float(random.getrandbits(52))
+        self.id = float(random.getrandbits(52))
         # Heard of. What was asked before the last one says nothing about a client that it forgave.
-        self._resets = 0
+        self.resets = 0
         self._probing: asyncio.Task[Any] | None = None
         self._unregister = link.on_recovery(self._back)
         self._forget_moves = link.on_move(self._moved)
@@ -92,12 +98,12 @@ class SharedBuckets:
     @property
     def remembered(self) -> int:
         """Checks refused by what is remembered, without asking Redis."""
-        return self._reports.refused
+        return self.reports.refused
 
     @property
     def batches(self) -> int:
         """Calls of the script."""
-        return self._script.batches - self._batches_before
+        return self.script.batches - self._batches_before
 
     # Checks.
 
@@ -107,36 +113,41 @@ class SharedBuckets:
             now = self._now()
             slack = mirror.refused(client, now, tokens)
             if slack < 0.0:
-                self._remember(mirror, client)
+                self.remember(mirror, client)
                 alone = (True,) if self.degraded else ()
                 return False, RateLimitStatus((mirror, slack, tokens, now, *alone))
         key = client_key(client, self._root)
-        if self._reachable():
-            resets = self._resets
+        if self.reachable():
+            resets = self.resets
             sent = self._now()
             if (mirror, client) in self._unreported:
                 # Redis is to know that it came too early before it decides.
-                self._reports.send(mirror, client)
+                self.reports.send(mirror, client)
             try:
-                answer = self._script.call(
+                answer = self.script.call(
                     key, mirror.take_argument(tokens, client), (self._take_back, mirror, client, tokens)
                 )
                 slack, count, early, step = await answer
             except BackendError as error:
-                self._failed(error)
+                self.failed(error)
             except asyncio.CancelledError:
                 if _answered(answer):
                     self._take_back(answer.result(), mirror, client, tokens)
                 raise
             else:
                 now = self._now()
-                self._served(now - sent)
+                self.served(now - sent)
                 slack = mirror.heard_of_take(client, now, tokens, slack, count, early, step)
-                if slack < 0.0 and resets != self._resets:
+                if slack < 0.0 and resets != self.resets:
                     # It may have been forgiven since: what was refused before that is not remembered.
                     mirror.penalties.forget(client)
                 return slack >= 0.0, RateLimitStatus((mirror, slack, tokens, now))
         return self._take_alone(mirror, client, tokens)
+
+    def report(self, mirror: Mirror | WindowMirror, client: ClientId) -> None:
+        """Let Redis know that a client came too early, before it decides about it."""
+        if (mirror, client) in self._unreported:
+            self.reports.send(mirror, client)
 
     def take_nowait(self, mirror: Mirror, client: ClientId) -> float:
         """Take one token by what is known here, and let Redis know: 0.0, or the seconds to wait."""
@@ -146,12 +157,12 @@ class SharedBuckets:
         slack = mirror.take(client, now)
         if slack < 0.0:
             if known:
-                self._remember(mirror, client)
+                self.remember(mirror, client)
             return -slack
-        if self._reachable():
+        if self.reachable():
             # It has passed, so it is taken even if there is none left; then the client owes it.
-            self._script.send(
-                key, mirror.argument(RESERVE, 1, math.inf), (self._charged, mirror, client, self._resets)
+            self.script.send(
+                key, mirror.argument(RESERVE, 1, math.inf), (self._charged, mirror, client, self.resets)
             )
         else:
             self.degraded_checks += 1
@@ -164,24 +175,24 @@ class SharedBuckets:
         key = client_key(client, self._root)
         degraded = True
         wait = number = epoch = math.nan
-        if self._reachable():
+        if self.reachable():
             sent = self._now()
             try:
-                answer = self._script.call(
+                answer = self.script.call(
                     key,
                     mirror.argument(RESERVE, tokens, max_wait),
                     (self._give_back_if, mirror, client, tokens),
                 )
                 slack, number, epoch, _ = await answer
             except BackendError as error:
-                self._failed(error)
+                self.failed(error)
             except asyncio.CancelledError:
                 if _answered(answer):
                     self._give_back_if(answer.result(), mirror, client, tokens)
                 raise
             else:
                 now = self._now()
-                self._served(now - sent)
+                self.served(now - sent)
                 degraded = False
                 wait = -slack if slack < -mirror.margin else 0.0
                 if not number:
@@ -212,14 +223,20 @@ class SharedBuckets:
         left = max(0.0, mirror.peek(client, now))
         return RateLimitStatus((mirror, left, 0, now, True) if degraded else (mirror, left, 0, now))
 
+    def move_up(self, mirror: Mirror, client: ClientId, tokens: int) -> None:
+        """Tokens were given back: who waits in line for the client's moves up."""
+        cost = tokens * mirror.interval
+        self._lines.move_up((mirror.limit_id, client_key(client, self._root)), (-math.inf, 0.0), cost)
+        self._lines_alone.move_up((mirror, client), (-math.inf, 0.0), cost)
+
     async def peek(self, mirror: Mirror, client: ClientId) -> tuple[float, bool]:
         """The slack of a check for no tokens, and whether only this instance says so."""
         key = client_key(client, self._root)
-        if self._reachable():
+        if self.reachable():
             try:
-                slack, _, _, _ = await self._script.call(key, mirror.argument(PEEK, 0))
+                slack, _, _, _ = await self.script.call(key, mirror.argument(PEEK, 0))
             except BackendError as error:
-                self._failed(error)
+                self.failed(error)
             else:
                 self.refusing = False
                 return min(slack, mirror.tolerance), False
@@ -231,14 +248,14 @@ class SharedBuckets:
         Under ``limits``, or under every one. If Redis is away, it is forgiven there when it is back.
         """
         resets = [(client, limit) for limit in (limits if limits is not None else (None,))]
-        self._resets += 1
+        self.resets += 1
         found = self._forget(client, limits)
         self._owed.add(resets)
         try:
             for reset in resets:
                 found = await self._owed.settle(reset) or found
         except BackendError as error:
-            self._failed(error)
+            self.failed(error)
         return found
 
     def _take_alone(self, mirror: Mirror, client: ClientId, tokens: int) -> tuple[bool, RateLimitStatus]:
@@ -250,25 +267,29 @@ class SharedBuckets:
     def _decode(self, answer: Any, calls: int) -> list[_Result]:
         """A result for each call; ValueError for anything else."""
         numbers = _NUMBERS[calls]
+        details = b""
+        if answer.__class__ is bytes and len(answer) > numbers.size:
+            answer, details = answer[: numbers.size], answer[numbers.size :]
         if answer.__class__ is not bytes or len(answer) != numbers.size:
             raise ValueError(f"expected {numbers.size} bytes")
         server_now, *found = numbers.unpack(answer)
         if not all(map(math.isfinite, (server_now, *found))):
             raise ValueError("not all numbers are finite")
-        self._reports.offset = server_now - self._now()
-        return [(found[i], found[i + 1], found[i + 2], found[i + 3]) for i in range(0, len(found), 4)]
+        self.reports.offset = server_now - self._now()
+        results = [(found[i], found[i + 1], found[i + 2], found[i + 3]) for i in range(0, len(found), 4)]
+        return with_details(results, details) if details else results
 
     # Results that arrive when no caller waits for them any more.
 
     def _take_back(self, result: _Result, mirror: Mirror, client: ClientId, tokens: int) -> None:
         slack, _, epoch, number = result
         if slack >= 0.0:
-            self._give_back(mirror, client_key(client, self._root), tokens, number, epoch)
+            self.give_back(mirror, client_key(client, self._root), tokens, number, epoch)
 
     def _give_back_if(self, result: _Result, mirror: Mirror, client: ClientId, tokens: int) -> None:
         _, number, epoch, _ = result
         if number:
-            self._give_back(mirror, client_key(client, self._root), tokens, number, epoch)
+            self.give_back(mirror, client_key(client, self._root), tokens, number, epoch)
 
     def _give_back_place(
         self, mirror: Mirror, client: ClientId, tokens: int, number: float, epoch: float
@@ -278,37 +299,38 @@ class SharedBuckets:
         self._send_back(mirror, client_key(client, self._root), tokens, number, epoch)
         return given_back
 
-    def _give_back(self, mirror: Mirror, key: bytes, tokens: int, number: float, epoch: float) -> None:
+    def give_back(self, mirror: Mirror, key: bytes, tokens: int, number: float, epoch: float) -> None:
         """Give back tokens for which no caller had begun to wait."""
         self._lines.move_up((mirror.limit_id, key), (epoch, number), tokens * mirror.interval)
         self._send_back(mirror, key, tokens, number, epoch)
 
     def _send_back(self, mirror: Mirror, key: bytes, tokens: int, number: float, epoch: float) -> None:
         with contextlib.suppress(RuntimeError):  # no event loop runs any more, as at exit
-            self._script.send(key, mirror.argument(REFUND, tokens, number, epoch, self._id))
+            self.script.send(key, mirror.argument(REFUND, tokens, number, epoch, self.id))
 
     def _charged(self, result: _Result, mirror: Mirror, client: ClientId, resets: int) -> None:
-        self._served(None)
-        if resets == self._resets:
+        self.served(None)
+        if resets == self.resets:
             mirror.heard_of_bucket(client, self._now(), min(result[0], mirror.tolerance))
 
     # Resets.
 
-    def _forget(self, client: ClientId, limits: Iterable[Mirror] | None = None) -> bool:
+    def _forget(self, client: ClientId, limits: Iterable[Mirror | WindowMirror] | None = None) -> bool:
         found = False
         now = self._now()
         for mirror in self._mirrors() if limits is None else limits:
             found = mirror.forget(client, now) or found
-            self._reports.forget(mirror, client)
+            self.reports.forget(mirror, client)
             self._lines_alone.forget((mirror, client))
             self._lines.forget((mirror.limit_id, client_key(client, self._root)))
+        self.joint.wake(client, None)
         return found
 
     def _received(self, message: bytes) -> None:
         if message.startswith(MOVED):
             self._heard_of_place(message)
             return
-        self._resets += 1
+        self.resets += 1
         try:
             client, limit_id = reset_of(message)
         except ValueError:
@@ -321,11 +343,22 @@ class SharedBuckets:
     def _heard_of_place(self, message: bytes) -> None:
         """Another instance gave back a place that waits of this one may stand behind."""
         place = place_of(message)
-        if place is not None and place.instance != self._id:
-            self._lines.move_up((place.limit_id, place.key), (place.epoch, place.number), place.cost)
+        if place is None or place.instance == self.id:
+            return
+        self._lines.move_up((place.limit_id, place.key), (place.epoch, place.number), place.cost)
+        if place.number == 0.0:
+            self._heard_of_refund(place.limit_id, place.key)
+
+    def _heard_of_refund(self, limit_id: bytes, key: bytes) -> None:
+        """A client has more than it had: what it was refused before is not remembered."""
+        for mirror in self._mirrors():
+            if mirror.limit_id == limit_id:
+                for client in client_of_key(key, self._root, mirror.records):
+                    mirror.forget_refusal(client)
+                self.joint.wake_key(mirror, key)
 
     def _forget_refusals(self) -> None:
-        self._reports.send_all()
+        self.reports.send_all()
         for mirror in self._mirrors():
             mirror.forget_refusals()
 
@@ -340,19 +373,19 @@ class SharedBuckets:
         # The event loop before has ended, and its tasks and timers with it.
         self._tasks.abandon()
         self._tasks, self._probing = BackgroundTasks(), None
-        self._reports.abandon_timer()
+        self.reports.abandon_timer()
 
     def _listening(self, stands: bool) -> None:
         if stands:
             # Resets may have been missed without a subscription.
-            self._resets += 1
+            self.resets += 1
             self._forget_refusals()
 
     def _is_open(self) -> bool:
         """Whether Redis is there, and this was not stopped."""
         return self.link.available and not self._stopped
 
-    def _reachable(self) -> bool:
+    def reachable(self) -> bool:
         try:
             self.link.here()
         except RuntimeError:
@@ -371,13 +404,13 @@ class SharedBuckets:
                 self.link.here()
                 self._tasks.spawn(self._owed.settle_all(), name="rate-limiter-owed-resets")
 
-    def _served(self, seconds: float | None) -> None:
+    def served(self, seconds: float | None) -> None:
         self.checks += 1
         self.refusing = False
         if seconds is not None:
             self.seconds.record(seconds)
 
-    def _failed(self, error: BackendError) -> None:
+    def failed(self, error: BackendError) -> None:
         if isinstance(error, RedisUnavailableError):
             return  # said by the link, once
         if not self.refusing:
@@ -392,20 +425,20 @@ class SharedBuckets:
         self._forget_moves()
         try:
             if self.link.owner.loop is asyncio.get_running_loop():
-                self._reports.send_all()
-                await self._script.drain()
+                self.reports.send_all()
+                await self.script.drain()
         finally:
             self._stopped = True
             if self._subscription is not None:
                 await self._subscription.stop()
-            self._reports.cancel_timer()
+            self.reports.cancel_timer()
             await self._tasks.stop()
-            await self._script.stop()
+            await self.script.stop()
 
     def reset_statistics(self) -> None:
         """Counters to zero."""
-        self.checks = self._reports.refused = self.degraded_checks = 0
-        self._batches_before = self._script.batches
+        self.checks = self.reports.refused = self.degraded_checks = 0
+        self._batches_before = self.script.batches
         self.seconds = Histogram()
 
 

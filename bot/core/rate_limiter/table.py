@@ -29,6 +29,7 @@ from bot.core.rate_limiter.models import (
 from bot.core.rate_limiter.parts import Meter, most_of
 from bot.core.rate_limiter.penalty import Penalties
 from bot.core.rate_limiter.texts import limits_of, parse_limits, read_or_none
+from bot.core.rate_limiter.window_mirror import WindowMirror
 from bot.core.rate_limiter.windows import Windows
 
 MANY_LIMITS = 256
@@ -220,9 +221,9 @@ class LimitTable:
         tiers = [meter for meters in self._by_tier.values() for meter in _each(meters)]
         return [*self.by_config.values(), *self._by_window.values(), *tiers]
 
-    def mirrors(self) -> list[Mirror]:
+    def mirrors(self) -> list[Mirror | WindowMirror]:
         """The same while they are shared."""
-        return [buckets for buckets in self.all() if isinstance(buckets, Mirror)]
+        return [meter for meter in self.all() if isinstance(meter, Mirror | WindowMirror)]
 
     def labelled(self) -> list[tuple[str, Meter]]:
         """What is kept of every limit with the limit's label: the default one, tiers, others."""
@@ -252,7 +253,12 @@ class LimitTable:
         return Mirror(config, penalties, self._clock, "config" if own else "default", config.name)
 
     def _new_windows(self, limit: WindowLimit, *, tier: str | None = None) -> Windows:
-        return Windows(limit, Penalties(*self._backoff_of(limit), _interval(limit)), self._clock)
+        penalties = Penalties(*self._backoff_of(limit), _interval(limit))
+        if not self._is_shared:
+            return Windows(limit, penalties, self._clock)
+        if tier is not None:
+            return WindowMirror(limit, penalties, self._clock, "tier", tier)
+        return WindowMirror(limit, penalties, self._clock, "config", limit.name)
 
     def new_meter(self, limit: Limit, *, tier: str | None = None) -> Meter:
         """Buckets or windows that are in no table yet."""

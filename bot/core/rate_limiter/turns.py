@@ -61,6 +61,10 @@ class Turns:
         """The tokens that those in line want under a limit, first come first."""
         return list(self._waiting.get((limit, client), {}).values())
 
+    def waiting(self) -> list[tuple[Hashable, ClientId]]:
+        """The limits and clients for whose tokens callers wait."""
+        return list(self._waiting)
+
     def limits_of(self, client: ClientId) -> list[Hashable]:
         """The limits under which callers wait for a client's tokens."""
         return [limit for limit, waited_for in self._waiting if waited_for == client]

@@ -72,7 +72,7 @@ class Windows:
             self.add(client, now, tokens)
             self.allowed += 1
             return 0.0
-        return self.refuse(client, now, wait)
+        return self.refuse(client, now, wait, tokens)
 
     def wait(self, client: ClientId, now: float, tokens: int) -> float:
         """Seconds until ``tokens`` can be taken, not counting ``EARLY``; 0.0: now. Changes nothing."""
@@ -90,7 +90,7 @@ class Windows:
         wait = self.wait(client, now, tokens)
         return 0.0 if wait <= 0.0 else -(wait + EARLY)
 
-    def refuse(self, client: ClientId, now: float, wait: float) -> float:
+    def refuse(self, client: ClientId, now: float, wait: float, tokens: int = 1) -> float:
         """Note a refusal for ``wait`` seconds, not counting ``EARLY``: minus what the client is told."""
         self.blocked += 1
         wait += EARLY
@@ -165,7 +165,7 @@ class Windows:
         del times[first:last]
         return last > first
 
-    def refund(self, client: ClientId, now: float, tokens: int) -> bool:
+    def credit(self, client: ClientId, now: float, tokens: int) -> bool:
         """Give back tokens of requests that did not happen; False if none counts, or a backoff holds.
 
         First go those of a charge that have yet to count, then the oldest that count: whichever requests did

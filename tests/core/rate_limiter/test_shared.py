@@ -54,11 +54,11 @@ async def pair(redis_server):
 async def listening(limiter, server):
     """Wait until it hears of resets: it then knows a client that was forgiven by a stranger."""
     link = RedisLink(server.url)
-    before = limiter._shared._resets
+    before = limiter._shared.resets
 
     async def heard():
         await link.execute("PUBLISH", "p4r:reset", client_key("nobody"))
-        return limiter._shared._resets > before + 1
+        return limiter._shared.resets > before + 1
 
     await until(heard)
     await link.close()
@@ -190,16 +190,16 @@ async def test_what_was_taken_before_a_reset_is_not_given_back_after_it(pair):
     a, _ = pair
     await a.acquire("u", SLOW)
     mirror, key = a._table.by_config[SLOW], client_key("u")
-    _, number, epoch, _ = await a._shared._script.call(key, mirror.argument(RESERVE, 1, math.inf))
+    _, number, epoch, _ = await a._shared.script.call(key, mirror.argument(RESERVE, 1, math.inf))
     await a.reset_client("u")
     assert (await a.allow_batch("u", 5, SLOW))[0]
     a._shared._send_back(mirror, key, 1, number, epoch)
-    await a._shared._script.drain()
+    await a._shared.script.drain()
     assert (await a.get_client_status("u", SLOW)).remaining == 0
-    _, number, epoch, _ = await a._shared._script.call(key, mirror.argument(RESERVE, 1, math.inf))
+    _, number, epoch, _ = await a._shared.script.call(key, mirror.argument(RESERVE, 1, math.inf))
     a._shared._send_back(mirror, key, 1, number, epoch)
     a._shared._send_back(mirror, key, 1, number, epoch)
-    await a._shared._script.drain()
+    await a._shared.script.drain()
     assert (await a.get_client_status("u", SLOW)).remaining == 1, "what is given back since, is"
 
 
@@ -210,7 +210,7 @@ async def test_a_client_in_backoff_gets_nothing_back(pair):
         await limiter.enable(backoff_base=60.0, backoff_grace=0.0)
     await a.is_allowed("u", limit)
     mirror, key = a._table.by_config[limit], client_key("u")
-    _, number, epoch, _ = await a._shared._script.call(key, mirror.argument(RESERVE, 1, math.inf))
+    _, number, epoch, _ = await a._shared.script.call(key, mirror.argument(RESERVE, 1, math.inf))
 
     async def punished():
         await a.is_allowed("u", limit)
@@ -218,7 +218,7 @@ async def test_a_client_in_backoff_gets_nothing_back(pair):
 
     await until(punished)
     a._shared._send_back(mirror, key, 1, number, epoch)
-    await a._shared._script.drain()
+    await a._shared.script.drain()
     assert (await b.get_client_status("u", limit)).retry_after > 55.0
     # Nor does a wait that it gave up let it in.
     waiting = asyncio.ensure_future(b.acquire("u", limit))
@@ -269,10 +269,10 @@ async def test_a_refusal_is_remembered_so_that_an_abuser_costs_no_round_trip(pai
     a, _ = pair
     for _ in range(6):
         await a.is_allowed("u", SLOW)
-    script_calls = a._shared._script.calls
+    script_calls = a._shared.script.calls
     for _ in range(500):
         assert not (await a.is_allowed("u", SLOW))[0]
-    assert a._shared._script.calls == script_calls
+    assert a._shared.script.calls == script_calls
     figures = await a.get_statistics()
     assert figures["remembered_denials"] == 500
     assert figures["shared_checks"] == 6
@@ -325,8 +325,8 @@ async def test_a_penalty_on_its_way_does_not_undo_the_reset_of_one_limit(pair):
     assert await b.reset_client("u", SLOW)
     mirror.fresh[client], mirror.records[client] = tat, record
     a._shared._unreported[mirror, client] = None
-    a._shared._reports.send_all()
-    await a._shared._script.drain()
+    a._shared.reports.send_all()
+    await a._shared.script.drain()
     assert (await b.is_allowed("u", SLOW))[0]
 
 
@@ -358,8 +358,8 @@ async def test_a_penalty_on_its_way_does_not_undo_a_reset(pair):
     # As if it had left a moment before the reset was heard of here.
     mirror.fresh[client], mirror.records[client] = tat, record
     a._shared._unreported[mirror, client] = None
-    a._shared._reports.send_all()
-    await a._shared._script.drain()
+    a._shared.reports.send_all()
+    await a._shared.script.drain()
     assert (await b.is_allowed("u", SLOW))[0]
     assert await b.reset_client("u") is True
     assert await b.reset_client("u") is False, "nothing is known of it any more"
@@ -504,7 +504,7 @@ async def test_a_key_of_another_type_harms_nobody_in_the_same_tick(pair, raw):
 async def test_a_nonsensical_answer_is_no_answer(redis_server, monkeypatch, caplog, answer):
     limiter = RateLimiter()
     await limiter.enable(redis_url=redis_server.url)
-    script = limiter._shared._script
+    script = limiter._shared.script
     decode = script._decode
     if answer in (b"x" * 24, b"\xff" * 24):
         answer = b"\x00" * 16 + b"\x00\x00\x00\x00\x00\x00\xf0\x7f"  # an infinity
@@ -655,12 +655,12 @@ async def test_a_check_cancelled_before_it_was_sent_takes_nothing(pair):
     await a.is_allowed("warm", SLOW)
     tasks = [asyncio.ensure_future(a.is_allowed("u", SLOW)) for _ in range(5)]
     await asyncio.sleep(0)
-    calls = a._shared._script.calls
+    calls = a._shared.script.calls
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     await a.is_allowed("warm", SLOW)
-    assert a._shared._script.calls == calls + 1
+    assert a._shared.script.calls == calls + 1
     assert (await a.get_client_status("u", SLOW)).remaining == 5
 
 
@@ -671,7 +671,7 @@ async def test_a_check_cancelled_under_way_gives_back_what_it_took(pair, redis_s
     redis_server.freeze()
     tasks = [asyncio.ensure_future(getattr(a, call)("u", SLOW)) for _ in range(3)]
     await asyncio.sleep(0.02)
-    assert a._shared._script._under_way, "they were sent"
+    assert a._shared.script._under_way, "they were sent"
     for task in tasks[:2]:
         task.cancel()
     redis_server.thaw()
@@ -688,7 +688,7 @@ async def test_a_check_cancelled_under_way_gives_back_what_it_took(pair, redis_s
 async def test_a_check_cancelled_as_redis_answers_gives_back_what_it_took(pair, monkeypatch, call):
     a, b = pair
     await a.is_allowed("warm", SLOW)
-    script = a._shared._script
+    script = a._shared.script
     ask = script.call
 
     def ask_and_cancel(*arguments):

@@ -136,9 +136,9 @@ async def test_a_slot_that_moved_is_followed(pair, cluster):
         node.close()
 
     async def mapped_anew():
-        before = a._shared._script.batches
+        before = a._shared.script.batches
         await a.is_allowed(moved, RateLimitConfig(1000.0, 1000))
-        return a._shared._script.batches > before
+        return a._shared.script.batches > before
 
     await until(mapped_anew)
     await a.is_allowed("u")

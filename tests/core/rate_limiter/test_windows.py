@@ -71,16 +71,16 @@ def test_who_retries_too_early_waits_longer_and_others_do_not():
 
 def test_what_never_happened_gives_room_again_and_nothing_else_does():
     limit = windows(3, 60.0)
-    assert not limit.refund("u", 0.0, 1), "nothing was taken"
+    assert not limit.credit("u", 0.0, 1), "nothing was taken"
     for at in (0.0, 10.0, 20.0):
         limit.take("u", at)
-    assert limit.refund("u", 30.0, 1)
+    assert limit.credit("u", 30.0, 1)
     # Which request it was is not known, so those that count longest are kept.
     assert list(limit.fresh["u"]) == [10.0, 20.0]
     assert limit.take("u", 30.0) == 0.0
-    assert limit.refund("u", 30.0, 100)
+    assert limit.credit("u", 30.0, 100)
     assert limit.peek("u", 30.0) == 3
-    assert not limit.refund("u", 30.0, 1)
+    assert not limit.credit("u", 30.0, 1)
 
 
 def test_a_charge_may_go_into_debt_up_to_a_bound():
@@ -96,10 +96,10 @@ def test_a_charge_may_go_into_debt_up_to_a_bound():
     limit.check_invariants(1.0)
     assert limit.wait("u", 1.0, 1) <= (MAX_DEBT + 1) * 60.0
     assert len(limit.fresh["u"]) == 10
-    assert limit.refund("u", 1.0, 85)
+    assert limit.credit("u", 1.0, 85)
     limit.check_invariants(1.0)
     assert limit.wait("u", 1.0, 6) == pytest.approx(179.0), "15 to come, as many as in a window and a half"
-    assert limit.refund("u", 1.0, 16)
+    assert limit.credit("u", 1.0, 16)
     assert limit.take("u", 1.0) == 0.0
 
 
