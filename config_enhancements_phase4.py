@@ -118,7 +118,8 @@ ENABLE_OUTBOUND = False
 # RATE_LIMIT_DEFAULT_RPS = 10
 # requests a client may make at once (a whole number >= 1 and <= 1_000_000_000)
 # RATE_LIMIT_BURST_SIZE = 50
-# limits by tier: name -> {requests_per_second, burst_size, backoff} (a dict)
+# limits by tier: name -> "10/second;100/hour", {requests_per_second, burst_size, backoff}, or
+# {max_requests, window, backoff} (a dict)
 # RATE_LIMITS = {}
 # make clients that retry too early, again and again, wait longer (True or False)
 # RATE_LIMIT_BACKOFF = True
@@ -135,6 +136,8 @@ ENABLE_OUTBOUND = False
 # RATE_LIMIT_SLOT_LEASE = 15
 # Redis URL for limits that instances share; empty: not shared (a string)
 # RATE_LIMIT_REDIS_URL = ""
+# ids of clients that are never limited, such as admins (a list)
+# RATE_LIMIT_EXEMPT_CLIENTS = []
 
 # Batch processor
 

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Literal, NamedTuple
 
 from bot.core.phase4_config import EXPLAINING, Phase4Config, TierBackoff
+from bot.core.phase4_config.rate_limiter import TierLimit
 from bot.core.phase4_service import Phase4Service
 
 logger = logging.getLogger("bot.core.enhanced_startup_phase4")
@@ -75,20 +76,25 @@ def _explain(optimizer: Any, config: Phase4Config) -> None:
 
 
 async def _enable_rate_limiter(limiter: Any, config: Phase4Config) -> None:
-    from bot.core.rate_limiter import Backoff, RateLimitConfig
+    from bot.core.rate_limiter import Backoff, RateLimitConfig, WindowLimit, parse_limits
 
     def backoff(own: bool | TierBackoff) -> Backoff | Literal["default"] | None:
         if isinstance(own, bool):
             return "default" if own else None
         return Backoff(own.base, own.max, own.grace)
 
+    def limits(tier: TierLimit) -> Any:
+        own = backoff(tier.backoff)
+        if tier.limits:
+            return parse_limits(tier.limits, backoff=own)
+        if tier.max_requests is not None and tier.window is not None:
+            return WindowLimit(tier.max_requests, tier.window, backoff=own)
+        return RateLimitConfig(tier.requests_per_second or 0.0, tier.burst_size, backoff=own)
+
     settings = config.rate_limiter
     await limiter.enable(
         default_limit=RateLimitConfig(settings.default_rps, settings.burst_size),
-        tiers={
-            tier: RateLimitConfig(limit.requests_per_second, limit.burst_size, backoff=backoff(limit.backoff))
-            for tier, limit in settings.tiers.items()
-        },
+        tiers={name: limits(tier) for name, tier in settings.tiers.items()},
         **_in_redis(config, "RATE_LIMIT_REDIS_URL", settings.values("default_rps", "burst_size", "tiers")),
     )
 

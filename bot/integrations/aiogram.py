@@ -54,7 +54,8 @@ from bot.integrations.services import Budgets, ServiceUser, running_outbound
 if TYPE_CHECKING:
     from bot.core.outbound import Outbound, Request
     from bot.core.phase4_config import Phase4Config
-    from bot.core.rate_limiter import RateLimitConfig, RateLimiter
+    from bot.core.rate_limiter import RateLimiter
+    from bot.core.rate_limiter.models import LimitChoice
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ def setup(
     services: bool = True,
     outbound: Outbound | None = None,
     limiter: RateLimiter | None = None,
-    limit: RateLimitConfig | None = None,
+    limit: LimitChoice | None = None,
     tier: str | None = None,
     per: str | Callable[[Update], Client | None] = "user",
     answer: Answer = ANSWER,

@@ -21,7 +21,8 @@ from bot.integrations.services import running_limiter, running_optimizer
 
 if TYPE_CHECKING:
     from bot.core.outbound import Priority
-    from bot.core.rate_limiter import RateLimitConfig, RateLimiter
+    from bot.core.rate_limiter import RateLimiter
+    from bot.core.rate_limiter.models import LimitChoice
 
 Update = TypeVar("Update")
 Client = int | str
@@ -53,11 +54,12 @@ class Throttle(Struct, Generic[Update], frozen=True, kw_only=True):
     ``limit`` or ``tier``: the limit, else the limiter's default one. ``per``: "user", "chat", or a function
     of the update giving an id or None (not limited). ``answer``: what a client is told once per wait, a
     text with ``{seconds}``; a coroutine function of update and seconds; None: nothing. ``admins``: ids of
-    users that are never limited; ``exempt``: a function of the update, a coroutine function or not, that
-    says so. :meth:`check` raises ValueError for an argument out of bounds.
+    users whose updates are never limited, besides those whom the limiter exempts; ``exempt``: a function of
+    the update, a coroutine function or not, that says so. :meth:`check` raises ValueError for an
+    argument out of bounds.
     """
 
-    limit: RateLimitConfig | None = None
+    limit: LimitChoice | None = None
     tier: str | None = None
     per: str | Callable[[Update], Client | None] = "user"
     answer: str | Callable[[Update, float], Awaitable[object]] | None = ANSWER
@@ -79,10 +81,12 @@ class Throttle(Struct, Generic[Update], frozen=True, kw_only=True):
         if self.tier is not None and not isinstance(self.tier, str):
             raise invalid("tier", self.tier, "the name of a tier, or None")
         if self.limit is not None:
-            from bot.core.rate_limiter import RateLimitConfig
+            from bot.core.rate_limiter.texts import limits_of
 
-            if not isinstance(self.limit, RateLimitConfig):
-                raise invalid("limit", self.limit, "a RateLimitConfig or None")
+            try:
+                limits_of("limit", self.limit)
+            except TypeError:
+                raise invalid("limit", self.limit, "a limit, a text of limits, or None") from None
             if self.tier is not None:
                 raise invalid("tier", self.tier, "None, as there is a limit")
 
@@ -147,6 +151,8 @@ class Gate(Generic[Update]):
         """
         limiter = self._limiter or running_limiter()
         if limiter is None or not limiter.enabled:
+            return None
+        if user is not None and limiter.is_exempt(user):
             return None
         throttle = self.throttle
         client = await throttle.client_of(update, user, chat)

@@ -49,7 +49,7 @@ from bot.integrations.services import Budgets, ServiceUser, running_limiter, run
 if TYPE_CHECKING:
     from bot.core.outbound import Outbound, Priority
     from bot.core.phase4_config import Phase4Config
-    from bot.core.rate_limiter import RateLimitConfig
+    from bot.core.rate_limiter.models import LimitChoice
 
 logger = logging.getLogger(__name__)
 
@@ -381,7 +381,7 @@ def setup(
     config: Mapping[str, Any] | Phase4Config | None = None,
     concurrent_updates: bool | int | None = None,
     in_order: bool = True,
-    limit: RateLimitConfig | None = None,
+    limit: LimitChoice | None = None,
     tier: str | None = None,
     per: str | Callable[[Update], int | str | None] = "user",
     answer: str | Callable[[Update, float], Awaitable[object]] | None = ANSWER,

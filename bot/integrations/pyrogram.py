@@ -31,7 +31,8 @@ from bot.integrations.services import Budgets, ServiceUser, running_outbound
 if TYPE_CHECKING:
     from bot.core.outbound import Outbound
     from bot.core.phase4_config import Phase4Config
-    from bot.core.rate_limiter import RateLimitConfig, RateLimiter
+    from bot.core.rate_limiter import RateLimiter
+    from bot.core.rate_limiter.models import LimitChoice
     from bot.integrations.method_waits import MethodWaits
 
 __all__ = ["Installed", "install", "uninstall"]
@@ -60,7 +61,7 @@ def install(
     services: bool = True,
     outbound: Outbound | None = None,
     limiter: RateLimiter | None = None,
-    limit: RateLimitConfig | None = None,
+    limit: LimitChoice | None = None,
     tier: str | None = None,
     per: str | Callable[[Any], int | str | None] = "user",
     answer: str | Callable[[Any, float], Awaitable[object]] | None = ANSWER,

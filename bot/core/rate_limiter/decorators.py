@@ -14,9 +14,11 @@ from bot.core.rate_limiter.models import (
     BackoffChoice,
     ClientId,
     KeyFunction,
+    LimitChoice,
     RateLimitConfig,
 )
 from bot.core.rate_limiter.service import RateLimiter
+from bot.core.rate_limiter.texts import limits_of, parse_limits
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -34,11 +36,12 @@ UPDATE_ATTRIBUTES = (
 def rate_limited(function: Callable[P, R], /) -> Callable[P, R]: ...
 @overload
 def rate_limited(
-    rps: float | None = None,
+    rps: float | str | None = None,
     burst_size: int | None = None,
     key: KeyFunction | str | None = None,
     tier: str | None = None,
     backoff: BackoffChoice = "default",
+    limit: LimitChoice | None = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 def rate_limited(
     rps: Any = None,
@@ -46,12 +49,16 @@ def rate_limited(
     key: KeyFunction | str | None = None,
     tier: str | None = None,
     backoff: BackoffChoice = "default",
+    limit: LimitChoice | None = None,
 ) -> Any:
     """Limit the calls of a function per client; a call too many raises ``RateLimitExceeded``.
 
     ``rps`` and ``burst_size`` give the function a limit of its own (burst defaults to the rate,
     rounded up); with ``tier`` its calls count against that tier instead; with neither, against a
     limit of its own with the default values (10 per second, burst 50), also without parentheses.
+
+    Limits as text, ``@rate_limited("10/second;100/hour")``, give it exact windows of its own. ``limit`` is a
+    limit, or several in a tuple, that other functions may have too; a text there is as above.
 
     ``backoff`` is that of the function's limit (see RateLimitConfig).
 
@@ -70,6 +77,16 @@ def rate_limited(
         return rate_limited()(rps)
     if tier is not None and (rps is not None or burst_size is not None or backoff != "default"):
         raise invalid("tier", tier, "no tier when rps, burst_size or backoff is given")
+    if isinstance(rps, str):
+        if limit is not None:
+            raise invalid("limit", limit, "no limit when the first argument is a text of limits")
+        rps, limit = None, rps
+    if limit is not None:
+        if rps is not None or burst_size is not None or tier is not None:
+            raise invalid("limit", limit, "no limit when rps, burst_size or tier is given")
+        if backoff != "default" and not isinstance(limit, str):
+            raise invalid("backoff", backoff, "none: a limit has its own")
+        limits_of("limit", limit)
     if key is not None and not isinstance(key, str) and not callable(key):
         raise invalid("key", key, "the name of an argument, or a function")
 
@@ -79,12 +96,18 @@ def rate_limited(
         if not callable(function):
             raise invalid("function", function, "something that can be called")
         label = label_of(function)
-        config = None if tier is not None else _own_limit(rps, burst_size, label, backoff)
+        config: LimitChoice | None = None
+        if isinstance(limit, str):
+            config = limits_of("limit", parse_limits(limit, label, backoff))
+        elif limit is not None:
+            config = limits_of("limit", limit)
+        elif tier is None:
+            config = _own_limit(rps, burst_size, label, backoff)
         client_of = client_finder(function, key)
 
         limit_name = label if tier is None else f"tier {tier}"
 
-        def limit(limiter: RateLimiter, args: Any, kwargs: Any) -> None:
+        def check(limiter: RateLimiter, args: Any, kwargs: Any) -> None:
             client = client_of(args, kwargs)
             wait = limiter.check(client, config) if tier is None else limiter.check_tier(client, tier)
             if wait > 0.0:
@@ -100,7 +123,7 @@ def rate_limited(
                     if not allowed:
                         raise RateLimitExceeded(status.retry_after, limit=limit_name)
                 elif limiter.enabled:
-                    limit(limiter, args, kwargs)
+                    check(limiter, args, kwargs)
                 else:
                     limiter._used_while_off()
                 return await function(*args, **kwargs)  # type: ignore[misc]  # R is the coroutine
@@ -111,7 +134,7 @@ def rate_limited(
         def limited_sync(*args: P.args, **kwargs: P.kwargs) -> R:
             limiter = RateLimiter.get_instance()
             if limiter.enabled:
-                limit(limiter, args, kwargs)
+                check(limiter, args, kwargs)
             else:
                 limiter._used_while_off()
             return function(*args, **kwargs)

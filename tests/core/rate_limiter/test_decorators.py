@@ -7,7 +7,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from bot.core.rate_limiter import Backoff, RateLimitConfig, RateLimiter, RateLimitExceeded, rate_limited
+from bot.core.rate_limiter import (
+    Backoff,
+    RateLimitConfig,
+    RateLimiter,
+    RateLimitExceeded,
+    WindowLimit,
+    rate_limited,
+)
 from bot.core.rate_limiter.decorators import label_of
 from bot.core.rate_limiter.local import LocalBuckets
 from tests.support.clock import VirtualClock
@@ -332,3 +339,73 @@ async def test_an_argument_that_cannot_be_looked_at_names_nobody(limiter, error)
         "done",
         "refused",
     ]
+
+
+# Limits of other kinds.
+
+
+async def test_a_text_gives_each_function_windows_of_its_own(limiter):
+    @rate_limited("2/minute;3/hour")
+    async def search(user_id):
+        return None
+
+    @rate_limited(limit="2/minute;3/hour")
+    async def other(user_id):
+        return None
+
+    assert await outcomes(search, (1,), (1,), (1,), (2,)) == ["done", "done", "refused", "done"]
+    assert await outcomes(other, (1,), (1,), (1,)) == ["done", "done", "refused"]
+
+
+async def test_functions_may_have_a_limit_together(limiter):
+    both = (WindowLimit(3, 60.0), RateLimitConfig(0.01, 2))
+
+    @rate_limited(limit=both)
+    async def search(user_id):
+        return None
+
+    @rate_limited(limit=both)
+    def look(user_id):
+        return None
+
+    assert await outcomes(search, (1,)) == ["done"]
+    look(1)
+    with pytest.raises(RateLimitExceeded) as refused:
+        look(1)
+    assert refused.value.retry_after == pytest.approx(100.0, abs=1.0)
+    assert await outcomes(search, (1,), (2,)) == ["refused", "done"]
+
+
+async def test_windows_have_backoff_or_none_as_the_function_says(limiter):
+    @rate_limited("1/minute", backoff=None)
+    async def lenient(user_id):
+        return None
+
+    @rate_limited("1/minute", backoff=Backoff(base=900.0, max=900.0, grace=0.0))
+    async def strict(user_id):
+        return None
+
+    for function, longest in ((lenient, 61.0), (strict, 901.0)):
+        waits = []
+        for _ in range(4):
+            try:
+                await function(1)
+            except RateLimitExceeded as refused:
+                waits.append(refused.retry_after)
+            await asyncio.sleep(0.03)
+        assert max(waits) <= longest
+        assert function is lenient or max(waits) > 60.1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"rps": "5/fortnight"}, {"rps": "10/second", "limit": "5/second"},
+        {"limit": "5/second", "tier": "free"},
+        {"limit": WindowLimit(5, 1.0), "rps": 1.0}, {"limit": WindowLimit(5, 1.0), "backoff": None},
+        {"rps": "10/second", "burst_size": 5}, {"limit": 5}, {"limit": ()},
+    ],
+)  # fmt: skip
+def test_a_wrong_limit_is_refused_where_it_is_written(arguments):
+    with pytest.raises((ValueError, TypeError), match=r"limit = |backoff = "):
+        rate_limited(**arguments)

@@ -164,7 +164,9 @@ def _conflicts_of_limits_and_batches(c: Phase4Config) -> Iterator[Finding]:
     if c.ENABLE_RATE_LIMITER and c.RATE_LIMITS:
         default = (c.RATE_LIMIT_DEFAULT_RPS, c.RATE_LIMIT_BURST_SIZE)
         if all(
-            limit.requests_per_second < default[0] and limit.burst_size < default[1]
+            limit.requests_per_second is not None
+            and limit.requests_per_second < default[0]
+            and limit.burst_size < default[1]
             for limit in c.RATE_LIMITS.values()
         ):
             yield warn(
