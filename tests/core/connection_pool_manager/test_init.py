@@ -196,6 +196,11 @@ async def test_a_redis_connection_that_is_lost_within_a_lease_is_prepared_again(
         await asyncio.to_thread(redis_server.execute, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         with pytest.raises(Exception, match=r"[Cc]onnection"):
             await conn.ping()
+        redis_server.freeze()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await conn.ping()  # connects, and is cancelled before it is prepared
+        redis_server.thaw()
         assert await redis_finds(conn)
 
 
