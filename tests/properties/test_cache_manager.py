@@ -3,6 +3,7 @@
 import asyncio
 from contextvars import copy_context
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -89,6 +90,59 @@ class Cache(RuleBasedStateMachine):
 
         self.run(calls())
         self.model.pop((space, "c"), None)
+
+    @rule(space=spaces, key=keys, ttl=ttls)
+    def touch(self, space, key, ttl):
+        there = self.expected(space, key) != "absent"
+        assert self.run(self.cache.touch(key, ttl, space)) is there
+        if there:
+            value, _, tags = self.model[space, key]
+            self.model[space, key] = (value, self.clock.monotonic() + ttl, tags)
+
+    @rule(space=spaces, key=keys, value=values, ttl=ttls)
+    def add(self, space, key, value, ttl):
+        there = self.expected(space, key) != "absent"
+        assert self.run(self.cache.add(key, value, ttl, space)) is not there
+        if not there:
+            self.model[space, key] = (value, self.clock.monotonic() + ttl, frozenset())
+
+    @rule(space=spaces, key=keys, by=st.integers(-5, 5), ttl=ttls)
+    def incr(self, space, key, by, ttl):
+        before = self.expected(space, key)
+        if before != "absent" and (type(before) is not int or abs(before + by) > 2**53 - 1):
+            with pytest.raises((TypeError, ValueError)):
+                self.run(self.cache.incr(key, by, space, ttl))
+            return
+        if before == "absent":
+            before, expires_at, tags = 0, self.clock.monotonic() + ttl, frozenset()
+        else:
+            _, expires_at, tags = self.model[space, key]
+        assert self.run(self.cache.incr(key, by, space, ttl)) == before + by
+        self.model[space, key] = (before + by, expires_at, tags)
+
+    @rule(space=spaces, key=keys)
+    def time_left(self, space, key):
+        expires_at = self.model.get((space, key), (0, 0.0, ()))[1]
+        left = max(0.0, expires_at - self.clock.monotonic()) if self.expected(space, key) != "absent" else 0.0
+        assert self.run(self.cache.ttl(key, space)) == pytest.approx(left)
+        assert self.run(self.cache.exists(key, space)) is (left > 0)
+
+    @rule(space=spaces, wanted=st.lists(keys), ttl=ttls)
+    def load_many(self, space, wanted, ttl):
+        asked = []
+
+        async def loader(missing):
+            asked.extend(missing)
+            return {key: key for key in missing if not key.startswith("b")}
+
+        found = self.run(self.cache.get_or_load_many(wanted, loader, ttl, space))
+        missing = [key for key in dict.fromkeys(wanted) if self.expected(space, key) == "absent"]
+        assert asked == missing
+        for key in missing:
+            if not key.startswith("b"):
+                self.model[space, key] = (key, self.clock.monotonic() + ttl, frozenset())
+        expected = {key: self.expected(space, key) for key in dict.fromkeys(wanted)}
+        assert found == {key: value for key, value in expected.items() if value != "absent"}
 
     @rule(space=spaces, wanted=st.lists(keys))
     def get_many(self, space, wanted):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any, assert_type
+from typing import Any, NamedTuple, assert_type
 
 from bot.core.batch_processor import (
     BatchItem,
@@ -17,7 +17,7 @@ from bot.core.batch_processor import (
     Submission,
     durable_dead_letters,
 )
-from bot.core.cache_manager import FOREVER, CacheManager, cached, invalidate
+from bot.core.cache_manager import FOREVER, CacheManager, cached, invalidate, register_type
 from bot.core.connection_pool_manager import BackendType, ConnectionPoolManager, PooledConnection
 from bot.core.enhanced_startup_phase4 import (
     get_phase4_status,
@@ -152,6 +152,33 @@ def length(text: str) -> int:
 @invalidate(tags=("user:{user_id}",), function=[get_user, parse])
 async def rename(user_id: int, text: str) -> bool:
     return True
+
+
+@register_type
+class Registered(NamedTuple):
+    id: int
+
+
+@register_type(name="named")
+class RegisteredByName(NamedTuple):
+    id: int
+
+
+async def keys_of_the_cache(cache: CacheManager) -> None:
+    assert_type(Registered(1).id, int)
+    assert_type(RegisteredByName(1).id, int)
+    assert_type(await cache.incr("n", ttl=timedelta(days=1)), int)
+    assert_type(await cache.add("k", 1), bool)
+    assert_type(await cache.ttl("k"), float | None)
+    assert_type(await cache.touch("k", FOREVER), bool)
+    assert_type(await cache.exists("k"), bool)
+    async with cache.lock("k") as lease:
+        assert_type(lease.held, bool)
+
+    async def load(missing: list[str]) -> dict[str, int]:
+        return dict.fromkeys(missing, 1)
+
+    assert_type(await cache.get_or_load_many(["a", "b"], load), dict[str, Any])
 
 
 async def functions_that_are_cached(menu: Menu) -> None:

@@ -13,13 +13,15 @@ import functools
 import hashlib
 import inspect
 import types
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, overload
 
 import msgspec
 
 from bot.core._shared.errors import CorruptPayloadError, UnsupportedValueError, invalid
 from bot.core._shared.fitting import field_types, fits
+
+T = TypeVar("T")
 
 MAX_TYPES = 10_000
 """Most types that a process registers: more would be made in a loop."""
@@ -316,6 +318,10 @@ REGISTRY = TypeRegistry()
 """Of this process: classes are the process's own, whichever cache meets their instances."""
 
 
+@overload
+def register_type(kind: type[T], *, name: str | None = None) -> type[T]: ...
+@overload
+def register_type(kind: None = None, *, name: str | None = None) -> Callable[[type[T]], type[T]]: ...
 def register_type(kind: Any = None, *, name: str | None = None) -> Any:
     """Let Redis carry the instances of a class: an Enum, dataclass, NamedTuple, Struct or pydantic model.
 

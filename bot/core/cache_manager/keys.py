@@ -108,7 +108,7 @@ def lease_key(kind: str, namespace: str, key: str, root: bytes = b"") -> bytes:
     """The key of a lease, in a cluster in the slot of :func:`redis_key` wherever possible."""
     at = redis_key(namespace, key, root)
     # A cluster hashes what is between the first braces only, if there are any with something between.
-    if b"{" not in at and b"}" not in at:
+    if b"}" not in at:
         at = b"{" + at + b"}"
     return root + f"{PREFIX}:{kind}:".encode() + at
 

@@ -79,6 +79,37 @@ async def test_a_change_in_one_is_seen_by_the_other(pair, change):
     await until(lambda: equals(lambda: b.get_many(keys), expected))
 
 
+async def test_one_instance_loads_for_all_and_locks_hold_on_every_node(pair):
+    loads = []
+
+    async def load(key):
+        loads.append(key)
+        await asyncio.sleep(0)
+        return key
+
+    keys = [*(f"load:{n}" for n in range(20)), "{braces}:1", "a{b}c", "{}", "a}b", "{"]
+    for tags in ((), ("t",)):
+        calls = [
+            cache.get_or_load(key, lambda key=key: load(key), tags=tags, lock=True)
+            for key in keys
+            for cache in pair
+        ]
+        assert await asyncio.gather(*calls) == [key for key in keys for _ in pair]
+        assert set(loads) == set(keys)
+        # The two that are in another slot than any lease could be.
+        assert {key for key in keys if loads.count(key) > 1} <= {"{}", "a}b"}
+        loads.clear()
+        for key in keys:
+            assert await pair[0].get(key) == key
+            await pair[0].delete(key)
+    assert (await pair[0].get_statistics())["l2_errors"] == 0
+    async with pair[0].lock("k") as lease:
+        assert lease.shared
+        with pytest.raises(TimeoutError):
+            async with pair[1].lock("k", wait=0.01):
+                pytest.fail("two are inside")
+
+
 async def test_a_node_that_is_killed_is_misses_and_no_error(pair, cluster):
     a, b = pair
     keys = [f"k{n}" for n in range(60)]
