@@ -1,5 +1,6 @@
 """The batch processor in memory: items per second with a result for each, beside peers, in batches of 100;
-and rows per second into SQLite and PostgreSQL, batched against one by one.
+what lanes cost, in memory and in Redis; and rows per second into SQLite and PostgreSQL, batched against
+one by one.
 
 ``PHASE4_BENCH_POSTGRESQL_URL`` names the PostgreSQL (a local one otherwise); a schema of its own is
 made there, and dropped at the end.
@@ -15,11 +16,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Contender, Result, compare, main, table, verdict
+from benchmarks.harness import Contender, Result, compare, main, redis_server, table, verdict
 from bot.core.batch_processor import BatchItem, BatchProcessor
 
 ITEMS = 10_000
 AWAITED = 5_000
+LANES = 1_000
+DURABLE_ITEMS = 2_000
 ROWS, SINGLE_ROWS = 5_000, 200
 SIZE = 100
 POSTGRESQL = os.environ.get("PHASE4_BENCH_POSTGRESQL_URL", "postgresql://postgres@127.0.0.1:5432/test")
@@ -114,6 +117,63 @@ async def items_awaited() -> None:
     await ours.disable()
 
 
+async def lanes() -> None:
+    """As many items without a lane and in 1,000 lanes, ten of each one after the other."""
+
+    def by_id_then_flush(lane_of: Callable[[int], int | None]) -> Any:
+        async def run(n: int) -> None:
+            for number in range(n):
+                await processor.submit_item(number, lane=lane_of(number))
+            await processor.flush()
+
+        return run
+
+    def many_then_flush(of: BatchProcessor, lane_of: Callable[[int], int | None]) -> Any:
+        async def run(n: int) -> None:
+            await of.submit_many(range(n), lanes=list(map(lane_of, range(n))))
+            await of.flush()
+
+        return run
+
+    def awaited(lane_of: Callable[[int], int | None]) -> Any:
+        async def run(n: int) -> None:
+            await asyncio.gather(*[processor.submit_and_wait(i, lane=lane_of(i)) for i in range(n)])
+
+        return run
+
+    def none(number: int) -> None:
+        return None
+
+    def one_of(number: int) -> int:
+        return number % LANES
+
+    processor = await processor_of(in_order)
+    for name, run, items, bound in (
+        ("submit_item", by_id_then_flush, ITEMS, 0.8),
+        ("submit_many", lambda lane_of: many_then_flush(processor, lane_of), ITEMS, 0.8),
+        ("submit_and_wait", awaited, ITEMS, 0.8),
+    ):
+        pair = [Contender("no lanes", run(none), items), Contender("1,000 lanes", run(one_of), items)]
+        results = await compare(pair, repeats=31)
+        print(table(f"{name}: 10,000 items in 1,000 lanes", results, baseline="no lanes"))
+        share = results["no lanes"].microseconds / results["1,000 lanes"].microseconds
+        print(verdict(f"{name} in 1,000 lanes, share of the items/s without", share, bound, at_most=False))
+    await processor.disable()
+    with redis_server() as url:
+        durable = BatchProcessor()
+        await durable.enable(
+            in_order, max_batch_size=SIZE, batch_timeout=0.01, max_pending=1_000_000, redis_url=url,
+            queue_name=f"bench-{os.getpid()}",
+        )  # fmt: skip
+        pair = [
+            Contender("no lanes", many_then_flush(durable, none), DURABLE_ITEMS),
+            Contender("1,000 lanes", many_then_flush(durable, one_of), DURABLE_ITEMS),
+        ]
+        results = await compare(pair, repeats=9)
+        print(table("submit_many, durable: 2,000 items in 1,000 lanes", results, baseline="no lanes"))
+        await durable.disable()
+
+
 Write = Callable[[list[tuple[int, str]]], Awaitable[Any]]
 
 
@@ -184,6 +244,7 @@ async def postgresql() -> AsyncIterator[Write]:
 async def bench() -> None:
     await items_as_futures()
     await items_awaited()
+    await lanes()
     async with sqlite() as write:
         await rows_written("SQLite (a file, WAL)", write)
     try:
