@@ -75,7 +75,8 @@ ENABLE_OUTBOUND = False
 # CACHE_LOAD_LOCK = False
 # compress large values in Redis (True or False)
 # CACHE_COMPRESSION_ENABLED = True
-# Redis URL of the second tier, also redis+cluster://; empty: first tier only (a string)
+# Redis URL of the second tier, also redis+cluster:// or redis+sentinel://; empty: first tier only (a
+# string)
 # CACHE_L2_REDIS_URL = ""
 # refresh warmed keys in the background (True or False)
 # ENABLE_CACHE_WARMING = False

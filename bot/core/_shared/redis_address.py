@@ -236,7 +236,7 @@ def _read_sentinels(scheme: str, rest: str, options: dict[str, str], shown: str)
 
     login, at, there = rest.rpartition("@")
     hosts, _, path = there.partition("/")
-    service, _, number = path.strip("/").partition("/")
+    service, _, number = path.removesuffix("/").partition("/")
     service = unquote(service)
     database = options.get("db", number or "0")
     if not _SERVICE.match(service) or not (database.isascii() and database.isdigit()):

@@ -25,7 +25,10 @@ class CacheManagerSettings(Settings, frozen=True, rename=starting("CACHE_")):
         default=True, name="CACHE_COMPRESSION_ENABLED"
     )
     redis_url: Annotated[
-        str, doc("Redis URL of the second tier, also redis+cluster://; empty: first tier only")
+        str,
+        doc(
+            "Redis URL of the second tier, also redis+cluster:// or redis+sentinel://; empty: first tier only"
+        ),
     ] = field(default="", name="CACHE_L2_REDIS_URL")
     warming: Annotated[bool, doc("refresh warmed keys in the background")] = field(
         default=False, name="ENABLE_CACHE_WARMING"

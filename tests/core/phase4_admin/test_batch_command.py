@@ -17,9 +17,9 @@ pytestmark = pytest.mark.server
 DEAD, ITEMS = "phase4:{batch:default}:dead", "phase4:{batch:default}:items"
 
 
-def put(server, item_id, data, error="ValueError: no", priority=0):
+def put(server, item_id, data, error="ValueError: no", priority=0, root=""):
     letter = DeadLetter(item_id, data, priority, 3, error, 1_700_000_000.0)
-    server.execute("XADD", DEAD, "*", "v", letter_value(letter))
+    server.execute("XADD", root + DEAD, "*", "v", letter_value(letter))
 
 
 @pytest.fixture
@@ -194,3 +194,28 @@ def test_without_redis_it_says_so_once_and_shows_no_password(capsys):
     printed = capsys.readouterr()
     assert printed.err.count("is away") == 1
     assert "secret" not in printed.err + printed.out
+
+
+@pytest.mark.parametrize("how", ["setting", "url"])
+def test_under_a_prefix_of_keys(command, redis_server, monkeypatch, how):
+    put(redis_server, "mine", "x", root="shop:")
+    put(redis_server, "anothers", "x")
+    if how == "setting":
+        monkeypatch.setenv("PHASE4_KEY_PREFIX", "shop")
+        where = ()
+    else:
+        where = ("--redis", f"{redis_server.url}?key_prefix=shop")
+    status, printed = command("list", *where)
+    assert status == 0
+    assert "mine" in printed
+    assert "anothers" not in printed
+    assert command("replay", "mine", *where)[0] == 0
+    assert redis_server.execute("XLEN", f"shop:{ITEMS}") == 1
+    assert redis_server.execute("EXISTS", ITEMS) == 0
+
+
+def test_a_prefix_that_is_none_is_said(command, monkeypatch):
+    monkeypatch.setenv("PHASE4_KEY_PREFIX", "a:b")
+    status, printed = command("list")
+    assert status == 2
+    assert "PHASE4_KEY_PREFIX = 'a:b'" in printed
