@@ -1,7 +1,8 @@
 """Where Phase 4 is put together: build, wire, start in order, stop in reverse, report.
 
 Importing this module imports no service and no driver; each is imported when its flag is set.
-The decorators ``cached``, ``optimize_query`` and ``rate_limited`` can be imported from here too.
+The decorators can be imported from here too: ``cached``, ``invalidate``, ``optimize_query``,
+``rate_limited`` and ``limited_slots``.
 """
 
 from __future__ import annotations
@@ -27,20 +28,22 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from bot.core._shared.histogram import HistogramSnapshot
-    from bot.core.cache_manager import cached
+    from bot.core.cache_manager import cached, invalidate
     from bot.core.phase4_admin.audit import Audit
     from bot.core.phase4_admin.library import Library
     from bot.core.phase4_admin.mount import Mounted
     from bot.core.phase4_config.dashboard import DashboardSettings
     from bot.core.phase4_statistics.states import States
     from bot.core.query_optimizer import optimize_query
-    from bot.core.rate_limiter import rate_limited
+    from bot.core.rate_limiter import limited_slots, rate_limited
 
 __all__ = [
     "PHASE4_CONFIG",
     "cached",
     "get_phase4_status",
     "initialize_phase4_services",
+    "invalidate",
+    "limited_slots",
     "mount_phase4",
     "optimize_query",
     "rate_limited",
@@ -460,6 +463,8 @@ async def reset_phase4_services() -> bool:
 
 _DECORATORS = {
     "cached": "cache_manager",
+    "invalidate": "cache_manager",
+    "limited_slots": "rate_limiter",
     "optimize_query": "query_optimizer",
     "rate_limited": "rate_limiter",
 }

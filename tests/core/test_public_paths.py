@@ -52,8 +52,8 @@ NAMES = {
         parse_limits rate_limited
     """,
     "enhanced_startup_phase4": """
-        cached get_phase4_status initialize_phase4_services mount_phase4 optimize_query rate_limited
-        reset_phase4_services shutdown_phase4_services
+        cached get_phase4_status initialize_phase4_services invalidate limited_slots mount_phase4
+        optimize_query rate_limited reset_phase4_services shutdown_phase4_services
     """,
     "phase4_metrics": """
         Phase4Collector register_phase4_metrics
