@@ -10,7 +10,8 @@ from bot.core._shared.errors import invalid
 from bot.core._shared.isolation import Frozen
 from bot.core.cache_manager.errors import LoaderTimeoutError
 from bot.core.cache_manager.keys import valid_key, valid_name
-from bot.core.cache_manager.loading import UNKNOWN_TTL, Loads, frozen_or_none, ttl_of_load
+from bot.core.cache_manager.loaded_values import frozen_or_none, ttl_of_load
+from bot.core.cache_manager.loading import UNKNOWN_TTL, Loads
 from bot.core.cache_manager.models import (
     ABSENT,
     DEFAULT_NAMESPACE,

@@ -14,7 +14,7 @@ from bot.core._shared.isolation import freeze
 from bot.core._shared.masking import one_line
 from bot.core._shared.tasks import BackgroundTasks
 from bot.core.cache_manager.events import Hooks
-from bot.core.cache_manager.loading import ttl_of_loaded
+from bot.core.cache_manager.loaded_values import ttl_of_loaded
 from bot.core.cache_manager.models import FirstOfType, Loader
 from bot.core.cache_manager.stats import Counters
 from bot.core.cache_manager.tiers import Tiers
