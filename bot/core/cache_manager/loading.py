@@ -87,7 +87,7 @@ class Loads:
         """The loads of many keys, see many_loading.py: one, and one flight for each of its keys."""
 
         self.begun: dict[tuple[str, str], Begun] = {}
-        """When the loader of each load in progress began. Changed only by note and done."""
+        """When the loader of each load in progress began. Changed only by note, _Load._note and done."""
 
     def note(self, keys: Iterable[str], namespace: str, tags: tuple[str, ...] | TagsOf) -> Begun:
         """The loader of keys begins now; :meth:`done` must follow, with what this returns."""
@@ -109,7 +109,9 @@ class Loads:
         """
         begun = self.begun.get((namespace, key))
         changes = self.tiers.local.changes
-        if begun is not None and changes.since(begun.changes, namespace, key, begun.tags, reloads=False):
+        if begun is None or changes.count <= begun.changes:
+            return
+        if changes.since(begun.changes, namespace, key, begun.tags, reloads=False):
             self.flights.forget((namespace, key))
 
     @property
@@ -239,6 +241,7 @@ class Loads:
         If the new value is not to be cached, the former one is dropped.
         """
         call = _Load(self, key, loader, ttl, namespace, tags, options, None)
+        call.joinable = False
         # A key of its own: a load in progress may have begun before what the caller wants to see.
         value, frozen = await self.flights.run(
             (namespace, key, call), call.run, timeout=call.time_limit(), expired=call.timed_out
@@ -288,7 +291,8 @@ class _Load:
     """One caller's load of one key."""
 
     __slots__ = (
-        "key", "led", "loader", "loads", "locked", "look_up", "namespace", "options", "stored", "tags", "ttl",
+        "_noted", "joinable", "key", "led", "loader", "loads", "locked", "look_up", "namespace", "options",
+        "stored", "tags", "ttl",
     )  # fmt: skip
 
     def __init__(
@@ -316,10 +320,26 @@ class _Load:
         """Whether one instance loads it for all."""
         self.stored = False
         """Whether the value was cached."""
+        self.joinable = True
+        """Whether other callers join this load."""
+        self._noted: Begun | None = None
 
     async def run(self) -> tuple[Any, Frozen | None]:
         """Load and store: the value, and a form that is safe to hand out; None if it cannot be copied."""
         self.led = True
+        try:
+            return await self._once_for_all()
+        finally:
+            if self._noted is not None:
+                self.loads.done((self.key,), self.namespace, self._noted)
+
+    def _note(self, tags: tuple[str, ...] | TagsOf, changes: int) -> None:
+        """Changes after these are too late for the value."""
+        if self.joinable:
+            self._noted = Begun(changes, None if callable(tags) else tags)
+            self.loads.begun[self.namespace, self.key] = self._noted
+
+    async def _once_for_all(self) -> tuple[Any, Frozen | None]:
         if not self.locked or self.loads.tiers.shared is None:
             return await self._loaded(None)
         locks, namespace, key = self.loads.locks, self.namespace, self.key
@@ -349,7 +369,7 @@ class _Load:
         changes = tiers.local.changes
         start = loads.now()
         begun = changes.count
-        noted = loads.note((key,), namespace, tags)
+        self._note(tags, begun)
         loads.counters.loads += 1
         try:
             value = await (
@@ -358,8 +378,6 @@ class _Load:
         except Exception as error:
             loads.hooks.tell("error", namespace, key, error=error)
             raise
-        finally:
-            loads.done((key,), namespace, noted)
         if loads.hooks.by_kind:
             loads.hooks.tell("load", namespace, key, seconds=loads.now() - start)
         frozen = frozen_or_none(key, value, loads.first_of_type)
@@ -379,6 +397,8 @@ class _Load:
         if shared is None:
             tiers.local.store(namespace, key, frozen, ttl, carried, load_seconds, options.stale_ttl)
         else:
+            # Redis may be slow to store it. The first change from now on is that of storing it in L1.
+            self._note(carried, changes.count + 1)
             await shared.store(
                 namespace, key, value, frozen, ttl, carried,
                 keep=options.stale_ttl, load_seconds=load_seconds, loaded=True,
