@@ -263,6 +263,7 @@ class SharedTier:
             if loaded and in_l2 and changes.since(begun, namespace, key, tags, reloads=False):
                 # Its SET may have come after a change that is newer than what was loaded.
                 await self.l2.delete(namespace, (key,))
+                self._local.delete(namespace, key)  # where a read may have put it meanwhile
         return in_l2 or in_l1
 
     async def set_piece(

@@ -216,22 +216,33 @@ class Tiers:
         if self.shared is None:
             return here
         there = 0
-        for start in range(0, len(keys), PIECE_KEYS):
-            there += await self.shared.l2.delete(namespace, keys[start : start + PIECE_KEYS])
+        try:
+            for start in range(0, len(keys), PIECE_KEYS):
+                there += await self.shared.l2.delete(namespace, keys[start : start + PIECE_KEYS])
+        finally:
+            # Again: a read may have found in Redis, and kept, what was dropped there after that. So below.
+            for key in keys:
+                local.delete(namespace, key)
         return max(here, there)
 
     async def drop_pattern(self, namespace: str, pattern: str) -> int:
         """Drop the keys of a namespace that match a glob; returns how many."""
         gone = set(self.local.drop_pattern(namespace, pattern))
         if self.shared is not None:
-            gone |= set(await self.shared.l2.drop_pattern(namespace, pattern, "pattern"))
+            try:
+                gone |= set(await self.shared.l2.drop_pattern(namespace, pattern, "pattern"))
+            finally:
+                self.local.drop_pattern(namespace, pattern)
         return len(gone)
 
     async def drop_tags(self, tags: tuple[str, ...]) -> int:
         """Drop the entries with any of the tags; returns how many of L1."""
         gone = self.local.drop_tags(tags)
         if self.shared is not None:
-            await self.shared.l2.drop_tags(tags)
+            try:
+                await self.shared.l2.drop_tags(tags)
+            finally:
+                self.local.drop_tags(tags)
         return gone
 
     async def clear(self, namespace: str | None) -> int:
@@ -241,10 +252,15 @@ class Tiers:
         names = list({**local.used, **spaces}) if namespace is None else [namespace]
         here = {name: set(spaces.get(name, ())) for name in names} if self.shared is not None else {}
         gone = local.clear(namespace)
-        if self.shared is not None and namespace is None and local.used_more:
-            await self.shared.l2.drop_values()
-        elif self.shared is not None:
-            l2 = self.shared.l2
-            for name in names:
-                gone += len(set(await l2.drop_pattern(name, "*", "clear")) - here[name])
+        if self.shared is None:
+            return gone
+        l2 = self.shared.l2
+        try:
+            if namespace is None and local.used_more:
+                await l2.drop_values()
+            else:
+                for name in names:
+                    gone += len(set(await l2.drop_pattern(name, "*", "clear")) - here[name])
+        finally:
+            local.clear(namespace)
         return gone

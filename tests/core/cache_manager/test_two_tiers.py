@@ -394,3 +394,29 @@ async def test_another_type_under_a_key_raises_nowhere(pair, raw, write):
     await a.delete("k")
     assert await a.set_many({"k": 1}) == 1
     assert await a.invalidate_pattern("k*") == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "change"),
+    [
+        ("delete", lambda cache: cache.delete("k")),
+        ("drop_tags", lambda cache: cache.invalidate_tag("t")),
+        ("drop_pattern", lambda cache: cache.invalidate_pattern("k*")),
+        ("drop_pattern", lambda cache: cache.clear("default")),
+    ],
+)
+async def test_a_read_while_redis_has_yet_to_drop_a_value_brings_it_back_for_no_longer(
+    pair, monkeypatch, command, change
+):
+    cache, _ = pair
+    await cache.set("k", "old", tags=["t"])
+    l2 = cache._tiers.shared.l2
+    drop = getattr(l2, command)
+
+    async def slow(*arguments):
+        assert await cache.get("k", "default") == "old", "Redis still has it"
+        return await drop(*arguments)
+
+    monkeypatch.setattr(l2, command, slow)
+    await change(cache)
+    assert await cache.get("k", "default") is None
