@@ -136,8 +136,14 @@ class Phase4Service(ABC):
 
 
 def _is_ours(kind: type) -> bool:
-    # A bot that this is embedded in has modules of its own in bot.core; a subclass there names no service.
-    return kind.__module__.startswith("bot.core.") and "service_name" in vars(kind)
+    # A bot that this is embedded in has modules of its own in bot.core; a subclass there is in no package of
+    # ours, which is where a service has its name from.
+    named = next((base for base in kind.__mro__ if "service_name" in vars(base)), None)
+    return named is not None and _package(named) == _package(kind)
+
+
+def _package(kind: type) -> str:
+    return kind.__module__.rpartition(".")[0]
 
 
 def _no_attribute(kind: type, name: str) -> str:
