@@ -146,6 +146,9 @@ ENABLE_OUTBOUND = False
 # BATCH_MAX_SIZE = 100
 # seconds a batch waits for more items (a number > 0 and <= 31_536_000)
 # BATCH_TIMEOUT = 5
+# the most bytes of a batch; a larger item is in one of its own; 0: no limit (a whole number >= 0 and <=
+# 1_099_511_627_776)
+# BATCH_MAX_BYTES = 0
 # batches handled at once (a whole number >= 1 and <= 10_000)
 # BATCH_MAX_CONCURRENT = 10
 # the most unfinished items (a whole number >= 1 and <= 100_000_000)

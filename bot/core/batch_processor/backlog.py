@@ -73,9 +73,12 @@ class Backlog:
 
         The latter end here.
         """
-        before = self.queue.withdrawn
-        items = self.queue.take(limit)
-        withdrawn = self.queue.withdrawn - before
+        queue = self.queue
+        before = queue.withdrawn
+        items = queue.take_batch(limit) if queue.sizes.most else queue.take(limit)
+        return self._took(items, queue.withdrawn - before)
+
+    def _took(self, items: list[BatchItem], withdrawn: int) -> tuple[list[BatchItem], int]:
         self.left += len(items) + withdrawn
         self.in_flight += len(items)
         if self.lanes.released:
@@ -106,7 +109,9 @@ class Backlog:
         """As :meth:`take`, all of them, then those that wait in lanes, in order; the lanes are forgotten."""
         # Not by way of the queue, where a priority would move one before others of its lane.
         waiting = self.lanes.clear()
-        items, withdrawn = self.take(len(self.queue))
+        before = self.queue.withdrawn
+        items = self.queue.take_everything()
+        items, withdrawn = self._took(items, self.queue.withdrawn - before)
         self.queue.left_out.clear()
         wanted = [item for item in waiting if item.future is None or not item.future.done()]
         self.left += len(waiting)
@@ -175,9 +180,7 @@ class Backlog:
 
     def take_waiting(self, now: float, size: int) -> None:
         """Make batches, which are ready, of the items that are to be tried again."""
-        items = self.waiting.take_due(now)
-        for start in range(0, len(items), size):
-            some = items[start : start + size]
+        for some in self.queue.sizes.portions(self.waiting.take_due(now), size):
             self.formed += 1
             batch = Batch(self.formed, some, now)
             batch.oldest = min(item.submitted_at for item in some)

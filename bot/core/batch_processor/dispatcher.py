@@ -104,6 +104,8 @@ class Dispatcher:
         self.max_batch_size = size = settings.max_batch_size
         self.size = size if self.sizer is None else min(self.sizer.size, size)
         self.later.size = size
+        self.backlog.queue.limit_bytes(settings.max_batch_bytes)
+        self.open = 0  # until the next refresh
 
     # Taking items in.
 
@@ -121,7 +123,7 @@ class Dispatcher:
             return
         if item.priority:
             self.refresh()
-        if len(queue) >= self.size:
+        if len(queue) >= self.size or queue.bytes >= queue.full_at:
             if len(self.backlog.running) < self.max_concurrent:
                 self.pump()
         elif not self.due.watching:
@@ -147,7 +149,7 @@ class Dispatcher:
 
     def refresh(self) -> None:
         """Work out anew how far items can be added without a look at anything else."""
-        if self.state is not _ON or self.commit is not None:
+        if self.state is not _ON or self.commit is not None or self.backlog.queue.sizes.most:
             self.open = 0
             return
         backlog = self.backlog
@@ -157,9 +159,9 @@ class Dispatcher:
             self.open = min(self.open, self.size - 1 - others)
 
     def due_batch(self, priority: int, lane: Lane | None = None) -> str:
-        """The id of the batch that an item would be in if it came now; empty if it would wait in its lane."""
+        """The id of the batch that an item would be in if it came now; empty if that is not known."""
         backlog = self.backlog
-        if lane is not None and backlog.lanes.is_busy(lane):
+        if backlog.queue.sizes.most or (lane is not None and backlog.lanes.is_busy(lane)):
             return ""
         return self.ids.of_batch(backlog.formed + backlog.queue.ahead(priority) // self.size + 1)
 
@@ -176,7 +178,10 @@ class Dispatcher:
             if backlog.ready:
                 self._start(backlog.ready.popleft())
             elif len(queue) and (
-                len(queue) >= self.size or lanes.released or queue.oldest() <= self.due.until()
+                len(queue) >= self.size
+                or lanes.released
+                or queue.bytes >= queue.full_at
+                or queue.oldest() <= self.due.until()
             ):
                 self._form()
             else:

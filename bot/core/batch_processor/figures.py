@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
+from bot.core._shared.histogram import HistogramSnapshot
 from bot.core.batch_processor.dispatcher import Dispatcher
 from bot.core.batch_processor.models import BatchStatus
+from bot.core.batch_processor.stats import Counters
 from bot.core.batch_processor.store import Store
 from bot.core.phase4_statistics.batch_processor import BatchProcessorFigures
 
@@ -67,3 +69,13 @@ def status_of_batch(dispatcher: Dispatcher, batch_id: str) -> BatchStatus | None
     if number <= formed or left <= 0:
         return None
     return BatchStatus(batch_id, "pending", min(left, dispatcher.size))
+
+
+def histograms_of(counters: Counters) -> list[HistogramSnapshot]:
+    """How long items waited for their batch, and how long the handler took."""
+    return [
+        counters.waits.snapshot(
+            "batch_wait_seconds", "Seconds from an item's submission to its batch being formed"
+        ),
+        counters.handling.snapshot("batch_handler_seconds", "Seconds that one run of the handler took"),
+    ]

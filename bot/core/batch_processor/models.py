@@ -46,6 +46,8 @@ class BatchItem(Struct, eq=False):
     """Durable mode: deliveries that count towards ``max_deliveries``; an orderly stop is none."""
     lane: Lane | None = None
     """What it was submitted with; at most one item of a lane is in a batch."""
+    size: int = 0
+    """Bytes that count for ``max_batch_bytes``; 0 until it is measured."""
 
     def __repr__(self) -> str:
         return f"BatchItem(item_id={self.item_id!r}, data={self.data!r}, priority={self.priority})"

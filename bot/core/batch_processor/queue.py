@@ -11,6 +11,7 @@ from operator import attrgetter, methodcaller
 from typing import Any
 
 from bot.core.batch_processor.models import BatchItem
+from bot.core.batch_processor.sizes import Sizes
 
 _PRIORITY = attrgetter("priority")
 
@@ -22,7 +23,10 @@ class PendingQueue:
     in use: push and take are O(1), and so is the oldest while few priorities are in use.
     """
 
-    __slots__ = ("_done", "_levels", "_order", "_others", "left_out", "normal", "withdrawn")
+    __slots__ = (
+        "_done", "_levels", "_order", "_others", "bytes", "full_at", "left_out", "normal", "sizes",
+        "withdrawn",
+    )  # fmt: skip
 
     def __init__(self, done: Callable[[Any], bool] = methodcaller("done")) -> None:
         """``done`` tells whether a future is; the quicker it is told, the better."""
@@ -38,6 +42,12 @@ class PendingQueue:
         self._levels: dict[int, deque[BatchItem]] = {}
         self._order: list[int] = []
         self._others = 0
+        self.sizes = Sizes()
+        # Only while there is a limit; changed by limit_bytes, and with the items.
+        self.full_at = math.inf
+        """Bytes that fill a batch."""
+        self.bytes = 0
+        """Those of the items held."""
 
     def __len__(self) -> int:
         """Items held, those that were cancelled and not yet left out among them."""
@@ -51,6 +61,8 @@ class PendingQueue:
     def push(self, item: BatchItem) -> None:
         """Add an item behind those of its priority."""
         priority = item.priority
+        if self.sizes.most:
+            self.bytes += self.sizes.measure(item)
         if not priority:
             self.normal.append(item)
             return
@@ -63,7 +75,7 @@ class PendingQueue:
 
     def extend(self, items: list[BatchItem]) -> None:
         """Add items, in their order."""
-        if any(map(_PRIORITY, items)):
+        if self.sizes.most or any(map(_PRIORITY, items)):
             for item in items:
                 self.push(item)
         else:
@@ -76,8 +88,49 @@ class PendingQueue:
         others = sum(len(level) for held, level in self._levels.items() if held >= priority)
         return others + (len(self.normal) if priority <= 0 else 0)
 
+    def limit_bytes(self, most: int) -> None:
+        """Batches of :meth:`take_batch` have at most so many bytes; 0: any number."""
+        self.sizes.most = most
+        self.full_at = most or math.inf
+        self._count_bytes()
+
+    def _count_bytes(self) -> None:
+        sizes = self.sizes
+        self.bytes = sum(map(sizes.measure, self.items())) if sizes.most else 0
+
+    def take_batch(self, limit: int) -> list[BatchItem]:
+        """Remove and return the next items, at most ``limit``, and of at most so many bytes, or a larger one.
+
+        The first that does not fit ends the batch, so the order is kept.
+        """
+        if not self.sizes.most:
+            return self.take(limit)
+        taken: list[BatchItem] = []
+        left = self.sizes.most
+        for level in self._in_order():
+            while level and len(taken) < limit:
+                size = level[0].size
+                if taken and size > left:
+                    limit = 0
+                    break
+                some = self._wanted([level.popleft()])
+                if level is not self.normal:
+                    self._others -= 1
+                self.bytes -= size
+                left -= size if some else 0
+                taken += some
+            if len(taken) >= limit:
+                break
+        self._forget_empty()
+        return taken
+
+    def take_everything(self) -> list[BatchItem]:
+        """Remove and return all items, the next first."""
+        self.bytes = 0
+        return self.take(len(self))
+
     def take(self, limit: int) -> list[BatchItem]:
-        """Remove and return the next items, at most ``limit``."""
+        """Remove and return the next items, at most ``limit``; for where bytes are not limited."""
         normal = self.normal
         if not self._others and len(normal) <= limit:
             everything = list(normal)
@@ -116,6 +169,8 @@ class PendingQueue:
                 level.extend(kept)
         self._others = sum(map(len, self._levels.values()))
         self._forget_empty()
+        if self.sizes.most:
+            self._count_bytes()
         return before - len(self)
 
     def _in_order(self) -> list[deque[BatchItem]]:
@@ -148,7 +203,7 @@ class PendingQueue:
 
     def discard(self, entries: set[bytes]) -> list[BatchItem]:
         """Remove the items read from these entries of a stream, and return them: O(n)."""
-        held = self.take(len(self))
+        held = self.take_everything()
         for item in held:
             if item.entry not in entries:
                 self.push(item)
@@ -164,6 +219,9 @@ class PendingQueue:
         assert self._order == sorted(-priority for priority in self._levels)
         assert 0 not in self._levels
         assert all(self._levels.values()), "no priority is kept for nobody"
+        if self.sizes.most:
+            assert self.bytes == sum(item.size for item in self.items())
+            assert all(item.size for item in self.items()), "each is measured"
         for priority, level in [(0, self.normal), *self._levels.items()]:
             assert all(item.priority == priority for item in level)
             times = [item.submitted_at for item in level if item.lane is None]

@@ -20,11 +20,12 @@ from bot.core._shared.validation import YEAR, valid_seconds
 from bot.core.batch_processor.checks import check_priority
 from bot.core.batch_processor.dispatcher import Dispatcher
 from bot.core.batch_processor.errors import ResultTimeoutError, presentable
-from bot.core.batch_processor.figures import figures_of, status_of_batch
+from bot.core.batch_processor.figures import figures_of, histograms_of, status_of_batch
 from bot.core.batch_processor.handler import valid_handler
 from bot.core.batch_processor.lanes import valid_lane, valid_lanes
 from bot.core.batch_processor.letter_calls import DeadLetterCalls
 from bot.core.batch_processor.lifecycle import State
+from bot.core.batch_processor.measuring import check_size_of, measure_by
 from bot.core.batch_processor.memory_store import MemoryStore
 from bot.core.batch_processor.models import (
     BatchItem,
@@ -34,6 +35,7 @@ from bot.core.batch_processor.models import (
     Lane,
     Submission,
 )
+from bot.core.batch_processor.sizes import SizeOf
 from bot.core.batch_processor.store import Store
 from bot.core.batch_processor.terms import keys_for, terms_of
 from bot.core.batch_processor.timed_calls import TimedCalls
@@ -130,6 +132,8 @@ class BatchProcessor(DeadLetterCalls, TimedCalls):
         lease: float | None = None,
         max_deliveries: int | None = None,
         max_item_bytes: int | None = None,
+        max_batch_bytes: int | None = None,
+        size_of: SizeOf | None = None,
     ) -> bool:
         """Switch on, or reconfigure; None leaves what was set before. Times are seconds.
 
@@ -145,6 +149,9 @@ class BatchProcessor(DeadLetterCalls, TimedCalls):
         waits. Results are kept for ``result_ttl`` 300 and ``max_results`` 10,000, dead letters up to
         ``max_dead_letters`` 10,000.
 
+        With ``max_batch_bytes`` (at first 0: any number) a batch has at most so many bytes of data, or one
+        larger item. ``size_of(data)`` tells them; without it they count as bytes, UTF-8 or MessagePack.
+
         ``redis_url`` (at first empty: memory) switches durable mode on: items are in Redis, in the queue
         ``queue_name`` "default", and all instances with that queue share the work. If an instance does not
         renew its leases for ``lease`` 30 seconds, another one takes over its items. An item is given up
@@ -157,6 +164,7 @@ class BatchProcessor(DeadLetterCalls, TimedCalls):
         """
         d = self._dispatcher
         handler = d.handler.function if process_handler is None else valid_handler(process_handler)
+        check_size_of(size_of)
         async with self._transition:
             if d.state not in (State.OFF, State.ON):
                 await self._end()
@@ -182,6 +190,7 @@ class BatchProcessor(DeadLetterCalls, TimedCalls):
                 lease=lease,
                 max_deliveries=max_deliveries,
                 max_item_bytes=max_item_bytes,
+                max_batch_bytes=max_batch_bytes,
             )
             queue = settings.redis_url, settings.queue_name
             if d.state is State.ON and queue != (before.redis_url, before.queue_name):
@@ -191,6 +200,7 @@ class BatchProcessor(DeadLetterCalls, TimedCalls):
                     "what they were: disable the batch processor first",
                 )
             d.handler.function = handler
+            measure_by(d.backlog.queue.sizes, size_of)
             d.configure(settings)
             loop = asyncio.get_running_loop()
             if not still_runs(d.loop):
@@ -482,13 +492,7 @@ class BatchProcessor(DeadLetterCalls, TimedCalls):
 
     def histograms(self) -> list[HistogramSnapshot]:
         """How long items waited for their batch, and how long the handler took."""
-        counters = self._dispatcher.outcomes.counters
-        return [
-            counters.waits.snapshot(
-                "batch_wait_seconds", "Seconds from an item's submission to its batch being formed"
-            ),
-            counters.handling.snapshot("batch_handler_seconds", "Seconds that one run of the handler took"),
-        ]
+        return histograms_of(self._dispatcher.outcomes.counters)
 
     def check_invariants(self) -> None:
         """Raise AssertionError if the parts disagree. For tests."""

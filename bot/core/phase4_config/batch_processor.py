@@ -17,6 +17,14 @@ class BatchProcessorSettings(Settings, frozen=True, rename=starting("BATCH_")):
     batch_timeout: Annotated[PositiveSeconds, doc("seconds a batch waits for more items")] = field(
         default=5.0, name="BATCH_TIMEOUT"
     )
+    max_batch_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1_099_511_627_776,
+            description="the most bytes of a batch; a larger item is in one of its own; 0: no limit",
+        ),
+    ] = field(default=0, name="BATCH_MAX_BYTES")
     max_concurrent: Annotated[int, Meta(ge=1, le=10_000, description="batches handled at once")] = 10
     max_pending: Annotated[Count, doc("the most unfinished items")] = 10_000
     handler_timeout: Annotated[Seconds, doc("seconds a handler may take for a batch; 0: no limit")] = 21_600.0

@@ -153,3 +153,17 @@ async def test_an_orderly_stop_is_no_failed_delivery(instances):
     assert await submitter.dead_letters() == []
     last = await instances(echo, max_deliveries=1, lease=5)
     assert await last.get_result("d1", timeout=20) == "a download"
+
+
+async def test_batches_close_at_so_many_bytes_here_too(instances):
+    batches = []
+
+    async def handle(items):
+        batches.append([len(item.data) for item in items])
+        return [None] * len(items)
+
+    p = await instances(max_batch_bytes=10, batch_timeout=0.2)
+    await p.submit_many(["x" * length for length in (4, 4, 4, 30, 4, 4)])
+    p.process_handler = handle
+    assert await p.flush(20)
+    assert batches == [[4, 4], [4], [30], [4, 4]]
