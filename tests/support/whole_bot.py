@@ -11,13 +11,20 @@ from bot.core.cache_manager import CacheManager
 from bot.core.outbound import Outbound, Request
 from bot.core.phase4_config import Phase4Config
 from bot.core.phase4_wiring import SERVICES
-from bot.core.rate_limiter import ConcurrencyLimit, RateLimitConfig, RateLimiter
+from bot.core.rate_limiter import ConcurrencyLimit, RateLimitConfig, RateLimiter, WindowLimit
 from bot.core.redis_link import RedisLink
 from tests.support.waiting import until
 
 HOURLY = RateLimitConfig(3 / 3600, 3)
 """Three requests, and then none for as long as a test takes."""
 ONE = ConcurrencyLimit(1, "downloads")
+
+
+DAILY = WindowLimit(5, 86_400)
+
+
+async def made_of(keys, word):
+    return dict.fromkeys(keys, word)
 
 
 class WholeBot:
@@ -28,7 +35,8 @@ class WholeBot:
             {
                 "CACHE_L2_REDIS_URL": url, "RATE_LIMIT_REDIS_URL": url, "BATCH_REDIS_URL": url,
                 "OUTBOUND_REDIS_URL": url, "OUTBOUND_BROADCAST_STORE": url, "OUTBOUND_BOT_ID": "7",
-                "OUTBOUND_CHAT_BURST": 5, "BATCH_MAX_SIZE": 1, "BATCH_TIMEOUT": 0.05, "BATCH_MAX_RETRIES": 0,
+                "OUTBOUND_CHAT_BURST": 5, "CACHE_LOAD_LOCK": True, "BATCH_MAX_SIZE": 1, "BATCH_TIMEOUT": 0.05,
+                "BATCH_MAX_RETRIES": 0,
                 **settings,
             }
         )  # fmt: skip
@@ -103,6 +111,13 @@ class WholeBot:
         await cache.invalidate_tag("u")
         assert await cache.get("dropped") is None
 
+        assert await cache.incr("count") == 1
+        assert await cache.add("added", word)
+        assert await cache.touch("added", 60)
+        assert await cache.exists("added")
+        many = await cache.get_or_load_many(["plain", "x", "y"], lambda missing: made_of(missing, word))
+        assert many == dict.fromkeys(("plain", "x", "y"), word)
+
         for client in (42, "üser", "{x}", 10**30):
             assert (await limiter.is_allowed(client, HOURLY))[0]
         await limiter.acquire("waits", config=RateLimitConfig(1000, 1))
@@ -120,6 +135,11 @@ class WholeBot:
         await asyncio.sleep(0.05)
         slot.release()
         (await next_one).release()
+
+        assert (await limiter.is_allowed_all([("windowed", HOURLY), ("windowed", DAILY)]))[0]
+        await limiter.charge("windowed", DAILY)
+        assert await limiter.refund("windowed", DAILY)
+        await limiter.charge("windowed", HOURLY)
 
         assert await batches.submit_and_wait(word, timeout=10) == word
         await batches.submit_item("bad", key=f"bad-{word}")
@@ -162,6 +182,8 @@ def places_of(words, raw):
         return [words[words.index(b"MATCH") + 1]]
     if name in (b"EVAL", b"EVALSHA"):
         return words[3 : 3 + int(words[2])]
+    if len(words) == 1:
+        return []  # PING, TIME
     try:
         found = raw.execute_command("COMMAND GETKEYS", *words)
     except ResponseError as error:

@@ -8,6 +8,7 @@ back. Source: M. Nygard, "Release It!", the circuit breaker pattern.
 
 from bot.core.redis_link.batches import LARGE_BATCH
 from bot.core.redis_link.breaker import CALM, Breaker
+from bot.core.redis_link.driver import greeting, leading, primary_of
 from bot.core.redis_link.errors import RedisRefusedError, RedisUnavailableError
 from bot.core.redis_link.failures import told
 from bot.core.redis_link.link import RedisLink
@@ -25,6 +26,9 @@ __all__ = [
     "RedisRefusedError",
     "RedisUnavailableError",
     "Subscription",
+    "greeting",
+    "leading",
+    "primary_of",
     "subscribe",
     "told",
 ]

@@ -10,12 +10,11 @@ from typing import Any, TypeVar
 
 from bot.core._shared.errors import BackendError, MisuseError
 from bot.core._shared.loop_owner import LoopOwner
-from bot.core._shared.redis_address import Kind, RedisAddress, Sentinels
+from bot.core._shared.redis_address import Kind, RedisAddress
 from bot.core._shared.tasks import BackgroundTasks
 from bot.core.redis_link import driver
 from bot.core.redis_link.errors import RedisUnavailableError
 from bot.core.redis_link.failures import Failure, judge
-from bot.core.redis_link.sentinels import Primary
 
 logger = logging.getLogger("bot.core.redis_link")
 
@@ -42,7 +41,7 @@ class Connections:
         self.timeout = timeout
         self.name = address.shown
         self.cluster = address.kind is Kind.CLUSTER
-        self.primary = None if address.sentinels is None else self._led_by(address.sentinels)
+        self.primary = None if address.sentinels is None else driver.primary_of(address, timeout)
         self._on_left = on_left
         self._on_moved = on_moved
         self.owner = LoopOwner(self._forked)
@@ -163,12 +162,6 @@ class Connections:
             return driver.connect_by_sentinels(self._address, self.timeout, self._protocol, self.primary)
         connect = driver.connect_cluster if self.cluster else driver.connect
         return connect(self._address.url, self.timeout, self._protocol)
-
-    def _led_by(self, sentinels: Sentinels) -> Primary:
-        async def ask(at: tuple[str, int]) -> Any:
-            return await driver.ask_sentinel(at, sentinels, self._address.url, self.timeout)
-
-        return Primary(sentinels, self.timeout, self.name, ask)
 
     def new_connection(self) -> Any:
         """A connection for this caller alone, to any node, not yet open."""

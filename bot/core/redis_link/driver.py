@@ -49,7 +49,12 @@ def connect_by_sentinels(address: RedisAddress, timeout: float, protocol: int, p
 
 def lead_to(pool: Any, primary: Primary) -> None:
     """Have every connection that a pool of redis-py makes from now on lead to the primary."""
-    base: Any = pool.connection_class
+    pool.connection_class = leading(pool.connection_class, primary)
+    pool.connection_kwargs["redis_connect_func"] = greeting(primary)
+
+
+def leading(base: Any, primary: Primary) -> Any:
+    """A kind of redis-py's connection that leads to the primary; needs :func:`greeting`."""
 
     class PrimaryConnection(base):  # type: ignore[misc]
         """A connection that asks for its address each time it connects."""
@@ -58,12 +63,29 @@ def lead_to(pool: Any, primary: Primary) -> None:
             self.host, self.port = await primary.find()
             await super()._connect()
 
+    return PrimaryConnection
+
+
+def greeting(primary: Primary) -> Any:
+    """The ``redis_connect_func`` of :func:`leading`: log in, and ask the server for its role."""
+
     async def greet(connection: Any) -> None:
         await connection.on_connect()
         await _check_role(connection, primary)
 
-    pool.connection_class = PrimaryConnection
-    pool.connection_kwargs["redis_connect_func"] = greet
+    return greet
+
+
+def primary_of(address: RedisAddress, timeout: float) -> Primary:
+    """The way to the primary of an address with sentinels. Raises RedisUnavailableError without hiredis."""
+    sentinels = address.sentinels
+    assert sentinels is not None
+    _need_hiredis()
+
+    async def ask(at: tuple[str, int]) -> Any:
+        return await ask_sentinel(at, sentinels, address.url, timeout)
+
+    return Primary(sentinels, timeout, address.shown, ask)
 
 
 async def _check_role(connection: Any, primary: Primary) -> None:

@@ -301,10 +301,19 @@ class RedisDriver(Driver):
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
 
-        number = urlsplit(self.url).path.strip("/") if not self.url.lower().startswith("unix") else ""
+        url = redis_url(self.url)
+        primary: Any = None
+        if "+sentinel://" in url:
+            # Here: a pool of one server needs nothing of the link's.
+            from bot.core._shared.redis_address import RedisAddress
+            from bot.core.redis_link import greeting, leading, primary_of
+
+            address = RedisAddress.read(url)
+            primary = primary_of(address, self.spec.options.connect_timeout)
+            url = address.url
+        number = urlsplit(url).path.strip("/") if not url.startswith("unix") else ""
         if number and not (number.isascii() and number.isdigit()):  # redis-py would use database 0
             raise invalid("url", mask_url(self.url), "redis://host:port/number, the number of a database")
-        url = redis_url(self.url)
         try:
             given: dict[str, Any] = dict(parse_url(url))
         except ValueError:
@@ -325,6 +334,9 @@ class RedisDriver(Driver):
             **given,
             **self.options,
         }
+        if primary is not None:
+            self.connection_class = leading(self.connection_class, primary)
+            self.connect_options["redis_connect_func"] = greeting(primary)
 
     def _new_client(self) -> Any:
         from redis.asyncio import Redis

@@ -19,6 +19,7 @@ SQLALCHEMY: Mapping[str, tuple[str, ...]] = {
     ),
     "sqlite": ("aiosqlite", "pysqlite"),
     "mongodb": ("srv",),
+    "redis": ("sentinel",),
 }  # fmt: skip
 """Backend -> what may follow the ``+`` of a scheme. The pool has its own driver, whichever is named."""
 
