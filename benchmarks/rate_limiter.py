@@ -15,7 +15,7 @@ import time
 from typing import Any
 
 from benchmarks.harness import Contender, compare, main, rss_mb, table, verdict
-from bot.core.rate_limiter import RateLimitConfig, RateLimiter, RateLimitStatus
+from bot.core.rate_limiter import RateLimitConfig, RateLimiter, RateLimitStatus, WindowLimit
 
 GENEROUS = RateLimitConfig(1_000_000.0, 1_000_000_000)
 STINGY = RateLimitConfig(0.001, 1)
@@ -196,6 +196,39 @@ async def one_client() -> None:
     )
 
 
+async def several_limits() -> None:
+    """One check of three limits beside a single one, and an exact window."""
+    limiter = RateLimiter()
+    await limiter.enable(backoff=False)
+    chat, everybody = (RateLimitConfig(1_000_000.0, 1_000_000_000, name) for name in ("chat", "all"))
+    checks = [("client", GENEROUS), ("chat", chat), ("all", everybody)]
+    window = WindowLimit(100_000, 0.5)
+
+    async def single(n: int) -> None:
+        for _ in range(n):
+            await limiter.is_allowed("client", GENEROUS)
+
+    async def three(n: int) -> None:
+        for _ in range(n):
+            await limiter.is_allowed_all(checks)
+
+    async def windowed(n: int) -> None:
+        for _ in range(n):
+            await limiter.is_allowed("client", window)
+
+    results = await compare(
+        [
+            Contender("is_allowed", single),
+            Contender("is_allowed_all, three limits", three),
+            Contender("is_allowed, a window of 100,000", windowed),
+        ]
+    )
+    print(table("Several limits at once, and windows", results, baseline="is_allowed"))
+    three_limits = results["is_allowed_all, three limits"].microseconds
+    ratio = three_limits / results["is_allowed"].microseconds
+    print(verdict("check of three limits, times a single one", ratio, 2.2), "\n")
+
+
 async def many_clients() -> None:
     limiter = RateLimiter()
     await limiter.enable()
@@ -317,6 +350,7 @@ def startup() -> None:
 
 async def bench() -> None:
     await one_client()
+    await several_limits()
     await many_clients()
     memory()
     startup()

@@ -394,8 +394,8 @@ def limit_rows(status: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = [
         {
             "name": str(name),
-            "rate": limit.get("requests_per_second"),
-            "burst": limit.get("burst_size"),
+            "rate": _rate(limit),
+            "burst": limit.get("burst_size", limit.get("max_requests")),
             "clients": limit.get("active_clients"),
             "in_flight": None,
             "allowed": limit.get("allowed"),
@@ -418,6 +418,12 @@ def limit_rows(status: Mapping[str, Any]) -> list[dict[str, Any]]:
         if isinstance(limit, Mapping)
     ]
     return _top(rows, lambda row: (row["blocked"] or 0, row["allowed"] or 0))
+
+
+def _rate(limit: Mapping[str, Any]) -> Any:
+    """Requests per second; of an exact window on average."""
+    most, window = limit.get("max_requests"), limit.get("window_seconds")
+    return most / window if most and window else limit.get("requests_per_second")
 
 
 def _top(rows: Sequence[dict[str, Any]], by: Callable[[dict[str, Any]], Any]) -> list[dict[str, Any]]:

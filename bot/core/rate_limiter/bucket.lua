@@ -145,10 +145,10 @@ end
 
 -- As Windows.charge and Windows.refund.
 local function charge_times(times, most, window, tokens)
-  local found = read_times(times, max(0, times.count - 2 * most), times.count)
+  local found = read_times(times, 0, times.count)
   local at = max(now, found[#found] or now)
   local old = 0
-  while old < #found and found[old + 1] + window <= at do
+  while at == now and old < #found and found[old + 1] + window <= now do
     old = old + 1
   end
   local room = min(tokens, most - min(most, #found - old))
@@ -185,7 +185,7 @@ local function refund_times(times, most, window, tokens)
     end
     local kept = {}
     for j = first, #found do
-      kept[#kept + 1] = #found == most and found[j] - window or nil
+      kept[#kept + 1] = #found == most and min(found[j] - window, found[1]) or nil
     end
     for j = 1, first - 1 do
       kept[#kept + 1] = found[j]

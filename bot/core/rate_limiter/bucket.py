@@ -160,6 +160,7 @@ class Buckets:
         """Undo a take of a moment ago that found the client's TAT to be this."""
         held = self.fresh if client in self.fresh else self.aging
         held[client] = tat
+        self.allowed -= 1
 
     def credit(self, client: ClientId, now: float, tokens: int) -> bool:
         """Give back tokens of requests that did not happen, up to a full bucket.

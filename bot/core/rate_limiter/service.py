@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
 
 from bot.core._shared.errors import invalid
 from bot.core._shared.validation import YEAR
@@ -174,16 +173,14 @@ class RateLimiter(ClientMethods):
         if local:
             # Each bucket in turn, as is_allowed does; if one refuses, those before it are undone.
             now = self._now()
-            taken: list[tuple[Buckets, Any, float]] = []
+            found: list[float] = []  # the TATs of before
             fewest = math.inf
             try:
                 for client, limit in checks:  # type: ignore[misc]  # those of three raise ValueError
                     kind = client.__class__
-                    if kind is not int and kind is not str:
+                    if kind is not str and kind is not int:
                         break
-                    buckets = local.get(limit)
-                    if buckets is None:
-                        break
+                    buckets = local[limit]
                     fresh = buckets.fresh
                     before = fresh.get(client)
                     if before is None:
@@ -197,21 +194,20 @@ class RateLimiter(ClientMethods):
                         slack = now + buckets.tolerance - tat
                         if slack < 0.0:
                             break
+                    found.append(before)
                     fresh[client] = tat
-                    taken.append((buckets, client, before))
+                    buckets.allowed += 1
                     left = slack * buckets.rate
                     if left < fewest:
                         fewest, tightest, least = left, buckets, slack
                 else:
-                    if taken:
-                        for buckets, _, _ in taken:
-                            buckets.allowed += 1
+                    if found:
                         return True, RateLimitStatus((tightest, least, 1, now))
-            except (TypeError, ValueError):
-                pass  # said by what follows
-            while taken:
-                buckets, client, before = taken.pop()
-                buckets.put_back(client, before)
+            except (TypeError, ValueError, KeyError):
+                pass  # another limit than a bucket in use, or what _take_all refuses
+            while found:
+                client, limit, *_ = checks[len(found) - 1]
+                local[limit].put_back(client, found.pop())
         return await self._take_all(checks)
 
     async def _take_all(self, checks: Iterable[Check]) -> tuple[bool, RateLimitStatus]:

@@ -178,7 +178,9 @@ class Windows:
         while tokens and (to_come := min(tokens, len(times) - bisect_right(times, now))):
             # Those max_requests places before them are a window older; only the last are kept.
             kept = len(times) - to_come
-            earlier = [time - self.window for time in times[kept:]] if len(times) == self.most else []
+            earlier = [min(time - self.window, times[0]) for time in times[kept:]]
+            if len(times) != self.most:
+                earlier.clear()
             times[:] = array("d", earlier) + times[:kept]
             tokens -= to_come
         first = self._expired(times, now)
@@ -196,7 +198,9 @@ class Windows:
             times = self.adopt(client, now)
         most, window = self.most, self.window
         at = max(now, times[-1]) if times else now
-        room = min(tokens, most - min(most, len(times) - self._expired(times, at)))
+        # In debt just max_requests times are kept: refund needs to know which are left out.
+        counting = len(times) - (self._expired(times, now) if at == now else 0)
+        room = min(tokens, most - min(most, counting))
         times.extend(array("d", (at,)) * room)
         tokens -= room
         if tokens:

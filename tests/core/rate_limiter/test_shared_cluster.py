@@ -6,7 +6,13 @@ import time
 import pytest
 import redis
 
-from bot.core.rate_limiter import ConcurrencyLimit, ConcurrencyLimitExceeded, RateLimitConfig, RateLimiter
+from bot.core.rate_limiter import (
+    ConcurrencyLimit,
+    ConcurrencyLimitExceeded,
+    RateLimitConfig,
+    RateLimiter,
+    WindowLimit,
+)
 from bot.core.rate_limiter.mirror import client_key, slot_key
 from bot.core.redis_link import RedisLink, RedisRefusedError
 from tests.core.rate_limiter.test_shared import listening, until
@@ -75,6 +81,28 @@ async def test_clients_of_all_slots_share_their_buckets(pair):
     second = await asyncio.gather(*[b.allow_batch(n, 3, SLOW) for n in clients])
     assert not any(allowed or status.degraded for allowed, status in second)
     assert {status.remaining for _, status in second} == {2}
+
+
+@pytest.mark.parametrize("client", [7, "u", "a}b", "{a}", "имя" * 40, None])
+async def test_windows_and_several_limits_of_one_client_are_on_one_node(pair, client):
+    a, b = pair
+    window = WindowLimit(3, 3600.0)
+    outcomes = [await limiter.is_allowed_all([(client, window), (client, SLOW)]) for limiter in (a, b, a, b)]
+    assert [allowed for allowed, _ in outcomes] == [True, True, True, False]
+    assert not any(status.degraded for _, status in outcomes)
+    assert outcomes[-1][1].limited_by is window
+    assert (await a.get_client_status(client, SLOW)).remaining == 2
+    assert await b.refund(client, window)
+    assert (await a.is_allowed(client, window))[0]
+    assert await a.reset_client(client)
+    assert (await b.get_client_status(client, window)).remaining == 3
+
+
+async def test_several_clients_in_one_check_are_refused_before_anything_is_taken(pair):
+    a, b = pair
+    with pytest.raises(ValueError, match=r"checks = \[1, 2\]: expected one client: a Redis Cluster"):
+        await a.is_allowed_all([(1, SLOW), (2, SLOW)])
+    assert (await b.get_client_status(1, SLOW)).remaining == 5
 
 
 async def test_checks_of_one_tick_are_one_round_trip_to_each_node(pair):
