@@ -26,6 +26,7 @@ def as_dict(letter: DeadLetter, most: int) -> dict[str, Any]:
         "error": one_line(letter.error, 1000),
         "attempts": letter.attempts,
         "priority": letter.priority,
+        **({} if letter.lane is None else {"lane": one_line(letter.lane, 200)}),
         "data": _text_of(letter.data, most),
     }
 

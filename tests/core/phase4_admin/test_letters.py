@@ -75,3 +75,8 @@ def test_reports_are_sentences():
         "2 left: an item of the same key is pending; 3 left: there is no room (BATCH_MAX_PENDING)"
     )
     assert told_dropped(0, 2) == "0 dead letters dropped; 2 not there (any more)"
+
+
+def test_a_lane_is_told_if_there_is_one():
+    assert "lane" not in as_dict(DeadLetter("i", 1, 0, 1, "no", 1.0), SHORT)
+    assert as_dict(DeadLetter("i", 1, 0, 1, "no", 1.0, lane=-100123), SHORT)["lane"] == "-100123"
