@@ -363,3 +363,31 @@ async def test_a_primary_that_is_killed_under_load(three, caplog):
     await asyncio.to_thread(three.wait, lambda: three.info(before)["role"] == "slave")
     assert await link.execute("GET", "writes") == b"50"
     await link.close()
+
+
+@pytest.mark.parametrize("name", ["asyncio", "uvloop"])
+def test_under_another_event_loop_it_goes_on(three, name):
+    link = RedisLink(three.url())
+    heard = []
+
+    async def use(last):
+        assert await link.execute("SET", "loop", name)
+        assert await link.reader.get(b"loop") == name.encode()
+        if not last:
+            link.listen("loops", heard.append, lambda stands: None)
+            return
+
+        async def told():
+            await link.execute("PUBLISH", "loops", "m")
+            return bool(heard)
+
+        await until(told)
+        for subscription in list(link._subscriptions):
+            await subscription.stop()
+        await link.close()
+        await asyncio.sleep(0.05)
+        assert len(asyncio.all_tasks()) == 1
+
+    run = asyncio.run if name == "asyncio" else pytest.importorskip("uvloop").run
+    run(use(False))
+    run(use(True))
