@@ -169,3 +169,21 @@ def script(redis_url):
 def test_the_windows_of_redis_are_those_of_one_process(script):
     machine = type("Machine", (WindowsAgree,), {"script": script})
     run_state_machine_as_test(machine, settings=searching(40, stateful_step_count=40))
+
+
+def test_a_clock_that_is_set_back_neither_locks_out_nor_forgives(script):
+    mirror = WindowMirror(WindowLimit(3, 60.0), new_penalties(), SYSTEM_CLOCK, "config", "back")
+    client = "set back"
+
+    def take(seconds):
+        argument = joint_argument([Part(mirror, client, 1)], 0.0, b"")
+        answer = script(keys=[client_key(client)], args=[argument, seconds, 0])
+        return with_details([struct.unpack("<5d", answer[:40])[1:]], answer[40:])[0][0].slack
+
+    start = 1_790_000_000
+    assert [take(start + seconds) for seconds in (0, 10, 20)] == [0.0, 0.0, 0.0]
+    assert take(start + 25) == pytest.approx(-35.0 - EARLY)
+    assert take(start - 3_600) == pytest.approx(-35.0 - EARLY), "as if no time had passed since"
+    assert take(start - 3_600 + 34) < 0.0
+    assert take(start - 3_600 + 35) == 0.0
+    assert take(start - 3_600 + 36) == pytest.approx(-9.0 - EARLY)

@@ -250,7 +250,7 @@ local function check(key, packed, position, phase)
 
   local slack = tolerance - debt - cost
   local second, third, fourth = 0, 0, 0
-  local used, empty_in = 0, 0
+  local used, empty_in, shifted = 0, 0, false
   local times, most, window
   if windowed and mode == PENALTY then
     empty_in = max(0, keep) -- the times stay as they are
@@ -262,6 +262,7 @@ local function check(key, packed, position, phase)
       for j = 1, #found do
         found[j] = found[j] - (last_at - now)
       end
+      shifted = true
       write_times(times, found)
     end
     local due, index = now, times.count + tokens - 1 - most
@@ -426,7 +427,7 @@ local function check(key, packed, position, phase)
       call('PEXPIRE', times.key, ceil(min(empty_in, LONGEST) * 1000) + 1)
     end
   end
-  if changed then
+  if changed or shifted then
     local was_early = early < -NEVER / 10
     keep = max(debt, told, empty_in, was_early and (memory >= 0 and told + memory or keep) or 0)
     local longest = max(keep, others_end)
