@@ -177,3 +177,19 @@ async def test_the_pause_before_a_retry_before_its_first_step(processor, clock, 
         await asyncio.sleep(0)
     await until_idle()
     assert [future.result() for future in futures] == [0, 1]
+
+
+async def test_while_a_delayed_item_waits_for_room_or_for_its_time(processor, gate, clock):
+    held = [processor.submit(n) for n in range(2)]
+    delayed = asyncio.ensure_future(processor.submit_and_wait("its time", delay=100))
+    await until_idle()
+    waiting = [asyncio.ensure_future(processor.submit_and_wait(n, delay=100)) for n in ("gone", "next")]
+    await cancelled(waiting[0])
+    assert await ledger(processor) == (3, 0, 0)
+    await cancelled(delayed)
+    await until_idle()
+    assert await ledger(processor) == (3, 0, 1), "the place of the withdrawn one is the next one's"
+    gate.set()
+    await clock.advance(200)
+    assert await waiting[1] == "next"
+    assert [await future for future in held] == [0, 1]

@@ -136,14 +136,18 @@ class Timed:
                 item.item_id, ttl, self._d.ids.prefix, mine=True, asked=asked
             )
         except BaseException:
-            self._d.admit(item)  # perhaps it was taken back: then its end is not told again
+            self._put_back(item)  # perhaps it was taken back: then its end is not told again
             raise
         if code == 0:
-            self._d.admit(item)
+            self._put_back(item)
             return False
         self._held.drop(entry)
         self._d.later.count_cancelled(item)
         return True
+
+    def _put_back(self, item: BatchItem) -> None:
+        item.submitted_at = self._d.now()  # it comes behind those that came meanwhile
+        self._d.admit(item)
 
     async def give_up(self, entry: bytes) -> None:
         """Take back an item that this instance holds, for another one that asks, unless a handler has it."""

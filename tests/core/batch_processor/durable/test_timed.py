@@ -258,6 +258,30 @@ async def test_one_that_another_instance_has_read_is_asked_for_there(instances):
     assert await here._store.streams.link.execute("EXISTS", here._store.streams.asked) == 0
 
 
+async def test_a_call_that_is_cancelled_anywhere_leaves_its_item_to_be_handled_or_taken_back(instances):
+    handled = []
+
+    async def handle(items):
+        handled.extend(item.item_id for item in items)
+        return [None for _ in items]
+
+    here = await instances(handle, batch_timeout=0.5)
+    ids = [(await here.submit_item(n)).item_id for n in range(24)]
+    await until(lambda: here.statistics()["pending_items"] >= 4)
+    for turns, item_id in enumerate(ids):
+        call = asyncio.ensure_future(here.cancel_item(item_id))
+        for _ in range(turns % 12):
+            await asyncio.sleep(0)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        await ledger(here)
+    assert await here.flush(timeout=10)
+    for item_id in ids:
+        state = (await here.get_item_status(item_id)).state
+        assert state == "cancelled" or (state == "done" and item_id in handled)
+    assert await length(here) == 0
+
+
 # Each period.
 
 
