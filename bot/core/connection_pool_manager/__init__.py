@@ -3,6 +3,7 @@
 from bot.core.connection_pool_manager.errors import (
     LeaseError,
     LeaseReleasedError,
+    ListenError,
     MissingDriverError,
     PoolClosedError,
     PoolConnectError,
@@ -14,6 +15,7 @@ from bot.core.connection_pool_manager.errors import (
 )
 from bot.core.connection_pool_manager.lease import PooledConnection
 from bot.core.connection_pool_manager.models import BackendType, PoolHealth, PoolOptions
+from bot.core.connection_pool_manager.notifications import Notification
 from bot.core.connection_pool_manager.service import ConnectionPoolManager
 
 __all__ = [
@@ -21,7 +23,9 @@ __all__ = [
     "ConnectionPoolManager",
     "LeaseError",
     "LeaseReleasedError",
+    "ListenError",
     "MissingDriverError",
+    "Notification",
     "PoolClosedError",
     "PoolConnectError",
     "PoolHealth",

@@ -23,6 +23,10 @@ class PoolConnectError(BackendError):
     """The pool's ``init`` failed."""
 
 
+class ListenError(BackendError):
+    """The server refuses to listen on a channel, or the connection was lost while it was asked."""
+
+
 class PoolSetupError(BackendError):
     """Pools of ``DATABASE_POOLS`` could not be created; the message names each with its reason."""
 

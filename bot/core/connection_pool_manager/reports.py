@@ -214,6 +214,9 @@ def figures_of(spec: PoolSpec, pool: Pool, last_error: str | None, now: float) -
         resets=counters.resets,
         query_timeouts=counters.query_timeouts,
         refused_as_demoted=counters.refused_as_demoted,
+        notifications=counters.notifications,
+        notifications_dropped=counters.notifications_dropped,
+        listen_losses=counters.listen_losses,
         demoted=pool.demoted_since is not None,
         overdue_calls=len(overdue),
         longest_call_seconds=round(

@@ -7,6 +7,7 @@ import contextlib
 import math
 import os
 import time
+from typing import Any
 
 import msgspec
 
@@ -265,6 +266,13 @@ class PoolRunner:
         if waiting:
             self._alarm.set(min(waiting))
 
+    async def open_apart(self) -> Any:
+        """A connection of the driver's that is none of the pool's; the caller closes it.
+
+        Raises PoolConnectError, or MisuseError for options that the driver refuses.
+        """
+        return await self._connector.connect()
+
     # Giving back.
 
     def release(self, lease: PooledConnection, healthy: bool = True) -> None:
@@ -417,6 +425,10 @@ class PoolRunner:
         if self._is_replaced:
             return PoolReplacedError(f"pool {self.name!r} was replaced by one of other settings")
         return PoolClosedError(f"pool {self.name!r} is closed")
+
+    def masked(self, error: BaseException) -> str:
+        """What an error of the driver's says, without secrets."""
+        return self._connector.masked(error)
 
     def figures(self) -> PoolFigures:
         """The pool's figures, ready for JSON."""

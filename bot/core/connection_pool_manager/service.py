@@ -8,7 +8,6 @@ import math
 from asyncio import get_running_loop
 from collections import defaultdict
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any, ClassVar
 
 import msgspec
@@ -16,7 +15,6 @@ import msgspec
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.errors import MisuseError, invalid
 from bot.core._shared.histogram import HistogramSnapshot
-from bot.core._shared.loop_owner import still_runs
 from bot.core._shared.masking import one_line
 from bot.core._shared.tasks import BackgroundTasks, LoopLocalLock, run_on_loop
 from bot.core._shared.validation import valid_seconds
@@ -27,7 +25,9 @@ from bot.core.connection_pool_manager.errors import (
     PoolSetupError,
     UnknownPoolError,
 )
-from bot.core.connection_pool_manager.lease import Owner, PooledConnection, note_error
+from bot.core.connection_pool_manager.lease import PooledConnection
+from bot.core.connection_pool_manager.lease_context import LeaseContext, is_orphan, release
+from bot.core.connection_pool_manager.listening import ListenCalls, Listeners
 from bot.core.connection_pool_manager.models import (
     BACKENDS,
     BackendType,
@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 DRAIN_SECONDS = 5.0
 
 
-class ConnectionPoolManager(SqlCalls, Phase4Service):
+class ConnectionPoolManager(SqlCalls, ListenCalls, Phase4Service):
     """Pools of database connections by name.
 
     A connection is leased to one holder at a time; waiters are served in order; a cancelled waiter takes
@@ -69,6 +69,7 @@ class ConnectionPoolManager(SqlCalls, Phase4Service):
         self._made_from_settings: set[str] = set()
         self._replaced: set[PoolRunner] = set()  # by a pool with other settings; waiting for their leases
         self._tasks = BackgroundTasks()
+        self._listeners = Listeners(self._runner_here)
 
     # On and off.
 
@@ -152,7 +153,7 @@ class ConnectionPoolManager(SqlCalls, Phase4Service):
         """
         async with self._changing[spec.name]:
             running = self._pools.get(spec.name)
-            if running is not None and not _is_orphan(running):
+            if running is not None and not is_orphan(running):
                 await self._change_running(running, spec)
 
     async def _change_running(self, running: PoolRunner, spec: PoolSpec) -> None:
@@ -169,6 +170,7 @@ class ConnectionPoolManager(SqlCalls, Phase4Service):
         fresh = PoolRunner(spec, driver_class(spec.backend)(spec), clock=self._clock)
         await fresh.start(wants_server=False)
         self._pools[spec.name] = fresh
+        self._listeners.move(spec.name)
         if running.loop is get_running_loop():
             running.replace()
             self._replaced.add(running)
@@ -200,7 +202,8 @@ class ConnectionPoolManager(SqlCalls, Phase4Service):
             self._made_from_settings.clear()
             # Wait for pools that are being created, so that they are closed too.
             names = list(self._changing)
-            clean = all(await asyncio.gather(*[self._drop_if_there(name, drain_timeout) for name in names]))
+            found = await asyncio.gather(*[self._drop(name, drain_timeout) for name in names])
+            clean = False not in found
             if self._replaced:
                 await asyncio.wait(self._tasks.running(), timeout=drain_timeout)
                 clean = clean and not self._replaced
@@ -224,6 +227,10 @@ class ConnectionPoolManager(SqlCalls, Phase4Service):
         if not await run_on_loop(runner.loop, stop):
             runner.abandon()
         return clean
+
+    def _abandon(self, runner: PoolRunner) -> None:
+        runner.abandon()
+        self._listeners.abandon(runner.name)
 
     # Pools.
 
@@ -269,7 +276,7 @@ class ConnectionPoolManager(SqlCalls, Phase4Service):
     async def _create(self, spec: PoolSpec, *, wants_server: bool = True) -> None:
         async with self._changing[spec.name]:
             running = self._pools.get(spec.name)
-            if running is not None and not _is_orphan(running):
+            if running is not None and not is_orphan(running):
                 if running.spec == spec:
                     return
                 raise MisuseError(
@@ -277,7 +284,7 @@ class ConnectionPoolManager(SqlCalls, Phase4Service):
                     "its sizes, for others close_pool it first"
                 )
             if running is not None:
-                running.abandon()
+                self._abandon(running)
                 del self._pools[spec.name]
             runner = PoolRunner(spec, driver_class(spec.backend)(spec), clock=self._clock)
             await runner.start(wants_server=wants_server)
@@ -302,7 +309,7 @@ class ConnectionPoolManager(SqlCalls, Phase4Service):
             running = self._find(name)
             options = running.spec.options.changed(min_size=min_size, max_size=max_size)
             spec = msgspec.structs.replace(running.spec, options=options)
-            if _is_orphan(running):
+            if is_orphan(running):
                 running.spec = spec  # the pool is opened with these when it is used again
             else:
                 await self._change_running(running, spec)
@@ -313,19 +320,19 @@ class ConnectionPoolManager(SqlCalls, Phase4Service):
 
         False also when there is no such pool.
         """
-        return await self._drop(name, drain_timeout)
+        return bool(name in self._changing and await self._drop(name, drain_timeout))
 
-    async def _drop(self, name: str, drain: float = DRAIN_SECONDS) -> bool:
-        if name not in self._changing:
-            return False
+    async def _drop(self, name: str, drain: float = DRAIN_SECONDS) -> bool | None:
+        """Whether all leases came back; None: there is no such pool."""
         async with self._changing[name]:
             runner = self._pools.pop(name, None)
-            return runner is not None and await self._stop(runner, drain)
-
-    async def _drop_if_there(self, name: str, drain: float) -> bool:
-        async with self._changing[name]:
-            runner = self._pools.pop(name, None)
-            return runner is None or await self._stop(runner, drain)
+            if runner is None:
+                return None
+            try:
+                await self._listeners.close(name)
+            finally:
+                clean = await self._stop(runner, drain)
+            return clean
 
     # Connections.
 
@@ -361,14 +368,14 @@ class ConnectionPoolManager(SqlCalls, Phase4Service):
         runner = self._find(name)
         if runner.loop is get_running_loop():
             return runner
-        if not _is_orphan(runner):
+        if not is_orphan(runner):
             raise MisuseError(f"pool {name!r} belongs to another running event loop; make one pool for each")
         # Its event loop ended without closing it (asyncio.run was called again), or this process was forked:
         # open the pool again on this loop.
         async with self._changing[name]:
             runner = self._find(name)
             if runner.loop is not get_running_loop():
-                runner.abandon()
+                self._abandon(runner)
                 fresh = PoolRunner(
                     runner.spec, driver_class(runner.spec.backend)(runner.spec), clock=self._clock
                 )
@@ -376,6 +383,12 @@ class ConnectionPoolManager(SqlCalls, Phase4Service):
                 await fresh.start()
                 self._pools[name] = runner = fresh
         return runner
+
+    def _backend_of(self, target: object) -> str | None:
+        if isinstance(target, PooledConnection):
+            return target.backend
+        runner = self._pools.get(target) if isinstance(target, str) else None
+        return None if runner is None else runner.spec.backend
 
     def _find(self, name: str) -> PoolRunner:
         runner = self._pools.get(name)
@@ -398,7 +411,7 @@ class ConnectionPoolManager(SqlCalls, Phase4Service):
         runner = conn._runner
         if runner.name != name:
             raise LeaseError(f"name = {name!r}: expected {runner.name!r}, the pool this connection is from")
-        _release(conn, is_healthy)
+        release(conn, is_healthy)
         return True
 
     def connection(self, name: str, timeout: float | None = None) -> LeaseContext:
@@ -435,52 +448,3 @@ class ConnectionPoolManager(SqlCalls, Phase4Service):
             return await (await self._runner_here(name)).check_health()
         except Exception as error:
             return PoolHealth(False, 0.0, one_line(str(error)))
-
-
-class LeaseContext:
-    """Holds one lease for the length of an ``async with`` block."""
-
-    __slots__ = ("_in_use", "_lease", "_manager", "_name", "_timeout")
-
-    def __init__(self, manager: ConnectionPoolManager, name: str, timeout: float | None) -> None:
-        self._manager = manager
-        self._name = name
-        self._timeout = timeout
-        self._lease: PooledConnection | None = None
-        self._in_use = False  # also while it waits for its lease
-
-    async def __aenter__(self) -> PooledConnection:
-        if self._in_use:
-            raise LeaseError("this context is in use already; call connection() for each block")
-        self._in_use = True
-        try:
-            lease = self._lease = await self._manager.acquire_connection(self._name, self._timeout)
-        except BaseException:
-            self._in_use = False
-            raise
-        return lease
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        lease, self._lease = self._lease, None
-        self._in_use = False
-        if lease is not None and not lease.is_released:  # the block may have released it
-            if error is not None:
-                note_error(lease, error)
-            _release(lease, True)
-
-
-def _release(lease: PooledConnection, healthy: bool) -> None:
-    runner = lease._runner
-    loop = runner.loop
-    if loop is get_running_loop():
-        runner.release(lease, healthy)
-    elif loop is None or _is_orphan(runner):
-        runner.release_here(lease, healthy)
-    else:
-        loop.call_soon_threadsafe(runner.release, lease, healthy)
-
-
-def _is_orphan(runner: Owner) -> bool:
-    return runner.is_inherited or not still_runs(runner.loop)

@@ -22,6 +22,11 @@ class Counters:
         self.query_timeouts = 0
         self.refused_as_demoted = 0
         """Leases whose server refused what only a primary may do."""
+        self.notifications = 0
+        """Messages for listeners, once for each that was to get it."""
+        self.notifications_dropped = 0
+        self.listen_losses = 0
+        """Losses of the connection on which the pool listens."""
         self.peak_active = 0
         self.peak_connections = 0
         self.waits = Histogram()

@@ -73,6 +73,12 @@ class PoolFigures(Figures, frozen=True, kw_only=True):
     ]
     refused_as_demoted: int
     """Leases with writes that a demoted server refused."""
+    notifications: int
+    """Messages of `listen`, once for each listener."""
+    notifications_dropped: int
+    """Messages that a listener did not get because its queue was full."""
+    listen_losses: int
+    """How often the connection of `listen` was lost."""
     demoted: Annotated[bool, gauge("phase4_pool_demoted", "1 while the server takes no writes")]
     overdue_calls: Annotated[
         int, gauge("phase4_pool_overdue_calls", "Calls that have waited long for an answer")
