@@ -148,15 +148,13 @@ class Outcomes:
 
     def end_cancelled(self, item_id: str) -> None:
         """Tell that an item was taken back; it is counted apart."""
-        self._tell(item_id, Outcome(None, cancelled(item_id)))
+        self._keep(BatchItem(None, item_id=item_id), Outcome(None, cancelled(item_id)))
 
     def _keep(self, item: BatchItem, outcome: Outcome) -> None:
         if self.superseded and item in self.superseded:
             self.superseded.discard(item)
             return
-        self._tell(item.item_id, outcome)
-
-    def _tell(self, item_id: str, outcome: Outcome) -> None:
+        item_id = item.item_id
         if self.tracked.pop(item_id, None) is not None:
             self.results.put(item_id, outcome, self._now())
         waiter = self.waiters.pop(item_id, None)
