@@ -27,7 +27,7 @@ _MAX_COLUMNS = 4
 class _Wanted:
     """What a query asks of one table."""
 
-    __slots__ = ("dialect", "equal", "joined", "ranged", "sorted")
+    __slots__ = ("conditions", "dialect", "equal", "joined", "patterns", "ranged", "sorted")
 
     def __init__(self, dialect: str) -> None:
         self.dialect = dialect
@@ -35,6 +35,17 @@ class _Wanted:
         self.joined: dict[str, str] = {}
         self.ranged: dict[str, str] = {}
         self.sorted: dict[str, tuple[str, bool]] = {}  # with whether it descends
+        self.patterns: set[str] = set()  # of ranged: those compared with LIKE
+        self.conditions: list[tuple[str, Any]] = []  # (column, condition) of equal and ranged
+
+    def only(self, *, joined: bool = True, ranged: str | None = None, ordered: bool = True) -> _Wanted:
+        """A part of it: with or without what other tables give, one column by range, the order."""
+        part = _Wanted(self.dialect)
+        part.equal, part.patterns, part.conditions = self.equal, self.patterns, self.conditions
+        part.joined = self.joined if joined else {}
+        part.ranged = {} if ranged is None else {ranged: self.ranged[ranged]}
+        part.sorted = self.sorted if ordered else {}
+        return part
 
     def note(self, column: Any, where: dict[str, str]) -> None:
         written = column.name
@@ -101,17 +112,40 @@ def _wanted_in(scope: Scope, dialect: str) -> list[tuple[Source, _Wanted]]:
     if not wanted:
         return []
     conditions = scope.conditions()
+    by_or: list[tuple[Source, _Wanted]] = []
     if len(conditions) == 1 and conditions[0].__class__ is exp.Or:
-        return _wanted_by_or(scope, conditions[0], dialect)
-    for condition in conditions:
-        _note(condition, scope, wanted)
+        by_or = _wanted_by_or(scope, conditions[0], dialect)
+    else:
+        for condition in conditions:
+            _note(condition, scope, wanted)
+    joins: list[Any] = []
     for join in scope.joins:
         on = join.args.get("on")
         if on is not None:
             for condition in operands(on, exp.And):
-                _note(condition, scope, wanted)
-    _note_order(scope, wanted)
-    return list(wanted.values())
+                if not _is_join(condition):
+                    _note(condition, scope, wanted)
+                else:
+                    joins.append((condition, (join.args.get("side") or "").upper() == "LEFT"))
+    joins += [(condition, False) for condition in conditions if _is_join(condition)]
+    filtered = {id(source) for source, part in wanted.values() if part.equal or part.ranged}
+    filtered |= {id(source) for source, _ in by_or}
+    for condition, is_left in joins:
+        one, other = bare(condition.this), bare(condition.args["expression"])
+        _note_join(one, other, scope, wanted, frozenset() if is_left else frozenset(filtered))
+    if not (conditions and conditions[0].__class__ is exp.Or and len(conditions) == 1):
+        _note_order(scope, wanted)
+        return list(wanted.values())
+    searched = {id(source) for source, _ in by_or}
+    return by_or + [pair for key, pair in wanted.items() if key not in searched]
+
+
+def _is_join(condition: Any) -> bool:
+    return (
+        condition.__class__ is exp.EQ
+        and bare(condition.this).__class__ is exp.Column
+        and bare(condition.args["expression"]).__class__ is exp.Column
+    )
 
 
 def _wanted_by_or(scope: Scope, condition: Any, dialect: str) -> list[tuple[Source, _Wanted]]:
@@ -138,8 +172,27 @@ def _note(condition: Any, scope: Scope, wanted: dict[int, tuple[Source, _Wanted]
         return
     column, is_equality = found
     pair = wanted.get(id(scope.source_of(column))) if column.__class__ is exp.Column else None
-    if pair is not None:
-        pair[1].note(column, pair[1].equal if is_equality else pair[1].ranged)
+    if pair is None:
+        return
+    part = pair[1]
+    if _reads_query(condition):
+        # What it is compared with is known only when the query runs, as for a join.
+        part.note(column, part.joined if is_equality else part.ranged)
+        return
+    lowered = column.name.lower()
+    if condition.__class__ is exp.Like:
+        if lowered not in part.ranged:
+            part.patterns.add(lowered)
+    else:
+        part.patterns.discard(lowered)
+    part.note(column, part.equal if is_equality else part.ranged)
+    part.conditions.append((lowered, condition))
+
+
+def _reads_query(condition: Any) -> bool:
+    return condition.args.get("query") is not None or (
+        condition.args.get("expression").__class__ is exp.Subquery or condition.this.__class__ is exp.Subquery
+    )
 
 
 # One function for each class of condition: (the column, whether it is compared for equality), or None.
@@ -151,12 +204,18 @@ def _asked_by_comparison(
     one, other = bare(condition.this), bare(condition.args["expression"])
     is_equality = condition.__class__ is exp.EQ
     if one.__class__ is exp.Column and other.__class__ is exp.Column:
-        if is_equality:
-            _note_join(one, other, scope, wanted)
-        return None
+        return None  # a join
     if one.__class__ is not exp.Column:
         one, other = other, one
     return (one, is_equality) if is_constant(other) or _is_query(other) else None
+
+
+def _asked_by_column(
+    condition: Any, scope: Scope, wanted: dict[int, tuple[Source, _Wanted]]
+) -> tuple[Any, bool] | None:
+    """A boolean column alone; only PostgreSQL searches an index for it."""
+    pair = wanted.get(id(scope.source_of(condition)))
+    return (condition, True) if pair is not None and pair[1].dialect == "postgres" else None
 
 
 def _asked_by_in(condition: Any, *_: Any) -> tuple[Any, bool] | None:
@@ -169,7 +228,10 @@ def _asked_by_is(
     condition: Any, scope: Scope, wanted: dict[int, tuple[Source, _Wanted]]
 ) -> tuple[Any, bool] | None:
     column = bare(condition.this)
-    if condition.args.get("negate") or condition.args["expression"].__class__ is not exp.Null:
+    compared = condition.args["expression"]
+    if compared.__class__ is exp.Boolean and compared.this and column.__class__ is exp.Column:
+        return None if condition.args.get("negate") else _asked_by_column(column, scope, wanted)
+    if condition.args.get("negate") or compared.__class__ is not exp.Null:
         return None
     return (column, True) if _may_compare(column, scope, wanted) else None
 
@@ -188,6 +250,7 @@ def _asked_by_like(condition: Any, *_: Any) -> tuple[Any, bool] | None:
 
 _ASKS: dict[Any, Callable[..., tuple[Any, bool] | None]] = {
     **dict.fromkeys(COMPARISONS, _asked_by_comparison),
+    exp.Column: _asked_by_column,
     exp.In: _asked_by_in,
     exp.Is: _asked_by_is,
     exp.Between: _asked_by_between,
@@ -226,8 +289,16 @@ def _is_query(node: Any) -> bool:
     return node.__class__ is exp.Subquery
 
 
-def _note_join(one: Any, other: Any, scope: Scope, wanted: dict[int, tuple[Source, _Wanted]]) -> None:
-    """Of two tables joined by equality, the later one is looked up for each row of the earlier one."""
+def _note_join(
+    one: Any,
+    other: Any,
+    scope: Scope,
+    wanted: dict[int, tuple[Source, _Wanted]],
+    filtered: frozenset[int],
+) -> None:
+    """Of two tables joined by equality, the later one is looked up for each row of the earlier one; but the
+    earlier one if only the later one is ``filtered`` (ids of sources) by conditions of its own.
+    """
     first, second = scope.source_of(one), scope.source_of(other)
     if first is None or second is None or first is second:
         return
@@ -237,17 +308,25 @@ def _note_join(one: Any, other: Any, scope: Scope, wanted: dict[int, tuple[Sourc
         column, source = (one, first) if first in here else (other, second)
         pair = wanted.get(id(source))
         if pair is not None:
-            pair[1].note(column, pair[1].equal)
+            pair[1].note(column, pair[1].joined if _asks_whether_any(scope.node) else pair[1].equal)
         return
     column, source = (other, second) if here.index(second) > here.index(first) else (one, first)
+    if id(source) in filtered and not {id(first), id(second)} <= filtered:
+        column, source = (one, first) if source is second else (other, second)
     pair = wanted.get(id(source))
     if pair is not None:
         pair[1].note(column, pair[1].joined)
 
 
+def _asks_whether_any(query: Any) -> bool:
+    return query.parent.__class__ is exp.Exists
+
+
 def _note_order(scope: Scope, wanted: dict[int, tuple[Source, _Wanted]]) -> None:
     args = scope.node.args
     order = args.get("order")
+    if order is None:
+        _note_extreme(scope, wanted)
     if order is None or args.get("group") or args.get("distinct") or scope.node.__class__ is not exp.Select:
         return
     aliases = {item.alias.lower() for item in scope.node.expressions if item.__class__ is exp.Alias}
@@ -271,6 +350,23 @@ def _note_order(scope: Scope, wanted: dict[int, tuple[Source, _Wanted]]) -> None
         pair[1].sorted = {key: (_name(name, dialect), descends) for key, (name, descends) in found.items()}
 
 
+def _note_extreme(scope: Scope, wanted: dict[int, tuple[Source, _Wanted]]) -> None:
+    """The smallest or largest value of a column is the first or last one of its index."""
+    args = scope.node.args
+    if len(wanted) != 1 or args.get("group") or args.get("having") or scope.node.__class__ is not exp.Select:
+        return
+    if len(args["expressions"]) != 1 or args.get("joins"):
+        return
+    item = args["expressions"][0]
+    call = item.this if item.__class__ is exp.Alias else item
+    if call.__class__ not in (exp.Min, exp.Max) or call.this.__class__ is not exp.Column or call.expressions:
+        return
+    pair = wanted.get(id(scope.source_of(call.this)))
+    if pair is not None:
+        column = call.this
+        pair[1].sorted = {column.name.lower(): (_name(column.this, pair[1].dialect), False)}
+
+
 class _Key:
     """The columns of an index in their order, and what each is for."""
 
@@ -292,11 +388,16 @@ class _Key:
 
 def _key_for(wanted: _Wanted, system: frozenset[str]) -> _Key | None:
     """The index that serves what a query asks of a table; ``system`` are columns that no index takes."""
-    equal = {**wanted.equal, **wanted.joined} if wanted.joined else wanted.equal
+    equal = wanted.equal
+    if wanted.joined and (equal or not wanted.ranged):
+        # A range alone goes first: behind a column that other tables give, it would not start a search.
+        equal = {**equal, **wanted.joined}
     if "id" in equal or not system.isdisjoint(equal):
         return None  # by convention the primary key, which leaves one row
     key = _Key(equal)
     sorted_by = wanted.sorted if system.isdisjoint(wanted.sorted) else {}
+    if not wanted.patterns.isdisjoint(sorted_by):
+        sorted_by = {}  # an index for LIKE has another order
     if wanted.ranged or sorted_by:
         ranged = {c: name for c, name in wanted.ranged.items() if c not in equal and c not in system}
         _add_range_or_order(key, ranged, {c: s for c, s in sorted_by.items() if c not in equal})
@@ -339,8 +440,11 @@ def _suggestion(source: Source, wanted: _Wanted, facts: Facts) -> IndexSuggestio
     owner = source.node.args.get("db")
     within = _name(owner, dialect) if owner is not None else ""
     table = _name(source.node.this, dialect)
+    # In other collations than C, only this order of characters serves LIKE; it serves = as well.
+    patterns = wanted.patterns if dialect == "postgres" else ()
     listed = [
         listed_column(name, dialect, length, descends=key.descends.get(column, False))
+        + (" text_pattern_ops" if column in patterns and column in key.columns[key.equal :] else "")
         for name, column, length in zip(names, key.columns, lengths, strict=True)
     ]
     return IndexSuggestion(

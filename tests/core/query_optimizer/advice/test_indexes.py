@@ -12,7 +12,7 @@ from bot.core.query_optimizer.sql.schema import Schema
 PG, LITE = "postgres", "sqlite"
 TABLES = (
     'CREATE TABLE Users (UserId INT, Created INT, grp INT, "Name" TEXT);'
-    'CREATE TABLE "Odd" (UserId INT, "order" INT)'
+    'CREATE TABLE "Odd" (UserId INT, "order" INT); CREATE TABLE chats (id INT, userid INT, grp INT, old INT)'
 )
 CASES = [
     # Names without quotes are folded in PostgreSQL, those in quotes are not.
@@ -38,6 +38,38 @@ CASES = [
      "CREATE INDEX idx_users_grp ON users (grp)"),
     (PG, "SELECT * FROM users WHERE ctid = '(0,1)'", None),
     (PG, "SELECT * FROM users WHERE tableoid = 5 AND xmin > 3", None),
+    # LIKE needs the order of characters, unless the collation is C.
+    (PG, 'SELECT * FROM users WHERE "Name" LIKE \'a%\'',
+     'CREATE INDEX idx_users_name ON users ("Name" text_pattern_ops)'),
+    (PG, 'SELECT * FROM users WHERE "Name" LIKE \'a%\' ORDER BY "Name" LIMIT 3',
+     'CREATE INDEX idx_users_name ON users ("Name" text_pattern_ops)'),
+    (PG, 'SELECT * FROM users WHERE "Name" = \'a\'', 'CREATE INDEX idx_users_name ON users ("Name")'),
+    (LITE, "SELECT * FROM users WHERE Name LIKE 'a%'", "CREATE INDEX idx_users_name ON users (Name)"),
+    # A range of the joined table selects its rows: the column of the join would not.
+    (PG, "SELECT * FROM chats c JOIN users u ON u.userid = c.id WHERE u.created > 5",
+     "CREATE INDEX idx_users_created ON users (created)"),
+    (PG, "SELECT * FROM chats c WHERE EXISTS (SELECT 1 FROM users u WHERE u.userid = c.id AND u.created > 5)",
+     "CREATE INDEX idx_users_created ON users (created)"),
+    # The table with conditions is read first, the other one is looked up.
+    (PG, "SELECT * FROM users u JOIN chats c ON c.id = u.userid WHERE c.id = 5",
+     "CREATE INDEX idx_users_userid ON users (userid)"),
+    (PG, "SELECT * FROM users u JOIN chats c ON c.id = u.userid WHERE c.id = 5 OR c.old = 5",
+     "CREATE INDEX idx_users_userid ON users (userid)"),
+    (PG, "SELECT * FROM users u LEFT JOIN chats c ON c.userid = u.userid WHERE c.grp = 5",
+     "CREATE INDEX idx_chats_grp_userid ON chats (grp, userid)"),
+    # PostgreSQL searches an index for a boolean column that stands alone; SQLite does not.
+    (PG, "SELECT * FROM users WHERE created AND grp = 1",
+     "CREATE INDEX idx_users_created_grp ON users (created, grp)"),
+    (PG, "SELECT * FROM users WHERE created IS TRUE", "CREATE INDEX idx_users_created ON users (created)"),
+    (PG, "SELECT * FROM users WHERE created IS NOT TRUE", None),
+    (PG, "SELECT * FROM users WHERE NOT created", None),
+    (LITE, "SELECT * FROM users WHERE created", None),
+    # The smallest value is the first of an index.
+    (PG, "SELECT max(created) FROM users WHERE grp = 1",
+     "CREATE INDEX idx_users_grp_created ON users (grp, created)"),
+    (LITE, "SELECT min(created) AS first FROM users", "CREATE INDEX idx_users_created ON users (created)"),
+    (LITE, "SELECT min(created), max(created) FROM users", None),
+    (LITE, "SELECT min(created) FROM users GROUP BY grp", None),
 ]  # fmt: skip
 
 
