@@ -18,6 +18,7 @@ async def script():
     made._rights = SimpleNamespace(forbids_evalsha=lambda text: False)
     made._connections = SimpleNamespace(cluster=False)
     made._elsewhere_slot = None
+    made._leaving = False
     made._decode = lambda answer, calls: [answer] * calls
     made.calls = 0
     return made
@@ -34,3 +35,23 @@ async def test_each_group_is_told_its_own_error(script):
         await refused
     with pytest.raises(RedisRefusedError, match="attempt to index"):
         await wrong
+
+
+async def test_what_was_under_way_to_a_server_that_was_left_is_run_where_all_go_now(script):
+    read_only = ReadOnlyError("READONLY You can't write against a read only replica.")
+    future = asyncio.get_running_loop().create_future()
+    groups = [[(b"k", b"a", future, None)]]
+    tasks, asked = [], []
+
+    async def on_another_server(operation, *, was_left):
+        asked.append(was_left)
+        return [7]
+
+    script._leaving = True  # the link has moved meanwhile, so it is not time to look again
+    script._timeout = 1.0
+    script._primary.on_another_server = on_another_server
+    script._connections.spawn = lambda coro, name: tasks.append(asyncio.create_task(coro))
+    script._deliver((groups, True), [read_only])
+    assert await future == 7
+    assert asked == [True]
+    await asyncio.gather(*tasks)
