@@ -232,6 +232,12 @@ class Later:
         backlog.left -= 1
         return True
 
+    def count_never_held(self, count: int) -> None:
+        """So many items were taken back in Redis that no instance had read."""
+        if count:
+            self._backlog.left += count
+            self._on_withdrawn(count)
+
     def count_cancelled(self, item: BatchItem) -> None:
         """One of :meth:`take_out` was taken back."""
         self._backlog.left += 1

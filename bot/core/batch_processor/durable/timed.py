@@ -117,9 +117,11 @@ class Timed:
         ttl = int(self._d.outcomes.results.ttl * 1000)
         me = self._d.ids.prefix
         code, entry, owner = await self.streams.cancel(item_id, ttl, me)
+        newer_taken_back = code == HELD_BUT_NEWER_TAKEN_BACK
+        if code != HELD:
+            self._d.later.count_never_held(1 if newer_taken_back else code)
         if code not in (HELD, HELD_BUT_NEWER_TAKEN_BACK):
             return code > 0
-        newer_taken_back = code == HELD_BUT_NEWER_TAKEN_BACK
         if owner.decode("utf-8", "replace") == me:
             return await self._take_back_here(entry) or newer_taken_back
         return await self._ask_for(item_id, entry) or newer_taken_back

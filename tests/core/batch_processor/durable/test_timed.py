@@ -207,6 +207,9 @@ async def test_a_delayed_item_is_taken_back_from_any_instance(instances):
     assert (await there.get_item_status(answer.item_id)).state == "cancelled"
     assert not await there.cancel_item(answer.item_id)
     assert not await there.cancel_item("nothing")
+    assert (await ledger(there))[
+        "cancelled_items"
+    ] == 1  # no instance had read it: counted where it was taken back
 
 
 async def test_one_that_nobody_has_read_is_taken_back_and_its_key_is_free(instances):
