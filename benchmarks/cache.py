@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import random
 import statistics
 import subprocess
@@ -232,6 +233,99 @@ async def l2(url: str) -> None:
     await raw.aclose()
     await cashews.close()
     await aio.close()
+
+
+# Many keys, and large values.
+
+
+async def longest_gap(work: Awaitable[Any]) -> tuple[float, float]:
+    """Milliseconds that ``work`` took, and the longest for which it kept another task from running."""
+    longest = 0.0
+    over = False
+
+    async def watch() -> None:
+        nonlocal longest
+        last = time.perf_counter()
+        while not over:
+            await asyncio.sleep(0.001)
+            now = time.perf_counter()
+            longest, last = max(longest, now - last - 0.001), now
+
+    watching = asyncio.create_task(watch())
+    await asyncio.sleep(0.005)
+    start = time.perf_counter()
+    await work
+    took = time.perf_counter() - start
+    over = True
+    await watching
+    return took * 1000, longest * 1000
+
+
+async def many(url: str, keys: int = 10_000, repeats: int = 9) -> None:
+    """``get_many`` and ``set_many`` against redis-py, which neither decodes nor keeps anything."""
+    import msgspec
+    import redis.asyncio as redis
+
+    full, roomy = CacheManager(), CacheManager()
+    await full.enable(redis_url=url, l1_max_entries=1)
+    await roomy.enable(redis_url=url, l1_max_entries=2 * keys)
+    raw = redis.Redis.from_url(url, protocol=3)
+    names = [f"user:{number}" for number in range(keys)]
+    items = dict.fromkeys(names, SMALL)
+    await full.set_many(items, ttl=3600)
+    payload = await raw.get("p4c:v:default:user:1")
+    body = msgspec.msgpack.encode(SMALL)
+
+    async def pipeline() -> None:
+        async with raw.pipeline(transaction=False) as pipe:
+            for name in names:
+                pipe.set(f"raw:{name}", payload, px=3_600_000)
+            await pipe.execute()
+
+    async def mget() -> None:
+        await raw.mget([f"raw:{name}" for name in names])
+
+    async def mget_decoded() -> None:
+        found = await raw.mget([f"raw:{name}" for name in names])
+        decode = msgspec.msgpack.decode
+        {name: decode(body) for name, _ in zip(names, found, strict=True)}
+
+    cases: dict[str, Callable[[], Awaitable[Any]]] = {
+        "redis-py, pipeline of SET": pipeline,
+        "set_many, L1 full": lambda: full.set_many(items, ttl=3600),
+        "set_many, L1 with room": lambda: roomy.set_many(items, ttl=3600),
+        "redis-py, MGET of bytes": mget,
+        "redis-py, MGET, then msgspec": mget_decoded,
+        "get_many, L1 full": lambda: full.get_many(names),
+        "get_many, kept in L1": lambda: roomy.get_many(names),
+    }
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in cases}
+    for _ in range(repeats):
+        for name, case in cases.items():
+            if name == "get_many, kept in L1":
+                roomy._tiers.local.l1.store.clear()
+            gc.collect()
+            taken[name].append(await longest_gap(case()))
+    print(f"### {keys:,} keys at once, minima of {repeats}\n")
+    print("| | ms | longest gap of the loop, ms |\n|---|---:|---:|")
+    least = {name: min(ms for ms, _ in runs) for name, runs in taken.items()}
+    gaps = {name: min(gap for _, gap in runs) for name, runs in taken.items()}
+    for name in cases:
+        print(f"| {name} | {least[name]:.1f} | {gaps[name]:.1f} |")
+    print()
+    for name, peer, bound in (
+        ("set_many, L1 full", "redis-py, pipeline of SET", 1.3),
+        ("set_many, L1 with room", "redis-py, pipeline of SET", 1.3),
+        ("get_many, L1 full", "redis-py, MGET of bytes", 1.3),
+        ("get_many, L1 full", "redis-py, MGET, then msgspec", 1.3),
+        ("get_many, kept in L1", "redis-py, MGET, then msgspec", 1.3),
+    ):
+        print(verdict(f"{name}, times {peer}", least[name] / least[peer], bound))
+        print(verdict(f"{name}, longest gap in ms", gaps[name], 10))
+    print()
+    await full.disable()
+    await roomy.disable()
+    await raw.aclose()
 
 
 def _together(reader: Callable[[str], Awaitable[Any]], keys: list[str], tasks: int) -> Any:
@@ -486,12 +580,20 @@ async def bench() -> None:
     with redis_server() as url:
         await propagation(url)
         await l2(url)
+        await many(url)
     memory()
     ratios()
 
 
+async def bench_many() -> None:
+    with redis_server() as url:
+        await many(url)
+
+
 if __name__ == "__main__":
-    if "--fill" in sys.argv:
+    if "--many" in sys.argv:
+        main(bench_many)
+    elif "--fill" in sys.argv:
         print(asyncio.run(_fill()))
     else:
         main(bench)

@@ -12,6 +12,7 @@ from bot.core.cache_manager.errors import LoaderTimeoutError
 from bot.core.cache_manager.keys import valid_key, valid_name
 from bot.core.cache_manager.loaded_values import frozen_or_none, ttl_of_load
 from bot.core.cache_manager.loading import UNKNOWN_TTL, Loads
+from bot.core.cache_manager.many_reads import MANY, ManyReads
 from bot.core.cache_manager.models import (
     ABSENT,
     DEFAULT_NAMESPACE,
@@ -38,6 +39,8 @@ _READ_AT_ONCE = 500
 ManyLoader = Callable[[list[str]], Awaitable[Mapping[str, Any]]]
 """Gets the keys that are missing, and returns the values of those that there are."""
 
+_NOTHING: dict[Any, Any] = {}
+
 _Result = tuple[Any, Frozen | None]
 
 
@@ -55,22 +58,47 @@ class ManyLoading(Watched):
         wanted = list(dict.fromkeys(keys))
         valid_name(namespace, "namespace")
         found: dict[str, Any] = {}
+        missing: dict[str, str] = {}
         for start in range(0, len(wanted), _READ_AT_ONCE):
             if start:
                 await asyncio.sleep(0)  # let others run, even if everything is in L1
-            piece = wanted[start : start + _READ_AT_ONCE]
-            here = {key: self.get_local(key, namespace, ABSENT) for key in piece}
-            missing = [key for key, value in here.items() if value is ABSENT]
-            if missing and self._enabled:
-                values = await asyncio.gather(*[self._look_for(key, namespace) for key in missing])
-                here.update(zip(missing, values, strict=True))
-            found |= {key: value for key, value in here.items() if value is not ABSENT}
-        return found
-
-    def _look_for(self, key: str, namespace: str) -> Coroutine[Any, Any, Any]:
-        """The value of a key that :meth:`get_local` did not have."""
+            self._look_here(wanted[start : start + _READ_AT_ONCE], namespace, found, missing)
+        if not missing or not self._enabled:
+            return found
+        in_order = not found
+        given, stored = list(missing), list(missing.values())
         l2 = self._l2
-        stored = valid_key(key)
+        if l2 is not None and l2.link.available and not l2.link.cluster and len(stored) >= MANY:
+            values = await ManyReads(l2).read(namespace, stored)
+        else:
+            values = []
+            for start in range(0, len(stored), _READ_AT_ONCE):
+                piece = stored[start : start + _READ_AT_ONCE]
+                values += await asyncio.gather(*[self._look_for(key, namespace) for key in piece])
+        found |= {key: value for key, value in zip(given, values, strict=True) if value is not ABSENT}
+        return found if in_order else {key: found[key] for key in wanted if key in found}
+
+    def _look_here(
+        self, keys: list[str], namespace: str, found: dict[str, Any], missing: dict[str, str]
+    ) -> None:
+        """Put the values that L1 has into ``found``, and for each other key what is stored for it into
+        ``missing``.
+        """
+        # What is not in there is not in L1, unless reads must go another way.
+        space = None if self._watched or self._tiers.lru else self._spaces.get(namespace, _NOTHING)
+        for key in keys:
+            if space is not None and key not in space and valid_key(key) is key:
+                missing[key] = key
+                continue
+            value = self.get_local(key, namespace, ABSENT)
+            if value is ABSENT:
+                missing[key] = valid_key(key)
+            else:
+                found[key] = value
+
+    def _look_for(self, stored: str, namespace: str) -> Coroutine[Any, Any, Any]:
+        """The value under a key that :meth:`get_local` did not have."""
+        l2 = self._l2
         if l2 is not None and l2.link.available:
             return l2.read(namespace, stored)
         return self._find(stored, namespace)

@@ -56,13 +56,14 @@ class SharedTier:
         self.link = link
         self._root = link.root_bytes
         self.compress = compress
-        self._local = local
-        self._l1 = local.l1
-        self._changes = local.changes
-        self._counters = counters
+        self.local = local
+        self.l1 = local.l1
+        self.changes = local.changes
+        self.counters = counters
         self._now = clock.monotonic
         self._first_of_type = first_of_type
-        self._left = False
+        self.left = False
+        """Changed only by leave."""
         # What listens to Redis and repeats what it missed.
         self._tasks = BackgroundTasks()
         self.failures = Failures()
@@ -87,7 +88,7 @@ class SharedTier:
 
     async def leave(self) -> None:
         """End every task and give the connections back; completes even if it is cancelled."""
-        self._left = True
+        self.left = True
         self._forget_recovery()
         await to_the_end(self._give_back())
 
@@ -122,7 +123,7 @@ class SharedTier:
             # Under a new event loop the subscription only begins: what is read before it is established would
             # be dropped from L1 at once.
             await self.backplane.settled()
-        begun = self._changes.count
+        begun = self.changes.count
         at = redis_key(namespace, key, self._root)
         if look_up is not None and look_up.tags:
             look_up.asked = self.l2.ask_tokens(look_up.tags)
@@ -130,7 +131,7 @@ class SharedTier:
             raw = await self.link.reader.get(at)
         except Exception as error:
             self.failures.failed(error)
-            found = self._local.find(key, (namespace,))
+            found = self.local.find(key, (namespace,))
             if found is not ABSENT:
                 return found
             raw = None
@@ -144,9 +145,9 @@ class SharedTier:
                     # The commonest kind, in place: no tags, and not kept beyond its expiry.
                     body = raw[HEADER_SIZE:]
                     value = thaw_tiny(body) if len(body) <= TINY else thaw_body(body)
-                    self._counters.l2_hits += 1
-                    if self._l1.store.admits(namespace, key):
-                        self._keep(namespace, key, value, body, begun, expires_at, load_seconds)
+                    self.counters.l2_hits += 1
+                    if self.l1.store.admits(namespace, key):
+                        self.keep(namespace, key, value, body, begun, expires_at, load_seconds)
                     return value
                 body, keep, tags = read_notes(raw, flags)
                 if not tags or await self._in_force(tags, look_up):
@@ -154,9 +155,9 @@ class SharedTier:
                     value = thaw_body(body)
                     age = self.time.now() - expires_at if keep else -1.0
                     if age < 0:
-                        self._counters.l2_hits += 1
-                        if self._l1.store.admits(namespace, key):
-                            self._keep(
+                        self.counters.l2_hits += 1
+                        if self.l1.store.admits(namespace, key):
+                            self.keep(
                                 namespace, key, value, body, begun, expires_at, load_seconds, keep, tags
                             )
                         return value
@@ -165,7 +166,7 @@ class SharedTier:
             except Exception as error:
                 # Untrusted bytes. decode_body would describe each failure, for a tenth of the cost of a read.
                 self.failures.unreadable(error)
-        self._counters.l2_misses += 1
+        self.counters.l2_misses += 1
         return ABSENT
 
     async def _in_force(self, tags: dict[str, bytes], look_up: LookUp | None) -> bool:
@@ -176,7 +177,7 @@ class SharedTier:
             found |= await self.l2.tokens(self.l2.ask_tokens([tag for tag in tags if tag not in known]))
         return same(tags, found)
 
-    def _keep(
+    def keep(
         self,
         namespace: str,
         key: str,
@@ -194,9 +195,9 @@ class SharedTier:
         offset = time.offset
         # inlined: RedisTime.now
         ttl = expires_at - (time.now() if offset is None or now >= time.read_at else now + offset)
-        if ttl <= 0 or self._left:
+        if ttl <= 0 or self.left:
             return
-        changes = self._changes
+        changes = self.changes
         if changes.count != begun and changes.since(begun, namespace, key, tags):
             return
         meta = Meta(tuple(tags), load_seconds) if load_seconds or tags else None
@@ -205,9 +206,9 @@ class SharedTier:
             frozen = Frozen(value, None, getsizeof(value))
         else:
             frozen = Frozen(body, thaw_again, len(body) + _BYTES_HEADER)
-        self._l1.put(namespace, key, frozen, now=now, ttl=ttl, keep=keep, meta=meta)
-        if namespace not in self._local.used:
-            self._local.use(namespace)
+        self.l1.put(namespace, key, frozen, now=now, ttl=ttl, keep=keep, meta=meta)
+        if namespace not in self.local.used:
+            self.local.use(namespace)
 
     # Writing.
 
@@ -239,10 +240,10 @@ class SharedTier:
         if tags and body is not None and not loaded:
             # This comes first: if it is cancelled here, nothing has changed yet.
             tokens = await self.l2.open_tags(tags, milliseconds)
-            if self._left:
+            if self.left:
                 return False
-        in_l1 = self._local.store(namespace, key, frozen, ttl, tags, load_seconds, keep)
-        changes = self._changes
+        in_l1 = self.local.store(namespace, key, frozen, ttl, tags, load_seconds, keep)
+        changes = self.changes
         begun = changes.count
         if body is None or (tags and tokens is None):
             await self.l2.delete(namespace, (key,))  # what it held before is no longer the value
@@ -254,16 +255,16 @@ class SharedTier:
         else:
             fenced = await self.l2.set_fenced(namespace, key, payload, milliseconds, tags, fence)
             if fenced is False:
-                self._l1.store.remove(namespace, key)  # what the other one loaded is newer
+                self.l1.store.remove(namespace, key)  # what the other one loaded is newer
                 return False
             in_l2 = bool(fenced)
         if changes.count != begun and changes.since(begun, namespace, key, tags):
             # Two concurrent writers: only Redis knows which of them came last.
-            self._l1.store.remove(namespace, key)
+            self.l1.store.remove(namespace, key)
             if loaded and in_l2 and changes.since(begun, namespace, key, tags, reloads=False):
                 # Its SET may have come after a change that is newer than what was loaded.
                 await self.l2.delete(namespace, (key,))
-                self._local.delete(namespace, key)  # where a read may have put it meanwhile
+                self.local.delete(namespace, key)  # where a read may have put it meanwhile
         return in_l2 or in_l1
 
     async def set_piece(
@@ -291,18 +292,18 @@ class SharedTier:
             if size >= PIECE_BYTES:
                 break
         for key, one in frozen:
-            self._local.store(namespace, key, one, ttl, tags)
-        begun = self._changes.count
+            self.local.store(namespace, key, one, ttl, tags)
+        begun = self.changes.count
         took = True
         if sent:
             took = await self.l2.set_many(namespace, sent, max(1, int(ttl * 1000)), tags)
         if left_out:
             took = False
             await self.l2.delete(namespace, left_out)
-        if self._changes.count != begun:
+        if self.changes.count != begun:
             for key, _ in sent:
-                if self._changes.since(begun, namespace, key, tags):
-                    self._l1.store.remove(namespace, key)
+                if self.changes.since(begun, namespace, key, tags):
+                    self.l1.store.remove(namespace, key)
         return len(frozen), took
 
     async def store_loaded(
@@ -311,7 +312,7 @@ class SharedTier:
         """Set what one load brought, some hundred in one round trip; ``tokens`` as in :meth:`store`."""
         milliseconds = max(1, int(ttl * 1000))
         position = 0
-        while position < len(loaded) and not self._left:
+        while position < len(loaded) and not self.left:
             sent: list[tuple[str, bytes]] = []
             left_out: list[str] = []
             size = 0
@@ -320,7 +321,7 @@ class SharedTier:
                 position += 1
                 body = self._body(value)
                 kept = frozen if body is None else frozen_as(value, body)
-                self._local.store(namespace, key, kept, ttl, tags)
+                self.local.store(namespace, key, kept, ttl, tags)
                 if body is None or (tags and tokens is None):
                     left_out.append(key)
                     continue
@@ -329,7 +330,7 @@ class SharedTier:
                 size += len(sent[-1][1])
                 if size >= PIECE_BYTES:
                     break
-            begun = self._changes.count
+            begun = self.changes.count
             took = False
             if sent:
                 every_tag = dict.fromkeys(tag for one in loaded[begin:position] for tag in one.tags)
@@ -338,18 +339,18 @@ class SharedTier:
                 )
             if left_out:
                 await self.l2.delete(namespace, left_out)
-            if self._changes.count != begun:
+            if self.changes.count != begun:
                 await self._changed_meanwhile(namespace, loaded[begin:position], begun, took)
 
     async def _changed_meanwhile(
         self, namespace: str, loaded: Sequence[Loaded], begun: int, took: bool
     ) -> None:
         """Drop, of what was just stored, what another writer changed in the meantime; see :meth:`store`."""
-        changed = [one for one in loaded if self._changes.since(begun, namespace, one.key, one.tags)]
+        changed = [one for one in loaded if self.changes.since(begun, namespace, one.key, one.tags)]
         newer: list[str] = []
         for one in changed:
-            self._l1.store.remove(namespace, one.key)
-            if took and self._changes.since(begun, namespace, one.key, one.tags, reloads=False):
+            self.l1.store.remove(namespace, one.key)
+            if took and self.changes.since(begun, namespace, one.key, one.tags, reloads=False):
                 newer.append(one.key)
         if newer:
             await self.l2.delete(namespace, newer)
@@ -366,7 +367,7 @@ class SharedTier:
         try:
             return codec.encode_value(value)
         except UnsupportedValueError as error:
-            self._counters.l1_only += 1
+            self.counters.l1_only += 1
             kind = type(value).__qualname__
             if self._first_of_type("stays in L1", kind):
                 logger.warning(

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from bot.core._shared.answer_bounds import AnswerBounds
@@ -232,6 +232,30 @@ def _bounded_parser() -> type[Any]:
             return self._bounds.holds or self._piece is not None or bool(await super().can_read())
 
     return BoundedParser
+
+
+async def pipeline(client: Any, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """The answers to several commands, errors among them; raises redis-py's errors. Not for a cluster.
+
+    redis-py's own pipeline packs in Python and sets a timer for each answer, which takes most of its time.
+    The caller limits the time: one that is cancelled closes the connection.
+    """
+    import hiredis
+
+    pack = hiredis.pack_command
+    pool = client.connection_pool
+    connection = await pool.get_connection()
+    try:
+        await connection.send_packed_command([pack(command) for command in commands])
+        read = connection._parser.read_response
+        answers = [await read() for _ in commands]
+        await asyncio.sleep(0)  # a message that was sent along reaches other services of this process first
+        return answers
+    except BaseException:
+        await connection.disconnect(nowait=True)  # or its answers would be taken for those to others
+        raise
+    finally:
+        await pool.release(connection)
 
 
 def _need_hiredis() -> None:

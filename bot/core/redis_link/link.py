@@ -324,10 +324,7 @@ class RedisLink:
             if self.cluster:
                 found = await run_by_node(client, wanted)
             else:
-                async with client.pipeline(transaction=False) as pipe:
-                    for command in wanted:
-                        pipe.execute_command(*command)
-                    found = await pipe.execute(raise_on_error=False)
+                found = await driver.pipeline(client, wanted)
             trouble: Exception | None = None
             for index, answer in zip(asked, found, strict=True):
                 if isinstance(answer, Exception) and judge(answer) is not Failure.REFUSED:
