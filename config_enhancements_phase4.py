@@ -43,6 +43,9 @@ ENABLE_OUTBOUND = False
 # QUERY_OPTIMIZER_N_PLUS_ONE_THRESHOLD = 10
 # seconds within which these executions must happen (a number > 0 and <= 31_536_000)
 # QUERY_OPTIMIZER_N_PLUS_ONE_WINDOW = 2
+# seconds that as many executions in one request, however far apart, must take together (a number > 0
+# and <= 31_536_000)
+# QUERY_OPTIMIZER_N_PLUS_ONE_TOTAL = 2
 # views: name -> tables that it reads (a dict)
 # QUERY_OPTIMIZER_VIEWS = {}
 # table -> tables that a write to it also changes (trigger, foreign key, partition) (a dict)

@@ -145,6 +145,7 @@ async def analysis() -> None:
 async def n_plus_one() -> None:
     """What the detection adds to a query that is executed: counted alone, below and past the threshold."""
     detector = Detector()
+    sample = ("SELECT 1", None)
     values = itertools.count()
 
     async def nothing(n: int) -> None:
@@ -154,12 +155,12 @@ async def n_plus_one() -> None:
     async def in_a_request(n: int) -> None:
         with detector.request():
             for _ in range(n):
-                detector.note("shape", hash(("SELECT 1", next(values))), None, 0.0)
+                detector.note("shape", hash(("SELECT 1", next(values))), sample, 0.0)
 
     async def in_a_task(n: int) -> None:
         for _ in range(n):
             value = next(values)
-            detector.note("shape", hash(("SELECT 1", value)), None, float(value))
+            detector.note("shape", hash(("SELECT 1", value)), sample, float(value))
 
     results = await compare(
         [

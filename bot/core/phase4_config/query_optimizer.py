@@ -39,6 +39,10 @@ class QueryOptimizerSettings(Settings, frozen=True, rename=starting("QUERY_OPTIM
     n_plus_one_window: Annotated[
         PositiveSeconds, doc("seconds within which these executions must happen")
     ] = 2.0
+    n_plus_one_total: Annotated[
+        PositiveSeconds,
+        doc("seconds that as many executions in one request, however far apart, must take together"),
+    ] = 2.0
     views: Annotated[dict[str, list[str]], doc("views: name -> tables that it reads")] = field(
         default_factory=dict
     )

@@ -87,6 +87,7 @@ class QueryOptimizer(Phase4Service):
         dialect: str | None = None,
         n_plus_one_threshold: int | None = None,
         n_plus_one_window: float | None = None,
+        n_plus_one_total: float | None = None,
         views: Mapping[str, Collection[str]] | None = None,
         cascades: Mapping[str, Collection[str]] | None = None,
         pure_functions: Collection[str] | None = None,
@@ -99,7 +100,8 @@ class QueryOptimizer(Phase4Service):
         ``cache_ttl`` (300) and ``slow_query_threshold`` (1.0) are seconds; the cache holds at most
         ``cache_max_entries`` (10,000) results of ``cache_max_size_mb`` (50) MB together; ``dialect``
         is "postgres", "mysql", "sqlite" or "" (any). ``n_plus_one_threshold`` (10) is how many different
-        values of one query within ``n_plus_one_window`` (2.0) seconds of one request are an N+1 pattern.
+        values of one query within ``n_plus_one_window`` (2.0) seconds of one request are an N+1 pattern, or
+        in all of it if they took ``n_plus_one_total`` (2.0) seconds together.
         ``views`` and ``cascades`` are what :meth:`declare_view` and :meth:`declare_cascade` take, by
         name; ``pure_functions`` names functions of the database's own that change nothing and depend on
         their arguments alone. GraphQL operations deeper than ``graphql_max_depth`` (50) fields or of a
@@ -116,6 +118,7 @@ class QueryOptimizer(Phase4Service):
                 dialect=dialect,
                 n_plus_one_threshold=n_plus_one_threshold,
                 n_plus_one_window=n_plus_one_window,
+                n_plus_one_total=n_plus_one_total,
                 views=views,
                 cascades=cascades,
                 pure_functions=pure_functions,
@@ -484,8 +487,8 @@ class QueryOptimizer(Phase4Service):
         analysis = self._analyses.analyse(query)
         told_apart = None if has_parameters(query) else key
         call = Call(query, None, None, analysis, key)
-        self._recorder.record(call, milliseconds, result_count, told_apart)
         self._recorder.watch(call, self._now())
+        self._recorder.record(call, milliseconds, result_count, told_apart)
         return True
 
     async def get_slow_queries(self, threshold: float | None = None) -> list[SlowQuery]:

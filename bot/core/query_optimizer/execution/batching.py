@@ -15,29 +15,44 @@ from bot.core.query_optimizer.sql.spelling import printed, spelling
 Sample = tuple[str, Any]
 """A query's text and its parameters."""
 
-_MANY_ROWS = "one INSERT of all rows, VALUES (...), (...), or the driver's executemany"
-_MANY_UPDATES = "one UPDATE joined to a list of (key, value), or the driver's executemany"
+_MANY_ROWS = (
+    "one INSERT of all rows, VALUES (...), (...), or executemany of the driver; if one fails, all fail"
+)
+_REPEATED = (
+    "executemany of the driver, in a transaction: the same statements in the same order; "
+    "it returns no rows, and if one fails, all fail"
+)
+_ONE_FIELD = "one field that takes a list, or one per value under an alias: { a: f(id: 1) b: f(id: 2) }"
+_GRAPHQL = ("{", "query(", "query (", "mutation(", "mutation ")
+_WRITES = frozenset(("INSERT", "REPLACE", "UPDATE", "DELETE"))
+_RETURNS = re.compile(r"\bRETURNING\b", re.IGNORECASE)
+_LISTS = re.compile(
+    r"(?:UNNEST|EXPLODE|JSONB?_EACH|JSON_TABLE|JSONB?_ARRAY_ELEMENTS|STRING_TO_ARRAY|FIND_IN_SET|OPENJSON|STRING_SPLIT)",
+    re.IGNORECASE,
+)
 _UNKNOWN = object()
 _STEM = "phase4_parameter_"
 _WRITTEN = re.compile(rf":{_STEM}(\d+)\b")
 
 
-def batched(normal_form: str, first: Sample, second: Sample, dialect: str) -> str | None:
-    """One query with the results of two sample queries of the same shape.
+def batched(normal_form: str, samples: Sequence[Sample], dialect: str, *, writes: bool = False) -> str | None:
+    """One query with the results of many of one shape, of which some samples are given.
 
-    For writes without a common condition it is a sentence. Empty if no query is known to be right: the values
-    that differ are not compared by ``column = value``, or the shape says too little. None if it is not an N+1
-    pattern but a walk through pages or lists of values.
+    A sentence if it is no query. Empty if nothing is known to do the same: the values that differ are not
+    compared by ``column = value``, or the shape says too little. None if it is not an N+1 pattern but a walk
+    through pages or lists of values. ``writes``: it may write even if it is a SELECT.
+
+    Samples do not show which values are the same in all queries. So writes become one only if every value in
+    them is a key; for all others, the driver repeats the statement.
     """
     word = normal_form.partition(" ")[0].upper()
-    if normal_form.startswith(("{", "query(", "query (", "mutation(", "mutation ")):
-        return "one that takes a list, or one field per value under an alias: { a: f(id: 1) b: f(id: 2) }"
-    if word in ("INSERT", "REPLACE"):
-        return _MANY_ROWS if " SELECT " not in normal_form.upper() else ""
-    if max(len(normal_form), len(first[0]), len(second[0])) > SHORT:
-        return ""
+    if normal_form.startswith(_GRAPHQL):
+        return _ONE_FIELD
+    longest = max(len(query) for query, _ in samples)
+    if max(len(normal_form), longest) > SHORT:
+        return _REPEATED if word in _WRITES and not _RETURNS.search(normal_form) else ""
     try:
-        return _batched(first, second, dialect)
+        return _batched(samples, dialect, writes=writes)
     except MemoryError:
         raise
     except Exception:  # of the parser, or of values that are not found in the text
@@ -94,34 +109,117 @@ def _name_of(leaf: Any) -> str:
     return str(leaf.name)
 
 
-def _batched(first: Sample, second: Sample, dialect: str) -> str | None:
+def _batched(samples: Sequence[Sample], dialect: str, *, writes: bool) -> str | None:
     from sqlglot import exp
 
-    one, other = _Query(first, dialect), _Query(second, dialect)
+    one = _Query(samples[0], dialect)
     tree = one.tree
-    if not isinstance(tree, exp.Select | exp.Update | exp.Delete):
+    differing = _differing(one, samples[1:], dialect, exp)
+    if differing is None or _has_many_rows(tree, exp):
+        return None
+    if not differing:
         return ""
-    where = tree.args.get("where")
-    differing: list[Any] = []
-    for leaf, counterpart in _pairs(tree, other.tree, exp):
-        if isinstance(leaf, exp.In):
-            return None  # lists of different lengths
-        mine, others = one.value(leaf), other.value(counterpart)
-        if mine is _UNKNOWN or others is _UNKNOWN:
+    keys = [leaf for leaf, _ in differing]
+    if isinstance(tree, exp.Insert | exp.Update | exp.Delete):
+        if tree.args.get("returning") is not None:
             return ""
-        if mine != others:
-            if _is_paged(leaf, tree, exp) or _is_list(leaf, mine, others, exp):
-                return None
-            differing.append(leaf)
-    if where is None or not differing or not _prints_as_written(one, dialect):
+        if isinstance(tree, exp.Insert):
+            return _MANY_ROWS if _is_plain_insert(tree, exp) else _REPEATED
+        keys = list(tree.find_all(exp.Literal, exp.Placeholder, exp.Parameter))
+        if not _deletes_by_keys(tree, keys, exp):
+            return _REPEATED
+    elif not isinstance(tree, exp.Select) or writes or tree.args.get("locks"):
         return ""
-    if isinstance(tree, exp.Update) and not all(_is_below(leaf, where) for leaf in differing):
-        return _MANY_UPDATES
-    if tree.args.get("limit") is not None and not isinstance(tree, exp.Select):
+    of_one_kind = all(same for _, same in differing)
+    found = _replaced(one, keys, dialect, exp) if of_one_kind and _prints_as_written(one, dialect) else ""
+    return found or (_REPEATED if isinstance(tree, exp.Delete) else "")
+
+
+def _differing(
+    one: _Query, others: Sequence[Sample], dialect: str, exp: Any
+) -> list[tuple[Any, bool]] | None:
+    """Each value of the first query that another one has otherwise, and whether all are text or none is.
+
+    None if the queries are pages, or take lists. Raises ValueError for a value that is not known.
+    """
+    found: dict[int, tuple[Any, bool]] = {}
+    for sample in others:
+        other = _Query(sample, dialect)
+        for leaf, counterpart in _pairs(one.tree, other.tree, exp):
+            if isinstance(leaf, exp.In | exp.Values):
+                return None  # lists of different lengths
+            mine, its = one.value(leaf), other.value(counterpart)
+            if mine is _UNKNOWN or its is _UNKNOWN:
+                raise ValueError("a value that is not given")
+            if mine != its:
+                if _is_paged(leaf, one.tree, exp) or _is_list(leaf, mine, its, exp):
+                    return None
+                same = _is_text(mine) == _is_text(its) or mine is None or its is None
+                found[id(leaf)] = leaf, same and found.get(id(leaf), (leaf, True))[1]
+    order = {id(leaf): n for n, (leaf, _) in enumerate(_pairs(one.tree, one.tree, exp))}
+    return [found[n] for n in sorted(found, key=order.__getitem__)]
+
+
+def _is_text(value: Any) -> bool:
+    """MySQL compares a column otherwise if a list holds both numbers and strings."""
+    return bool(value[0]) if isinstance(value, tuple) else isinstance(value, str | bytes)
+
+
+def _has_many_rows(tree: Any, exp: Any) -> bool:
+    """Whether it is an INSERT of several rows."""
+    rows = tree.expression if isinstance(tree, exp.Insert) else None
+    return isinstance(rows, exp.Values) and len(rows.expressions) > 1
+
+
+def _is_plain_insert(tree: Any, exp: Any) -> bool:
+    """Whether rows do not depend on those before: all are values, and none changes a row that is there."""
+    conflict = tree.args.get("conflict")
+    if conflict is not None and conflict.expressions:
+        return False
+    rows = tree.expression
+    if tree.args.get("with_") or tree.args.get("with") or not isinstance(rows, exp.Values):
+        return False
+    plain = exp.Literal | exp.Placeholder | exp.Parameter | exp.Null | exp.Boolean
+    return all(
+        isinstance(row, exp.Tuple) and all(isinstance(v, plain) for v in row.expressions)
+        for row in rows.expressions
+    )
+
+
+def _deletes_by_keys(tree: Any, keys: list[Any], exp: Any) -> bool:
+    """Whether it is a DELETE whose every value is a key, and whose other conditions are of the row alone."""
+    where = tree.args.get("where")
+    known = ("this", "where")
+    if (
+        not isinstance(tree, exp.Delete)
+        or where is None
+        or any(v for k, v in tree.args.items() if k not in known)
+    ):
+        return False
+    compared = 0
+    for condition in _conjunction(where.this, exp):
+        if any(_compares(condition, leaf, exp) for leaf in keys):
+            compared += 1
+            continue
+        tested = condition.this if isinstance(condition, exp.Not) else condition
+        if not (
+            isinstance(tested, exp.Is)
+            and isinstance(tested.this, exp.Column)
+            and isinstance(tested.expression, exp.Null)
+        ):
+            return False
+    return compared == len(keys)
+
+
+def _replaced(one: _Query, keys: list[Any], dialect: str, exp: Any) -> str:
+    """The query with a list for each of these values; empty if they are not compared by ``=``."""
+    tree = one.tree
+    where = tree.args.get("where")
+    if where is None:
         return ""
     equal = []
     conditions = _conjunction(where.this, exp)
-    for leaf in differing:
+    for leaf in keys:
         found = next((c for c in conditions if _compares(c, leaf, exp)), None)
         if found is None:
             return ""
@@ -147,7 +245,7 @@ def _pairs(one: Any, other: Any, exp: Any) -> Iterator[tuple[Any, Any]]:
     if isinstance(one, exp.Literal | exp.Placeholder | exp.Parameter):
         yield one, other
         return
-    if isinstance(one, exp.In) and len(one.expressions) != len(other.expressions):
+    if isinstance(one, exp.In | exp.Values) and len(one.expressions) != len(other.expressions):
         yield one, other
         return
     for name, value in one.args.items():
@@ -168,14 +266,25 @@ def _is_paged(leaf: Any, tree: Any, exp: Any) -> bool:
     while node is not tree:
         if isinstance(node, exp.Limit | exp.Offset | exp.Fetch):
             return True
-        if isinstance(node, exp.GT | exp.GTE | exp.LT | exp.LTE) and node.find_ancestor(exp.Query) is tree:
-            return tree.args.get("order") is not None and tree.args.get("limit") is not None
+        if isinstance(node, exp.GT | exp.GTE | exp.LT | exp.LTE):
+            around = node.find_ancestor(exp.Query)
+            arguments = around.args if around is not None else {}
+            return arguments.get("order") is not None and arguments.get("limit") is not None
         node = node.parent
     return False
 
 
 def _is_list(leaf: Any, one: Any, other: Any, exp: Any) -> bool:
     """Whether a value is, or belongs to, a list of several."""
+    node = leaf.parent
+    while node is not None and not isinstance(node, exp.Query):
+        if isinstance(node, exp.Any | exp.All):
+            return True
+        if isinstance(node, exp.Func) and _LISTS.fullmatch(
+            node.name if isinstance(node, exp.Anonymous) else node.sql_name()
+        ):
+            return True
+        node = node.parent
     if isinstance(one, list | tuple | set | frozenset) and not isinstance(leaf, exp.Literal):
         return len(one) > 1 or (isinstance(other, list | tuple | set | frozenset) and len(other) > 1)
     parent = leaf.find_ancestor(exp.In)
@@ -299,11 +408,3 @@ def _leave_out(condition: Any, exp: Any) -> None:
     connector = condition.parent
     other = connector.expression if condition.arg_key == "this" else connector.this
     connector.replace(other)
-
-
-def _is_below(node: Any, ancestor: Any) -> bool:
-    while node is not None:
-        if node is ancestor:
-            return True
-        node = node.parent
-    return False

@@ -5,9 +5,13 @@ started in it; or the task that runs the query, together with the tasks that it 
 ``window`` seconds after its own last query (so the children of ``asyncio.gather`` count together with
 the handler that made them, and the handlers that a main loop starts do not count as one).
 
-Counted are executions on the database, by context and fingerprint: the distinct values seen within
-``window`` seconds, exactly. Only hashes of values are kept, and one sample per shape, to tell which
-value differs; no frame is ever kept.
+Counted are executions on the database, by context and fingerprint. A pattern is ``threshold`` distinct
+values within ``window`` seconds, exactly; or as many in the whole context, however far apart, if together
+they took ``total_time`` seconds. In the context of a task, which may live for months, the whole is a run of
+queries without a pause of ``window`` seconds, and they must have taken half of its time.
+
+Only hashes of values are kept, and a few samples per shape, to tell which value differs; no frame is ever
+kept.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import asyncio
 import re
 import sys
 import weakref
+from collections.abc import Sized
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import FrameType, TracebackType
@@ -28,8 +33,18 @@ from bot.core.phase4_config.query_optimizer import DEFAULTS
 MAX_SHAPES = 64
 """Shapes counted for each context; the one that appeared first is dropped first."""
 
+MAX_VALUES = 1_000
+"""Distinct values of a shape counted for the whole of a context, unless the threshold is higher."""
+
+MAX_SAMPLES = 5
+MAX_SAMPLE = 10_000
+MAX_SAMPLE_VALUES = 100
+"""Samples of a shape that are kept until it is a pattern; characters and parameters of each but the first."""
+
 MAX_PATTERNS = 1_000
 MAX_CALL_SITES = 5
+SHOWN_FROM = 0.1
+"""Seconds from which a finding tells the time."""
 
 
 # A query is not issued by frames of these modules; below the frames of the loop there is another task.
@@ -51,29 +66,58 @@ class NPlusOnePattern:
     call_sites: list[str] = field(default_factory=list)
     """``file:line in function``, outside the library, as far as they are known; five at most."""
     suggestion: str = ""
-    """The single query to use instead; empty if none is known to give the same result."""
+    """The single query to use instead, or a sentence; empty if nothing is known to give the same result."""
     first_seen: float = 0.0
     """Unix time in seconds, as is ``last_seen``."""
     last_seen: float = 0.0
+    seconds: float = 0.0
+    """The longest time that they took together in one context."""
 
     def sentence(self) -> str:
         """The finding in words."""
         where = f" at {', '.join(self.call_sites)}" if self.call_sites else ""
-        found = f"N+1: this query ran with {self.count} different values in one request{where}."
-        return f"{found} Use one query: {self.suggestion}" if self.suggestion else found
+        took = f", which took {self.seconds:.1f} s" if self.seconds >= SHOWN_FROM else ""
+        return f"N+1: this query ran with {self.count} different values in one request{where}{took}."
+
+    def fix(self) -> str:
+        """What to do instead; empty if nothing is known to give the same result."""
+        if not self.suggestion:
+            return ""
+        # A sentence begins with a small letter, a query with a keyword.
+        return f"Use {'' if self.suggestion[0].islower() else 'one query: '}{self.suggestion}"
 
 
 class _Tally:
     """One shape in one context."""
 
-    __slots__ = ("count", "last", "pattern", "sample", "times")
+    __slots__ = ("began", "count", "ended", "last", "pattern", "samples", "seconds", "times", "values")
 
-    def __init__(self, sample: Any) -> None:
+    def __init__(self, sample: Any, now: float) -> None:
         self.times: dict[int, float] = {}  # hash of the values -> when they were last seen, oldest first
         self.last = 0.0
-        self.sample = sample
+        self.samples = [sample]
         self.count = 0
         self.pattern: NPlusOnePattern | None = None
+        self.start(now)
+
+    def start(self, now: float) -> None:
+        """Count the whole of a context from here."""
+        self.values: set[int] = set()
+        self.seconds = 0.0
+        self.began = self.ended = now
+
+    def sample(self, sample: Any) -> None:
+        """Keep it if it is one of the first, or the longest: lists of values differ in length."""
+        query, params = sample
+        samples = self.samples
+        full = len(samples) >= MAX_SAMPLES
+        if (full and len(query) <= len(samples[-1][0])) or len(query) > MAX_SAMPLE:
+            return
+        if isinstance(params, Sized) and len(params) > MAX_SAMPLE_VALUES:
+            return
+        if full:
+            samples.pop()
+        samples.append(sample)
 
 
 class _Scope:
@@ -110,10 +154,15 @@ class Detector:
     """Counts queries by context, and detects patterns."""
 
     def __init__(
-        self, *, threshold: int = DEFAULTS.n_plus_one_threshold, window: float = DEFAULTS.n_plus_one_window
+        self,
+        *,
+        threshold: int = DEFAULTS.n_plus_one_threshold,
+        window: float = DEFAULTS.n_plus_one_window,
+        total_time: float = DEFAULTS.n_plus_one_total,
     ) -> None:
         self.threshold = threshold
         self.window = window
+        self.total_time = total_time
         # One per detector, so that two optimizers in one task do not count for each other. A context
         # keeps its variables alive, so this is only right because detectors are few.
         self._scope: ContextVar[_Scope | None] = ContextVar("n_plus_one", default=None)
@@ -136,32 +185,65 @@ class Detector:
         if tally is None:
             if len(scope.tallies) >= MAX_SHAPES:
                 del scope.tallies[next(iter(scope.tallies))]
-            tally = scope.tallies[fingerprint] = _Tally(sample)
+            tally = scope.tallies[fingerprint] = _Tally(sample, now)
         elif tally.pattern is not None:
-            if now - tally.last <= self.window:
+            if scope.owner is None or now - tally.last <= self.window:
                 tally.last = now
                 tally.count += 1
                 if tally.count > tally.pattern.count:
                     tally.pattern.count = tally.count
                 return None
-            tally = scope.tallies[fingerprint] = _Tally(sample)
+            tally = scope.tallies[fingerprint] = _Tally(sample, now)
+        else:
+            if scope.owner is not None and now - tally.ended > self.window:
+                tally.start(now)
+            if variant not in tally.values:
+                tally.sample(sample)
+        if len(tally.values) < MAX_VALUES or len(tally.values) < self.threshold:
+            tally.values.add(variant)
+        if now > tally.ended:
+            tally.ended = now
+        tally.last = now
         times = tally.times
         if variant in times:
             del times[variant]  # so that it joins the end
         times[variant] = now
-        if len(times) < self.threshold:
+        if len(times) >= self.threshold:
+            oldest = now - self.window
+            for seen in list(times):
+                if times[seen] >= oldest:
+                    break
+                del times[seen]
+        if len(times) >= self.threshold:
+            tally.count = len(times)
+        elif tally.seconds >= self.total_time and self._is_much(tally, scope, now):
+            tally.count = len(tally.values)
+        else:
             return None
-        oldest = now - self.window
-        for seen in list(times):
-            if times[seen] >= oldest:
-                break
-            del times[seen]
-        if len(times) < self.threshold:
-            return None
-        tally.count = len(times)
-        tally.last = now
         tally.times = {}
+        tally.values = set()
         return tally
+
+    def _is_much(self, tally: _Tally, scope: _Scope, now: float) -> bool:
+        if len(tally.values) < self.threshold:
+            return False
+        return scope.owner is None or 2 * tally.seconds >= now - tally.began
+
+    def took(self, fingerprint: str, seconds: float) -> None:
+        """The execution noted in this context took so long on the database."""
+        scope = self._scope.get()
+        tally = None if scope is None else scope.tallies.get(fingerprint)
+        if tally is None:
+            return  # a callback, or a shape that was dropped
+        tally.seconds += seconds
+        # A pause begins where the query ends.
+        if tally.last + seconds > tally.ended:
+            tally.ended = tally.last + seconds
+        pattern = tally.pattern
+        if pattern is not None:
+            tally.last += seconds
+            if tally.seconds > pattern.seconds:
+                pattern.seconds = tally.seconds
 
     def _of_task(self, scope: _Scope | None, now: float) -> _Scope:
         try:
@@ -192,6 +274,7 @@ class Detector:
             self.total += 1
         tally.pattern = pattern
         pattern.count = max(pattern.count, tally.count)
+        pattern.seconds = max(pattern.seconds, tally.seconds)
         pattern.contexts += 1
         pattern.last_seen = at
         sites = pattern.call_sites

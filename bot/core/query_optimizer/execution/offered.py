@@ -52,10 +52,10 @@ class OfferedResults:
         analysis, key, cache = call.analysis, call.key, self._invalidation.cache
         found = self.lookups.find(key)
         now = self._now()
+        self._recorder.watch(call, now)
         if found is not None:
             # The time from the miss to the result, which callers do not measure.
             self._recorder.record(call, (now - found.missed_at) * 1000, rows_in(result), key)
-        self._recorder.watch(call, now)
         begun = self._begun(analysis, found, fresh)
         if begun is None:
             return False

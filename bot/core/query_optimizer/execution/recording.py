@@ -51,10 +51,13 @@ class Recorder:
         self._settings = settings
         self.detector.threshold = settings.n_plus_one_threshold
         self.detector.window = settings.n_plus_one_window
+        self.detector.total_time = settings.n_plus_one_total
 
     def record(self, call: Call, milliseconds: float, rows: int, key: Hashable) -> None:
         """Count an execution. ``key`` tells executions of the shape apart; None if nothing does."""
         analysis = call.analysis
+        if self._settings.detect_n_plus_one:
+            self.detector.took(analysis.fingerprint, milliseconds / 1000)
         slow = milliseconds >= self._settings.slow_query_threshold * 1000
         self.statistics.record(analysis, milliseconds, rows, slow, self._clock.time())
         if key is not None and analysis.cacheable and self._transactions.current() is None:
@@ -72,7 +75,7 @@ class Recorder:
                 )
 
     def watch(self, call: Call, now: float) -> None:
-        """Count one query for the N+1 detection."""
+        """Count one query for the N+1 detection, before its time is recorded."""
         analysis, key = call.analysis, call.key
         if not self._settings.detect_n_plus_one or key is None or analysis.transaction:
             return
@@ -80,15 +83,18 @@ class Recorder:
         tally = detector.note(analysis.fingerprint, hash(key), (call.query, call.params), now)
         if tally is None:
             return
-        sample, tally.sample = tally.sample, None
+        samples, tally.samples = tally.samples, []
         fingerprint = analysis.fingerprint
         suggestion: str | None = None
         if fingerprint not in detector.patterns:
             if fingerprint not in detector.dismissed:
                 from bot.core.query_optimizer.execution.batching import batched
 
-                sampled = call.query, call.params
-                suggestion = batched(analysis.normal_form, sample, sampled, self._analyses.dialect)
+                if samples[-1][0] is not call.query or samples[-1][1] is not call.params:
+                    samples.append((call.query, call.params))
+                suggestion = batched(
+                    analysis.normal_form, samples, self._analyses.dialect, writes=analysis.is_write
+                )
             if suggestion is None:
                 detector.dismiss(tally, fingerprint)
                 return
@@ -99,16 +105,16 @@ class Recorder:
         self.specimens.note(call, "")
         if new:
             pattern.suggestion = suggestion or ""
-            logger.warning("%s -- %s", one_line(pattern.sentence()), one_line(pattern.query))
+            words = " ".join(filter(None, (pattern.sentence(), pattern.fix())))
+            logger.warning("%s -- %s", one_line(words), one_line(pattern.query))
 
     def n_plus_one_of(self, analysis: Analysis) -> list[Finding]:
         """The finding Q900, if queries of this shape were executed once for each value within a request."""
         pattern = self.detector.patterns.get(analysis.fingerprint)
         if pattern is None:
             return []
-        message, _, fix = pattern.sentence().partition(" Use one query: ")
-        fix = f"Use one query: {fix}" if fix else "Fetch what belongs together at once."
-        return [N_PLUS_ONE.finding((message, fix))]
+        fix = pattern.fix() or "Fetch what belongs together at once."
+        return [N_PLUS_ONE.finding((pattern.sentence(), fix))]
 
     def patterns(self) -> list[NPlusOnePattern]:
         """Copies of the N+1 patterns, the one with most repetitions first."""
