@@ -26,6 +26,8 @@ from bot.core.connection_pool_manager import ConnectionPoolManager
 SIZE = 10
 """Connections of each pool."""
 TASKS = (1, 10, 100, 1000)
+TURNS = 10
+"""Operations of each task when many compete, so that what a task itself costs is the same share for all."""
 
 Op = Callable[[], Awaitable[None]]
 
@@ -62,9 +64,12 @@ class Peers:
         self.stack.push_async_callback(self.manager.disable)
         for name, reset in (("smart", "smart"), ("always", "always"), ("never", "never")):
             await self.manager.create_pool(
-                name, "postgresql", min_size=SIZE, max_size=SIZE, url=self.pg_url, reset=reset
-            )
-        await self.manager.create_pool("redis", "redis", min_size=SIZE, max_size=SIZE, url=self.redis_url)
+                name, "postgresql", min_size=SIZE, max_size=SIZE, url=self.pg_url, reset=reset,
+                acquire_timeout=60,
+            )  # fmt: skip
+        await self.manager.create_pool(
+            "redis", "redis", min_size=SIZE, max_size=SIZE, url=self.redis_url, acquire_timeout=60
+        )
 
         async def nothing(connection: Any) -> None:
             pass
@@ -96,7 +101,7 @@ class Peers:
         manager = self.manager
 
         async def op() -> None:
-            connection = await manager.acquire_connection(name, 60)
+            connection = await manager.acquire_connection(name)
             if inside is not None:
                 await inside()
             await manager.release_connection(name, connection)
@@ -210,12 +215,17 @@ async def always(peers: Peers) -> None:
     print(table("the same with a reset each time, µs", results, baseline="ours, reset each time"))
 
 
+FLOOR = "floor: the turn, without a pool"
+
+
 async def contended(peers: Peers) -> None:
     async def turn() -> None:
         await asyncio.sleep(0)
 
     ops = {
+        FLOOR: turn,
         "ours": peers.ours("smart", turn),
+        "ours, no reset": peers.ours("never", turn),
         "ours, redis": peers.ours("redis", turn),
         "asyncpg, reset each time": peers.asyncpgs(peers.asyncpg, turn),
         "asyncpg, no reset": peers.asyncpgs(peers.asyncpg_bare, turn),
@@ -226,20 +236,30 @@ async def contended(peers: Peers) -> None:
     found: dict[str, list[Result]] = {name: [] for name in ops}
     for tasks in TASKS:
         results = await compare(
-            [Contender(name, repeated(op, tasks), 2000) for name, op in ops.items()], repeats=5
+            [Contender(name, repeated(op, tasks), max(2000, tasks * TURNS)) for name, op in ops.items()],
+            repeats=5,
         )
         for name, result in results.items():
             found[name].append(result)
     print(f"### acquire, one turn of the event loop, release; {SIZE} connections, µs per operation\n")
+    print("The verdicts are on what is left without the floor.\n")
     print("| tasks | " + " | ".join(map(str, TASKS)) + " |\n|---|" + "---:|" * len(TASKS))
     for name, row in found.items():
         print(f"| {name} | " + " | ".join(f"{result.microseconds:.1f}" for result in row) + " |")
     print()
-    mine = [result.microseconds for result in found["ours"]]
-    print(verdict("flat: 1,000 tasks on 10 connections, times the cost of 100", mine[3] / mine[2], 1.5))
+
+    def own(name: str) -> list[float]:
+        """What the pool costs at each number of tasks, without the tasks and their turns."""
+        return [
+            result.microseconds - floor.microseconds
+            for result, floor in zip(found[name], found[FLOOR], strict=True)
+        ]
+
+    mine, bare = own("ours"), own("ours, no reset")
+    print(verdict("flat: 1,000 tasks on 10 connections, times the cost of 100", mine[3] / mine[2], 1.3))
     print(verdict("the dearest number of tasks, times the cheapest", max(mine) / min(mine), 3))
-    for name in ("asyncpg, no reset", "SQLAlchemy"):
-        worst = min(theirs.microseconds / ours for theirs, ours in zip(found[name], mine, strict=True))
+    for name, ours in (("asyncpg, no reset", bare), ("SQLAlchemy", mine)):
+        worst = min(theirs / cost for theirs, cost in zip(own(name), ours, strict=True))
         print(verdict(f"{name}: times slower, at its best number of tasks", worst, 3, at_most=False))
     print()
 

@@ -38,6 +38,9 @@ class PoolClosedError(ClosedError):
 class PoolReplacedError(PoolClosedError):
     """The pool was replaced by one with other settings: its waiters acquire from the new one."""
 
+    seconds_left: float | None = None
+    """How long the caller may still wait; None: it has not waited yet."""
+
 
 class UnknownPoolError(MisuseError, LookupError):
     """There is no pool of that name; the message lists the pools that exist."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from types import CodeType, TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,32 +19,35 @@ if TYPE_CHECKING:
 
 _HERE = __file__.rsplit("/", 1)[0].rsplit("\\", 1)[0]
 
-Site = tuple[tuple[CodeType, int], ...]
+Site = tuple[CodeType | int, ...]
+"""Code objects, each followed by an offset in it; innermost first."""
 
 
 def caller_site(depth: int) -> Site:
     """Where a connection is acquired: code objects and offsets, which are turned into text only when needed.
 
-    A traceback would cost more than the whole acquire. Frames are not kept, because they keep local variables
-    alive. Four callers, written without a loop: this is half the cost of an acquire.
+    ``depth`` frames above this one, and its two callers. A traceback would cost more than the whole acquire.
+    Frames are not kept, because they keep local variables alive. Written without a loop: this is half the
+    cost of an acquire.
     """
-    a = sys._getframe(depth)
+    try:
+        a = sys._getframe(depth)
+    except ValueError:  # a task of the library's own call, on a loop that has no frame
+        return ()
     b = a.f_back
     if b is None:
-        return ((a.f_code, a.f_lasti),)
+        return a.f_code, a.f_lasti
     c = b.f_back
     if c is None:
-        return (a.f_code, a.f_lasti), (b.f_code, b.f_lasti)
-    d = c.f_back
-    if d is None:
-        return (a.f_code, a.f_lasti), (b.f_code, b.f_lasti), (c.f_code, c.f_lasti)
-    return (a.f_code, a.f_lasti), (b.f_code, b.f_lasti), (c.f_code, c.f_lasti), (d.f_code, d.f_lasti)
+        return a.f_code, a.f_lasti, b.f_code, b.f_lasti
+    return a.f_code, a.f_lasti, b.f_code, b.f_lasti, c.f_code, c.f_lasti
 
 
 def describe_site(site: Any) -> str:
     """``file:line in function``, innermost first, without the frames of this package and of asyncio."""
     shown = []
-    for code, offset in site or ():
+    parts = iter(site or ())
+    for code, offset in zip(parts, parts, strict=True):
         if code.co_filename.startswith(_HERE) or "/asyncio/" in code.co_filename:
             continue
         line = code.co_firstlineno
@@ -90,8 +94,8 @@ class PooledConnection:
     _runner: Owner
 
     def __init__(self, slot: Slot, runner: Owner) -> None:
-        set_own(self, "_slot", slot)
-        set_own(self, "_runner", runner)
+        set_slot(self, slot)
+        set_runner(self, runner)
 
     @property
     def connection_id(self) -> str:
@@ -170,8 +174,9 @@ class PooledConnection:
             self._runner.lost(self._slot)
 
 
-set_own = object.__setattr__
-"""Sets the lease's own attributes; plain assignment goes to the driver's object."""
+set_slot: Callable[[PooledConnection, Slot | None], None] = PooledConnection.__dict__["_slot"].__set__
+set_runner: Callable[[PooledConnection, Owner], None] = PooledConnection.__dict__["_runner"].__set__
+"""Set the lease's own attributes; plain assignment goes to the driver's object."""
 
 
 def _slot_of(lease: PooledConnection) -> Slot:

@@ -336,7 +336,7 @@ class Pool:
         counters = self.counters
         counters.released += 1
         counters.acquired += 1
-        counters.waits.record(max(0.0, now - waiter.since))
+        counters.waits.record(now - waiter.since)
         return waiter
 
     def release(self, slot: Slot, now: float, verdict: Verdict, *, demoted: bool = False) -> list[Action]:

@@ -26,7 +26,13 @@ from bot.core.connection_pool_manager.errors import (
     PoolReplacedError,
 )
 from bot.core.connection_pool_manager.health import Health
-from bot.core.connection_pool_manager.lease import PooledConnection, caller_site, end_use, set_own
+from bot.core.connection_pool_manager.lease import (
+    PooledConnection,
+    caller_site,
+    end_use,
+    set_runner,
+    set_slot,
+)
 from bot.core.connection_pool_manager.models import PoolHealth, PoolSpec
 from bot.core.connection_pool_manager.pool import (
     Action,
@@ -206,10 +212,10 @@ class PoolRunner:
         if slot is None:
             return None
         if self._traces:
-            slot.site = caller_site(2)
+            slot.site = caller_site(3)
         lease = _new_lease(PooledConnection)
-        set_own(lease, "_slot", slot)
-        set_own(lease, "_runner", self)
+        set_slot(lease, slot)
+        set_runner(lease, self)
         return lease
 
     async def acquire(self, timeout: float | None = None) -> PooledConnection:
@@ -231,28 +237,31 @@ class PoolRunner:
         waiter.future = self.loop.create_future()
         if waiter.deadline < self._alarm.at:
             self._alarm.set(waiter.deadline)
-        site = caller_site(2) if self._traces else None
         try:
-            self._do(pool.request(waiter, now))
+            if actions := pool.request(waiter, now):
+                self._do(actions)
             await waiter.future
         except BaseException as error:
             # A waiter that timed out or was refused has left the queue already.
             if isinstance(error, asyncio.CancelledError):
                 self._do(pool.withdraw(waiter, self._now(), cancelled=True))
+            elif isinstance(error, PoolReplacedError):
+                error.seconds_left = max(0.001, waiter.deadline - self._now())
             raise
         slot = waiter.slot
         assert slot is not None
-        slot.site = site
+        # Not before the wait: a site is larger than all else that a waiter keeps.
+        slot.site = caller_site(3) if self._traces else None
         lease = _new_lease(PooledConnection)
-        set_own(lease, "_slot", slot)
-        set_own(lease, "_runner", self)
+        set_slot(lease, slot)
+        set_runner(lease, self)
         return lease
 
     def _at_once(self, now: float) -> PooledConnection:
         slot = self.pool.take_at_once(now)
         if slot is None:
             raise not_idle_error(self.spec, self.pool, now)
-        slot.site = caller_site(3) if self._traces else None
+        slot.site = caller_site(4) if self._traces else None
         return PooledConnection(slot, self)
 
     def _expire(self) -> None:
@@ -280,7 +289,7 @@ class PoolRunner:
         slot = lease._slot
         if slot is None:
             raise LeaseError(f"connection of pool {self.name!r}: released twice")
-        set_own(lease, "_slot", None)
+        set_slot(lease, None)
         demotion = None
         if slot.guard is not None:
             demotion = slot.guard.demotion
@@ -328,7 +337,7 @@ class PoolRunner:
             slot = lease._slot
             if slot is None:
                 raise LeaseError(f"connection of pool {self.name!r}: released twice")
-            set_own(lease, "_slot", None)
+            set_slot(lease, None)
             end_use(slot)
             if slot in self.pool.leased:
                 self.pool.leased.discard(slot)

@@ -347,16 +347,13 @@ class ConnectionPoolManager(SqlCalls, ListenCalls, Phase4Service):
             valid_seconds("timeout", timeout, zero=True)
         runner = self._pools.get(name)
         if runner is not None and runner.loop is get_running_loop():
-            lease = runner.acquire_nowait()
+            lease = runner.acquire_nowait() if runner.pool.idle else None
             if lease is not None:
                 return lease
-            deadline = self._clock.monotonic() + (
-                runner.spec.options.acquire_timeout if timeout is None else timeout
-            )
             try:
                 return await runner.wait(timeout)
-            except PoolReplacedError:
-                timeout = 0 if timeout == 0 else max(0.001, deadline - self._clock.monotonic())
+            except PoolReplacedError as replaced:
+                timeout = timeout if replaced.seconds_left is None else replaced.seconds_left
         while True:
             runner = await self._runner_here(name)
             try:
@@ -411,7 +408,10 @@ class ConnectionPoolManager(SqlCalls, ListenCalls, Phase4Service):
         runner = conn._runner
         if runner.name != name:
             raise LeaseError(f"name = {name!r}: expected {runner.name!r}, the pool this connection is from")
-        release(conn, is_healthy)
+        if runner.loop is get_running_loop():
+            runner.release(conn, is_healthy)
+        else:
+            release(conn, is_healthy)
         return True
 
     def connection(self, name: str, timeout: float | None = None) -> LeaseContext:

@@ -29,6 +29,24 @@ async def test_a_lease_held_long_is_reported_with_where_it_was_acquired(pool_of,
     assert "was released after" in caplog.messages[-1]
 
 
+async def test_a_lease_that_was_waited_for_is_reported_with_where_it_was_acquired(pool_of, clock, caplog):
+    runner, _ = await pool_of(min_size=1, max_size=1, leak_threshold=30)
+    held = await runner.acquire()
+
+    async def patient_handler():
+        return await runner.acquire()
+
+    waiting = asyncio.create_task(patient_handler())
+    await until_idle()
+    runner.release(held)
+    lease = await waiting
+    await clock.advance(40)
+    [report] = caplog.messages
+    assert "test_reports.py" in report
+    assert "in patient_handler" in report
+    runner.release(lease)
+
+
 async def test_a_swarm_of_leaks_is_a_few_reports_a_minute(pool_of, clock, caplog):
     runner, _ = await pool_of(min_size=0, max_size=40, leak_threshold=10)
     leases = [await runner.acquire() for _ in range(30)]

@@ -6,6 +6,7 @@ import random
 import pytest
 
 from bot.core.connection_pool_manager import LeaseError, PoolTimeoutError
+from bot.core.connection_pool_manager.errors import PoolReplacedError
 from bot.core.connection_pool_manager.pool import OPEN_LIMIT, Verdict
 from tests.support.clock import until_idle
 
@@ -173,3 +174,19 @@ async def test_a_connection_that_needs_a_reset_is_reset_before_the_next(pool_of)
     runner.release(again)
     with pytest.raises(LeaseError, match="released twice"):
         runner.release(again)
+
+
+async def test_a_caller_whose_pool_is_replaced_is_told_how_long_it_may_still_wait(pool_of, clock):
+    runner, _ = await pool_of(min_size=1, max_size=1)
+    held = await runner.acquire()
+    waiting = asyncio.create_task(runner.acquire(10))
+    await until_idle()
+    clock.jump(6)
+    runner.replace()
+    with pytest.raises(PoolReplacedError) as told:
+        await waiting
+    assert told.value.seconds_left == pytest.approx(4)
+    with pytest.raises(PoolReplacedError) as told:
+        await runner.acquire(10)
+    assert told.value.seconds_left is None, "it has not waited"
+    runner.release(held)

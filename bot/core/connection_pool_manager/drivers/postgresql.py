@@ -438,13 +438,15 @@ class PostgresqlDriver(Driver):
     def verdict(self, raw: Any) -> Verdict:
         if raw.is_closed() or raw.phase4_busy:
             return Verdict.BROKEN
-        _end_lease(raw)
+        # Statements, cursors and transactions of the lease that ends cannot be used by the next one.
+        raw._pool_release_ctr += 1
         if raw.phase4_taint:
             if raw.phase4_taint == session_state.DISCARD:
                 return Verdict.DISCARD
             if self.reset_mode != "never":
                 return Verdict.RESET
-        if raw.is_in_transaction() or _has_transaction(raw):
+        # The server may have no transaction where the client believes that one is open.
+        if raw.is_in_transaction() or raw._top_xact is not None:
             return Verdict.RESET
         return Verdict.RESET if self.always_reset else Verdict.CLEAN
 
@@ -469,16 +471,6 @@ class PostgresqlDriver(Driver):
 
 # What asyncpg's own pool does with private attributes. An asyncpg without them raises AttributeError here,
 # and the connection is then replaced after each lease: slow, and correct.
-
-
-def _end_lease(raw: Any) -> None:
-    """Make statements, cursors and transactions of the lease that ends unusable for the next one."""
-    raw._pool_release_ctr += 1
-
-
-def _has_transaction(raw: Any) -> bool:
-    """Whether the client believes that a transaction is open, whatever the server says."""
-    return raw._top_xact is not None
 
 
 def _forget_transaction(raw: Any) -> None:
