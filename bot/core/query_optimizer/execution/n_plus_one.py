@@ -48,7 +48,10 @@ SHOWN_FROM = 0.1
 
 
 # A query is not issued by frames of these modules; below the frames of the loop there is another task.
-_LIBRARY = re.compile(r"(?:bot\.core\.(?:query_optimizer|_shared)|asyncio|contextlib|functools)(?:\.|\Z)")
+_LIBRARY = re.compile(
+    r"(?:bot\.core\.(?:query_optimizer|_shared|connection_pool_manager)|asyncio|contextlib|functools"
+    r"|asyncpg|aiosqlite|asyncmy|psycopg|psycopg_pool|sqlalchemy)(?:\.|\Z)"
+)
 _LOOP = frozenset(("asyncio.events", "asyncio.base_events", "asyncio.runners"))
 
 

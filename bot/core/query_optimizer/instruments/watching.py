@@ -1,0 +1,358 @@
+"""What the optimizer learns from the queries of one connection, and where it answers them."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Awaitable, Callable, Hashable
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+from bot.core._shared.errors import InvalidArgumentError
+from bot.core._shared.masking import one_line
+from bot.core.query_optimizer.execution.call import Call
+from bot.core.query_optimizer.execution.execution import rows_in
+from bot.core.query_optimizer.execution.result_scopes import Scope, scope_key
+from bot.core.query_optimizer.execution.results import key_of
+from bot.core.query_optimizer.execution.timing import STOPWATCH, database_time
+from bot.core.query_optimizer.execution.transactions import Transaction
+from bot.core.query_optimizer.instruments.sessions import alters, is_begin
+from bot.core.query_optimizer.models import Analysis, QueryType
+from bot.core.query_optimizer.service import QueryOptimizer
+
+logger = logging.getLogger(__name__)
+
+_numbers = itertools.count(1)
+
+Run = Callable[[], Awaitable[Any]]
+
+READING: ContextVar[Any] = ContextVar("instrument_reading", default=None)
+"""Identifies the read by which a pool in this context leases a connection; None: it is none."""
+
+
+class Options(NamedTuple):
+    """How an object is instrumented; see ``instrument``."""
+
+    cache: bool = False
+    ttl: float | None = None
+    """Seconds."""
+    scope: Any = None
+    tenant: Callable[[], Any] | None = None
+
+
+class Instrument:
+    """What the connections of one instrumented object have in common."""
+
+    def __init__(self, optimizer: QueryOptimizer, options: Options) -> None:
+        self.is_on = True
+        """False once it is undone."""
+        self.number = next(_numbers)
+        """Part of every key: what else its connections have in common cannot be known."""
+        self.details: Any = None
+        """What the driver's module keeps to undo it."""
+        self.target = 0
+        """The identity of the object."""
+        # Sessions of connections that have no attributes of their own.
+        self.sessions: WeakKeyDictionary[Any, Session] = WeakKeyDictionary()
+        self._told: set[str] = set()
+        self.change(optimizer, options)
+
+    def change(self, optimizer: QueryOptimizer, options: Options) -> None:
+        """Use these from now on."""
+        self.optimizer = optimizer
+        self.options = options
+        self.cache = options.cache
+        scope = options.scope
+        self.database = ""
+        """The database that the scope names, as writes are filed by it."""
+        if isinstance(scope, Scope) and scope.database is not None:
+            self.database = scope_key(Scope(database=scope.database))[1]
+
+    def scope_for(self, place: tuple[Hashable, ...]) -> Any:
+        """The scope of a read on a connection of this ``place``; None if it cannot be told."""
+        scope, tenant = self.options.scope, self.options.tenant
+        try:
+            told = None if tenant is None else tenant()
+            given = scope if isinstance(scope, Scope) else Scope(tenant=scope)
+            found = Scope(
+                database=given.database,
+                role=given.role,
+                tenant=(given.tenant, told),
+                search_path=(given.search_path, self.number, *place),
+            )
+            scope_key(found)
+        except InvalidArgumentError as error:
+            self.tell_once("scope", "not cached: %s", one_line(error))
+        except Exception as error:  # whatever the user's function raises
+            self.tell_once("tenant", "not cached: tenant() failed: %s", one_line(f"{error!r}"))
+        else:
+            return found
+        return None
+
+    def tell_once(self, what: str, text: str, said: str) -> None:
+        if what not in self._told:
+            self._told.add(what)
+            logger.info(f"Instrument %d: {text}", self.number, said)
+
+
+class Session:
+    """One connection, as the optimizer sees it.
+
+    For one call at a time, as the connection itself is. A write drops the results of its tables when it has
+    run, and again when its transaction ends: only then do other connections see it. A write that was
+    cancelled may still be running, so it counts as open until the connection's next answer.
+    """
+
+    __slots__ = ("in_transaction", "instrument", "is_altered", "is_resetting", "open", "place")
+
+    def __init__(
+        self,
+        instrument: Instrument,
+        in_transaction: Callable[[], bool],
+        place: tuple[Hashable, ...] = (),
+        *,
+        is_altered: bool = False,
+    ) -> None:
+        self.instrument = instrument
+        self.in_transaction = in_transaction
+        """Whether the driver's connection is in a transaction, as the server last said."""
+        self.place = place
+        """What is known of the server's session: database, user, search path."""
+        self.is_altered = is_altered
+        """Whether the session may differ from that of another connection of the same place."""
+        self.is_resetting = False
+        """Whether what runs now are the driver's own statements, which restore the session."""
+        # What was written in the transaction that is open, or by a statement whose end is unknown. Changed
+        # by the methods below.
+        self.open: Transaction | None = None
+
+    @property
+    def watches(self) -> bool:
+        instrument = self.instrument
+        return instrument.is_on and instrument.optimizer._enabled and not self.is_resetting
+
+    def before(self) -> None:
+        """A statement is about to run: note a transaction whose beginning was not seen."""
+        if self.open is None and self.in_transaction():
+            self.open = Transaction([0])
+            self.open.anything = True
+
+    # Whoever gets an awaitable from these awaits it before its caller goes on: the other instances are told.
+
+    def answered(
+        self, text: str, params: Any, seconds: float, rows: int, *, is_one: bool = True
+    ) -> Awaitable[Any] | None:
+        """A statement has run; ``is_one`` is False for one that ran once for each set of parameters."""
+        optimizer = self.instrument.optimizer
+        analysis = optimizer._analyses.analyse(text, params)
+        if STOPWATCH.get() is None:  # else an execution of the optimizer's counts this
+            self._record(analysis, text, params if is_one else None, seconds, rows, is_one=is_one)
+        return self._ran(analysis, text)
+
+    def _ran(self, analysis: Analysis, text: str) -> Awaitable[Any] | None:
+        inside = self.in_transaction()
+        if analysis.query_type is QueryType.SELECT and not analysis.is_write:
+            if inside:
+                if self.open is None:
+                    self.open = Transaction([0])
+            elif self.open is not None:
+                return self.settled()
+            return None
+        if not self.is_altered and alters(analysis, text):
+            self.is_altered = True
+            if self.instrument.cache:
+                said = one_line(analysis.normal_form, 200)
+                self.instrument.tell_once("altered", "no read of this connection is cached after: %s", said)
+        if inside and self.open is None:
+            self.open = Transaction([0])
+        told = None
+        if analysis.is_write and not (analysis.query_type is QueryType.TRANSACTION and is_begin(text)):
+            told = self._wrote(analysis)
+        if not inside and self.open is not None:
+            return both(told, self.settled())
+        return told
+
+    def _wrote(self, analysis: Analysis) -> Awaitable[Any] | None:
+        invalidation = self.instrument.optimizer._invalidation
+        database = self.instrument.database
+        told = invalidation.written_by(analysis, database)
+        if self.open is not None:
+            written, anything = invalidation.relations.all_written(analysis.writes, analysis.writes_anything)
+            self.open.write(written, anything, database)
+        return told
+
+    def failed(self, text: str, error: BaseException) -> Awaitable[Any] | None:
+        """A statement raised ``error``; if it is a cancellation or a timeout, it may still be running."""
+        analysis = self.instrument.optimizer._analyses.analyse(text)
+        if isinstance(error, Exception) and not isinstance(error, TimeoutError):
+            return self._ran(analysis, text)
+        if not self.is_altered:
+            self.is_altered = alters(analysis, text)
+        if self.open is None:
+            if not analysis.is_write:
+                return None
+            self.open = Transaction([0])
+        told = self._wrote(analysis) if analysis.is_write else None
+        return both(told, self.instrument.optimizer._invalidation.ended(self.open))
+
+    def wrote_in_part(self, text: str) -> None:
+        """A statement begins whose rows are read step by step, in a transaction."""
+        analysis = self.instrument.optimizer._analyses.analyse(text)
+        self.before()
+        if analysis.is_write:
+            if self.open is None:
+                self.open = Transaction([0])
+            invalidation = self.instrument.optimizer._invalidation
+            written, anything = invalidation.relations.all_written(analysis.writes, analysis.writes_anything)
+            self.open.write(written, anything, self.instrument.database)
+        if not self.is_altered:
+            self.is_altered = alters(analysis, text)
+
+    def settled(self) -> Awaitable[Any] | None:
+        """The server has answered: if no transaction is open, what was written can now be seen."""
+        if self.open is None or self.in_transaction():
+            return None
+        ended, self.open = self.open, None
+        return self.instrument.optimizer._invalidation.ended(ended)
+
+    def was_reset(self) -> Awaitable[Any] | None:
+        """The session is as good as new: nothing that statements left in it is there any more."""
+        self.is_altered = False
+        return self.settled()
+
+    def _record(
+        self, analysis: Analysis, text: str, params: Any, seconds: float, rows: int, *, is_one: bool
+    ) -> None:
+        optimizer = self.instrument.optimizer
+        key: Hashable = None
+        if is_one:
+            try:
+                key = self.instrument.number, key_of(text, params)
+            except TypeError:
+                key = None  # parameters that cannot be told apart
+        call = Call(text, params, None, analysis, key)
+        recorder = optimizer._recorder
+        recorder.record(call, seconds * 1000, rows, key)
+        if key is not None:
+            recorder.watch(call, optimizer._now())
+
+    async def run(self, text: str, params: Any, call: Run, *, is_one: bool = True) -> Any:
+        """Run a statement and note what it did. ``params`` are None or a sequence or mapping."""
+        now = self.instrument.optimizer._now
+        self.before()
+        start = now()
+        try:
+            result = await call()
+        except BaseException as error:
+            if self.watches and (told := self.failed(text, error)) is not None:
+                in_background(told)  # whoever is cancelled shall not wait
+            raise
+        if self.watches:
+            told = self.answered(text, params, now() - start, rows_in(result), is_one=is_one)
+            if told is not None:
+                await asyncio.shield(told)
+        return result
+
+    async def read(self, text: str, params: Any, variant: tuple[Hashable, ...], call: Run) -> Any:
+        """As :meth:`run`, from the cache if the database would give the same answer.
+
+        ``variant`` tells apart what calls of the driver make of the same rows.
+        """
+        through = READING.get()
+        if through is not None:  # on a connection that a pool has leased for a read
+            with database_time():
+                result = await call()
+            if not self._is_plain():
+                raise NotPlain(through, result)
+            return result
+
+        async def otherwise() -> Any:
+            return await self.run(text, params, call)
+
+        return await self._answer(text, params, variant, call, otherwise)
+
+    async def read_through(self, text: str, params: Any, variant: tuple[Hashable, ...], call: Run) -> Any:
+        """As :meth:`read`, for a pool; ``call`` leases a connection and reads on it."""
+
+        async def leased() -> Any:
+            token = READING.set(leased)
+            try:
+                return await call()
+            except NotPlain as found:
+                if found.executor is not leased:
+                    raise
+                raise NotPlain(executed[0], found.result) from None
+            finally:
+                READING.reset(token)
+
+        executed: list[Any] = []
+        return await self._answer(text, params, variant, leased, call, executed)
+
+    async def _answer(
+        self,
+        text: str,
+        params: Any,
+        variant: tuple[Hashable, ...],
+        call: Run,
+        otherwise: Run,
+        executed: list[Any] | None = None,
+    ) -> Any:
+        instrument = self.instrument
+        optimizer = instrument.optimizer
+        if not (instrument.cache and optimizer._analyses.analyse(text, params).cacheable):
+            return await otherwise()
+        scope = instrument.scope_for((*self.place, *variant)) if self._is_plain() else None
+        if scope is None:
+            return await otherwise()
+
+        async def executor(query: str, _: Any) -> Any:
+            result = await call()
+            if not self._is_plain():
+                raise NotPlain(executor, result)
+            return result
+
+        if executed is not None:
+            executed.append(executor)
+        try:
+            return await optimizer.execute(text, params, executor, instrument.options.ttl, scope)
+        except NotPlain as found:
+            if found.executor is executor:
+                return found.result
+        return await otherwise()
+
+    def _is_plain(self) -> bool:
+        """Whether what this connection reads is what any other one of its place would read."""
+        return not (self.is_altered or self.open is not None or self.in_transaction())
+
+
+class NotPlain(Exception):
+    """A read whose connection began a transaction, or changed its session, while it was waiting."""
+
+    def __init__(self, executor: Any, result: Any) -> None:
+        super().__init__("not to be shared")
+        self.executor = executor
+        self.result = result
+
+
+def both(first: Awaitable[Any] | None, second: Awaitable[Any] | None) -> Awaitable[Any] | None:
+    if first is None or second is None:
+        return second if first is None else first
+    return asyncio.gather(first, second)
+
+
+_background: set[asyncio.Future[Any]] = set()
+
+
+def in_background(told: Awaitable[Any]) -> None:
+    """Let the other instances be told while nobody waits for it."""
+    task = asyncio.ensure_future(told)
+    _background.add(task)
+    task.add_done_callback(_told)
+
+
+def _told(task: asyncio.Future[Any]) -> None:
+    _background.discard(task)
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.warning("Other instances were not told of a write: %s", one_line(f"{error!r}"))
