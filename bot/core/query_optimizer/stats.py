@@ -74,6 +74,21 @@ class ExecutionStatistics:
             shape.slow += 1
             self.slow += 1
 
+    def lengthen(self, analysis: Analysis, before: float, after: float, rows: int, slow: bool) -> None:
+        """An execution that was recorded with ``before`` milliseconds has taken ``after`` by now; ``slow`` if
+        that made it slow.
+        """
+        shape = self._shapes.get(analysis.fingerprint)
+        if shape is None:
+            return
+        shape.rows += rows
+        shape.total_ms += after - before
+        shape.max_ms = max(shape.max_ms, after)
+        self.total_ms += after - before
+        if slow:
+            shape.slow += 1
+            self.slow += 1
+
     def note_repeat(
         self, analysis: Analysis, key: Hashable, milliseconds: float, version: int, now: float, ttl: float
     ) -> None:

@@ -66,13 +66,25 @@ class Recorder:
             within = self._settings.cache_ttl
             self.statistics.note_repeat(analysis, key, milliseconds, version, self._now(), within)
         if slow:
-            self.specimens.note(call, call_site(call.executor))
-            unnamed = self._slow_log.note(analysis.fingerprint, self._now())
-            if unnamed is not None:
-                since = f" ({unnamed} more of it since the last line)" if unnamed else ""
-                logger.warning(
-                    "Slow query, %.0f ms%s: %s", milliseconds, since, one_line(analysis.normal_form)
-                )
+            self._was_slow(call, milliseconds)
+
+    def lengthen(self, call: Call, before: float, after: float, rows: int) -> None:
+        """The execution that was recorded with ``before`` milliseconds has returned ``rows`` more rows, and
+        has taken ``after`` milliseconds by now.
+        """
+        threshold = self._settings.slow_query_threshold * 1000
+        became_slow = before < threshold <= after
+        self.statistics.lengthen(call.analysis, before, after, rows, became_slow)
+        if became_slow:
+            self._was_slow(call, after)
+
+    def _was_slow(self, call: Call, milliseconds: float) -> None:
+        analysis = call.analysis
+        self.specimens.note(call, call_site(call.executor))
+        unnamed = self._slow_log.note(analysis.fingerprint, self._now())
+        if unnamed is not None:
+            since = f" ({unnamed} more of it since the last line)" if unnamed else ""
+            logger.warning("Slow query, %.0f ms%s: %s", milliseconds, since, one_line(analysis.normal_form))
 
     def watch(self, call: Call, now: float) -> None:
         """Count one query for the N+1 detection, before its time is recorded."""

@@ -26,12 +26,14 @@ _HARMLESS_PRAGMAS = frozenset(
 _TEMPORARY = re.compile(r"(?i)\b(?:temp|temporary|pg_temp\w*)\b")
 _PRAGMA = re.compile(r"(?i)pragma\s+(?:\w+\s*\.\s*)?(\w+)")
 _SET_TRANSACTION = re.compile(r"(?i)set\s+transaction\b")
-_BEGIN = re.compile(r"(?i)\s*(?:begin|start\s+transaction)\b[\w\s,]*;?\s*\Z")
+_CONTROL = re.compile(
+    r"(?i)\s*(?:begin|start\s+transaction|commit|end|rollback|abort|savepoint|release)\b[\w\s,]*;?\s*\Z"
+)
 
 
-def is_begin(text: str) -> bool:
-    """Whether a text only begins a transaction, with whatever options."""
-    return _BEGIN.match(text) is not None
+def is_control(text: str) -> bool:
+    """Whether a text does nothing but begin or end a transaction or a savepoint, with whatever options."""
+    return _CONTROL.match(text) is not None
 
 
 def alters(analysis: Analysis, text: str) -> bool:
@@ -46,7 +48,7 @@ def alters(analysis: Analysis, text: str) -> bool:
             return True
         return kind is QueryType.SELECT and bool(analysis.writes) and _is_temporary(analysis)
     if kind is QueryType.TRANSACTION:
-        return analysis.writes_anything and not is_begin(text)
+        return analysis.writes_anything and not is_control(text)
     if analysis.writes_anything:
         return True
     if kind is QueryType.DDL:

@@ -18,7 +18,7 @@ from bot.core.query_optimizer.execution.result_scopes import Scope, scope_key
 from bot.core.query_optimizer.execution.results import key_of
 from bot.core.query_optimizer.execution.timing import STOPWATCH, database_time
 from bot.core.query_optimizer.execution.transactions import Transaction
-from bot.core.query_optimizer.instruments.sessions import alters, is_begin
+from bot.core.query_optimizer.instruments.sessions import alters, is_control
 from bot.core.query_optimizer.models import Analysis, QueryType
 from bot.core.query_optimizer.service import QueryOptimizer
 
@@ -168,7 +168,7 @@ class Session:
         if inside and self.open is None:
             self.open = Transaction([0])
         told = None
-        if analysis.is_write and not (analysis.query_type is QueryType.TRANSACTION and is_begin(text)):
+        if analysis.is_write and not (analysis.query_type is QueryType.TRANSACTION and is_control(text)):
             told = self._wrote(analysis)
         if not inside and self.open is not None:
             return both(told, self.settled())
@@ -217,6 +217,13 @@ class Session:
         ended, self.open = self.open, None
         return self.instrument.optimizer._invalidation.ended(ended)
 
+    def was_closed(self) -> Awaitable[Any] | None:
+        """The connection is closed, which rolls back."""
+        if self.open is None:
+            return None
+        ended, self.open = self.open, None
+        return self.instrument.optimizer._invalidation.ended(ended)
+
     def was_reset(self) -> Awaitable[Any] | None:
         """The session is as good as new: nothing that statements left in it is there any more."""
         self.is_altered = False
@@ -238,8 +245,18 @@ class Session:
         if key is not None:
             recorder.watch(call, optimizer._now())
 
-    async def run(self, text: str, params: Any, call: Run, *, is_one: bool = True) -> Any:
-        """Run a statement and note what it did. ``params`` are None or a sequence or mapping."""
+    async def run(
+        self,
+        text: str,
+        params: Any,
+        call: Run,
+        *,
+        is_one: bool = True,
+        rows: Callable[[Any], int] = rows_in,
+    ) -> Any:
+        """Run a statement and note what it did. ``params`` are None or a sequence or mapping; ``rows`` tells
+        how many rows the result of ``call`` has.
+        """
         now = self.instrument.optimizer._now
         self.before()
         start = now()
@@ -250,10 +267,23 @@ class Session:
                 in_background(told)  # whoever is cancelled shall not wait
             raise
         if self.watches:
-            told = self.answered(text, params, now() - start, rows_in(result), is_one=is_one)
+            told = self.answered(text, params, now() - start, rows(result), is_one=is_one)
             if told is not None:
                 await asyncio.shield(told)
         return result
+
+    async def settling(self, call: Run) -> Any:
+        """Make a call that may end a transaction."""
+        self.before()
+        try:
+            return await call()
+        except asyncio.CancelledError:
+            if self.open is not None:  # it may have committed
+                in_background_if(self.instrument.optimizer._invalidation.ended(self.open))
+            raise
+        finally:
+            if (told := self.settled()) is not None:
+                await asyncio.shield(told)
 
     async def read(self, text: str, params: Any, variant: tuple[Hashable, ...], call: Run) -> Any:
         """As :meth:`run`, from the cache if the database would give the same answer.
@@ -343,6 +373,11 @@ def both(first: Awaitable[Any] | None, second: Awaitable[Any] | None) -> Awaitab
 
 
 _background: set[asyncio.Future[Any]] = set()
+
+
+def in_background_if(told: Awaitable[Any] | None) -> None:
+    if told is not None:
+        in_background(told)
 
 
 def in_background(told: Awaitable[Any]) -> None:

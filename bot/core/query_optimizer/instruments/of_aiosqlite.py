@@ -1,0 +1,166 @@
+"""Watches the connections of aiosqlite.
+
+All calls of a connection and of its cursors go through its ``_execute``, which runs them in its thread; a
+subclass of the connection's class has one of its own.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Hashable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import aiosqlite
+
+from bot.core.query_optimizer.execution.call import Call
+from bot.core.query_optimizer.instruments.watching import Instrument, Run, Session, in_background_if
+
+ANSWERS = True
+
+_HARMLESS = frozenset(("cursor", "close", "interrupt", "backup", "iterdump"))
+_FETCHES = frozenset(("fetchone", "fetchmany", "fetchall"))
+
+MAX_FACTORIES = 64
+"""Row and text factories that are told apart; results of others are not cached."""
+
+
+class SqliteSession(Session):
+    """A connection of aiosqlite.
+
+    While rows of a cursor are left, SQLite keeps showing the database as it was when the cursor was opened;
+    so nothing is cached then.
+    """
+
+    __slots__ = ("cursors",)
+
+    def __init__(self, connection: Any, instrument: Instrument) -> None:
+        def in_transaction() -> bool:
+            inner = connection._connection
+            return inner is not None and inner.in_transaction
+
+        super().__init__(instrument, in_transaction)
+        # Cursors that may have rows left: the call that opened each, and its milliseconds so far.
+        self.cursors: WeakKeyDictionary[sqlite3.Cursor, list[Any]] = WeakKeyDictionary()
+
+    def _is_plain(self) -> bool:
+        return not self.cursors and super()._is_plain()
+
+
+async def watch(session: SqliteSession, run: Any, connection: Any, fn: Any, args: Any, kwargs: Any) -> Any:
+    """Make a call by ``run``, the class's own ``_execute``."""
+
+    def call() -> Any:
+        return run(connection, fn, *args, **kwargs)
+
+    name = getattr(fn, "__name__", "")
+    text = args[0] if args and isinstance(args[0], str) else None
+    if name in _FETCHES:
+        return await _fetch(session, name, getattr(fn, "__self__", None), call)
+    if text is not None and name == "_execute_fetchall":
+        factories = _factories(session.instrument, connection)
+        if session.instrument.cache and factories is not None:
+            return await session.read(text, _plain(args), factories, call)
+        return await session.run(text, _plain(args), call)
+    if text is not None and name in ("execute", "_execute_insert"):
+        now = session.instrument.optimizer._now
+        start = now()
+        used = getattr(fn, "__self__", None)
+        if isinstance(used, sqlite3.Cursor):
+            session.cursors.pop(used, None)  # its old rows are gone
+        result = await session.run(text, _plain(args), call)
+        cursor = used if isinstance(used, sqlite3.Cursor) else result
+        if isinstance(cursor, sqlite3.Cursor) and cursor.description is not None:
+            session.cursors[cursor] = [text, _plain(args), (now() - start) * 1000]
+        return result
+    if text is not None and name in ("executemany", "executescript"):
+        return await session.run(text, None, call, is_one=False)
+    if name in ("commit", "rollback"):
+        if name == "rollback":
+            session.cursors.clear()
+        return await session.settling(call)
+    if name == "close":
+        if isinstance(used := getattr(fn, "__self__", None), sqlite3.Cursor):
+            session.cursors.pop(used, None)
+            return await call()
+        try:
+            return await call()
+        finally:
+            in_background_if(session.was_closed())
+    if name not in _HARMLESS:
+        session.is_altered = True  # a function, a collation, an extension
+    return await call()
+
+
+async def _fetch(session: SqliteSession, name: str, cursor: Any, call: Run) -> Any:
+    now = session.instrument.optimizer._now
+    start = now()
+    rows = await call()
+    pending = session.cursors.get(cursor)
+    if pending is not None:
+        before = pending[2]
+        pending[2] += (now() - start) * 1000
+        if name == "fetchall" or not rows:
+            session.cursors.pop(cursor, None)
+        if session.watches:
+            optimizer = session.instrument.optimizer
+            text, params, after = pending
+            call_made = Call(text, params, None, optimizer._analyses.analyse(text), None)
+            count = len(rows) if isinstance(rows, list) else int(rows is not None)
+            optimizer._recorder.lengthen(call_made, before, after, count)
+    if (told := session.settled()) is not None:
+        in_background_if(told)
+    return rows
+
+
+def _plain(args: tuple[Any, ...]) -> Any:
+    params = args[1] if len(args) > 1 else None
+    return None if params is None or params == [] else params
+
+
+def _factories(instrument: Instrument, connection: Any) -> tuple[Hashable, ...] | None:
+    """What tells apart the rows that a connection makes; None: too many kinds."""
+    inner = connection._connection
+    if inner is None:
+        return None
+    known = instrument.details["factories"]
+    found = []
+    for factory in (inner.row_factory, inner.text_factory):
+        for number, other in enumerate(known):
+            if other is factory:
+                break
+        else:
+            if len(known) >= MAX_FACTORIES:
+                return None
+            number = len(known)
+            known.append(factory)
+        found.append(number)
+    return tuple(found)
+
+
+def target(obj: Any) -> Any:
+    return obj if isinstance(obj, aiosqlite.Connection) else None
+
+
+def attach(obj: Any, instrument: Instrument) -> None:
+    base: Any = type(obj)
+    instrument.details = {"class": base, "factories": []}
+    session = SqliteSession(obj, instrument)
+
+    class Watched(base):  # type: ignore[misc]
+        __doc__ = base.__doc__
+        phase4_instrument = instrument
+
+        async def _execute(self, fn: Any, *args: Any, **kwargs: Any) -> Any:
+            if not session.watches:
+                return await super()._execute(fn, *args, **kwargs)
+            return await watch(session, base._execute, self, fn, args, kwargs)
+
+    Watched.__name__, Watched.__qualname__, Watched.__module__ = (
+        base.__name__, base.__qualname__, base.__module__,
+    )  # fmt: skip
+    obj.__class__ = Watched
+
+
+def detach(obj: Any, instrument: Instrument) -> None:
+    obj.__class__ = instrument.details["class"]
