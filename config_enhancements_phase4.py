@@ -56,6 +56,10 @@ ENABLE_OUTBOUND = False
 # QUERY_OPTIMIZER_EXPLAIN_POOL = ""
 # seconds that the analysis of a new query waits for its plan (a number > 0 and <= 31_536_000)
 # QUERY_OPTIMIZER_EXPLAIN_TIMEOUT = 2
+# see every statement on the SQL pools: counts, times, N+1, what writes drop (True or False)
+# QUERY_OPTIMIZER_INSTRUMENT = False
+# with QUERY_OPTIMIZER_INSTRUMENT: also answer their reads from the cache, where certain (True or False)
+# QUERY_OPTIMIZER_INSTRUMENT_CACHE = False
 # the greatest depth of a GraphQL operation, in fields (a whole number >= 1 and <= 1_000)
 # QUERY_OPTIMIZER_GRAPHQL_MAX_DEPTH = 50
 # the most fields in a GraphQL operation, each multiplied by its page sizes (a whole number >= 1 and <=

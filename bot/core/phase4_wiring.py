@@ -43,8 +43,10 @@ class Wiring(NamedTuple):
 
 
 async def _enable_query_optimizer(optimizer: Any, config: Phase4Config) -> None:
-    await optimizer.enable(**config.query_optimizer.values("explain_pool", "explain_timeout"))
+    own = ("explain_pool", "explain_timeout", "instrument", "instrument_cache")
+    await optimizer.enable(**config.query_optimizer.values(*own))
     _explain(optimizer, config)
+    _instrument(optimizer, config)
     if config.ENABLE_CACHE_MANAGER and config.CACHE_L2_REDIS_URL:
         # The cache's instances hear of each other; so a write here drops results over there too.
         from bot.core.cache_manager import CacheManager
@@ -73,6 +75,25 @@ def _explain(optimizer: Any, config: Phase4Config) -> None:
     timeout = config.QUERY_OPTIMIZER_EXPLAIN_TIMEOUT
     explainer = pool_explainer(ConnectionPoolManager.get_instance(), name, dialect, timeout)
     optimizer.explain_with(explainer, dialect, timeout=timeout)
+
+
+def _instrument(optimizer: Any, config: Phase4Config) -> None:
+    """Let the optimizer see the statements of all pools, or no longer."""
+    if not config.ENABLE_CONNECTION_POOLING:
+        if config.QUERY_OPTIMIZER_INSTRUMENT:
+            logger.warning(
+                "QUERY_OPTIMIZER_INSTRUMENT: no pools to see while ENABLE_CONNECTION_POOLING is off"
+            )
+        return
+    from bot.core.connection_pool_manager import ConnectionPoolManager
+
+    pools = ConnectionPoolManager.get_instance()
+    if not config.QUERY_OPTIMIZER_INSTRUMENT:
+        pools.observe(None)
+        return
+    from bot.core.query_optimizer.instruments.of_pools import observer
+
+    pools.observe(observer(optimizer, cache=config.QUERY_OPTIMIZER_INSTRUMENT_CACHE))
 
 
 async def _enable_rate_limiter(limiter: Any, config: Phase4Config) -> None:

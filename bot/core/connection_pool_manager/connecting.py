@@ -25,7 +25,10 @@ class Connector:
         seconds = spec.options.connect_timeout
         try:
             async with asyncio.timeout(seconds):
-                return await driver.connect()
+                raw = await driver.connect()
+                if driver.observer is not None:
+                    driver.let_watch(raw)
+                return raw
         except PoolConnectError:  # of a function of the user's: it says all
             raise
         except TimeoutError as error:

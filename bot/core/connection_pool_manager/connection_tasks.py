@@ -61,7 +61,7 @@ class ConnectionTasks:
         elif isinstance(action, Close):
             self._spawn("close", self._close(action.slot, action.reason), partial(self._closed, action.slot))
         elif isinstance(action, Reset):
-            self._prove_soon("reset", action.slot, self.driver.reset, self.pool.was_reset)
+            self._prove_soon("reset", action.slot, self.driver.restore, self.pool.was_reset)
         elif action.is_for_primary:
             report = partial(self.pool.checked, is_for_primary=True)
             self._prove_soon("check", action.slot, self._prove_primary, report)

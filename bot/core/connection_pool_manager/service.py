@@ -7,7 +7,7 @@ import logging
 import math
 from asyncio import get_running_loop
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import msgspec
@@ -19,6 +19,7 @@ from bot.core._shared.masking import one_line
 from bot.core._shared.tasks import BackgroundTasks, LoopLocalLock, run_on_loop
 from bot.core._shared.validation import valid_seconds
 from bot.core.connection_pool_manager.drivers import driver_class
+from bot.core.connection_pool_manager.drivers.base import Driver, Watch
 from bot.core.connection_pool_manager.errors import (
     LeaseError,
     PoolReplacedError,
@@ -46,6 +47,11 @@ logger = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 5.0
 
+SQL_BACKENDS = ("postgresql", "mysql", "sqlite")
+
+Observer = Callable[[str, str], Callable[[Any], Watch]]
+"""Given a pool's name and backend, what makes a Watch of a connection."""
+
 
 class ConnectionPoolManager(SqlCalls, ListenCalls, Phase4Service):
     """Pools of database connections by name.
@@ -69,6 +75,7 @@ class ConnectionPoolManager(SqlCalls, ListenCalls, Phase4Service):
         self._made_from_settings: set[str] = set()
         self._replaced: set[PoolRunner] = set()  # by a pool with other settings; waiting for their leases
         self._tasks = BackgroundTasks()
+        self._observer: Observer | None = None
         self._listeners = Listeners(self._runner_here)
 
     # On and off.
@@ -167,7 +174,7 @@ class ConnectionPoolManager(SqlCalls, ListenCalls, Phase4Service):
 
         if await run_on_loop(running.loop, adopt) and adopted:
             return
-        fresh = PoolRunner(spec, driver_class(spec.backend)(spec), clock=self._clock)
+        fresh = PoolRunner(spec, self._driver(spec), clock=self._clock)
         await fresh.start(wants_server=False)
         self._pools[spec.name] = fresh
         self._listeners.move(spec.name)
@@ -286,7 +293,7 @@ class ConnectionPoolManager(SqlCalls, ListenCalls, Phase4Service):
             if running is not None:
                 self._abandon(running)
                 del self._pools[spec.name]
-            runner = PoolRunner(spec, driver_class(spec.backend)(spec), clock=self._clock)
+            runner = PoolRunner(spec, self._driver(spec), clock=self._clock)
             await runner.start(wants_server=wants_server)
             self._pools[spec.name] = runner
             if (said := runner.health.warning()) is not None:
@@ -373,9 +380,7 @@ class ConnectionPoolManager(SqlCalls, ListenCalls, Phase4Service):
             runner = self._find(name)
             if runner.loop is not get_running_loop():
                 self._abandon(runner)
-                fresh = PoolRunner(
-                    runner.spec, driver_class(runner.spec.backend)(runner.spec), clock=self._clock
-                )
+                fresh = PoolRunner(runner.spec, self._driver(runner.spec), clock=self._clock)
                 fresh.pool.counters = runner.pool.counters
                 await fresh.start()
                 self._pools[name] = runner = fresh
@@ -417,6 +422,31 @@ class ConnectionPoolManager(SqlCalls, ListenCalls, Phase4Service):
     def connection(self, name: str, timeout: float | None = None) -> LeaseContext:
         """``async with manager.connection(name) as conn``: acquire, and release at the end of the block."""
         return LeaseContext(self, name, timeout)
+
+    # Watching.
+
+    def observe(self, observer: Observer | None) -> None:
+        """Let ``observer`` see the statements on the leases of all SQL pools; None ends that.
+
+        ``observer(pool, backend)`` is asked once for each pool, and answers with what makes a ``Watch`` of
+        the driver's connection, for each connection.
+        """
+        self._observer = observer
+        for runner in (*self._pools.values(), *self._replaced):
+            runner.driver.observer = self._observer_of(runner.spec)
+            pool = runner.pool
+            for slot in (*pool.idle, *pool.leased, *pool.proving):
+                runner.driver.let_watch(slot.raw)
+
+    def _observer_of(self, spec: PoolSpec) -> Callable[[Any], Watch] | None:
+        if self._observer is None or spec.backend not in SQL_BACKENDS:
+            return None
+        return self._observer(spec.name, spec.backend)
+
+    def _driver(self, spec: PoolSpec) -> Driver:
+        driver = driver_class(spec.backend)(spec)
+        driver.observer = self._observer_of(spec)
+        return driver
 
     # Telling.
 

@@ -60,6 +60,13 @@ class QueryOptimizerSettings(Settings, frozen=True, rename=starting("QUERY_OPTIM
     explain_timeout: Annotated[
         PositiveSeconds, doc("seconds that the analysis of a new query waits for its plan")
     ] = 2.0
+    instrument: Annotated[
+        bool,
+        doc("see every statement on the SQL pools: counts, times, N+1, what writes drop"),
+    ] = False
+    instrument_cache: Annotated[
+        bool, doc("with QUERY_OPTIMIZER_INSTRUMENT: also answer their reads from the cache, where certain")
+    ] = False
     graphql_max_depth: Annotated[
         int, Meta(ge=1, le=1000, description="the greatest depth of a GraphQL operation, in fields")
     ] = 50

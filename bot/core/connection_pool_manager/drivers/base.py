@@ -11,8 +11,8 @@ import re
 import socket
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, ClassVar, Protocol
 from urllib.parse import unquote
 
 from bot.core._shared.errors import invalid
@@ -30,6 +30,25 @@ references: Callable[[object], int] | None = None
 """How many references there are to an object, where they are counted exactly: by one thread at a time."""
 if getattr(sys, "_is_gil_enabled", lambda: True)():
     references = getattr(sys, "getrefcount", None)
+
+
+class Watch(Protocol):
+    """Watches the statements of one connection; the start-up code hands over what makes it."""
+
+    async def call(self, name: str, original: Any, target: Any, args: Any, kwargs: Any) -> Any:
+        """Make the call ``original(target, *args, **kwargs)`` of a lease, and return its result."""
+
+    def began(self, text: Any) -> None:
+        """A cursor begins to run a statement."""
+
+    def cursor(self, made: Any) -> Any:
+        """The cursor to hand out for ``made``."""
+
+    async def settling(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        """Make a call that may end a transaction, and return its result."""
+
+    async def was_reset(self) -> None:
+        """The connection is as good as new."""
 
 
 class Driver(ABC):
@@ -61,6 +80,8 @@ class Driver(ABC):
         """The driver's own option that limits a call in place of ``query_timeout``: its name, and seconds."""
         self.report_timeout: Callable[[Guard], None] = lambda guard: None
         """Set by the runner: counts and logs a call that took too long."""
+        self.observer: Callable[[Any], Watch] | None = None
+        """Makes what watches the statements of a connection; None: nobody watches."""
         self._known_secrets = secrets_of(spec.url, spec.driver_options)
         self._passwords: list[str] = []  # the latest that spec.password gave; changed only by password
 
@@ -118,6 +139,9 @@ class Driver(ABC):
     @abstractmethod
     async def connect(self) -> Any:
         """Open a connection. Cancelled or failed, it leaves nothing open."""
+
+    def let_watch(self, raw: Any) -> None:  # noqa: B027  # most backends have no statements to watch
+        """Let the pool's observer see what the leases of ``raw`` run from now on, or no longer."""
 
     @abstractmethod
     def is_open(self, raw: Any) -> bool:
@@ -186,6 +210,13 @@ class Driver(ABC):
     @abstractmethod
     async def ping(self, raw: Any) -> None:
         """One round trip; raises if the server does not answer."""
+
+    async def restore(self, raw: Any) -> None:
+        """Reset it, and tell the one who watches it."""
+        await self.reset(raw)
+        watch: Watch | None = getattr(raw, "phase4_watch", None)
+        if watch is not None:
+            await watch.was_reset()
 
     @abstractmethod
     async def reset(self, raw: Any) -> None:

@@ -36,6 +36,8 @@ _READ_ONLY_TRANSACTION = 1792
 """ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION: it says that the server is read-only, unless the lease asked for
 that.
 """
+_ENDING = frozenset(("commit", "rollback", "begin", "autocommit"))
+"""Methods of a connection that may begin or end a transaction."""
 _LOGIN_REFUSED = (1044, 1045, 1251, 1698, 1862, 3118, 4151)
 """Access denied, in its kinds; the password has expired; the account is locked."""
 
@@ -59,6 +61,7 @@ def _connection_class() -> Any:
         phase4_busy = 0
         phase4_driver: Any = None
         phase4_guard: Any = None
+        phase4_watch: Any = None
         phase4_read_only = False
         """The current lease asked for a transaction or session that is read-only."""
 
@@ -189,6 +192,8 @@ def _view_class() -> Any:
             guard = self.phase4_guard
             guard.check("'cursor'")
             made = self.phase4_connection.cursor(cursor)
+            if self.phase4_connection.phase4_watch is not None:
+                made = self.phase4_connection.phase4_watch.cursor(made)
             # A cursor is compiled code that needs the connection itself, so it cannot ask the guard: the
             # release tells it.
             known = guard.cursors
@@ -211,8 +216,21 @@ def _view_class() -> Any:
     by_hand = ("cursor", "prepare")
     public = [name for name in dir(base) if not name.startswith(("_", "phase4_")) and name not in by_hand]
     for name, method in guarded_methods(base, "phase4_connection", public).items():
-        setattr(LeasedConnection, name, method)
+        setattr(LeasedConnection, name, _settling(method) if name in _ENDING else method)
     return LeasedConnection
+
+
+def _settling(method: Any) -> Any:
+    """A view's method that may end a transaction, which the one who watches is told."""
+
+    @functools.wraps(method)
+    async def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        watch = self.phase4_connection.phase4_watch
+        if watch is None:
+            return await method(self, *args, **kwargs)
+        return await watch.settling(lambda: method(self, *args, **kwargs))
+
+    return call
 
 
 class MysqlDriver(Driver):
@@ -273,6 +291,9 @@ class MysqlDriver(Driver):
             raise
         raw.phase4_taint = 0
         return raw
+
+    def let_watch(self, raw: Any) -> None:
+        raw.phase4_watch = None if self.observer is None else self.observer(raw)
 
     def view(self, raw: Any, guard: Guard) -> Any:
         raw.phase4_guard = guard

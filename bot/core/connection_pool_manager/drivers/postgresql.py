@@ -101,7 +101,10 @@ def _tracked(name: str, original: Any, owner: int) -> Any:
                 given = _limit_of(self)
             raw.phase4_limit_is_own = given is not None
         try:
-            result = await original(target, *args, **kwargs)
+            if raw.phase4_watch is None or not is_first or (owner == _CONNECTION and _is_ours(name, args)):
+                result = await original(target, *args, **kwargs)
+            else:
+                result = await raw.phase4_watch.call(name, original, target, args, kwargs)
         except asyncio.CancelledError:
             # The server is asked to cancel it, which takes a moment; a reset waits for that.
             raw.phase4_taint = max(raw.phase4_taint, session_state.RESET)
@@ -133,6 +136,11 @@ def _tracked(name: str, original: Any, owner: int) -> Any:
         return result
 
     return call
+
+
+def _is_ours(name: str, args: Any) -> bool:
+    """Whether the driver itself calls a connection; its transactions do so for a lease."""
+    return name != "execute" or args[:1] == (_RESET,)
 
 
 def _limit_of(part: Any) -> Any:
@@ -178,6 +186,8 @@ def _part_classes() -> tuple[Any, Any]:
         __slots__ = ()
 
         def cursor(self, *args: Any, **kwargs: Any) -> Any:
+            if self._connection.phase4_watch is not None:
+                self._connection.phase4_watch.began(self.get_query())
             factory = super().cursor(*args, **kwargs)
             factory.__class__ = TrackedCursorFactory
             return factory
@@ -210,6 +220,7 @@ def _connection_class() -> Any:
         phase4_busy = 0
         """Calls in progress: if a lease ends during one, its connection cannot be used again."""
         phase4_driver: Any = None
+        phase4_watch: Any = None
         phase4_read_only = False
         """The current lease asked for a transaction or session that is read-only."""
         phase4_guard: Any = None
@@ -261,6 +272,8 @@ def _connection_class() -> Any:
         def cursor(self, query: Any, *args: Any, **kwargs: Any) -> Any:
             self.phase4_note(query)
             self.phase4_taint = max(self.phase4_taint, session_state.RESET)
+            if self.phase4_watch is not None:
+                self.phase4_watch.began(query)
             factory = super().cursor(query, *args, **kwargs)
             factory.__class__ = _part_classes()[1]
             return factory
@@ -363,6 +376,9 @@ class PostgresqlDriver(Driver):
             raise
         self.connections.add(raw)
         return raw
+
+    def let_watch(self, raw: Any) -> None:
+        raw.phase4_watch = None if self.observer is None else self.observer(raw)
 
     async def _prepare(self, raw: Any) -> None:
         """Run the user's init; what it leaves is the state that later resets return to."""

@@ -64,6 +64,8 @@ def _tracked(original: Any, *, in_lease: bool) -> Any:
             state["phase4_taint"] = max(state["phase4_taint"], found)
         state["phase4_busy"] += 1
         try:
+            if in_lease and self.phase4_watch is not None:
+                return await self.phase4_watch.call("", run, self, (fn, *args), kwargs)
             return await run(self, fn, *args, **kwargs)
         except asyncio.CancelledError:
             # The thread still works on it: what it leaves behind is unknown until it is done.
@@ -90,6 +92,7 @@ def _connection_class() -> Any:
         """aiosqlite's connection, noting whether it may differ from a new one."""
 
         phase4_expected: tuple[Any, ...] = ()
+        phase4_watch: Any = None
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
@@ -233,6 +236,9 @@ class SqliteDriver(Driver):
             self.terminate(raw)
             raise
         return raw
+
+    def let_watch(self, raw: Any) -> None:
+        raw.phase4_watch = None if self.observer is None else self.observer(raw)
 
     def view(self, raw: Any, guard: Guard) -> Any:
         kind = _view_class()

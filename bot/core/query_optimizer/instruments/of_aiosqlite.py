@@ -47,8 +47,12 @@ class SqliteSession(Session):
         return not self.cursors and super()._is_plain()
 
 
-async def watch(session: SqliteSession, run: Any, connection: Any, fn: Any, args: Any, kwargs: Any) -> Any:
-    """Make a call by ``run``, the class's own ``_execute``."""
+async def watch(
+    session: SqliteSession, _: str, run: Any, connection: Any, args: tuple[Any, ...], kwargs: Any
+) -> Any:
+    """Make a call by ``run``, the class's own ``_execute``; the first of ``args`` is what to call."""
+    fn, *rest = args
+    args = tuple(rest)
 
     def call() -> Any:
         return run(connection, fn, *args, **kwargs)
@@ -126,16 +130,16 @@ def _factories(instrument: Instrument, connection: Any) -> tuple[Hashable, ...] 
     known = instrument.details["factories"]
     found = []
     for factory in (inner.row_factory, inner.text_factory):
-        for number, other in enumerate(known):
-            if other is factory:
-                break
-        else:
+        if not any(other is factory for other in known):
             if len(known) >= MAX_FACTORIES:
                 return None
-            number = len(known)
             known.append(factory)
-        found.append(number)
+        found += [number for number, other in enumerate(known) if other is factory]
     return tuple(found)
+
+
+def session_of(connection: Any, instrument: Instrument) -> SqliteSession:
+    return SqliteSession(connection, instrument)
 
 
 def target(obj: Any) -> Any:
@@ -154,7 +158,7 @@ def attach(obj: Any, instrument: Instrument) -> None:
         async def _execute(self, fn: Any, *args: Any, **kwargs: Any) -> Any:
             if not session.watches:
                 return await super()._execute(fn, *args, **kwargs)
-            return await watch(session, base._execute, self, fn, args, kwargs)
+            return await watch(session, "", base._execute, self, (fn, *args), kwargs)
 
     Watched.__name__, Watched.__qualname__, Watched.__module__ = (
         base.__name__, base.__qualname__, base.__module__,

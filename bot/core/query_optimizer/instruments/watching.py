@@ -170,8 +170,12 @@ class Session:
         told = None
         if analysis.is_write and not (analysis.query_type is QueryType.TRANSACTION and is_control(text)):
             told = self._wrote(analysis)
-        if not inside and self.open is not None:
-            return both(told, self.settled())
+        if self.open is not None:
+            if not inside:
+                return both(told, self.settled())
+            if analysis.transaction == "implicit":
+                # MySQL has committed, and MariaDB says that a transaction is still open.
+                return both(told, self.instrument.optimizer._invalidation.ended(self.open))
         return told
 
     def _wrote(self, analysis: Analysis) -> Awaitable[Any] | None:

@@ -1,0 +1,60 @@
+"""Watches the leases of the connection pool manager, which the start-up code hands an observer."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from bot.core.query_optimizer.instruments.watching import Instrument, Options, Session
+from bot.core.query_optimizer.service import QueryOptimizer
+
+_MODULES = {"postgresql": "of_asyncpg", "sqlite": "of_aiosqlite", "mysql": "of_asyncmy"}
+
+
+def observer(optimizer: QueryOptimizer, *, cache: bool = False) -> Callable[[str, str], Any]:
+    """What the pool manager's ``observe`` takes. With ``cache``, reads by asyncpg and by aiosqlite's
+    ``execute_fetchall`` are answered from the cache.
+    """
+
+    def observe(pool: str, backend: str) -> Callable[[Any], Watch]:
+        module = importlib.import_module(f"bot.core.query_optimizer.instruments.{_MODULES[backend]}")
+        instrument = Instrument(optimizer, Options(cache and module.ANSWERS))
+        instrument.details = {"factories": []}
+
+        def watch(connection: Any) -> Watch:
+            return Watch(module, module.session_of(connection, instrument))
+
+        return watch
+
+    return observe
+
+
+class Watch:
+    """Watches one connection of a pool, for its whole life."""
+
+    __slots__ = ("_module", "_session")
+
+    def __init__(self, module: Any, session: Session) -> None:
+        self._module = module
+        self._session = session
+
+    async def call(self, name: str, original: Any, target: Any, args: Any, kwargs: Any) -> Any:
+        if not self._session.watches:
+            return await original(target, *args, **kwargs)
+        return await self._module.watch(self._session, name, original, target, args, kwargs)
+
+    def began(self, text: Any) -> None:
+        if self._session.watches and isinstance(text, str):
+            self._session.wrote_in_part(text)
+
+    def cursor(self, made: Any) -> Any:
+        return self._module.watched_cursor(made, self._session)
+
+    async def settling(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        return await (self._session.settling(call) if self._session.watches else call())
+
+    async def was_reset(self) -> None:
+        told = self._session.was_reset()
+        if told is not None:
+            await told

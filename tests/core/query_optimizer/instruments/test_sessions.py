@@ -1,0 +1,64 @@
+"""Which statements make the same text mean something else on one connection."""
+
+import pytest
+
+from bot.core.query_optimizer.analyses import analysis_of
+from bot.core.query_optimizer.instruments.sessions import alters, is_control
+from bot.core.query_optimizer.sql.functions import NOTHING
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SET search_path = shop",
+        "SET LOCAL role = 'ann'",
+        "RESET ALL",
+        "DISCARD ALL",
+        "SELECT set_config('app.tenant', '7', false)",
+        "SELECT login(7)",
+        "INSERT INTO t VALUES (login(7))",
+        "CREATE TEMP TABLE users (id int)",
+        "CREATE TEMPORARY TABLE users (id int)",
+        "SELECT 1 AS id INTO TEMP users",
+        "USE other",
+        "ATTACH 'other.db' AS other",
+        "PRAGMA case_sensitive_like = ON",
+        "SELECT 1; SET ROLE ann",
+        "EXECUTE prepared",
+        "COMMIT; SET ROLE ann",
+        "this is no SQL",
+    ],
+)
+def test_it_alters_the_session(text: str) -> None:
+    assert alters(analysis_of(text, "postgres", NOTHING), text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SELECT id FROM users",
+        "INSERT INTO users VALUES (1, 'temp')",
+        "UPDATE users SET name = 'temporary'",
+        "CREATE TABLE users (id int)",
+        "DROP TABLE users",
+        "BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY DEFERRABLE;",
+        "SAVEPOINT __asyncpg_savepoint_4__;",
+        "ROLLBACK TO __asyncpg_savepoint_4__;",
+        "COMMIT",
+        "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+        "EXPLAIN SELECT 1",
+        "PRAGMA journal_mode = WAL",
+        "PRAGMA table_info(users)",
+        "LISTEN jobs",
+        "VACUUM",
+    ],
+)
+def test_it_leaves_the_session_as_it_was(text: str) -> None:
+    assert not alters(analysis_of(text, "postgres", NOTHING), text)
+
+
+def test_a_second_statement_is_no_control_of_transactions() -> None:
+    assert is_control(" begin isolation level read committed, read only ; ")
+    assert not is_control("BEGIN; DELETE FROM users")
+    assert not is_control("COMMIT PREPARED 'x'")
+    assert not is_control("beginning")
