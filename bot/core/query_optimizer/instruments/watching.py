@@ -84,9 +84,9 @@ class Instrument:
             )
             scope_key(found)
         except InvalidArgumentError as error:
-            self.tell_once("scope", "not cached: %s", one_line(error))
+            self.tell_once("scope", "not cached: %s", f"{error}")
         except Exception as error:  # whatever the user's function raises
-            self.tell_once("tenant", "not cached: tenant() failed: %s", one_line(f"{error!r}"))
+            self.tell_once("tenant", "not cached: tenant() failed: %s", f"{error!r}")
         else:
             return found
         return None
@@ -94,7 +94,7 @@ class Instrument:
     def tell_once(self, what: str, text: str, said: str) -> None:
         if what not in self._told:
             self._told.add(what)
-            logger.info(f"Instrument %d: {text}", self.number, said)
+            logger.info(f"Instrument %d: {text}", self.number, one_line(said))
 
 
 class Session:
