@@ -7,10 +7,12 @@ BOT ?= aiogram
 
 # Tests that run side by side, beside the servers that they start.
 WORKERS ?= 2
+# Mutants of each module.
+SAMPLE ?= 30
 # Bytecode is kept whatever the environment says: the tests start many Python processes.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: run cluster example check test test-servers docs bench lock audit clean
+.PHONY: run cluster example check test test-servers docs bench mutants lock audit clean
 
 run: $(VENV)/.service
 	exec $(BIN)/python -m bot --port $(PORT)
@@ -50,6 +52,10 @@ docs: $(VENV)/.docs
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks
+
+# Whether the tests of what decides notice faults; MODULES="pool queue" takes these only, SAMPLE=0 every mutant.
+mutants: $(VENV)/.dev
+	$(BIN)/python -m tools.mutants --sample $(SAMPLE) --jobs $(WORKERS) $(MODULES)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
