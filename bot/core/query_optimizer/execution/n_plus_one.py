@@ -302,6 +302,18 @@ class _Nobody:
     __slots__ = ("__weakref__",)
 
 
+def _waiting_frames() -> list[FrameType]:
+    """The innermost frames of the greenlets that wait for this one: SQLAlchemy awaits in greenlets."""
+    module = sys.modules.get("greenlet")
+    found = []
+    parent = None if module is None else module.getcurrent().parent
+    while parent is not None:
+        if parent.gr_frame is not None:
+            found.append(parent.gr_frame)
+        parent = parent.parent
+    return found
+
+
 def call_site(executor: Any = None) -> str:
     """``file:line in function`` of the innermost frame outside the library.
 
@@ -309,6 +321,7 @@ def call_site(executor: Any = None) -> str:
     It looks at frames and keeps none.
     """
     frame: FrameType | None = sys._getframe(1)
+    greenlets = _waiting_frames()
     while frame is not None:
         module = frame.f_globals.get("__name__", "")
         if module in _LOOP:
@@ -317,6 +330,8 @@ def call_site(executor: Any = None) -> str:
             code = frame.f_code
             return f"{code.co_filename}:{frame.f_lineno} in {code.co_qualname}"
         frame = frame.f_back
+        if frame is None:
+            frame = greenlets.pop(0) if greenlets else None
     origin = getattr(executor, "__wrapped__", executor)
     made = getattr(origin, "__code__", None)
     if made is None or _LIBRARY.match(getattr(origin, "__module__", "") or ""):

@@ -19,6 +19,9 @@ DRIVERS = {
     "asyncpg": "of_asyncpg",
     "aiosqlite": "of_aiosqlite",
     "asyncmy": "of_asyncmy",
+    "psycopg": "of_psycopg",
+    "psycopg_pool": "of_psycopg",
+    "sqlalchemy": "of_sqlalchemy",
 }
 """The package of an object's class, and the module here that watches it. Such a module has ``target(obj)``,
 what to watch for it (None: it is none of the package's pools and connections); ``attach(target,
@@ -26,7 +29,10 @@ instrument)``, after which the target has ``phase4_instrument``, and ``detach(ta
 undoes that; and ``ANSWERS``, whether it can answer reads from the cache.
 """
 
-_ALLOWED = "a pool or connection of asyncpg or asyncmy, or a connection of aiosqlite"
+_ALLOWED = (
+    "a pool or connection of asyncpg, asyncmy or psycopg, a connection of aiosqlite, or an AsyncEngine of "
+    "SQLAlchemy"
+)
 
 _lock = threading.Lock()
 """Held while a target is attached or detached."""

@@ -109,6 +109,27 @@ async def test_what_a_transaction_wrote_is_dropped_when_it_ends(seen: QueryOptim
         assert await cached(seen, pool) == 4
 
 
+async def test_other_instances_are_told_what_was_written(seen: QueryOptimizer, pool: Any) -> None:
+    told: list[list[str]] = []
+
+    async def tell(tables: list[str]) -> None:
+        await asyncio.sleep(0)
+        told.append(tables)
+
+    seen.after_write(tell)
+    instrument(pool)
+    async with pool.acquire() as connection:
+        async with connection.transaction(isolation="repeatable_read", readonly=False):
+            async with connection.transaction():
+                await connection.execute("UPDATE seen SET v = 4 WHERE id = 3")
+            assert told == [["seen"]]
+        assert told == [["seen"], ["seen"]]
+        await connection.execute("DELETE FROM seen")
+        assert told == [["seen"], ["seen"], ["seen"]]
+    assert len(told) == 3
+    seen.after_write(None)
+
+
 async def test_a_transaction_that_began_before_is_known(seen: QueryOptimizer, pool: Any) -> None:
     async with pool.acquire() as connection, connection.transaction():
         await connection.execute("UPDATE seen SET v = 4 WHERE id = 3")
