@@ -14,8 +14,7 @@ from bot.core.phase4_config.query_optimizer import DEFAULTS
 from bot.core.query_optimizer.errors import QueryTooComplexError
 from bot.core.query_optimizer.execution.remembered import Remembered
 from bot.core.query_optimizer.execution.results import key_of
-from bot.core.query_optimizer.graphql.limits import advise_graphql, excess, operation_name_of
-from bot.core.query_optimizer.graphql.operations import MISSING, is_graphql
+from bot.core.query_optimizer.graphql.texts import MISSING, is_graphql, operation_name_of
 from bot.core.query_optimizer.models import Advice, Analysis, QueryType
 from bot.core.query_optimizer.sql.comments import untagged
 from bot.core.query_optimizer.sql.dialects import IMPORTING, load_parser
@@ -123,6 +122,8 @@ class Analyses:
     def advise(self, query: str, params: Any) -> Advice:
         if is_graphql(query):
             # Not remembered: it depends on the variables, and only parsing is slow.
+            from bot.core.query_optimizer.graphql.limits import advise_graphql
+
             analysis = self.analyse(query, params)
             try:
                 return advise_graphql(query, analysis, params, self.max_depth, self.max_complexity)
@@ -144,6 +145,8 @@ class Analyses:
 
     def refuse_excess(self, analysis: Analysis, query: str, params: Any) -> None:
         """Raise QueryTooComplexError for a GraphQL operation beyond the limits."""
+        from bot.core.query_optimizer.graphql.limits import excess
+
         try:
             message, depth, complexity = excess(query, analysis, params, self.max_depth, self.max_complexity)
         except MemoryError:

@@ -9,7 +9,8 @@ from typing import Any
 from bot.core._shared.errors import InvalidArgumentError, invalid
 from bot.core.query_optimizer.errors import QueryTooComplexError
 from bot.core.query_optimizer.graphql.limits import complexity_with
-from bot.core.query_optimizer.graphql.operations import MISSING, is_graphql, operations
+from bot.core.query_optimizer.graphql.operations import operations
+from bot.core.query_optimizer.graphql.texts import MISSING, is_graphql
 
 _QUOTED = re.compile(r"\"(?:[^\"\\]|\\.)*\"?|'(?:[^'\\]|\\.)*'?")
 

@@ -9,6 +9,7 @@ import threading
 
 from bot.core._shared.masking import one_line
 from bot.core.query_optimizer.analyses import analysis_of
+from bot.core.query_optimizer.sql.long_texts import repetitions
 
 logger = logging.getLogger(__name__)
 
@@ -60,5 +61,6 @@ class Preload:
 def _load(dialect: str) -> None:
     try:
         analysis_of(_TEXT, dialect)
+        repetitions()
     except Exception as error:
         logger.warning("The SQL parser could not be loaded: %s", one_line(error))

@@ -30,7 +30,7 @@ from bot.core.query_optimizer.execution.recording import Recorder
 from bot.core.query_optimizer.execution.results import freeze_params, key_of
 from bot.core.query_optimizer.execution.transactions import Transactions, TransactionScope
 from bot.core.query_optimizer.figures import figures_of
-from bot.core.query_optimizer.graphql.operations import is_graphql
+from bot.core.query_optimizer.graphql.texts import is_graphql
 from bot.core.query_optimizer.models import OptimizationResult, QueryDetails, QueryType, SlowQuery
 from bot.core.query_optimizer.preload import Preload
 from bot.core.query_optimizer.sql.comments import untagged

@@ -13,12 +13,15 @@ NAME = "query optimizer: load the SQL parser"
 STORY = """
 import asyncio, sys, threading
 from bot.core.query_optimizer import QueryOptimizer
+from bot.core.query_optimizer.sql.long_texts import repetitions
 
 async def main():
     optimizer = QueryOptimizer()
     assert "sqlglot" not in sys.modules
     await optimizer.enable(dialect="postgres")
     assert "sqlglot" not in sys.modules, "the start does not wait for it"
+    assert "bot.core.query_optimizer.graphql.operations" not in sys.modules, "the first text loads it"
+    assert not repetitions.cache_info().currsize
     while not WAIT and "sqlglot.parsers.postgres" not in sys.modules:
         await asyncio.sleep(0.01)
 
@@ -29,6 +32,7 @@ async def main():
         assert await optimizer.execute(query, None, executor) == [{"id": 1}]
     await optimizer.disable()
     assert "sqlglot.parsers.postgres" in sys.modules
+    assert WAIT or repetitions.cache_info().currsize == 1, "no long text waits for it"
     await asyncio.sleep(0.1)
     assert not any(thread.name == NAME for thread in threading.enumerate())
 

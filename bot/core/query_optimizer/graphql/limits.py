@@ -12,6 +12,7 @@ from bot.core.query_optimizer.graphql.measure import Measure
 from bot.core.query_optimizer.graphql.nodes import definitions, ordered
 from bot.core.query_optimizer.graphql.operations import MAX_TOKENS
 from bot.core.query_optimizer.graphql.rules import TOO_COMPLEX, TOO_DEEP
+from bot.core.query_optimizer.graphql.texts import operation_name_of
 from bot.core.query_optimizer.models import Advice, Analysis
 
 
@@ -34,14 +35,6 @@ def variables_of(params: Any) -> Mapping[str, Any]:
         if isinstance(params.get(name), Mapping):
             return dict(params[name])
     return params
-
-
-def operation_name_of(params: Any) -> str | None:
-    """The name of the operation to run, among the parameters; None if there is none."""
-    if not isinstance(params, Mapping):
-        return None
-    name = params.get("operation_name", params.get("operationName"))
-    return name if isinstance(name, str) else None
 
 
 def measured(text: str, analysis: Analysis, params: Any) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from bot.core.query_optimizer.graphql.measure import Measure
 from bot.core.query_optimizer.graphql.nodes import definitions, ordered, root_fields_of
 from bot.core.query_optimizer.graphql.printer import Printer
 from bot.core.query_optimizer.graphql.rules import SEVERAL_OPERATIONS, UNREADABLE, findings_of
+from bot.core.query_optimizer.graphql.texts import MISSING, first_word
 from bot.core.query_optimizer.models import Analysis, GraphQLReading, QueryType
 from bot.core.query_optimizer.sql.names import GRAPHQL
 
@@ -32,19 +33,9 @@ MAX_OF_ALL = 200_000
 MAX_NESTING = 120
 """Levels of nesting above which a text is not parsed: the parser recurses."""
 
-MISSING = "graphql-core is not installed: pip install graphql-core"
-
-_START = re.compile(
-    r"[\s,\ufeff]*(?:#[^\n\r]*[\n\r][\s,]*)*(?:\{(?!\s*\")|(query|mutation|subscription|fragment)\b(?=[\s,]*[\w({@#\ufeff]))"
-)
 _BRACKETS = re.compile(
     r'"""(?:[^"\\]|\\.|"(?!""))*"""|"(?:[^"\\\n\r]|\\.)*"|#[^\n\r]*|([{(\[])|([})\]])', re.DOTALL
 )
-
-
-def is_graphql(text: str) -> bool:
-    """Whether a text begins like a GraphQL operation, and unlike any SQL."""
-    return _START.match(text) is not None
 
 
 def operations(text: str) -> dict[str | None, GraphQLReading]:
@@ -82,8 +73,7 @@ def _unreadable(text: str) -> tuple[str, bool]:
 
 
 def _nothing(text: str, problem: str, too_large: bool) -> GraphQLReading:
-    match = _START.match(text)
-    kind = (match.group(1) if match is not None else None) or "query"
+    kind = first_word(text) or "query"
     shown = "(a GraphQL text that cannot be shown without its data)"
     return GraphQLReading(
         kind="" if kind == "fragment" else kind,

@@ -8,6 +8,7 @@ a few words tell whether it may write and where, and if they do not, it may writ
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from typing import NamedTuple
@@ -35,8 +36,7 @@ _ATOM = (
 _ATOMS = rf"\(\s*+{_ATOM}(?:\s*+,\s*+{_ATOM})*+\s*+\)"
 _NAME = r"[A-Za-z_][\w.]*+"
 # Strings and comments, and the repetitions. Tried in this order wherever one could begin.
-_PATTERN = re.compile(
-    rf"""
+_REPETITIONS = rf"""
     (?P<skip> '(?:[^']|'')*+' | "(?:[^"]|"")*+" | `[^`]*+` | --[^\n]*+ | /\*(?:[^*/]|\*(?!/)|/(?!\*))*+\*/ )
     | (?P<rows> {_ATOMS}(?:\s*+,\s*+{_ATOMS})(?P<more_rows>(?:\s*+,\s*+{_ATOMS})++) )
     | (?P<list> \b(?i:IN)\s*+\(\s*+{_ATOM}\s*+,\s*+{_ATOM}(?P<more_list>(?:\s*+,\s*+{_ATOM})++)\s*+\) )
@@ -44,12 +44,16 @@ _PATTERN = re.compile(
         (?P<more_or>(?:\s++(?P=word)\s++(?P=name)\s*+(?P=sign)\s*+{_ATOM})++) )
     | (?P<when> (?i:\bWHEN)\s++{_ATOM}\s*+(?i:THEN)\s++{_ATOM}
         (?P<more_when>(?:\s++(?i:WHEN)\s++{_ATOM}\s*+(?i:THEN)\s++{_ATOM})++) )
-    """,
-    re.VERBOSE,
-)
+    """
 _RUNS = ("more_rows", "more_list", "more_or", "more_when")
 # Where one of those may begin.
 _BEGIN = re.compile(r"['\"`(]|--|/\*|\b(?i:IN|OR|AND|WHEN)\b")
+
+
+@functools.cache
+def repetitions() -> re.Pattern[str]:
+    """Compiled with the parser or for the first long text, not with this module: that takes 5 ms."""
+    return re.compile(_REPETITIONS, re.VERBOSE)
 
 
 def shorten(query: str, dialect: str) -> str | None:
@@ -59,13 +63,14 @@ def shorten(query: str, dialect: str) -> str | None:
     """
     if len(query) > MAX_CUT or not _is_plain(query, dialect):
         return None
+    pattern = repetitions()
     kept: list[str] = []
     position = size = 0
     while position < len(query):
         # No further than what may be kept, so that a text with nothing to cut costs no more than that.
         begin = _BEGIN.search(query, position, position + MAX_PARSED + 10)
         start = len(query) if begin is None else begin.start()
-        found = None if begin is None else _PATTERN.match(query, start)
+        found = None if begin is None else pattern.match(query, start)
         end = start + 1 if found is None else found.end()
         kept.append(query[position:start])
         kept.append(query[start:end] if found is None else _cut(found))
@@ -143,10 +148,10 @@ _FIRST = re.compile(r"[\s(]*+([A-Za-z]+)")
 _WORDS = re.compile(r"[^\W\d]\w*+(?:\s*+\()?+")
 _TARGET = r"((?:[A-Za-z_]\w*+\.)*+[A-Za-z_]\w*+)(?![\w$.])\s*+"
 _TARGETS = {
-    "insert": re.compile(rf"(?i)\s*+INSERT\s++(?:IGNORE\s++|OR\s++\w++\s++)?+INTO\s++{_TARGET}"),
-    "replace": re.compile(rf"(?i)\s*+REPLACE\s++INTO\s++{_TARGET}"),
-    "update": re.compile(rf"(?i)\s*+UPDATE\s++(?!ONLY\b){_TARGET}SET\b"),
-    "delete": re.compile(rf"(?i)\s*+DELETE\s++FROM\s++(?!ONLY\b){_TARGET}WHERE\b"),
+    "insert": rf"(?i)\s*+INSERT\s++(?:IGNORE\s++|OR\s++\w++\s++)?+INTO\s++{_TARGET}",
+    "replace": rf"(?i)\s*+REPLACE\s++INTO\s++{_TARGET}",
+    "update": rf"(?i)\s*+UPDATE\s++(?!ONLY\b){_TARGET}SET\b",
+    "delete": rf"(?i)\s*+DELETE\s++FROM\s++(?!ONLY\b){_TARGET}WHERE\b",
 }
 _READS = frozenset(("select", "with", "values"))
 # Words that occur only in statements that do more than read; the very first word is not counted.
@@ -190,7 +195,7 @@ def outline(query: str, dialect: str, own: frozenset[str] = frozenset()) -> Outl
     target = ""
     body = bare[match.end(1) :] if match else ""
     if word in _TARGETS:
-        found = _TARGETS[word].match(bare)
+        found = re.match(_TARGETS[word], bare)  # compiled when it is needed
         if found is None or (word in ("update", "delete") and dialect not in ("postgres", "sqlite")):
             return unknown
         target = found.group(1)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from bot.core.query_optimizer import QueryOptimizer, QueryTooComplexError, QueryType, optimize_query
 from bot.core.query_optimizer.graphql.limits import complexity_with
 from bot.core.query_optimizer.graphql.nodes import MAX_COMPLEXITY
-from bot.core.query_optimizer.graphql.operations import MAX_NESTING, is_graphql, operations
+from bot.core.query_optimizer.graphql.operations import MAX_NESTING, operations
+from bot.core.query_optimizer.graphql.texts import is_graphql
 from tests.docs.guide import blocks, run
 from tests.support.searching import searching
 
