@@ -50,6 +50,10 @@ class Loops:
         """Whether Redis refuses something."""
         return bool(self._refused)
 
+    def refuses(self, what: str) -> bool:
+        """Whether Redis refuses this, named as in :meth:`recover`."""
+        return what in self._refused
+
     def begin(self, loop: asyncio.AbstractEventLoop) -> None:
         """Run under this event loop, which runs now."""
         self.loop = loop

@@ -49,7 +49,7 @@ from bot.core.phase4_statistics.states import WITHOUT_REDIS
 from bot.core.redis_link import RedisLink, RedisUnavailableError
 
 AWAY = 1.0
-"""Seconds for which Redis may be away before a stop waits for it no longer."""
+"""Seconds for which Redis may be away, or refuse results, before a stop waits for it no longer."""
 
 ROOM_POLL = 0.05
 """Seconds between tries of a submission that waits for room: Redis does not say when there is some."""
@@ -159,12 +159,16 @@ class RedisStore:
         await self.leases.let_go(self._d.remaining(), begun=False)
 
     async def _only_redis_is_missing(self) -> None:
-        """Wait until every batch is handled but Redis, which has to be told, stays away for a moment."""
-        backlog = self._d.backlog
+        """Wait until no handler works any more and Redis, which has to be told, cannot be for a moment.
+
+        It cannot while it is away, in a cluster any node of it, and while it refuses to take results.
+        """
+        d, backlog = self._d, self._d.backlog
         since = None
         while since is None or self._clock.monotonic() - since < AWAY:
-            waits_for_redis = self.settling.committing >= len(backlog.running) and not backlog.ready
-            if not waits_for_redis or self._link.available:
+            running = len(backlog.running)
+            idle = self.settling.committing >= running and (not backlog.ready or running >= d.max_concurrent)
+            if not idle or (self._link.complete and not self._loops.refuses("settle")):
                 since = None
             elif since is None:
                 since = self._clock.monotonic()

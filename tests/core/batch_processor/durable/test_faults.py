@@ -220,3 +220,61 @@ async def test_a_stop_while_redis_is_away_does_not_take_the_whole_drain_time(que
         with redis.Redis(port=server.port) as plain:
             await until(lambda: plain.xlen(f"phase4:{{batch:{queue}}}:items") == 0)
         assert await again.disable()
+
+
+REFUSALS = {
+    "no replica": ("CONFIG", "SET", "min-replicas-to-write", "1"),
+    "no primary": ("REPLICAOF", "127.0.0.1", "1"),
+    "another type": (
+        "EVAL",
+        "for _, key in ipairs(redis.call('KEYS', '*')) do redis.call('SET', key, 'x') end",
+        "0",
+    ),
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+async def test_a_stop_while_redis_refuses_results_does_not_take_the_whole_drain_time(queue, refusal, caplog):
+    with running(RedisServer(extra=SAFE)) as server:
+        handled = 0
+
+        async def handle(items):
+            nonlocal handled
+            handled += len(items)
+            server.execute(*REFUSALS[refusal])
+            return [1] * len(items)
+
+        worker = BatchProcessor()
+        await worker.enable(
+            handle, batch_timeout=0.01, drain_timeout=3_000, redis_url=server.url, queue_name=queue
+        )
+        await worker.submit_item("x")
+        await until(lambda: handled)
+        async with asyncio.timeout(60):  # far from the drain time
+            assert await worker.disable()
+        assert handled == 1
+    assert caplog.text.count("could not be returned to Redis") == 1, "the log says what was given up"
+
+
+async def test_retries_that_no_handler_can_take_do_not_hold_a_stop(queue):
+    """One place for batches, taken by one whose result Redis cannot hear; another waits for it."""
+    with running(RedisServer(extra=SAFE)) as server:
+        handled = []
+
+        async def handle(items):
+            handled.append([item.data for item in items])
+            if len(handled) == 1:
+                raise ValueError("at the second try")
+            server.kill()
+            return [1] * len(items)
+
+        worker = BatchProcessor()
+        await worker.enable(
+            handle, max_batch_size=1, batch_timeout=0.01, max_concurrent=1, retry_base=0.3, retry_max=0.3,
+            drain_timeout=3_000, redis_url=server.url, queue_name=queue,
+        )  # fmt: skip
+        await worker.submit_many(["fails", "is done"])
+        await until(lambda: len(handled) == 2)
+        async with asyncio.timeout(60):
+            assert await worker.disable()
+        assert len(handled) == 2
