@@ -26,6 +26,7 @@ _HARMLESS_PRAGMAS = frozenset(
 _TEMPORARY = re.compile(r"(?i)\b(?:temp|temporary|pg_temp\w*)\b")
 _PRAGMA = re.compile(r"(?i)pragma\s+(?:\w+\s*\.\s*)?(\w+)")
 _SET_TRANSACTION = re.compile(r"(?i)set\s+transaction\b")
+_SAVEPOINTS = ("SAVEPOINT ", "RELEASE SAVEPOINT ", "ROLLBACK TO SAVEPOINT ", "ROLLBACK TO ")
 _CONTROL = re.compile(
     r"(?i)\s*(?:begin|start\s+transaction|commit|end|rollback|abort|savepoint|release)\b[\w\s,]*;?\s*\Z"
 )
@@ -34,6 +35,16 @@ _CONTROL = re.compile(
 def is_control(text: str) -> bool:
     """Whether a text does nothing but begin or end a transaction or a savepoint, with whatever options."""
     return _CONTROL.match(text) is not None
+
+
+def without_name(text: str) -> str:
+    """``text``; if it is about a savepoint, with a name that is always the same.
+
+    Drivers give each savepoint a new name, and each text would be parsed, and counted as a shape of its own.
+    """
+    if text.startswith(_SAVEPOINTS) and is_control(text):
+        return next(start for start in _SAVEPOINTS if text.startswith(start)) + "s"
+    return text
 
 
 def alters(analysis: Analysis, text: str) -> bool:

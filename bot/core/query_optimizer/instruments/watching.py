@@ -18,7 +18,7 @@ from bot.core.query_optimizer.execution.result_scopes import Scope, scope_key
 from bot.core.query_optimizer.execution.results import key_of
 from bot.core.query_optimizer.execution.timing import STOPWATCH, database_time
 from bot.core.query_optimizer.execution.transactions import Transaction
-from bot.core.query_optimizer.instruments.sessions import alters, is_control
+from bot.core.query_optimizer.instruments.sessions import alters, is_control, without_name
 from bot.core.query_optimizer.models import Analysis, QueryType
 from bot.core.query_optimizer.service import QueryOptimizer
 
@@ -146,6 +146,7 @@ class Session:
     ) -> Awaitable[Any] | None:
         """A statement has run; ``is_one`` is False for one that ran once for each set of parameters."""
         optimizer = self.instrument.optimizer
+        text = without_name(text)
         analysis = optimizer._analyses.analyse(text, params)
         if STOPWATCH.get() is None:  # else an execution of the optimizer's counts this
             self._record(analysis, text, params if is_one else None, seconds, rows, is_one=is_one)
@@ -189,6 +190,7 @@ class Session:
 
     def failed(self, text: str, error: BaseException) -> Awaitable[Any] | None:
         """A statement raised ``error``; if it is a cancellation or a timeout, it may still be running."""
+        text = without_name(text)
         analysis = self.instrument.optimizer._analyses.analyse(text)
         if isinstance(error, Exception) and not isinstance(error, TimeoutError):
             return self._ran(analysis, text)
@@ -203,6 +205,7 @@ class Session:
 
     def wrote_in_part(self, text: str) -> None:
         """A statement begins whose rows are read step by step, in a transaction."""
+        text = without_name(text)
         analysis = self.instrument.optimizer._analyses.analyse(text)
         self.before()
         if analysis.is_write:

@@ -3,7 +3,7 @@
 import pytest
 
 from bot.core.query_optimizer.analyses import analysis_of
-from bot.core.query_optimizer.instruments.sessions import alters, is_control
+from bot.core.query_optimizer.instruments.sessions import alters, is_control, without_name
 from bot.core.query_optimizer.sql.functions import NOTHING
 
 
@@ -62,3 +62,18 @@ def test_a_second_statement_is_no_control_of_transactions() -> None:
     assert not is_control("BEGIN; DELETE FROM users")
     assert not is_control("COMMIT PREPARED 'x'")
     assert not is_control("beginning")
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ("SAVEPOINT __asyncpg_savepoint_4__;", "SAVEPOINT s"),
+        ("RELEASE SAVEPOINT sa_savepoint_1", "RELEASE SAVEPOINT s"),
+        ("ROLLBACK TO SAVEPOINT sa_savepoint_1", "ROLLBACK TO SAVEPOINT s"),
+        ("ROLLBACK TO __asyncpg_savepoint_4__;", "ROLLBACK TO s"),
+        ("SAVEPOINT a; DELETE FROM users", "SAVEPOINT a; DELETE FROM users"),
+        ("SELECT 1", "SELECT 1"),
+    ],
+)
+def test_savepoints_have_one_text(text: str, same: str) -> None:
+    assert without_name(text) == same
