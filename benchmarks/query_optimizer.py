@@ -210,6 +210,87 @@ async def graphql() -> None:
     print(verdict("known text, µs", results["a known text"].microseconds, 5), "\n")
 
 
+class Idle:
+    """A connection with asyncpg's methods, and no server: what is measured is what the instrument adds."""
+
+    def is_closed(self) -> bool:
+        return False
+
+    def is_in_transaction(self) -> bool:
+        return False
+
+    async def fetch(self, query: str, *args: Any, timeout: float | None = None) -> Any:
+        await asyncio.sleep(0)  # a driver gives up the loop at least once
+        return ROWS[:1]
+
+    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> Any:
+        await asyncio.sleep(0)
+        return "UPDATE 1"
+
+
+async def instrumented() -> None:
+    """What an instrument adds to a query: watching, by asyncpg's classes, with and without N+1 patterns."""
+    from bot.core.query_optimizer.instruments import of_asyncpg
+    from bot.core.query_optimizer.instruments.watching import Instrument, Options
+
+    on, off = QueryOptimizer(), QueryOptimizer()
+    await on.enable(dialect="postgres")
+
+    def connection(optimizer: QueryOptimizer) -> Any:
+        instrument = Instrument(optimizer, Options())
+        instrument.details = {"pool": False}
+        made = object.__new__(of_asyncpg.watched_class(Idle, instrument))
+        instrument.sessions[made] = of_asyncpg.Session(instrument, lambda: False)
+        return made
+
+    read = "SELECT id, name, bytes FROM users WHERE id = $1"
+    write = "UPDATE users SET name = $1 WHERE id = $2"
+    numbers = itertools.count()
+
+    def reading(target: Any) -> Any:
+        async def run(n: int) -> None:
+            for _ in range(n):
+                await target.fetch(read, next(numbers) % 5)
+
+        return run
+
+    def reading_many(target: Any) -> Any:
+        async def run(n: int) -> None:
+            for _ in range(n):
+                await target.fetch(read, next(numbers))
+
+        return run
+
+    def writing(target: Any) -> Any:
+        async def run(n: int) -> None:
+            for _ in range(n):
+                await target.execute(write, "ann", next(numbers) % 5)
+
+        return run
+
+    plain, watched, switched_off = Idle(), connection(on), connection(off)
+    results = await compare(
+        [
+            Contender("a read, not instrumented", reading(plain), 2_000),
+            Contender("a read, the optimizer off", reading(switched_off), 2_000),
+            Contender("a read, watched", reading(watched), 2_000),
+            Contender("a read, watched, always another value", reading_many(watched), 2_000),
+            Contender("a write, not instrumented", writing(plain), 2_000),
+            Contender("a write, watched", writing(watched), 2_000),
+        ],
+        repeats=15,
+    )
+    baseline = "a read, not instrumented"
+    print(table("An instrumented connection", results, baseline=baseline))
+    floor = results[baseline].microseconds
+    print(verdict("watching a read, µs added", results["a read, watched"].microseconds - floor, 5))
+    other = results["a read, watched, always another value"].microseconds - floor
+    print(verdict("watching a read of another value, µs added", other, 5))
+    added = results["a write, watched"].microseconds - results["a write, not instrumented"].microseconds
+    print(verdict("watching a write, µs added", added, 10))
+    print(verdict("off, µs added", results["a read, the optimizer off"].microseconds - floor, 1), "\n")
+
+
 async def fill() -> str:
     optimizer = QueryOptimizer()
     await optimizer.enable()
@@ -236,6 +317,7 @@ def memory() -> None:
 async def bench() -> None:
     await cached()
     await missed()
+    await instrumented()
     await analysis()
     await n_plus_one()
     await graphql()
@@ -245,5 +327,7 @@ async def bench() -> None:
 if __name__ == "__main__":
     if sys.argv[1:] == ["--fill"]:
         print(asyncio.run(fill()))
+    elif sys.argv[1:] == ["--instruments"]:
+        asyncio.run(instrumented())
     else:
         main(bench)

@@ -126,7 +126,7 @@ def _watched_method(name: str, original: Any, instrument: Instrument) -> Any:
     return call
 
 
-def _watched_class(base: Any, instrument: Instrument) -> Any:
+def watched_class(base: Any, instrument: Instrument) -> Any:
     """A subclass of a class of connections, whose instances tell ``instrument`` what they run."""
 
     class Watched(base):  # type: ignore[misc]
@@ -246,12 +246,12 @@ def attach(obj: Any, instrument: Instrument) -> None:
     is_pool = isinstance(obj, Pool)
     instrument.details = {"statements": {}, "pool": is_pool, "class": type(obj), "session": None}
     if not is_pool:
-        obj.__class__ = _watched_class(type(obj), instrument)
+        obj.__class__ = watched_class(type(obj), instrument)
         return
     if not hasattr(obj, "_connection_class") or not hasattr(obj, "_holders"):
         raise MisuseError(f"this version of asyncpg ({asyncpg.__version__}) hides the connections of a pool")
     plain = instrument.details["plain"] = obj._connection_class
-    watched = instrument.details["watched"] = _watched_class(plain, instrument)
+    watched = instrument.details["watched"] = watched_class(plain, instrument)
     obj._connection_class = watched
     obj.__class__ = _pool_class(type(obj), instrument)
     for holder in obj._holders:
