@@ -112,15 +112,20 @@ def _session(connection: Any, instrument: Instrument) -> Session:
 
 def _is_own_call(connection: Any, instrument: Instrument) -> bool:
     """Whether the pool itself uses the connection: it prepares or resets it, and nobody has leased it."""
-    return bool(instrument.details["pool"]) and connection._proxy is None
+    return instrument.details["pool"] and connection._proxy is None
 
 
 def _watched_method(name: str, original: Any, instrument: Instrument) -> Any:
+    runs_one = name in _RUNS and name not in _MANY
+
     @functools.wraps(original)
     async def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        session = _session(self, instrument)
+        session = instrument.sessions.get(self) or _session(self, instrument)
         if not session.watches or _is_own_call(self, instrument):
             return await original(self, *args, **kwargs)
+        if runs_one and not instrument.cache and args and args[0].__class__ is str:
+            # What watch does, without its questions: most calls come here.
+            return await session.run(args[0], args[1:], functools.partial(original, self, *args, **kwargs))
         return await watch(session, name, original, self, args, kwargs)
 
     return call

@@ -13,7 +13,6 @@ from weakref import WeakKeyDictionary
 from bot.core._shared.errors import InvalidArgumentError
 from bot.core._shared.masking import one_line
 from bot.core.query_optimizer.execution.call import Call
-from bot.core.query_optimizer.execution.execution import rows_in
 from bot.core.query_optimizer.execution.result_scopes import Scope, scope_key
 from bot.core.query_optimizer.execution.results import key_of
 from bot.core.query_optimizer.execution.timing import STOPWATCH, database_time
@@ -259,13 +258,14 @@ class Session:
         call: Run,
         *,
         is_one: bool = True,
-        rows: Callable[[Any], int] = rows_in,
+        rows: Callable[[Any], int] | None = None,
     ) -> Any:
         """Run a statement and note what it did. ``params`` are None or a sequence or mapping; ``rows`` tells
-        how many rows the result of ``call`` has.
+        how many rows the result of ``call`` has; None: those of a list.
         """
         now = self.instrument.optimizer._now
-        self.before()
+        if self.open is None:
+            self.before()
         start = now()
         try:
             result = await call()
@@ -274,7 +274,12 @@ class Session:
                 in_background(told)  # whoever is cancelled shall not wait
             raise
         if self.watches:
-            told = self.answered(text, params, now() - start, rows(result), is_one=is_one)
+            count = 0
+            if rows is not None:
+                count = rows(result)
+            elif result.__class__ is list:
+                count = len(result)
+            told = self.answered(text, params, now() - start, count, is_one=is_one)
             if told is not None:
                 await asyncio.shield(told)
         return result
