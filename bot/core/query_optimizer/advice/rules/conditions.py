@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlglot import exp
 
 from bot.core.query_optimizer.advice.rules.facts import Facts
 from bot.core.query_optimizer.advice.rules.nodes import (
     in_where_or_having,
+    is_null,
 )
 from bot.core.query_optimizer.advice.rules.registry import Remark
 from bot.core.query_optimizer.advice.rules.rule import rule
@@ -23,6 +24,9 @@ from bot.core.query_optimizer.sql.scopes import (
     operands,
     written,
 )
+
+MAX_COMPARED = 20
+"""Values in an IN up to which Q030 compares them with other conditions."""
 
 LONG_LIST = 100
 """Values in an IN from which Q023 is reported."""
@@ -78,26 +82,118 @@ def _between_dates(node: Any, facts: Facts) -> Remark | None:
 def _never_true(node: Any, facts: Facts) -> Remark | None:
     if node.parent.__class__ in (exp.And, exp.Paren) or not in_filter(node):
         return None  # the outermost AND covers all of them
-    equalities = [side for side in operands(node, exp.And) if side.__class__ is exp.EQ]
-    if len(equalities) < 2:
-        return None
-    equal: dict[ColumnKey, Any] = {}
-    columns: dict[ColumnKey, str] = {}
-    for condition in equalities:
-        column, value = bare(condition.this), bare(condition.args["expression"])
-        if column.__class__ is not exp.Column or value.__class__ is not exp.Literal:
-            continue
-        before = equal.setdefault(key_of(column), value)
-        if before is value:
-            columns[key_of(column)] = written(column)
-            continue
-        if written(column) == columns[key_of(column)] and _are_never_equal(before, value, column, facts):
-            return (
-                f"{written(column)} cannot equal {before.this!r:.30} and {value.this!r:.30} at once: the "
-                "condition is never true.",
-                "Use OR, or leave one out.",
-            )
+    tests: dict[ColumnKey, list[_Test]] = {}
+    names: dict[ColumnKey, str] = {}
+    for condition in operands(node, exp.And):
+        for column, test in _tests_in(condition):
+            key = key_of(column)
+            if names.setdefault(key, written(column)) != written(column):
+                continue  # T.a and t.a may be of two tables in MySQL
+            for before in tests.get(key, ()):
+                if _exclude(before, test, column, facts):
+                    return (
+                        f"{names[key]} cannot be {before} and {test} at once: the condition is never true.",
+                        "Use OR, or leave one out.",
+                    )
+            tests.setdefault(key, []).append(test)
     return None
+
+
+class _Test(NamedTuple):
+    """What one condition demands of a column."""
+
+    kind: Any
+    """EQ, GT, GTE, LT, LTE, In, or Null and Not for IS NULL and IS NOT NULL."""
+    values: list[Any]
+    """Literals."""
+
+    def __str__(self) -> str:
+        if self.kind in (exp.Null, exp.Not):
+            return "NULL" if self.kind is exp.Null else "NOT NULL"
+        listed = ", ".join(f"{value.this!r:.30}" if value.is_string else value.this for value in self.values)
+        return f"{_SIGNS[self.kind]} {listed:.60}"
+
+
+_SIGNS = {exp.EQ: "=", exp.GT: ">", exp.GTE: ">=", exp.LT: "<", exp.LTE: "<=", exp.In: "one of"}
+_MIRRORED = {exp.EQ: exp.EQ, exp.GT: exp.LT, exp.GTE: exp.LTE, exp.LT: exp.GT, exp.LTE: exp.GTE}
+
+
+def _tests_in(condition: Any) -> Iterator[tuple[Any, _Test]]:
+    """(column, test) for each column that a condition compares with literals."""
+    kind = condition.__class__
+    if kind in _MIRRORED:
+        one, other = bare(condition.this), bare(condition.args["expression"])
+        if one.__class__ is exp.Literal:
+            one, other, kind = other, one, _MIRRORED[kind]
+        if one.__class__ is exp.Column and other.__class__ is exp.Literal:
+            yield one, _Test(kind, [other])
+        return
+    column = bare(condition.args.get("this") or condition)
+    if kind is exp.Between and column.__class__ is exp.Column:
+        for end, sign in (("low", exp.GTE), ("high", exp.LTE)):
+            if bare(condition.args[end]).__class__ is exp.Literal:
+                yield column, _Test(sign, [bare(condition.args[end])])
+    elif kind is exp.In and column.__class__ is exp.Column and condition.expressions:
+        values = condition.expressions
+        if len(values) <= MAX_COMPARED and all(value.__class__ is exp.Literal for value in values):
+            yield column, _Test(exp.In, values)
+    elif is_null(condition) and column.__class__ is exp.Column:
+        yield column, _Test(exp.Null, [])
+    elif kind is exp.Not and is_null(column) and bare(column.this).__class__ is exp.Column:
+        yield bare(column.this), _Test(exp.Not, [])
+
+
+def _exclude(one: _Test, other: _Test, column: Any, facts: Facts) -> bool:
+    """Whether no value of the column passes both tests."""
+    if exp.Null in (one.kind, other.kind):
+        # In MySQL, IS NULL is true of the date 0000-00-00, and of the last row inserted.
+        return one.kind is not other.kind and facts.dialect in ("postgres", "sqlite")
+    if exp.Not in (one.kind, other.kind):
+        return False
+    if one.kind in _POINTS and other.kind in _POINTS:
+        return all(_are_never_equal(a, b, column, facts) for a in one.values for b in other.values)
+    if other.kind in _POINTS:
+        one, other = other, one
+    if one.kind in _POINTS:
+        return all(_is_outside(value, other, column, facts) for value in one.values)
+    if one.kind in (exp.LT, exp.LTE):
+        one, other = other, one
+    if one.kind not in (exp.GT, exp.GTE) or other.kind not in (exp.LT, exp.LTE):
+        return False
+    low, high = one.values[0], other.values[0]
+    if low == high:
+        return exp.GT is one.kind or exp.LT is other.kind
+    return _is_below(high, low, column, facts)
+
+
+_POINTS = (exp.EQ, exp.In)
+
+
+def _is_outside(value: Any, bound: _Test, column: Any, facts: Facts) -> bool:
+    limit = bound.values[0]
+    if value == limit:
+        return bound.kind in (exp.GT, exp.LT)
+    if bound.kind in (exp.GT, exp.GTE):
+        return _is_below(value, limit, column, facts)
+    return _is_below(limit, value, column, facts)
+
+
+def _is_below(one: Any, other: Any, column: Any, facts: Facts) -> bool:
+    """Whether a number is below another in whatever order the column has.
+
+    A text column of SQLite sorts 10 before 9, and to MySQL's dates 70 is before 69. Of numbers with equally
+    many digits, all agree, except where these may be a year or a date whose year has two.
+    """
+    first, second = str(one.this), str(other.this)
+    if one.is_string or other.is_string or len(first) > 15 or len(second) > 15:
+        return False
+    if float(first) >= float(second):
+        return False
+    if facts.dialect == "postgres" or facts.family(column) == "whole":
+        return True
+    if not (first.isdigit() and second.isdigit() and len(first) == len(second)):
+        return False
+    return facts.dialect == "sqlite" or len(first) not in (2, 6, 12)
 
 
 def _are_never_equal(one: Any, other: Any, column: Any, facts: Facts) -> bool:
@@ -234,7 +330,10 @@ def _optional_filter(node: Any, facts: Facts) -> Remark | None:
     for side in operands(node, exp.Or):
         if side.__class__ is not exp.Is or side.args.get("negate"):
             continue
-        if bare(side.this).__class__ in (exp.Placeholder, exp.Parameter):
+        tested = bare(side.this)
+        while tested.__class__ in (exp.Cast, exp.TryCast):
+            tested = bare(tested.this)  # $1::int: PostgreSQL asks for the type of a parameter
+        if tested.__class__ in (exp.Placeholder, exp.Parameter):
             return (
                 "A filter that a NULL parameter switches off: one plan has to serve both cases, so no index "
                 "does.",

@@ -32,22 +32,60 @@ from bot.core.query_optimizer.sql.scopes import (
 
 @rule("Q004", "leading-wildcard", "warning", exp.Like, exp.ILike)
 def _leading_wildcard(node: Any, facts: Facts) -> Remark | None:
-    pattern = node.args["expression"]
+    pattern = _beginning_of(node.args["expression"])
     if pattern.__class__ is not exp.Literal or not pattern.is_string or pattern.this[:1] not in ("%", "_"):
         return None
+    is_whole = pattern is bare(node.args["expression"])
     if node.parent.__class__ is exp.Not or node.args.get("negate") or not in_filter(node):
         return None
     column = node.this.find(exp.Column)
-    if column is None or not pattern.this.strip("%"):
+    if column is None or (is_whole and not pattern.this.strip("%")):
         return None
-    fix = {
-        "postgres": "Use a trigram index (pg_trgm) or full-text search.",
-        "mysql": "Use a FULLTEXT index and MATCH ... AGAINST.",
-        "sqlite": "Use an FTS5 table.",
-    }.get(facts.dialect, "Use a full-text or trigram index.")
+    shown = f"{pattern.this!r:.40}" if is_whole else f"{pattern.this!r:.40} || ..."
     return (
-        f"LIKE {pattern.this!r:.40} begins with a wildcard: no index on {written(column)} can serve it.",
-        fix,
+        f"LIKE {shown} begins with a wildcard: no index on {written(column)} can serve it.",
+        _SEARCHES.get(facts.dialect, "Use a full-text or trigram index."),
+    )
+
+
+_SEARCHES = {
+    "postgres": "Use a trigram index (pg_trgm) or full-text search.",
+    "mysql": "Use a FULLTEXT index and MATCH ... AGAINST.",
+    "sqlite": "Use an FTS5 table.",
+}
+
+
+def _beginning_of(pattern: Any) -> Any:
+    """The first part of a text that ``||`` or CONCAT puts together."""
+    pattern = bare(pattern)
+    while True:
+        if pattern.__class__ is exp.DPipe:
+            pattern = bare(pattern.this)
+        elif pattern.__class__ is exp.Concat and pattern.expressions:
+            pattern = bare(pattern.expressions[0])
+        else:
+            return pattern
+
+
+@rule("Q040", "regex-filter", "warning", exp.RegexpLike, exp.RegexpILike)
+def _regex_filter(node: Any, facts: Facts) -> Remark | None:
+    column = node.this.find(exp.Column)
+    if column is None or node.parent.__class__ is exp.Not or not in_filter(node):
+        return None
+    scope = facts.scopes.around(node)
+    source = scope.source_of(column) if scope is not None else None
+    if source is not None and not source.is_base:
+        return None
+    pattern = bare(node.args["expression"])
+    if facts.dialect not in ("mysql", "sqlite"):
+        # PostgreSQL can use an index for what an anchored pattern begins with. A parameter may be one.
+        if pattern.__class__ is not exp.Literal:
+            return None
+        if node.__class__ is exp.RegexpLike and pattern.this.startswith(("^", "\\A")):
+            return None
+    return (
+        f"A regular expression on {written(column)}: every row is tested, no index serves it.",
+        _SEARCHES.get(facts.dialect, "Use a full-text or trigram index."),
     )
 
 
@@ -128,15 +166,19 @@ def _arithmetic_on_column(node: Any, facts: Facts) -> Remark | None:
         sum_ = bare(side)
         if sum_.__class__ not in _ARITHMETIC:
             continue
-        if not in_where_or_on(node) or sum_.find(exp.Select, exp.AggFunc, exp.Func):
+        if not in_where_or_on(node) or sum_.find(exp.Select, exp.AggFunc):
             continue
+        if any(call.find(exp.Column) for call in sum_.find_all(exp.Func)):
+            continue  # Q005
         columns = list(sum_.find_all(exp.Column))
         if len(columns) != 1 or (other is not None and not is_constant(other)):
             continue
         name = written(columns[0])
         return (
             f"Arithmetic on {name}: an index on {name} cannot serve the comparison.",
-            f"Move it to the other side, so that {name} stands alone.",
+            "Index the expression."
+            if sum_.__class__ in (exp.Mod, exp.DPipe)
+            else f"Move it to the other side, so that {name} stands alone.",
         )
     return None
 

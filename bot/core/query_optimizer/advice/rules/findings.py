@@ -7,7 +7,15 @@ from typing import Any
 
 from sqlglot import exp
 
-from bot.core.query_optimizer.advice.rules import conditions, filters, joins, ordering, selection, writes
+from bot.core.query_optimizer.advice.rules import (
+    conditions,
+    filters,
+    grouping,
+    joins,
+    ordering,
+    selection,
+    writes,
+)
 from bot.core.query_optimizer.advice.rules.facts import Facts
 from bot.core.query_optimizer.advice.rules.rule import RULES_BY_CLASS, StatementRule
 from bot.core.query_optimizer.models import Finding
@@ -16,7 +24,7 @@ from bot.core.query_optimizer.sql.scopes import (
     line_of,
 )
 
-_REGISTERED = (conditions, filters, joins, ordering, selection, writes)
+_REGISTERED = (conditions, filters, grouping, joins, ordering, selection, writes)
 """Their rules are known once they are imported."""
 
 
