@@ -365,8 +365,8 @@ class ConnectionPoolManager(SqlCalls, ListenCalls, Phase4Service):
             runner = await self._runner_here(name)
             try:
                 return await runner.acquire(timeout)
-            except PoolReplacedError:
-                continue
+            except PoolReplacedError as replaced:
+                timeout = timeout if replaced.seconds_left is None else replaced.seconds_left
 
     async def _runner_here(self, name: str) -> PoolRunner:
         runner = self._find(name)

@@ -175,6 +175,29 @@ async def test_with_another_url_new_leases_are_the_new_ones_and_old_leases_finis
         other.close()
 
 
+async def test_callers_whose_pool_is_replaced_wait_no_longer_in_all_than_they_said(tmp_path, clock):
+    def named(name):
+        return settings_of(p={"backend": "sqlite", "url": f"sqlite:///{tmp_path}/{name}.db", "max_size": 1})
+
+    pools = ConnectionPoolManager(clock=clock)
+    await pools.enable(pools=named("first"))
+    leases = [await pools.acquire_connection("p")]
+    callers = [asyncio.create_task(pools.acquire_connection("p", timeout=10)) for _ in range(3)]
+    await asyncio.sleep(0)
+    for name, seconds, left in (("second", 6, 4), ("third", 1, 3)):
+        clock.jump(seconds)
+        await pools.enable(pools=named(name))
+        leases.append(await callers.pop(0))
+        runner = pools._pools["p"]
+        await until(lambda: len(runner.pool.waiters) == len(callers))  # noqa: B023
+        for waiter in runner.pool.waiters:
+            assert waiter.deadline - clock.monotonic() == pytest.approx(left)
+    for lease in leases:
+        await pools.release_connection("p", lease)
+    await pools.release_connection("p", await callers.pop())
+    assert await pools.disable()
+
+
 async def test_a_lease_of_a_replaced_pool_that_is_never_given_back_does_not_hold_the_end(pools, tmp_path):
     def one(name):
         return settings_of(p={"backend": "sqlite", "url": f"sqlite:///{tmp_path}/{name}.db"})
