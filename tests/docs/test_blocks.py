@@ -52,6 +52,8 @@ def test_it_runs_as_a_file(request, alone, redis_url, code, shown):
     code = code.replace("redis://127.0.0.1:6379/0", redis_url)
     if (example := "postgresql://bot@127.0.0.1:5432/bot") in code:
         code = code.replace(example, request.getfixturevalue("postgresql_url"))
+    if (example := "mongodb://127.0.0.1:27017/bot") in code:
+        code = code.replace(example, request.getfixturevalue("mongodb_url"))
     if "start_http_server(9100" in code:  # it listens, and registers, for as long as its process lives
         file.write_text(code.replace("start_http_server(9100", "start_http_server(0"), encoding="utf-8")
         subprocess.run([sys.executable, str(file)], cwd=alone, check=True)

@@ -37,6 +37,8 @@ from bot.core.query_optimizer.sql.comments import untagged
 from bot.core.query_optimizer.stats import has_parameters
 
 if TYPE_CHECKING:
+    from bot.core.query_optimizer.mongodb.collection import CachedCollection
+    from bot.core.query_optimizer.mongodb.results import MongoResults
     from bot.core.query_optimizer.plans.prepare import Explainer
 
 
@@ -71,6 +73,7 @@ class QueryOptimizer(Phase4Service):
         self._offered = OfferedResults(
             self._now, self._invalidation, self._transactions, self._execution, self._recorder
         )
+        self._mongodb: MongoResults | None = None
         # ``live`` of the invalidation, here because each look-up takes it.
         self._live: dict[Hashable, Any] = {}
 
@@ -429,6 +432,37 @@ class QueryOptimizer(Phase4Service):
         self._recorder.watch(call, self._now())
         return await self._execution.run(call)
 
+    def collection(
+        self, collection: Any, *, ttl: float | None = None, view_of: Collection[str] = ()
+    ) -> CachedCollection:
+        """A MongoDB collection (PyMongo's async client, or motor) whose reads are cached until a write.
+
+        Use it in place of the driver's, for reads and writes; what it does not cache is passed on. ``ttl``
+        is seconds for its results (default: the configured one); ``view_of`` names the collections behind
+        it, if it is a view. Raises InvalidArgumentError for anything else.
+        """
+        if ttl is not None:
+            ttl = valid_seconds("ttl", ttl)
+        from bot.core.query_optimizer.mongodb.collection import cached
+
+        if self._mongodb is None:
+            from bot.core.query_optimizer.mongodb.results import MongoResults
+
+            self._mongodb = MongoResults(
+                self._now,
+                self._in_use,
+                lambda: self._settings.cache_ttl,
+                self._invalidation,
+                self._execution,
+                self._recorder,
+            )
+        return cached(self._mongodb, collection, ttl, view_of)
+
+    def _in_use(self) -> bool:
+        if not self._enabled:
+            self._used_while_off()
+        return self._enabled
+
     # Writes of others.
 
     def after_write(self, hook: AfterWrite | None) -> None:
@@ -452,6 +486,16 @@ class QueryOptimizer(Phase4Service):
         names = self._named("tables", tables, any_table=True)
         database = "" if scope is None else self._invalidation.scope_of(scope)[1]
         return self._invalidation.written(names, database)
+
+    async def invalidate_collections(self, *collections: Any) -> int:
+        """Another program wrote these MongoDB collections: drop the results that read them; returns how many.
+
+        Collections are a driver's, or those of :meth:`collection`.
+        """
+        from bot.core.query_optimizer.mongodb.shapes import filed_as
+
+        names = [filed_as(each.database.name, each.name) for each in collections]
+        return self._invalidation.written(names, "")
 
     async def clear_cache(self) -> int:
         """Drop every cached result; returns how many."""

@@ -160,6 +160,20 @@ class Execution:
         # The leader's result cannot be copied, and two callers must not share one object.
         return await self._timed(call, call.key)
 
+    async def run_alone(self, call: Call, keep: Callable[[Any], bool]) -> Any:
+        """Run a read that leaves something open for its caller; its result is kept if ``keep`` says so."""
+        self._recorder.missed += 1
+        invalidation = self._invalidation
+        cache = invalidation.cache
+        begun = cache.begin()
+        result = await self._timed(call, call.key)
+        if self.may_keep(call.analysis, call.params) and keep(result) and invalidation.keeps_in(cache):
+            frozen = self.frozen(call.analysis, result)
+            if frozen is not None:
+                marks = invalidation.marks_of(call.analysis, call.database)
+                cache.put(call.key, frozen, marks, begun=begun, now=self._now(), ttl=call.ttl)
+        return result
+
     def _given_up(self, call: Call) -> QueryTimeoutError:
         seconds = self.timeout or 0
         logger.warning("Query given up after %g s: %s", seconds, one_line(call.analysis.normal_form))

@@ -17,7 +17,7 @@ from bot.core.query_optimizer.execution.n_plus_one import Detector, NPlusOnePatt
 from bot.core.query_optimizer.execution.specimens import Specimens
 from bot.core.query_optimizer.execution.timing import SlowQueryLog
 from bot.core.query_optimizer.execution.transactions import Transactions
-from bot.core.query_optimizer.models import Analysis, Finding
+from bot.core.query_optimizer.models import Analysis, Finding, QueryType
 from bot.core.query_optimizer.stats import MAX_SHOWN, ExecutionStatistics
 
 logger = logging.getLogger(__name__)
@@ -99,7 +99,11 @@ class Recorder:
         fingerprint = analysis.fingerprint
         suggestion: str | None = None
         if fingerprint not in detector.patterns:
-            if fingerprint not in detector.dismissed:
+            if analysis.query_type in (QueryType.FIND, QueryType.AGGREGATE):
+                from bot.core.query_optimizer.mongodb.repeated import batched_read
+
+                suggestion = batched_read(analysis, [*[params for _, params in samples], call.params])
+            elif fingerprint not in detector.dismissed:
                 from bot.core.query_optimizer.execution.batching import batched
 
                 if samples[-1][0] is not call.query or samples[-1][1] is not call.params:

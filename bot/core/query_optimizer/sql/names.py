@@ -16,6 +16,9 @@ from typing import Any
 GRAPHQL = "(graphql)"
 """The table that every GraphQL query reads and every mutation writes; no real table has this name."""
 
+MONGODB = "(mongodb) "
+"""What the names of MongoDB collections begin with; no real table has such a name."""
+
 ANY = "(any)"
 """Stands for every table: a reader of it depends on every write, a writer of it may have written anything."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from bot.core.query_optimizer.sql.declarations import Declaration
-from bot.core.query_optimizer.sql.names import ANY, NEVER, read_marks, write_marks
+from bot.core.query_optimizer.sql.names import ANY, MONGODB, NEVER, read_marks, write_marks
 
 MAX_RELATIONS = 10_000
 """Views and cascades remembered; with more, every write counts as a write to anything."""
@@ -121,8 +121,9 @@ class Relations:
         return found, anything or self.overflow or ANY in found
 
     def _doubted(self, names: frozenset[str]) -> frozenset[str]:
-        known = self._tables
-        return names | {ANY} if names - known - {ANY, NEVER} else names
+        unknown = names - self._tables - {ANY, NEVER}
+        # No SQL statement defines what stands behind a collection.
+        return names | {ANY} if any(not name.startswith(MONGODB) for name in unknown) else names
 
     @staticmethod
     def _closure(names: Iterable[str], maps: tuple[dict[str, set[str]], ...]) -> frozenset[str]:

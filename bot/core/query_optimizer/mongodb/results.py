@@ -1,0 +1,217 @@
+"""Results of MongoDB collections: kept until a write to what they read, here or in another instance."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Awaitable, Callable, Hashable, Mapping
+from typing import Any
+
+from msgspec.structs import replace
+
+from bot.core._shared.bounded_store import MAX_FREQUENCY
+from bot.core._shared.masking import one_line
+from bot.core.query_optimizer.execution.call import Call
+from bot.core.query_optimizer.execution.execution import Execution
+from bot.core.query_optimizer.execution.invalidation import Invalidation
+from bot.core.query_optimizer.execution.recording import Recorder
+from bot.core.query_optimizer.mongodb.keys import Identity, NotCacheableError, key_of_arguments
+from bot.core.query_optimizer.mongodb.sessions import note_in_transaction
+from bot.core.query_optimizer.mongodb.shapes import (
+    analysis_of,
+    filed_as,
+    read_by_pipeline,
+    written_by_pipeline,
+)
+from bot.core.query_optimizer.sql.declarations import Declaration
+from bot.core.query_optimizer.sql.names import NEVER
+
+logger = logging.getLogger(__name__)
+
+Run = Callable[[], Awaitable[Any]]
+
+_PRIMARY = 0
+_NEWEST = (None, "local", "linearizable")
+"""Read concerns whose answers hold every acknowledged write; others may lag behind."""
+
+
+class MongoResults:
+    """What the collections of one optimizer share. Its results are in the optimizer's own cache."""
+
+    def __init__(
+        self,
+        now: Callable[[], float],
+        is_on: Callable[[], bool],
+        ttl: Callable[[], float],
+        invalidation: Invalidation,
+        execution: Execution,
+        recorder: Recorder,
+    ) -> None:
+        self.now = now
+        self.is_on = is_on
+        self.ttl = ttl
+        self.invalidation = invalidation
+        self.execution = execution
+        self.recorder = recorder
+        # id of a client -> (the client, its number); a client that is gone leaves no number to another.
+        self._clients: dict[int, tuple[weakref.ref[Any], int]] = {}
+        self._last_client = 0
+
+    def client_number(self, client: Any) -> int:
+        """A number that no other client has or had."""
+        known = self._clients.get(id(client))
+        if known is not None and known[0]() is client:
+            return known[1]
+        self._last_client += 1
+        number, place, clients = self._last_client, id(client), self._clients
+
+        def gone(reference: weakref.ref[Any]) -> None:
+            if place in clients and clients[place][0] is reference:
+                del clients[place]
+
+        clients[place] = weakref.ref(client, gone), number
+        return number
+
+    def declare_view(self, name: str, behind: frozenset[str]) -> None:
+        """The collection filed as ``name`` is a view over these."""
+        if not behind <= self.invalidation.relations.read_by(frozenset((name,))):
+            self.invalidation.declare_view(name, behind)
+
+    def ended(self, names: frozenset[str]) -> Awaitable[Any] | None:
+        """A transaction that wrote these collections has ended."""
+        return self.invalidation.written_by(analysis_of("commit", "", "", {}, writes=names), "")
+
+
+class CollectionResults:
+    """The results of one collection, as one client with one set of options reads it."""
+
+    __slots__ = (
+        "_client",
+        "_codec",
+        "_name",
+        "_ttl",
+        "_why_not",
+        "client",
+        "database",
+        "driver",
+        "filed",
+        "shared",
+    )
+
+    def __init__(self, shared: MongoResults, driver: Any, ttl: float | None) -> None:
+        self.shared = shared
+        self.driver = driver
+        """The driver's collection."""
+        self._ttl = ttl
+        self.database: str = driver.database.name
+        self._name: str = driver.name
+        self.filed = filed_as(self.database, self._name)
+        """The name under which its results are filed."""
+        self.client = driver.database.client
+        self._client = shared.client_number(self.client)
+        self._codec = Identity(driver.codec_options)
+        newest = driver.read_preference.mode == _PRIMARY and driver.read_concern.level in _NEWEST
+        self._why_not = "" if newest else "its read preference or read concern allows older data"
+
+    def of(self, driver: Any) -> CollectionResults:
+        """The same for another collection, or one with other options."""
+        return CollectionResults(self.shared, driver, self._ttl)
+
+    def key(self, method: str, arguments: Mapping[str, Any]) -> Hashable:
+        """The key of a read's result. Raises NotCacheableError."""
+        if self._why_not:
+            raise NotCacheableError(self._why_not)
+        parts = key_of_arguments(arguments)
+        return self.filed, (CollectionResults, self._client, self._codec, method, parts)
+
+    def may_keep(self, method: str, arguments: Mapping[str, Any]) -> bool:
+        """Whether the result of a read may be cached."""
+        try:
+            self.key(method, arguments)
+            self._reads(method, arguments)
+        except NotCacheableError:
+            return False
+        return True
+
+    def _reads(self, method: str, arguments: Mapping[str, Any]) -> frozenset[str]:
+        reads = frozenset((self.filed,))
+        if method == "aggregate":
+            reads |= read_by_pipeline(arguments.get("pipeline"), self.database)
+        return reads
+
+    async def answer(
+        self,
+        method: str,
+        arguments: Mapping[str, Any],
+        run: Run,
+        keep: Callable[[Any], bool] | None = None,
+        otherwise: Run | None = None,
+        why_not: str = "",
+    ) -> Any:
+        """The result from the cache, or that of ``await run()``.
+
+        With ``keep`` the run is not shared with other callers, and its result is kept if ``keep`` says so.
+        ``otherwise`` replaces ``run`` if the result must not be cached. With a reason in ``why_not`` it is
+        only counted.
+        """
+        shared = self.shared
+        if not shared.is_on():
+            return await (otherwise or run)()
+        key: Hashable = None
+        reads = frozenset((self.filed,))
+        try:
+            if why_not:
+                raise NotCacheableError(why_not)
+            key = self.key(method, arguments)
+            entry = shared.invalidation.live.get(key)
+            if entry is not None and entry.expires_at > shared.now():
+                if entry.frequency < MAX_FREQUENCY:
+                    entry.frequency += 1
+                shared.recorder.hits += 1
+                return entry.value if entry.thaw is None else entry.thaw(entry.value)
+            reads = self._reads(method, arguments)
+        except NotCacheableError as error:
+            key, why_not, run = None, str(error), otherwise or run
+        analysis = analysis_of(
+            method, self.database, self._name, arguments, reads=reads, not_cacheable=why_not
+        )
+        seconds = shared.ttl() if self._ttl is None else self._ttl
+        call = Call(analysis.normal_form, key, _executor(run), analysis, key, seconds)
+        shared.recorder.watch(call, shared.now())
+        if keep is not None and key is not None:
+            return await shared.execution.run_alone(call, keep)
+        return await shared.execution.run(call)
+
+    def written_by(self, pipeline: Any) -> frozenset[str]:
+        """The collections that a pipeline writes, as filed."""
+        return written_by_pipeline(pipeline, self.database)
+
+    async def write(
+        self, method: str, run: Run, names: frozenset[str], session: Any, arguments: Mapping[str, Any]
+    ) -> Any:
+        """``await run()``, which writes the collections filed as ``names``."""
+        shared = self.shared
+        if session is not None:
+            note_in_transaction(session, shared, names, shared.ended)
+        if not shared.is_on():
+            return await run()
+        analysis = analysis_of(method, self.database, self._name, arguments, writes=names)
+        if not self.driver.write_concern.acknowledged:
+            # The server may do it at any time after the driver returned.
+            never = frozenset((NEVER,))
+            if NEVER not in shared.invalidation.relations.read_by(names):
+                logger.warning(
+                    "Results of %s are not cached from now on: it is written without acknowledgement",
+                    one_line(self.filed),
+                )
+            declares = tuple(Declaration("view", name, never) for name in sorted(names))
+            analysis = replace(analysis, declares=declares)
+        call = Call(analysis.normal_form, None, _executor(run), analysis, None)
+        return await shared.execution.run(call)
+
+
+def _executor(run: Run) -> Callable[[str, Any], Awaitable[Any]]:
+    async def execute(query: str, params: Any) -> Any:
+        return await run()
+
+    return execute
