@@ -459,7 +459,13 @@ class Pool:
         if not ok:
             # Connections that were idle for as long as this one are most likely dead too (the server was
             # restarted, or a firewall dropped them). To check them one by one would take a timeout each.
-            for other in [other for other in self.idle if other.proved_at <= slot.proved_at]:
+            # One that may lead to a demoted server says nothing about those that lead to the primary.
+            dead = [
+                other
+                for other in self.idle
+                if other.proved_at <= slot.proved_at and (other.suspect or not slot.suspect)
+            ]
+            for other in dead:
                 self.idle.remove(other)
                 self._retire(other, BROKEN, actions)
         return actions + self._proved(slot, ok, now)
