@@ -242,3 +242,180 @@ def test_a_reservation_too_far_away_takes_nothing():
     b.take("c", 100.0)
     assert b.reserve("c", 100.0, 1, 0.5) == (1.0, False)
     assert b.take("c", 101.0) == 0.0
+
+
+# Looking, without taking.
+
+
+@pytest.mark.parametrize(
+    ("spent", "tokens", "answer"),
+    [(0, 5, 0.0), (0, 1, 2.0), (3, 2, 0.0), (3, 3, -0.5), (3, 5, -1.5), (5, 1, -0.5), (5, 0, 0.0)],
+)
+def test_what_a_check_would_be_answered(spent, tokens, answer):
+    b = buckets()
+    for _ in range(spent):
+        b.take("c", 100.0)
+    before = (dict(b.fresh), dict(b.aging), b.allowed, b.blocked)
+    assert b.judge("c", 100.0, tokens) == answer
+    status = b.look("c", 100.0, tokens)
+    assert (status.allowed, status.retry_after) == (answer >= 0.0, max(0.0, -answer))
+    assert status.remaining == 5 - spent
+    assert (dict(b.fresh), dict(b.aging), b.allowed, b.blocked) == before
+    assert b.ready("c", 100.0, [tokens]) == 100.0 + max(0.0, -answer)
+    assert b.ready("c", 100.0, [1] * tokens) == 100.0 + max(0.0, -answer)
+
+
+@pytest.mark.parametrize(
+    ("rps", "missing", "passes"),
+    [
+        (1.0, 0.00149, True),  # EARLY
+        (1.0, 0.00151, False),
+        (1000.0, 0.00049, True),  # half the time of a token
+        (1000.0, 0.00051, False),
+    ],
+)
+def test_a_check_may_miss_by_a_moment(rps, missing, passes):
+    b = buckets(rps=rps, burst=1)
+    b.take("c", 100.0)
+    now = 100.0 + 1 / rps - missing
+    assert (b.judge("c", now, 1) == 0.0) == passes
+    assert b.look("c", now, 1).allowed == passes
+    assert b.reserve("c", now, 1, 0.0)[0] == (0.0 if passes else pytest.approx(missing))
+
+
+def test_who_was_told_is_judged_as_it_would_be_served():
+    b = buckets(rps=1_000, burst=10)
+    b.take("c", 100.0, 10)
+    assert b.take("c", 100.0, 5) == pytest.approx(-0.005)
+    assert b.judge("c", 100.0036, 5) == 0.0, "1.4 ms before the time it was told"
+    assert b.judge("c", 100.0034, 5) == pytest.approx(-0.0016)
+    assert b.judge("stranger", 100.0, 11) == pytest.approx(-0.001)
+
+
+# Giving back, and charging what was used.
+
+
+def test_what_did_not_happen_is_credited_up_to_a_full_bucket():
+    b = buckets()
+    assert not b.credit("c", 100.0, 1), "it is full"
+    b.take("c", 100.0, 3)
+    assert b.credit("c", 100.0, 2)
+    assert b.peek("c", 100.0) == 2.0
+    assert b.credit("c", 100.0, 2)
+    assert b.peek("c", 100.0) == 2.5
+    assert not b.credit("c", 100.0, 1)
+    b.aging, b.fresh = {"old": 101.0}, {}
+    assert b.credit("old", 100.0, 1)
+    assert (b.aging, b.fresh) == ({"old": 100.5}, {})
+
+
+def test_a_client_in_backoff_is_credited_nothing():
+    b = buckets(rps=1, burst=1)
+    b.take("c", 100.0)
+    b.reserve("c", 100.0, 1, 60.0)
+    hammer(b, "c", 100.1, 101.5)
+    before = b.peek("c", 101.5)
+    assert not b.credit("c", 101.5, 1)
+    assert b.peek("c", 101.5) == before
+
+
+def test_what_was_used_is_charged_whether_it_is_there_or_not():
+    b = buckets()
+    b.charge("c", 100.0, 2)
+    assert b.peek("c", 100.0) == 1.5
+    b.charge("c", 100.0, 5)
+    assert b.peek("c", 100.0) == -1.0
+    b.charge("c", 100.0, 1_000)
+    assert b.peek("c", 100.0) == -25.0, "ten bursts of 2.5 seconds are owed at most"
+    b.charge("c", 100.0, 1)
+    assert b.peek("c", 100.0) == -25.0
+    b.reserve("c", 100.0, 10, 1_000.0)
+    b.charge("c", 100.0, 1)
+    assert b.peek("c", 100.0) == -30.0, "what is reserved beyond that stays reserved"
+    b.charge("later", 100.0, 1)
+    b.charge("later", 200.0, 1)
+    assert b.peek("later", 200.0) == 2.0
+
+
+def test_a_take_that_is_undone_is_not_counted():
+    b = buckets()
+    b.take("c", 100.0)
+    tat = b.fresh["c"]
+    b.take("c", 100.0)
+    b.put_back("c", tat)
+    assert (b.peek("c", 100.0), b.allowed) == (2.0, 1)
+    b.aging, b.fresh = b.fresh, {}
+    b.put_back("c", 100.0)
+    assert (b.aging, b.fresh, b.allowed) == ({"c": 100.0}, {}, 0)
+
+
+def test_reservations_are_served_in_order_and_as_far_ahead_as_is_waited():
+    b = buckets(rps=1, burst=1)
+    assert b.reserve("c", 100.0, 1, 0.0) == (0.0, True)
+    assert b.reserve("c", 100.0, 1, 1.0) == (1.0, True)
+    assert b.reserve("c", 100.0, 1, 1.99) == (2.0, False)
+    assert b.reserve("c", 100.0, 1, 1.9986) == (2.0, True), "a moment is nothing"
+    assert (b.allowed, b.blocked) == (0, 1)
+    assert not b.refund("stranger", 100.0, 1)
+    assert len(b) == 1
+
+
+def test_takes_are_counted():
+    b = buckets(rps=1, burst=2)
+    for _ in range(5):
+        b.take("c", 100.0)
+    b.take("c", 100.999)  # early by nothing
+    assert (b.allowed, b.blocked) == (3, 3)
+
+
+# Forgetting.
+
+
+def test_who_is_forgotten_starts_anew():
+    b = buckets(rps=1, burst=1)
+    assert not b.forget("c", 100.0)
+    b.take("c", 100.0)
+    assert b.forget("c", 100.0)
+    assert b.take("c", 100.0) == 0.0
+    b.aging, b.fresh = b.fresh, {}
+    assert b.forget("c", 100.0)
+    assert len(b) == 0
+    b.take("c", 100.0)
+    assert not b.forget("c", 101.0), "it was full again"
+    hammer(b, "c", 200.0, 204.0)
+    assert b.penalties.records
+    assert b.forget("c", 204.0)
+    assert not b.penalties.records
+
+
+def test_a_sweep_forgets_full_buckets_and_no_others():
+    b = buckets(rps=1, burst=1)
+    b.fresh.update({"full": 100.0, "not full": 100.1, "early": 91.0})
+    b.aging.update({"aging full": 100.0, "aging not full": 100.1})
+    b.penalties.refused("full", 98.0, 1.0)
+    b.records["early"] = [99.5, 1, float("-inf"), 100.0]  # early in the wait that ended a moment ago
+    assert not b.sweep(100.0, 1)
+    assert "full" not in b.fresh
+    assert "full" not in b.records
+    assert "aging full" not in b.aging
+    assert (len(b.fresh), len(b.aging)) == (2, 1)
+    assert not b.sweep(100.0, 10)
+    assert (list(b.fresh), list(b.aging)) == (["not full", "early"], ["aging not full"])
+    assert "early" in b.records
+    assert not b.sweep(100.2, 10)
+    assert b.sweep(102.0, 10)
+    assert (len(b), b.records) == (0, {})
+
+
+def test_each_new_client_has_two_old_ones_looked_at():
+    b = buckets(rps=1, burst=1)
+    for client in range(MIN_ROTATION):
+        b.take(client, 100.0)
+    assert (len(b.fresh), len(b.aging)) == (MIN_ROTATION, 0)
+    b.take("new", 200.0)
+    assert (len(b.fresh), len(b.aging)) == (1, MIN_ROTATION - 2)
+    b.take("new", 300.0)
+    assert len(b.aging) == MIN_ROTATION - 2, "it is not new"
+    b.take(0, 300.0)
+    assert (len(b.fresh), len(b.aging)) == (2, MIN_ROTATION - 3), "an old one takes its place up again"
+    b.check_invariants(300.0)

@@ -408,3 +408,48 @@ def test_clearing_everything_forgets_who_fell_out():
     assert store.clear("other") == 0
     assert store.clear() == 1
     assert not put(store, "a").in_main
+
+
+@pytest.mark.parametrize("leave", ["remove", "discard", "put", "clear"])
+@pytest.mark.parametrize("main", [False, True])
+def test_what_left_early_does_not_pile_up_in_the_queues(leave, main):
+    store = BoundedStore(max_bytes=10**6, max_entries=2000)
+    if main:
+        for key in range(1000):
+            put(store, key)
+        store.resize(max_bytes=0, max_entries=0)
+        store.resize(max_bytes=10**6, max_entries=2000)
+        store._ghosts.update((hash(("s", key)), None) for key in range(1000))
+    for key in range(1000):
+        assert put(store, key).in_main == main
+    for key in range(1000):
+        if leave == "remove":
+            assert store.remove("s", key) is True
+            assert store.remove("s", key) is False
+        elif leave == "discard":
+            assert store.discard(store.spaces["s"][key]) is True
+        elif leave == "put":
+            put(store, key)
+            put(store, key)
+    if leave == "clear":
+        store.clear()
+    live = [entry for entry in store.entries() if entry.in_main == main]
+    queue = store._main if main else store._small
+    assert len(live) <= len(queue) <= 2 * len(live) + 64
+    store.check_invariants()
+
+
+def test_the_smallest_store_holds_one_byte():
+    store = BoundedStore(max_bytes=1, max_entries=1)
+    assert put(store, "k") is not None
+    assert put(store, "l") is not None
+    assert [entry.key for entry in store.entries()] == ["l"]
+
+
+def test_many_seconds_without_entries_leave_at_once():
+    store = BoundedStore(max_bytes=10**6, max_entries=2000)
+    entries = [put(store, second, ttl=1000.0 + second) for second in range(500)]
+    for entry in entries:
+        store.reschedule(entry, math.inf)
+        store.check_invariants()
+    assert len(store._due) <= 65
