@@ -44,6 +44,9 @@ class Watch(Protocol):
     def cursor(self, made: Any) -> Any:
         """The cursor to hand out for ``made``."""
 
+    def statement(self, made: Any, text: Any) -> Any:
+        """The prepared statement to hand out for ``made``, which was prepared from ``text``."""
+
     async def settling(self, call: Callable[[], Awaitable[Any]]) -> Any:
         """Make a call that may end a transaction, and return its result."""
 

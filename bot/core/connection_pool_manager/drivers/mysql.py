@@ -208,7 +208,10 @@ def _view_class() -> Any:
             guard = self.phase4_guard
             guard.check("'prepare'")
             try:
-                return _LeasedStatement(await self.phase4_connection.prepare(query), guard)
+                made = await self.phase4_connection.prepare(query)
+                if self.phase4_connection.phase4_watch is not None:
+                    made = self.phase4_connection.phase4_watch.statement(made, query)
+                return _LeasedStatement(made, guard)
             except Exception as error:
                 guard.failed(error)
                 raise

@@ -86,6 +86,43 @@ def watched_cursor(made: Any, session: Session) -> Any:
     return cursor
 
 
+class _WatchedStatement:
+    """A prepared statement that tells what it runs; otherwise as the driver's own."""
+
+    __slots__ = ("_session", "_statement", "_text")
+
+    def __init__(self, statement: Any, text: str, session: Session) -> None:
+        self._statement = statement
+        self._text = text
+        self._session = session
+
+    async def execute(self, args: Any = ()) -> Any:
+        statement, session = self._statement, self._session
+        if not session.watches:
+            return await statement.execute(args)
+        return await session.run(self._text, tuple(args), lambda: statement.execute(args), rows=_rows)
+
+    async def __aenter__(self) -> _WatchedStatement:
+        await self._statement.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: Any) -> Any:
+        return await self._statement.__aexit__(*error)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._statement, name)
+
+
+def _rows(result: Any) -> int:
+    rows = getattr(result, "rows", None)
+    return len(rows) if rows is not None else 0
+
+
+def watched_statement(statement: Any, text: Any, session: Session) -> Any:
+    """``statement``, prepared from ``text``, as one that tells what it runs."""
+    return _WatchedStatement(statement, text, session) if isinstance(text, str) else statement
+
+
 def watched_class(base: Any, instrument: Instrument) -> Any:
     """A subclass of a class of connections, whose cursors tell ``instrument`` what they run."""
 
@@ -96,6 +133,9 @@ def watched_class(base: Any, instrument: Instrument) -> Any:
 
         def cursor(self, *args: Any, **kwargs: Any) -> Any:
             return watched_cursor(super().cursor(*args, **kwargs), _session(self, instrument))
+
+        async def prepare(self, query: Any) -> Any:
+            return watched_statement(await super().prepare(query), query, _session(self, instrument))
 
         async def ensure_closed(self) -> None:
             try:

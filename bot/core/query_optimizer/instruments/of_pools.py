@@ -51,6 +51,9 @@ class Watch:
     def cursor(self, made: Any) -> Any:
         return self._module.watched_cursor(made, self._session)
 
+    def statement(self, made: Any, text: Any) -> Any:
+        return self._module.watched_statement(made, text, self._session)
+
     async def settling(self, call: Callable[[], Awaitable[Any]]) -> Any:
         return await (self._session.settling(call) if self._session.watches else call())
 

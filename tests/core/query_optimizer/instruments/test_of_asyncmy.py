@@ -92,6 +92,20 @@ async def test_what_a_transaction_wrote_is_dropped_when_it_ends(my: QueryOptimiz
         await cursor.execute("DROP TABLE seen_too")
 
 
+async def test_prepared_statements(my: QueryOptimizer, pool: Any) -> None:
+    instrument(pool)
+    assert await cached(my, pool) == 3
+    async with pool.acquire() as connection:
+        async with await connection.prepare("UPDATE seen SET v = ? WHERE id = ?") as statement:
+            assert (await statement.execute((4, 3))).affected_rows == 1
+            assert statement.parameter_count == 2
+            await connection.commit()
+        assert await cached(my, pool) == 4
+        async with await connection.prepare("SELECT v FROM seen WHERE id = ?") as statement:
+            assert (await statement.execute((3,))).rows == ((4,),)
+    assert my.snapshot().total_executions == 4
+
+
 async def test_reads_cannot_be_answered(pool: Any) -> None:
     with pytest.raises(InvalidArgumentError, match="cache = True"):
         instrument(pool, cache=True)

@@ -42,7 +42,9 @@ async def started(backend: str, url: str, **settings: Any) -> AsyncIterator[tupl
         await shutdown_phase4_services()
 
 
-@pytest.fixture(params=["postgresql", "mysql", "sqlite"])
+@pytest.fixture(
+    params=[*(pytest.param(name, marks=pytest.mark.server) for name in ("postgresql", "mysql")), "sqlite"]
+)
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
     """A backend, and the url of a database of it."""
     if request.param == "sqlite":
@@ -115,6 +117,14 @@ async def test_what_a_lease_left_open_ends_with_it(postgresql_url: str) -> None:
             statement = await connection.prepare("UPDATE seen SET v = 5 WHERE id = 3")
             await statement.fetch()
         assert await value(pools, "postgresql") == 5
+
+
+async def test_prepared_statements_of_mysql(mysql_url: str) -> None:
+    async with started("mysql", mysql_url) as (optimizer, pools), pools.connection("main") as connection:
+        statement = await connection.prepare("UPDATE seen SET v = ? WHERE id = ?")
+        await statement.execute((4, 3))
+        await connection.commit()
+        assert optimizer.snapshot().total_executions == 1
 
 
 async def test_the_setting_can_be_taken_back(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ class Seen(Base):
     v: Mapped[int]
 
 
-@pytest.fixture(params=["postgresql", "sqlite"])
+@pytest.fixture(params=[pytest.param("postgresql", marks=pytest.mark.server), "sqlite"])
 async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Any]:
     if request.param == "sqlite":
         url = f"sqlite+aiosqlite:///{tmp_path / 'seen.db'}"
