@@ -14,12 +14,13 @@ from bot.core.connection_pool_manager.sql_calls import SqlCalls
 class LeaseContext:
     """Holds one lease for the length of an ``async with`` block."""
 
-    __slots__ = ("_in_use", "_lease", "_manager", "_name", "_timeout")
+    __slots__ = ("_in_use", "_lease", "_manager", "_name", "_read_only", "_timeout")
 
-    def __init__(self, manager: SqlCalls, name: str, timeout: float | None) -> None:
+    def __init__(self, manager: SqlCalls, name: str, timeout: float | None, read_only: bool) -> None:
         self._manager = manager
         self._name = name
         self._timeout = timeout
+        self._read_only = read_only
         self._lease: PooledConnection | None = None
         self._in_use = False  # also while it waits for its lease
 
@@ -28,7 +29,9 @@ class LeaseContext:
             raise LeaseError("this context is in use already; call connection() for each block")
         self._in_use = True
         try:
-            lease = self._lease = await self._manager.acquire_connection(self._name, self._timeout)
+            lease = self._lease = await self._manager.acquire_connection(
+                self._name, self._timeout, read_only=self._read_only
+            )
         except BaseException:
             self._in_use = False
             raise

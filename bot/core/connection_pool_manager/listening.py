@@ -82,7 +82,12 @@ class ListenCalls(ABC):
 
     @abstractmethod
     async def fetchval(
-        self, target: str | PooledConnection, sql: str, *args: Any, timeout: float | None = None
+        self,
+        target: str | PooledConnection,
+        sql: str,
+        *args: Any,
+        timeout: float | None = None,
+        read_only: bool = False,
     ) -> Any:
         """The first value of a statement's first row."""
 

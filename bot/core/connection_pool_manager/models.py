@@ -54,6 +54,12 @@ class PoolSpec(Struct, frozen=True):
     """Prepares each new connection, which is its argument."""
     password: Callable[[], Any] | Path | None = None
     """Where each new connection gets its password from; None: it is in the url or the driver options."""
+    replicas: tuple[str, ...] = ()
+    """The urls of replicas, for leases that only read."""
+    is_replica: bool = False
+    """It is the pool of one replica, whose server need not accept writes."""
+    is_host: bool = False
+    """That replica is one of several hosts of a url: while it is the primary, the pool itself leads there."""
 
 
 class PoolHealth(Struct, frozen=True):

@@ -220,6 +220,8 @@ class Pool:
         self.refused_at = -math.inf
         self.searched_at = -math.inf
         self.is_searching = False  # the next connection is opened to find a primary
+        self.has_other_hosts = False
+        """Whether a new connection is never to a demoted server, so that none of those there serves on."""
         self.shrinks_from = 0  # connections when max_size was lowered, until there are no more than that
         self.is_strict = False  # closed or shrinking: every release takes the slow path
 
@@ -382,6 +384,10 @@ class Pool:
             return True  # a primary is known, and this is not it
         if self.demoted_since is None:
             self.demoted_since = now
+        if self.has_other_hosts:
+            self.is_searching = True
+            self._suspect_all()
+            return True
         if now - self.searched_at < SEARCH_INTERVAL:
             return False
         self.searched_at = now
@@ -395,6 +401,12 @@ class Pool:
             for slot in self.idle:
                 self._retire(slot, DEMOTED, actions)
             self.idle.clear()
+            for slot in self.leased:
+                slot.expires_at = -math.inf
+        self._suspect_all()
+
+    def _suspect_all(self) -> None:
+        """Have each connection asked for its server's role before its next lease."""
         for slot in self.idle:
             slot.suspect = True
             slot.proved_at = -math.inf
@@ -402,8 +414,6 @@ class Pool:
             slot.suspect = True
         for slot in self.leased:
             slot.suspect = slot.touched = True  # touched: its release takes the slow path
-            if not is_sure:
-                slot.expires_at = -math.inf
 
     def overdue(self, now: float) -> list[Waiter]:
         """Waiters whose deadline has passed: :meth:`withdraw` them."""

@@ -217,6 +217,10 @@ def figures_of(spec: PoolSpec, pool: Pool, last_error: str | None, now: float) -
         notifications=counters.notifications,
         notifications_dropped=counters.notifications_dropped,
         listen_losses=counters.listen_losses,
+        replicas=0,
+        replicas_working=0,
+        reads_by_replicas=counters.reads_by_replicas,
+        reads_by_primary=counters.reads_by_primary,
         demoted=pool.demoted_since is not None,
         overdue_calls=len(overdue),
         longest_call_seconds=round(

@@ -45,6 +45,7 @@ from bot.core.connection_pool_manager.pool import (
     Verdict,
     Waiter,
 )
+from bot.core.connection_pool_manager.replicas import Replicas, replica_specs
 from bot.core.connection_pool_manager.reports import (
     Reports,
     figures_of,
@@ -77,6 +78,7 @@ class PoolRunner:
         self.clock = clock
         self.loop: asyncio.AbstractEventLoop | None = None
         self.pool = Pool(spec.options, is_open=driver.is_open)
+        self.pool.has_other_hosts = len(getattr(driver, "places", ())) > 1
         self._reports = reports = Reports(spec.name)
         self._connector = Connector(driver)
         self.health = Health(self.pool, self._connector, reports)
@@ -94,6 +96,9 @@ class PoolRunner:
         self._drained: asyncio.Event | None = None
         self._process = os.getpid()
         self._is_replaced = False
+        self.replicas: Replicas[PoolRunner] = Replicas(
+            [PoolRunner(each, driver.twin(each), clock=clock) for each in replica_specs(spec)]
+        )
         self._settled: asyncio.Future[None] | None = None  # start waits for the first connections
 
     # Life.
@@ -110,6 +115,7 @@ class PoolRunner:
         self._drained = asyncio.Event()
         try:
             await self.driver.start()
+            await self.replicas.start()
             self.pool.opening += 1
             try:
                 raw = await self._connector.connect()
@@ -151,6 +157,7 @@ class PoolRunner:
         if not self.driver.adopt(spec):
             return False
         self.spec = spec
+        self.replicas.adopt(spec)
         self._traces = spec.options.leak_threshold > 0
         self._do(self.pool.reconfigure(spec.options, self._now()))
         return True
@@ -158,10 +165,16 @@ class PoolRunner:
     def replace(self) -> None:
         """Refuse callers from now on: another pool of that name serves them, and waiters go there."""
         self._is_replaced = True
+        self.replicas.replace()
         self._do(self.pool.close(self._now()))
 
     async def stop(self, *, drain: float) -> bool:
         """Refuse waiters, wait ``drain`` seconds for leases, close everything; False if leases were out."""
+        if not self.replicas.members:
+            return await self._stop(drain)
+        return all(await asyncio.gather(self._stop(drain), self.replicas.stop(drain=drain)))
+
+    async def _stop(self, drain: float) -> bool:
         self._do(self.pool.close(self._now()))
         pool = self.pool
         clean = True
@@ -195,6 +208,7 @@ class PoolRunner:
 
         After a fork nothing is closed: sockets and the loop's selector belong to the parent, too.
         """
+        self.replicas.abandon()
         if self.is_inherited:
             for slot in self.pool.leased:
                 end_use(slot)
@@ -203,6 +217,28 @@ class PoolRunner:
         self.pool.close(self._now())
         self._connections.terminate_all()
         self.driver.abandon()
+
+    # Reading.
+
+    def serves_reads(self) -> bool:
+        """Of a replica's pool: False while it is known that its server is the primary of the url."""
+        return not (self.spec.is_host and getattr(self.driver, "accepts_writes", None))
+
+    def load(self) -> float:
+        """Leases and callers that wait, for each connection that there may be."""
+        return (len(self.pool.leased) + len(self.pool.waiters)) / self.spec.options.max_size
+
+    async def acquire_to_read(self, timeout: float | None = None) -> PooledConnection:
+        """A lease of a replica; if none works, of this pool. Otherwise as :meth:`acquire`."""
+        now = self._now()
+        seconds = self.spec.options.acquire_timeout if timeout is None else timeout
+        if self.replicas.members:
+            lease = await self.replicas.acquire(seconds, now)
+            if lease is not None:
+                self.pool.counters.reads_by_replicas += 1
+                return lease
+            self.pool.counters.reads_by_primary += 1
+        return await self.acquire(seconds and max(0.001, round(seconds - (self._now() - now), 3)))
 
     # Acquiring.
 
@@ -441,7 +477,12 @@ class PoolRunner:
 
     def figures(self) -> PoolFigures:
         """The pool's figures, ready for JSON."""
-        return figures_of(self.spec, self.pool, self.health.problem(self._now()), self._now())
+        now = self._now()
+        return msgspec.structs.replace(
+            figures_of(self.spec, self.pool, self.health.problem(now), now),
+            replicas=len(self.replicas.members),
+            replicas_working=len(self.replicas.serving(now)),
+        )
 
     def histogram(self) -> HistogramSnapshot:
         """How long callers waited for a connection."""

@@ -257,7 +257,8 @@ class ConnectionPoolManager(SqlCalls, ListenCalls, Phase4Service):
         or ``DATABASE_URL``, else the backend's usual local address (sqlite has none). ``driver_options`` may
         hold the fields of ``PoolOptions`` (seconds); ``init``, a function that prepares each new connection,
         or ``'module:function'``; ``password``, if it is a function, or ``password_file``, asked at each new
-        connection. The rest goes to the driver (mongodb: also ``collection``, ``database``, ``driver``).
+        connection; ``replicas``, urls for leases that only read (postgresql, mysql). The rest goes to the
+        driver (mongodb: also ``collection``, ``database``, ``driver``).
         If the pool exists with these settings, nothing happens.
         Switches the manager on if it is off.
 
@@ -343,15 +344,21 @@ class ConnectionPoolManager(SqlCalls, ListenCalls, Phase4Service):
 
     # Connections.
 
-    async def acquire_connection(self, name: str, timeout: float | None = None) -> PooledConnection:
+    async def acquire_connection(
+        self, name: str, timeout: float | None = None, *, read_only: bool = False
+    ) -> PooledConnection:
         """Lease a connection of pool ``name``, waiting up to ``timeout`` seconds (None: the pool's own).
 
         With ``timeout=0`` nothing waits: it leases a connection that is idle, without a ping, or raises.
-        Give it back by :meth:`release_connection`. Raises PoolTimeoutError with the pool's figures,
-        UnknownPoolError, PoolClosedError; never returns None.
+        With ``read_only=True`` it is of the replica with the least load, if the pool has replicas and one
+        works, else of the primary. Give it back by :meth:`release_connection`.
+
+        Raises PoolTimeoutError, with the figures, UnknownPoolError, PoolClosedError; never returns None.
         """
         if timeout is not None:
             valid_seconds("timeout", timeout, zero=True)
+        if read_only is not False:
+            return await self._acquire_to_read(name, timeout, read_only)
         runner = self._pools.get(name)
         if runner is not None and runner.loop is get_running_loop():
             lease = runner.acquire_nowait() if runner.pool.idle else None
@@ -367,6 +374,16 @@ class ConnectionPoolManager(SqlCalls, ListenCalls, Phase4Service):
                 return await runner.acquire(timeout)
             except PoolReplacedError as replaced:
                 timeout = timeout if replaced.seconds_left is None else replaced.seconds_left
+
+    async def _acquire_to_read(self, name: str, timeout: float | None, read_only: object) -> PooledConnection:
+        if read_only is not True:
+            raise invalid("read_only", read_only, "True or False")
+        while True:
+            runner = await self._runner_here(name)
+            try:
+                return await runner.acquire_to_read(timeout)
+            except PoolReplacedError:
+                continue
 
     async def _runner_here(self, name: str) -> PoolRunner:
         runner = self._find(name)
@@ -419,9 +436,9 @@ class ConnectionPoolManager(SqlCalls, ListenCalls, Phase4Service):
             release(conn, is_healthy)
         return True
 
-    def connection(self, name: str, timeout: float | None = None) -> LeaseContext:
+    def connection(self, name: str, timeout: float | None = None, *, read_only: bool = False) -> LeaseContext:
         """``async with manager.connection(name) as conn``: acquire, and release at the end of the block."""
-        return LeaseContext(self, name, timeout)
+        return LeaseContext(self, name, timeout, read_only)
 
     # Watching.
 
@@ -432,7 +449,8 @@ class ConnectionPoolManager(SqlCalls, ListenCalls, Phase4Service):
         the driver's connection, for each connection.
         """
         self._observer = observer
-        for runner in (*self._pools.values(), *self._replaced):
+        runners = (*self._pools.values(), *self._replaced)
+        for runner in (each for pool in runners for each in (pool, *pool.replicas.members)):
             runner.driver.observer = self._observer_of(runner.spec)
             pool = runner.pool
             for slot in (*pool.idle, *pool.leased, *pool.proving):

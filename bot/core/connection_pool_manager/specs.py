@@ -11,6 +11,7 @@ from bot.core.connection_pool_manager.callbacks import taken_out
 from bot.core.connection_pool_manager.drivers import driver_class
 from bot.core.connection_pool_manager.drivers.base import check_address, check_scheme
 from bot.core.connection_pool_manager.models import OPTION_NAMES, PoolOptions, PoolSpec
+from bot.core.connection_pool_manager.replicas import WITH_REPLICAS
 from bot.core.phase4_config import Phase4Config, PoolSettings
 
 LOCAL_DEFAULTS = {
@@ -72,7 +73,10 @@ class PoolSpecs:
         if min_size is not None:
             fields["min_size"] = min_size
         options, functions = taken_out(options, backend)
-        return PoolSpec(name, backend, url, defaults.changed(**fields), options, **functions)
+        replicas = _replicas(options.pop("replicas", None), backend, schemes)
+        return PoolSpec(
+            name, backend, url, defaults.changed(**fields), options, replicas=replicas, **functions
+        )
 
     def _url_for(self, backend: str, config: Phase4Config | None) -> str:
         url = self.urls.get(backend)
@@ -90,6 +94,30 @@ class PoolSpecs:
         if not url:
             raise invalid("url", None, "a url such as sqlite:///bot.db, or DATABASE_URL set to one")
         return url
+
+
+_ELSEWHERE = {
+    "mongodb": "nothing: give the url of the replica set, with readPreference=secondaryPreferred",
+    "redis": "nothing: make a second pool for a replica",
+    "sqlite": "nothing: SQLite has no replicas",
+}
+
+
+def _replicas(given: object, backend: str, schemes: tuple[str, ...]) -> tuple[str, ...]:
+    """The urls of a pool's replicas. Raises InvalidArgumentError."""
+    shown = f"a {type(given).__name__}"  # without the passwords in it
+    if given is None or (given == [] and backend in WITH_REPLICAS):
+        return ()
+    if backend not in WITH_REPLICAS:
+        raise invalid("replicas", shown, _ELSEWHERE[backend])
+    if not isinstance(given, list | tuple):
+        raise invalid("replicas", shown, "a list of urls")
+    for url in given:
+        if not isinstance(url, str):
+            raise invalid("replicas", f"a list with a {type(url).__name__}", "a list of urls")
+        check_scheme(url, backend, schemes)
+        check_address(url)
+    return tuple(given)
 
 
 def urls_of(config: Phase4Config) -> dict[str, str]:

@@ -34,7 +34,9 @@ class SqlCalls(ABC):
     """
 
     @abstractmethod
-    async def acquire_connection(self, name: str, timeout: float | None = None) -> PooledConnection:
+    async def acquire_connection(
+        self, name: str, timeout: float | None = None, *, read_only: bool = False
+    ) -> PooledConnection:
         """Lease a connection of pool ``name``."""
 
     @abstractmethod
@@ -54,24 +56,42 @@ class SqlCalls(ABC):
             return await dialect.execute(conn, sql, args)
 
     async def fetch(
-        self, target: str | PooledConnection, sql: str, *args: Any, timeout: float | None = None
+        self,
+        target: str | PooledConnection,
+        sql: str,
+        *args: Any,
+        timeout: float | None = None,
+        read_only: bool = False,
     ) -> list[Any]:
-        """Run a statement; its rows as a list, in the driver's type. Otherwise as :meth:`execute`."""
-        async with self._on(target, sql, timeout) as (conn, dialect):
+        """Run a statement; its rows as a list, in the driver's type. Otherwise as :meth:`execute`.
+
+        ``read_only=True`` with a pool's name: on a replica, see ``acquire_connection``.
+        """
+        async with self._on(target, sql, timeout, read_only) as (conn, dialect):
             return await dialect.fetch(conn, sql, args)
 
     async def fetchrow(
-        self, target: str | PooledConnection, sql: str, *args: Any, timeout: float | None = None
+        self,
+        target: str | PooledConnection,
+        sql: str,
+        *args: Any,
+        timeout: float | None = None,
+        read_only: bool = False,
     ) -> Any:
-        """Run a statement; its first row, or None. Otherwise as :meth:`execute`."""
-        async with self._on(target, sql, timeout) as (conn, dialect):
+        """Run a statement; its first row, or None. Otherwise as :meth:`fetch`."""
+        async with self._on(target, sql, timeout, read_only) as (conn, dialect):
             return await dialect.fetchrow(conn, sql, args)
 
     async def fetchval(
-        self, target: str | PooledConnection, sql: str, *args: Any, timeout: float | None = None
+        self,
+        target: str | PooledConnection,
+        sql: str,
+        *args: Any,
+        timeout: float | None = None,
+        read_only: bool = False,
     ) -> Any:
-        """Run a statement; the first value of its first row, or None. Otherwise as :meth:`execute`."""
-        row = await self.fetchrow(target, sql, *args, timeout=timeout)
+        """Run a statement; the first value of its first row, or None. Otherwise as :meth:`fetch`."""
+        row = await self.fetchrow(target, sql, *args, timeout=timeout, read_only=read_only)
         if row is None or isinstance(row, Mapping):
             return None if row is None else next(iter(row.values()), None)
         return row[0] if len(row) else None  # PostgreSQL has rows without columns
@@ -90,6 +110,7 @@ class SqlCalls(ABC):
         The block's error or cancellation rolls back, and is raised. With a lease in a transaction as
         ``target`` it is a savepoint: only what this block did is rolled back. ``isolation``:
         read_uncommitted, read_committed, repeatable_read, serializable; None: the database's default.
+        With ``read_only=True`` and a pool's name it is on a replica, see ``acquire_connection``.
         ``mode``, of SQLite alone: immediate (the default), deferred, exclusive.
 
         Raises InvalidArgumentError, the errors of ``acquire_connection`` and the driver's;
@@ -100,13 +121,15 @@ class SqlCalls(ABC):
 
     @contextlib.asynccontextmanager
     async def _on(
-        self, target: str | PooledConnection, sql: str, timeout: float | None
+        self, target: str | PooledConnection, sql: str, timeout: float | None, read_only: bool = False
     ) -> AsyncIterator[tuple[PooledConnection, Dialect]]:
         """A lease for one statement, which is committed or rolled back unless a transaction is open."""
         if not isinstance(sql, str):
             raise invalid("sql", sql, "a statement, as a str")
         is_own = not isinstance(target, PooledConnection)
-        conn = target if isinstance(target, PooledConnection) else await self._lease(target, timeout)
+        conn = (
+            target if isinstance(target, PooledConnection) else await self._lease(target, timeout, read_only)
+        )
         try:
             dialect = dialect_of(conn.backend)
             if not is_own and dialect.in_transaction(conn):
@@ -126,10 +149,10 @@ class SqlCalls(ABC):
             if is_own:
                 await self._give_back(conn)
 
-    async def _lease(self, name: object, timeout: float | None) -> PooledConnection:
+    async def _lease(self, name: object, timeout: float | None, read_only: bool = False) -> PooledConnection:
         if not isinstance(name, str):
             raise invalid("target", name, "the name of a pool, or a lease")
-        return await self.acquire_connection(name, timeout)
+        return await self.acquire_connection(name, timeout, read_only=read_only)
 
     async def _give_back(self, conn: PooledConnection, *, is_healthy: bool = True) -> None:
         if not conn.is_released:
@@ -192,7 +215,7 @@ class TransactionContext:
             conn = (
                 target
                 if isinstance(target, PooledConnection)
-                else await self._calls._lease(target, self._timeout)
+                else await self._calls._lease(target, self._timeout, self._options.of_replica)
             )
             await self._begin(conn)
         except BaseException as error:

@@ -28,6 +28,11 @@ class TransactionOptions(Struct, frozen=True):
     read_only: bool = False
     mode: str | None = None
 
+    @property
+    def of_replica(self) -> bool:
+        """Whether a replica will do; PostgreSQL's allow no serializable transactions."""
+        return self.read_only and self.isolation != "serializable"
+
     @classmethod
     def of(cls, isolation: object, read_only: object, mode: object) -> TransactionOptions:
         """Raises InvalidArgumentError."""

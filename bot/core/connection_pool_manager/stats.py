@@ -27,6 +27,9 @@ class Counters:
         self.notifications_dropped = 0
         self.listen_losses = 0
         """Losses of the connection on which the pool listens."""
+        self.reads_by_replicas = 0
+        self.reads_by_primary = 0
+        """Leases that only read, and that the primary served since no replica did."""
         self.peak_active = 0
         self.peak_connections = 0
         self.waits = Histogram()

@@ -79,6 +79,14 @@ class PoolFigures(Figures, frozen=True, kw_only=True):
     """Messages that a listener did not get because its queue was full."""
     listen_losses: int
     """How often the connection of `listen` was lost."""
+    replicas: int
+    """Replicas for leases that only read."""
+    replicas_working: int
+    """Replicas that serve such leases now; the primary is not among them."""
+    reads_by_replicas: int
+    """Leases with `read_only=True` that a replica served."""
+    reads_by_primary: int
+    """Such leases that the primary served, since no replica worked."""
     demoted: Annotated[bool, gauge("phase4_pool_demoted", "1 while the server takes no writes")]
     overdue_calls: Annotated[
         int, gauge("phase4_pool_overdue_calls", "Calls that have waited long for an answer")

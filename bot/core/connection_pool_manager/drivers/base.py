@@ -88,6 +88,12 @@ class Driver(ABC):
         self._known_secrets = secrets_of(spec.url, spec.driver_options)
         self._passwords: list[str] = []  # the latest that spec.password gave; changed only by password
 
+    def twin(self, spec: PoolSpec) -> Driver:
+        """A driver for another pool of the same name, that of a replica."""
+        made = type(self)(spec)
+        made.observer = self.observer
+        return made
+
     def seen(self, raw: Any) -> int:
         """How many calls the tracker has seen on ``raw``."""
         return int(raw.phase4_seen)

@@ -13,13 +13,14 @@ import asyncio
 import contextlib
 import functools
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from bot.core._shared.demotion import mysql_needs_another_server
 from bot.core._shared.errors import invalid, message_of
 from bot.core._shared.masking import mask_url
 from bot.core.connection_pool_manager.drivers import session_state
-from bot.core.connection_pool_manager.drivers.base import Driver, hard_close, import_driver, keep_alive
+from bot.core.connection_pool_manager.drivers.base import hard_close, import_driver, keep_alive
+from bot.core.connection_pool_manager.drivers.replicated import ReplicatedDriver
 from bot.core.connection_pool_manager.drivers.url_options import mysql_options
 from bot.core.connection_pool_manager.errors import LeaseError
 from bot.core.connection_pool_manager.guard import Guard, guarded_methods
@@ -236,7 +237,11 @@ def _settling(method: Any) -> Any:
     return call
 
 
-class MysqlDriver(Driver):
+def _address(parts: SplitResult) -> dict[str, Any]:
+    return {"host": parts.hostname or "127.0.0.1", "port": parts.port or 3306}
+
+
+class MysqlDriver(ReplicatedDriver):
     backend = "mysql"
     schemes = SCHEMES["mysql"]
     package = "asyncmy"
@@ -251,13 +256,13 @@ class MysqlDriver(Driver):
         # Rows as tuples, whatever kind of cursor the user has chosen.
         self.plain = import_driver("asyncmy.cursors", "asyncmy", self.backend).Cursor
         try:
-            parts = urlsplit(self.url)
-            port = parts.port
+            parts = urlsplit(self.places[0])
+            for place in self.places:
+                _address(urlsplit(place))
         except ValueError:
             raise invalid("url", mask_url(self.url), "mysql://user:password@host:port/database") from None
         settings: dict[str, Any] = {
-            "host": parts.hostname or "127.0.0.1",
-            "port": port or 3306,
+            **_address(parts),
             "user": unquote(parts.username or "root"),
             "password": unquote(parts.password or ""),
             "charset": "utf8mb4",
@@ -272,8 +277,10 @@ class MysqlDriver(Driver):
             raise invalid("charset", charset, "a character set of MySQL, as 'utf8mb4'")
         self.settings = {**settings, **self.options}
 
-    async def connect(self) -> Any:
+    async def connect_to(self, place: str) -> Any:
         settings = self.settings
+        if len(self.places) > 1:
+            settings = {**settings, **_address(urlsplit(place))}
         if (password := await self.password()) is not None:
             settings = {**settings, "password": password}
         raw = _connection_class()(**settings)
@@ -304,7 +311,7 @@ class MysqlDriver(Driver):
         return _view_class()(raw, guard)
 
     def is_demotion(self, error: BaseException, raw: Any) -> bool:
-        number = error.args[0] if error.args else None
+        number = error.args[0] if error.args and not self.spec.is_replica else None
         if not isinstance(number, int):
             return False
         if number == _READ_ONLY_TRANSACTION:

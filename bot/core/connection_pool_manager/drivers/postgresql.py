@@ -18,12 +18,12 @@ from typing import Any
 from bot.core._shared.demotion import postgresql_needs_another_server
 from bot.core.connection_pool_manager.drivers import session_state
 from bot.core.connection_pool_manager.drivers.base import (
-    Driver,
     hard_close,
     import_driver,
     keep_alive,
     references,
 )
+from bot.core.connection_pool_manager.drivers.replicated import ReplicatedDriver
 from bot.core.connection_pool_manager.drivers.url_options import postgresql_options
 from bot.core.connection_pool_manager.guard import Guard, guarded_methods
 from bot.core.connection_pool_manager.models import PoolSpec
@@ -338,7 +338,7 @@ def _view_class() -> Any:
     return LeasedConnection
 
 
-class PostgresqlDriver(Driver):
+class PostgresqlDriver(ReplicatedDriver):
     backend = "postgresql"
     schemes = SCHEMES["postgresql"]
     package = "asyncpg"
@@ -353,18 +353,18 @@ class PostgresqlDriver(Driver):
 
     async def start(self) -> None:
         self._asyncpg = import_driver(self.package, self.extra, self.backend)
-        self.dsn, options = postgresql_options(self.url)
+        options = postgresql_options(self.url)[1]
         self.options = {**options, **self.options}
         if (seconds := self.options.get("command_timeout")) is not None:
             self.own_limit = ("command_timeout", seconds)
 
-    async def connect(self) -> Any:
+    async def connect_to(self, place: str) -> Any:
         options = {"connection_class": _connection_class(), **self.options}
         # An attempt that times out must leave nothing behind: asyncpg's own timeout takes care of that.
         options.setdefault("timeout", self.spec.options.connect_timeout)
         if (password := await self.password()) is not None:
             options["password"] = password
-        raw = await self._asyncpg.connect(self.dsn, **options)
+        raw = await self._asyncpg.connect(postgresql_options(place)[0], **options)
         keep_alive(raw._transport)
         try:
             if self.reset_mode == "smart":
@@ -420,7 +420,7 @@ class PostgresqlDriver(Driver):
         return ask(slot.view, slot.guard)
 
     def is_demotion(self, error: BaseException, raw: Any) -> bool:
-        code = getattr(error, "sqlstate", None)
+        code = None if self.spec.is_replica else getattr(error, "sqlstate", None)
         if not isinstance(code, str) or not postgresql_needs_another_server(code):
             return False
         return not (code == _READ_ONLY_TRANSACTION and raw.phase4_read_only)
