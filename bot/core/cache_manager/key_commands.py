@@ -118,8 +118,8 @@ class KeyCommands(Phase4Service):
             return True
         local, shared = self._tiers.local, self._tiers.shared
         if shared is not None:
-            payload, kept = shared.to_be_added(value)
-            answer = await shared.keys.add(namespace, key, payload, kept, seconds)
+            payload, kept = await shared.to_be_added(value)
+            answer = None if shared.left else await shared.keys.add(namespace, key, payload, kept, seconds)
             if answer is not None:
                 return answer.kind == "done"
         else:

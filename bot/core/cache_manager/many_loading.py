@@ -13,6 +13,7 @@ from bot.core.cache_manager.keys import valid_key, valid_name
 from bot.core.cache_manager.loaded_values import frozen_or_none, ttl_of_load
 from bot.core.cache_manager.loading import UNKNOWN_TTL, Loads
 from bot.core.cache_manager.many_reads import MANY, ManyReads
+from bot.core.cache_manager.many_writes import ManyWrites
 from bot.core.cache_manager.models import (
     ABSENT,
     DEFAULT_NAMESPACE,
@@ -291,7 +292,7 @@ class _Batch:
             fresh = [one for one in group if not changes.since(begun, namespace, one.key, one.tags)]
             shared = tiers.shared  # which may have been left meanwhile
             if shared is not None:
-                await shared.store_loaded(namespace, fresh, ttl, tokens)
+                await ManyWrites(shared).store_loaded(namespace, fresh, ttl, tokens)
             else:
                 for one in fresh:
                     tiers.local.store(namespace, one.key, one.frozen, ttl, one.tags)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from bot.core._shared.values import TINY, thaw_body, thaw_tiny
-from bot.core.cache_manager import codec
 from bot.core.cache_manager.codec import HEADER_SIZE, read_header, read_notes
 from bot.core.cache_manager.keys import redis_key
+from bot.core.cache_manager.large_values import unpacked
 from bot.core.cache_manager.models import ABSENT
 from bot.core.cache_manager.shared import SharedTier
 from bot.core.cache_manager.tags import same
@@ -167,7 +167,7 @@ class ManyReads:
             if one.keep and tier.time.now() >= one.expires_at:
                 continue
             try:
-                body = codec.unpack_body(one.raw, one.body)
+                body = await unpacked(one.raw, one.body)
                 value = thaw_body(body)
             except Exception as error:
                 tier.failures.unreadable(error)  # untrusted bytes

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from sys import getsizeof
 from typing import Any
 
@@ -14,14 +15,15 @@ from bot.core._shared.tasks import BackgroundTasks, to_the_end
 from bot.core._shared.values import TINY, thaw_again, thaw_body, thaw_tiny
 from bot.core.cache_manager import codec
 from bot.core.cache_manager.backplane import Backplane, Listener
-from bot.core.cache_manager.codec import HEADER_SIZE, read_header, read_notes
+from bot.core.cache_manager.codec import COMPRESSED, HEADER_SIZE, LARGE, read_header, read_notes
 from bot.core.cache_manager.errors import UnsupportedValueError
 from bot.core.cache_manager.failures import Failures
 from bot.core.cache_manager.keys import redis_key
 from bot.core.cache_manager.l1 import Meta
-from bot.core.cache_manager.l2 import L2, PIECE_BYTES, PIECE_KEYS
+from bot.core.cache_manager.l2 import L2
+from bot.core.cache_manager.large_values import SUPERSEDED, LargeValues, by_thread, unpacked
 from bot.core.cache_manager.local import LocalTier
-from bot.core.cache_manager.models import ABSENT, FirstOfType, Loaded, LookUp
+from bot.core.cache_manager.models import ABSENT, FirstOfType, LookUp
 from bot.core.cache_manager.redis_time import RedisTime
 from bot.core.cache_manager.resync import Resync
 from bot.core.cache_manager.shared_keys import SharedKeys, lua
@@ -69,6 +71,7 @@ class SharedTier:
         self.failures = Failures()
         self.backplane = Backplane(link, local, listeners, on_hearing, self.failures)
         self.resync = Resync(link, self.backplane, self.failures)
+        self.large = LargeValues()
         self.time = RedisTime(link, clock, self._tasks, self.failures)
         self.l2 = L2(link, self.backplane, self.resync, self.failures)
         self.lease_script = link.script(lua("lease"))
@@ -95,6 +98,8 @@ class SharedTier:
     async def _give_back(self) -> None:
         try:
             await self._tasks.stop()
+            for namespace, key in self.large.take_all():
+                await self.l2.delete(namespace, (key,))  # it has the value before
         finally:
             try:
                 await self.resync.stop()
@@ -151,7 +156,8 @@ class SharedTier:
                     return value
                 body, keep, tags = read_notes(raw, flags)
                 if not tags or await self._in_force(tags, look_up):
-                    body = codec.unpack_body(raw, body)
+                    if flags & COMPRESSED:
+                        body = await unpacked(raw, body)
                     value = thaw_body(body)
                     age = self.time.now() - expires_at if keep else -1.0
                     if age < 0:
@@ -226,14 +232,17 @@ class SharedTier:
         loaded: bool = False,
         tokens: dict[str, bytes] | None = None,
         fence: tuple[bytes, str] | None = None,
+        body: bytes | None = None,
     ) -> bool:
         """Set a key in both tiers; True if one of them holds it.
 
         ``frozen``: the value made safe to keep, if that is at hand. ``loaded``: it was read from where it
         comes from, and ``tokens`` are those of its tags from before that; None: L2 must not have it.
-        ``fence``: the lease under which it was loaded; if another has it now, nothing is stored.
+        ``fence``: the lease under which it was loaded; if another has it now, nothing is stored. ``body``:
+        the value encoded, if that is at hand.
         """
-        body = self._body(value)
+        if body is None:
+            body = self.body_of(value)
         if frozen is None:
             frozen = freeze(value) if body is None else frozen_as(value, body)
         milliseconds = max(1, int((ttl + keep) * 1000))
@@ -243,12 +252,25 @@ class SharedTier:
             if self.left:
                 return False
         in_l1 = self.local.store(namespace, key, frozen, ttl, tags, load_seconds, keep)
+        if self.large.packing:
+            self.large.supersede(namespace, key)
         changes = self.changes
         begun = changes.count
         if body is None or (tags and tokens is None):
             await self.l2.delete(namespace, (key,))  # what it held before is no longer the value
             return in_l1
-        payload = self._payload(body, ttl, load_seconds, keep, tokens)
+        smaller = None
+        if len(body) > LARGE and self.compress:
+            smaller = await self._compressed(namespace, key, body, loaded=loaded)
+            if smaller is SUPERSEDED:
+                return in_l1
+            if changes.count != begun and changes.since(begun, namespace, key, tags, reloads=False):
+                # It was dropped meanwhile, which must hold, and the value before must not come back.
+                self.l1.store.remove(namespace, key)
+                if not loaded:
+                    await self.l2.delete(namespace, (key,))
+                return False
+        payload = self.payload_of(body, ttl, load_seconds, keep, tokens, smaller)
         told = "load" if loaded else "drop"
         if fence is None:
             in_l2 = await self.l2.set_many(namespace, ((key, payload),), milliseconds, tags, told)
@@ -267,100 +289,25 @@ class SharedTier:
                 self.local.delete(namespace, key)  # where a read may have put it meanwhile
         return in_l2 or in_l1
 
-    async def set_piece(
-        self,
-        namespace: str,
-        pairs: Sequence[tuple[str, Any]],
-        start: int,
-        ttl: float,
-        tags: tuple[str, ...],
-        tokens: dict[str, bytes] | None,
-    ) -> tuple[int, bool]:
-        """Set as many pairs, from ``start``, as go in one round trip: how many, and whether L2 has them."""
-        sent: list[tuple[str, bytes]] = []
-        left_out: list[str] = []
-        frozen: list[tuple[str, Frozen]] = []
-        size = 0
-        for key, value in pairs[start : start + PIECE_KEYS]:
-            body = self._body(value)
-            frozen.append((key, freeze(value) if body is None else frozen_as(value, body)))
-            if body is None or (tags and tokens is None):
-                left_out.append(key)
-            else:
-                sent.append((key, self._payload(body, ttl, tags=tokens)))
-                size += len(sent[-1][1])
-            if size >= PIECE_BYTES:
-                break
-        for key, one in frozen:
-            self.local.store(namespace, key, one, ttl, tags)
-        begun = self.changes.count
-        took = True
-        if sent:
-            took = await self.l2.set_many(namespace, sent, max(1, int(ttl * 1000)), tags)
-        if left_out:
-            took = False
-            await self.l2.delete(namespace, left_out)
-        if self.changes.count != begun:
-            for key, _ in sent:
-                if self.changes.since(begun, namespace, key, tags):
-                    self.l1.store.remove(namespace, key)
-        return len(frozen), took
+    async def _compressed(self, namespace: str, key: str, body: bytes, *, loaded: bool) -> bytes | None:
+        """As :meth:`LargeValues.compressed`."""
+        try:
+            return await self.large.compressed(namespace, key, body)
+        except asyncio.CancelledError:
+            if not loaded:
+                self.resync.missed([redis_key(namespace, key, self._root)])  # it has the value before
+            raise
 
-    async def store_loaded(
-        self, namespace: str, loaded: Sequence[Loaded], ttl: float, tokens: dict[str, bytes] | None
-    ) -> None:
-        """Set what one load brought, some hundred in one round trip; ``tokens`` as in :meth:`store`."""
-        milliseconds = max(1, int(ttl * 1000))
-        position = 0
-        while position < len(loaded) and not self.left:
-            sent: list[tuple[str, bytes]] = []
-            left_out: list[str] = []
-            size = 0
-            begin = position
-            for key, value, frozen, tags in loaded[begin : begin + PIECE_KEYS]:
-                position += 1
-                body = self._body(value)
-                kept = frozen if body is None else frozen_as(value, body)
-                self.local.store(namespace, key, kept, ttl, tags)
-                if body is None or (tags and tokens is None):
-                    left_out.append(key)
-                    continue
-                carried = {tag: tokens[tag] for tag in tags} if tokens is not None and tags else None
-                sent.append((key, self._payload(body, ttl, tags=carried)))
-                size += len(sent[-1][1])
-                if size >= PIECE_BYTES:
-                    break
-            begun = self.changes.count
-            took = False
-            if sent:
-                every_tag = dict.fromkeys(tag for one in loaded[begin:position] for tag in one.tags)
-                took = await self.l2.set_many(
-                    namespace, sent, milliseconds, every_tag if tokens is not None else (), "load"
-                )
-            if left_out:
-                await self.l2.delete(namespace, left_out)
-            if self.changes.count != begun:
-                await self._changed_meanwhile(namespace, loaded[begin:position], begun, took)
-
-    async def _changed_meanwhile(
-        self, namespace: str, loaded: Sequence[Loaded], begun: int, took: bool
-    ) -> None:
-        """Drop, of what was just stored, what another writer changed in the meantime; see :meth:`store`."""
-        changed = [one for one in loaded if self.changes.since(begun, namespace, one.key, one.tags)]
-        newer: list[str] = []
-        for one in changed:
-            self.l1.store.remove(namespace, one.key)
-            if took and self.changes.since(begun, namespace, one.key, one.tags, reloads=False):
-                newer.append(one.key)
-        if newer:
-            await self.l2.delete(namespace, newer)
-
-    def to_be_added(self, value: Any) -> tuple[bytes, Frozen]:
+    async def to_be_added(self, value: Any) -> tuple[bytes, Frozen]:
         """The payload of a value, and the value made safe to keep. Raises UnsupportedValueError."""
         body = codec.encode_value(value)
-        return codec.fold(body, compress=self.compress), frozen_as(value, body)
+        frozen = frozen_as(value, body)
+        if self.compress and len(body) > LARGE and codec.may_shrink(body):
+            smaller = await by_thread(codec.compressed, body)
+            return codec.fold(body, compress=False, smaller=smaller), frozen
+        return codec.fold(body, compress=self.compress), frozen
 
-    def _body(self, value: Any) -> bytes | None:
+    def body_of(self, value: Any) -> bytes | None:
         """The value encoded for L2; None if it cannot be encoded, which is counted, and logged once for each
         type.
         """
@@ -377,18 +324,20 @@ class SharedTier:
                 )
             return None
 
-    def _payload(
+    def payload_of(
         self,
         body: bytes,
         ttl: float,
         load_seconds: float = 0.0,
         keep: float = 0.0,
         tags: dict[str, bytes] | None = None,
+        smaller: bytes | None = None,
     ) -> bytes:
         return codec.fold(
             body,
-            expires_at=self.time.now() + ttl, load_seconds=load_seconds, compress=self.compress,
-            keep=keep, tags=tags,
+            expires_at=self.time.now() + ttl, load_seconds=load_seconds,
+            compress=self.compress and len(body) <= LARGE,
+            keep=keep, tags=tags, smaller=smaller,
         )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from bot.core.cache_manager.errors import CorruptPayloadError
 from bot.core.cache_manager.failures import Failures
 from bot.core.cache_manager.keys import redis_key
 from bot.core.cache_manager.l2 import L2
+from bot.core.cache_manager.large_values import unpacked
 from bot.core.cache_manager.local import LocalTier
 from bot.core.cache_manager.redis_time import RedisTime
 from bot.core.cache_manager.resync import Resync
@@ -90,7 +91,7 @@ class SharedKeys:
         try:
             flags, expires_at, _ = read_header(raw)
             body, _, tags = read_notes(raw, flags)
-            thaw_body(codec.unpack_body(raw, body))  # what get could not read is not there
+            thaw_body(await unpacked(raw, body))  # what get could not read is not there
         except Exception as error:
             self._failures.unreadable(error)
             return 0.0

@@ -13,6 +13,7 @@ from bot.core.cache_manager.backplane import Listener
 from bot.core.cache_manager.keys import valid_name
 from bot.core.cache_manager.l2 import PIECE_KEYS
 from bot.core.cache_manager.local import LocalTier
+from bot.core.cache_manager.many_writes import ManyWrites
 from bot.core.cache_manager.models import ABSENT, DEFAULT_NAMESPACE, FirstOfType, LookUp
 from bot.core.cache_manager.shared import SharedTier
 from bot.core.cache_manager.stats import Counters
@@ -196,7 +197,9 @@ class Tiers:
                 await asyncio.sleep(0)  # let others run
             shared = self.shared
             if shared is not None:
-                taken, stored = await shared.set_piece(namespace, pairs, position, ttl, tags, tokens)
+                taken, stored = await ManyWrites(shared).set_piece(
+                    namespace, pairs, position, ttl, tags, tokens
+                )
             else:
                 frozen = [(key, freeze(value)) for key, value in pairs[position : position + PIECE_KEYS]]
                 for key, one in frozen:
