@@ -57,7 +57,7 @@ def test_a_plan_copies_what_can_change_and_nothing_else(value):
         ((1, (2, frozenset({3}))), None),
         ("text", None),
     ],
-    ids=repr,
+    ids=["dict", "list", "set", "bytearray", "rows", "fixed", "text"],
 )
 def test_what_is_flat_needs_no_plan_of_its_own(value, expected):
     planner = Planner()
