@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from sqlglot import exp
 
 from bot.core.query_optimizer.sql.census import Census
+
+
+_TABLE = re.compile(r'\s*(?:\w+\s+)?TABLE\s+(?:IF\s+NOT\s+EXISTS\s+)?(?:["\w]+\.)?"?(\w+)', re.IGNORECASE)
+"""The name in a CREATE TABLE, without its first word, that the parser does not read."""
 
 
 class DeclaredType(NamedTuple):
@@ -31,6 +36,8 @@ class Schema:
         self.columns: dict[str, set[str]] = {}
         """Table -> all its columns, of tables whose CREATE was read."""
         self.types: dict[str, dict[str, DeclaredType]] = {}
+        self.created: set[str] = set()
+        """Tables whose CREATE was read."""
         self.renamed: dict[str, str] = {}
         self._types_in_doubt: set[str] = set()
         self._no_types = False
@@ -40,6 +47,9 @@ class Schema:
         statement = census.statement
         if statement.__class__ is exp.Create:
             kind = str(statement.args.get("kind")).upper()
+            if kind == "TABLE":
+                created = statement.this.this if statement.this.__class__ is exp.Schema else statement.this
+                self.created.add(created.name.lower())
             if kind == "TABLE" and statement.this.__class__ is exp.Schema:
                 self._learn_table(statement.this.this.name.lower(), statement.this.expressions)
             elif kind == "INDEX" and statement.this.__class__ is exp.Index:
@@ -57,12 +67,19 @@ class Schema:
                     self._doubt_types(table.name.lower())
                 for renamed in statement.find_all(exp.AlterRename):
                     self.renamed[table.name.lower()] = renamed.this.name.lower()
+                    if table.name.lower() in self.created:
+                        self.created.add(renamed.this.name.lower())
                 for added in statement.find_all(exp.ColumnDef):
                     self.columns.setdefault(table.name.lower(), set()).add(added.name.lower())
                 for constraint in statement.find_all(exp.PrimaryKey):
                     self._add_index(table.name.lower(), constraint.expressions, unique=True)
                 for alone in statement.find_all(exp.UniqueColumnConstraint):
                     self._add_index(table.name.lower(), _listed(alone), unique=True)
+
+        elif statement.__class__ is exp.Command and str(statement.this).upper() == "CREATE":
+            unread = _TABLE.match(str(statement.args.get("expression")))
+            if unread is not None:
+                self.created.add(unread.group(1).lower())
 
         elif statement.__class__ is exp.Command and str(statement.this).upper() == "ALTER":
             text = str(statement.args.get("expression")).upper()

@@ -10,6 +10,9 @@ from bot.core.query_optimizer.sql.analyzer import read
 from bot.core.query_optimizer.sql.schema import Schema
 from bot.core.query_optimizer.sql.scopes import COMPARISONS
 
+T = "CREATE TABLE t (id INT PRIMARY KEY); "
+U = "CREATE TABLE u (id INT PRIMARY KEY); "
+
 # code -> (queries it speaks about, queries it does not)
 CASES = {
     "Q001": (
@@ -323,10 +326,74 @@ CASES = {
          "CREATE TABLE t (id INT PRIMARY KEY, cost_factor FLOAT)",
          "SELECT CAST(price AS FLOAT) FROM t WHERE id = 1"],
     ),
+    "Q050": (
+        ["CREATE INDEX i ON t (a)",
+         "CREATE UNIQUE INDEX IF NOT EXISTS i ON s.t (a)",
+         "DROP INDEX i"],
+        ["CREATE INDEX CONCURRENTLY i ON t (a)",
+         "DROP INDEX CONCURRENTLY i",
+         T + "CREATE INDEX i ON t (id)",
+         "CREATE TABLE IF NOT EXISTS a (x INT) WITHOUT ROWID; CREATE INDEX i ON a (x)",
+         T + "ALTER TABLE t RENAME TO v; CREATE INDEX i ON v (id)",
+         "DROP TABLE t"],
+    ),
+    "Q051": (
+        ["ALTER TABLE t ADD CONSTRAINT c CHECK (a > 0)",
+         "ALTER TABLE t ADD FOREIGN KEY (a) REFERENCES u (id)",
+         "ALTER TABLE t ADD CONSTRAINT q UNIQUE (a)",
+         "ALTER TABLE t ADD PRIMARY KEY (a)"],
+        ["ALTER TABLE t ADD CONSTRAINT c CHECK (a > 0) NOT VALID",
+         "ALTER TABLE t ADD CONSTRAINT f FOREIGN KEY (a) REFERENCES u (id) NOT VALID",
+         "ALTER TABLE t ADD CONSTRAINT q UNIQUE USING INDEX i",
+         "ALTER TABLE t VALIDATE CONSTRAINT c",
+         T + "ALTER TABLE t ADD CHECK (id > 0)"],
+    ),
+    "Q052": (
+        ["ALTER TABLE t ALTER COLUMN a TYPE bigint",
+         "ALTER TABLE t ALTER a SET DATA TYPE uuid USING a::uuid"],
+        ["ALTER TABLE t ALTER COLUMN a TYPE text",
+         "ALTER TABLE t ALTER COLUMN a TYPE varchar(100)",
+         "ALTER TABLE t ALTER COLUMN a SET DEFAULT 5",
+         T + "ALTER TABLE t ALTER COLUMN id TYPE bigint"],
+    ),
+    "Q053": (
+        ["ALTER TABLE t ADD COLUMN a uuid NOT NULL DEFAULT gen_random_uuid()",
+         "ALTER TABLE t ADD COLUMN a timestamptz DEFAULT clock_timestamp()",
+         "ALTER TABLE t ADD COLUMN a bigserial",
+         "ALTER TABLE t ADD COLUMN a int GENERATED ALWAYS AS (b * 2) STORED",
+         "ALTER TABLE t ADD a int DEFAULT (random() * 6)"],
+        ["ALTER TABLE t ADD COLUMN a int NOT NULL DEFAULT 0",
+         "ALTER TABLE t ADD COLUMN a timestamptz NOT NULL DEFAULT now()",
+         "ALTER TABLE t ALTER COLUMN a SET DEFAULT random()",
+         "CREATE TABLE t (id UUID PRIMARY KEY DEFAULT gen_random_uuid())",
+         T + "ALTER TABLE t ADD COLUMN a serial"],
+    ),
+    "Q054": (
+        [U + "CREATE TABLE t (id INT PRIMARY KEY, u_id INT REFERENCES u (id))",
+         U + "CREATE TABLE t (a INT PRIMARY KEY, u_id INT, FOREIGN KEY (u_id) REFERENCES u (id)); "
+         "CREATE INDEX i ON t (a, u_id)",
+         T + "ALTER TABLE t ADD COLUMN u_id INT REFERENCES u (id)"],
+        ["CREATE TABLE t (id INT PRIMARY KEY, u_id INT REFERENCES u (id))",
+         U + "CREATE TABLE t (id INT PRIMARY KEY, u_id INT REFERENCES u (id)); "
+         "CREATE INDEX i ON t (u_id, id)",
+         U + "CREATE TABLE t (u_id INT REFERENCES u (id), a INT, PRIMARY KEY (u_id, a))",
+         U + "CREATE TABLE t (id INT PRIMARY KEY, u_id INT UNIQUE REFERENCES u (id))",
+         "SELECT 1; ALTER TABLE t ADD COLUMN u_id INT REFERENCES u (id)"],
+    ),
+    "Q055": (
+        ["ALTER TABLE t ADD COLUMN a int NOT NULL",
+         "ALTER TABLE t ADD COLUMN a int NOT NULL REFERENCES u (id)"],
+        ["ALTER TABLE t ADD COLUMN a int",
+         "ALTER TABLE t ADD COLUMN a int NOT NULL DEFAULT 0",
+         "ALTER TABLE t ADD COLUMN a bigserial NOT NULL",
+         "ALTER TABLE t ADD COLUMN a int NOT NULL GENERATED ALWAYS AS (b) STORED",
+         "CREATE TABLE t (id INT NOT NULL PRIMARY KEY)",
+         T + "ALTER TABLE t ADD COLUMN a int NOT NULL"],
+    ),
 }  # fmt: skip
 
 
-DIALECTS = {"Q041": "mysql"}
+DIALECTS = {"Q041": "mysql", **dict.fromkeys(("Q050", "Q051", "Q052", "Q053", "Q054", "Q055"), "postgres")}
 """The dialect of a code's queries, if it is about one."""
 
 
@@ -518,3 +585,11 @@ def test_a_grouped_key_of_the_schema_determines_its_row():
 
     assert bare("SELECT chat, name FROM t GROUP BY chat") == []
     assert bare("SELECT a_id, name FROM u GROUP BY a_id") == ["name"]
+
+
+@pytest.mark.parametrize("dialect", ["", "mysql", "sqlite"])
+def test_other_databases_migrate_otherwise(dialect):
+    texts = [query for code in DIALECTS if code.startswith("Q05") for query in CASES[code][0]]
+    for query in texts:
+        reading = read(query, dialect)
+        assert not [f for f in advise(reading).findings if f.code.startswith("Q05")]

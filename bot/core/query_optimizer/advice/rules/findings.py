@@ -12,6 +12,7 @@ from bot.core.query_optimizer.advice.rules import (
     filters,
     grouping,
     joins,
+    migrations,
     ordering,
     selection,
     writes,
@@ -24,7 +25,7 @@ from bot.core.query_optimizer.sql.scopes import (
     line_of,
 )
 
-_REGISTERED = (conditions, filters, grouping, joins, ordering, selection, writes)
+_REGISTERED = (conditions, filters, grouping, joins, migrations, ordering, selection, writes)
 """Their rules are known once they are imported."""
 
 
