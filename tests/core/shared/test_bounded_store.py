@@ -282,7 +282,10 @@ def test_each_read_of_an_entry_of_the_main_queue_is_one_more_turn():
         for _ in range(reads):
             store.get("s", key, 0.0)
     assert [entry.frequency for entry in store.entries()] == [1, 3, 3, 0]
-    assert leaving(store, max_entries=1) == ["m3", "m0", "m1"]
+    assert leaving(store, max_entries=3) == ["m3"]
+    assert [entry.frequency for entry in store.entries()] == [0, 2, 2]
+    assert leaving(store, max_entries=1) == ["m0", "m1"]
+    assert leaving(store, max_entries=0) == ["m2"]
 
 
 def test_an_entry_of_the_small_queue_that_was_read_moves_to_the_main_queue_unread():

@@ -12,8 +12,8 @@ from bot.core._shared.singleflight import SingleFlight
 class Loads:
     """Functions by name, each of which is run once for any number of concurrent callers."""
 
-    def __init__(self):
-        self.flights = SingleFlight()
+    def __init__(self, led=False):
+        self.flights = SingleFlight(led=led)
         self.of = {}
 
     def __call__(self, name):
@@ -24,9 +24,9 @@ class Loads:
         return function
 
 
-@pytest.fixture
-def loads():
-    return Loads()
+@pytest.fixture(params=[False, True], ids=["in tasks", "led"])
+def loads(request):
+    return Loads(led=request.param)
 
 
 async def direct(call):
@@ -242,3 +242,76 @@ async def test_one_that_leaves_while_it_is_suspected(loads, monkeypatch):
         await tasks[0]
     done.set()
     assert await call == "a"
+
+
+@pytest.mark.parametrize(
+    ("key", "shown"),
+    [
+        ("text", "'text'"),
+        (7, "7"),
+        ((1, "text", "other"), "'text'"),
+        (((2, "deep"), 1), "'deep'"),
+        ((), "()"),
+        ((3,), "3"),
+    ],
+)
+async def test_a_key_is_shown_by_its_first_text(key, shown):
+    flights = SingleFlight()
+
+    async def work():
+        return await flights.run(key, work)
+
+    with pytest.raises(CircularLoadError) as caught:
+        await flights.run(key, work)
+    assert str(caught.value).endswith(f"each one waits for the next: {shown} -> {shown}")
+
+
+async def test_a_run_that_a_circle_hangs_on_to_is_waited_for_by_others(loads):
+    """``a`` has a task that waits for ``a``, for whom nobody waits: ``b`` waits for it all the same."""
+    tasks = []
+    done = asyncio.Event()
+
+    @loads.define
+    async def a():
+        tasks.append(asyncio.create_task(loads("a")))
+        await done.wait()
+        return "a"
+
+    loads.of["b"] = lambda: loads("a")
+    first = asyncio.create_task(loads("a"))
+    await asyncio.sleep(0.005)
+    second = asyncio.create_task(loads("b"))
+    await asyncio.sleep(0.005)
+    done.set()
+    assert await asyncio.gather(first, second, *tasks) == ["a"] * 3
+
+
+async def test_a_task_that_turns_out_to_be_waited_for_is_told_and_leaves(loads, monkeypatch):
+    monkeypatch.setattr(singleflight, "RECHECK_FIRST", 0.001)
+    waited = []
+    wait = asyncio.wait
+
+    async def observed(tasks, *, timeout=None):
+        waited.append(timeout)
+        return await wait(tasks, timeout=timeout)
+
+    monkeypatch.setattr(asyncio, "wait", observed)
+    go_on = asyncio.Event()
+
+    @loads.define
+    async def a():
+        task = asyncio.create_task(loads("a"))
+        await go_on.wait()
+        return await task
+
+    call = asyncio.create_task(loads("a"))
+    while len(waited) < 4:
+        await asyncio.sleep(0.001)
+    [flight] = loads.flights._flights.values()
+    assert len(flight.waiters) == (1 if loads.flights._led else 2)
+    go_on.set()
+    with pytest.raises(CircularLoadError):
+        await call
+    assert len(flight.waiters) == (0 if loads.flights._led else 1), "the task that was told is none of them"
+    assert waited[:4] == [0.001, 0.002, 0.004, 0.008]
+    assert max(waited) <= singleflight.RECHECK_LONGEST

@@ -5,7 +5,7 @@ import gc
 
 import pytest
 
-from bot.core._shared.singleflight import SingleFlight
+from bot.core._shared.singleflight import MAX_LED, SingleFlight, is_given_up
 from tests.support.clock import until_idle
 from tests.support.loader import Loader
 
@@ -205,9 +205,10 @@ async def test_a_leader_that_gives_up_early_does_not_make_the_others_begin_anew_
 
 
 async def test_work_that_is_cancelled_by_itself_cancels_those_who_wait_but_not_their_tasks():
-    flights, gate = SingleFlight(led=True), asyncio.Event()
+    flights, gate, runs = SingleFlight(led=True), asyncio.Event(), []
 
     async def work():
+        runs.append("run")
         await gate.wait()
         raise asyncio.CancelledError  # as of a future within that somebody cancelled
 
@@ -215,7 +216,7 @@ async def test_work_that_is_cancelled_by_itself_cancels_those_who_wait_but_not_t
     gate.set()
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError] * 3
-    assert len(flights) == 0
+    assert (len(flights), runs) == (0, ["run"])
 
 
 async def test_a_led_run_that_takes_too_long_is_given_up_by_all():
@@ -319,9 +320,12 @@ async def test_deep_runs_within_one_another_do_not_use_up_the_stack():
     flights = SingleFlight(led=True)
 
     async def work(depth):
-        return depth if depth == 300 else await flights.run(depth + 1, lambda: work(depth + 1))
+        if depth == 300:
+            return len(asyncio.all_tasks())
+        return await flights.run(depth + 1, lambda: work(depth + 1))
 
-    assert await flights.run(0, lambda: work(0)) == 300
+    # The first twenty are led by the caller; each of the others is a task.
+    assert await flights.run(0, lambda: work(0)) == 1 + 301 - MAX_LED
 
 
 def test_a_leader_whose_loop_ended_leaves_nobody_and_nothing():
@@ -338,3 +342,106 @@ def test_a_leader_whose_loop_ended_leaves_nobody_and_nothing():
     asyncio.run(main())  # cancels all three
     gc.collect()
     assert len(flights) == 0
+
+
+@BOTH
+async def test_a_run_that_takes_its_time_to_be_cancelled_is_not_joined(led):
+    flights, runs, ends, go_on = SingleFlight(led=led), [], asyncio.Event(), asyncio.Event()
+
+    async def work():
+        runs.append(len(runs) + 1)
+        try:
+            await go_on.wait()
+        finally:
+            if runs == [1]:
+                await ends.wait()
+        return len(runs)
+
+    [first] = await start(flights, work, 1)
+    # Its own task, or that of the caller who leads it.
+    [run] = [first] if led else [task for task in asyncio.all_tasks() if task.get_name() == "single-flight"]
+    run.cancel()
+    await until_idle()
+    late = await start(flights, work, 2)
+    assert runs == [1, 2], "a new run, joined by the next"
+    ends.set()
+    go_on.set()
+    assert await asyncio.gather(*late) == [2, 2]
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert len(flights) == 0
+
+
+async def test_a_joined_run_takes_its_time_to_be_cancelled_and_is_not_joined_again():
+    """The work of a leader that left was begun once more, in a task; that one is cancelled, too."""
+    flights, runs, ends, go_on = SingleFlight(led=True), [], asyncio.Event(), asyncio.Event()
+
+    async def work():
+        runs.append(len(runs) + 1)
+        try:
+            await go_on.wait()
+        finally:
+            if runs == [1, 2]:
+                await ends.wait()
+        return len(runs)
+
+    leader, follower = await start(flights, work, 2)
+    leader.cancel()
+    await until_idle()
+    [run] = [task for task in asyncio.all_tasks() if task.get_name() == "single-flight"]
+    run.cancel()
+    await until_idle()
+    late = await start(flights, work, 1)
+    assert runs == [1, 2, 3]
+    ends.set()
+    go_on.set()
+    assert await late[0] == 3
+    outcomes = await asyncio.gather(leader, follower, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError] * 2
+
+
+@BOTH
+async def test_work_can_ask_whether_it_was_given_up(led):
+    flights, answers, done = SingleFlight(led=led), [], asyncio.Event()
+
+    async def work():
+        answers.append(is_given_up())
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            answers.append(is_given_up())
+            done.set()
+            raise
+
+    assert not is_given_up()
+    with pytest.raises(TimeoutError):
+        await flights.run("k", work, timeout=0.01)
+    await done.wait()
+    assert answers == [False, True]
+    assert not is_given_up()
+
+
+@BOTH
+async def test_later_callers_start_a_new_run_after_a_key_was_forgotten(led):
+    flights, work = SingleFlight(led=led), Work()
+    before = await start(flights, work, 2)
+    assert "k" in flights
+    flights.forget("k")
+    flights.forget("unknown")
+    assert "k" not in flights
+    after = await start(flights, work, 2)
+    work.gate.set()
+    assert await asyncio.gather(*before, *after) in ([1, 1, 2, 2], [2, 2, 2, 2])
+    assert (work.runs, len(flights)) == (2, 0)
+
+
+@BOTH
+async def test_a_time_of_its_own_counts_before_that_of_all(led):
+    flights, work = SingleFlight(led=led), Work()
+    flights.timeout = 0.01
+    patient = asyncio.ensure_future(flights.run("p", work, timeout=60))
+    with pytest.raises(TimeoutError):
+        await flights.run("k", work)
+    assert not patient.done()
+    work.gate.set()
+    assert await patient in (1, 2)
