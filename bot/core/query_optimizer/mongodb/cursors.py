@@ -58,7 +58,10 @@ class CachedCursor:
             # There may be more to read, so the cursor must be this caller's own.
             found = await self._results.answer("find", arguments, run_own, lambda rows: len(rows) < length)
         if not own.used:
-            await self.raw.close()  # as if it had been read to its end
+            # As if it had been read to its end. Motor's own close takes a thread, though nothing was opened.
+            closing = getattr(self.raw, "delegate", self.raw).close()
+            if closing is not None:
+                await closing
         return found
 
     def clone(self) -> CachedCursor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import weakref
 from collections.abc import Awaitable, Callable, Hashable, Mapping
@@ -16,7 +17,7 @@ from bot.core.query_optimizer.execution.execution import Execution
 from bot.core.query_optimizer.execution.invalidation import Invalidation
 from bot.core.query_optimizer.execution.recording import Recorder
 from bot.core.query_optimizer.mongodb.keys import Identity, NotCacheableError, key_of_arguments
-from bot.core.query_optimizer.mongodb.sessions import note_in_transaction
+from bot.core.query_optimizer.mongodb.sessions import may_still_happen, note_in_transaction
 from bot.core.query_optimizer.mongodb.shapes import (
     analysis_of,
     filed_as,
@@ -33,6 +34,13 @@ Run = Callable[[], Awaitable[Any]]
 _PRIMARY = 0
 _NEWEST = (None, "local", "linearizable")
 """Read concerns whose answers hold every acknowledged write; others may lag behind."""
+
+
+UNSURE = 10.0
+"""Seconds in which the server may still carry out a write whose answer never came."""
+
+MAX_UNSURE = 1_000
+"""Collections with such writes that are remembered one by one; beyond that, none is cached for that time."""
 
 
 class MongoResults:
@@ -56,6 +64,10 @@ class MongoResults:
         # id of a client -> (the client, its number); a client that is gone leaves no number to another.
         self._clients: dict[int, tuple[weakref.ref[Any], int]] = {}
         self._last_client = 0
+        # Collections as filed -> until when a write may still be carried out; "" stands for all. Changed by
+        # doubt. And the messages to other instances that are being sent.
+        self._unsure: dict[str, float] = {}
+        self._telling: set[asyncio.Future[Any]] = set()
 
     def client_number(self, client: Any) -> int:
         """A number that no other client has or had."""
@@ -76,6 +88,38 @@ class MongoResults:
         """The collection filed as ``name`` is a view over these."""
         if not behind <= self.invalidation.relations.read_by(frozenset((name,))):
             self.invalidation.declare_view(name, behind)
+
+    def doubt(self, names: frozenset[str]) -> None:
+        """A write to these collections was cancelled, or its connection was lost: it may still happen.
+
+        Until it cannot, nothing that reads them is kept here; then the other instances are told once more.
+        """
+        unsure, now = self._unsure, self.now()
+        for name in [name for name, until in unsure.items() if until <= now]:
+            del unsure[name]
+        for name in names:
+            unsure[name if len(unsure) < MAX_UNSURE else ""] = now + UNSURE
+        asyncio.get_running_loop().call_later(UNSURE, self._tell_again, names)
+
+    def _tell_again(self, names: frozenset[str]) -> None:
+        told = self.ended(names)
+        if told is not None:
+            telling = asyncio.ensure_future(told)
+            self._telling.add(telling)
+            telling.add_done_callback(self._told)
+
+    def _told(self, telling: asyncio.Future[Any]) -> None:
+        self._telling.discard(telling)
+        if not telling.cancelled() and (error := telling.exception()) is not None:
+            logger.warning("Other instances were not told of a write: %s", one_line(error))
+
+    def is_unsure(self, reads: frozenset[str]) -> bool:
+        """Whether a write to what is read may still be carried out."""
+        if not self._unsure:
+            return False
+        now = self.now()
+        names = (*self.invalidation.relations.read_by(reads), "")
+        return any(self._unsure.get(name, 0.0) > now for name in names)
 
     def ended(self, names: frozenset[str]) -> Awaitable[Any] | None:
         """A transaction that wrote these collections has ended."""
@@ -170,6 +214,8 @@ class CollectionResults:
                 shared.recorder.hits += 1
                 return entry.value if entry.thaw is None else entry.thaw(entry.value)
             reads = self._reads(method, arguments)
+            if shared.is_unsure(reads):
+                raise NotCacheableError("a write to it may still be carried out")
         except NotCacheableError as error:
             key, why_not, run = None, str(error), otherwise or run
         analysis = analysis_of(
@@ -192,7 +238,7 @@ class CollectionResults:
         """``await run()``, which writes the collections filed as ``names``."""
         shared = self.shared
         if session is not None:
-            note_in_transaction(session, shared, names, shared.ended)
+            note_in_transaction(session, shared, names, shared.ended, shared.doubt)
         if not shared.is_on():
             return await run()
         analysis = analysis_of(method, self.database, self._name, arguments, writes=names)
@@ -207,7 +253,12 @@ class CollectionResults:
             declares = tuple(Declaration("view", name, never) for name in sorted(names))
             analysis = replace(analysis, declares=declares)
         call = Call(analysis.normal_form, None, _executor(run), analysis, None)
-        return await shared.execution.run(call)
+        try:
+            return await shared.execution.run(call)
+        except BaseException as error:
+            if may_still_happen(error):
+                shared.doubt(names)
+            raise
 
 
 def _executor(run: Run) -> Callable[[str, Any], Awaitable[Any]]:

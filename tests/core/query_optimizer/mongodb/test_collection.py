@@ -1,12 +1,20 @@
 """Reads of a collection are answered from the cache until something writes it."""
 
 import asyncio
+import datetime
 import inspect
 
 import pymongo
 import pytest
+from bson import Binary, Code, DBRef, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp
+from bson.son import SON
+from bson.tz_util import FixedOffset
 from pymongo import ReadPreference, WriteConcern
+from pymongo.errors import AutoReconnect, DuplicateKeyError
 from pymongo.read_concern import ReadConcern
+
+from bot.core._shared.isolation import freeze
+from bot.core.query_optimizer.mongodb import results
 
 
 async def aggregated(collection, pipeline):
@@ -297,3 +305,58 @@ async def test_what_is_no_n_plus_one(optimizer, cached, read):
     for n in range(30):
         await read(cached, n)
     assert await optimizer.get_n_plus_one_patterns() == []
+
+
+@pytest.mark.parametrize(
+    "error", [asyncio.CancelledError(), AutoReconnect("lost")], ids=["cancelled", "lost"]
+)
+async def test_nothing_is_kept_while_a_write_without_an_answer_may_still_happen(
+    optimizer, users, cached, commands, clock, monkeypatch, error
+):
+    monkeypatch.setattr(results, "UNSURE", 0.05)
+    told = []
+    optimizer.after_write(told.append)
+    await cached.find_one({"_id": 1})
+
+    async def unanswered():
+        raise error
+
+    with pytest.raises(type(error)):
+        await cached._results.write("update_one", unanswered, frozenset({cached._results.filed}), None, {})
+    assert (await cached.find_one({"_id": 1}))["group"] == 1
+    await users.update_one({"_id": 1}, {"$set": {"group": 9}})  # the server gets to it
+    assert (await cached.find_one({"_id": 1}))["group"] == 9
+    async with asyncio.timeout(10):
+        while len(told) < 2:
+            await asyncio.sleep(0.01)
+    clock.jump(0.1)
+    commands.since()
+    for _ in range(2):
+        await cached.find_one({"_id": 1})
+    assert commands.since() == ["find"], "cached again"
+
+
+async def test_a_write_that_the_server_refuses_leaves_no_doubt(cached, commands):
+    with pytest.raises(DuplicateKeyError):
+        await cached.insert_one({"_id": 1})
+    commands.since()
+    for _ in range(2):
+        await cached.find_one({"_id": 1})
+    assert commands.since() == ["find"]
+
+
+def test_every_type_of_bson_comes_back_as_it_was():
+    document = {
+        "id": ObjectId(), "long": Int64(1), "decimal": Decimal128("1.0"), "bytes": Binary(b"x", 5),
+        "regex": Regex("a", "i"), "time": Timestamp(1, 2), "min": MinKey(), "max": MaxKey(),
+        "ref": DBRef("c", ObjectId()), "code": Code("x", {"a": 1}), "son": SON(a=[1, {"b": 2}]),
+        "date": datetime.datetime(2024, 1, 1, tzinfo=FixedOffset(60, "one")),
+    }  # fmt: skip
+    frozen = freeze([document])
+    (back,) = frozen.thaw(frozen.value)
+    assert back == document
+    assert {name: type(value) for name, value in back.items()} == {
+        name: type(value) for name, value in document.items()
+    }
+    back["son"]["a"].clear()
+    assert frozen.thaw(frozen.value) == [document]
