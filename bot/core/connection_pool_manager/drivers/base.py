@@ -223,7 +223,8 @@ class Driver(ABC):
     async def restore(self, raw: Any) -> None:
         """Reset it, and tell the one who watches it."""
         await self.reset(raw)
-        watch: Watch | None = getattr(raw, "phase4_watch", None)
+        # By class: on a handle of MongoDB, every other name is a collection.
+        watch: Watch | None = raw.phase4_watch if hasattr(type(raw), "phase4_watch") else None
         if watch is not None:
             await watch.was_reset()
 
