@@ -98,7 +98,8 @@ MODULES: dict[str, tuple[str, ...]] = {
     ),
     "bot/core/cache_manager/changes.py": (f"{CACHE}/test_changes.py",),
     "bot/core/load_balancer/outliers.py": (
-        f"{BALANCER}/test_health.py",
+        f"{BALANCER}/test_outliers.py",
+        f"{BALANCER}/test_cluster.py",
         "tests/properties/test_load_balancer.py",
     ),
     "bot/core/load_balancer/strategies.py": (

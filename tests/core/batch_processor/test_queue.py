@@ -222,3 +222,9 @@ async def test_each_level_leaves_out_what_was_cancelled():
     assert data(queue.take(2)) == [4, 0]
     assert data(queue.take(1)) == [2]
     assert (len(queue), queue.withdrawn) == (0, 2)
+
+
+def test_no_more_are_taken_than_asked_for():
+    queue = filled(0, 0, 0)
+    assert data(queue.take(2)) == [0, 1]
+    assert data(queue.take(2)) == [2]

@@ -412,10 +412,26 @@ def test_each_new_client_has_two_old_ones_looked_at():
     for client in range(MIN_ROTATION):
         b.take(client, 100.0)
     assert (len(b.fresh), len(b.aging)) == (MIN_ROTATION, 0)
-    b.take("new", 200.0)
+    b.take("new", 101.0)  # to the moment at which those are full
     assert (len(b.fresh), len(b.aging)) == (1, MIN_ROTATION - 2)
-    b.take("new", 300.0)
+    b.take("new", 102.0)
     assert len(b.aging) == MIN_ROTATION - 2, "it is not new"
     b.take(0, 300.0)
     assert (len(b.fresh), len(b.aging)) == (2, MIN_ROTATION - 3), "an old one takes its place up again"
     b.check_invariants(300.0)
+
+
+def test_a_status_tells_whether_it_was_decided_alone():
+    b = buckets()
+    assert [b.look("c", 100.0).degraded, b.look("c", 100.0, alone=True).degraded] == [False, True]
+    assert b.look("c", 100.0, 9, alone=True).degraded
+    assert [b.status("c", 1.0, 1, 100.0).degraded, b.status("c", 1.0, 1, 100.0, alone=True).degraded] == [
+        False,
+        True,
+    ]
+
+
+def test_a_sweep_that_leaves_an_old_client_is_not_over():
+    b = buckets(rps=1, burst=1)
+    b.aging["old"] = 200.0
+    assert not b.sweep(100.0, 10)

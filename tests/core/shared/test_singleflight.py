@@ -445,3 +445,10 @@ async def test_a_time_of_its_own_counts_before_that_of_all(led):
     assert not patient.done()
     work.gate.set()
     assert await patient in (1, 2)
+
+
+async def test_a_led_run_that_ended_has_no_deadline():
+    flights, work = SingleFlight(led=True), Work()
+    work.gate.set()
+    await flights.run("k", work, timeout=60)
+    assert not flights._deadlines._at
