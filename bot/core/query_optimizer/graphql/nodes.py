@@ -12,6 +12,19 @@ SIZES = frozenset(
 )
 
 
+def size_of(value: Any) -> int:
+    """A page size as servers read it: a whole number, a float or a text of either; 0 if it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return 0
+    try:
+        size = float(value[:40]) if isinstance(value, str) else value
+    except ValueError:
+        return 0
+    if not size > 0:  # or NaN
+        return 0
+    return int(min(MAX_COMPLEXITY, size))
+
+
 def definitions(document: Any) -> tuple[list[Any], dict[str, Any]]:
     found = [d for d in document.definitions if d.kind == "operation_definition"]
     fragments = {d.name.value: d for d in document.definitions if d.kind == "fragment_definition"}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from bot.core.query_optimizer.advice.rules.registry import Rule, register
-from bot.core.query_optimizer.graphql.nodes import MAX_COMPLEXITY, SIZES, selections_of
+from bot.core.query_optimizer.graphql.nodes import SIZES, selections_of, size_of
 from bot.core.query_optimizer.models import Finding
 
 MAX_PAGE = 1_000
@@ -164,8 +164,8 @@ def _look(node: Any, seen: _Seen) -> None:
         sized = False
         for argument in item.arguments or ():
             key = argument.name.value
-            _look_value(argument.value, f"{name}.{key}", seen, size=key.lower() in SIZES)
-            sized = sized or key.lower() in SIZES
+            size = _look_value(argument.value, f"{name}.{key}", seen, size=key.lower() in SIZES)
+            sized = sized or size
         if not sized and any(s.kind == "field" and s.name.value in _LISTS for s in selections_of(item)):
             seen.unbounded[name] = None
         label = item.alias.value if item.alias is not None else name
@@ -184,16 +184,23 @@ def _look_directives(node: Any, seen: _Seen) -> None:
             _look_value(argument.value, "", seen, size=False)
 
 
-def _look_value(value: Any, where: str, seen: _Seen, *, size: bool) -> None:
-    queue = [value]
-    for item in queue:
+def _look_value(value: Any, where: str, seen: _Seen, *, size: bool) -> bool:
+    """Look at an argument; returns whether it is a page size, or an object that has one."""
+    queue = [(size, value)]
+    found = False
+    for sized, item in queue:
+        found = found or sized
         if item.kind == "variable":
             seen.variables.add(item.name.value)
         elif item.kind == "list_value":
-            queue += item.values
+            queue += [(sized, each) for each in item.values]
         elif item.kind == "object_value":
-            queue += [part.value for part in item.fields]
-        elif item.kind == "int_value" and size:
-            seen.pages[where.rpartition(".")[0]] = min(MAX_COMPLEXITY, int(item.value[:20]))
+            queue += [(bool(where) and part.name.value.lower() in SIZES, part.value) for part in item.fields]
         elif item.kind in ("string_value", "int_value", "float_value") and where:
-            seen.literals[where] = None
+            page = size_of(item.value) if sized else 0
+            name = where.rpartition(".")[0]
+            if page:
+                seen.pages[name] = max(page, seen.pages.get(name, 0))
+            else:
+                seen.literals[where] = None
+    return found

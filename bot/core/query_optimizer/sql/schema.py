@@ -10,7 +10,6 @@ from sqlglot import exp
 
 from bot.core.query_optimizer.sql.census import Census
 
-
 _TABLE = re.compile(r'\s*(?:\w+\s+)?TABLE\s+(?:IF\s+NOT\s+EXISTS\s+)?(?:["\w]+\.)?"?(\w+)', re.IGNORECASE)
 """The name in a CREATE TABLE, without its first word, that the parser does not read."""
 

@@ -375,3 +375,48 @@ async def test_n_plus_one_of_graphql(optimizer):
     [pattern] = await optimizer.get_n_plus_one_patterns()
     assert "list" in pattern.suggestion
     await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    ("text", "variables", "complexity"),
+    [
+        ("{ users(first: 100) { name } }", {}, 101),
+        ('{ users(first: "100") { name } }', {}, 101),
+        ("{ users(first: 100.0) { name } }", {}, 101),
+        ("{ users(page: {first: 100}) { name } }", {}, 101),
+        ('{ users(page: [{at: {limit: "1e2"}}]) { name } }', {}, 101),
+        ("query ($n: Int) { users(first: $n) { name } }", {"n": "100"}, 101),
+        ("query ($n: Float) { users(first: $n) { name } }", {"n": 100.5}, 101),
+        ("query ($n: Int) { users(page: {first: $n}) { name } }", {"n": 100}, 101),
+        ("query ($p: Page!) { users(page: $p) { name } }", {"p": {"first": 100}}, 101),
+        ("query ($p: [Page!]) { users(page: $p) { name } }", {"p": [{"at": {"limit": "100"}}]}, 101),
+        ("query ($p: Page = {first: 100}) { users(page: $p) { name } }", {"x": 1}, 101),
+        ('query ($n: Int = "100") { users(first: $n) { name } }', {"x": 1}, 101),
+        # No sizes.
+        ("query ($s: String) { users(name: $s) { name } }", {"s": {"first": 100}}, 2),
+        ("query ($n: Int) { users(first: $n) { name } }", {"n": True}, 2),
+        ("query ($n: Float) { users(first: $n) { name } }", {"n": float("nan")}, 2),
+        ("query ($n: Int) { users(first: $n) { name } }", {"n": "many"}, 2),
+        ("query ($n: Int) { users(first: $n) { name } }", {"n": -5}, 2),
+        ("query ($p: Page) { users(page: $p) { name } }", {"p": {"name": 100}}, 2),
+    ],
+)
+def test_a_page_size_is_found_however_it_is_given(text, variables, complexity):
+    assert complexity_with(text, None, variables) == complexity
+    reading = read(text)
+    assert reading.sized_by_variables or reading.complexity == complexity
+
+
+def test_an_endless_size_is_the_largest():
+    text = "query ($n: Float) { users(first: $n) { name } }"
+    assert complexity_with(text, None, {"n": float("inf")}) == MAX_COMPLEXITY
+    text = "query ($p: Page) { users(page: $p) { name } }"
+    circle = {}
+    circle["page"] = [circle, circle]
+    assert complexity_with(text, None, {"p": circle}) == MAX_COMPLEXITY
+
+
+@pytest.mark.parametrize("size", ["5000", '"5000"', "5e3", "5000.5"])
+def test_a_large_page_in_an_object_is_found(size):
+    text = f"{{ users(page: {{first: {size}}}) {{ edges {{ id }} }} }}"
+    assert [finding.code for finding in read(text).findings] == ["G010"]
