@@ -33,6 +33,8 @@ def cached(
     shared: MongoResults, driver: Any, ttl: float | None, view_of: Collection[str]
 ) -> CachedCollection:
     """Raises InvalidArgumentError for what is no async collection, or no names."""
+    if isinstance(driver, CachedCollection) and driver._results.shared is shared:
+        driver = driver._driver  # wrapped already: each read is counted once
     if not (hasattr(type(driver), "count_documents") and hasattr(type(driver), "find_one")):
         raise invalid("collection", driver, "a collection of PyMongo's AsyncMongoClient or of motor")
     is_async = asyncio.iscoroutinefunction(driver.find_one) or type(driver).__module__.startswith("motor.")

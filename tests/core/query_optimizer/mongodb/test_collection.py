@@ -210,6 +210,15 @@ async def test_a_view_follows_its_collections(optimizer, users, cached, commands
     assert commands.since() == ["find"]
 
 
+async def test_a_collection_that_is_wrapped_twice_counts_once(optimizer, cached):
+    again = optimizer.collection(cached)
+    assert again == cached
+    for _ in range(3):
+        await again.find({"group": 1}).to_list(None)
+    figures = await optimizer.get_statistics()
+    assert (figures["cache_hits"], figures["cache_misses"]) == (2, 1)
+
+
 async def test_bad_arguments(optimizer, users):
     sync = pymongo.MongoClient("mongodb://127.0.0.1:1", connect=False)
     for bad in (None, users.database, sync["a"]["b"]):
