@@ -328,6 +328,31 @@ async def many(url: str, keys: int = 10_000, repeats: int = 9) -> None:
     await raw.aclose()
 
 
+async def large(url: str, repeats: int = 9) -> None:
+    """For how long the event loop is held by a value of some MB on its way to Redis, and back."""
+    cache = CacheManager()
+    await cache.enable(redis_url=url)
+    text = "".join(f"line {number} of a log: user {number * 7919 % 1000}\n" for number in range(130_000))
+    values = {
+        "4 MB of text": text[: 4 << 20],
+        "4 MB that do not shrink": random.Random(1).randbytes(4 << 20),
+        "1 MB of dicts": [{**SMALL, "id": number} for number in range(22_000)],
+    }
+    print(f"### Large values, minima of {repeats}\n")
+    print("| | set, ms | longest gap, ms | get from Redis, ms | longest gap, ms |\n|---|---:|---:|---:|---:|")
+    for name, value in values.items():
+        sets, gets = [], []
+        for _ in range(repeats):
+            gc.collect()
+            sets.append(await longest_gap(cache.set("large", value)))
+            cache._tiers.local.l1.store.clear()
+            gets.append(await longest_gap(cache.get("large", "default")))
+        cells = [min(run[index] for run in runs) for runs in (sets, gets) for index in (0, 1)]
+        print(f"| {name} | " + " | ".join(f"{cell:.1f}" for cell in cells) + " |")
+    print()
+    await cache.disable()
+
+
 def _together(reader: Callable[[str], Awaitable[Any]], keys: list[str], tasks: int) -> Any:
     async def run(n: int) -> None:
         if tasks == 1:
@@ -581,6 +606,7 @@ async def bench() -> None:
         await propagation(url)
         await l2(url)
         await many(url)
+        await large(url)
     memory()
     ratios()
 
@@ -588,6 +614,7 @@ async def bench() -> None:
 async def bench_many() -> None:
     with redis_server() as url:
         await many(url)
+        await large(url)
 
 
 if __name__ == "__main__":
