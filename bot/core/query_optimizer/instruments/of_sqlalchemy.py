@@ -6,13 +6,14 @@ dialect's commit and rollback are wrapped; no events exist for what follows them
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable
 from typing import Any
 
-from sqlalchemy import event
-from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.util import await_only
-from sqlalchemy.util.concurrency import in_greenlet
+from sqlalchemy import event  # type: ignore[import-not-found,unused-ignore]
+from sqlalchemy.ext.asyncio import AsyncEngine  # type: ignore[import-not-found,unused-ignore]
+from sqlalchemy.util import await_only  # type: ignore[import-not-found,unused-ignore]
+from sqlalchemy.util.concurrency import in_greenlet  # type: ignore[import-not-found,unused-ignore]
 
 from bot.core.query_optimizer.instruments.watching import Instrument, Session, in_background_if
 
@@ -103,7 +104,7 @@ class Listeners:
 
     def _gone(self, dbapi_connection: Any, record: Any, *_: Any) -> None:
         session = record.info.get(self._key)
-        if session is not None:
+        if session is not None and _in_loop():  # else nobody can be told; it was rolled back before
             session.is_inside = False
             _tell(session.was_closed())
 
@@ -114,10 +115,15 @@ class Listeners:
             finally:
                 info = getattr(connection, "info", None)
                 session = None if info is None else info.get(self._key)
-                if session is not None:
+                if session is not None and _in_loop():
                     _tell(session.ended())
 
         return end
+
+
+def _in_loop() -> bool:
+    """Whether an event loop runs: an engine may also be disposed of after it."""
+    return asyncio._get_running_loop() is not None
 
 
 def _tell(told: Awaitable[Any] | None) -> None:

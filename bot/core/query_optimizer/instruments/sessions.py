@@ -23,6 +23,9 @@ _HARMLESS_PRAGMAS = frozenset(
         "database_list secure_delete threads cache_spill"
     ).split()
 )
+_IN_SCRIPTS = frozenset(
+    "select insert update delete merge with create drop alter truncate begin commit end rollback".split()
+)
 _TEMPORARY = re.compile(r"(?i)\b(?:temp|temporary|pg_temp\w*)\b")
 _PRAGMA = re.compile(r"(?i)pragma\s+(?:\w+\s*\.\s*)?(\w+)")
 _SET_TRANSACTION = re.compile(r"(?i)set\s+transaction\b")
@@ -65,10 +68,20 @@ def alters(analysis: Analysis, text: str) -> bool:
     if kind is QueryType.DDL:
         return _is_temporary(analysis)
     form = analysis.normal_form
+    if kind is QueryType.SCRIPT:
+        return _is_temporary(analysis) or not all(map(_leaves, form.split(";")))
     if pragma := _PRAGMA.match(form):
         return pragma[1].lower() not in _HARMLESS_PRAGMAS
     first = form.split(None, 1)[0].lower() if form.strip() else ""
     return first not in _HARMLESS and not _SET_TRANSACTION.match(form)
+
+
+def _leaves(statement: str) -> bool:
+    """Whether one statement of a script leaves the session as it was."""
+    if pragma := _PRAGMA.match(statement.strip()):
+        return pragma[1].lower() in _HARMLESS_PRAGMAS
+    words = statement.split(None, 1)
+    return not words or words[0].lower() in _IN_SCRIPTS
 
 
 def _is_temporary(analysis: Analysis) -> bool:

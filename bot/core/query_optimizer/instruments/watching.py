@@ -27,8 +27,8 @@ _numbers = itertools.count(1)
 
 Run = Callable[[], Awaitable[Any]]
 
-READING: ContextVar[Any] = ContextVar("instrument_reading", default=None)
-"""Identifies the read by which a pool in this context leases a connection; None: it is none."""
+READING: ContextVar[tuple[Any, ...] | None] = ContextVar("instrument_reading", default=None)
+"""The read for which a pool in this context leases a connection: who reads, text, parameters, variant."""
 
 
 class Options(NamedTuple):
@@ -302,8 +302,8 @@ class Session:
 
         ``variant`` tells apart what calls of the driver make of the same rows.
         """
-        through = READING.get()
-        if through is not None:  # on a connection that a pool has leased for a read
+        through, *read = READING.get() or (None,)
+        if through is not None and read == [text, params, variant]:  # by a pool, which leased the connection
             with database_time():
                 result = await call()
             if not self._is_plain():
@@ -319,7 +319,7 @@ class Session:
         """As :meth:`read`, for a pool; ``call`` leases a connection and reads on it."""
 
         async def leased() -> Any:
-            token = READING.set(leased)
+            token = READING.set((leased, text, params, variant))
             try:
                 return await call()
             except NotPlain as found:
@@ -351,7 +351,8 @@ class Session:
 
         async def executor(query: str, _: Any) -> Any:
             result = await call()
-            if not self._is_plain():
+            # Also undone meanwhile: a connection that is not watched may be in any state.
+            if not (self.watches and instrument.cache and self._is_plain()):
                 raise NotPlain(executor, result)
             return result
 

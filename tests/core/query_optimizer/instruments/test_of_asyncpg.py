@@ -236,6 +236,29 @@ async def test_without_its_tenant_a_read_is_not_cached(seen: QueryOptimizer, poo
     assert (seen.snapshot().cache_hits, seen.snapshot().cached_results_count) == (0, 0)
 
 
+async def test_what_a_setup_reads_is_no_result(seen: QueryOptimizer, postgresql_url: str, pool: Any) -> None:
+    async def setup(connection: Any) -> None:
+        await connection.execute("SET application_name = 'bot'")
+        assert await connection.fetchval("SELECT 'setup'") == "setup"
+
+    async with asyncpg.create_pool(postgresql_url, min_size=1, max_size=2, setup=setup) as own:
+        instrument(own, cache=True)
+        assert [await own.fetchval(BY_ID, 3) for _ in range(3)] == [3, 3, 3]
+    assert seen.snapshot().cache_hits == 0
+
+
+async def test_undone_during_a_read(seen: QueryOptimizer, pool: Any) -> None:
+    instrument(pool, cache=True)
+    await pool.fetchval(BY_ID, 1)
+    async with pool.acquire() as holder, holder.transaction():
+        await holder.execute("LOCK TABLE seen IN ACCESS EXCLUSIVE MODE")
+        reading = asyncio.create_task(pool.fetchval(BY_ID, 3))
+        await asyncio.sleep(0.05)
+        uninstrument(pool)
+    assert await reading == 3
+    assert seen.snapshot().cached_results_count == 1  # of the first read
+
+
 async def test_own_types_are_kept(seen: QueryOptimizer, postgresql_url: str) -> None:
     import json
 

@@ -26,6 +26,8 @@ from bot.core.query_optimizer.sql.functions import NOTHING
         "SELECT 1; SET ROLE ann",
         "EXECUTE prepared",
         "COMMIT; SET ROLE ann",
+        "CREATE TABLE a (id int); CREATE TEMP TABLE b (id int)",
+        "CREATE TABLE a (id int); PRAGMA case_sensitive_like = ON",
         "this is no SQL",
     ],
 )
@@ -51,6 +53,8 @@ def test_it_alters_the_session(text: str) -> None:
         "PRAGMA table_info(users)",
         "LISTEN jobs",
         "VACUUM",
+        "CREATE TABLE a (id int); CREATE INDEX i ON a (id); INSERT INTO a VALUES (1);",
+        "PRAGMA journal_mode = WAL; CREATE TABLE a (id int);",
     ],
 )
 def test_it_leaves_the_session_as_it_was(text: str) -> None:
