@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
 from bot.core._shared.clock import Clock
+from bot.core._shared.masking import one_line
 from bot.core.connection_pool_manager.drivers.places import places_of
 from bot.core.connection_pool_manager.errors import PoolClosedError, PoolTimeoutError
+from bot.core.connection_pool_manager.health import Health
 from bot.core.connection_pool_manager.lease import PooledConnection
 from bot.core.connection_pool_manager.models import PoolSpec
 from bot.core.connection_pool_manager.pool import Pool
+
+logger = logging.getLogger(__name__)
 
 PATIENCE = 0.5
 """Seconds that a reader waits for a replica's new connection before another replica is asked."""
@@ -43,8 +48,10 @@ def replica_specs(spec: PoolSpec) -> list[PoolSpec]:
 class Member(Protocol):
     """What is asked of the pool of one replica."""
 
+    name: str
     spec: PoolSpec
     pool: Pool
+    health: Health
     clock: Clock
 
     async def start(self, *, wants_server: bool = True) -> None:
@@ -96,6 +103,9 @@ class Replicas(Generic[M]):
         for error in await asyncio.gather(*starts, return_exceptions=True):
             if error is not None:
                 raise error
+        for member in self.members:
+            if (said := member.health.warning()) is not None:
+                logger.warning("Pool %r: a replica does not work yet: %s", member.name, one_line(said))
 
     def adopt(self, spec: PoolSpec) -> None:
         """Use other sizes and times."""

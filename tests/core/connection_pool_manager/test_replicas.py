@@ -11,6 +11,7 @@ from bot.core.connection_pool_manager import ConnectionPoolManager, PoolTimeoutE
 from bot.core.connection_pool_manager.drivers.places import host_of, places_of
 from bot.core.connection_pool_manager.models import PoolOptions, PoolSpec
 from bot.core.connection_pool_manager.replicas import replica_specs
+from tests.core.connection_pool_manager.test_demotion import two_mariadbs  # noqa: F401  # a fixture
 from tests.support.replication import PostgresqlGroup
 from tests.support.waiting import until
 
@@ -152,6 +153,27 @@ async def test_reads_go_to_a_replica_and_to_the_primary_when_none_works(pools, g
     await until(lambda: reads_on_replica(pools))
 
 
+async def test_a_replica_that_is_away_at_the_start_is_told_of(pools, postgresql_url, caplog):
+    away = "postgresql://bot:secret@127.0.0.1:1/db"
+    await pools.create_pool("p", "postgresql", 1, 2, url=postgresql_url, replicas=[away])
+    assert "a replica does not work yet: cannot connect to postgresql://***@127.0.0.1:1/db" in caplog.text
+    assert "secret" not in caplog.text
+    assert await pools.fetchval("p", "SELECT 1", read_only=True) == 1
+    assert pools._pools["p"].figures().reads_by_primary == 1
+    assert not pools.warnings()
+
+
+async def test_reads_on_replicas_are_watched_too(pools, postgresql_url):
+    seen = []
+    await pools.create_pool("p", "postgresql", 1, 2, url=postgresql_url, replicas=[postgresql_url])
+    member = pools._pools["p"].replicas.members[0]
+    pools.observe(lambda pool, backend: seen.append((pool, backend)) or (lambda raw: None))
+    assert seen == [("p", "postgresql")] * 2
+    assert member.driver.observer is not None
+    pools.observe(None)
+    assert member.driver.observer is None
+
+
 class Load:
     """Writers, each of whose transactions adds 1 and -1, and readers, who must see a sum of 0."""
 
@@ -244,3 +266,38 @@ async def test_hosts_that_are_all_away_or_replicas_are_named(pools, group):
     assert f"{replica.place}: it does not accept writes" in str(caught.value)
     assert primary.place in str(caught.value)
     assert not pools._pools
+
+
+async def test_a_switchover_of_mysql(pools, two_mariadbs):  # noqa: F811
+    """Neither server ends a connection: the old primary answers on, and refuses writes."""
+    old, new = two_mariadbs
+    await asyncio.to_thread(new.execute, "SET GLOBAL read_only = 1")
+    url = f"mysql://bot@127.0.0.1:{old.port},127.0.0.1:{new.port}/app"
+    await pools.create_pool("p", "mysql", 2, 2 * USERS, url=url)
+    assert await pools.fetchval("p", "SELECT @@port") == old.port
+    assert await pools.fetchval("p", "SELECT @@port", read_only=True) == new.port
+    done, errors, stopped = [], [], asyncio.Event()
+
+    async def write():
+        while not stopped.is_set():
+            try:
+                done.append(await pools.execute("p", "INSERT INTO money VALUES (1)"))
+            except Exception as error:
+                errors.append(error)
+            await asyncio.sleep(0.005)
+
+    async def more():
+        goal = len(done) + 50
+        await until(lambda: asyncio.sleep(0, len(done) >= goal), timeout=20)
+
+    users = [asyncio.create_task(write()) for _ in range(USERS)]
+    await more()
+    await asyncio.to_thread(old.execute, "SET GLOBAL read_only = 1")
+    await until(lambda: asyncio.sleep(0, len(errors) > 0))
+    await asyncio.to_thread(new.execute, "SET GLOBAL read_only = 0")
+    await more()
+    stopped.set()
+    await asyncio.gather(*users)
+    assert len(errors) <= USERS, errors  # those in flight
+    assert await pools.fetchval("p", "SELECT @@port") == new.port
+    assert pools._pools["p"].figures().healthy
