@@ -185,8 +185,29 @@ def conditions_in(condition: Any, depth: int = 0) -> Iterator[tuple[str, str, An
                 yield name, str(operator), operand
                 if operator == "$not" and isinstance(operand, Mapping):
                     yield from ((name, str(key), item) for key, item in operand.items())
+                elif operator == "$elemMatch" and isinstance(operand, Mapping):
+                    yield from _conditions_on_element(name, operand, depth + 1)
         else:
-            yield name, "$regex" if isinstance(value, re.Pattern) else "$eq", value
+            yield name, "$regex" if is_pattern(value) else "$eq", value
+
+
+def _conditions_on_element(
+    name: str, operand: Mapping[str, Any], depth: int
+) -> Iterator[tuple[str, str, Any]]:
+    """The conditions of $elemMatch: on the fields of an array's documents, or on its values themselves."""
+    if operand and all(str(key).startswith("$") for key in operand) and not _CONNECTORS & operand.keys():
+        yield from conditions_in({name: operand}, depth)
+        return
+    for field_name, operator, value in conditions_in(operand, depth):
+        yield f"{name}.{field_name}" if field_name else "", operator, value
+
+
+_CONNECTORS = frozenset(("$and", "$or", "$nor"))
+
+
+def is_pattern(value: Any) -> bool:
+    """Whether it is a regular expression of Python or of bson."""
+    return isinstance(value, re.Pattern) or (hasattr(value, "pattern") and hasattr(value, "flags"))
 
 
 def names_in(condition: Any) -> list[str]:

@@ -38,6 +38,40 @@ def _branches(condition: Mapping[str, Any]) -> list[dict[str, list[str]]]:
 
 
 def suggestions_for(facts: Facts) -> Iterator[IndexSuggestion]:
+    yield from _for_filter(facts)
+    seen: set[tuple[str, str]] = set()
+    for stage, body in facts.stages:
+        if stage != "$lookup" or not isinstance(body, Mapping):
+            continue
+        source, name = body.get("from"), body.get("foreignField")
+        if not isinstance(source, str) or not isinstance(name, str) or name in ("", "_id"):
+            continue
+        if (source, name) not in seen:
+            seen.add((source, name))
+            yield IndexSuggestion(
+                table=source,
+                columns=(name,),
+                ddl=f"db.{_target(source)}.createIndex({{ {json.dumps(name)}: 1 }})",
+                reason="$lookup searches by it once for every document",
+            )
+
+
+def _target(collection: str) -> str:
+    return collection if re.fullmatch(r"\w+", collection) else f"getCollection({json.dumps(collection)})"
+
+
+def _of_one_array(branch: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Without the conditions on all arrays but the first: MongoDB has no index over two arrays."""
+    arrays = [name for name, operators in branch.items() if "$elemMatch" in operators]
+    others = tuple(f"{name}." for name in arrays[1:])
+    return {
+        name: operators
+        for name, operators in branch.items()
+        if name not in arrays[1:] and not name.startswith(others)
+    }
+
+
+def _for_filter(facts: Facts) -> Iterator[IndexSuggestion]:
     if facts.kind is QueryType.AGGREGATE and (
         not facts.stages or facts.stages[0][0] not in ("$match", "$sort")
     ):
@@ -46,8 +80,8 @@ def suggestions_for(facts: Facts) -> Iterator[IndexSuggestion]:
         facts.filters[0][1] if facts.filters and (not facts.stages or facts.stages[0][0] == "$match") else {}
     )
     seen: set[tuple[str, ...]] = set()
-    for branch in _branches(condition):
-        equal = [name for name, ops in branch.items() if set(ops) & {"$eq", "$in", "$all", "$elemMatch"}]
+    for branch in map(_of_one_array, _branches(condition)):
+        equal = [name for name, ops in branch.items() if set(ops) & {"$eq", "$in", "$all"}]
         ranged = [name for name, ops in branch.items() if name not in equal and set(ops) & _RANGES]
         if "_id" in equal:
             continue  # _id has its index, and one document is left
@@ -60,14 +94,9 @@ def suggestions_for(facts: Facts) -> Iterator[IndexSuggestion]:
             continue
         seen.add(names)
         keys = ", ".join(f"{json.dumps(name)}: {way}" for name, way in order)
-        target = (
-            facts.collection
-            if re.fullmatch(r"\w+", facts.collection)
-            else f"getCollection({json.dumps(facts.collection)})"
-        )
         yield IndexSuggestion(
             table=facts.collection,
             columns=names,
-            ddl=f"db.{target}.createIndex({{ {keys} }})",
+            ddl=f"db.{_target(facts.collection)}.createIndex({{ {keys} }})",
             reason="equality, then sort, then range: found in order, and none is read in vain",
         )

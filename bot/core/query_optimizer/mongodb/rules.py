@@ -9,7 +9,14 @@ from typing import Any
 
 from bot.core.query_optimizer.advice.rules.registry import Remark, Rule, register
 from bot.core.query_optimizer.models import Finding, QueryType, Severity
-from bot.core.query_optimizer.mongodb.facts import MAX_DEPTH, Facts, as_list, conditions_in, names_in
+from bot.core.query_optimizer.mongodb.facts import (
+    MAX_DEPTH,
+    Facts,
+    as_list,
+    conditions_in,
+    is_pattern,
+    names_in,
+)
 
 MANY_VALUES = 1_000
 """Values in one ``$in`` from which there is a finding."""
@@ -75,7 +82,12 @@ def _javascript(query: Query) -> Iterator[Remark]:
 
 @rule("M002", "unanchored_regex", "warning")
 def _unanchored_regex(query: Query) -> Iterator[Remark]:
-    loose = [name for name, operator, v in query.conditions if operator == "$regex" and not _anchored(v)]
+    loose = [
+        name
+        for name, operator, value in query.conditions
+        if (operator == "$regex" and not _anchored(value))
+        or (operator in ("$in", "$all") and not all(_anchored(v) for v in as_list(value) if is_pattern(v)))
+    ]
     if loose or any(operator == "$options" and "i" in str(value) for _, operator, value in query.conditions):
         fields = ", ".join(loose) or query.fields_with(["$options"])
         yield (
@@ -231,10 +243,13 @@ def _has_script(value: Any) -> bool:
 
 
 def _anchored(value: Any) -> bool:
-    if isinstance(value, re.Pattern):
-        return not value.flags & re.IGNORECASE and str(value.pattern).startswith("^")
-    pattern = getattr(value, "pattern", value)  # bson's Regex
-    return str(pattern).startswith("^")
+    """Whether what a pattern begins with can be searched for in an index."""
+    flags = getattr(value, "flags", 0)
+    if isinstance(flags, int) and flags & (re.IGNORECASE | re.MULTILINE):
+        return False
+    pattern = getattr(value, "pattern", value)
+    text = pattern.decode("utf-8", "replace") if isinstance(pattern, bytes) else str(pattern)
+    return text.startswith(("^", "\\A")) and not text.startswith("^.*")
 
 
 def _late(stages: list[tuple[str, Any]]) -> Iterator[str]:

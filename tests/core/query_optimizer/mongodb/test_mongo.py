@@ -51,6 +51,9 @@ def test_types_and_collections(query, kind, reads, writes):
         ({"a": {"$in": [1]}, "b": {"$gte": 1}}, None, ['"a": 1, "b": 1']),
         ({"$and": [{"a": 1}, {"b": {"$lt": 2}}]}, None, ['"a": 1, "b": 1']),
         ({"c": 1, "$or": [{"a": 1}, {"b": 1}]}, None, ['"c": 1, "a": 1', '"c": 1, "b": 1']),
+        ({"a": {"$elemMatch": {"x": 1, "n": {"$gt": 5}}}}, None, ['"a.x": 1, "a.n": 1']),
+        ({"a": {"$elemMatch": {"$gte": 80, "$lt": 85}}}, None, ['"a": 1']),
+        ({"a": {"$elemMatch": {"x": 1}}, "b": {"$elemMatch": {"y": 1}}, "c": 1}, None, ['"a.x": 1, "c": 1']),
         ({"_id": 1, "a": 2}, None, []),
         ({"a": {"$ne": 1}}, None, []),
         ({}, None, []),
@@ -63,11 +66,30 @@ def test_indexes_go_by_equality_sort_and_range(query, options, keys):
     assert found == [f"db.collection.createIndex({{ {each} }})" for each in keys]
 
 
+def test_lookup_needs_an_index_on_the_foreign_field():
+    lookup = {"from": "orders", "localField": "_id", "foreignField": "user.id", "as": "orders"}
+    found = advise_mongo([BOUND, {"$lookup": lookup}, {"$lookup": lookup}]).index_suggestions
+    assert [str(suggestion) for suggestion in found] == ['db.orders.createIndex({ "user.id": 1 })']
+    assert [suggestion.table for suggestion in found] == ["orders"]
+    for other in (
+        {**lookup, "foreignField": "_id"},
+        {"from": "orders", "as": "x", "pipeline": []},
+        {"from": 5},
+    ):
+        assert not advise_mongo([BOUND, {"$lookup": other}]).index_suggestions
+
+
 CASES = [
     ("M001", {"$where": "this.a > 1"}, {"$expr": {"$gt": ["$a", 1]}}),
     ("M001", [{"$project": {"x": {"$function": {}}}}], [{"$project": {"x": 1}}]),
     ("M002", {"a": {"$regex": "x"}}, {"a": {"$regex": "^x"}}),
     ("M002", {"a": re.compile("^x", re.IGNORECASE)}, {"a": re.compile("^x")}),
+    ("M002", {"a": {"$regex": "^x", "$options": "i"}}, {"a": {"$regex": "^x", "$options": ""}}),
+    ("M002", {"a": {"$regex": "^.*x"}}, {"a": {"$regex": "^x.*"}}),
+    ("M002", {"a": {"$in": [re.compile("^x", re.IGNORECASE)]}}, {"a": {"$in": [re.compile("^x"), "y"]}}),
+    ("M002", {"a": {"$elemMatch": {"b": {"$regex": "x"}}}}, {"a": {"$elemMatch": {"b": {"$regex": "^x"}}}}),
+    ("M002", {"a": re.compile(b"x")}, {"a": re.compile(b"^x")}),
+    ("M003", {"a": {"$elemMatch": {"b": {"$ne": 1}}}}, {"a": {"$elemMatch": {"b": 1}}}),
     ("M003", {"a": {"$ne": 1}}, {"a": 1}),
     ("M003", {"a": {"$nin": [1]}}, {"a": {"$in": [1]}}),
     ("M004", [{"$skip": 100}], [BOUND]),
