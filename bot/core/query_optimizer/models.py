@@ -146,6 +146,8 @@ class Evidence:
     sentences: tuple[str, ...] = ()
     served: frozenset[str] = frozenset()
     """DDL of suggestions that an index serves already, or that are for a view."""
+    instead: tuple[IndexSuggestion, ...] | None = None
+    """What the planner would use, in place of what the query's text suggests; None if it is not known."""
 
 
 @dataclass(frozen=True)
@@ -227,7 +229,10 @@ class Advice(Struct, frozen=True, dict=True):
         if plan is not None:
             improvement = max(improvement, plan.improvement)
             evidence += plan.sentences
-            suggestions = tuple(each for each in suggestions if each.ddl not in plan.served)
+            if plan.instead is not None:
+                suggestions = plan.instead
+            else:
+                suggestions = tuple(each for each in suggestions if each.ddl not in plan.served)
         result = object.__new__(OptimizationResult)
         # Filled in directly: the analysis of a known text does little else, and setting the fields of a
         # frozen class would take half of its time.

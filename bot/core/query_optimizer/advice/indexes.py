@@ -24,10 +24,20 @@ _D = exp.DataType.Type
 _MAX_COLUMNS = 4
 
 
-class _Wanted:
+class Wanted:
     """What a query asks of one table."""
 
-    __slots__ = ("conditions", "dialect", "equal", "joined", "patterns", "ranged", "sorted")
+    __slots__ = (
+        "by_or",
+        "conditions",
+        "dialect",
+        "equal",
+        "extreme",
+        "joined",
+        "patterns",
+        "ranged",
+        "sorted",
+    )
 
     def __init__(self, dialect: str) -> None:
         self.dialect = dialect
@@ -37,11 +47,14 @@ class _Wanted:
         self.sorted: dict[str, tuple[str, bool]] = {}  # with whether it descends
         self.patterns: set[str] = set()  # of ranged: those compared with LIKE
         self.conditions: list[tuple[str, Any]] = []  # (column, condition) of equal and ranged
+        self.by_or = 0  # the number of the side, from 1, if it is one of an OR
+        self.extreme = False  # whether only the first or last value of the order is wanted
 
-    def only(self, *, joined: bool = True, ranged: str | None = None, ordered: bool = True) -> _Wanted:
+    def only(self, *, joined: bool = True, ranged: str | None = None, ordered: bool = True) -> Wanted:
         """A part of it: with or without what other tables give, one column by range, the order."""
-        part = _Wanted(self.dialect)
+        part = Wanted(self.dialect)
         part.equal, part.patterns, part.conditions = self.equal, self.patterns, self.conditions
+        part.by_or, part.extreme = self.by_or, self.extreme
         part.joined = self.joined if joined else {}
         part.ranged = {} if ranged is None else {ranged: self.ranged[ranged]}
         part.sorted = self.sorted if ordered else {}
@@ -51,11 +64,11 @@ class _Wanted:
         written = column.name
         lowered = written.lower()
         if self.dialect == "postgres":
-            written = _name(column.this, self.dialect)
+            written = name_of(column.this, self.dialect)
         where.setdefault(lowered, written)
 
 
-def _name(identifier: Any, dialect: str) -> str:
+def name_of(identifier: Any, dialect: str) -> str:
     """The name of an identifier: PostgreSQL folds names without quotes, and DDL may have to quote them."""
     name = str(identifier.name)
     return name.lower() if dialect == "postgres" and not identifier.args.get("quoted") else name
@@ -74,8 +87,8 @@ def suggestions_for(facts: Facts) -> list[IndexSuggestion]:
     """At most one index for each table of each SELECT, UPDATE or DELETE; none that is known to exist."""
     found: dict[tuple[str, tuple[str, ...]], IndexSuggestion] = {}
     for scope in facts.scopes:
-        for source, wanted in _wanted_in(scope, facts.dialect):
-            suggestion = _suggestion(source, wanted, facts)
+        for source, wanted in wanted_in(scope, facts.dialect):
+            suggestion = suggestion_of(source, wanted, facts)
             if suggestion is not None:
                 found.setdefault((suggestion.table, suggestion.columns), suggestion)
     if len(found) < 2:
@@ -107,12 +120,12 @@ def _named_apart(suggestions: list[IndexSuggestion]) -> list[IndexSuggestion]:
     return apart
 
 
-def _wanted_in(scope: Scope, dialect: str) -> list[tuple[Source, _Wanted]]:
-    wanted = {id(source): (source, _Wanted(dialect)) for source in scope.sources.values() if source.is_base}
+def wanted_in(scope: Scope, dialect: str) -> list[tuple[Source, Wanted]]:
+    wanted = {id(source): (source, Wanted(dialect)) for source in scope.sources.values() if source.is_base}
     if not wanted:
         return []
     conditions = scope.conditions()
-    by_or: list[tuple[Source, _Wanted]] = []
+    by_or: list[tuple[Source, Wanted]] = []
     if len(conditions) == 1 and conditions[0].__class__ is exp.Or:
         by_or = _wanted_by_or(scope, conditions[0], dialect)
     else:
@@ -148,21 +161,23 @@ def _is_join(condition: Any) -> bool:
     )
 
 
-def _wanted_by_or(scope: Scope, condition: Any, dialect: str) -> list[tuple[Source, _Wanted]]:
+def _wanted_by_or(scope: Scope, condition: Any, dialect: str) -> list[tuple[Source, Wanted]]:
     """An OR of conditions on several columns wants an index for each."""
     found = []
-    for side in operands(condition, exp.Or):
-        of_side = {id(s): (s, _Wanted(dialect)) for s in scope.sources.values() if s.is_base}
-        for part in operands(side, exp.And):
-            _note(part, scope, of_side)
+    for number, side in enumerate(operands(condition, exp.Or), 1):
+        of_side = {id(s): (s, Wanted(dialect)) for s in scope.sources.values() if s.is_base}
+        for each in operands(side, exp.And):
+            _note(each, scope, of_side)
         fitting = [pair for pair in of_side.values() if pair[1].equal or pair[1].ranged]
         if not fitting:
             return []  # this side reads the whole table, so indexes for the others do not help
+        for _, part in fitting:
+            part.by_or = number
         found += fitting
     return found
 
 
-def _note(condition: Any, scope: Scope, wanted: dict[int, tuple[Source, _Wanted]]) -> None:
+def _note(condition: Any, scope: Scope, wanted: dict[int, tuple[Source, Wanted]]) -> None:
     """Note what one condition needs of a column, if an index can serve it."""
     reads = _ASKS.get(condition.__class__)
     if reads is None:
@@ -199,7 +214,7 @@ def _reads_query(condition: Any) -> bool:
 
 
 def _asked_by_comparison(
-    condition: Any, scope: Scope, wanted: dict[int, tuple[Source, _Wanted]]
+    condition: Any, scope: Scope, wanted: dict[int, tuple[Source, Wanted]]
 ) -> tuple[Any, bool] | None:
     one, other = bare(condition.this), bare(condition.args["expression"])
     is_equality = condition.__class__ is exp.EQ
@@ -211,7 +226,7 @@ def _asked_by_comparison(
 
 
 def _asked_by_column(
-    condition: Any, scope: Scope, wanted: dict[int, tuple[Source, _Wanted]]
+    condition: Any, scope: Scope, wanted: dict[int, tuple[Source, Wanted]]
 ) -> tuple[Any, bool] | None:
     """A boolean column alone; only PostgreSQL searches an index for it."""
     pair = wanted.get(id(scope.source_of(condition)))
@@ -225,7 +240,7 @@ def _asked_by_in(condition: Any, *_: Any) -> tuple[Any, bool] | None:
 
 
 def _asked_by_is(
-    condition: Any, scope: Scope, wanted: dict[int, tuple[Source, _Wanted]]
+    condition: Any, scope: Scope, wanted: dict[int, tuple[Source, Wanted]]
 ) -> tuple[Any, bool] | None:
     column = bare(condition.this)
     compared = condition.args["expression"]
@@ -271,7 +286,7 @@ def _declared(source: Source, column: str, schema: Schema | None) -> DeclaredTyp
     return None if schema is None else schema.types.get(source.name.lower(), {}).get(column.lower())
 
 
-def _may_compare(column: Any, scope: Scope, wanted: dict[int, tuple[Source, _Wanted]]) -> bool:
+def _may_compare(column: Any, scope: Scope, wanted: dict[int, tuple[Source, Wanted]]) -> bool:
     """Whether a column that is only compared with NULL can be in an index: PostgreSQL has types without
     order.
     """
@@ -293,7 +308,7 @@ def _note_join(
     one: Any,
     other: Any,
     scope: Scope,
-    wanted: dict[int, tuple[Source, _Wanted]],
+    wanted: dict[int, tuple[Source, Wanted]],
     filtered: frozenset[int],
 ) -> None:
     """Of two tables joined by equality, the later one is looked up for each row of the earlier one; but the
@@ -322,7 +337,7 @@ def _asks_whether_any(query: Any) -> bool:
     return query.parent.__class__ is exp.Exists
 
 
-def _note_order(scope: Scope, wanted: dict[int, tuple[Source, _Wanted]]) -> None:
+def _note_order(scope: Scope, wanted: dict[int, tuple[Source, Wanted]]) -> None:
     args = scope.node.args
     order = args.get("order")
     if order is None:
@@ -347,10 +362,10 @@ def _note_order(scope: Scope, wanted: dict[int, tuple[Source, _Wanted]]) -> None
         return
     if pair[1].equal or pair[1].ranged or args.get("limit"):
         dialect = pair[1].dialect
-        pair[1].sorted = {key: (_name(name, dialect), descends) for key, (name, descends) in found.items()}
+        pair[1].sorted = {key: (name_of(name, dialect), descends) for key, (name, descends) in found.items()}
 
 
-def _note_extreme(scope: Scope, wanted: dict[int, tuple[Source, _Wanted]]) -> None:
+def _note_extreme(scope: Scope, wanted: dict[int, tuple[Source, Wanted]]) -> None:
     """The smallest or largest value of a column is the first or last one of its index."""
     args = scope.node.args
     if len(wanted) != 1 or args.get("group") or args.get("having") or scope.node.__class__ is not exp.Select:
@@ -364,7 +379,8 @@ def _note_extreme(scope: Scope, wanted: dict[int, tuple[Source, _Wanted]]) -> No
     pair = wanted.get(id(scope.source_of(call.this)))
     if pair is not None:
         column = call.this
-        pair[1].sorted = {column.name.lower(): (_name(column.this, pair[1].dialect), False)}
+        pair[1].sorted = {column.name.lower(): (name_of(column.this, pair[1].dialect), False)}
+        pair[1].extreme = True
 
 
 class _Key:
@@ -386,7 +402,7 @@ class _Key:
             self.names.append(name)
 
 
-def _key_for(wanted: _Wanted, system: frozenset[str]) -> _Key | None:
+def _key_for(wanted: Wanted, system: frozenset[str]) -> _Key | None:
     """The index that serves what a query asks of a table; ``system`` are columns that no index takes."""
     equal = wanted.equal
     if wanted.joined and (equal or not wanted.ranged):
@@ -423,7 +439,7 @@ def _add_range_or_order(key: _Key, ranged: dict[str, str], sorted_by: dict[str, 
     key.for_order = [column for column in sorted_by if column not in ranged]
 
 
-def _suggestion(source: Source, wanted: _Wanted, facts: Facts) -> IndexSuggestion | None:
+def suggestion_of(source: Source, wanted: Wanted, facts: Facts) -> IndexSuggestion | None:
     dialect, schema = facts.dialect, facts.schema
     key = _key_for(wanted, _SYSTEM[dialect])
     if key is None:
@@ -438,8 +454,8 @@ def _suggestion(source: Source, wanted: _Wanted, facts: Facts) -> IndexSuggestio
             return None  # JSON
         lengths = [_PREFIX if _is_long(kind) else None for kind in kinds]
     owner = source.node.args.get("db")
-    within = _name(owner, dialect) if owner is not None else ""
-    table = _name(source.node.this, dialect)
+    within = name_of(owner, dialect) if owner is not None else ""
+    table = name_of(source.node.this, dialect)
     # In other collations than C, only this order of characters serves LIKE; it serves = as well.
     patterns = wanted.patterns if dialect == "postgres" else ()
     listed = [

@@ -5,8 +5,8 @@
 * of the recorded time of a query's shape, the part spent on executions that repeated the same text and
   parameters within the cache's TTL while no table it reads was written: a cached result would have saved it;
 * of the rows that the full scans of a plan examine, the part that a search on the suggested indexes would
-  not. Where the planner can be asked what an index would change (HypoPG), the share of the plan's cost
-  instead.
+  not. In PostgreSQL, the share of the plan's cost instead: by its planner with a hypothetical index (HypoPG),
+  else by its cost model with its statistics (:mod:`.what_if`).
 """
 
 from __future__ import annotations
@@ -85,13 +85,16 @@ def judge(
     stops_early: bool = False,
     top: int | None = None,
     cost_after: float | None = None,
+    basis: str = "",
+    instead: Sequence[IndexSuggestion] | None = None,
 ) -> Evidence:
     """What a plan proves of the suggestions.
 
     ``figures`` are of tables by their name in lower case; ``known`` is the DDL of suggestions that an
     existing index serves by its columns, or that are for a view; ``stops_early`` that a LIMIT may end the
     scans before they have read all; ``top`` how many rows the query wants of a table's order, where it wants
-    nothing else; ``cost_after`` the cost with the suggested indexes.
+    nothing else; ``cost_after`` the cost with the suggested indexes, and ``basis`` how it is known;
+    ``instead`` the indexes to suggest, if the planner's costs chose them.
     """
     served = known | {each.ddl for each in suggestions if is_served(each, plan)}
     open_ = {each.table.rpartition(".")[2].lower(): each for each in suggestions if each.ddl not in served}
@@ -126,8 +129,16 @@ def judge(
     improvement = 100 * saved / examined if examined else 0.0
     if cost_after is not None and plan.cost:
         improvement = 100 * max(0.0, 1 - cost_after / plan.cost)
-        sentences.append(f"EXPLAIN: cost {cost_after:.1f} with the suggested index (HypoPG)")
-    return Evidence(round(improvement, 2), tuple(dict.fromkeys(sentences)), frozenset(served))
+        if improvement:
+            sentences.append(f"EXPLAIN: cost {cost_after:.1f} with the suggested index ({basis})")
+    if instead is not None and not instead and open_ and not served:
+        sentences.append("EXPLAIN: the planner would not use the index, or gain nothing by it")
+    return Evidence(
+        round(improvement, 2),
+        tuple(dict.fromkeys(sentences)),
+        frozenset(served),
+        None if instead is None else tuple(instead),
+    )
 
 
 def _rows_shown(figure: TableFigures) -> str:

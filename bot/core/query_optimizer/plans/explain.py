@@ -77,8 +77,9 @@ class PlanReader:
         self._explainer = explainer
         self._now = now
         self._timeout = timeout
-        # fingerprint -> (monotonic time until which it is valid, what was found); and for queries that are
-        # not explained, (fingerprint, whether parameters are missing) -> (that time, None)
+        # A shape, which is (fingerprint, DDL advised ...), -> (monotonic time until which it is valid, what
+        # was found); and for queries that are not explained, (shape, whether parameters are missing) ->
+        # (that time, None)
         self._known: LRUCache[Hashable, tuple[float, Evidence | None]] = LRUCache(maxsize=REMEMBERED_PLANS)
         self._flights: SingleFlight[Evidence | None] = SingleFlight()
         self._away_until = 0.0
@@ -94,14 +95,15 @@ class PlanReader:
         """What the plan proves; None for queries that are not explained, and while the database does not
         answer.
         """
-        fingerprint = advice.analysis.fingerprint
-        known = self._known.get(fingerprint)
+        # Of one shape, LIKE 'a%' asks for an index and LIKE '%a' does not.
+        shape = (advice.analysis.fingerprint, *[each.ddl for each in advice.index_suggestions])
+        known = self._known.get(shape)
         now = self._now()
         if known is not None and known[0] > now:
             return known[1]
         if now < self._away_until:
             return None
-        passed = (fingerprint, params is None)  # whether it can be explained may depend on the parameters
+        passed = (shape, params is None)  # whether it can be explained may depend on the parameters
         known = self._known.get(passed)
         if known is not None and known[0] > now:
             return None
@@ -109,9 +111,9 @@ class PlanReader:
         if prepared is None:
             self._known[passed] = now + REMEMBERED_SECONDS, None
             return None
-        return await self._flights.run(fingerprint, lambda: self._ask(fingerprint, prepared))
+        return await self._flights.run(shape, lambda: self._ask(shape, prepared))
 
-    async def _ask(self, fingerprint: str, prepared: Prepared) -> Evidence | None:
+    async def _ask(self, shape: Hashable, prepared: Prepared) -> Evidence | None:
         number = self._number
         found: Evidence | None = None
         kept = RETRY_SECONDS
@@ -137,7 +139,7 @@ class PlanReader:
                     one_line(prepared.normal_form),
                 )
         if number == self._number:
-            self._known[fingerprint] = self._now() + kept, found
+            self._known[shape] = self._now() + kept, found
         return found
 
 

@@ -6,14 +6,16 @@ The SQL that is built here contains quoted names from the parsed query, and no v
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bot.core._shared.masking import one_line
 from bot.core.query_optimizer.models import Advice, IndexSuggestion, QueryType
 from bot.core.query_optimizer.plans.evidence import Plan, TableFigures
 
 if TYPE_CHECKING:
+    from bot.core.query_optimizer.advice.candidates import Candidate
     from bot.core.query_optimizer.sql.analyzer import Reading
 
 logger = logging.getLogger(__name__)
@@ -28,10 +30,31 @@ Explainer = Callable[[Sequence[Statement]], Awaitable[Sequence[Sequence[Sequence
 """``await explainer(statements)`` runs them in order on one connection and answers with the rows of each."""
 
 
+class Search(NamedTuple):
+    """An index that may serve the query, and a statement that asks how many rows its search would find."""
+
+    candidate: Candidate
+    table: str
+    """In lower case."""
+    statement: Statement | None
+    """None if no condition with constants narrows the search."""
+
+
 class Prepared:
     """A query that may be explained, with what is needed to understand its plan."""
 
-    __slots__ = ("aliases", "normal_form", "params", "sql", "stops_early", "suggestions", "tables", "top")
+    __slots__ = (
+        "aliases",
+        "normal_form",
+        "orders",
+        "params",
+        "searches",
+        "sql",
+        "stops_early",
+        "suggestions",
+        "tables",
+        "top",
+    )
 
     def __init__(self) -> None:
         self.sql = ""
@@ -43,6 +66,10 @@ class Prepared:
         self.tables: dict[str, str] = {}
         """Name in lower case -> as the query writes it, with its schema, quoted."""
         self.suggestions: tuple[IndexSuggestion, ...] = ()
+        self.searches: list[Search] | None = None
+        """Indexes that may serve the query, for PostgreSQL; None if one cannot be asked about."""
+        self.orders = False
+        """Whether it asks for an order, or for the first or last of one, somewhere."""
         self.stops_early = False
         self.top: int | None = None
         """Rows wanted of a single table by LIMIT (and OFFSET), in its order and without conditions."""
@@ -104,6 +131,7 @@ def _understood(reading: Reading, advice: Advice, sql: str, params: Any) -> Prep
     args = census.statement.args
     found.stops_early = bool(args.get("limit") and not args.get("group") and not census.has((exp.Order,)))
     found.top = _top(args, exp)
+    found.orders = census.has((exp.Order, exp.Min, exp.Max))
     needed = len(census.all(exp.Placeholder)) + len(census.all(exp.Parameter)) > 0
     if params is None and needed:
         if dialect != "sqlite":
@@ -117,7 +145,79 @@ def _understood(reading: Reading, advice: Advice, sql: str, params: Any) -> Prep
         found.params = tuple(params)
     elif params is not None:
         found.params = (params,)
+    if dialect == "postgres":
+        found.searches = _searches(reading, found)
     return found
+
+
+def _searches(reading: Reading, prepared: Prepared) -> list[Search] | None:
+    from bot.core.query_optimizer.advice.candidates import candidates_of
+    from bot.core.query_optimizer.advice.rules.facts import Facts
+
+    found = []
+    for candidate in candidates_of(Facts(reading, reading.censuses[0], None)):
+        table = candidate.suggestion.table.rpartition(".")[2].lower()
+        written = prepared.tables.get(table)
+        if written is None:
+            continue
+        statement = None
+        if candidate.conditions:
+            alias = _quoted(candidate.alias, "postgres")
+            texts = []
+            params: list[Any] = []
+            for condition in candidate.conditions:
+                text = _with_params(condition, reading.parameters.written, prepared.params or (), params)
+                if text is None:
+                    break
+                texts.append(text)
+            else:
+                where = " AND ".join(f"({text})" for text in texts)
+                # Names and conditions of the query itself, read and written by a parser.
+                sql = f"EXPLAIN (FORMAT JSON) SELECT 1 FROM {written} AS {alias} WHERE {where}"  # noqa: S608
+                statement = sql, tuple(params)
+            if statement is None:
+                return None
+        found.append(Search(candidate, table, statement))
+    return found
+
+
+def _with_params(
+    condition: Any, written: Sequence[str], given: Sequence[Any], params: list[Any]
+) -> str | None:
+    """The condition as SQL. The parameters that it has are numbered anew and added to ``params``; None if one
+    is not given.
+    """
+    from sqlglot import exp
+
+    copy = _range_of(condition)
+    for node in [*copy.find_all(exp.Parameter, exp.Placeholder)]:
+        place = str(node.this).removeprefix("phase4_parameter_")
+        number = written[int(place)][1:] if place.isdigit() and int(place) < len(written) else ""
+        if not number.isdigit() or not 0 < int(number) <= len(given):
+            return None
+        params.append(given[int(number) - 1])
+        new = exp.Parameter(this=exp.Literal.number(len(params)))
+        if node is copy:
+            return None
+        node.replace(new)
+    return str(copy.sql(dialect="postgres"))
+
+
+def _range_of(condition: Any) -> Any:
+    """A copy; of LIKE with a fixed beginning the range that is searched for it, which the planner expects to
+    have more rows than the pattern itself.
+    """
+    from sqlglot import exp
+
+    pattern = condition.args.get("expression")
+    if condition.__class__ is not exp.Like or pattern.__class__ is not exp.Literal:
+        return condition.copy()
+    start = re.split(r"[%_\\]", pattern.this, maxsplit=1)[0]
+    if not start or not start.isascii() or "\\" in pattern.this or start == pattern.this:
+        return condition.copy()
+    column = condition.this.sql(dialect="postgres")
+    low, high = (exp.Literal.string(text).sql() for text in (start, start[:-1] + chr(ord(start[-1]) + 1)))
+    return exp.Var(this=f"{column} ~>=~ {low} AND {column} ~<~ {high}")
 
 
 def _top(args: Mapping[str, Any], exp: Any) -> int | None:

@@ -413,7 +413,8 @@ async def test_postgresql_full_scan_against_search(optimizer, postgres):
     connection, ask = postgres
     optimizer.explain_with(ask, "postgres")
     found = await optimizer.analyze_query(BY_OWNER)
-    assert 98 < found.estimated_improvement <= 99.5
+    # Of the cost, not of the rows: 200 of 20,000 are on every page of the table.
+    assert 50 < found.estimated_improvement < 80
     assert found.evidence[0].startswith("EXPLAIN: full scan of files, 20,000 rows, ")
     assert any(each.startswith("EXPLAIN: cost ") for each in found.evidence)
     assert [each.columns for each in found.index_suggestions] == [("owner",)]
@@ -434,7 +435,7 @@ async def test_postgresql_parameters(optimizer, postgres, params):
     query = "SELECT id FROM files WHERE owner = $1 AND kind = $2 ORDER BY created"
     assert (await optimizer.analyze_query(query)).evidence == [], "its plan depends on them"
     found = await optimizer.analyze_query(query, params)
-    assert found.estimated_improvement > 99
+    assert 50 < found.estimated_improvement < 90
     assert "EXPLAIN: rows are sorted, no index gives their order" in found.evidence
 
 
