@@ -70,6 +70,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     ),
     "bot/core/_shared/singleflight.py": (
         "tests/core/shared/test_singleflight.py",
+        "tests/core/shared/test_circles.py",
         f"{CACHE}/test_loading.py",
     ),
     "bot/core/_shared/deadlines.py": ("tests/core/shared/test_deadlines.py",),

@@ -456,3 +456,16 @@ def test_many_seconds_without_entries_leave_at_once():
         store.reschedule(entry, math.inf)
         store.check_invariants()
     assert len(store._due) <= 65
+
+
+def test_a_large_small_queue_does_not_keep_dead_entries_in_the_main_queue():
+    store = BoundedStore(max_bytes=10**6, max_entries=2000)
+    for key in range(400):
+        put(store, f"small {key}")
+    store._ghosts.update((hash(("s", key)), None) for key in range(300))
+    for key in range(300):
+        assert put(store, key).in_main
+    for key in range(300):
+        store.remove("s", key)
+    assert len(store._main) <= 64
+    store.check_invariants()
