@@ -644,3 +644,27 @@ def test_a_server_that_refused_nothing_for_a_minute_is_read_only_on_purpose():
     assert (pool.demoted_since, pool.is_searching) == (START + 1, True)
     pool.tick(START + 61.1)
     assert (pool.demoted_since, pool.is_searching) == (None, False)
+
+
+@pytest.mark.parametrize("why", ["lifetime", "shrinking", "reported"])
+def test_what_must_not_be_leased_again_is_not_handed_over(why):
+    pool = pool_of(1, max_size=1)
+    slot = pool.take(START)
+    pool.request(Waiter(START), START)
+    slot.reported = why == "reported"
+    pool.is_strict = why == "shrinking"
+    now = START + LIVES if why == "lifetime" else START
+    assert pool.hand_over(slot, now) is None
+    assert not pool.put(slot, now)
+    assert (len(pool.waiters), pool.leased) == (1, {slot})
+    slot.reported = pool.is_strict = False
+    assert pool.hand_over(slot, START + LIVES - 0.001) is not None
+
+
+@pytest.mark.parametrize(("size", "left"), [(3, 3), (2, 2), (1, 1)])
+def test_a_smaller_pool_keeps_what_fits(size, left):
+    pool = pool_of(3)
+    actions = pool.reconfigure(options(max_size=size), START)
+    assert [action.reason for action in actions] == [TOO_MANY] * (3 - left)
+    assert len(pool.idle) == left
+    assert not pool.is_strict
