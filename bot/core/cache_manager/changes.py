@@ -71,3 +71,43 @@ class ChangeLog:
             elif change is None or change in (at, reloaded):
                 return True
         return False
+
+
+class ChangesSince:
+    """What changed since a load of many keys began, read on while they are stored piece by piece.
+
+    The log alone would not do: the load's own stores are changes, too, and more than it remembers.
+    """
+
+    __slots__ = ("_anything", "_keys", "_log", "_namespace", "_seen", "_tags")
+
+    def __init__(self, log: ChangeLog, begun: int, namespace: str) -> None:
+        self._log = log
+        self._namespace = namespace
+        # All of these are changed by _read only.
+        self._seen = begun
+        self._keys: set[int] = set()
+        self._tags: set[str] = set()
+        self._anything = False
+
+    def concerns(self, key: str, tags: Collection[str]) -> bool:
+        """Whether a value with these tags may be out of date; to be asked before the key is stored."""
+        if self._seen != self._log.count:
+            self._read()
+        if self._anything or hash((self._namespace, key)) in self._keys:
+            return True
+        return bool(self._tags) and not self._tags.isdisjoint(tags)
+
+    def _read(self) -> None:
+        recent, since = self._log._recent, self._log.count - self._seen
+        self._seen = self._log.count
+        if since > len(recent):
+            self._anything = True
+            return
+        for change in islice(reversed(recent), since):
+            if change is None:
+                self._anything = True
+            elif isinstance(change, frozenset):
+                self._tags |= change
+            else:
+                self._keys.add(change[0])

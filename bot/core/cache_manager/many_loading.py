@@ -8,6 +8,7 @@ from typing import Any
 
 from bot.core._shared.errors import invalid
 from bot.core._shared.isolation import Frozen
+from bot.core.cache_manager.changes import ChangesSince
 from bot.core.cache_manager.errors import LoaderTimeoutError
 from bot.core.cache_manager.keys import valid_key, valid_name
 from bot.core.cache_manager.loaded_values import frozen_or_none, ttl_of_load
@@ -287,14 +288,15 @@ class _Batch:
         if tokens is not None and callable(self._tags) and tiers.shared is not None:
             carried = dict.fromkeys(tag for group in kept.values() for one in group for tag in one.tags)
             tokens = await self._confirmed(tiers.shared, tokens, tuple(carried))
-        changes, namespace = tiers.local.changes, self.namespace
+        namespace = self.namespace
+        changed = ChangesSince(tiers.local.changes, begun, namespace)
         for ttl, group in kept.items():
-            fresh = [one for one in group if not changes.since(begun, namespace, one.key, one.tags)]
             shared = tiers.shared  # which may have been left meanwhile
             if shared is not None:
-                await ManyWrites(shared).store_loaded(namespace, fresh, ttl, tokens)
-            else:
-                for one in fresh:
+                await ManyWrites(shared).store_loaded(namespace, group, ttl, tokens, changed)
+                continue
+            for one in group:
+                if not changed.concerns(one.key, one.tags):
                     tiers.local.store(namespace, one.key, one.frozen, ttl, one.tags)
 
     async def _confirmed(

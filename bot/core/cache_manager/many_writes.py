@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from bot.core._shared.isolation import Frozen, freeze
+from bot.core.cache_manager.changes import ChangesSince
 from bot.core.cache_manager.codec import LARGE
 from bot.core.cache_manager.l2 import PIECE_BYTES, PIECE_KEYS
 from bot.core.cache_manager.models import Loaded
@@ -69,10 +70,15 @@ class ManyWrites:
         return len(frozen) + 1, (not tier.left and await large()) and took
 
     async def store_loaded(
-        self, namespace: str, loaded: Sequence[Loaded], ttl: float, tokens: dict[str, bytes] | None
+        self,
+        namespace: str,
+        loaded: Sequence[Loaded],
+        ttl: float,
+        tokens: dict[str, bytes] | None,
+        changed: ChangesSince,
     ) -> None:
         """Set what one load brought, some hundred in one round trip; ``tokens`` as in
-        ``SharedTier.store``.
+        ``SharedTier.store``. What has ``changed`` since the load began is left out.
         """
         tier = self._tier
         milliseconds = max(1, int(ttl * 1000))
@@ -82,8 +88,12 @@ class ManyWrites:
             left_out: list[str] = []
             large: Callable[[], Awaitable[bool]] | None = None
             size = 0
-            begin = position
-            for key, value, frozen, tags in loaded[begin : begin + PIECE_KEYS]:
+            stored: list[Loaded] = []
+            for one in loaded[position : position + PIECE_KEYS]:
+                key, value, frozen, tags = one
+                if changed.concerns(key, tags):
+                    position += 1
+                    continue
                 body = tier.body_of(value)
                 kept = frozen if body is None else frozen_as(value, body)
                 carried = {tag: tokens[tag] for tag in tags} if tokens is not None and tags else None
@@ -94,6 +104,7 @@ class ManyWrites:
                     )  # fmt: skip
                     break
                 position += 1
+                stored.append(one)
                 tier.local.store(namespace, key, kept, ttl, tags)
                 if tier.large.packing:
                     tier.large.supersede(namespace, key)
@@ -107,14 +118,14 @@ class ManyWrites:
             begun = tier.changes.count
             took = False
             if sent:
-                every_tag = dict.fromkeys(tag for one in loaded[begin:position] for tag in one.tags)
+                every_tag = dict.fromkeys(tag for one in stored for tag in one.tags)
                 took = await tier.l2.set_many(
                     namespace, sent, milliseconds, every_tag if tokens is not None else (), "load"
                 )
             if left_out:
                 await tier.l2.delete(namespace, left_out)
             if tier.changes.count != begun:
-                await self._changed_meanwhile(namespace, loaded[begin:position], begun, took)
+                await self._changed_meanwhile(namespace, stored, begun, took)
             if large is not None:
                 one = loaded[position]
                 position += 1

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bot.core.cache_manager import changes
-from bot.core.cache_manager.changes import ChangeLog
+from bot.core.cache_manager.changes import MAX_RECENT, ChangeLog, ChangesSince
 from tests.support.searching import searching
 
 KEYS = st.sampled_from([("default", "a"), ("default", "b"), ("users", "a")])
@@ -63,3 +63,30 @@ def test_a_read_that_more_changes_came_between_than_are_remembered_is_taken_for_
     for n in range(others):
         log.key("default", f"other {n}")
     assert log.since(begun, "default", "k") is expected
+
+
+def test_a_load_of_many_keys_reads_on_and_its_own_stores_are_no_news():
+    log = ChangeLog()
+    log.key("n", "before")
+    begun = log.count
+    changed = ChangesSince(log, begun, "n")
+    log.key("n", "a")
+    log.key("other", "b")
+    log.tags(["t"])
+    assert changed.concerns("a", ())
+    assert not changed.concerns("b", ())
+    assert not changed.concerns("before", ())
+    assert changed.concerns("c", ("t", "u"))
+    for number in range(2 * MAX_RECENT):  # stored one after the other, each asked for before
+        assert not changed.concerns(f"k{number}", ())
+        log.key("n", f"k{number}")
+    log.key("n", "late")
+    assert changed.concerns("late", ())
+
+
+def test_a_load_of_many_keys_takes_what_it_cannot_know_for_changed():
+    for tell in (ChangeLog.unknown, lambda log: [log.key("n", str(n)) for n in range(MAX_RECENT + 1)]):
+        log = ChangeLog()
+        changed = ChangesSince(log, log.count, "n")
+        tell(log)
+        assert changed.concerns("x", ())

@@ -316,6 +316,34 @@ async def test_a_tag_that_is_dropped_during_the_load_drops_what_it_brings(pair):
         assert await b.get_many(["a", "b"]) == {}
 
 
+@pytest.mark.parametrize("change", ["set", "delete", "tag"])
+async def test_a_key_that_changes_while_others_are_stored_is_not_stored_with_its_old_value(pair, change):
+    """The first round trip has begun, and the key is to go with the last one."""
+    a, b = pair
+    keys = [f"k{n}" for n in range(6_000)]  # more than the log of changes remembers
+    l2 = a._tiers.shared.l2
+    as_it_is, trips = l2.set_many, []
+
+    async def set_many(namespace, pairs, *rest):
+        trips.append(len(pairs))
+        if len(trips) == 1:
+            if change == "set":
+                await a.set("k5999", "newer")
+            elif change == "delete":
+                await a.delete("k5999")
+            else:
+                await a.invalidate_tag("tag of k5999")
+        return await as_it_is(namespace, pairs, *rest)
+
+    l2.set_many = set_many
+    tags = (lambda value: (value.replace("value", "tag"),)) if change == "tag" else ()
+    await a.get_or_load_many(keys, Source(), tags=tags)
+    expected = "newer" if change == "set" else None
+    assert (await a.get("k5999"), await b.get("k5999")) == (expected, expected)
+    assert sum(trips) - (change == "set") == 5_999, "all the others"
+    assert await b.get("k5998") == "value of k5998"
+
+
 async def _calls(source):
     return len(source.calls)
 
