@@ -8,6 +8,7 @@ import inspect
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -90,10 +91,15 @@ def no_process_without_a_mark(request: pytest.FixtureRequest, monkeypatch: pytes
 
 @pytest.fixture(autouse=True)
 def fresh_instances() -> Iterator[None]:
-    """Each test has its own process-wide instances."""
+    """Each test has its own process-wide instances, and frameworks that use them."""
     Phase4Service.forget_instances()
     yield
     Phase4Service.forget_instances()
+    adapters = sys.modules.get("bot.integrations.services")
+    if adapters is not None:
+        # An application that a test started and did not stop may wait for the garbage collector.
+        adapters.ServiceUser._users.clear()
+        adapters.ServiceUser._ours = False
 
 
 @pytest.fixture(autouse=True)
