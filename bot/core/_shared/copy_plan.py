@@ -106,7 +106,7 @@ def copy_tree(value: Any) -> Any:
 
 def copy_rows(rows: list[dict[Any, Any]]) -> list[dict[Any, Any]]:
     """A copy of a list of flat dicts, as drivers answer with."""
-    return [*map(dict.copy, rows)]
+    return [row.copy() for row in rows]  # faster than map for the few rows that most have
 
 
 def _same(steps: tuple[tuple[Any, Copy], ...]) -> Copy | None:

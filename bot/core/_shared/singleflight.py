@@ -23,6 +23,8 @@ from bot.core._shared.errors import CircularLoadError
 
 T = TypeVar("T")
 
+_How = tuple[Callable[[], Coroutine[Any, Any, T]], Context]
+
 MAX_NESTED = 10_000
 """Runs that wait for one another; each is a task, and an endless recursion would use up all memory."""
 
@@ -41,7 +43,7 @@ def _first_text(key: Hashable) -> str:
 
 class _Flight(Generic[T]):
     __slots__ = (
-        "cancelling", "depth", "error", "expired", "key", "led", "loop", "name", "over", "task", "timer",
+        "cancelling", "depth", "error", "expired", "key", "led", "loop", "name", "over", "task",
         "waiters", "waits",
     )  # fmt: skip
 
@@ -55,11 +57,11 @@ class _Flight(Generic[T]):
         self.cancelling = 0
         self.led = False
         self.over = False
-        self.timer: asyncio.TimerHandle | None = None
         self.expired: Callable[[], Exception] = TimeoutError
         self.error: Exception | None = None  # what it was given up with
-        # In the order they came, and what each would run itself, where; a cancelled caller is removed.
-        self.waiters: dict[asyncio.Future[T], tuple[Callable[[], Coroutine[Any, Any, T]], Context]] = {}
+        # In the order they came, and if it is led what each would run itself, where; a cancelled caller is
+        # removed.
+        self.waiters: dict[asyncio.Future[T], _How[T] | None] = {}
         # What it waits for itself, by way of which of its tasks. A key is a waiter, or a run that it leads.
         self.waits: dict[Any, tuple[asyncio.Task[Any] | None, _Flight[Any]]] = {}
         self.depth = 0
@@ -138,7 +140,7 @@ class SingleFlight(Generic[T]):
         """Seconds that a run may take which is given none of its own; set by the owner."""
         # Changed only by run, _lead and _fly; an entry leaves when its run ends.
         self._flights: dict[Hashable, _Flight[T]] = {}
-        self._deadlines: Deadlines[_Flight[T]] = Deadlines(self._expire)  # of runs that are led
+        self._deadlines: Deadlines[_Flight[T]] = Deadlines(self._expire)
 
     def __len__(self) -> int:
         return len(self._flights)
@@ -192,7 +194,7 @@ class SingleFlight(Generic[T]):
         elif current is not None:
             suspect = _circle(asyncio.current_task(), current, flight)
         waiter: asyncio.Future[T] = loop.create_future()
-        flight.waiters[waiter] = work, copy_context()
+        flight.waiters[waiter] = (work, copy_context()) if flight.led else None
         if current is not None:
             current.waits[waiter] = (asyncio.current_task(), flight)
         try:
@@ -227,7 +229,7 @@ class SingleFlight(Generic[T]):
         flight.task = loop.create_task(self._fly(flight, work), name="single-flight", context=context)
         flight.task.add_done_callback(partial(self._landed, flight))
         if timeout is not None:
-            flight.timer = loop.call_later(timeout, self._expire, flight)
+            self._deadlines.add(flight, loop, timeout)
 
     async def _lead(
         self,
@@ -273,8 +275,9 @@ class SingleFlight(Generic[T]):
         finally:
             # Not by a token: a coroutine that is closed may be so in another context.
             _CURRENT.set(current)
-            self._deadlines.discard(flight)
-            flight.over = flight.led
+            if flight.led:  # else it goes on, for others
+                flight.over = True
+                self._deadlines.discard(flight)
             if current is not None:
                 current.waits.pop(flight, None)
 
@@ -287,7 +290,9 @@ class SingleFlight(Generic[T]):
             flight.cancel_waiters()
             return
         # In a task, so that it is done once again and not for each of them whose patience is short.
-        work, context = next(iter(waiting.values()))
+        how = next(iter(waiting.values()))
+        assert how is not None  # they joined a run that was led
+        work, context = how
         self._start(flight, work, timeout, context)
 
     async def _suspect(self, waiter: asyncio.Future[T], current: _Flight[Any], flight: _Flight[T]) -> None:
@@ -333,8 +338,7 @@ class SingleFlight(Generic[T]):
         flight.task.cancel()
 
     def _landed(self, flight: _Flight[T], task: asyncio.Task[None]) -> None:
-        if flight.timer is not None:
-            flight.timer.cancel()
+        self._deadlines.discard(flight)
         # Here and not in the run, which may have been cancelled before it began.
         if task.cancelled():
             self._leave(flight)
