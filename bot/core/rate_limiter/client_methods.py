@@ -15,7 +15,7 @@ from bot.core.rate_limiter.models import (
     RateLimitStatus,
     plain_client,
 )
-from bot.core.rate_limiter.parts import Part, most_of, parts_of, tightest
+from bot.core.rate_limiter.parts import Part, parts_of, tightest
 from bot.core.rate_limiter.table import valid_tier
 
 
@@ -92,8 +92,6 @@ class ClientMethods(LimiterBase):
         tokens = valid_count("tokens", tokens, 1, MAX_BURST)
         found = False
         for part in self._parts_to_change(client_id, limit, tokens):
-            # More cannot have been taken at once, and who waits in line has taken theirs already.
-            part = part._replace(tokens=min(tokens, most_of(part.meter)))
             if not await self._joint.refund(part):
                 continue
             found = True

@@ -280,6 +280,17 @@ async def test_a_cost_known_afterwards_is_owed(limiter, clock, limit):
     assert 490 < status.retry_after < 560, "ten times what there is at once"
 
 
+@pytest.mark.parametrize("limit", [RateLimitConfig(0.1, 5), WindowLimit(5, 50.0), ByteLimit(100, 1000)])
+async def test_more_than_a_burst_that_was_taken_can_be_given_back(limiter, limit):
+    most = limit.max_requests if isinstance(limit, WindowLimit) else limit.burst_size
+    await limiter.charge("u", limit, 4 * most)
+    assert not (await limiter.is_allowed("u", limit))[0]
+    await limiter.reset_client("u", limit)
+    await limiter.charge("u", limit, 4 * most)
+    assert await limiter.refund("u", limit, 4 * most)
+    assert await left(limiter, "u", limit) == most
+
+
 async def test_a_refund_lets_who_waits_move_up(limiter, clock):
     limit = RateLimitConfig(0.1, 5)
     await limiter.allow_batch("u", 5, limit)

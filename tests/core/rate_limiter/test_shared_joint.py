@@ -288,6 +288,9 @@ async def test_refunds_and_charges_hold_in_every_instance(pair, limit):
     assert not status.allowed
     assert not (await b.is_allowed("u", limit))[0]
     assert (await a.refund("u", limit, 3)) or limit is SLOW
+    await a.charge("x", limit, 20)
+    assert await b.refund("x", limit, 20)
+    assert await left(a, "x", limit) == 5
     status = await a.charge("w", limit, 1_000_000)
     one = 5 / limit.requests_per_second if limit is SLOW else limit.window
     assert 9 * one < status.retry_after < 12 * one
