@@ -49,7 +49,7 @@ DRAIN_SECONDS = 5.0
 
 SQL_BACKENDS = ("postgresql", "mysql", "sqlite")
 
-Observer = Callable[[str, str], Callable[[Any], Watch]]
+Observer = Callable[[str, str, bool], Callable[[Any], Watch]]
 """Given a pool's name and backend, what makes a Watch of a connection."""
 
 
@@ -445,8 +445,8 @@ class ConnectionPoolManager(SqlCalls, ListenCalls, Phase4Service):
     def observe(self, observer: Observer | None) -> None:
         """Let ``observer`` see the statements on the leases of all SQL pools; None ends that.
 
-        ``observer(pool, backend)`` is asked once for each pool, and answers with what makes a ``Watch`` of
-        the driver's connection, for each connection.
+        ``observer(pool, backend, replica)`` is asked once for each pool, and for each of its replicas, and
+        answers with what makes a ``Watch`` of the driver's connection, for each connection.
         """
         self._observer = observer
         runners = (*self._pools.values(), *self._replaced)
@@ -459,7 +459,7 @@ class ConnectionPoolManager(SqlCalls, ListenCalls, Phase4Service):
     def _observer_of(self, spec: PoolSpec) -> Callable[[Any], Watch] | None:
         if self._observer is None or spec.backend not in SQL_BACKENDS:
             return None
-        return self._observer(spec.name, spec.backend)
+        return self._observer(spec.name, spec.backend, spec.is_replica)
 
     def _driver(self, spec: PoolSpec) -> Driver:
         driver = driver_class(spec.backend)(spec)

@@ -167,8 +167,8 @@ async def test_reads_on_replicas_are_watched_too(pools, postgresql_url):
     seen = []
     await pools.create_pool("p", "postgresql", 1, 2, url=postgresql_url, replicas=[postgresql_url])
     member = pools._pools["p"].replicas.members[0]
-    pools.observe(lambda pool, backend: seen.append((pool, backend)) or (lambda raw: None))
-    assert seen == [("p", "postgresql")] * 2
+    pools.observe(lambda *pool: seen.append(pool) or (lambda raw: None))
+    assert seen == [("p", "postgresql", False), ("p", "postgresql", True)]
     assert member.driver.observer is not None
     pools.observe(None)
     assert member.driver.observer is None

@@ -12,14 +12,15 @@ from bot.core.query_optimizer.service import QueryOptimizer
 _MODULES = {"postgresql": "of_asyncpg", "sqlite": "of_aiosqlite", "mysql": "of_asyncmy"}
 
 
-def observer(optimizer: QueryOptimizer, *, cache: bool = False) -> Callable[[str, str], Any]:
+def observer(optimizer: QueryOptimizer, *, cache: bool = False) -> Callable[[str, str, bool], Any]:
     """What the pool manager's ``observe`` takes. With ``cache``, reads by asyncpg and by aiosqlite's
-    ``execute_fetchall`` are answered from the cache.
+    ``execute_fetchall`` are answered from the cache, except those of replicas: a replica may still give what
+    was there before a write, which would then be kept after it.
     """
 
-    def observe(pool: str, backend: str) -> Callable[[Any], Watch]:
+    def observe(pool: str, backend: str, replica: bool) -> Callable[[Any], Watch]:
         module = importlib.import_module(f"bot.core.query_optimizer.instruments.{_MODULES[backend]}")
-        instrument = Instrument(optimizer, Options(cache and module.ANSWERS))
+        instrument = Instrument(optimizer, Options(cache and module.ANSWERS and not replica))
         instrument.details = {"factories": []}
 
         def watch(connection: Any) -> Watch:

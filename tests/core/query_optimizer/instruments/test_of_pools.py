@@ -96,6 +96,23 @@ async def test_reads_are_answered_if_the_settings_say_so(backend: tuple[str, str
         assert await value(pools, backend[0]) == 4
 
 
+async def test_reads_of_a_replica_are_watched_and_not_answered(postgresql_url: str) -> None:
+    """It may be behind: what it says after a write may be what was there before."""
+    pool = {"backend": "postgresql", "url": postgresql_url, "min_size": 1, "max_size": 3}
+    pool["options"] = {"replicas": [postgresql_url]}  # one that is never behind will do
+    settings = {"QUERY_OPTIMIZER_INSTRUMENT_CACHE": True, "DATABASE_POOLS": {"main": pool}}
+    async with started("postgresql", postgresql_url, **settings) as (optimizer, pools):
+        read = "SELECT v FROM seen WHERE id = $1"
+        for _ in range(3):
+            assert await pools.fetchval("main", read, 3, read_only=True) == 3
+        assert pools.snapshot().pools["main"].reads_by_replicas == 3
+        assert optimizer.snapshot().cache_hits == 0
+        assert optimizer.snapshot().total_executions == 3
+        for _ in range(2):
+            assert await pools.fetchval("main", read, 3) == 3
+        assert optimizer.snapshot().cache_hits == 1
+
+
 async def test_a_lease_that_changed_its_session_is_not_answered(postgresql_url: str) -> None:
     async with started("postgresql", postgresql_url, QUERY_OPTIMIZER_INSTRUMENT_CACHE=True) as (seen, pools):
         await value(pools, "postgresql")
