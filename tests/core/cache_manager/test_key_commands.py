@@ -347,6 +347,8 @@ async def test_a_cancelled_count_leaves_no_old_value_behind(pair):
             await asyncio.sleep(0)
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
+    # Those that had been sent are carried to their end, which may be after that of a later one.
+    await asyncio.gather(*[task for task in asyncio.all_tasks() if task.get_name() == "cache-key-command"])
     counted = await a.incr("n")
     for cache in pair:
         await until(lambda cache=cache: equals(lambda: cache.get("n"), counted))
