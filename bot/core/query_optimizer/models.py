@@ -124,7 +124,9 @@ class IndexSuggestion:
 
     table: str
     columns: tuple[str, ...]
-    """Those compared for equality first, then the one compared by range or those sorted by."""
+    """Its keys, as columns by name or, if they are in ``expressions``, as SQL. Those compared for equality
+    come first, then the one compared by range or those sorted by.
+    """
     ddl: str
     """The statement that creates it."""
     reason: str
@@ -132,6 +134,18 @@ class IndexSuggestion:
     """The first of ``columns``, which are compared for equality."""
     sort_columns: tuple[str, ...] = ()
     """The last of ``columns``, which only give the order."""
+    method: str = "btree"
+    """The access method: "btree" or "gin"."""
+    expressions: tuple[str, ...] = ()
+    """Those of ``columns`` that are expressions, as SQL without outer parentheses."""
+    predicate: str = ""
+    """Of a partial index: the condition, as SQL, of the rows that it holds; else empty."""
+    include: tuple[str, ...] = ()
+    """Columns that it holds beside the keys, for scans that read nothing else."""
+    operator_class: str = ""
+    """Of its last key compared by pattern, or of a GIN index; empty for the type's own."""
+    extension: str = ""
+    """The extension that must be created first; empty if none is missing."""
 
     def __str__(self) -> str:
         return self.ddl

@@ -23,22 +23,53 @@ def index_name(table: str, columns: Iterable[str]) -> str:
     return name
 
 
-def listed_column(name: str, dialect: str, length: int | None = None, *, descends: bool = False) -> str:
-    """A column as the index lists it; ``length``: only so many of its first characters (MySQL)."""
-    text = quoted(name, dialect)
+def listed_column(
+    name: str,
+    dialect: str,
+    length: int | None = None,
+    *,
+    descends: bool = False,
+    nulls: str = "",
+    expression: bool = False,
+) -> str:
+    """A key as the index lists it; ``length``: only so many of its first characters (MySQL); ``nulls``:
+    "FIRST" or "LAST" where it is not where the order puts them by itself; ``expression``: ``name`` is SQL.
+    """
+    text = f"({name})" if expression else quoted(name, dialect)
     if length is not None:
         text += f"({length})"
-    return f"{text} DESC" if descends else text
+    if descends:
+        text += " DESC"
+    return f"{text} NULLS {nulls}" if nulls else text
 
 
-def create_index(name: str, schema: str, table: str, columns: Iterable[str], dialect: str) -> str:
-    """The statement; ``columns`` as :func:`listed_column` writes them, ``schema`` "" if it is not named."""
+def create_index(
+    name: str,
+    schema: str,
+    table: str,
+    columns: Iterable[str],
+    dialect: str,
+    *,
+    method: str = "",
+    include: Iterable[str] = (),
+    predicate: str = "",
+) -> str:
+    """The statement; ``columns`` as :func:`listed_column` writes them, ``schema`` "" if it is not named.
+
+    ``method``, ``include`` (names) and ``predicate`` (SQL) as in :class:`IndexSuggestion`; only PostgreSQL
+    has the first two.
+    """
     on = quoted(table, dialect)
     if schema and dialect == "sqlite":
         name = f"{quoted(schema, dialect)}.{name}"  # SQLite looks for the table in the index's schema
     elif schema:
         on = f"{quoted(schema, dialect)}.{on}"
-    return f"CREATE INDEX {name} ON {on} ({', '.join(columns)})"
+    using = f" USING {method}" if method else ""
+    text = f"CREATE INDEX {name} ON {on}{using} ({', '.join(columns)})"
+    held = ", ".join(quoted(each, dialect) for each in include)
+    if held:
+        text += f" INCLUDE ({held})"
+    return f"{text} WHERE {predicate}" if predicate else text
 
 
 # Words that PostgreSQL, MySQL, MariaDB or SQLite do not take as a name.

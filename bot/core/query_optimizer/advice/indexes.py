@@ -470,6 +470,9 @@ def suggestion_of(source: Source, wanted: Wanted, facts: Facts) -> IndexSuggesti
         reason=f"{table}: {'; '.join(key.roles)}",
         equality_columns=names[: key.equal],
         sort_columns=tuple([n for c, n in zip(key.columns, names, strict=True) if c in key.for_order]),
+        operator_class="text_pattern_ops"
+        if any(each.endswith(" text_pattern_ops") for each in listed)
+        else "",
     )
 
 

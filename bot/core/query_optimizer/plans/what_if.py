@@ -64,7 +64,7 @@ class Ways:
                 relation,
                 tuple([column.lower() for column in each.suggestion.columns]),
                 self.prices,
-                own_order=" text_pattern_ops" in each.suggestion.ddl,
+                own_order=bool(each.suggestion.operator_class),
             )
             for each in options
         ]
