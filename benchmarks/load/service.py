@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -99,7 +100,7 @@ class Service:
             return found
 
     def load(self, *, clients: int, seconds: float, warmup: float = 3.0, **more: Any) -> dict[str, Any]:
-        """Run the load generator against it; its report."""
+        """Run the load generator of this package against it; its report."""
         command = [
             sys.executable, "-m", "benchmarks.load.client", "--port", str(self.port),
             "--clients", str(clients), "--seconds", str(seconds), "--warmup", str(warmup),
@@ -128,7 +129,8 @@ def own_postgresql() -> Iterator[str | None]:
         return
     directory = tempfile.mkdtemp(prefix="phase4-bench-pg-")
     server = pgserver.get_server(directory)
-    server.psql(f"ALTER SYSTEM SET max_connections = {OWN_SERVER_CONNECTIONS}")
+    # By a driver: the package's own `psql` is a line of shell, which a folder with a space cuts in two.
+    asyncio.run(_alter(server.get_uri(), f"ALTER SYSTEM SET max_connections = {OWN_SERVER_CONNECTIONS}"))
     server.cleanup()  # it takes a restart
     server = pgserver.get_server(directory)
     try:
@@ -136,6 +138,16 @@ def own_postgresql() -> Iterator[str | None]:
     finally:
         server.cleanup()
         shutil.rmtree(directory, ignore_errors=True)
+
+
+async def _alter(url: str, statement: str) -> None:
+    import asyncpg
+
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
 
 
 class ConnectionWatch:
@@ -157,13 +169,9 @@ class ConnectionWatch:
         self._thread.join(10)
 
     def _watch(self) -> None:
-        import asyncio
-
         asyncio.run(self._count())
 
     async def _count(self) -> None:
-        import asyncio
-
         import asyncpg
 
         connection = await asyncpg.connect(self._url)
