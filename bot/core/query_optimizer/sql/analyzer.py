@@ -11,6 +11,7 @@ from msgspec import Struct, structs
 from bot.core.query_optimizer.execution.transactions import transaction_of
 from bot.core.query_optimizer.models import Analysis, QueryType
 from bot.core.query_optimizer.sql.census import Census
+from bot.core.query_optimizer.sql.controls import is_control, sets_transaction
 from bot.core.query_optimizer.sql.definitions import declared_by_words, written_by_words
 from bot.core.query_optimizer.sql.dialects import statements_of, tokens_in
 from bot.core.query_optimizer.sql.fingerprint import is_too_deep, shape_of, tokens_of
@@ -262,7 +263,8 @@ def _unreadable(query: str, tokens: list[Any], fingerprint: str, normal_form: st
     if other or harmless:
         transaction = other
     written = written_by_words(query, dialect)
-    is_end = match is not None and _END.match(query, match.start(1)) is not None
+    is_end = (match is not None and _END.match(query, match.start(1)) is not None) or is_control(tokens)
+    harmless = harmless or sets_transaction(query)
     if transaction in ("commit", "rollback") and _CHAIN.search(query):
         transaction = "chain"
     return Analysis(

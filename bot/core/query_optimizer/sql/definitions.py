@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from bot.core.query_optimizer.sql.census import Census
+from bot.core.query_optimizer.sql.controls import may_define_later
 from bot.core.query_optimizer.sql.declarations import Declaration
 from bot.core.query_optimizer.sql.names import ANY, NEVER, name_of, names_given
 
@@ -136,7 +137,7 @@ def declared_by_words(text: str, dialect: str) -> list[Declaration]:
     match = _FIRST_WORDS.match(text)
     word = match.group(1).lower() if match else ""
     if word in _DEFINE_NOTHING:
-        return []
+        return [Declaration("doubt")] if may_define_later(text) else []
     if word == "rename":
         pairs = [(_names(a, dialect), _names(b, dialect)) for a, b in _RENAMES.findall(text)]
         renamed = [

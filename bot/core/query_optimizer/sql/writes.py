@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from bot.core.query_optimizer.sql.census import Census
+from bot.core.query_optimizer.sql.controls import sets_transaction
 from bot.core.query_optimizer.sql.functions import HARMLESS_SETTINGS
 from bot.core.query_optimizer.sql.names import name_of
 
@@ -186,7 +187,7 @@ def _session(node: Any, exp: Any) -> tuple[bool, str]:
         if word == "explain":
             runs = ("analyze" in rest or "analyse" in rest) and not rest.strip(" '").startswith("query plan")
             return runs, "explain is no read"
-        return word not in HARMLESS, f"{word} is no read"
+        return word not in HARMLESS and not sets_transaction(f"{word} {rest}"), f"{word} is no read"
     if isinstance(node, exp.Describe):
         # EXPLAIN ANALYZE executes the statement, whose nodes are in the census and tell what it does.
         return False, "explain is no read"
