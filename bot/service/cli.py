@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bot.core.phase4_admin import HOSTS_VARIABLE, TOKEN_VARIABLE, batch_command, check, status
@@ -16,6 +16,8 @@ from bot.core.phase4_admin.check.of_service import parse_port
 from bot.service.settings import ServiceSettings
 
 DEFAULT_PORT = 8000
+LOOPS = ("asyncio", "uvloop")
+LOOP_VARIABLE = "PHASE4_LOOP"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     try:
         port = arguments.port if arguments.port is not None else _port_from_environment()
+        loop_factory = _loop_factory(arguments.loop)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
@@ -56,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         dashboard_token=token,
     )
     try:
-        return asyncio.run(serve(settings))
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            return runner.run(serve(settings))
     except KeyboardInterrupt:
         # Only before the service has taken over the signal; it had nothing to drain yet.
         return 130
@@ -86,6 +90,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--log-level", default="info", choices=["debug", "info", "warning", "error"], help="(info)"
+    )
+    parser.add_argument(
+        "--loop",
+        metavar="|".join(LOOPS),
+        default=os.environ.get(LOOP_VARIABLE, "").strip() or LOOPS[0],
+        help=f"the event loop; else the environment's {LOOP_VARIABLE}, else {LOOPS[0]}",
     )
     parser.add_argument(
         "--balance",
@@ -135,6 +145,19 @@ def _instances(text: str) -> tuple[tuple[str, int], ...]:
     if len(set(found)) < len(found):
         raise argparse.ArgumentTypeError(f"{text!r}: an instance is named twice")
     return tuple(found)
+
+
+def _loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """What makes the event loop, None for asyncio's own; raises ValueError."""
+    if name not in LOOPS:
+        raise ValueError(f"--loop or {LOOP_VARIABLE} = {name!r}: expected {' or '.join(LOOPS)}")
+    if name == "asyncio":
+        return None
+    try:
+        import uvloop
+    except ImportError:
+        raise ValueError(f"--loop or {LOOP_VARIABLE} = {name!r}: it is missing: pip install uvloop") from None
+    return uvloop.new_event_loop
 
 
 def _port_from_environment() -> int:

@@ -10,6 +10,7 @@ import socket
 import sqlite3
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -284,6 +285,28 @@ def test_a_bad_port_of_the_environment_is_named(data_dir, port, words):
     assert done.returncode == 2
     assert f"PORT = '{port}'" in done.stderr
     assert words in done.stderr
+
+
+def test_it_runs_on_uvloop_where_it_is_asked_to(data_dir):
+    pytest.importorskip("uvloop")
+    service = Service(data_dir, PHASE4_LOOP="uvloop")
+    service.start()
+    try:
+        maps = Path(f"/proc/{service.process.pid}/maps")
+        assert not maps.exists() or "/uvloop/" in maps.read_text()  # Linux has them
+        states = [service.call("/api/data?user_id=1").headers["X-Cache"] for _ in range(2)]
+        assert states == ["miss", "hit"]
+        assert service.stop(signal.SIGTERM) == 0
+        assert "Traceback" not in service.output
+    finally:
+        service.close()
+
+
+def test_an_unknown_loop_is_a_clear_message(data_dir):
+    service = Service(data_dir, PHASE4_LOOP="trio")
+    service.start(wait=False)
+    assert service.finish().strip() == "--loop or PHASE4_LOOP = 'trio': expected asyncio or uvloop"
+    assert service.process.returncode == 2
 
 
 def test_with_every_flag_off_the_service_answers_the_same(service, data_dir):
