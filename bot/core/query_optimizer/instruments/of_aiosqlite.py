@@ -7,7 +7,7 @@ subclass of the connection's class has one of its own.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -47,38 +47,60 @@ class SqliteSession(Session):
         return not self.cursors and super()._is_plain()
 
 
+class Timed:
+    """A call for a connection's thread, which measures its seconds there: its wait for the thread, while
+    other calls of the connection run, is not the query's time.
+    """
+
+    __slots__ = ("_fn", "_now", "seconds")
+
+    def __init__(self, fn: Any, now: Callable[[], float]) -> None:
+        self._fn = fn
+        self._now = now
+        self.seconds = 0.0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        start = self._now()
+        try:
+            return self._fn(*args, **kwargs)
+        finally:
+            self.seconds = self._now() - start
+
+    def took(self) -> float:
+        return self.seconds
+
+
 async def watch(
     session: SqliteSession, _: str, run: Any, connection: Any, args: tuple[Any, ...], kwargs: Any
 ) -> Any:
     """Make a call by ``run``, the class's own ``_execute``; the first of ``args`` is what to call."""
     fn, *rest = args
     args = tuple(rest)
+    timed = Timed(fn, session.instrument.optimizer._now)
 
     def call() -> Any:
-        return run(connection, fn, *args, **kwargs)
+        return run(connection, timed, *args, **kwargs)
 
     name = getattr(fn, "__name__", "")
     text = args[0] if args and isinstance(args[0], str) else None
     if name in _FETCHES:
-        return await _fetch(session, name, getattr(fn, "__self__", None), call)
+        return await _fetch(session, name, getattr(fn, "__self__", None), timed, call)
     if text is not None and name == "_execute_fetchall":
         factories = _factories(session.instrument, connection)
         if session.instrument.cache and factories is not None:
-            return await session.read(text, _plain(args), factories, call)
-        return await session.run(text, _plain(args), call)
+            return await session.read(text, _plain(args), factories, call, timed.took)
+        return await session.run(text, _plain(args), call, took=timed.took)
     if text is not None and name in ("execute", "_execute_insert"):
-        now = session.instrument.optimizer._now
-        start = now()
         used = getattr(fn, "__self__", None)
         if isinstance(used, sqlite3.Cursor):
             session.cursors.pop(used, None)  # its old rows are gone
-        result = await session.run(text, _plain(args), call)
+        result = await session.run(text, _plain(args), call, took=timed.took)
         cursor = used if isinstance(used, sqlite3.Cursor) else result
         if isinstance(cursor, sqlite3.Cursor) and cursor.description is not None:
-            session.cursors[cursor] = [text, _plain(args), (now() - start) * 1000]
+            session.cursors[cursor] = [text, _plain(args), timed.seconds * 1000]
         return result
     if text is not None and name in ("executemany", "executescript"):
-        return await session.run(text, None, call, is_one=False)
+        return await session.run(text, None, call, is_one=False, took=timed.took)
     if name in ("commit", "rollback"):
         if name == "rollback":
             session.cursors.clear()
@@ -96,14 +118,12 @@ async def watch(
     return await call()
 
 
-async def _fetch(session: SqliteSession, name: str, cursor: Any, call: Run) -> Any:
-    now = session.instrument.optimizer._now
-    start = now()
+async def _fetch(session: SqliteSession, name: str, cursor: Any, timed: Timed, call: Run) -> Any:
     rows = await call()
     pending = session.cursors.get(cursor)
     if pending is not None:
         before = pending[2]
-        pending[2] += (now() - start) * 1000
+        pending[2] += timed.seconds * 1000
         if name == "fetchall" or not rows:
             session.cursors.pop(cursor, None)
         if session.watches:

@@ -15,7 +15,7 @@ from bot.core._shared.masking import one_line
 from bot.core.query_optimizer.execution.call import Call
 from bot.core.query_optimizer.execution.result_scopes import Scope, scope_key
 from bot.core.query_optimizer.execution.results import key_of
-from bot.core.query_optimizer.execution.timing import STOPWATCH, database_time
+from bot.core.query_optimizer.execution.timing import STOPWATCH, database_time, took_in_all
 from bot.core.query_optimizer.execution.transactions import Transaction
 from bot.core.query_optimizer.instruments.sessions import alters, is_control, without_name
 from bot.core.query_optimizer.models import Analysis, QueryType
@@ -259,9 +259,11 @@ class Session:
         *,
         is_one: bool = True,
         rows: Callable[[Any], int] | None = None,
+        took: Callable[[], float] | None = None,
     ) -> Any:
         """Run a statement and note what it did. ``params`` are None or a sequence or mapping; ``rows`` tells
-        how many rows the result of ``call`` has; None: those of a list.
+        how many rows the result of ``call`` has; None: those of a list. ``took`` tells how many seconds the
+        database took; None: all of ``call``.
         """
         now = self.instrument.optimizer._now
         if self.open is None:
@@ -279,7 +281,8 @@ class Session:
                 count = rows(result)
             elif result.__class__ is list:
                 count = len(result)
-            told = self.answered(text, params, now() - start, count, is_one=is_one)
+            seconds = now() - start if took is None else took()
+            told = self.answered(text, params, seconds, count, is_one=is_one)
             if told is not None:
                 await asyncio.shield(told)
         return result
@@ -297,7 +300,14 @@ class Session:
             if (told := self.settled()) is not None:
                 await asyncio.shield(told)
 
-    async def read(self, text: str, params: Any, variant: tuple[Hashable, ...], call: Run) -> Any:
+    async def read(
+        self,
+        text: str,
+        params: Any,
+        variant: tuple[Hashable, ...],
+        call: Run,
+        took: Callable[[], float] | None = None,
+    ) -> Any:
         """As :meth:`run`, from the cache if the database would give the same answer.
 
         ``variant`` tells apart what calls of the driver make of the same rows.
@@ -311,9 +321,15 @@ class Session:
             return result
 
         async def otherwise() -> Any:
-            return await self.run(text, params, call)
+            return await self.run(text, params, call, took=took)
 
-        return await self._answer(text, params, variant, call, otherwise)
+        async def measured() -> Any:
+            result = await call()
+            if took is not None:
+                took_in_all(took())
+            return result
+
+        return await self._answer(text, params, variant, measured, otherwise)
 
     async def read_through(self, text: str, params: Any, variant: tuple[Hashable, ...], call: Run) -> Any:
         """As :meth:`read`, for a pool; ``call`` leases a connection and reads on it."""

@@ -12,6 +12,7 @@ aiosqlite = pytest.importorskip("aiosqlite")
 
 from bot.core.query_optimizer import QueryOptimizer  # noqa: E402
 from bot.core.query_optimizer.instruments import instrument, uninstrument  # noqa: E402
+from tests.support.clock import VirtualClock  # noqa: E402
 
 BY_ID = "SELECT v FROM seen WHERE id = ?"
 
@@ -62,6 +63,31 @@ async def test_the_time_of_fetching_counts(lite: QueryOptimizer, database: Any) 
     assert [query.executions for query in slow] == [1, 1]
     assert lite._recorder.statistics.shape(slow[0].fingerprint) is not None
     assert {lite._recorder.statistics.shape(query.fingerprint).rows for query in slow} == {0, 400_000}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("cache", [False, True])
+async def test_waiting_behind_another_query_of_the_connection_does_not_count(
+    database: Any, clock: VirtualClock, cache: bool
+) -> None:
+    optimizer = QueryOptimizer(clock=clock)
+    await optimizer.enable(dialect="sqlite", slow_query_threshold=5)
+
+    def hold(value: int) -> int:
+        clock.jump(7)
+        return value
+
+    await database.create_function("hold", 1, hold)
+    instrument(database, cache=cache, optimizer=optimizer)
+    await asyncio.gather(
+        database.execute_fetchall("SELECT hold(v) FROM seen WHERE id = 1"),
+        value(database),
+        database.execute("UPDATE seen SET v = 9 WHERE id = 9"),
+    )
+    [slow] = await optimizer.get_slow_queries()
+    assert slow.query.startswith("SELECT hold")
+    assert slow.max_time_ms == 7_000
+    assert optimizer.snapshot().total_execution_time_ms == 7_000
+    await optimizer.disable()
 
 
 async def test_reads_are_answered_until_a_write_is_committed(
