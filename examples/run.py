@@ -1,6 +1,6 @@
 """Run one of the bots against a test server, with users who write to it.
 
-python examples/run.py [aiogram|ptb|mirror]
+python examples/run.py [aiogram|ptb|mirror|thanks]
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import asyncio
 import importlib
 import sys
 
-SCENES = {"aiogram": "demo.polls", "ptb": "demo.board", "mirror": "demo.mirror"}
+SCENES = {"aiogram": "demo.polls", "ptb": "demo.board", "mirror": "demo.mirror", "thanks": "demo.thanks"}
 
 
 def main() -> None:

@@ -65,6 +65,21 @@ def test_the_mirror_bot_repeats_no_upload_and_holds_one_group_alone(tmp_path):
     assert int(superseded) > 0, "group 1 was held for four seconds, and its status changed meanwhile"
 
 
+def test_the_thanks_bot_is_watched_and_answered_from_the_cache_and_never_stale(tmp_path):
+    printed = play("thanks", tmp_path)
+    [hit_rate] = re.findall(r"^    hit rate: (\d+) %$", printed, re.MULTILINE)
+    assert int(hit_rate) > 70
+    query = re.escape("N+1: SELECT name , points FROM members WHERE id = ?")
+    site = re.escape(str(ROOT / "examples" / "thanks_bot.py"))
+    assert re.search(rf"^    {query}\n      1\d times at {site}:\d+ in points_of$", printed, re.MULTILINE)
+    [(compared, exact)] = re.findall(
+        r"compared with the database: (\d+), of them to the letter: (\d+)\.", printed
+    )
+    assert int(compared) > 300
+    assert int(exact) >= 30
+    assert "Stale answers: 0.\n" in printed
+
+
 def test_the_mirror_bot_without_a_token_says_so(tmp_path):
     ran = subprocess.run(
         [sys.executable, "-m", "mirror_bot"],
@@ -79,7 +94,7 @@ def test_the_mirror_bot_without_a_token_says_so(tmp_path):
 
 
 def test_a_bot_without_a_token_says_so(tmp_path):
-    for bot in ("aiogram_bot.py", "ptb_bot.py"):
+    for bot in ("aiogram_bot.py", "ptb_bot.py", "thanks_bot.py"):
         ran = subprocess.run(
             [sys.executable, ROOT / "examples" / bot],
             cwd=tmp_path,
