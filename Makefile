@@ -5,6 +5,12 @@ BIN := $(VENV)/bin
 PORT ?= 8000
 BOT ?= aiogram
 
+# Of `make simulate`: for how long, or how many seeds of each world, which world, from which seed on.
+SECONDS ?= 3600
+SEEDS ?=
+WORLD ?=
+FIRST ?= 0
+
 # Tests that run side by side, beside the servers that they start.
 WORKERS ?= 2
 # Mutants of each module.
@@ -12,7 +18,7 @@ SAMPLE ?= 30
 # Bytecode is kept whatever the environment says: the tests start many Python processes.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: run cluster example check test test-servers docs bench mutants lock audit clean
+.PHONY: run cluster example check test test-servers docs bench mutants simulate lock audit clean
 
 run: $(VENV)/.service
 	exec $(BIN)/python -m bot --port $(PORT)
@@ -56,6 +62,11 @@ bench: $(VENV)/.bench
 # Whether the tests of what decides notice faults; MODULES="pool queue" takes these only, SAMPLE=0 every mutant.
 mutants: $(VENV)/.dev
 	$(BIN)/python -m tools.mutants --sample $(SAMPLE) --jobs $(WORKERS) $(MODULES)
+
+# Simulated worlds, seed after seed; prints what replays a failure. SEEDS=500 or SECONDS=60, WORLD=cache, FIRST=1000.
+simulate: $(VENV)/.dev
+	$(BIN)/python -m tests.simulation $(if $(SEEDS),--seeds $(SEEDS),--seconds $(SECONDS)) --first $(FIRST) \
+		$(if $(WORLD),--world $(WORLD))
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,58 @@
+"""No world breaks a promise, whatever its seed; and a seed says all that happens in its run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.simulation.world import World
+from tests.simulation.worlds import WORLDS, failure_of, told
+from tests.support.searching import cases
+
+SEEDS = 1_000
+"""Of all worlds together."""
+PARTS = 4
+"""Tests of each world, which run side by side."""
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize("name", sorted(WORLDS))
+def test_no_seed_breaks_a_promise(name, part):
+    kind = WORLDS[name]
+    failed = [
+        told(kind, seed, failure)
+        for seed in range(part, cases(SEEDS // len(WORLDS)), PARTS)
+        if (failure := failure_of(kind, seed)) is not None
+    ]
+    assert not failed, "\n" + "\n".join(failed)
+
+
+PRINT = """
+import sys
+from tests.simulation.world import World
+from tests.simulation.worlds import WORLDS
+for seed in range(5, 9):
+    world = World(seed, WORLDS[sys.argv[1]])
+    world.run()
+    print(world.digest())
+"""
+
+
+@pytest.mark.parametrize("name", sorted(WORLDS))
+def test_a_seed_decides_the_whole_run(name):
+    """In another process, whose sets and dicts have another order, and after other runs."""
+    here = []
+    for seed in range(5, 9):
+        world = World(seed, WORLDS[name])
+        world.run()
+        here.append(world.digest())
+        assert len(world.lines) > 20
+    for hash_seed in ("1", "31337"):
+        there = subprocess.run(
+            [sys.executable, "-c", PRINT, name], capture_output=True, text=True, check=True,
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+        )  # fmt: skip
+        assert there.stdout.split() == here

@@ -1,0 +1,389 @@
+"""One run: instances of the library, users who call them, faults, and what was seen.
+
+To add a service, write a :class:`Scenario` (see ``cache_world.py``): what an instance is, one turn of a
+user, what must work at the end, and a check of the history.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import math
+import random
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from bot.core.redis_link import RedisLink
+from tests.simulation.determined import HostClock, determined
+from tests.simulation.faults import KINDS, Fault, plan_of
+from tests.simulation.loop import Process, VirtualLoop
+from tests.simulation.network import Network, Route
+from tests.simulation.redis_model import RedisModel
+
+HEALING = 30.0
+"""Seconds after the last fault within which all works again: a probe of the breaker, a retry, a subscription
+(5, 5 and 4 seconds at most), one after another, twice."""
+
+
+class Violation(AssertionError):
+    """Something happened that is not allowed."""
+
+
+@dataclass
+class Call:
+    """What a user asked of an instance, and what came of it."""
+
+    number: int
+    instance: Instance
+    what: str
+    labels: dict[str, Any]
+    begun: float
+    ended: float | None = None
+    """None: its process died, or still waits."""
+    outcome: str = "none"
+    """``ok``, ``cancelled``, ``none`` or the error's class."""
+    result: Any = None
+    entered: bool = False
+    """Whether it ran at all: a task may be cancelled before it begins."""
+
+    def __str__(self) -> str:
+        ended = "-" if self.ended is None else f"{self.ended:.6f}"
+        return (
+            f"{self.begun:.6f}..{ended} {self.instance.name} {self.what} "
+            f"{self.labels} {self.outcome} {self.result!r}"
+        )
+
+
+class Instance:
+    """One process of the library: its clock, its way to Redis, its services."""
+
+    def __init__(self, world: World, number: int, generation: int) -> None:
+        self.world, self.number, self.generation = world, number, generation
+        self.name = f"i{number}.{generation}"
+        self.process = Process(self.name)
+        self.clock = HostClock(world.loop, wall=world.chance.uniform(-100, 100))
+        self.host = f"{self.name}.redis"
+        self.url = f"redis://{self.host}:6379/0"
+        self.route = world.network.routes[self.host] = Route(world.redis)
+        self.it: Any = None
+        """What the scenario makes of it."""
+        self.ready = self.killed = False
+
+    def spawn(self, coro: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        """Run a coroutine in this process."""
+        return self.world.loop.create_task(
+            coro, name=f"{self.name} {name}", context=self.process.context.copy()
+        )
+
+
+class Scenario(ABC):
+    """A service among simulated faults; one object for each run."""
+
+    name: ClassVar[str]
+    kinds: ClassVar[tuple[str, ...]] = tuple(kind for kind in KINDS if kind != "clock step of redis")
+    """The faults that it is tried with."""
+    allowed: ClassVar[tuple[type[BaseException], ...]] = ()
+    """The errors that a call may raise."""
+    quiet: ClassVar[str] = "$^"
+    """A pattern of the errors in the log that are to be expected."""
+    length: ClassVar[float] = 20.0
+    """Seconds that the users act."""
+    users: ClassVar[int] = 2
+    """Of each instance."""
+    pause: ClassVar[float] = 1.0
+    """Seconds between two turns of a user, at most."""
+    instances: ClassVar[tuple[int, ...]] = (2, 2, 3)
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.chance = random.Random(f"program {world.seed}")
+
+    @abstractmethod
+    async def start(self, instance: Instance) -> None:
+        """Make ``instance.it``."""
+
+    @abstractmethod
+    async def turn(self, instance: Instance, user: int) -> None:
+        """One turn of a user; its calls go through :meth:`World.call`."""
+
+    @abstractmethod
+    async def stop(self, instance: Instance) -> None:
+        """End ``instance.it``."""
+
+    @abstractmethod
+    async def healed(self, instance: Instance) -> bool:
+        """Whether all works again in an instance, once there is no fault any more."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise :class:`Violation` if the history is not allowed."""
+
+
+class _Log(logging.Handler):
+    def __init__(self, world: World) -> None:
+        super().__init__(logging.WARNING)
+        self._world = world
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._world.note(f"log {record.levelname} {record.getMessage()}")
+        if record.levelno >= logging.ERROR and not re.search(self._world.scenario.quiet, record.getMessage()):
+            self._world.wrong(f"log: {record.getMessage()}")
+
+
+@dataclass
+class World:
+    """A run of a scenario."""
+
+    seed: int
+    kind: type[Scenario]
+    without: frozenset[int] = frozenset()
+    """Faults of the plan that are left out, by their number."""
+    lines: list[str] = field(default_factory=list)
+    """The history, as text."""
+    calls: list[Call] = field(default_factory=list)
+    troubles: list[str] = field(default_factory=list)
+    """What went wrong while it ran."""
+
+    def __post_init__(self) -> None:
+        self.chance = random.Random(f"world {self.seed}")
+        self.loop = VirtualLoop(random.Random(f"loop {self.seed}"), shuffles=self.seed % 3 == 2)
+        self.clock = HostClock(self.loop)
+        """The clock of the machine that Redis runs on."""
+        self.network = Network(self.loop, random.Random(f"network {self.seed}"))
+        self.instances: list[Instance] = []
+        self.dead: list[Instance] = []
+        self.ending = False
+        self.faults_ended = 0.0
+        # When each fault began and ended; while it lasts, it ends never.
+        self.troubled: list[list[float]] = []
+        self._users: list[Any] = []
+        self._pending: list[tuple[list[float], Callable[[], object]]] = []
+
+    # What a scenario uses.
+
+    @property
+    def now(self) -> float:
+        return self.loop.time()
+
+    def note(self, text: str) -> None:
+        """A line of the history."""
+        self.lines.append(f"{self.now:.6f} {text}")
+
+    def wrong(self, text: str) -> None:
+        """Something happened that is not allowed."""
+        self.note(f"WRONG {text}")
+        self.troubles.append(text)
+
+    async def call(
+        self, instance: Instance, what: str, operation: Callable[[], Awaitable[Any]], **labels: Any
+    ) -> Call:
+        """Have a user call something, who may change his mind (cancel) at any step; what came of it."""
+        call = Call(len(self.calls), instance, what, labels, self.now)
+        self.calls.append(call)
+
+        async def run() -> Any:
+            call.entered = True
+            return await operation()
+
+        task = self.loop.create_task(run(), name=f"{instance.name} {what}")
+        if self.chance.random() < 0.15:
+            if self.chance.random() < 0.7:
+                self.loop.after_steps(self.chance.randrange(1, 40), task.cancel)
+            else:
+                self.loop.call_later(self.chance.uniform(0.0, 2.0), task.cancel)
+        await asyncio.wait([task])
+        call.ended = self.now
+        if task.cancelled():
+            call.outcome = "cancelled"
+        elif (error := task.exception()) is not None:
+            call.outcome, call.result = type(error).__name__, str(error)
+            if not isinstance(error, self.kind.allowed):
+                self.wrong(f"{call}")
+        else:
+            call.outcome, call.result = "ok", task.result()
+        self.note(str(call))
+        return call
+
+    def kill(self, instance: Instance) -> None:
+        """SIGKILL."""
+        if instance.process.dead:
+            return
+        instance.process.dead = instance.killed = True
+        instance.process.stopped = False
+        instance.ready = False
+        self.network.kill(instance.process)
+        self.dead.append(instance)
+
+    def replace(self, instance: Instance) -> None:
+        """Start another process in the place of a dead one."""
+        if self.instances[instance.number] is instance and not self.ending:
+            self._begin(instance.number, instance.generation + 1)
+
+    # The run.
+
+    def run(self) -> None:
+        """All of it; raises Violation, Standstill or Livelock."""
+        logger = logging.getLogger("bot")
+        handler, propagate = _Log(self), logger.propagate
+        logger.addHandler(handler)
+        logger.propagate = False
+        try:
+            with determined(self.seed, self.loop, self.clock):
+                self.redis = RedisModel(self.loop, random.Random(f"redis {self.seed}"))
+                self.scenario = self.kind(self)
+                self.loop.set_exception_handler(self._unhandled)
+                try:
+                    self.loop.run_until_complete(self._main())
+                finally:
+                    self._bury()
+        finally:
+            logger.removeHandler(handler)
+            logger.propagate = propagate
+        if self.troubles:
+            raise Violation("; ".join(self.troubles[:3]))
+        self.scenario.check()
+
+    def digest(self) -> str:
+        """A hash of the history: equal for equal runs."""
+        return hashlib.sha256("\n".join(self.lines).encode()).hexdigest()
+
+    def _unhandled(self, loop: Any, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        self.wrong(f"unhandled: {context.get('message')} {type(error).__name__} {error}")
+
+    async def _main(self) -> None:
+        plan_chance = random.Random(f"plan {self.seed}")
+        count = plan_chance.choice(self.kind.instances)
+        plan = plan_of(plan_chance, self.kind.kinds, self.kind.length, count)
+        for number in range(count):
+            self._begin(number, 0)
+        begun = self.now
+        await self._strike([fault for n, fault in enumerate(plan) if n not in self.without], begun)
+        await asyncio.sleep(max(0.0, begun + self.kind.length - self.now))
+        self.ending = True
+        for pending in list(self._pending):
+            self._ended(pending)
+        self.faults_ended = self.now
+        self.note("no faults any more")
+        await self._heal()
+        await self._stop()
+
+    def _begin(self, number: int, generation: int) -> None:
+        instance = Instance(self, number, generation)
+        self.instances[number : number + 1] = [instance]
+        self.note(f"start {instance.name}")
+        instance.spawn(self._live(instance), "main")
+
+    async def _live(self, instance: Instance) -> None:
+        await self.scenario.start(instance)
+        instance.ready = True
+        for user in range(0 if self.ending else self.kind.users):
+            self._users.append(instance.spawn(self._use(instance, user), f"user {user}"))
+
+    async def _use(self, instance: Instance, user: int) -> None:
+        chance = random.Random(f"user {self.seed} {instance.name} {user}")
+        while not self.ending:
+            await asyncio.sleep(chance.uniform(0.0, self.kind.pause))
+            if not self.ending:
+                await self.scenario.turn(instance, user)
+
+    async def _strike(self, plan: list[Fault], begun: float) -> None:
+        for fault in plan:
+            await asyncio.sleep(max(0.0, begun + fault.at - self.now))
+            instance = self.instances[fault.place]
+            self.note(f"fault {fault.kind} {instance.name} {fault.seconds} {fault.amount}")
+            end = KINDS[fault.kind](self, instance, fault)
+            trouble = [self.now, self.now if end is None else math.inf]
+            self.troubled.append(trouble)
+            if end is not None:
+                pending = trouble, end
+                self._pending.append(pending)
+                self.loop.call_later(fault.seconds, self._ended, pending)
+
+    def _ended(self, pending: tuple[list[float], Callable[[], object]]) -> None:
+        if pending in self._pending:
+            self._pending.remove(pending)
+            self.note("a fault ends")
+            trouble, end = pending
+            trouble[1] = self.now
+            end()
+
+    def _living(self) -> Iterator[Instance]:
+        return (instance for instance in self.instances if not instance.process.dead)
+
+    async def _heal(self) -> None:
+        users = [user for user in self._users if not user.process.dead]
+        if users:
+            _, late = await asyncio.wait(users, timeout=HEALING)
+            for user in sorted(late, key=hash):
+                self.wrong(f"{user.get_name()} still waits")
+        for instance in self._living():
+            while not (instance.ready and await self._asked(instance)):
+                if self.now > self.faults_ended + HEALING:
+                    self.wrong(f"{instance.name} has not recovered in {HEALING} s")
+                    break
+                await asyncio.sleep(0.5)
+            self.note(f"{instance.name} is well")
+
+    async def _asked(self, instance: Instance) -> bool:
+        asked = instance.spawn(self.scenario.healed(instance), "healed")
+        await asyncio.wait([asked])
+        return bool(asked.result())
+
+    async def _stop(self) -> None:
+        for instance in self._living():
+            stopping = instance.spawn(self.scenario.stop(instance), "stop")
+            _, late = await asyncio.wait([stopping], timeout=HEALING)
+            if late:
+                self.wrong(f"{instance.name} does not stop")
+            elif (error := stopping.exception()) is not None:
+                self.wrong(f"{instance.name} stops with {error!r}")
+        await asyncio.sleep(0.1)
+        self._nothing_left()
+
+    def _nothing_left(self) -> None:
+        """Of those that were stopped in order."""
+        for task in self._tasks_left():
+            if not task.process.dead:
+                self.wrong(f"task {task.get_name()} is left")
+        for transport in self.network.transports:
+            process = transport.process
+            if process is not None and not process.dead and not transport.is_closing():
+                self.wrong(f"a connection of {process.name} is left")
+        for instance in self._living():
+            if instance.url in RedisLink._links:
+                self.wrong(f"a link of {instance.name} is left")
+
+    def _tasks_left(self) -> list[Any]:
+        """The tasks of processes, in the order in which they were made."""
+        tasks = [task for task in asyncio.all_tasks(self.loop) if getattr(task, "process", None) is not None]
+        return sorted(tasks, key=hash)
+
+    def _bury(self) -> None:
+        """Let go of what is left of the dead, so that nothing of this run disturbs the next."""
+        self.loop.set_exception_handler(lambda loop, context: None)
+        self.loop.steps = 0
+        lines, troubles = list(self.lines), list(self.troubles)
+        self.loop.run_until_complete(self._burial())
+        self.lines, self.troubles = lines, troubles
+        for instance in self.instances + self.dead:
+            RedisLink._links.pop(instance.url, None)
+        self.loop.close()
+
+    async def _burial(self) -> None:
+        for instance in self.instances + self.dead:
+            instance.process.dead = False
+            instance.process.held += instance.process.buried
+            self.loop.resume(instance.process)
+        for transport in list(self.network.transports):
+            transport.cut()
+        self.redis.listens = False
+        for _ in range(5):
+            if tasks := self._tasks_left():
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks, timeout=10)
