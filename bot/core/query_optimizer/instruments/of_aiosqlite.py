@@ -102,8 +102,7 @@ async def watch(
     if text is not None and name in ("executemany", "executescript"):
         return await session.run(text, None, call, is_one=False, took=timed.took)
     if name in ("commit", "rollback"):
-        if name == "rollback":
-            session.cursors.clear()
+        # Neither ends a cursor that has rows left: after a rollback, too, it may keep its old snapshot.
         return await session.settling(call)
     if name == "close":
         if isinstance(used := getattr(fn, "__self__", None), sqlite3.Cursor):

@@ -90,6 +90,20 @@ async def test_waiting_behind_another_query_of_the_connection_does_not_count(
     await optimizer.disable()
 
 
+async def test_a_cursor_keeps_its_snapshot_after_a_rollback(
+    lite: QueryOptimizer, database: Any, other: Any
+) -> None:
+    instrument(other)
+    instrument(database, cache=True)
+    cursor = await database.execute("SELECT id FROM seen ORDER BY id")
+    await cursor.fetchone()
+    await database.rollback()
+    await other.execute("UPDATE seen SET v = 4 WHERE id = 3")
+    assert await value(database) == 3  # as SQLite shows it to this connection
+    await cursor.close()
+    assert await value(database) == 4
+
+
 async def test_reads_are_answered_until_a_write_is_committed(
     lite: QueryOptimizer, database: Any, other: Any
 ) -> None:
