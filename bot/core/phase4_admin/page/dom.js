@@ -77,8 +77,9 @@ export function when(at) {
 // A query's shape comes as spaced tokens.
 export const tidy = (text) =>
   text
-    .replace(/\s+(?!\.\.)([,.)])/g, "$1")
-    .replace(/([(.])\s+/g, "$1")
+    .replace(/\s+\.\s+/g, ".")
+    .replace(/\s+([,)])/g, "$1")
+    .replace(/\(\s+/g, "(")
     .replace(/\b(count|sum|avg|min|max|coalesce|lower|upper|length)\s\(/gi, "$1(");
 
 export const code = (text) => element("code", {}, text);

@@ -1,6 +1,7 @@
 """What the page shows, and how it is read: ranges, keyboard, pause, sort, search, queries, old figures."""
 
 import asyncio
+import logging
 import re
 
 import pytest
@@ -328,3 +329,14 @@ async def test_nothing_is_cut_off_at_any_width_or_at_twice_the_size(shown, new_p
     await page.locator("#slow button.open").first.click()
     await page.locator("dialog section").first.wait_for()
     assert await page.locator("dialog").evaluate("it => it.scrollWidth <= it.clientWidth")
+
+
+async def test_shapes_of_queries_and_sentences_are_spaced_as_people_write_them(shown, page, opened, expect):
+    optimizer = QueryOptimizer.get_instance()
+    await optimizer.record_execution("SELECT u.id, COUNT(*) FROM users AS u WHERE u.id IN (1, 2)", 1_000.0)
+    logging.getLogger("bot.core.query_optimizer").warning("at bot.py:9 in top. Use one query: IN (?, ?, ...)")
+    await opened(shown)
+    await expect(page.locator("#slow tbody button.open")).to_have_text(
+        "SELECT u.id, count(*) FROM users AS u WHERE u.id IN (?)"
+    )
+    await expect(page.locator("#events")).to_contain_text("at bot.py:9 in top. Use one query: IN (?, ?, ...)")
