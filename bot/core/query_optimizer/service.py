@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -38,6 +39,7 @@ from bot.core.query_optimizer.stats import has_parameters
 
 if TYPE_CHECKING:
     from bot.core.query_optimizer.mongodb.collection import CachedCollection
+    from bot.core.query_optimizer.mongodb.listening import Listener
     from bot.core.query_optimizer.mongodb.results import MongoResults
     from bot.core.query_optimizer.plans.prepare import Explainer
 
@@ -74,6 +76,7 @@ class QueryOptimizer(Phase4Service):
             self._now, self._invalidation, self._transactions, self._execution, self._recorder
         )
         self._mongodb: MongoResults | None = None
+        self._loop: Any = None  # the event loop in which it was enabled last
         # ``live`` of the invalidation, here because each look-up takes it.
         self._live: dict[Hashable, Any] = {}
 
@@ -148,6 +151,7 @@ class QueryOptimizer(Phase4Service):
             invalidation.resize(settings.cache_max_size_mb, settings.cache_max_entries)
             invalidation.switch_on()
             self._live = invalidation.live
+            self._loop = asyncio.get_running_loop()
             self._switched_on()
             self._preload.soon(speaks)
         return True
@@ -445,6 +449,19 @@ class QueryOptimizer(Phase4Service):
             ttl = valid_seconds("ttl", ttl)
         from bot.core.query_optimizer.mongodb.collection import cached
 
+        return cached(self._mongodb_results(), collection, ttl, view_of)
+
+    def mongodb_listener(self) -> Listener:
+        """A command listener for a MongoDB client: ``AsyncMongoClient(url, event_listeners=[listener])``.
+
+        It counts and times what the client does, and drops the results that its writes concern. Each
+        listener serves one client, of PyMongo or of motor.
+        """
+        from bot.core.query_optimizer.mongodb.listening import Listener
+
+        return Listener(self._mongodb_results())
+
+    def _mongodb_results(self) -> MongoResults:
         if self._mongodb is None:
             from bot.core.query_optimizer.mongodb.results import MongoResults
 
@@ -455,8 +472,9 @@ class QueryOptimizer(Phase4Service):
                 self._invalidation,
                 self._execution,
                 self._recorder,
+                lambda: self._loop,
             )
-        return cached(self._mongodb, collection, ttl, view_of)
+        return self._mongodb
 
     def _in_use(self) -> bool:
         if not self._enabled:

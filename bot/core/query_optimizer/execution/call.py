@@ -24,3 +24,5 @@ class Call(Struct):
     """Seconds for which its result may be kept."""
     database: str = ""
     """The database of its tables; "" if unknown."""
+    site: str = ""
+    """The line that runs it, if the frames that are in progress do not tell."""

@@ -50,7 +50,7 @@ SHOWN_FROM = 0.1
 # A query is not issued by frames of these modules; below the frames of the loop there is another task.
 _LIBRARY = re.compile(
     r"(?:bot\.core\.(?:query_optimizer|_shared|connection_pool_manager)|asyncio|contextlib|functools"
-    r"|asyncpg|aiosqlite|asyncmy|psycopg|psycopg_pool|sqlalchemy)(?:\.|\Z)"
+    r"|asyncpg|aiosqlite|asyncmy|psycopg|psycopg_pool|sqlalchemy|pymongo|motor|gridfs)(?:\.|\Z)"
 )
 _LOOP = frozenset(("asyncio.events", "asyncio.base_events", "asyncio.runners"))
 
@@ -98,7 +98,7 @@ class _Tally:
     def __init__(self, sample: Any, now: float) -> None:
         self.times: dict[int, float] = {}  # hash of the values -> when they were last seen, oldest first
         self.last = 0.0
-        self.samples = [sample]
+        self.samples = [_kept(sample)]
         self.count = 0
         self.pattern: NPlusOnePattern | None = None
         self.start(now)
@@ -120,7 +120,13 @@ class _Tally:
             return
         if full:
             samples.pop()
-        samples.append(sample)
+        samples.append(_kept(sample))
+
+
+def _kept(sample: Any) -> Any:
+    """(the query, its parameters, as a copy if they ask for it)"""
+    query, params = sample
+    return (query, params.kept()) if hasattr(params, "kept") else sample
 
 
 class _Scope:
@@ -178,6 +184,12 @@ class Detector:
 
     def request(self) -> Request:
         return Request(self._scope, self._generation)
+
+    def enter(self, now: float) -> None:
+        """This context begins a query whose end will be noted in a copy of it."""
+        scope = self._scope.get()
+        if scope is None or scope.owner is not None or scope.generation != self._generation:
+            self._of_task(scope, now)
 
     def note(self, fingerprint: str, variant: int, sample: Any, now: float) -> _Tally | None:
         """Count one execution; returns the tally if this one made it a pattern in this context."""

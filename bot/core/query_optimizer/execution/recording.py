@@ -17,7 +17,8 @@ from bot.core.query_optimizer.execution.n_plus_one import Detector, NPlusOnePatt
 from bot.core.query_optimizer.execution.specimens import Specimens
 from bot.core.query_optimizer.execution.timing import SlowQueryLog
 from bot.core.query_optimizer.execution.transactions import Transactions
-from bot.core.query_optimizer.models import Analysis, Finding, QueryType
+from bot.core.query_optimizer.models import Analysis, Finding
+from bot.core.query_optimizer.sql.names import is_mongodb
 from bot.core.query_optimizer.stats import MAX_SHOWN, ExecutionStatistics
 
 logger = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ class Recorder:
 
     def _was_slow(self, call: Call, milliseconds: float) -> None:
         analysis = call.analysis
-        self.specimens.note(call, call_site(call.executor))
+        self.specimens.note(call, call.site or call_site(call.executor))
         unnamed = self._slow_log.note(analysis.fingerprint, self._now())
         if unnamed is not None:
             since = f" ({unnamed} more of it since the last line)" if unnamed else ""
@@ -99,10 +100,11 @@ class Recorder:
         fingerprint = analysis.fingerprint
         suggestion: str | None = None
         if fingerprint not in detector.patterns:
-            if analysis.query_type in (QueryType.FIND, QueryType.AGGREGATE):
+            if is_mongodb(analysis.reads | analysis.writes):
                 from bot.core.query_optimizer.mongodb.repeated import batched_read
 
-                suggestion = batched_read(analysis, [*[params for _, params in samples], call.params])
+                last = call.params.kept() if hasattr(call.params, "kept") else call.params
+                suggestion = batched_read(analysis, [*[params for _, params in samples], last])
             elif fingerprint not in detector.dismissed:
                 from bot.core.query_optimizer.execution.batching import batched
 
@@ -114,7 +116,7 @@ class Recorder:
             if suggestion is None:
                 detector.dismiss(tally, fingerprint)
                 return
-        site = call_site(call.executor)
+        site = call.site or call_site(call.executor)
         pattern, new = detector.found(
             tally, fingerprint, analysis.normal_form[:MAX_SHOWN], site, self._clock.time()
         )

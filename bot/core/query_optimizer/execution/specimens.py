@@ -77,6 +77,8 @@ class Specimens:
 
 def _kept(params: Any) -> Any:
     """A copy of the parameters if they are few and small, else None."""
+    if hasattr(params, "kept"):
+        return params.kept()
     if isinstance(params, Mapping):
         values: list[Any] = [*params.keys(), *params.values()] if len(params) <= MAX_VALUES else [None]
         kept: Any = dict(params) if len(params) <= MAX_VALUES else None

@@ -22,16 +22,19 @@ DRIVERS = {
     "psycopg": "of_psycopg",
     "psycopg_pool": "of_psycopg",
     "sqlalchemy": "of_sqlalchemy",
+    "pymongo": "of_mongodb",
+    "motor": "of_mongodb",
 }
 """The package of an object's class, and the module here that watches it. Such a module has ``target(obj)``,
 what to watch for it (None: it is none of the package's pools and connections); ``attach(target,
 instrument)``, after which the target has ``phase4_instrument``, and ``detach(target, instrument)``, which
-undoes that; and ``ANSWERS``, whether it can answer reads from the cache.
+undoes that; and ``ANSWERS``, whether it can answer reads from the cache. ``changed(target, instrument)``, if
+there is one, is called when the instrument has another optimizer.
 """
 
 _ALLOWED = (
-    "a pool or connection of asyncpg, asyncmy or psycopg, a connection of aiosqlite, or an AsyncEngine of "
-    "SQLAlchemy"
+    "a pool or connection of asyncpg, asyncmy or psycopg, a connection of aiosqlite, an AsyncEngine of "
+    "SQLAlchemy, an AsyncMongoClient of PyMongo, or a client of motor"
 )
 
 _lock = threading.Lock()
@@ -76,13 +79,16 @@ def instrument(
     scope_key(scope)
     options = Options(cache, ttl, scope, tenant)
     with _lock:
-        found: Instrument | None = getattr(target, "phase4_instrument", None)
+        found = _instrument_of(target)
         if found is None:
             made = Instrument(optimizer or QueryOptimizer.get_instance(), options)
             made.target = id(target)
             module.attach(target, made)
         elif found.target == id(target):  # else it is a connection of a pool that is instrumented
+            before = found.optimizer
             found.change(optimizer or QueryOptimizer.get_instance(), options)
+            if found.optimizer is not before and hasattr(module, "changed"):
+                module.changed(target, found)
     return obj
 
 
@@ -93,12 +99,17 @@ def uninstrument(obj: Any) -> bool:
     """
     module, target = _module_of(obj)
     with _lock:
-        found: Instrument | None = getattr(target, "phase4_instrument", None)
+        found = _instrument_of(target)
         if found is None or found.target != id(target):
             return False
         found.is_on = False
         module.detach(target, found)
     return True
+
+
+def _instrument_of(target: Any) -> Instrument | None:
+    found = getattr(target, "phase4_instrument", None)
+    return found if isinstance(found, Instrument) else None  # MongoDB's clients have every name
 
 
 def _module_of(obj: Any) -> tuple[Any, Any]:

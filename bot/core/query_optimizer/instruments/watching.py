@@ -69,6 +69,11 @@ class Instrument:
         if isinstance(scope, Scope) and scope.database is not None:
             self.database = scope_key(Scope(database=scope.database))[1]
 
+    @property
+    def ttl(self) -> float | None:
+        """Seconds for its results; None: the configured time."""
+        return self.options.ttl
+
     def scope_for(self, place: tuple[Hashable, ...]) -> Any:
         """The scope of a read on a connection of this ``place``; None if it cannot be told."""
         scope, tenant = self.options.scope, self.options.tenant

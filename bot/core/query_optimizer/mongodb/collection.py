@@ -33,7 +33,7 @@ def cached(
     shared: MongoResults, driver: Any, ttl: float | None, view_of: Collection[str]
 ) -> CachedCollection:
     """Raises InvalidArgumentError for what is no async collection, or no names."""
-    if isinstance(driver, CachedCollection) and driver._results.shared is shared:
+    if type(driver) is CachedCollection and driver._results.shared is shared:
         driver = driver._driver  # wrapped already: each read is counted once
     if not (hasattr(type(driver), "count_documents") and hasattr(type(driver), "find_one")):
         raise invalid("collection", driver, "a collection of PyMongo's AsyncMongoClient or of motor")
@@ -56,6 +56,11 @@ class CachedCollection:
     """
 
     __slots__ = ("_driver", "_results")
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        """The driver's class: GridFS and mappers of documents look for it."""
+        return type(self._driver)
 
     def __init__(self, results: CollectionResults) -> None:
         self._results = results
@@ -138,7 +143,7 @@ class CachedCollection:
         return CachedCollection(self._results.of(self._driver[name]))
 
     def __eq__(self, other: object) -> bool:
-        return bool(self._driver == (other._driver if isinstance(other, CachedCollection) else other))
+        return bool(self._driver == (other._driver if type(other) is CachedCollection else other))
 
     def __hash__(self) -> int:
         return hash(self._results.filed)

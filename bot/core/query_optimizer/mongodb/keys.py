@@ -90,8 +90,10 @@ def key_of_arguments(arguments: Mapping[str, Any]) -> Hashable:
     return tuple(parts)
 
 
-def _is_default(value: Any) -> bool:
-    return value is None or value is False or (type(value) is int and not value)
+def frozen_arguments(arguments: Mapping[str, Any]) -> list[tuple[str, Hashable]]:
+    """Arguments as in a key, whatever they are called. Raises NotCacheableError for what has no key."""
+    left = [MAX_PARTS, MAX_CHARACTERS]
+    return [(name, _frozen(value, left, 0)) for name, value in arguments.items()]
 
 
 def _frozen(value: Any, left: list[int], depth: int) -> Hashable:

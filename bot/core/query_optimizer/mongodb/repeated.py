@@ -1,4 +1,4 @@
-"""The one read to use instead of many that differ in a value: ``$in`` (pure)."""
+"""The one operation to use instead of many that differ in a value: ``$in``, or a write of many (pure)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from bot.core.query_optimizer.models import Analysis
+from bot.core.query_optimizer.mongodb.keys import NotCacheableError, frozen_arguments
+from bot.core.query_optimizer.mongodb.samples import Sample
+
+_WRITES = {
+    "insert_one": "insert_many([...])",
+    "update_one": "bulk_write([UpdateOne(...), ...])",
+    "replace_one": "bulk_write([ReplaceOne(...), ...])",
+    "delete_one": "bulk_write([DeleteOne(...), ...])",
+}
+"""Writes of one document, and what writes many."""
 
 
 def batched_read(analysis: Analysis, keys: Sequence[Any]) -> str | None:
@@ -15,6 +25,8 @@ def batched_read(analysis: Analysis, keys: Sequence[Any]) -> str | None:
     reads in pages, by ranges or lists, or of more than one varying field.
     """
     first, found = keys[0], set()
+    if isinstance(first, Sample) and first.method in _WRITES:
+        return analysis.normal_form.partition(f".{first.method}(")[0] + f".{_WRITES[first.method]}"
     for key in keys[1:]:
         if key != first:
             single = _batched(analysis, first, key)
@@ -44,7 +56,12 @@ def _batched(analysis: Analysis, first: Any, second: Any) -> str | None:
 
 
 def _arguments(key: Any) -> tuple[str, dict[str, Any]] | None:
-    """(the method, its arguments as frozen) of a key."""
+    """(the method, its arguments as frozen) of a key, or of a sample."""
+    if isinstance(key, Sample):
+        try:
+            return key.method, dict(frozen_arguments(key.arguments()))
+        except NotCacheableError:
+            return None
     try:
         _, (_, _, _, method, arguments) = key
         return method, dict(arguments)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import weakref
 from collections.abc import Awaitable, Callable, Hashable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from msgspec.structs import replace
 
@@ -16,12 +16,15 @@ from bot.core.query_optimizer.execution.call import Call
 from bot.core.query_optimizer.execution.execution import Execution
 from bot.core.query_optimizer.execution.invalidation import Invalidation
 from bot.core.query_optimizer.execution.recording import Recorder
+from bot.core.query_optimizer.models import Analysis
 from bot.core.query_optimizer.mongodb.keys import Identity, NotCacheableError, key_of_arguments
 from bot.core.query_optimizer.mongodb.sessions import may_still_happen, note_in_transaction
 from bot.core.query_optimizer.mongodb.shapes import (
+    EVERYTHING,
     analysis_of,
     filed_as,
     read_by_pipeline,
+    reads_of,
     written_by_pipeline,
 )
 from bot.core.query_optimizer.sql.declarations import Declaration
@@ -54,6 +57,7 @@ class MongoResults:
         invalidation: Invalidation,
         execution: Execution,
         recorder: Recorder,
+        loop: Callable[[], asyncio.AbstractEventLoop],
     ) -> None:
         self.now = now
         self.is_on = is_on
@@ -61,6 +65,8 @@ class MongoResults:
         self.invalidation = invalidation
         self.execution = execution
         self.recorder = recorder
+        self.loop = loop
+        """The event loop to which listeners in threads hand what they hear, where nothing else tells it."""
         # id of a client -> (the client, its number); a client that is gone leaves no number to another.
         self._clients: dict[int, tuple[weakref.ref[Any], int]] = {}
         self._last_client = 0
@@ -68,6 +74,10 @@ class MongoResults:
         # doubt. And the messages to other instances that are being sent.
         self._unsure: dict[str, float] = {}
         self._telling: set[asyncio.Future[Any]] = set()
+        # Collections as filed -> how many writes to them are in progress. Changed by begun and over.
+        self._being_written: dict[str, int] = {}
+        # Whether a listener in a thread had no event loop to hand a command to. Changed by missed and answer.
+        self.has_missed = False
 
     def client_number(self, client: Any) -> int:
         """A number that no other client has or had."""
@@ -102,7 +112,10 @@ class MongoResults:
         asyncio.get_running_loop().call_later(UNSURE, self._tell_again, names)
 
     def _tell_again(self, names: frozenset[str]) -> None:
-        told = self.ended(names)
+        self.tell(self.ended(names))
+
+    def tell(self, told: Awaitable[Any] | None) -> None:
+        """Let the other instances be told of a write while nobody waits for it."""
         if told is not None:
             telling = asyncio.ensure_future(told)
             self._telling.add(telling)
@@ -114,16 +127,74 @@ class MongoResults:
             logger.warning("Other instances were not told of a write: %s", one_line(error))
 
     def is_unsure(self, reads: frozenset[str]) -> bool:
-        """Whether a write to what is read may still be carried out."""
-        if not self._unsure:
+        """Whether a write to what is read is in progress, or may still be carried out."""
+        if not self._unsure and not self._being_written:
             return False
         now = self.now()
         names = (*self.invalidation.relations.read_by(reads), "")
+        if self._being_written and not self._being_written.keys().isdisjoint(names):
+            return True
         return any(self._unsure.get(name, 0.0) > now for name in names)
 
-    def ended(self, names: frozenset[str]) -> Awaitable[Any] | None:
+    def missed(self) -> None:
+        """Called in a thread: a command may have written anything. The next reader drops what was kept."""
+        self.has_missed = True
+
+    def drop_missed(self) -> None:
+        self.has_missed = False
+        self.tell(self.ended(frozenset((EVERYTHING,))))
+        logger.warning(
+            "The results of all collections were dropped: a thread of motor reported a command, and the "
+            "event loop in which the optimizer was enabled is closed. Use instrument(client), which knows "
+            "its loop"
+        )
+
+    def begun(self, names: frozenset[str]) -> None:
+        """A write to these begins: until it is ``over``, nothing that reads them is kept."""
+        for name in names:
+            self._being_written[name] = self._being_written.get(name, 0) + 1
+        self.invalidation.written(names, "")
+
+    def over(self, names: frozenset[str]) -> None:
+        for name in names:
+            left = self._being_written.get(name, 0) - 1
+            if left > 0:
+                self._being_written[name] = left
+            else:
+                self._being_written.pop(name, None)
+
+    def ended(self, names: frozenset[str], database: str = "") -> Awaitable[Any] | None:
         """A transaction that wrote these collections has ended."""
-        return self.invalidation.written_by(analysis_of("commit", "", "", {}, writes=names), "")
+        return self.invalidation.written_by(analysis_of("commit", "", "", {}, writes=names), database)
+
+    def never_kept(self, analysis: Analysis, names: frozenset[str]) -> Analysis:
+        """The analysis of a write without acknowledgement: the server may do it at any time."""
+        never = frozenset((NEVER,))
+        declares = tuple(Declaration("view", name, never) for name in sorted(names))
+        analysis = replace(analysis, declares=declares)
+        self.tell_declared(analysis, "it is written without acknowledgement")
+        return analysis
+
+    def tell_declared(self, analysis: Analysis, why: str = "its documents go without a write") -> None:
+        """Say once that results of a collection are not kept from now on."""
+        for _, name, others in analysis.declares:
+            known = self.invalidation.relations.read_by(frozenset((name,)))
+            if NEVER in others and NEVER not in known:
+                logger.warning("Results of %s are not cached from now on: %s", one_line(name), one_line(why))
+
+
+class Reader(Protocol):
+    """Who reads collections, if that is more than their client: an instrument."""
+
+    is_on: bool
+    cache: bool
+    number: int
+    database: str
+
+    @property
+    def ttl(self) -> float | None: ...
+
+    def scope_for(self, place: tuple[Hashable, ...]) -> Any: ...
 
 
 class CollectionResults:
@@ -133,6 +204,8 @@ class CollectionResults:
         "_client",
         "_codec",
         "_name",
+        "_own",
+        "_reader",
         "_ttl",
         "_why_not",
         "client",
@@ -142,8 +215,11 @@ class CollectionResults:
         "shared",
     )
 
-    def __init__(self, shared: MongoResults, driver: Any, ttl: float | None) -> None:
+    def __init__(
+        self, shared: MongoResults, driver: Any, ttl: float | None, reader: Reader | None = None
+    ) -> None:
         self.shared = shared
+        self._reader = reader
         self.driver = driver
         """The driver's collection."""
         self._ttl = ttl
@@ -152,21 +228,31 @@ class CollectionResults:
         self.filed = filed_as(self.database, self._name)
         """The name under which its results are filed."""
         self.client = driver.database.client
-        self._client = shared.client_number(self.client)
+        # All clients of an instrument count as one: those of a pool's leases differ.
+        self._client: Hashable = (
+            shared.client_number(self.client) if reader is None else ("instrument", reader.number)
+        )
+        self._own = reads_of(self.database, self._name)
         self._codec = Identity(driver.codec_options)
         newest = driver.read_preference.mode == _PRIMARY and driver.read_concern.level in _NEWEST
         self._why_not = "" if newest else "its read preference or read concern allows older data"
 
     def of(self, driver: Any) -> CollectionResults:
         """The same for another collection, or one with other options."""
-        return CollectionResults(self.shared, driver, self._ttl)
+        return CollectionResults(self.shared, driver, self._ttl, self._reader)
 
     def key(self, method: str, arguments: Mapping[str, Any]) -> Hashable:
         """The key of a read's result. Raises NotCacheableError."""
         if self._why_not:
             raise NotCacheableError(self._why_not)
+        client = self._client
+        if self._reader is not None:
+            scope = self._reader.scope_for(())
+            if scope is None:
+                raise NotCacheableError("its scope cannot be told")
+            client = client, self.shared.invalidation.scope_of(scope)[0]
         parts = key_of_arguments(arguments)
-        return self.filed, (CollectionResults, self._client, self._codec, method, parts)
+        return self.filed, (CollectionResults, client, self._codec, method, parts)
 
     def may_keep(self, method: str, arguments: Mapping[str, Any]) -> bool:
         """Whether the result of a read may be cached."""
@@ -178,7 +264,7 @@ class CollectionResults:
         return True
 
     def _reads(self, method: str, arguments: Mapping[str, Any]) -> frozenset[str]:
-        reads = frozenset((self.filed,))
+        reads = self._own
         if method == "aggregate":
             reads |= read_by_pipeline(arguments.get("pipeline"), self.database)
         return reads
@@ -198,11 +284,13 @@ class CollectionResults:
         ``otherwise`` replaces ``run`` if the result must not be cached. With a reason in ``why_not`` it is
         only counted.
         """
-        shared = self.shared
-        if not shared.is_on():
+        shared, reader = self.shared, self._reader
+        if not shared.is_on() or (reader is not None and not (reader.is_on and reader.cache)):
             return await (otherwise or run)()
+        if shared.has_missed:
+            shared.drop_missed()
         key: Hashable = None
-        reads = frozenset((self.filed,))
+        reads = self._own
         try:
             if why_not:
                 raise NotCacheableError(why_not)
@@ -221,8 +309,9 @@ class CollectionResults:
         analysis = analysis_of(
             method, self.database, self._name, arguments, reads=reads, not_cacheable=why_not
         )
-        seconds = shared.ttl() if self._ttl is None else self._ttl
-        call = Call(analysis.normal_form, key, _executor(run), analysis, key, seconds)
+        ttl, database = (self._ttl, "") if reader is None else (reader.ttl, reader.database)
+        seconds = shared.ttl() if ttl is None else ttl
+        call = Call(analysis.normal_form, key, _executor(run), analysis, key, seconds, database)
         shared.recorder.watch(call, shared.now())
         if keep is not None and key is not None:
             return await shared.execution.run_alone(call, keep)
@@ -236,23 +325,17 @@ class CollectionResults:
         self, method: str, run: Run, names: frozenset[str], session: Any, arguments: Mapping[str, Any]
     ) -> Any:
         """``await run()``, which writes the collections filed as ``names``."""
-        shared = self.shared
+        shared, reader = self.shared, self._reader
         if session is not None:
             note_in_transaction(session, shared, names, shared.ended, shared.doubt)
-        if not shared.is_on():
+        if not shared.is_on() or (reader is not None and not reader.is_on):
             return await run()
         analysis = analysis_of(method, self.database, self._name, arguments, writes=names)
         if not self.driver.write_concern.acknowledged:
             # The server may do it at any time after the driver returned.
-            never = frozenset((NEVER,))
-            if NEVER not in shared.invalidation.relations.read_by(names):
-                logger.warning(
-                    "Results of %s are not cached from now on: it is written without acknowledgement",
-                    one_line(self.filed),
-                )
-            declares = tuple(Declaration("view", name, never) for name in sorted(names))
-            analysis = replace(analysis, declares=declares)
-        call = Call(analysis.normal_form, None, _executor(run), analysis, None)
+            analysis = shared.never_kept(analysis, names)
+        database = "" if reader is None else reader.database
+        call = Call(analysis.normal_form, None, _executor(run), analysis, None, database=database)
         try:
             return await shared.execution.run(call)
         except BaseException as error:

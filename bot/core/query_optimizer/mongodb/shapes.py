@@ -19,10 +19,11 @@ MAX_SHAPE_DEPTH = 20
 
 _KINDS = {
     "find_one": QueryType.FIND, "find": QueryType.FIND, "count_documents": QueryType.FIND,
-    "distinct": QueryType.FIND, "aggregate": QueryType.AGGREGATE,
+    "count": QueryType.FIND, "distinct": QueryType.FIND,
+    "aggregate": QueryType.AGGREGATE, "map_reduce": QueryType.AGGREGATE,
     "insert_one": QueryType.INSERT, "insert_many": QueryType.INSERT,
     "delete_one": QueryType.DELETE, "delete_many": QueryType.DELETE, "find_one_and_delete": QueryType.DELETE,
-    "drop": QueryType.DDL, "rename": QueryType.DDL,
+    "drop": QueryType.DDL, "rename": QueryType.DDL, "drop_database": QueryType.DDL,
 }  # fmt: skip
 
 _STAGES = frozenset(
@@ -45,6 +46,22 @@ def filed_as(database: str, collection: str) -> str:
     return f"{MONGODB}{name}"
 
 
+EVERYTHING = f"{MONGODB}/"
+"""Stands for the collections of all databases; no database has an empty name."""
+
+
+@functools.lru_cache(maxsize=1024)
+def whole_database(database: str) -> str:
+    """The name that stands for all collections of a database; no collection has an empty name."""
+    return filed_as(database, "")
+
+
+@functools.lru_cache(maxsize=4096)
+def reads_of(database: str, collection: str) -> frozenset[str]:
+    """What a read of a collection is filed by: its own name, and those by which a write to all drops it."""
+    return frozenset((filed_as(database, collection), whole_database(database), EVERYTHING))
+
+
 def analysis_of(
     method: str,
     database: str,
@@ -56,7 +73,8 @@ def analysis_of(
     not_cacheable: str = "",
 ) -> Analysis:
     """The analysis of an operation of a driver's collection. Its form holds no value."""
-    form = f"{database}.{collection}.{method}({_form(arguments)})"[:MAX_FORM]
+    target = f"{database}.{collection}" if collection else database
+    form = f"{target}.{method}({_form(arguments)})"[:MAX_FORM]
     return Analysis(
         query_type=_KINDS.get(method, QueryType.UPDATE),
         fingerprint=hashlib.blake2b(form.encode("utf-8", "replace"), digest_size=8).hexdigest(),

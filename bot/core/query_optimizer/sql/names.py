@@ -19,6 +19,12 @@ GRAPHQL = "(graphql)"
 MONGODB = "(mongodb) "
 """What the names of MongoDB collections begin with; no real table has such a name."""
 
+
+def is_mongodb(names: Iterable[str]) -> bool:
+    """Whether these are collections of MongoDB."""
+    return any(name.startswith(MONGODB) for name in names)
+
+
 ANY = "(any)"
 """Stands for every table: a reader of it depends on every write, a writer of it may have written anything."""
 
