@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 
 from sqlglot import exp
 
-from bot.core.query_optimizer.advice.indexes import Wanted, name_of, suggestion_of, wanted_in
+from bot.core.query_optimizer.advice.index_keys import suggestion_of
+from bot.core.query_optimizer.advice.indexes import wanted_in
 from bot.core.query_optimizer.advice.rules.facts import Facts
+from bot.core.query_optimizer.advice.wanted import Wanted, name_of
 from bot.core.query_optimizer.models import IndexSuggestion
 from bot.core.query_optimizer.sql.scopes import Source
 

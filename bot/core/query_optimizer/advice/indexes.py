@@ -1,9 +1,4 @@
-"""Indexes that would serve a query, from its conditions alone.
-
-A B-tree serves columns that are compared for equality, in any order, and after them either one that is
-compared by range, or those by which the result is sorted. So equality comes first, then range, then sort; the
-last two together only if they are the same column. (Winand, "SQL Performance Explained", chapters 2 and 6.)
-"""
+"""Indexes that would serve a query, from its conditions alone."""
 
 from __future__ import annotations
 
@@ -14,73 +9,12 @@ from typing import Any
 
 from sqlglot import exp
 
-from bot.core.query_optimizer.advice.index_ddl import MAX_NAME, create_index, index_name, listed_column
+from bot.core.query_optimizer.advice.index_ddl import MAX_NAME
+from bot.core.query_optimizer.advice.index_keys import WITHOUT_ORDER, declared_type, suggestion_of
 from bot.core.query_optimizer.advice.rules.facts import Facts
+from bot.core.query_optimizer.advice.wanted import Wanted, name_of
 from bot.core.query_optimizer.models import IndexSuggestion
-from bot.core.query_optimizer.sql.schema import DeclaredType, Schema
 from bot.core.query_optimizer.sql.scopes import COMPARISONS, Scope, Source, bare, is_constant, operands
-
-_D = exp.DataType.Type
-_MAX_COLUMNS = 4
-
-
-class Wanted:
-    """What a query asks of one table."""
-
-    __slots__ = (
-        "by_or",
-        "conditions",
-        "dialect",
-        "equal",
-        "extreme",
-        "joined",
-        "patterns",
-        "ranged",
-        "sorted",
-    )
-
-    def __init__(self, dialect: str) -> None:
-        self.dialect = dialect
-        self.equal: dict[str, str] = {}  # column in lower case -> its name
-        self.joined: dict[str, str] = {}
-        self.ranged: dict[str, str] = {}
-        self.sorted: dict[str, tuple[str, bool]] = {}  # with whether it descends
-        self.patterns: set[str] = set()  # of ranged: those compared with LIKE
-        self.conditions: list[tuple[str, Any]] = []  # (column, condition) of equal and ranged
-        self.by_or = 0  # the number of the side, from 1, if it is one of an OR
-        self.extreme = False  # whether only the first or last value of the order is wanted
-
-    def only(self, *, joined: bool = True, ranged: str | None = None, ordered: bool = True) -> Wanted:
-        """A part of it: with or without what other tables give, one column by range, the order."""
-        part = Wanted(self.dialect)
-        part.equal, part.patterns, part.conditions = self.equal, self.patterns, self.conditions
-        part.by_or, part.extreme = self.by_or, self.extreme
-        part.joined = self.joined if joined else {}
-        part.ranged = {} if ranged is None else {ranged: self.ranged[ranged]}
-        part.sorted = self.sorted if ordered else {}
-        return part
-
-    def note(self, column: Any, where: dict[str, str]) -> None:
-        written = column.name
-        lowered = written.lower()
-        if self.dialect == "postgres":
-            written = name_of(column.this, self.dialect)
-        where.setdefault(lowered, written)
-
-
-def name_of(identifier: Any, dialect: str) -> str:
-    """The name of an identifier: PostgreSQL folds names without quotes, and DDL may have to quote them."""
-    name = str(identifier.name)
-    return name.lower() if dialect == "postgres" and not identifier.args.get("quoted") else name
-
-
-# Columns that a database adds to each table, and that cannot be in an index.
-_SYSTEM = {
-    "sqlite": frozenset(("rowid", "oid", "_rowid_")),
-    "postgres": frozenset(("ctid", "xmin", "xmax", "cmin", "cmax", "tableoid")),
-    "mysql": frozenset(()),
-    "": frozenset(("rowid", "_rowid_", "ctid")),
-}  # fmt: skip
 
 
 def suggestions_for(facts: Facts) -> list[IndexSuggestion]:
@@ -273,19 +207,6 @@ _ASKS: dict[Any, Callable[..., tuple[Any, bool] | None]] = {
 }
 
 
-_WITHOUT_ORDER = frozenset((_D.JSON, _D.XML, _D.POINT, _D.GEOMETRY, _D.GEOGRAPHY, _D.NULL, _D.UNKNOWN))
-_LONG = frozenset(
-    (_D.TEXT, _D.TINYTEXT, _D.MEDIUMTEXT, _D.LONGTEXT, _D.BLOB, _D.TINYBLOB, _D.MEDIUMBLOB, _D.LONGBLOB)
-)
-_STRINGS = frozenset((_D.VARCHAR, _D.CHAR, _D.NVARCHAR, _D.NCHAR, _D.VARBINARY, _D.BINARY))
-_PREFIX = 190
-"""Characters of a long column in an index of MySQL: four such columns fill its 3,072 bytes."""
-
-
-def _declared(source: Source, column: str, schema: Schema | None) -> DeclaredType | None:
-    return None if schema is None else schema.types.get(source.name.lower(), {}).get(column.lower())
-
-
 def _may_compare(column: Any, scope: Scope, wanted: dict[int, tuple[Source, Wanted]]) -> bool:
     """Whether a column that is only compared with NULL can be in an index: PostgreSQL has types without
     order.
@@ -296,8 +217,8 @@ def _may_compare(column: Any, scope: Scope, wanted: dict[int, tuple[Source, Want
         return False
     if pair[1].dialect in ("mysql", "sqlite"):
         return True
-    declared = _declared(source, column.name, scope.schema)
-    return declared is not None and declared.kind not in _WITHOUT_ORDER and not isinstance(declared.kind, str)
+    declared = declared_type(source, column.name, scope.schema)
+    return declared is not None and declared.kind not in WITHOUT_ORDER and not isinstance(declared.kind, str)
 
 
 def _is_query(node: Any) -> bool:
@@ -381,102 +302,3 @@ def _note_extreme(scope: Scope, wanted: dict[int, tuple[Source, Wanted]]) -> Non
         column = call.this
         pair[1].sorted = {column.name.lower(): (name_of(column.this, pair[1].dialect), False)}
         pair[1].extreme = True
-
-
-class _Key:
-    """The columns of an index in their order, and what each is for."""
-
-    __slots__ = ("columns", "descends", "equal", "for_order", "names", "roles")
-
-    def __init__(self, equal: dict[str, str]) -> None:
-        self.columns = list(equal)  # in lower case, so that none comes twice
-        self.names = list(equal.values())
-        self.equal = len(equal)  # so many of the first ones are compared for equality
-        self.roles = [f"= on {', '.join(self.names)}"] if equal else []
-        self.for_order: list[str] = []
-        self.descends: dict[str, bool] = {}  # only where the directions differ
-
-    def add(self, column: str, name: str) -> None:
-        if column not in self.columns:
-            self.columns.append(column)
-            self.names.append(name)
-
-
-def _key_for(wanted: Wanted, system: frozenset[str]) -> _Key | None:
-    """The index that serves what a query asks of a table; ``system`` are columns that no index takes."""
-    equal = wanted.equal
-    if wanted.joined and (equal or not wanted.ranged):
-        # A range alone goes first: behind a column that other tables give, it would not start a search.
-        equal = {**equal, **wanted.joined}
-    if "id" in equal or not system.isdisjoint(equal):
-        return None  # by convention the primary key, which leaves one row
-    key = _Key(equal)
-    sorted_by = wanted.sorted if system.isdisjoint(wanted.sorted) else {}
-    if not wanted.patterns.isdisjoint(sorted_by):
-        sorted_by = {}  # an index for LIKE has another order
-    if wanted.ranged or sorted_by:
-        ranged = {c: name for c, name in wanted.ranged.items() if c not in equal and c not in system}
-        _add_range_or_order(key, ranged, {c: s for c, s in sorted_by.items() if c not in equal})
-    del key.columns[_MAX_COLUMNS:], key.names[_MAX_COLUMNS:]
-    return None if not key.columns or key.columns[0] == "id" else key
-
-
-def _add_range_or_order(key: _Key, ranged: dict[str, str], sorted_by: dict[str, tuple[str, bool]]) -> None:
-    first_sorted = next(iter(sorted_by), None)
-    if ranged and first_sorted is not None and first_sorted not in ranged:
-        # Either the range or the order, and the range wins: rows that are not read need no sorting.
-        sorted_by = {}
-    if ranged:
-        best = first_sorted if first_sorted in ranged else next(iter(ranged))
-        key.add(best, ranged[best])
-        key.roles.append(f"range on {ranged[best]}")
-    if sorted_by:
-        for column, (name, _) in sorted_by.items():
-            key.add(column, name)
-        key.roles.append("ORDER BY " + ", ".join(name for name, _ in sorted_by.values()))
-        if len({descends for _, descends in sorted_by.values()}) > 1:
-            key.descends = {column: descends for column, (_, descends) in sorted_by.items()}
-    key.for_order = [column for column in sorted_by if column not in ranged]
-
-
-def suggestion_of(source: Source, wanted: Wanted, facts: Facts) -> IndexSuggestion | None:
-    dialect, schema = facts.dialect, facts.schema
-    key = _key_for(wanted, _SYSTEM[dialect])
-    if key is None:
-        return None
-    names = tuple(key.names)
-    if schema is not None and schema.serves(source.name, names, min(key.equal, 4)):
-        return None
-    lengths: list[int | None] = [None] * len(names)
-    if dialect == "mysql" and schema is not None:
-        kinds = [_declared(source, column, schema) for column in key.columns]
-        if any(kind is not None and kind.kind in _WITHOUT_ORDER for kind in kinds):
-            return None  # JSON
-        lengths = [_PREFIX if _is_long(kind) else None for kind in kinds]
-    owner = source.node.args.get("db")
-    within = name_of(owner, dialect) if owner is not None else ""
-    table = name_of(source.node.this, dialect)
-    # In other collations than C, only this order of characters serves LIKE; it serves = as well.
-    patterns = wanted.patterns if dialect == "postgres" else ()
-    listed = [
-        listed_column(name, dialect, length, descends=key.descends.get(column, False))
-        + (" text_pattern_ops" if column in patterns and column in key.columns[key.equal :] else "")
-        for name, column, length in zip(names, key.columns, lengths, strict=True)
-    ]
-    return IndexSuggestion(
-        table=f"{within}.{table}" if within else table,
-        columns=names,
-        ddl=create_index(index_name(source.name, names), within, table, listed, dialect),
-        reason=f"{table}: {'; '.join(key.roles)}",
-        equality_columns=names[: key.equal],
-        sort_columns=tuple([n for c, n in zip(key.columns, names, strict=True) if c in key.for_order]),
-        operator_class="text_pattern_ops"
-        if any(each.endswith(" text_pattern_ops") for each in listed)
-        else "",
-    )
-
-
-def _is_long(declared: DeclaredType | None) -> bool:
-    if declared is None:
-        return False
-    return declared.kind in _LONG or (declared.kind in _STRINGS and (declared.length or 0) > _PREFIX)
