@@ -13,13 +13,18 @@ _SIMPLE = re.compile(r"[a-z_][a-z0-9_]*\Z")
 _ODD = re.compile(r"\W+")
 
 
-def index_name(table: str, columns: Iterable[str]) -> str:
-    """A name that needs no quotes, the same for the same table and columns."""
-    name = f"idx_{table}_{'_'.join(columns)}".lower()
+def index_name(
+    table: str, columns: Iterable[str], *, predicate: str = "", include: Iterable[str] = (), method: str = ""
+) -> str:
+    """A name that needs no quotes, the same for the same table, columns and kind."""
+    held = "_".join(include)
+    parts = [*columns, *([f"with_{held}"] if held else []), *([f"where_{predicate}"] if predicate else [])]
+    name = f"idx_{table}_{'_'.join([*parts, method] if method else parts)}".lower()
     if not (name.isascii() and name.isidentifier()):
-        name = _ODD.sub("_", name)
-    if len(name) > MAX_NAME:  # two names that are only cut off may be the same
-        name = f"{name[: MAX_NAME - 9]}_{hashlib.blake2b(name.encode(), digest_size=4).hexdigest()}"
+        name = _ODD.sub("_", name).rstrip("_")
+    if len(name.encode()) > MAX_NAME:  # two names that are only cut off may be the same
+        digest = hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
+        name = f"{name.encode()[: MAX_NAME - 9].decode(errors='ignore')}_{digest}"
     return name
 
 

@@ -9,10 +9,11 @@ from typing import Any
 
 from sqlglot import exp
 
+from bot.core.query_optimizer.advice.expression_keys import ExpressionKey, expression_key
 from bot.core.query_optimizer.advice.index_ddl import MAX_NAME
 from bot.core.query_optimizer.advice.index_keys import WITHOUT_ORDER, declared_type, suggestion_of
 from bot.core.query_optimizer.advice.rules.facts import Facts
-from bot.core.query_optimizer.advice.wanted import Wanted, name_of
+from bot.core.query_optimizer.advice.wanted import Sorted, Wanted, name_of
 from bot.core.query_optimizer.models import IndexSuggestion
 from bot.core.query_optimizer.sql.scopes import COMPARISONS, Scope, Source, bare, is_constant, operands
 
@@ -54,7 +55,10 @@ def _named_apart(suggestions: list[IndexSuggestion]) -> list[IndexSuggestion]:
     return apart
 
 
-def wanted_in(scope: Scope, dialect: str) -> list[tuple[Source, Wanted]]:
+def wanted_in(scope: Scope, dialect: str, written: str = "") -> list[tuple[Source, Wanted]]:
+    """What a SELECT, UPDATE or DELETE asks of each of its tables; of their expressions too, if ``written``
+    is the text of the query.
+    """
     wanted = {id(source): (source, Wanted(dialect)) for source in scope.sources.values() if source.is_base}
     if not wanted:
         return []
@@ -64,14 +68,14 @@ def wanted_in(scope: Scope, dialect: str) -> list[tuple[Source, Wanted]]:
         by_or = _wanted_by_or(scope, conditions[0], dialect)
     else:
         for condition in conditions:
-            _note(condition, scope, wanted)
+            _note(condition, scope, wanted, written)
     joins: list[Any] = []
     for join in scope.joins:
         on = join.args.get("on")
         if on is not None:
             for condition in operands(on, exp.And):
                 if not _is_join(condition):
-                    _note(condition, scope, wanted)
+                    _note(condition, scope, wanted, written)
                 else:
                     joins.append((condition, (join.args.get("side") or "").upper() == "LEFT"))
     joins += [(condition, False) for condition in conditions if _is_join(condition)]
@@ -81,7 +85,7 @@ def wanted_in(scope: Scope, dialect: str) -> list[tuple[Source, Wanted]]:
         one, other = bare(condition.this), bare(condition.args["expression"])
         _note_join(one, other, scope, wanted, frozenset() if is_left else frozenset(filtered))
     if not (conditions and conditions[0].__class__ is exp.Or and len(conditions) == 1):
-        _note_order(scope, wanted)
+        _note_order(scope, wanted, written)
         return list(wanted.values())
     searched = {id(source) for source, _ in by_or}
     return by_or + [pair for key, pair in wanted.items() if key not in searched]
@@ -111,7 +115,7 @@ def _wanted_by_or(scope: Scope, condition: Any, dialect: str) -> list[tuple[Sour
     return found
 
 
-def _note(condition: Any, scope: Scope, wanted: dict[int, tuple[Source, Wanted]]) -> None:
+def _note(condition: Any, scope: Scope, wanted: dict[int, tuple[Source, Wanted]], written: str = "") -> None:
     """Note what one condition needs of a column, if an index can serve it."""
     reads = _ASKS.get(condition.__class__)
     if reads is None:
@@ -120,7 +124,11 @@ def _note(condition: Any, scope: Scope, wanted: dict[int, tuple[Source, Wanted]]
     if found is None:
         return
     column, is_equality = found
-    pair = wanted.get(id(scope.source_of(column))) if column.__class__ is exp.Column else None
+    if column.__class__ is not exp.Column:
+        if written:
+            _note_expression(condition, column, scope, wanted, is_equality, written)
+        return
+    pair = wanted.get(id(scope.source_of(column)))
     if pair is None:
         return
     part = pair[1]
@@ -129,13 +137,41 @@ def _note(condition: Any, scope: Scope, wanted: dict[int, tuple[Source, Wanted]]
         part.note(column, part.joined if is_equality else part.ranged)
         return
     lowered = column.name.lower()
-    if condition.__class__ is exp.Like:
-        if lowered not in part.ranged:
-            part.patterns.add(lowered)
-    else:
-        part.patterns.discard(lowered)
+    _note_pattern(condition, lowered, part)
     part.note(column, part.equal if is_equality else part.ranged)
     part.conditions.append((lowered, condition))
+
+
+def _note_pattern(condition: Any, key: str, part: Wanted) -> None:
+    if condition.__class__ is exp.Like:
+        if key not in part.ranged:
+            part.patterns.add(key)
+    else:
+        part.patterns.discard(key)
+
+
+def _note_expression(
+    condition: Any,
+    expression: Any,
+    scope: Scope,
+    wanted: dict[int, tuple[Source, Wanted]],
+    is_equality: bool,
+    written: str,
+) -> None:
+    pair = wanted.get(id(source_of_expression(expression, scope)))
+    key = expression_key(expression, written) if pair is not None else None
+    if pair is None or key is None or _reads_query(condition) or condition.__class__ is exp.Is:
+        return
+    part = pair[1]
+    _note_pattern(condition, key.sql, part)
+    part.note_expression(key, part.equal if is_equality else part.ranged)
+    part.conditions.append((key.sql, condition))
+
+
+def source_of_expression(expression: Any, scope: Scope) -> Source | None:
+    """The table of all its columns; None if it has none, or of several tables."""
+    sources = [scope.source_of(column) for column in expression.find_all(exp.Column)]
+    return sources[0] if sources and all(each is sources[0] for each in sources) else None
 
 
 def _reads_query(condition: Any) -> bool:
@@ -154,7 +190,7 @@ def _asked_by_comparison(
     is_equality = condition.__class__ is exp.EQ
     if one.__class__ is exp.Column and other.__class__ is exp.Column:
         return None  # a join
-    if one.__class__ is not exp.Column:
+    if is_constant(one) or _is_query(one):
         one, other = other, one
     return (one, is_equality) if is_constant(other) or _is_query(other) else None
 
@@ -258,7 +294,7 @@ def _asks_whether_any(query: Any) -> bool:
     return query.parent.__class__ is exp.Exists
 
 
-def _note_order(scope: Scope, wanted: dict[int, tuple[Source, Wanted]]) -> None:
+def _note_order(scope: Scope, wanted: dict[int, tuple[Source, Wanted]], written: str = "") -> None:
     args = scope.node.args
     order = args.get("order")
     if order is None:
@@ -266,24 +302,49 @@ def _note_order(scope: Scope, wanted: dict[int, tuple[Source, Wanted]]) -> None:
     if order is None or args.get("group") or args.get("distinct") or scope.node.__class__ is not exp.Select:
         return
     aliases = {item.alias.lower() for item in scope.node.expressions if item.__class__ is exp.Alias}
-    found: dict[str, tuple[Any, bool]] = {}
+    found: dict[str, Sorted] = {}
+    expressions: list[ExpressionKey] = []
     source = None
     for ordered in order.expressions:
         column = ordered.this
-        if column.__class__ is not exp.Column or (not column.table and column.name.lower() in aliases):
+        is_column = column.__class__ is exp.Column
+        if is_column and not column.table and column.name.lower() in aliases:
             return
-        of = scope.source_of(column)
-        if of is None or (source is not None and of is not source):
+        of = scope.source_of(column) if is_column else source_of_expression(column, scope)
+        pair = wanted.get(id(of))
+        if of is None or pair is None or (source is not None and of is not source):
             return
         source = of
-        found.setdefault(column.name.lower(), (column.this, bool(ordered.args.get("desc"))))
+        nulls = _nulls_of(ordered, pair[1].dialect)
+        if nulls is None:
+            return
+        descends = bool(ordered.args.get("desc"))
+        if is_column:
+            by = Sorted(name_of(column.this, pair[1].dialect), descends, nulls)
+            found.setdefault(column.name.lower(), by)
+            continue
+        key = expression_key(column, written) if written else None
+        if key is None or any(name.lower() in aliases for name, _ in key.demands):
+            return
+        expressions.append(key)
+        found.setdefault(key.sql, Sorted(key.sql, descends, nulls))
     pair = wanted.get(id(source))
     # An index gives the order of the table that is read first.
     if pair is None or source is not next(iter(scope.sources.values())):
         return
     if pair[1].equal or pair[1].ranged or args.get("limit"):
-        dialect = pair[1].dialect
-        pair[1].sorted = {key: (name_of(name, dialect), descends) for key, (name, descends) in found.items()}
+        pair[1].sorted = found
+        pair[1].expressions.update({key.sql: key for key in expressions})
+
+
+def _nulls_of(ordered: Any, dialect: str) -> str | None:
+    """Where NULLs come, as a key of an index says it; "" where the order puts them by itself; None if no
+    index gives this order.
+    """
+    first, descends = bool(ordered.args.get("nulls_first")), bool(ordered.args.get("desc"))
+    if dialect == "postgres":
+        return "" if first == descends else ("FIRST" if first else "LAST")
+    return None if dialect == "sqlite" and first == descends else ""
 
 
 def _note_extreme(scope: Scope, wanted: dict[int, tuple[Source, Wanted]]) -> None:
@@ -300,5 +361,5 @@ def _note_extreme(scope: Scope, wanted: dict[int, tuple[Source, Wanted]]) -> Non
     pair = wanted.get(id(scope.source_of(call.this)))
     if pair is not None:
         column = call.this
-        pair[1].sorted = {column.name.lower(): (name_of(column.this, pair[1].dialect), False)}
+        pair[1].sorted = {column.name.lower(): Sorted(name_of(column.this, pair[1].dialect), False)}
         pair[1].extreme = True

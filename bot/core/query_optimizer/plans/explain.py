@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Any, Protocol
@@ -24,6 +25,9 @@ logger = logging.getLogger(__name__)
 DIALECTS = ("sqlite", "postgres", "mysql")
 REMEMBERED_PLANS = 1_000
 REMEMBERED_SECONDS = 300.0
+VALUES_PER_SHAPE = 100
+"""Plans of one shape, with different values, that are asked for in ``REMEMBERED_SECONDS``; for more values
+there is no evidence."""
 RETRY_SECONDS = 30.0
 """Seconds after a failure until a query is explained again, or an unreachable database is asked again."""
 
@@ -64,7 +68,8 @@ async def _answer(connection: Any, dialect: str, sql: str, params: Any) -> list[
 
 
 class PlanReader:
-    """Evidence from plans, remembered per fingerprint. Concurrent callers of one shape ask once.
+    """Evidence from plans, remembered for each query with its values: others may find other shares of a
+    table. Concurrent callers of one query ask once.
 
     Its methods never raise for a failure of the database. A caller that is cancelled does not cancel the
     others.
@@ -77,10 +82,12 @@ class PlanReader:
         self._explainer = explainer
         self._now = now
         self._timeout = timeout
-        # A shape, which is (fingerprint, DDL advised ...), -> (monotonic time until which it is valid, what
+        # A query, which is (shape, digest of its values), -> (monotonic time until which it is valid, what
         # was found); and for queries that are not explained, (shape, whether parameters are missing) ->
-        # (that time, None)
+        # (that time, None). A shape is (fingerprint, DDL advised ...).
         self._known: LRUCache[Hashable, tuple[float, Evidence | None]] = LRUCache(maxsize=REMEMBERED_PLANS)
+        # A shape -> (monotonic time at which its count starts anew, plans asked for since)
+        self._asked: LRUCache[Hashable, tuple[float, int]] = LRUCache(maxsize=REMEMBERED_PLANS)
         self._flights: SingleFlight[Evidence | None] = SingleFlight()
         self._away_until = 0.0
         self._told_away = self._told_refused = False  # what the log has said
@@ -89,6 +96,7 @@ class PlanReader:
     def forget(self) -> None:
         """An index may have been added or removed: ask for plans again."""
         self._known.clear()
+        self._asked.clear()
         self._number += 1
 
     async def evidence_for(self, advice: Advice, params: Any) -> Evidence | None:
@@ -97,7 +105,8 @@ class PlanReader:
         """
         # Of one shape, LIKE 'a%' asks for an index and LIKE '%a' does not.
         shape = (advice.analysis.fingerprint, *[each.ddl for each in advice.index_suggestions])
-        known = self._known.get(shape)
+        asked = (shape, _digest(advice.query, params))
+        known = self._known.get(asked)
         now = self._now()
         if known is not None and known[0] > now:
             return known[1]
@@ -111,9 +120,19 @@ class PlanReader:
         if prepared is None:
             self._known[passed] = now + REMEMBERED_SECONDS, None
             return None
-        return await self._flights.run(shape, lambda: self._ask(shape, prepared))
+        if not self._may_ask(shape, now):
+            return None
+        return await self._flights.run(asked, lambda: self._ask(asked, prepared))
 
-    async def _ask(self, shape: Hashable, prepared: Prepared) -> Evidence | None:
+    def _may_ask(self, shape: Hashable, now: float) -> bool:
+        """Whether a shape has had less than its share of questions; counts this one."""
+        until, count = self._asked.get(shape, (0.0, 0))
+        if until <= now:
+            until, count = now + REMEMBERED_SECONDS, 0
+        self._asked[shape] = until, count + 1
+        return count < VALUES_PER_SHAPE
+
+    async def _ask(self, asked: Hashable, prepared: Prepared) -> Evidence | None:
         number = self._number
         found: Evidence | None = None
         kept = RETRY_SECONDS
@@ -139,8 +158,14 @@ class PlanReader:
                     one_line(prepared.normal_form),
                 )
         if number == self._number:
-            self._known[shape] = self._now() + kept, found
+            self._known[asked] = self._now() + kept, found
         return found
+
+
+def _digest(query: str, params: Any) -> bytes:
+    """Tells queries of one shape apart by their values, and keeps none of them."""
+    text = f"{query}\0{params!r}"
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 _ASKS: dict[str, Callable[[Explainer, Prepared], Awaitable[Evidence]]] = {

@@ -95,25 +95,38 @@ def workers_for(pages: float, least: float) -> int:
 class Index:
     """A B-tree that could be created on ``relation`` over ``columns`` (names in lower case).
 
-    ``own_order``: its first column is not in the order of its type (text_pattern_ops).
+    ``own_order``: its first column is not in the order of its type (text_pattern_ops); ``share`` (0-1): of
+    the rows that a partial index holds; ``include``: columns that it holds beside the keys; ``behind``: for
+    an expression the column that its values are made of.
     """
 
     def __init__(
-        self, relation: Relation, columns: tuple[str, ...], prices: Prices, *, own_order: bool = False
+        self,
+        relation: Relation,
+        columns: tuple[str, ...],
+        prices: Prices,
+        *,
+        own_order: bool = False,
+        share: float = 1.0,
+        include: tuple[str, ...] = (),
+        behind: Mapping[str, str] | None = None,
     ) -> None:
         self.relation = relation
         self.prices = prices
         self.columns = columns
-        known = [relation.columns.get(column) for column in columns]
+        self.rows = max(1.0, relation.rows * share)
+        made_of = behind or {}
+        held = [made_of.get(column, column) for column in (*columns, *include)]
+        known = [relation.columns.get(column) for column in held]
         width = sum(8 * math.ceil((each.width if each else 8.0) / 8) for each in known)
         distinct = 1.0
-        for column in columns:
-            distinct = min(relation.rows, distinct * relation.distinct(column))
-        repeated = relation.rows / max(1.0, distinct)
+        for column in held[: len(columns)]:
+            distinct = min(self.rows, distinct * relation.distinct(column))
+        repeated = self.rows / max(1.0, distinct)
         # A tuple has a header of 8 bytes and a line pointer of 4; equal keys are kept once for many rows.
-        size = 12 + width if repeated < 2 else 6 + (20 + width) / min(repeated, 130.0)
-        self.pages = max(1.0, math.ceil(relation.rows * size / (PAGE * 0.9)))
-        first = known[0]
+        size = 12 + width if repeated < 2 or include else 6 + (20 + width) / min(repeated, 130.0)
+        self.pages = max(1.0, math.ceil(self.rows * size / (PAGE * 0.9)))
+        first = None if columns[0] in made_of else known[0]
         self.correlation = (first.correlation if first and not own_order else 0.0) * (
             0.75 if len(columns) > 1 else 1.0
         )
@@ -122,12 +135,12 @@ class Index:
         """(start-up, pages, processor) of the index alone."""
         prices, relation = self.prices, self.relation
         tuples = max(1.0, relation.rows * selected)
-        pages: float = math.ceil(tuples * self.pages / max(1.0, relation.rows))
+        pages: float = math.ceil(tuples * self.pages / self.rows)
         read = pages
         if loops > 1:
             read = self.fetched(pages * loops, self.pages) / loops
         height = 0 if self.pages <= 1 else math.ceil(math.log(self.pages, 300))
-        descent = math.ceil(math.log2(max(2.0, relation.rows))) + (height + 1) * 50
+        descent = math.ceil(math.log2(max(2.0, self.rows))) + (height + 1) * 50
         startup = descent * prices.cpu_operator_cost
         work = tuples * (prices.cpu_index_tuple_cost + conditions * prices.cpu_operator_cost)
         return startup, read * prices.random_page_cost, work

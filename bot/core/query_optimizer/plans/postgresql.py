@@ -1,4 +1,4 @@
-"""The queries for PostgreSQL, and the reading of its plans."""
+"""What PostgreSQL is asked, and the reading of its plans."""
 
 from __future__ import annotations
 
@@ -6,82 +6,38 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from bot.core._shared.masking import one_line
 from bot.core.query_optimizer.models import Evidence, IndexSuggestion
 from bot.core.query_optimizer.plans.evidence import Access, Plan, TableFigures, judge
 from bot.core.query_optimizer.plans.plan_costs import Plan as PricedPlan
-from bot.core.query_optimizer.plans.postgres_costs import ColumnFigures, Prices, Relation
-from bot.core.query_optimizer.plans.prepare import (
-    Explainer,
-    Prepared,
-    Search,
-    Statement,
-    columns_by_table,
-    known_by,
-)
+from bot.core.query_optimizer.plans.postgres_catalog import Catalog, catalog_of, questions
+from bot.core.query_optimizer.plans.prepare import Explainer, Prepared, Search, Statement, known_by
 from bot.core.query_optimizer.plans.what_if import Option, best_indexes
-from bot.core.query_optimizer.sql.schema import Schema
 
+TRIGRAMS = "gin_trgm_ops"
 logger = logging.getLogger(__name__)
-
-_INDEXES = """
-SELECT t.relname::text, i.indexrelid::text, a.attname::text
-FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class t ON t.oid = i.indrelid
-CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k (number, place)
-LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.number AND k.number > 0
-WHERE i.indrelid = ANY ($1::text[]::regclass[]) AND i.indisvalid AND i.indpred IS NULL
-  AND k.place <= i.indnkeyatts
-ORDER BY 1, 2, k.place
-"""
-_SIZES = """
-SELECT c.relname::text, c.reltuples::float8, c.relkind::text, c.relpages::float8, c.relallvisible::float8
-FROM pg_catalog.pg_class c
-WHERE c.oid = ANY ($1::text[]::regclass[])
-"""
-_COLUMNS = """
-SELECT c.relname::text, s.attname::text, s.n_distinct::float8, s.correlation::float8, s.avg_width::float8,
-       s.null_frac::float8
-FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-JOIN pg_catalog.pg_stats s ON s.schemaname = n.nspname AND s.tablename = c.relname
-WHERE c.oid = ANY ($1::text[]::regclass[])
-"""
-_PRICES = """
-SELECT name::text, setting::float8 FROM pg_catalog.pg_settings WHERE name = ANY ($1::text[])
-"""
-_HYPOPG = "SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'hypopg'"
 
 
 async def ask_postgres(explainer: Explainer, prepared: Prepared) -> Evidence:
     explain = f"EXPLAIN (FORMAT JSON) {prepared.sql}"
     names = [name for key, name in prepared.tables.items() if key in prepared.aliases]
-    rows, indexes, sizes, hypopg, columns, prices = await explainer(
-        [
-            (explain, prepared.params),
-            (_INDEXES, (names,)),
-            (_SIZES, (names,)),
-            (_HYPOPG, None),
-            (_COLUMNS, (names,)),
-            (_PRICES, (sorted(Prices.__slots__),)),
-        ]
-    )
+    rows, *answers = await explainer([(explain, prepared.params), *questions(names)])
     plan = plan_of_postgres(rows[0][0])
-    kinds = {str(name).lower(): str(kind) for name, _, kind, *_ in sizes}
-    schema = Schema()
-    schema.indexes = {table.lower(): list(of) for table, of in columns_by_table(indexes).items()}
-    figures = {
-        str(name).lower(): TableFigures(size) for name, size, kind, *_ in sizes if kind != "v" and size >= 0
-    }
-    known = known_by(prepared, schema.indexes, [name for name, kind in kinds.items() if kind == "v"])
+    catalog = catalog_of(answers)
+    views = [name for name, kind in catalog.kinds.items() if kind == "v"]
+    known = known_by(prepared, catalog.plain_indexes(), views)
+    figures = {name: TableFigures(size) for name, size in catalog.rows.items()}
     instead: list[IndexSuggestion] | None = None
     after = None
-    relations = _relations(sizes, columns)
-    if prepared.searches is not None and relations.keys() >= {each.table for each in prepared.searches}:
-        known_prices = Prices(**{str(name): float(value) for name, value in prices})
-        priced = PricedPlan(_top(rows[0][0]), relations, known_prices, orders=prepared.orders)
+    if prepared.searches is not None and catalog.relations.keys() >= {
+        each.table for each in prepared.searches
+    }:
+        priced = PricedPlan(_top(rows[0][0]), catalog.relations, catalog.prices, orders=prepared.orders)
         try:
-            chosen = await _chosen(explainer, prepared, prepared.searches, priced, schema)
+            chosen = await _chosen(explainer, prepared, prepared.searches, priced, catalog)
         except OSError:
             raise
         except Exception as error:
@@ -95,16 +51,28 @@ async def ask_postgres(explainer: Explainer, prepared: Prepared) -> Evidence:
             instead, after = chosen
     wanted = [each for each in prepared.suggestions if each.ddl not in known] if instead is None else instead
     basis = "by the planner's cost model"
-    if hypopg and wanted:
+    if catalog.hypopg and wanted and all(each.method == "btree" for each in wanted):
         # Hypothetical indexes are the session's own, and exist for its EXPLAIN only.
         reset: Statement = ("SELECT hypopg_reset()", None)
         create: list[Statement] = [("SELECT * FROM hypopg_create_index($1)", (each.ddl,)) for each in wanted]
-        answers = await explainer([reset, *create, (explain, prepared.params), reset])
-        after = plan_of_postgres(answers[-2][0][0]).cost
+        hypothetical = await explainer([reset, *create, (explain, prepared.params), reset])
+        after = plan_of_postgres(hypothetical[-2][0][0]).cost
         basis = "HypoPG"
-    return judge(
+    found = judge(
         plan, prepared.suggestions, figures, known=known, cost_after=after, basis=basis, instead=instead
     )
+    if prepared.writes is None or not found.improvement:
+        return found
+    return replace(found, sentences=(*found.sentences, *_maintained(prepared.writes, instead or wanted)))
+
+
+def _maintained(writes: frozenset[str], suggestions: Sequence[IndexSuggestion]) -> Iterator[str]:
+    """What a statement that changes rows would do to the new indexes, which no plan's cost contains."""
+    for each in suggestions:
+        listed = " ".join((*each.columns, *each.include, each.predicate)).lower()
+        changed = [name for name in sorted(writes) if re.search(rf"\b{re.escape(name)}\b", listed)]
+        this = f"; this UPDATE does, since it sets {', '.join(changed)}" if changed else ""
+        yield f"not in this cost: INSERTs into {each.table}, UPDATEs of its columns write the index{this}"
 
 
 async def _chosen(
@@ -112,52 +80,96 @@ async def _chosen(
     prepared: Prepared,
     searches: Sequence[Search],
     plan: PricedPlan,
-    schema: Schema,
+    catalog: Catalog,
 ) -> tuple[list[IndexSuggestion], float] | None:
     """(the indexes that the planner would use, the cost with them); None if it is not known."""
-    statements = [each.statement for each in searches if each.statement]
-    answers = await explainer(statements) if statements else []
+    fitting = [
+        each
+        for each in searches
+        if all(catalog.is_as(each.table, column, demand) for column, demand in each.candidate.demands)
+        and not (each.candidate.suggestion.operator_class == TRIGRAMS and catalog.trigrams is None)
+    ]
+    asked: dict[str, Statement] = {}
+    for each in fitting:
+        for statement in (each.statement, each.holds):
+            if statement is not None:
+                asked[repr(statement)] = statement
+    answers = await explainer(list(asked.values())) if asked else []
     expected = {
-        id(statement): float(_top(answer[0][0])["Plan Rows"])
-        for statement, answer in zip(statements, answers, strict=True)
+        key: float(_top(answer[0][0])["Plan Rows"]) for key, answer in zip(asked, answers, strict=True)
     }
-    options = []
-    for candidate, table, statement in searches:
-        suggestion = candidate.suggestion
-        rows = plan.relations[table].rows
-        options.append(
-            Option(
-                suggestion,
-                candidate.scope,
-                candidate.alias.lower(),
-                table,
-                selected=min(1.0, expected[id(statement)] / max(1.0, rows)) if statement else 1.0,
-                conditions=len(candidate.conditions),
-                searched=candidate.searched,
-                joined=candidate.joined,
-                ordered=candidate.ordered,
-                extreme=candidate.extreme,
-                side=candidate.side,
-                reads=candidate.reads,
-                exists=schema.serves(table, suggestion.columns, len(suggestion.equality_columns)),
-            )
-        )
-    return best_indexes(plan, options, prepared.suggestions)
+    options = [_option(each, plan.relations[each.table].rows, expected, catalog) for each in fitting]
+    # An index that exists is not made again only to hold more.
+    plain = {(each.table, each.suggestion.columns) for each in options if each.exists}
+    sensible = [
+        option
+        for each, option in zip(fitting, options, strict=True)
+        if option.share <= _largest_share(each, catalog)
+        and not (option.suggestion.include and _is_wide(option, plan))
+        and not (option.suggestion.include and (option.table, option.suggestion.columns) in plain)
+    ]
+    return best_indexes(plan, sensible, prepared.suggestions)
 
 
-def _relations(sizes: Sequence[Sequence[Any]], columns: Sequence[Sequence[Any]]) -> dict[str, Relation]:
-    """Tables that were analyzed, by their name in lower case."""
-    found = {}
-    for name, rows, kind, pages, visible in sizes:
-        if kind not in ("r", "m") or rows <= 0 or pages <= 0:
-            continue
-        of = {
-            str(column).lower(): ColumnFigures(distinct, correlation or 0.0, width, nulls)
-            for table, column, distinct, correlation, width, nulls in columns
-            if table == name
-        }
-        found[str(name).lower()] = Relation(rows, pages, min(1.0, visible / pages), of)
-    return found
+SMALL_SHARE = 0.05
+"""Of the rows, that a partial index may hold: those of one state among several."""
+MINORITY = 0.15
+"""The same for a condition that has no other value to ask for: a boolean, NULL."""
+
+
+def _largest_share(search: Search, catalog: Catalog) -> float:
+    if search.holds is None:
+        return 1.0  # it holds every row
+    states = [column for column, demand in search.candidate.demands if demand == "few"]
+    is_state = any(catalog.types.get((search.table, column), ("", ""))[0] != "bool" for column in states)
+    return SMALL_SHARE if is_state else MINORITY
+
+
+MAX_HELD = 100.0
+"""Bytes of the columns that an index holds beside its keys."""
+
+
+def _is_wide(option: Option, plan: PricedPlan) -> bool:
+    columns = plan.relations[option.table].columns
+    known = [columns.get(name.lower()) for name in option.suggestion.include]
+    return sum(each.width if each is not None else MAX_HELD for each in known) > MAX_HELD
+
+
+def _option(search: Search, rows: float, expected: Mapping[str, float], catalog: Catalog) -> Option:
+    candidate = search.candidate
+
+    def share(statement: Statement | None) -> float:
+        return min(1.0, expected[repr(statement)] / max(1.0, rows)) if statement else 1.0
+
+    return Option(
+        _as_installed(candidate.suggestion, catalog),
+        candidate.scope,
+        candidate.alias.lower(),
+        search.table,
+        selected=share(search.statement),
+        conditions=len(candidate.conditions),
+        searched=candidate.searched,
+        joined=candidate.joined,
+        ordered=candidate.ordered,
+        extreme=candidate.extreme,
+        side=candidate.side,
+        reads=candidate.reads,
+        exists=catalog.serves(search.table, candidate.suggestion),
+        share=share(search.holds),
+        behind=dict(candidate.behind),
+        entries=candidate.entries,
+    )
+
+
+def _as_installed(suggestion: IndexSuggestion, catalog: Catalog) -> IndexSuggestion:
+    """With trigrams' operator class as the session must name it, or with what must be installed first."""
+    if suggestion.operator_class != TRIGRAMS:
+        return suggestion
+    if not catalog.trigrams:
+        reason = f"{suggestion.reason}; needs CREATE EXTENSION pg_trgm"
+        return replace(suggestion, extension="pg_trgm", reason=reason)
+    ddl = suggestion.ddl.replace(f" {TRIGRAMS})", f" {catalog.trigrams})")
+    return replace(suggestion, ddl=ddl, operator_class=catalog.trigrams)
 
 
 def _top(document: Any) -> Any:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bot.core._shared.masking import one_line
-from bot.core.query_optimizer.models import Advice, IndexSuggestion, QueryType
+from bot.core.query_optimizer.models import Advice, Analysis, IndexSuggestion, QueryType
 from bot.core.query_optimizer.plans.evidence import Plan, TableFigures
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ class Search(NamedTuple):
     """In lower case."""
     statement: Statement | None
     """None if no condition with constants narrows the search."""
+    holds: Statement | None = None
+    """Of a partial index: a statement that asks how many rows it would hold."""
 
 
 class Prepared:
@@ -54,6 +56,7 @@ class Prepared:
         "suggestions",
         "tables",
         "top",
+        "writes",
     )
 
     def __init__(self) -> None:
@@ -71,16 +74,19 @@ class Prepared:
         self.orders = False
         """Whether it asks for an order, or for the first or last of one, somewhere."""
         self.stops_early = False
+        self.writes: frozenset[str] | None = None
+        """Columns that an UPDATE sets, in lower case; empty for a DELETE, None for a SELECT."""
         self.top: int | None = None
         """Rows wanted of a single table by LIMIT (and OFFSET), in its order and without conditions."""
 
 
 def prepare(advice: Advice, params: Any, dialect: str) -> Prepared | None:
-    """None unless it is a single SELECT that parses, changes nothing, and has known parameters."""
+    """None unless it is a single SELECT that changes nothing, or in PostgreSQL an UPDATE or DELETE, which
+    parses and has known parameters. EXPLAIN executes none of them.
+    """
     analysis = advice.analysis
     if (
-        analysis.query_type is not QueryType.SELECT
-        or analysis.is_write
+        not _may_be_explained(analysis, dialect)
         or analysis.graphql is not None
         or analysis.transaction
         or len(advice.query) > MAX_CHARACTERS
@@ -93,11 +99,7 @@ def prepare(advice: Advice, params: Any, dialect: str) -> Prepared | None:
 
     reading = read(sql, dialect)
     try:
-        if (
-            len(reading.censuses) != 1
-            or reading.analysis.query_type is not QueryType.SELECT
-            or reading.analysis.is_write
-        ):
+        if len(reading.censuses) != 1 or not _may_be_explained(reading.analysis, dialect):
             return None
         return _understood(reading, advice, sql, params)
     except (RecursionError, AttributeError, TypeError, KeyError, ValueError, IndexError) as error:
@@ -106,6 +108,12 @@ def prepare(advice: Advice, params: Any, dialect: str) -> Prepared | None:
         return None
     finally:
         reading.release()
+
+
+def _may_be_explained(analysis: Analysis, dialect: str) -> bool:
+    if analysis.query_type in (QueryType.UPDATE, QueryType.DELETE):
+        return dialect == "postgres" and not analysis.writes_anything
+    return analysis.query_type is QueryType.SELECT and not analysis.is_write
 
 
 def _understood(reading: Reading, advice: Advice, sql: str, params: Any) -> Prepared | None:
@@ -131,6 +139,7 @@ def _understood(reading: Reading, advice: Advice, sql: str, params: Any) -> Prep
     args = census.statement.args
     found.stops_early = bool(args.get("limit") and not args.get("group") and not census.has((exp.Order,)))
     found.top = _top(args, exp)
+    found.writes = _columns_set(census.statement, exp)
     found.orders = census.has((exp.Order, exp.Min, exp.Max))
     needed = len(census.all(exp.Placeholder)) + len(census.all(exp.Parameter)) > 0
     if params is None and needed:
@@ -155,41 +164,54 @@ def _searches(reading: Reading, prepared: Prepared) -> list[Search] | None:
     from bot.core.query_optimizer.advice.rules.facts import Facts
 
     found = []
+    written = reading.parameters.written
     for candidate in candidates_of(Facts(reading, reading.censuses[0], None)):
         table = candidate.suggestion.table.rpartition(".")[2].lower()
-        written = prepared.tables.get(table)
-        if written is None:
+        if table not in prepared.tables:
             continue
+        conditions = candidate.conditions
+        holds = None
+        if candidate.predicate is not None:
+            conditions = (*conditions, candidate.predicate)
+            holds = _counting(prepared, candidate, (candidate.predicate,), written)
         statement = None
-        if candidate.conditions:
-            alias = _quoted(candidate.alias, "postgres")
-            texts = []
-            params: list[Any] = []
-            for condition in candidate.conditions:
-                text = _with_params(condition, reading.parameters.written, prepared.params or (), params)
-                if text is None:
-                    break
-                texts.append(text)
-            else:
-                where = " AND ".join(f"({text})" for text in texts)
-                # Names and conditions of the query itself, read and written by a parser.
-                sql = f"EXPLAIN (FORMAT JSON) SELECT 1 FROM {written} AS {alias} WHERE {where}"  # noqa: S608
-                statement = sql, tuple(params)
-            if statement is None:
+        if conditions:
+            statement = _counting(prepared, candidate, conditions, written)
+            if statement is None and candidate.suggestion.method == "btree":
                 return None
-        found.append(Search(candidate, table, statement))
+            if statement is None:
+                continue
+        found.append(Search(candidate, table, statement, holds))
     return found
 
 
-def _with_params(
-    condition: Any, written: Sequence[str], given: Sequence[Any], params: list[Any]
-) -> str | None:
-    """The condition as SQL. The parameters that it has are numbered anew and added to ``params``; None if one
+def _counting(
+    prepared: Prepared, candidate: Candidate, conditions: Sequence[Any], written: Sequence[str]
+) -> Statement | None:
+    """A statement that asks how many rows satisfy the conditions; None if a parameter's value is missing."""
+    texts = []
+    params: list[Any] = []
+    in_order = candidate.suggestion.method == "btree"
+    for condition in conditions:
+        text = _with_params(
+            _range_of(condition) if in_order else condition.copy(), written, prepared.params or (), params
+        )
+        if text is None:
+            return None
+        texts.append(text)
+    where = " AND ".join(f"({text})" for text in texts)
+    table = prepared.tables[candidate.suggestion.table.rpartition(".")[2].lower()]
+    alias = _quoted(candidate.alias, "postgres")
+    # Names and conditions of the query itself, read and written by a parser.
+    return f"EXPLAIN (FORMAT JSON) SELECT 1 FROM {table} AS {alias} WHERE {where}", tuple(params)  # noqa: S608
+
+
+def _with_params(copy: Any, written: Sequence[str], given: Sequence[Any], params: list[Any]) -> str | None:
+    """A condition as SQL. The parameters that it has are numbered anew and added to ``params``; None if one
     is not given.
     """
     from sqlglot import exp
 
-    copy = _range_of(condition)
     for node in [*copy.find_all(exp.Parameter, exp.Placeholder)]:
         place = str(node.this).removeprefix("phase4_parameter_")
         number = written[int(place)][1:] if place.isdigit() and int(place) < len(written) else ""
@@ -218,6 +240,16 @@ def _range_of(condition: Any) -> Any:
     column = condition.this.sql(dialect="postgres")
     low, high = (exp.Literal.string(text).sql() for text in (start, start[:-1] + chr(ord(start[-1]) + 1)))
     return exp.Var(this=f"{column} ~>=~ {low} AND {column} ~<~ {high}")
+
+
+def _columns_set(statement: Any, exp: Any) -> frozenset[str] | None:
+    if statement.__class__ is exp.Delete:
+        return frozenset()
+    if statement.__class__ is not exp.Update:
+        return None
+    return frozenset(
+        [each.this.name.lower() for each in statement.expressions if each.this.__class__ is exp.Column]
+    )
 
 
 def _top(args: Mapping[str, Any], exp: Any) -> int | None:

@@ -7,15 +7,19 @@ plan is priced with it. What is not cheaper, the planner would not use.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from bot.core.query_optimizer.models import IndexSuggestion
+from bot.core.query_optimizer.plans.gin_costs import GinIndex
 from bot.core.query_optimizer.plans.plan_costs import GATHERS, Change, Node, Plan, below, inputs_of, processes
-from bot.core.query_optimizer.plans.postgres_costs import Index, Path, Relation, bitmap_of
+from bot.core.query_optimizer.plans.postgres_costs import Index, Path, Prices, Relation, bitmap_of
 
 LEAST_SAVED = 0.02
 """Share of the cost that an index must save: below it, an estimate cannot tell whether it is used."""
+
+LEAST_BY_HOLDING = 0.2
+"""Share of the cost that an index must save more than another by holding columns beside its keys."""
 
 MAX_NODES = 100
 """Of a plan that is priced: each way to use an index costs a walk through it."""
@@ -43,6 +47,16 @@ class Option(NamedTuple):
     side: int
     reads: frozenset[str] | None
     exists: bool
+    share: float = 1.0
+    """Of the table's rows that a partial index holds."""
+    behind: Mapping[str, str] = {}
+    """For each expression a column that it is made of."""
+    entries: int = 0
+    """Keys that a search of a GIN index looks up."""
+
+    @property
+    def partial(self) -> bool:
+        return bool(self.suggestion.predicate)
 
 
 class Ways:
@@ -59,15 +73,7 @@ class Ways:
         relation = self.plan.relations.get(first.table)
         if relation is None:
             return
-        indexes = [
-            Index(
-                relation,
-                tuple([column.lower() for column in each.suggestion.columns]),
-                self.prices,
-                own_order=bool(each.suggestion.operator_class),
-            )
-            for each in options
-        ]
+        indexes = [_index(relation, each, self.prices) for each in options]
         for node in below(self.plan.top):
             if not _reads(node, first):
                 continue
@@ -141,15 +147,19 @@ class Ways:
                 conditions += len(option.joined)
             else:
                 return  # the same index without these columns is another option
-        if not (conditions or option.ordered):
+        if not (conditions or option.ordered or option.partial):
             return
         if not option.joined:
             loops = 1.0
-        others = self._others(node, relation, conditions)
+        others = self._others(node, relation, conditions + option.partial)
         covers = _covers(option)
-        scan = index.scan(selected, conditions, others, covers=covers, loops=loops)
         relied = self._gives_order(node)
-        if conditions and not relied:
+        if option.suggestion.method == "gin":
+            if not relied:
+                yield Change({id(node): index.bitmap(selected, conditions, others, loops)})
+            return
+        scan = index.scan(selected, conditions, others, covers=covers, loops=loops)
+        if (conditions or option.partial) and not relied:
             yield Change({id(node): scan})
             yield Change({id(node): index.bitmap(selected, conditions, others, loops)})
         if not option.ordered:
@@ -216,8 +226,26 @@ class Ways:
         yield Change(lookups={id(join): (kept, path)})
 
 
+def _index(relation: Relation, option: Option, prices: Prices) -> Index:
+    made = option.suggestion
+    columns = tuple([each if each in made.expressions else each.lower() for each in made.columns])
+    if made.method == "gin":
+        trigrams = made.operator_class.endswith("gin_trgm_ops")
+        return GinIndex(relation, columns[0], prices, entries=option.entries, trigrams=trigrams)
+    return Index(
+        relation,
+        columns,
+        prices,
+        own_order=bool(made.operator_class),
+        share=option.share,
+        include=tuple([each.lower() for each in made.include]),
+        behind=option.behind,
+    )
+
+
 def _covers(option: Option) -> bool:
-    columns = {column.lower() for column in option.suggestion.columns}
+    made = option.suggestion
+    columns = {column.lower() for column in (*made.columns, *made.include)}
     return option.reads is not None and option.reads <= columns
 
 
@@ -241,6 +269,26 @@ def _depends_on(node: Node, alias: str) -> bool:
         for each in below(node)
         for part in ("Index Cond", "Recheck Cond", "Filter", "Cache Key")
     )
+
+
+def _rank(option: Option, preferred: set[str]) -> int:
+    """The lowest is suggested, if several save alike: a small one, then one for other values, then others."""
+    made = option.suggestion
+    if option.partial:
+        return 0  # it holds few rows, and others do not maintain it
+    if made.include or made.method == "gin":
+        return 3
+    return 1 if made.ddl in preferred else 2
+
+
+def _worth_their_size(
+    found: list[tuple[float, Change, list[Option]]], cost: float, before: float
+) -> list[tuple[float, Change, list[Option]]]:
+    """Without the indexes that hold further columns, if they save little more than the others."""
+    others = [each for each in found if not any(option.suggestion.include for option in each[2])]
+    least = min([cost, *[priced for priced, _, _ in others]])
+    holding = [each for each in found if each[0] < least - LEAST_BY_HOLDING * before]
+    return [*others, *[each for each in holding if any(option.suggestion.include for option in each[2])]]
 
 
 def best_indexes(
@@ -272,6 +320,7 @@ def best_indexes(
             if ways:
                 priced, way = min(((plan.priced(each), each) for each in ways), key=lambda each: each[0])
                 found.append((priced, way, group))
+        found = _worth_their_size(found, cost, before)
         least = min((priced for priced, _, _ in found), default=cost)
         if cost - least < LEAST_SAVED * before:
             break
@@ -279,7 +328,7 @@ def best_indexes(
         cost, change, group = min(
             (each for each in found if each[0] <= least + alike),
             key=lambda each: (
-                any(option.suggestion.ddl not in preferred for option in each[2]),
+                max(_rank(option, preferred) for option in each[2]),
                 sum(len(option.suggestion.columns) for option in each[2]),
                 each[0],
             ),

@@ -254,15 +254,43 @@ async def test_nothing_is_executed_but_explain_and_bounded_counts(optimizer, dat
         assert "7" not in sql
 
 
-async def test_a_plan_is_remembered_for_the_shape(optimizer, database, clock):
+async def test_a_plan_is_remembered_for_the_query(optimizer, database, clock):
     optimizer.explain_with(database.explain, "sqlite")
     first = await optimizer.analyze_query(BY_OWNER)
     times = len(database.asked)
-    assert (await optimizer.analyze_query("select id from files where owner = 8")).evidence == first.evidence
+    assert (await optimizer.analyze_query(BY_OWNER)).evidence == first.evidence
     assert len(database.asked) == times
     clock.jump(301.0)
     await optimizer.analyze_query(BY_OWNER)
     assert len(database.asked) == 2 * times
+
+
+@pytest.mark.parametrize("params", [None, (10,), {"count": 10}])
+async def test_other_values_of_a_shape_are_judged_anew(optimizer, database, params):
+    optimizer.explain_with(database.explain, "sqlite")
+    few = "SELECT id FROM files ORDER BY created LIMIT 10"
+    many = "SELECT id FROM files ORDER BY created LIMIT 3000"
+    if params is None:
+        assert (await optimizer.analyze_query(few)).estimated_improvement == 99.75
+        assert (await optimizer.analyze_query(many)).estimated_improvement == 25.0
+    text = "SELECT id FROM files WHERE owner = " + (":count" if isinstance(params, dict) else "?")
+    await optimizer.analyze_query(text, params)
+    times = len(database.asked)
+    await optimizer.analyze_query(text, {"count": 11} if isinstance(params, dict) else (11,))
+    assert len(database.asked) > times
+
+
+async def test_the_values_of_a_shape_that_are_asked_about_are_bounded(optimizer, database, clock):
+    optimizer.explain_with(database.explain, "sqlite")
+    for number in range(explain.VALUES_PER_SHAPE):
+        query = f"SELECT id FROM files WHERE owner = {number}"
+        assert (await optimizer.analyze_query(query)).estimated_improvement == 99.0
+    times = len(database.asked)
+    one_more = await optimizer.analyze_query("SELECT id FROM files WHERE owner = 7777")
+    assert (one_more.estimated_improvement, one_more.evidence, len(database.asked)) == (0.0, [], times)
+    assert (await optimizer.analyze_query(query)).estimated_improvement == 99.0, "it is remembered"
+    clock.jump(301.0)
+    assert (await optimizer.analyze_query(query)).estimated_improvement == 99.0, "its time is over"
 
 
 async def test_plans_are_bounded(optimizer, database):

@@ -87,16 +87,16 @@ SUGGESTED = [
     ("SELECT id FROM downloads WHERE $2 = user_id AND status = $1", ("active", 7),
      ["downloads (user_id, status)"]),
     # Only a part of the conditions is served.
-    ("SELECT id FROM users WHERE lang = 'ru' AND name LIKE '%777%'", (), ["users (lang)"]),
+    ("SELECT id FROM users WHERE lang = 'ru' AND balance <> 7", (), ["users (lang)"]),
     ("SELECT id, name FROM users WHERE lang = 'ru'", (), ["users (lang)"]),
     # Every column is in the index.
     ("SELECT count(*) FROM users WHERE lang = 'ru'", (), ["users (lang)"]),
-    ("SELECT id FROM users WHERE banned", (), ["users (banned)"]),
-    ("SELECT id FROM users WHERE name LIKE 'user99%'", (), ["users (name text_pattern_ops)"]),
+    ("SELECT id FROM users WHERE banned", (), ["users (id) WHERE banned"]),
+    ("SELECT id FROM users WHERE name LIKE 'user99%'", (), ["users (name text_pattern_ops) INCLUDE (id)"]),
     # The better one of two ranges.
     ("SELECT id FROM downloads WHERE size > 1000 AND created < 50", (), ["downloads (created)"]),
     ("SELECT id FROM downloads WHERE status = 'active' ORDER BY created DESC LIMIT 5", (),
-     ["downloads (status, created)"]),
+     ["downloads (created) WHERE status = 'active'"]),
     ("SELECT id FROM downloads ORDER BY size LIMIT 5", (), ["downloads (size)"]),
     ("SELECT max(created) FROM downloads WHERE user_id = 7", (), ["downloads (user_id, created)"]),
     ("SELECT min(size) FROM downloads", (), ["downloads (size)"]),
