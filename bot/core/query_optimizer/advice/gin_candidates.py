@@ -1,4 +1,4 @@
-"""GIN indexes: patterns within a text (pg_trgm), JSON documents and arrays that contain something (pure)."""
+"""GIN indexes: patterns within a text (pg_trgm), JSON documents and arrays that contain something."""
 
 from __future__ import annotations
 
@@ -60,6 +60,8 @@ def _by_pattern(condition: Any) -> tuple[Any, Kinds] | None:
     pattern = condition.args["expression"]
     if condition.args.get("negate") or pattern.__class__ is not exp.Literal or not pattern.is_string:
         return None
+    if condition.__class__ is exp.Like and pattern.this[:1] not in ("%", "_"):
+        return None  # a B-tree serves its beginning, and is smaller and quicker to write
     entries = trigrams_in(pattern.this)
     return (bare(condition.this), [("trigrams", TRIGRAMS, entries)]) if entries else None
 

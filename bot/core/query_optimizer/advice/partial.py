@@ -1,4 +1,4 @@
-"""Conditions that a partial index may be for: constants, which the query's text itself has (pure)."""
+"""Conditions that a partial index may be for: constants, which the query's text itself has."""
 
 from __future__ import annotations
 
