@@ -97,6 +97,18 @@ def analyse_scripts(texts: list[str], dialect: str) -> list[list[Statement]]:
     return [[Statement(line, _advice(reading, schema)) for line, reading in script] for script in scripts]
 
 
+def schema_of_scripts(texts: list[str], dialect: str) -> Schema:
+    """The tables and indexes that the scripts create."""
+    schema = Schema()
+    for text in texts:
+        for _, part in statements_of(text):
+            reading = read(part, dialect)
+            for census in reading.censuses:
+                schema.learn(census)
+            reading.release()
+    return schema
+
+
 def known_codes() -> frozenset[str]:
     """Every code that a report can have."""
     return frozenset({UNREADABLE.code, *(rule.rule.code for rule in STATEMENT_RULES)})

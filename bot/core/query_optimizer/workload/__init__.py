@@ -1,0 +1,1 @@
+"""A workload: statements with their times, from logs and from a server's statistics, and what to do first."""
