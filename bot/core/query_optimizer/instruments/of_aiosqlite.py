@@ -6,15 +6,23 @@ subclass of the connection's class has one of its own.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import sqlite3
-from collections.abc import Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import aiosqlite
 
 from bot.core.query_optimizer.execution.call import Call
-from bot.core.query_optimizer.instruments.watching import Instrument, Run, Session, in_background_if
+from bot.core.query_optimizer.instruments.watching import (
+    Instrument,
+    Run,
+    Session,
+    in_background,
+    in_background_if,
+)
 
 ANSWERS = True
 
@@ -32,32 +40,76 @@ class SqliteSession(Session):
     so nothing is cached then.
     """
 
-    __slots__ = ("cursors",)
+    __slots__ = ("abandoned", "cursors")
 
     def __init__(self, connection: Any, instrument: Instrument) -> None:
         def in_transaction() -> bool:
             inner = connection._connection
-            return inner is not None and inner.in_transaction
+            try:
+                return inner is not None and inner.in_transaction
+            except sqlite3.ProgrammingError:  # it has just been closed
+                return False
 
         super().__init__(instrument, in_transaction)
         # Cursors that may have rows left: the call that opened each, and its milliseconds so far.
         self.cursors: WeakKeyDictionary[sqlite3.Cursor, list[Any]] = WeakKeyDictionary()
+        # Calls whose callers were cancelled, and which wait for the thread, or run in it.
+        self.abandoned: list[Timed] = []
+
+    def settled(self) -> Awaitable[Any] | None:
+        """Not while an abandoned call may still write: what was answered may have been sent before it."""
+        if self.abandoned:
+            self.abandoned = [each for each in self.abandoned if not each.ended]
+            if self.abandoned:
+                return None
+        return super().settled()
+
+    def abandon(self, timed: Timed) -> None:
+        """The caller of ``timed`` was cancelled: look again when it has ended."""
+        loop = asyncio.get_running_loop()
+
+        def look() -> None:
+            if self.watches and (told := self.settled()) is not None:
+                in_background(told)
+
+        def ended() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody reads any more
+                loop.call_soon_threadsafe(look)
+
+        self.abandoned.append(timed)
+        timed.when_ended(ended)
+
+    async def closed_by(self, timed: Timed) -> None:
+        """A call may have ended a transaction. If another call has begun the next one since, what was written
+        in both is dropped now, and again at its end.
+        """
+        if self.open is not None and not timed.inside and self.watches:
+            told = self.instrument.optimizer._invalidation.ended(self.open)
+            if told is not None:
+                await asyncio.shield(told)
 
     def _is_plain(self) -> bool:
         return not self.cursors and super()._is_plain()
 
 
 class Timed:
-    """A call for a connection's thread, which measures its seconds there: its wait for the thread, while
-    other calls of the connection run, is not the query's time.
+    """A call for a connection's thread, which notes there how it ended.
+
+    Its wait for the thread, while other calls of the connection run, is not the query's time. When its caller
+    goes on, another call may have begun a transaction; and when its caller is cancelled, it still runs.
     """
 
-    __slots__ = ("_fn", "_now", "seconds")
+    __slots__ = ("_fn", "_inside", "_now", "_then", "ended", "inside", "seconds")
 
-    def __init__(self, fn: Any, now: Callable[[], float]) -> None:
+    def __init__(self, fn: Any, now: Callable[[], float], inside: Callable[[], bool]) -> None:
         self._fn = fn
         self._now = now
+        self._inside = inside
+        self._then: Callable[[], object] | None = None
         self.seconds = 0.0
+        self.inside = False
+        """Whether a transaction was open when it ended."""
+        self.ended = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         start = self._now()
@@ -65,6 +117,16 @@ class Timed:
             return self._fn(*args, **kwargs)
         finally:
             self.seconds = self._now() - start
+            self.inside = self._inside()
+            self.ended = True
+            if self._then is not None:
+                self._then()
+
+    def when_ended(self, then: Callable[[], object]) -> None:
+        """Call ``then`` in whatever thread, once at least, when it has ended."""
+        self._then = then
+        if self.ended:
+            then()
 
     def took(self) -> float:
         return self.seconds
@@ -76,10 +138,14 @@ async def watch(
     """Make a call by ``run``, the class's own ``_execute``; the first of ``args`` is what to call."""
     fn, *rest = args
     args = tuple(rest)
-    timed = Timed(fn, session.instrument.optimizer._now)
+    timed = Timed(fn, session.instrument.optimizer._now, session.in_transaction)
 
-    def call() -> Any:
-        return run(connection, timed, *args, **kwargs)
+    async def call() -> Any:
+        try:
+            return await run(connection, timed, *args, **kwargs)
+        except asyncio.CancelledError:
+            session.abandon(timed)
+            raise
 
     name = getattr(fn, "__name__", "")
     text = args[0] if args and isinstance(args[0], str) else None
@@ -98,12 +164,17 @@ async def watch(
         cursor = used if isinstance(used, sqlite3.Cursor) else result
         if isinstance(cursor, sqlite3.Cursor) and cursor.description is not None:
             session.cursors[cursor] = [text, _plain(args), timed.seconds * 1000]
+        await session.closed_by(timed)
         return result
     if text is not None and name in ("executemany", "executescript"):
-        return await session.run(text, None, call, is_one=False, took=timed.took)
+        result = await session.run(text, None, call, is_one=False, took=timed.took)
+        await session.closed_by(timed)
+        return result
     if name in ("commit", "rollback"):
         # Neither ends a cursor that has rows left: after a rollback, too, it may keep its old snapshot.
-        return await session.settling(call)
+        result = await session.settling(call)
+        await session.closed_by(timed)
+        return result
     if name == "close":
         if isinstance(used := getattr(fn, "__self__", None), sqlite3.Cursor):
             session.cursors.pop(used, None)

@@ -1,7 +1,9 @@
 """The queries of aiosqlite's own calls, on a real file."""
 
 import asyncio
+import contextlib
 import sqlite3
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ aiosqlite = pytest.importorskip("aiosqlite")
 
 from bot.core.query_optimizer import QueryOptimizer  # noqa: E402
 from bot.core.query_optimizer.instruments import instrument, uninstrument  # noqa: E402
-from tests.support.clock import VirtualClock  # noqa: E402
+from tests.support.clock import VirtualClock, until_idle  # noqa: E402
 
 BY_ID = "SELECT v FROM seen WHERE id = ?"
 
@@ -88,6 +90,85 @@ async def test_waiting_behind_another_query_of_the_connection_does_not_count(
     assert slow.max_time_ms == 7_000
     assert optimizer.snapshot().total_execution_time_ms == 7_000
     await optimizer.disable()
+
+
+@contextlib.asynccontextmanager
+async def busy(connection: Any) -> AsyncIterator[threading.Event]:
+    """The connection's thread does nothing meanwhile but wait, until that is set at the latest."""
+    until = threading.Event()
+    waiting = asyncio.create_task(aiosqlite.Connection._execute(connection, until.wait))
+    await asyncio.sleep(0)
+    try:
+        yield until
+    finally:
+        until.set()
+        await waiting
+
+
+async def test_a_write_that_was_cancelled_behind_a_read_that_was_not(
+    lite: QueryOptimizer, database: Any, other: Any
+) -> None:
+    instrument(database, cache=True)
+    instrument(other)
+    async with busy(other):
+        before = asyncio.create_task(other.execute_fetchall("SELECT 1"))
+        await asyncio.sleep(0)
+        inner = busy(other)
+        await inner.__aenter__()
+        write = asyncio.create_task(other.execute("UPDATE seen SET v = 4 WHERE id = 3"))
+        await asyncio.sleep(0)
+        write.cancel()
+        await asyncio.wait([write])
+    await before
+    assert await value(database) == 3
+    await inner.__aexit__(None, None, None)
+    async with asyncio.timeout(30):  # nothing more is asked of that connection
+        while await value(database) != 4:
+            await asyncio.sleep(0.01)
+    assert write.cancelled()
+
+
+async def test_a_commit_behind_which_the_next_transaction_begins(
+    lite: QueryOptimizer, database: Any, other: Any
+) -> None:
+    await other.execute("CREATE TABLE more (id INTEGER)")
+    instrument(other, cache=True)
+    instrument(database)
+    await database.execute("UPDATE seen SET v = 4 WHERE id = 3")
+    assert await value(other) == 3
+    done = threading.Event()
+    async with busy(database) as until:
+        commit = asyncio.create_task(database.commit())
+        following = asyncio.create_task(database.execute("INSERT INTO more VALUES (1)"))
+        last = asyncio.create_task(aiosqlite.Connection._execute(database, done.set))
+        await asyncio.sleep(0)
+        until.set()
+        assert done.wait(30)  # all of them run before this loop hears of the first
+    await commit
+    assert await value(other) == 4
+    await asyncio.gather(following, last)
+    await database.rollback()
+
+
+async def test_a_read_between_a_write_and_the_rollback_of_another_task(
+    lite: QueryOptimizer, database: Any
+) -> None:
+    instrument(database, cache=True)
+    done = threading.Event()
+    async with busy(database) as until:
+        write = asyncio.create_task(database.execute("UPDATE seen SET v = 4 WHERE id = 3"))
+        await until_idle()
+        read = asyncio.create_task(value(database))
+        await until_idle()
+        rollback = asyncio.create_task(database.rollback())
+        await until_idle()
+        last = asyncio.create_task(aiosqlite.Connection._execute(database, done.set))
+        await until_idle()
+        until.set()
+        assert done.wait(30)
+    await asyncio.gather(write, rollback, last)
+    assert await read == 4  # as one connection sees it, whatever its tasks
+    assert await value(database) == 3
 
 
 async def test_a_cursor_keeps_its_snapshot_after_a_rollback(
