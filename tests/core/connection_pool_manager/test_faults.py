@@ -7,6 +7,7 @@ import asyncpg
 import pytest
 
 from bot.core.connection_pool_manager import ConnectionPoolManager, PoolConnectError, PoolTimeoutError
+from tests.support.apart import execute_on_postgresql
 from tests.support.proxy import Proxy
 from tests.support.servers import MongoServer, running
 
@@ -170,6 +171,35 @@ async def test_a_connection_cut_in_the_middle_of_a_query_is_replaced(pools, post
         assert await eventually(pools, number) == 7
         figures = (await pools.get_statistics())["p"]
         assert figures["active_connections"] == figures["waiting"] == 0
+        await pools.disable()
+
+
+class NoHangUp(Proxy):
+    """Passes a server's goodbye on, and not that it hangs up: what a client sees that is between the two."""
+
+    async def _pass(self, reader, writer):
+        while data := await reader.read(65_536):
+            self.last = data
+            writer.write(data)
+        await asyncio.Event().wait()
+
+
+async def test_a_connection_that_the_server_said_goodbye_to_is_a_lost_connection(pools, postgresql_url):
+    target = proxy_to(postgresql_url)._target
+    async with NoHangUp(*target) as proxy:
+        await pools.create_pool("p", "postgresql", min_size=1, max_size=1, url=through(proxy, postgresql_url))
+        for use in (number, lambda conn: conn.execute("BEGIN"), lambda conn: conn.prepare("SELECT 1")):
+            async with pools.connection("p") as conn:
+                server = await conn.fetchval("SELECT pg_backend_pid()")
+            execute_on_postgresql(postgresql_url, f"SELECT pg_terminate_backend({server})")
+            async with asyncio.timeout(5):
+                while b"57P01" not in proxy.last:
+                    await asyncio.sleep(0.001)
+                await asyncio.sleep(0.01)
+            async with pools.connection("p") as conn:  # too soon for a ping
+                with pytest.raises(asyncpg.ConnectionDoesNotExistError, match="the server has ended"):
+                    await use(conn)
+            assert await eventually(pools, number) == 7
         await pools.disable()
 
 

@@ -37,6 +37,8 @@ _set_own = object.__setattr__
 CANCEL_TIMEOUT = 10.0
 """Seconds for having the server cancel a statement; then the connection is closed."""
 _READ_ONLY_TRANSACTION = "25006"
+_CONFUSED = "InternalClientError"
+"""asyncpg's error when its protocol is in another state than it should be."""
 _IS_PRIMARY = (
     "SELECT NOT pg_catalog.pg_is_in_recovery()"
     " AND pg_catalog.current_setting('transaction_read_only') = 'off'"
@@ -114,6 +116,8 @@ def _tracked(name: str, original: Any, owner: int) -> Any:
                     raise guard.outcome(TimeoutError()) from None
             raise
         except Exception as error:
+            if type(error).__name__ == _CONFUSED:
+                raise _ended_by_server(raw) from error
             if isinstance(error, TimeoutError):
                 raw.phase4_taint = max(raw.phase4_taint, session_state.RESET)
                 driver = raw.phase4_driver
@@ -136,6 +140,19 @@ def _tracked(name: str, original: Any, owner: int) -> Any:
         return result
 
     return call
+
+
+def _ended_by_server(raw: Any) -> Exception:
+    """Close a connection whose protocol is in no state to be used, and say what happened.
+
+    The server has said goodbye to it while it was idle (``pg_terminate_backend``, a restart), and has not
+    hung up yet: asyncpg then takes no statement, sends nothing, and names the states of its protocol.
+    """
+    from asyncpg import ConnectionDoesNotExistError
+
+    raw.terminate()
+    error: Exception = ConnectionDoesNotExistError("the server has ended this connection")
+    return error
 
 
 def _is_ours(name: str, args: Any) -> bool:
