@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable
-from types import CodeType, TracebackType
+from types import CodeType, FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bot.core.connection_pool_manager.errors import LeaseReleasedError
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from bot.core.connection_pool_manager.pool import Slot
 
 _HERE = __file__.rsplit("/", 1)[0].rsplit("\\", 1)[0]
+_SQL_CALLS = __file__.replace("lease.py", "sql_calls.py")
+_CONTEXTS = contextlib.__file__
 
 Site = tuple[CodeType | int, ...]
 """Code objects, each followed by an offset in it; innermost first."""
@@ -34,6 +37,8 @@ def caller_site(depth: int) -> Site:
         a = sys._getframe(depth)
     except ValueError:  # a task of the library's own call, on a loop that has no frame
         return ()
+    if a.f_code.co_filename == _SQL_CALLS:  # a call by the pool's name, which nests deeper
+        a = _outside(a)
     b = a.f_back
     if b is None:
         return a.f_code, a.f_lasti
@@ -41,6 +46,17 @@ def caller_site(depth: int) -> Site:
     if c is None:
         return a.f_code, a.f_lasti, b.f_code, b.f_lasti
     return a.f_code, a.f_lasti, b.f_code, b.f_lasti, c.f_code, c.f_lasti
+
+
+def _outside(frame: FrameType) -> FrameType:
+    """The innermost caller of this package, or ``frame`` if there is none."""
+    found: FrameType | None = frame
+    while found is not None:
+        name = found.f_code.co_filename
+        if name != _CONTEXTS and not name.startswith(_HERE):
+            return found
+        found = found.f_back
+    return frame
 
 
 def describe_site(site: Any) -> str:

@@ -11,6 +11,7 @@ from bot.core._shared.errors import InvalidArgumentError, MisuseError
 from bot.core.connection_pool_manager import (
     ConnectionPoolManager,
     LeaseError,
+    PoolTimeoutError,
     TransactionAbortedError,
     UnknownPoolError,
 )
@@ -386,3 +387,23 @@ async def test_a_call_that_waits_for_a_lock_of_sqlite_can_be_cancelled(lite):
         while lite._pools["p"].pool.proving:
             await asyncio.sleep(0.005)
     assert await lite.fetchval("p", "SELECT n FROM t") == 0
+
+
+ENDLESS = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+
+
+@pytest.mark.parametrize("call", ["fetchval", "fetch", "execute"])
+async def test_who_holds_a_connection_by_a_call_is_told(tmp_path, call):
+    pools = ConnectionPoolManager()
+    await pools.create_pool("p", "sqlite", min_size=1, max_size=1, url=f"sqlite:///{tmp_path}/p.db")
+
+    async def count_for_ever():
+        await getattr(pools, call)("p", ENDLESS)
+
+    counting = asyncio.create_task(count_for_ever())
+    await until_idle()
+    with pytest.raises(PoolTimeoutError, match=r"acquired at \S*test_sql_calls\.py:\d+ in count_for_ever\)"):
+        await pools.acquire_connection("p", timeout=0.01)
+    counting.cancel()
+    await asyncio.wait([counting])
+    await pools.disable()
