@@ -18,7 +18,7 @@ SAMPLE ?= 30
 # Bytecode is kept whatever the environment says: the tests start many Python processes.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: run cluster example check test test-servers docs bench mutants simulate lock audit clean
+.PHONY: run cluster example check test test-servers docs bench chaos mutants simulate lock audit clean
 
 run: $(VENV)/.service
 	exec $(BIN)/python -m bot --port $(PORT)
@@ -58,6 +58,11 @@ docs: $(VENV)/.docs
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks
+
+# The whole library under load while its servers and instances are killed, frozen, filled and cut off.
+chaos: SECONDS = 600
+chaos: $(VENV)/.dev
+	$(BIN)/python -m tests.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 # Whether the tests of what decides notice faults; MODULES="pool queue" takes these only, SAMPLE=0 every mutant.
 mutants: $(VENV)/.dev
