@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -83,7 +83,8 @@ class MySQLServer:
 
         Raises SourceError if neither is there, with the lines that set them up.
         """
-        digests, outputs, logs, now, current = (await self._rows(_VARIABLES))[0]
+        with _telling("the server's variables"):
+            digests, outputs, logs, now, current = (await self._rows(_VARIABLES))[0]
         within = database or current
         if not within:
             raise SourceError("--url: it names no database, and there is no --database")
@@ -137,12 +138,18 @@ class MySQLServer:
         return Observed(executions, min(times, default=None), now, tuple(notes))
 
     async def tables(self) -> list[Table]:
+        with _telling("information_schema"):
+            rows = await self._rows(_TABLES)
         return [
             Table(_text(schema), _text(table), _text(column), bool(not_null), _text(kind))
-            for schema, table, column, not_null, kind in await self._rows(_TABLES)
+            for schema, table, column, not_null, kind in rows
         ]
 
     async def indexes(self) -> IndexUse:
+        with _telling("information_schema"):
+            return await self._indexes()
+
+    async def _indexes(self) -> IndexUse:
         rows = await self._rows(_INDEXES.format(**await self._index_columns()))
         notes = ["reads on replicas are not counted here"]
         sizes = await self._if_allowed(_SIZES)
@@ -180,12 +187,8 @@ class MySQLServer:
         return [await self._rows(sql, params) for sql, params in statements]
 
     async def _allowed(self, sql: str, database: str, *, of: str) -> list[Sequence[Any]]:
-        from asyncmy import errors
-
-        try:
+        with _telling(of, f" (GRANT SELECT ON {of})"):
             return await self._rows(sql, (database,))
-        except errors.MySQLError as error:
-            raise SourceError(f"{of} cannot be read: GRANT SELECT ON {of} ({one_line(error)})") from error
 
     async def _if_allowed(self, sql: str) -> list[Sequence[Any]] | None:
         from asyncmy import errors
@@ -202,6 +205,17 @@ class MySQLServer:
 
     async def close(self) -> None:
         self._connection.close()
+
+
+@contextlib.contextmanager
+def _telling(what: str, hint: str = "") -> Iterator[None]:
+    """Raise SourceError for what the server refuses."""
+    from asyncmy import errors
+
+    try:
+        yield
+    except (errors.MySQLError, OSError) as error:
+        raise SourceError(f"{what} cannot be read: {one_line(error)}{hint}") from error
 
 
 async def open_mysql(url: str, timeout: float) -> MySQLServer:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from bot.core._shared.masking import mask_url, one_line
@@ -91,15 +91,17 @@ class PostgresServer:
         """
         import asyncpg
 
-        found = await self._rows(_EXTENSION)
+        with _telling("pg_stat_statements"):
+            found = await self._rows(_EXTENSION)
         if not found:
             raise SourceError(MISSING)
         view, columns, has_info = found[0]
         sql = statements_query(view, columns)
         try:
-            rows = await self._rows(sql, database or None, user or None)
-            info = await self._rows(_INFO.format(view)) if has_info else []
-            now = (await self._rows("SELECT extract(epoch FROM now())::float8"))[0][0]
+            with _telling("pg_stat_statements", but=asyncpg.ObjectNotInPrerequisiteStateError):
+                rows = await self._rows(sql, database or None, user or None)
+                info = await self._rows(_INFO.format(view)) if has_info else []
+                now = (await self._rows("SELECT extract(epoch FROM now())::float8"))[0][0]
         except asyncpg.ObjectNotInPrerequisiteStateError as error:
             raise SourceError(MISSING) from error  # CREATE EXTENSION was run, and it is not loaded
         notes = []
@@ -118,9 +120,14 @@ class PostgresServer:
         return Observed(executions, info[0][0] if info else None, now, tuple(notes), hidden_seconds)
 
     async def tables(self) -> list[Table]:
-        return [Table(*row) for row in await self._rows(_TABLES)]
+        with _telling("the catalog"):
+            return [Table(*row) for row in await self._rows(_TABLES)]
 
     async def indexes(self) -> IndexUse:
+        with _telling("the catalog"):
+            return await self._indexes()
+
+    async def _indexes(self) -> IndexUse:
         found = [index_of(row) for row in await self._rows(_INDEXES)]
         since, reset, replica = (await self._rows(_SINCE))[0]
         if since is None:
@@ -177,6 +184,19 @@ class PostgresServer:
 _EXPLAIN = "EXPLAIN (FORMAT JSON) "
 
 
+@contextmanager
+def _telling(what: str, but: type[Exception] | tuple[()] = ()) -> Iterator[None]:
+    """Raise SourceError for what the server refuses, except for ``but``."""
+    import asyncpg
+
+    try:
+        yield
+    except but:
+        raise
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        raise SourceError(f"{what} cannot be read: {one_line(error)}") from error
+
+
 async def open_postgres(url: str, timeout: float) -> PostgresServer:
     """Connect; raises SourceError, which does not tell the password."""
     try:
@@ -186,7 +206,9 @@ async def open_postgres(url: str, timeout: float) -> PostgresServer:
     address = url.replace("postgresql+asyncpg://", "postgresql://", 1)
     try:
         # Without prepared statements of its own, so that it works behind a pooler.
-        connection = await asyncpg.connect(address, timeout=timeout, statement_cache_size=0)
+        connection = await asyncpg.connect(
+            address, timeout=timeout, statement_cache_size=0, command_timeout=2 * timeout
+        )
     except (
         OSError,
         asyncpg.PostgresError,

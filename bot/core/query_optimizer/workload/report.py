@@ -16,7 +16,7 @@ from bot.core.query_optimizer.workload.index_set import MergedIndex
 from bot.core.query_optimizer.workload.judgement import Judged, Judgement
 from bot.core.query_optimizer.workload.redaction import finding_without_values, has_value, values_of
 from bot.core.query_optimizer.workload.shapes import Workload
-from bot.core.query_optimizer.workload.wording import DAY, counted, cut, duration
+from bot.core.query_optimizer.workload.wording import DAY, counted, cut, duration, printable
 
 SHORTEST_PERIOD = 60.0
 """Seconds of a workload from which savings are told for a day."""
@@ -95,7 +95,7 @@ class Report:
             lines += existing_as_text(self.use, self.dialect, may_name=self._may_name_unused)
         if notes := self._notes():
             lines += ["", "Notes:", *[f"  - {note}" for note in notes]]
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
     def _share(self, seconds: float) -> float:
         total = self.workload.seconds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import re
 from collections.abc import Iterable
 
 from cachetools import LRUCache
@@ -21,6 +22,8 @@ MAX_EXAMPLE = 20_000
 
 MAX_NAMES = 20
 """Names of databases or users of a shape that are kept."""
+
+_SET = re.compile(r"\A(SET [^=]{1,200}?(?: =| TO))(?s: .*)", re.IGNORECASE)
 
 OWN = "/* phase4 sql */"
 """In statements of this command, which are no part of a workload."""
@@ -187,5 +190,8 @@ class Workload:
             return analysis.fingerprint, analysis.normal_form
         known = self._texts.get((text, dialect))
         if known is None:
-            known = self._texts[text, dialect] = shape(text, dialect)
+            fingerprint, normal_form = shape(text, dialect)
+            # Of SET, the value may be a word.
+            normal_form = _SET.sub(r"\1 ?", normal_form)
+            known = self._texts[text, dialect] = fingerprint, normal_form
         return known

@@ -33,7 +33,12 @@ def size_of(size: float) -> str:
     return f"{size:.1f} GB"
 
 
+def printable(text: str) -> str:
+    """A text without control characters, which a terminal would obey."""
+    return text if text.isprintable() else "".join(each if each.isprintable() else " " for each in text)
+
+
 def cut(text: str) -> str:
     """A text on one line, of bounded length."""
-    flat = "".join(letter if letter.isprintable() else " " for letter in " ".join(text.split()))
+    flat = printable(" ".join(text.split()))
     return flat if len(flat) <= SHOWN_TEXT else flat[: SHOWN_TEXT - 3] + "..."

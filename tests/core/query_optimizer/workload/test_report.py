@@ -90,6 +90,13 @@ def test_n_plus_one_in_a_log(tmp_path, capsys):
     assert "4000" not in shown
 
 
+def test_no_control_character_reaches_the_terminal(tmp_path, capsys):
+    log = tmp_path / "pg.log"
+    log.write_text('2026-11-28 00:41:08 UTC [1] LOG:  duration: 9 ms  statement: SELECT "a\x1b[2Jb" FROM t\n')
+    assert main([str(log)]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+
+
 def test_of_one_database(capsys):
     path = str(SAMPLES / "mysql-8.0-slow.log")
     assert main([path, "--database", "bot", "--user", "other"]) == 0

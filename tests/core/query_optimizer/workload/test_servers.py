@@ -184,6 +184,11 @@ async def test_pg_stat_statements(statements_url):
         assert not any("work.files" in each.text or each.text == HIDDEN for each in observed.executions)
         assert "GRANT pg_read_all_stats" in observed.notes[0]
         assert observed.hidden_seconds > 0
+        await connection.execute("REVOKE ALL ON work.pg_stat_statements FROM public")
+        other = await open_server(reader, 20)
+        with pytest.raises(SourceError, match="pg_stat_statements cannot be read: InsufficientPrivilege"):
+            await other.statements("", "")
+        await other.close()
     finally:
         await server.close()
         await connection.execute("DROP SCHEMA work CASCADE")

@@ -67,6 +67,13 @@ def test_a_text_that_ends_within_a_string_shows_nothing_of_it():
     assert "secret" not in shape.normal_form
 
 
+def test_the_value_of_a_setting_is_a_value():
+    texts = ["SET my.token = secret", "SET SESSION my.token TO secret", "set @a := 'secret'"]
+    assert not any("secret" in workload_of(Execution(text, 1.0)).ranked()[0].normal_form for text in texts)
+    (update,) = workload_of(Execution("UPDATE t SET a = b", 1.0)).ranked()
+    assert update.normal_form == "UPDATE t SET a = b"
+
+
 def run_of(values, *, pause=0.01, session="1", text="SELECT a FROM t WHERE b = {}"):
     return [
         Execution(text.format(value), 0.1, at=1000 + pause * place, session=session)
