@@ -56,7 +56,7 @@ ENABLE_OUTBOUND = False
 # QUERY_OPTIMIZER_EXPLAIN_POOL = ""
 # seconds that the analysis of a new query waits for its plan (a number > 0 and <= 31_536_000)
 # QUERY_OPTIMIZER_EXPLAIN_TIMEOUT = 2
-# see every statement on the SQL pools: counts, times, N+1, what writes drop (True or False)
+# see every statement on the pools but Redis: counts, times, N+1, what writes drop (True or False)
 # QUERY_OPTIMIZER_INSTRUMENT = False
 # with QUERY_OPTIMIZER_INSTRUMENT: also answer their reads from the cache, where certain (True or False)
 # QUERY_OPTIMIZER_INSTRUMENT_CACHE = False
@@ -117,7 +117,7 @@ ENABLE_OUTBOUND = False
 # DATABASE_URL = ""
 # Redis URL of pools without their own, and of the cache's second tier (a string)
 # REDIS_URL = ""
-# pools created at startup: name -> {backend, url, min_size, max_size, options} (a dict)
+# pools created at startup: name -> {backend, url, min_size, max_size, options, tenant} (a dict)
 # DATABASE_POOLS = {}
 
 # Rate limiter

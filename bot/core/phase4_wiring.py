@@ -93,7 +93,9 @@ def _instrument(optimizer: Any, config: Phase4Config) -> None:
         return
     from bot.core.query_optimizer.instruments.of_pools import observer
 
-    pools.observe(observer(optimizer, cache=config.QUERY_OPTIMIZER_INSTRUMENT_CACHE))
+    tenants = {name: pool.tenant for name, pool in config.DATABASE_POOLS.items() if pool.tenant is not None}
+    cache = config.QUERY_OPTIMIZER_INSTRUMENT_CACHE
+    pools.observe(observer(optimizer, cache=cache, tenants=tenants))
 
 
 async def _enable_rate_limiter(limiter: Any, config: Phase4Config) -> None:

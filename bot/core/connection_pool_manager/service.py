@@ -48,6 +48,7 @@ logger = logging.getLogger(__name__)
 DRAIN_SECONDS = 5.0
 
 SQL_BACKENDS = ("postgresql", "mysql", "sqlite")
+OBSERVED = (*SQL_BACKENDS, "mongodb")
 
 Observer = Callable[[str, str, bool], Callable[[Any], Watch]]
 """Given a pool's name and backend, what makes a Watch of a connection."""
@@ -443,10 +444,12 @@ class ConnectionPoolManager(SqlCalls, ListenCalls, Phase4Service):
     # Watching.
 
     def observe(self, observer: Observer | None) -> None:
-        """Let ``observer`` see the statements on the leases of all SQL pools; None ends that.
+        """Let ``observer`` see the statements on the leases of all pools but those of Redis; None ends
+        that.
 
         ``observer(pool, backend, replica)`` is asked once for each pool, and for each of its replicas, and
-        answers with what makes a ``Watch`` of the driver's connection, for each connection.
+        answers with what makes a ``Watch`` of the driver's connection, for each connection; for MongoDB,
+        of the client that its leases share, which has ``end()`` alone.
         """
         self._observer = observer
         runners = (*self._pools.values(), *self._replaced)
@@ -457,7 +460,7 @@ class ConnectionPoolManager(SqlCalls, ListenCalls, Phase4Service):
                 runner.driver.let_watch(slot.raw)
 
     def _observer_of(self, spec: PoolSpec) -> Callable[[Any], Watch] | None:
-        if self._observer is None or spec.backend not in SQL_BACKENDS:
+        if self._observer is None or spec.backend not in OBSERVED:
             return None
         return self._observer(spec.name, spec.backend, spec.is_replica)
 

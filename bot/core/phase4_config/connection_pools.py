@@ -36,6 +36,9 @@ class PoolSettings(Struct, frozen=True, forbid_unknown_fields=True):
     min_size: Annotated[int, Meta(ge=0, le=10_000)] | None = None
     max_size: Annotated[int, Meta(ge=1, le=10_000)] | None = None
     options: dict[str, Any] = {}
+    tenant: Any = None
+    """A function without arguments that tells whose view of the data a read has, for the cached results of
+    QUERY_OPTIMIZER_INSTRUMENT_CACHE."""
 
 
 class PoolSizes(Settings, frozen=True, rename=starting("POOL_")):
@@ -86,7 +89,7 @@ class ConnectionPoolSettings(PoolSizes, frozen=True):
     )
     pools: Annotated[
         dict[str, PoolSettings],
-        doc("pools created at startup: name -> {backend, url, min_size, max_size, options}"),
+        doc("pools created at startup: name -> {backend, url, min_size, max_size, options, tenant}"),
     ] = field(default_factory=dict, name="DATABASE_POOLS")
 
     @classmethod
@@ -104,6 +107,11 @@ class ConnectionPoolSettings(PoolSizes, frozen=True):
         """Minima above their maxima, of all pools and of each."""
         yield from PoolSizes.conflicts(self, named)
         for name, pool in self.pools.items():
+            if pool.tenant is not None and not callable(pool.tenant):
+                yield (
+                    f"{named('pools')}[{name!r}].tenant = {pool.tenant!r:.100}: expected a function without "
+                    f"arguments"
+                )
             low = self.min_size if pool.min_size is None else pool.min_size
             high = self.max_size if pool.max_size is None else pool.max_size
             if pool.min_size is not None and low > high:

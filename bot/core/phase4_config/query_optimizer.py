@@ -62,7 +62,7 @@ class QueryOptimizerSettings(Settings, frozen=True, rename=starting("QUERY_OPTIM
     ] = 2.0
     instrument: Annotated[
         bool,
-        doc("see every statement on the SQL pools: counts, times, N+1, what writes drop"),
+        doc("see every statement on the pools but Redis: counts, times, N+1, what writes drop"),
     ] = False
     instrument_cache: Annotated[
         bool, doc("with QUERY_OPTIMIZER_INSTRUMENT: also answer their reads from the cache, where certain")

@@ -27,7 +27,14 @@ async def details_of(
     if not text:
         return None
     query, params = (specimen.query, specimen.params) if specimen and specimen.query else (text, None)
-    advice = analyses.advise(query, params)
+    about = shape.about if shape else None
+    if about is None:
+        advice, of_shape = analyses.advise(query, params), analyses.advise(text, None).findings
+    else:
+        from bot.core.query_optimizer.mongodb.advice import advice_on
+
+        plans = None  # of another database
+        advice, of_shape = advice_on(text, *about, params), ()
     repeated = recorder.statistics.saved_by_caching(fingerprint)
     plan = None if plans is None else await plans.evidence_for(advice, params)
     result = advice.result(ttl, (), repeated, plan)
@@ -47,7 +54,7 @@ async def details_of(
         max_time_ms=round(shape.max_ms, 3) if shape and shape.count else None,
         last_seen=shape.last_seen if shape else pattern.last_seen if pattern else None,
         call_sites=list(dict.fromkeys(sites)),
-        findings=_without_values(result.findings, analyses.advise(text, None).findings),
+        findings=_without_values(result.findings, of_shape),
         optimized_query=optimized,
         index_suggestions=result.index_suggestions,
         cache_suggestion=result.cache_suggestion,

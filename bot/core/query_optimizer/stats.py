@@ -6,7 +6,8 @@ import re
 from collections import OrderedDict
 from collections.abc import Hashable
 
-from bot.core.query_optimizer.models import Analysis, SlowQuery
+from bot.core.query_optimizer.models import Analysis, QueryType, SlowQuery
+from bot.core.query_optimizer.sql.names import collections_of, is_mongodb
 
 MAX_FINGERPRINTS = 10_000
 """Shapes kept; the one that was not executed for the longest time is dropped first."""
@@ -23,11 +24,14 @@ _PARAMETER = re.compile(r"\?|%s|%\(|[$:@]\w")
 
 class _Shape:
     __slots__ = (
-        "count", "last_seen", "max_ms", "query", "repeated_ms", "repeats", "rows", "slow", "total_ms",
+        "about", "count", "last_seen", "max_ms", "query", "repeated_ms", "repeats", "rows", "slow",
+        "total_ms",
     )  # fmt: skip
 
     def __init__(self, query: str) -> None:
         self.query = query
+        self.about: tuple[QueryType, tuple[str, ...]] | None = None
+        """Of MongoDB, whose forms no parser reads: what it does, and its collections."""
         self.count = 0
         self.slow = 0
         self.rows = 0
@@ -61,6 +65,9 @@ class ExecutionStatistics:
                 gone, _ = self._shapes.popitem(last=False)
                 self.repeated.pop(gone, None)
             shape = self._shapes[analysis.fingerprint] = _Shape(analysis.normal_form[:MAX_SHOWN])
+            names = analysis.reads | analysis.writes
+            if is_mongodb(names):
+                shape.about = analysis.query_type, collections_of(names)
         else:
             self._shapes.move_to_end(analysis.fingerprint)
         shape.count += 1

@@ -49,8 +49,8 @@ class MongoHandle:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        # By class: on an instance, every name is a collection.
-        if name.startswith("_") or hasattr(type(self.collection), name):
+        # By class: on an instance, every name is a collection; and of the class that it passes for.
+        if name.startswith("_") or hasattr(self.collection.__class__, name):
             return getattr(self.collection, name)
         if hasattr(type(self.database), name):
             return getattr(self.database, name)
@@ -124,6 +124,21 @@ class MongodbDriver(Driver):
         """By identity, since two clients of one url are equal: the client, and its handles in use."""
         self.closing: set[asyncio.Task[Any]] = set()  # clients that were replaced
         self.must_look_elsewhere = False
+        # By identity of a client: who observes it, and what ends that. Changed by let_watch, and when a
+        # client is closed.
+        self.watched: dict[int, tuple[Any, Any]] = {}
+
+    def let_watch(self, raw: Any) -> None:
+        """All leases share a client, so it is the client that is watched."""
+        client = raw.client
+        observer, watch = self.watched.get(id(client), (None, None))
+        if observer is self.observer:
+            return
+        if watch is not None:
+            del self.watched[id(client)]
+            watch.end()
+        if self.observer is not None:
+            self.watched[id(client)] = self.observer, self.observer(client)
 
     async def start(self) -> None:
         kind = self.options.pop("driver", "motor")
@@ -212,7 +227,9 @@ class MongodbDriver(Driver):
         handle = MongoHandle(client, database, database[self.collection_name])
         self.clients[id(client)][1].add(id(handle))
         try:
-            return await self._reach(handle)
+            reached = await self._reach(handle)
+            self.let_watch(reached)  # or no longer
+            return reached
         except BaseException:
             self._forget(handle)
             raise
@@ -338,6 +355,7 @@ class MongodbDriver(Driver):
         if client is self.client or known is None or known[1]:
             return
         del self.clients[id(client)]
+        self.watched.pop(id(client), None)
         if self.is_motor:
             client.close()
         else:

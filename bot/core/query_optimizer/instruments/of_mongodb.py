@@ -49,7 +49,8 @@ def attach(client: Any, instrument: Instrument) -> None:
     if listener.view is None:
         listener.view = instrument
     base = type(client)
-    instrument.details = {"class": base, "listener": listener, "is_ours": is_ours}
+    # In the client, since a pool may replace one of several clients of an instrument.
+    client.__dict__["phase4_watched"] = {"class": base, "listener": listener, "is_ours": is_ours}
     client.__dict__["phase4_instrument"] = instrument
     client.__class__ = _client_class(cast(Hashable, base))
 
@@ -61,7 +62,7 @@ def changed(client: Any, instrument: Instrument) -> None:
 
 
 def detach(client: Any, instrument: Instrument) -> None:
-    details = instrument.details
+    details = client.__dict__.pop("phase4_watched")
     client.__class__ = details["class"]
     del client.__dict__["phase4_instrument"]
     listener = details["listener"]

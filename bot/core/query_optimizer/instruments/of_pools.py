@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from bot.core.query_optimizer.instruments.watching import Instrument, Options, Session
 from bot.core.query_optimizer.service import QueryOptimizer
 
-_MODULES = {"postgresql": "of_asyncpg", "sqlite": "of_aiosqlite", "mysql": "of_asyncmy"}
+_MODULES = {
+    "postgresql": "of_asyncpg",
+    "sqlite": "of_aiosqlite",
+    "mysql": "of_asyncmy",
+    "mongodb": "of_mongodb",
+}
 
 
-def observer(optimizer: QueryOptimizer, *, cache: bool = False) -> Callable[[str, str, bool], Any]:
+def observer(
+    optimizer: QueryOptimizer, *, cache: bool = False, tenants: Mapping[str, Callable[[], Any]] | None = None
+) -> Callable[[str, str, bool], Any]:
     """What the pool manager's ``observe`` takes. With ``cache``, reads by asyncpg and by aiosqlite's
-    ``execute_fetchall`` are answered from the cache, except those of replicas: a replica may still give what
-    was there before a write, which would then be kept after it.
+    ``execute_fetchall``, and of MongoDB's collections, are answered from the cache, except those of replicas:
+    a replica may still give what was there before a write, which would then be kept after it. ``tenants``
+    has, by the name of a pool, the function that tells whose view of the data a read has.
     """
 
-    def observe(pool: str, backend: str, replica: bool) -> Callable[[Any], Watch]:
+    def observe(pool: str, backend: str, replica: bool) -> Callable[[Any], Watch | ClientWatch]:
         module = importlib.import_module(f"bot.core.query_optimizer.instruments.{_MODULES[backend]}")
-        instrument = Instrument(optimizer, Options(cache and module.ANSWERS and not replica))
+        tenant = None if tenants is None else tenants.get(pool)
+        options = Options(cache and module.ANSWERS and not replica, tenant=tenant)
+        instrument = Instrument(optimizer, options)
+        if backend == "mongodb":
+            return lambda client: ClientWatch(module, client, instrument)
         instrument.details = {"factories": []}
 
         def watch(connection: Any) -> Watch:
@@ -29,6 +41,22 @@ def observer(optimizer: QueryOptimizer, *, cache: bool = False) -> Callable[[str
         return watch
 
     return observe
+
+
+class ClientWatch:
+    """Watches a MongoDB client, which the leases of a pool share, until ``end``."""
+
+    __slots__ = ("_client", "_instrument", "_module")
+
+    def __init__(self, module: Any, client: Any, instrument: Instrument) -> None:
+        self._module = module
+        self._client = client
+        self._instrument = instrument
+        module.attach(client, instrument)
+
+    def end(self) -> None:
+        self._instrument.is_on = False
+        self._module.detach(self._client, self._instrument)
 
 
 class Watch:

@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-from bot.core._shared.errors import InvalidArgumentError
+from bot.core._shared.errors import InvalidArgumentError, invalid
 from bot.core._shared.masking import one_line
 from bot.core.query_optimizer.execution.call import Call
 from bot.core.query_optimizer.execution.result_scopes import Scope, scope_key
@@ -39,6 +39,12 @@ class Options(NamedTuple):
     """Seconds."""
     scope: Any = None
     tenant: Callable[[], Any] | None = None
+
+
+def name_of(function: Any) -> str:
+    """What a user's function is called in a message."""
+    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
+    return f"{module}.{name}" if module and name else repr(function)
 
 
 class Instrument:
@@ -79,6 +85,8 @@ class Instrument:
         scope, tenant = self.options.scope, self.options.tenant
         try:
             told = None if tenant is None else tenant()
+            if tenant is not None and told is None:
+                raise invalid(f"{name_of(tenant)}()", told, "the tenant of a read, as a str or number")
             given = scope if isinstance(scope, Scope) else Scope(tenant=scope)
             found = Scope(
                 database=given.database,
@@ -90,7 +98,8 @@ class Instrument:
         except InvalidArgumentError as error:
             self.tell_once("scope", "not cached: %s", f"{error}")
         except Exception as error:  # whatever the user's function raises
-            self.tell_once("tenant", "not cached: tenant() failed: %s", f"{error!r}")
+            said = f"{name_of(tenant)}() raised {type(error).__name__}: {error}"
+            self.tell_once("tenant", "not cached: tenant() failed: %s", said)
         else:
             return found
         return None
@@ -98,7 +107,7 @@ class Instrument:
     def tell_once(self, what: str, text: str, said: str) -> None:
         if what not in self._told:
             self._told.add(what)
-            logger.info(f"Instrument %d: {text}", self.number, one_line(said))
+            logger.warning(f"Instrument %d: {text}", self.number, one_line(said))
 
 
 class Session:

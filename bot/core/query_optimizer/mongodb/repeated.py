@@ -7,7 +7,7 @@ from typing import Any
 
 from bot.core.query_optimizer.models import Analysis
 from bot.core.query_optimizer.mongodb.keys import NotCacheableError, frozen_arguments
-from bot.core.query_optimizer.mongodb.samples import Sample
+from bot.core.query_optimizer.mongodb.samples import Keyed, Sample
 
 _WRITES = {
     "insert_one": "insert_many([...])",
@@ -63,10 +63,28 @@ def _arguments(key: Any) -> tuple[str, dict[str, Any]] | None:
         except NotCacheableError:
             return None
     try:
-        _, (_, _, _, method, arguments) = key
+        _, (_, _, _, method, arguments) = key.key if isinstance(key, Keyed) else key
         return method, dict(arguments)
     except (TypeError, ValueError):
         return None
+
+
+def arguments_in(operation: Any) -> tuple[str, dict[str, Any]] | None:
+    """(the method, its arguments as plain documents) of a key or a sample; None for anything else."""
+    if isinstance(operation, Sample):
+        return operation.method, operation.arguments()
+    found = _arguments(operation)
+    return None if found is None else (found[0], {name: _thawed(each) for name, each in found[1].items()})
+
+
+def _thawed(value: Any) -> Any:
+    """A frozen value as it was; of the types of BSON only what they consist of."""
+    kind, within = value
+    if kind is dict:
+        return {name: _thawed(each) for name, each in within}
+    if kind is list or kind is tuple:
+        return [_thawed(each) for each in within]
+    return _thawed(within) if type(within) is tuple and kind is not None else within
 
 
 def _varying_field(ours: Any, theirs: Any) -> str | None:

@@ -18,6 +18,7 @@ from bot.core.query_optimizer.execution.invalidation import Invalidation
 from bot.core.query_optimizer.execution.recording import Recorder
 from bot.core.query_optimizer.models import Analysis
 from bot.core.query_optimizer.mongodb.keys import Identity, NotCacheableError, key_of_arguments
+from bot.core.query_optimizer.mongodb.samples import Keyed
 from bot.core.query_optimizer.mongodb.sessions import may_still_happen, note_in_transaction
 from bot.core.query_optimizer.mongodb.shapes import (
     EVERYTHING,
@@ -311,7 +312,15 @@ class CollectionResults:
         )
         ttl, database = (self._ttl, "") if reader is None else (reader.ttl, reader.database)
         seconds = shared.ttl() if ttl is None else ttl
-        call = Call(analysis.normal_form, key, _executor(run), analysis, key, seconds, database)
+        call = Call(
+            analysis.normal_form,
+            None if key is None else Keyed(key),
+            _executor(run),
+            analysis,
+            key,
+            seconds,
+            database,
+        )
         shared.recorder.watch(call, shared.now())
         if keep is not None and key is not None:
             return await shared.execution.run_alone(call, keep)

@@ -29,6 +29,15 @@ class Sample(Struct, frozen=True):
         return bson.decode(self.document, _CODEC)
 
 
+class Keyed(Struct, frozen=True):
+    """The arguments of a read, as in the key of its result; no container, as a sample is none."""
+
+    key: Any
+
+    def kept(self) -> Keyed:
+        return self
+
+
 class Arguments:
     """The arguments of a command that has just run, which are its caller's own: kept only as a sample."""
 

@@ -25,6 +25,12 @@ def is_mongodb(names: Iterable[str]) -> bool:
     return any(name.startswith(MONGODB) for name in names)
 
 
+def collections_of(names: Iterable[str]) -> tuple[str, ...]:
+    """These collections as people write them; without the marks of whole databases."""
+    found = (name.removeprefix(MONGODB) for name in sorted(names) if name.startswith(MONGODB))
+    return tuple([re.sub(r"\\(.)", r"\1", name.replace("/", ".", 1)) for name in found if name[-1:] != "/"])
+
+
 ANY = "(any)"
 """Stands for every table: a reader of it depends on every write, a writer of it may have written anything."""
 

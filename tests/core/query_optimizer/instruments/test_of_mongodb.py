@@ -12,8 +12,11 @@ from pymongo.errors import DuplicateKeyError
 from pymongo.monitoring import CommandListener
 
 from bot.core._shared.errors import InvalidArgumentError, MisuseError
+from bot.core.connection_pool_manager import ConnectionPoolManager
+from bot.core.enhanced_startup_phase4 import initialize_phase4_services, shutdown_phase4_services
 from bot.core.query_optimizer import QueryOptimizer
 from bot.core.query_optimizer.instruments import instrument, of_mongodb, uninstrument
+from bot.core.query_optimizer.models import QueryType
 from bot.core.query_optimizer.mongodb.collection import CachedCollection
 
 DATABASE = "instrumented"
@@ -130,7 +133,7 @@ async def test_the_batches_of_a_cursor_belong_to_its_query(client, optimizer):
     assert len(found) == 50
     shape = "instrumented.users.find({many: ?})"
     assert shapes(optimizer)[shape] == (1, 50)
-    assert not client.phase4_instrument.details["listener"]._cursors
+    assert not client.__dict__["phase4_watched"]["listener"]._cursors
 
 
 async def test_a_repetition_has_the_line_of_code(client, optimizer):
@@ -268,7 +271,7 @@ async def test_what_a_transaction_wrote_is_dropped_again_at_its_commit(client, o
         assert await other_read(optimizer, client)
         await session.commit_transaction()
         assert not await other_read(optimizer, client)
-        listener = client.phase4_instrument.details["listener"]
+        listener = client.__dict__["phase4_watched"]["listener"]
         assert not listener._transactions._open
 
 
@@ -459,7 +462,7 @@ async def test_a_cancelled_write_is_dropped_and_not_kept(mongodb_url, optimizer,
     """Also with PyMongo before 4.20, which says nothing of a command that was cancelled."""
     async with client_of("pymongo", mongodb_url) as client:
         instrument(client, optimizer=optimizer)
-        listener = client.phase4_instrument.details["listener"]
+        listener = client.__dict__["phase4_watched"]["listener"]
         monkeypatch.setattr(listener, "failed", lambda event: None)
         users = client[DATABASE]["users"]
         await other_read(optimizer, client)
@@ -492,3 +495,110 @@ async def test_what_cannot_be_instrumented_is_refused(mongodb_url, optimizer, mo
         with pytest.raises(MisuseError, match="mongodb_listener"):
             instrument(client, optimizer=optimizer)
         assert type(client) is pymongo.AsyncMongoClient
+
+
+# Our own pools.
+
+
+@contextlib.asynccontextmanager
+async def started(url, driver, **settings):
+    pool = {
+        "backend": "mongodb",
+        "url": url,
+        "max_size": 3,
+        "options": {"driver": driver, "database": DATABASE},
+    }
+    result = await initialize_phase4_services(
+        {
+            "ENABLE_CONNECTION_POOLING": True,
+            "ENABLE_QUERY_OPTIMIZER": True,
+            "QUERY_OPTIMIZER_INSTRUMENT": True,
+            "DATABASE_POOLS": {"users": {**pool, **settings.pop("pool", {})}},
+            **settings,
+        }
+    )
+    assert result["success"], result["errors"]
+    try:
+        pools, optimizer = ConnectionPoolManager.get_instance(), QueryOptimizer.get_instance()
+        async with pools.connection("users") as connection:
+            await connection.delete_many({})
+            await connection.insert_many([{"_id": n, "group": n % 2} for n in range(4)])
+        await optimizer.reset_statistics()
+        yield optimizer, pools
+    finally:
+        await shutdown_phase4_services()
+
+
+async def test_commands_of_a_pool_are_counted_with_their_lines(kind, mongodb_url):
+    async with started(mongodb_url, kind) as (optimizer, pools):
+        with optimizer.request():
+            for number in range(12):
+                async with pools.connection("users") as connection:
+                    await connection.find_one({"_id": number})
+        [pattern] = await optimizer.get_n_plus_one_patterns()
+        assert (pattern.query, pattern.count) == ("instrumented.users.find_one({_id: ?})", 12)
+        assert [site.rpartition(":")[0] for site in pattern.call_sites] == [__file__]
+        assert optimizer.snapshot().cache_hits == 0
+        pools.observe(None)
+        await optimizer.reset_statistics()
+        async with pools.connection("users") as connection:
+            await connection.find_one({"_id": 1})
+        assert optimizer.snapshot().total_executions == 0
+
+
+async def test_reads_of_a_pool_are_answered_by_tenant(kind, mongodb_url):
+    tenant = ["ann"]
+    pool = {"tenant": lambda: tenant[0]}
+    async with started(mongodb_url, kind, pool=pool, QUERY_OPTIMIZER_INSTRUMENT_CACHE=True) as (
+        optimizer,
+        pools,
+    ):
+
+        async def read():
+            async with pools.connection("users") as connection:
+                first = await connection.find_one({"_id": 1})
+                assert await connection.collection.find_one({"_id": 1}) == first
+                assert await connection.database["users"].find_one({"_id": 1}) == first
+                return first
+
+        for tenant[0] in ("ann", "bob", "ann"):
+            await read()
+        assert optimizer.snapshot().total_executions == 2
+        async with pools.connection("users") as connection:
+            await connection.update_one({"_id": 1}, {"$set": {"group": 9}})
+        assert (await read())["group"] == 9
+
+
+async def test_a_tenant_that_cannot_be_told_is_named_and_not_cached(kind, mongodb_url, caplog):
+    def no_tenant():
+        return None
+
+    with caplog.at_level(logging.WARNING):
+        settings = {"pool": {"tenant": no_tenant}, "QUERY_OPTIMIZER_INSTRUMENT_CACHE": True}
+        async with started(mongodb_url, kind, **settings) as (optimizer, pools):
+            for _ in range(2):
+                async with pools.connection("users") as connection:
+                    await connection.find_one({"_id": 1})
+            assert optimizer.snapshot().cache_hits == 0
+    assert caplog.text.count("no_tenant() = None: expected the tenant of a read") == 1
+
+
+async def test_details_of_a_shape_have_its_type_and_advice(client, optimizer):
+    await optimizer.enable(slow_query_threshold=1e-6)
+    users = client[DATABASE]["users"]
+    await users.find({"group": "s3cret"}).sort("joined", -1).to_list(None)
+    await users.update_one({"group": 4}, {"$set": {"a": 1}})
+    await optimizer.collection(users).find_one({"group": "s3cret"})
+    found = {}
+    for slow in await optimizer.get_slow_queries():
+        details = await optimizer.describe_query(slow.fingerprint)
+        found[details.query] = (details.query_type, details.tables, list(map(str, details.index_suggestions)))
+        assert "s3cret" not in repr(details)
+    index = 'db.users.createIndex({ "group": 1 })'
+    assert found == {
+        "instrumented.users.find({group: ?}, sort={joined})": (
+            QueryType.FIND, ["instrumented.users"], ['db.users.createIndex({ "group": 1, "joined": -1 })'],
+        ),
+        "instrumented.users.update_one({group: ?})": (QueryType.UPDATE, ["instrumented.users"], [index]),
+        "instrumented.users.find_one({group: ?})": (QueryType.FIND, ["instrumented.users"], [index]),
+    }  # fmt: skip
