@@ -25,7 +25,7 @@ class Fault(NamedTuple):
 
 
 # What begins a fault, and returns what ends it, if anything has to.
-_Begin = Callable[["World", "Instance", Fault], Callable[[], object] | None]
+Begin = Callable[["World", "Instance", Fault], Callable[[], object] | None]
 
 
 def _cut(world: World, instance: Instance, fault: Fault) -> None:
@@ -58,8 +58,13 @@ def _freeze(world: World, instance: Instance, fault: Fault) -> Callable[[], obje
     return world.redis.thaw
 
 
-def _kill_redis(world: World, instance: Instance, fault: Fault) -> Callable[[], object]:
-    world.redis.kill(keeps=fault.amount < 0.5)
+def _restart_redis(world: World, instance: Instance, fault: Fault) -> Callable[[], object]:
+    world.redis.kill(keeps=True)
+    return world.redis.restart
+
+
+def _lose_redis(world: World, instance: Instance, fault: Fault) -> Callable[[], object]:
+    world.redis.kill(keeps=False)
     return world.redis.restart
 
 
@@ -67,7 +72,7 @@ def _evict(world: World, instance: Instance, fault: Fault) -> None:
     world.redis.evict(1 + int(fault.amount * 10))
 
 
-def _state(name: str) -> _Begin:
+def _state(name: str) -> Begin:
     """A state of the server, for a while."""
 
     def begin(world: World, instance: Instance, fault: Fault) -> Callable[[], object]:
@@ -99,13 +104,14 @@ def _redis_clock_step(world: World, instance: Instance, fault: Fault) -> None:
     world.clock.wall += (fault.amount - 0.5) * 20
 
 
-KINDS: dict[str, _Begin] = {
+KINDS: dict[str, Begin] = {
     "cut": _cut,
     "half open": _half_open,
     "black hole": _black_hole,
     "slow": _slow,
     "freeze": _freeze,
-    "kill redis": _kill_redis,
+    "restart redis": _restart_redis,
+    "lose redis": _lose_redis,
     "evict": _evict,
     "evicting": _state("evicting"),
     "demote": _state("read_only"),
@@ -118,6 +124,10 @@ KINDS: dict[str, _Begin] = {
     "clock step of redis": _redis_clock_step,
 }
 """Every fault by its name."""
+HARMLESS = ("clock step",)
+"""Those that no promise makes an exception for."""
+LOSSES = ("lose redis", "evict", "evicting", "wrong type")
+"""Those that lose or spoil what Redis holds."""
 
 
 def plan_of(chance: random.Random, kinds: tuple[str, ...], length: float, instances: int) -> list[Fault]:

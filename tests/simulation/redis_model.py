@@ -6,6 +6,7 @@ real server.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import random
 import time
@@ -19,7 +20,7 @@ from fakeredis._commands import COMMANDS_WITH_SUB
 from fakeredis._helpers import NoResponse, SimpleError, SimpleString
 from fakeredis._socket._fakesocket import FakeSocket
 from fakeredis._socket._resp import convert_to_resp2, extract_command
-from fakeredis.model import is_write_command
+from fakeredis.model import get_command_info, is_write_command
 
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.network import MemoryTransport
@@ -28,8 +29,6 @@ from tests.simulation.redis_scripts import scripts
 READONLY = "READONLY You can't write against a read only replica."
 OUT_OF_MEMORY = "OOM command not allowed when used memory > 'maxmemory'."
 NO_GROUP = "NOGROUP No such key or consumer group in XREADGROUP with GROUP option"
-FREEING = {"del", "unlink", "hdel", "srem", "zrem", "lrem", "lpop", "xdel", "xack", "expire", "pexpire"}
-"""Writes that a full server takes."""
 
 
 class Reply:
@@ -70,6 +69,12 @@ def encoded(value: Any, protocol: int) -> bytes:
     return b"*%d\r\n" % len(value) + b"".join([encoded(part, protocol) for part in value])
 
 
+@functools.cache
+def _flags_of(command: str) -> frozenset[bytes]:
+    info = get_command_info(command.encode())
+    return frozenset() if info is None else frozenset(info[2])
+
+
 def corrected(command: str, result: Any) -> Any:
     """An answer of fakeredis as a real server gives it, where the two differ."""
     if isinstance(result, SimpleError):
@@ -96,6 +101,8 @@ class ModelConnection(FakeSocket):
         """What a blocked command waits for, what shapes its answer, and the timer that ends it."""
         self._at_hand: list[bytes] = []
         self._reader = hiredis.Reader()
+        self._wrote = False
+        """Whether the script that runs has changed anything."""
         self.closed = False
         super().__init__(model.server, 0, None, object)
 
@@ -179,8 +186,10 @@ class ModelConnection(FakeSocket):
         """As fakeredis's, without keyspace notifications and checks of itself: half of its time."""
         items: list[Any] = []
         try:
-            if (refusal := self.model.refuses(sig.name)) is not None:
+            writes = is_write_command(sig.name.encode())
+            if writes and (refusal := self._refusal(sig.name)) is not None:
                 raise SimpleError(refusal)
+            self._wrote = self._wrote or writes
             if from_script and msgs.FLAG_NO_SCRIPT in sig.flags:
                 raise SimpleError(msgs.COMMAND_IN_SCRIPT_MSG)
             if self._pubsub and self._client_info.protocol_version == 2 and (
@@ -204,6 +213,15 @@ class ModelConnection(FakeSocket):
             item.writeback(remove_empty_val=msgs.FLAG_LEAVE_EMPTY_VAL not in sig.flags)
         return result
 
+    def _refusal(self, command: str) -> str | None:
+        """Why a write is refused now."""
+        if self.model.read_only:
+            return READONLY
+        # A script that has written is let go on, so that it does not end halfway.
+        if self.model.full and b"denyoom" in _flags_of(command) and not (self._script_resp and self._wrote):
+            return OUT_OF_MEMORY
+        return None
+
     def eval(self, script: bytes, numkeys: int, *keys_and_args: bytes) -> Any:
         if not 0 <= numkeys <= len(keys_and_args):
             raise SimpleError(msgs.TOO_MANY_KEYS_MSG if numkeys > 0 else msgs.NEGATIVE_KEYS_MSG)
@@ -211,6 +229,7 @@ class ModelConnection(FakeSocket):
         digest = hashlib.sha1(script).hexdigest().encode()
         self._server.script_cache[digest] = script
         self._script_resp = 2
+        self._wrote = False
         try:
             result = scripts().run(self, script, keys_and_args[:numkeys], keys_and_args[numkeys:])
         finally:
@@ -299,14 +318,6 @@ class RedisModel:
         if self.evicting and self._chance.random() < self.evicting:
             self.evict(1)
         return None
-
-    def refuses(self, command: str) -> str | None:
-        """Why a command is refused now."""
-        if not (self.read_only or self.full) or not is_write_command(command.encode()):
-            return None
-        if self.read_only:
-            return READONLY
-        return OUT_OF_MEMORY if command.lower() not in FREEING else None
 
     def look_again(self) -> None:
         """Something may have changed: answer the blocked commands that waited for it."""

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 from bot.core.redis_link import RedisLink
 from tests.simulation.determined import HostClock, determined
-from tests.simulation.faults import KINDS, Fault, plan_of
+from tests.simulation.faults import HARMLESS, KINDS, Begin, Fault, plan_of
 from tests.simulation.loop import Process, VirtualLoop
 from tests.simulation.network import Network, Route
 from tests.simulation.redis_model import RedisModel
@@ -86,6 +86,10 @@ class Scenario(ABC):
     name: ClassVar[str]
     kinds: ClassVar[tuple[str, ...]] = tuple(kind for kind in KINDS if kind != "clock step of redis")
     """The faults that it is tried with."""
+    own: ClassVar[dict[str, Begin]] = {}
+    """Faults of its own, which ``kinds`` names."""
+    share: ClassVar[float] = 1.0
+    """How many seeds of it ``make test`` runs, relative to other worlds."""
     allowed: ClassVar[tuple[type[BaseException], ...]] = ()
     """The errors that a call may raise."""
     quiet: ClassVar[str] = "$^"
@@ -158,7 +162,7 @@ class World:
         self.dead: list[Instance] = []
         self.ending = False
         self.faults_ended = 0.0
-        # When each fault began and ended; while it lasts, it ends never.
+        # When each fault that excuses anything began and ended; while it lasts, it ends never.
         self.troubled: list[list[float]] = []
         self._users: list[Any] = []
         self._pending: list[tuple[list[float], Callable[[], object]]] = []
@@ -207,6 +211,10 @@ class World:
             call.outcome, call.result = "ok", task.result()
         self.note(str(call))
         return call
+
+    def calm(self, begun: float, ended: float, *, after: float) -> bool:
+        """Whether no fault lasted at any time between the two, or had ended less than ``after`` before."""
+        return not any(start <= ended and end + after >= begun for start, end in self.troubled)
 
     def kill(self, instance: Instance) -> None:
         """SIGKILL."""
@@ -296,9 +304,10 @@ class World:
             await asyncio.sleep(max(0.0, begun + fault.at - self.now))
             instance = self.instances[fault.place]
             self.note(f"fault {fault.kind} {instance.name} {fault.seconds} {fault.amount}")
-            end = KINDS[fault.kind](self, instance, fault)
+            end = (self.kind.own.get(fault.kind) or KINDS[fault.kind])(self, instance, fault)
             trouble = [self.now, self.now if end is None else math.inf]
-            self.troubled.append(trouble)
+            if fault.kind not in HARMLESS:
+                self.troubled.append(trouble)
             if end is not None:
                 pending = trouble, end
                 self._pending.append(pending)

@@ -55,7 +55,7 @@ class Outcomes:
         self.results: Kept[Outcome] = Kept(DEFAULTS.max_results, DEFAULTS.result_ttl)
         self.dead_letters = DeadLetters(DEFAULTS.max_dead_letters)
         self.superseded: set[BatchItem] = set()
-        """Items whose outcome nobody is told, for a newer one of their key is pending."""
+        """Items whose outcome here nobody is told: that of a newer one, or of another instance, counts."""
         self.waiters: dict[str, asyncio.Future[Any]] = {}
         """Of callers that wait for the result of an item, by its id."""
         self._finished: Kept[BatchStatus] = Kept(FINISHED_BATCHES, math.inf)

@@ -14,7 +14,15 @@ from bot.core.batch_processor.dispatcher import Dispatcher
 from bot.core.batch_processor.durable.held import Held
 from bot.core.batch_processor.durable.limits import Limits
 from bot.core.batch_processor.durable.loops import Loops
-from bot.core.batch_processor.durable.streams import ELSEWHERE, SUPERSEDED, Delivery, Settlement, Streams
+from bot.core.batch_processor.durable.streams import (
+    ELSEWHERE,
+    LOST,
+    PENDING,
+    SUPERSEDED,
+    Delivery,
+    Settlement,
+    Streams,
+)
 from bot.core.batch_processor.durable.values import (
     AT_ONCE,
     BYTES_AT_ONCE,
@@ -64,14 +72,32 @@ class Settling:
         finally:
             self.committing -= 1
         for item, flag in zip(batch.items, flags, strict=True):
-            self.settled_elsewhere += flag == ELSEWHERE
             self._held.drop(item.entry)
             if flag == SUPERSEDED:
                 self._d.outcomes.superseded.add(item)
+        if ELSEWHERE in flags:
+            await self._yield_to_others(
+                [item for item, flag in zip(batch.items, flags, strict=True) if flag == ELSEWHERE]
+            )
         if SUPERSEDED in flags:
             self._loops.wake_keeper()  # which lets the newer ones follow
         # The reader looks when the dispatcher has counted them off.
         asyncio.get_running_loop().call_soon(self._loops.wake_reader)
+
+    async def _yield_to_others(self, items: Sequence[BatchItem]) -> None:
+        """Another instance ends these: who waits here is told what is in Redis, as everybody is."""
+        self.settled_elsewhere += len(items)
+        awaited = [item for item in items if item.item_id in self._d.outcomes.waiters]
+        if not awaited:
+            return
+        try:
+            found = await self._streams.outcomes([item.item_id for item in awaited])
+        except BackendError:
+            found = [PENDING] * len(awaited)
+        for item, value in zip(awaited, found, strict=True):
+            # Redis has lost an item that it does not know: what came of it here is all that there is.
+            if value is not None and value != LOST:
+                self._d.outcomes.superseded.add(item)
 
     async def condemn(self, condemned: Sequence[tuple[BatchItem, str]]) -> None:
         """Items that must not be handled, each with the reason, go to the dead letters."""

@@ -116,9 +116,12 @@ async def test_an_item_finished_twice_has_one_result_and_is_counted(instances):
 
     p, other = await instances(handle), await instances()
     answer = await other.submit_item(1)
+    waits_here = asyncio.create_task(p.get_result(answer.item_id, timeout=10))
     await p.flush()
     await until(lambda: p._dispatcher.outcomes.counters.done == 1)
     assert await other.get_result(answer.item_id) == "theirs"
+    assert await waits_here == "theirs", "the outcome that counts, and not that of this handler"
+    assert not p._dispatcher.outcomes.superseded
     assert (await p.get_statistics())["settled_elsewhere_items"] == 1
 
 
