@@ -42,6 +42,7 @@ for seed in range(5, 9):
 """
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("name", sorted(WORLDS))
 def test_a_seed_decides_the_whole_run(name):
     """In another process, whose sets and dicts have another order, and after other runs."""
