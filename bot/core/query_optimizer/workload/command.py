@@ -98,6 +98,7 @@ async def _judge(report: Report, schema: Schema, options: argparse.Namespace, *,
             databases=databases,
             max_indexes=options.max_indexes,
             timeout=options.timeout,
+            taken=frozenset(each.name.lower() for each in report.use.indexes) if report.use else frozenset(),
         )
     if not url:
         report.notes.append("no --url: nothing is known of plans, of existing indexes and of their use")

@@ -7,10 +7,11 @@ be served by one index if the blocks of both can be refined to one sequence that
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from bot.core.query_optimizer.advice.index_ddl import index_name
+from bot.core.query_optimizer.advice.index_ddl import MAX_NAME, index_name
 from bot.core.query_optimizer.models import IndexSuggestion
 
 Blocks = tuple[frozenset[str], ...]
@@ -65,8 +66,12 @@ class MergedIndex:
         return self.seconds + self.together, self.seconds, len(self.wishes)
 
 
-def merged(wishes: Iterable[Wish], most: int) -> tuple[list[MergedIndex], list[MergedIndex]]:
+def merged(
+    wishes: Iterable[Wish], most: int, taken: frozenset[str] = frozenset()
+) -> tuple[list[MergedIndex], list[MergedIndex]]:
     """(the indexes that save most, at most ``most`` of them; those that are left out).
+
+    ``taken`` are names, in lower case, that no new index may have.
 
     Wishes that save more come first: where an index can serve the one wish or the other, it serves that.
     """
@@ -80,23 +85,25 @@ def merged(wishes: Iterable[Wish], most: int) -> tuple[list[MergedIndex], list[M
         if host is None:
             kept.append(index)
     kept.sort(key=lambda each: each.weight, reverse=True)
-    _name(kept)
+    _name(kept, taken)
     return kept[:most], kept[most:]
 
 
-def not_served(wishes: Iterable[Wish], indexes: Sequence[MergedIndex]) -> list[Wish]:
+def not_served(
+    wishes: Iterable[Wish], indexes: Sequence[MergedIndex], taken: frozenset[str] = frozenset()
+) -> list[Wish]:
     """The wishes that none of the indexes serves as wide as it is; the others are added to theirs."""
     rest = []
     for wish in wishes:
         made = MergedIndex(wish.suggestion, blocks_of(wish.suggestion), wish.dialect, [wish])
         if not any(_merge(index, made, widen=False) for index in indexes):
             rest.append(wish)
-    _name(indexes)
+    _name(indexes, taken)
     return rest
 
 
-def _name(indexes: Iterable[MergedIndex]) -> None:
-    names: set[str] = set()
+def _name(indexes: Iterable[MergedIndex], taken: frozenset[str]) -> None:
+    names = set(taken)
     for index in indexes:
         index.ddl = _ddl(index, names)
 
@@ -215,28 +222,36 @@ def _outside_quotes(text: str) -> Iterable[tuple[int, str]]:
 
 
 def _ddl(index: MergedIndex, names: set[str]) -> str:
-    """The statement that creates it, with the keys in the order that serves all."""
+    """The statement that creates it, with the keys in the order that serves all; its name joins ``names``."""
     suggestion = index.suggestion
     keys = _ordered(index)
     ddl = suggestion.ddl
-    if keys != keys_of(ddl):
-        start, end = _list_of(ddl)
-        ddl = f"{ddl[: start + 1]}{', '.join(keys)}{ddl[end:]}"
-        kept = suggestion.include
-        held = [each for each in kept if each not in keys]
-        if len(held) != len(kept):
-            old, new = f" INCLUDE ({', '.join(kept)})", f" INCLUDE ({', '.join(held)})" if held else ""
-            ddl = ddl.replace(old, new, 1)
-    name = index_name(suggestion.table.rpartition(".")[2], [key.split(" ")[0].strip('"`()') for key in keys])
-    number = 1
-    unique = name
-    while unique in names:
-        number += 1
-        unique = f"{name[:58]}_{number}"
-    names.add(unique)
     before, _, rest = ddl.partition(" ON ")
-    within = before.removeprefix("CREATE INDEX ").rpartition(".")[0]
+    within, _, name = before.removeprefix("CREATE INDEX ").rpartition(".")
+    if keys != keys_of(ddl):
+        name = index_name(suggestion.table.rpartition(".")[2], map(_word, keys))
+        start, end = _list_of(rest)
+        rest = f"{rest[: start + 1]}{', '.join(keys)}{rest[end:]}"
+        held = [each for each in suggestion.include if each not in keys]
+        if len(held) != len(suggestion.include):
+            old = f" INCLUDE ({', '.join(suggestion.include)})"
+            rest = rest.replace(old, f" INCLUDE ({', '.join(held)})" if held else "", 1)
+    unique, number = name, 1
+    while unique.lower() in names:
+        number += 1
+        unique = f"{name[: MAX_NAME - 5]}_{number}"
+    names.add(unique.lower())
     return f"CREATE INDEX {within + '.' if within else ''}{unique} ON {rest}"
+
+
+def name_in(ddl: str) -> str:
+    """The name that a CREATE INDEX gives, in lower case."""
+    return ddl.partition(" ON ")[0].removeprefix("CREATE INDEX ").rpartition(".")[2].lower()
+
+
+def _word(key: str) -> str:
+    """A key as a part of a name."""
+    return "_".join(re.findall(r"\w+", key.removesuffix(" DESC")))
 
 
 def _ordered(index: MergedIndex) -> list[str]:

@@ -17,7 +17,7 @@ from bot.core.query_optimizer.plans.prepare import Explainer
 from bot.core.query_optimizer.sql.analyzer import read
 from bot.core.query_optimizer.sql.long_texts import SHORT, is_readable
 from bot.core.query_optimizer.sql.schema import Schema
-from bot.core.query_optimizer.workload.index_set import MergedIndex, Wish, merged, not_served
+from bot.core.query_optimizer.workload.index_set import MergedIndex, Wish, merged, name_in, not_served
 from bot.core.query_optimizer.workload.shapes import Shape
 from bot.core.query_optimizer.workload.values import inlined, open_parameters
 
@@ -80,10 +80,12 @@ async def judge(
     databases: dict[str, str],
     max_indexes: int,
     timeout: float,
+    taken: frozenset[str] = frozenset(),
 ) -> Judgement:
     """Advice on ``shapes``, which are those that took most time, in that order.
 
-    ``explainers`` by dialect; ``databases`` the database of each, whose shapes alone are explained.
+    ``explainers`` by dialect; ``databases`` the database of each, whose shapes alone are explained; ``taken``
+    the names of indexes that there are, in lower case.
     """
     readers = {
         dialect: PlanReader(explainer, dialect, time.monotonic, timeout=timeout)
@@ -98,8 +100,10 @@ async def judge(
     found.judged += [Judged(shape) for shape in shapes[MAX_ADVISED:]]
     found.judged.sort(key=lambda each: (-each.saved, -each.shape.seconds))
     proved, unproved = wishes_of(found.judged)
-    found.indexes, found.left_out = merged(proved, max_indexes)
-    found.unproved, more = merged(not_served(unproved, found.indexes), max_indexes)
+    found.indexes, found.left_out = merged(proved, max_indexes, taken)
+    rest = not_served(unproved, found.indexes, taken)
+    names = {name_in(each.ddl) for each in found.indexes}
+    found.unproved, more = merged(rest, max_indexes, taken | names)
     found.left_out += more
     return found
 

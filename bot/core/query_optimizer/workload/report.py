@@ -134,7 +134,7 @@ class Report:
         lines.append(f"     {', '.join(figures)}  [{shape.fingerprint}]")
         if shape.nested:
             lines.append("     within other statements, as in a function: their time has it too")
-        lines += [f"     index: {index.ddl}" for index in self._suggestions(each)]
+        lines += [f"     index: {index.ddl}{_needs(index)}" for index in self._suggestions(each)]
         if evidence := self._evidence(each):
             lines.append(f"     evidence {each.basis}: {'; '.join(evidence)}")
         if (repeated := self._repeated(each)) is not None:
@@ -231,7 +231,7 @@ class Report:
             if shown:
                 lines += ["", title]
             for each in shown:
-                lines.append(f"  {each.ddl};")
+                lines.append(f"  {each.ddl};{_needs(each.suggestion)}")
                 lines.append(f"      {self._served(each)}")
         if left := judgement.left_out:
             seconds = sum(each.seconds for each in left)
@@ -257,6 +257,7 @@ class Report:
         return {
             "table": index.suggestion.table,
             "ddl": index.ddl if shown else "",
+            "extension": index.suggestion.extension,
             "saved_seconds": round(index.seconds, 6),
             "saved_seconds_together_with_others": round(index.together, 6),
             "shapes": index.shapes,
@@ -291,3 +292,8 @@ class Report:
         if any(each.saved for each in self.judgement.judged):
             notes.append("savings are shares of the planner's cost, taken for shares of the time")
         return notes
+
+
+def _needs(index: IndexSuggestion) -> str:
+    """The extension that must be there first."""
+    return f"  -- after CREATE EXTENSION {index.extension}" if index.extension else ""

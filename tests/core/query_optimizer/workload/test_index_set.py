@@ -80,6 +80,21 @@ def test_an_index_without_evidence_does_not_widen_one_with():
     assert kept[0].ddl == "CREATE INDEX idx_t_b_a ON t (b, a)"
 
 
+def test_a_name_is_kept_if_the_keys_are_and_never_taken_twice():
+    one, other = wish("a"), wish("b", table="u")
+    for each, ddl in ((one, "CREATE INDEX mine ON t (a)"), (other, "CREATE INDEX mine ON u (b)")):
+        object.__setattr__(each.suggestion, "ddl", ddl)
+    kept, _ = merged([one, other], 10, frozenset(["mine_2"]))
+    assert [index.ddl for index in kept] == ["CREATE INDEX mine ON t (a)", "CREATE INDEX mine_3 ON u (b)"]
+
+
+def test_a_schema_stays_where_the_dialect_wants_it():
+    one, other = wish("ab", seconds=3, dialect="sqlite"), wish("b", dialect="sqlite")
+    object.__setattr__(one.suggestion, "ddl", "CREATE INDEX main.i ON t (a, b)")
+    kept, _ = merged([one, other], 10)
+    assert kept[0].ddl == "CREATE INDEX main.idx_t_b_a ON t (b, a)"
+
+
 def test_included_columns_stay_beside_the_keys():
     kept, _ = ddls([wish("ab", include=("x",)), wish("a")])
     assert kept == ["CREATE INDEX idx_t_a_b ON t (a, b) INCLUDE (x)"]
