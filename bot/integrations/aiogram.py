@@ -243,10 +243,11 @@ class Phase4:
         await asyncio.gather(*telling, return_exceptions=True)
         if self._outbound is not None:
             await Budgets.disable(self._outbound)
-        user, self._user = self._user, None
-        if user is not None:
-            await user.drain()
-            await user.stop()
+        if self._user is not None:
+            # Kept until they are stopped: the next stop finishes one that is cancelled here.
+            await self._user.drain()
+            await self._user.stop()
+            self._user = None
         if "app" in data:
             # Its webhook handler may have closed the sessions before, and what waited has opened them again.
             for session in list(self._sessions):

@@ -97,7 +97,7 @@ def install(
         Throttle(limit=limit, tier=tier, per=per, answer=answer, admins=admins, exempt=exempt), limiter
     )
     installed: Installed | None = client.__dict__.get(_ATTRIBUTE)
-    if installed is None:
+    if installed is None or not installed._attached:  # or is being uninstalled
         installed = Installed(client)
         setattr(client, _ATTRIBUTE, installed)
         installed._attach()
@@ -114,9 +114,11 @@ async def uninstall(client: pyrogram.Client) -> bool:
     if installed is None:
         return False
     installed._detach()
-    del client.__dict__[_ATTRIBUTE]
     await installed._drain()
     await installed._services.stop()
+    # Not before: the next call finishes one that is cancelled above.
+    if client.__dict__.get(_ATTRIBUTE) is installed:
+        del client.__dict__[_ATTRIBUTE]
     return True
 
 
@@ -360,7 +362,7 @@ def _add(installed: Installed) -> None:
     @functools.wraps(original)
     async def invoke(self: Session, query: Any, *args: Any, **kwargs: Any) -> Any:
         found: Installed | None = getattr(self.client, "__dict__", {}).get(_ATTRIBUTE)
-        if found is None:
+        if found is None or not found._attached:
             return await original(self, query, *args, **kwargs)
         return await found._invoke(original, self, query, args, kwargs)
 

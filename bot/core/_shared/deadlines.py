@@ -44,6 +44,12 @@ class Deadlines(Generic[T]):
         """Forget an item, if it is there."""
         self._at.pop(item, None)
 
+    def rest(self) -> None:
+        """Give the timer back if it waits for nothing, as when the owner is switched off."""
+        if not self._at and self._timer is not None and self._loop is asyncio.get_running_loop():
+            self._timer.cancel()
+            self._timer = None
+
     def _fire(self, loop: asyncio.AbstractEventLoop) -> None:
         if loop is not self._loop:
             return

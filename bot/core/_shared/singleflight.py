@@ -152,6 +152,10 @@ class SingleFlight(Generic[T]):
         """Let later callers start a new run. Those who wait already get the result of the former one."""
         self._flights.pop(key, None)
 
+    def rest(self) -> None:
+        """Hold no timer while there is no run: for the owner that is switched off."""
+        self._deadlines.rest()
+
     async def run(
         self,
         key: Hashable,

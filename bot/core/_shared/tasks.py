@@ -106,7 +106,8 @@ async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
         try:
             await asyncio.shield(task)
         except asyncio.CancelledError as error:
-            if not task.done():
+            # The caller's own, also if it came in the turn in which the work ended.
+            if not task.cancelled():
                 cancelled = error
         except Exception:
             break  # the work's own: raised below

@@ -261,8 +261,11 @@ class BatchProcessor(DeadLetterCalls, TimedCalls):
             try:
                 clean = await store.drain(self._settings.drain_timeout)
             finally:
-                await store.close()  # if that is cancelled, the next disable closes this store again
-                self._store = self._memory
+                try:
+                    await store.close()
+                finally:
+                    # Closed even if that was cancelled: closed again, it would give back another's link.
+                    self._store = self._memory
 
         loop = d.loop
         try:
@@ -479,8 +482,8 @@ class BatchProcessor(DeadLetterCalls, TimedCalls):
         """Counts since the start or the last reset.
 
         ``submitted_items`` is always ``total_items_processed`` (done) + ``failed_items`` (those cancelled
-        among them) + ``dead_lettered_items`` + ``pending_items``. In durable mode all of these are of
-        the items that this instance took from Redis; see docs/batch_processor.md for the others.
+        among them) + ``dead_lettered_items`` + ``replaced_items`` + ``pending_items``. In durable mode all of
+        these are of the items that this instance took from Redis; see docs/batch_processor.md for the others.
         """
         return figures_of(self._dispatcher, self._store, enabled=self.enabled)
 

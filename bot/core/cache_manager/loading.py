@@ -123,6 +123,11 @@ class Loads:
     def timeout(self, seconds: float | None) -> None:
         self.flights.timeout = self.batches.timeout = seconds
 
+    def rest(self) -> None:
+        """Hold nothing but the loads in progress: the cache is switched off."""
+        self.flights.rest()
+        self.batches.rest()
+
     async def load(
         self,
         key: str,

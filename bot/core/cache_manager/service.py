@@ -175,6 +175,7 @@ class CacheManager(ManyLoading, Locking, Messages):
                 await self._tiers.leave()
             finally:
                 await to_the_end(self._tasks.stop())
+                self._loads.rest()
         return True
 
     def warnings(self) -> list[str]:

@@ -166,6 +166,7 @@ class QueryOptimizer(Phase4Service):
             self._invalidation.switch_off()
             self._live = self._invalidation.live
             self._offered.lookups.clear()
+            self._execution.rest()
             self._analyses.forget()
             if self._invalidation.plans is not None:
                 self._invalidation.plans.forget()

@@ -167,7 +167,7 @@ async def test_of_a_class_method_too(cache):
         assert not await Files.below.invalidate(5)
         assert await Users.below.invalidate(5)
     else:  # there is no telling which class it is about, so it has to be said
-        with pytest.raises(TypeError, match="expected the class as first argument; or put @cached above"):
+        with pytest.raises(TypeError, match="expected the class as the first argument; or put @cached above"):
             await Users.below.invalidate(5)
         assert not await Users.below.invalidate(Files, 5)
         assert await Users.below.invalidate(Users, 5)

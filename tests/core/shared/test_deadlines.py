@@ -55,7 +55,7 @@ def test_another_loop_begins_anew():
     deadlines = Deadlines(told.append)
 
     async def first():
-        deadlines.add("old", asyncio.get_running_loop(), 0.01)
+        deadlines.add("old", asyncio.get_running_loop(), 3600)
 
     async def second():
         deadlines.add("new", asyncio.get_running_loop(), 0.01)
@@ -65,3 +65,18 @@ def test_another_loop_begins_anew():
     asyncio.run(first())
     asyncio.run(second())
     assert told == ["new"]
+
+
+async def test_who_is_switched_off_keeps_no_timer_unless_it_still_waits():
+    loop, told = asyncio.get_running_loop(), []
+    deadlines = Deadlines(told.append)
+    deadlines.add("a", loop, 0.01)
+    deadlines.rest()
+    assert deadlines._timer is not None, "a is still waited for"
+    deadlines.discard("a")
+    deadlines.rest()
+    assert deadlines._timer is None
+    deadlines.add("b", loop, 0.001)
+    while not told:
+        await asyncio.sleep(0.001)
+    assert told == ["b"]

@@ -26,6 +26,32 @@ async def test_stop_waits_until_each_has_ended():
     assert (len(tasks), len(ended)) == (0, 3)
 
 
+@pytest.mark.parametrize("error", [None, ValueError])
+async def test_a_cancellation_in_the_turn_in_which_the_work_ends_is_not_lost(error):
+    loop = asyncio.get_running_loop()
+    ending = loop.create_future()
+
+    async def work():
+        await ending
+        if error is not None:
+            raise error("of the work")
+
+    caller = loop.create_task(to_the_end(work()))
+    await until_idle()
+    ending.set_result(None)
+    ending.add_done_callback(lambda _: loop.call_soon(caller.cancel))  # after the work's last step
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+
+
+async def test_work_that_is_cancelled_itself_cancels_its_caller():
+    async def work():
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await to_the_end(work())
+
+
 async def test_an_error_is_logged(caplog):
     async def broken():
         raise ValueError("the reason")

@@ -17,6 +17,7 @@ from bot.core._shared.clock import Clock
 from bot.core._shared.errors import BackendError, invalid
 from bot.core._shared.loop_owner import LoopOwner, still_runs
 from bot.core._shared.masking import one_line
+from bot.core._shared.tasks import to_the_end
 from bot.core.batch_processor.checks import check_key, check_priority
 from bot.core.batch_processor.dispatcher import Dispatcher, another_loop
 from bot.core.batch_processor.durable.fence import Fence
@@ -175,7 +176,13 @@ class RedisStore:
             await self._clock.sleep(PAUSE_FIRST)
 
     async def close(self) -> None:
-        """End every task and leave to others what is held; callers that wait here get BatchClosedError."""
+        """End every task and leave to others what is held; callers that wait here get BatchClosedError.
+
+        Also if the caller is cancelled meanwhile. It is not used again.
+        """
+        await to_the_end(self._close())
+
+    async def _close(self) -> None:
         try:
             await self._loops.stop()
         finally:

@@ -52,6 +52,10 @@ class Execution:
         self._flights: SingleFlight[Frozen | None] = SingleFlight(led=True)
         self._told: set[str] = set()
 
+    def rest(self) -> None:
+        """Hold nothing but the executions in progress: the optimizer is switched off."""
+        self._flights.rest()
+
     async def run(self, call: Call) -> Any:
         analysis = call.analysis
         if analysis.is_write:
