@@ -113,12 +113,20 @@ class Listeners:
             try:
                 return original(connection, *args, **kwargs)
             finally:
-                info = getattr(connection, "info", None)
-                session = None if info is None else info.get(self._key)
+                session = _info(connection).get(self._key)
                 if session is not None and _in_loop():
                     _tell(session.ended())
 
         return end
+
+
+def _info(connection: Any) -> dict[str, Any]:
+    """What is kept with a connection; nothing with one on which SQLAlchemy first tries a dialect."""
+    try:
+        info: dict[str, Any] = connection.info
+    except (AttributeError, NotImplementedError):
+        return {}
+    return info
 
 
 def _in_loop() -> bool:

@@ -70,6 +70,17 @@ async def test_the_n_plus_one_of_an_orm_has_its_line(seen: QueryOptimizer, engin
     assert pattern.count == 12
 
 
+async def test_an_engine_may_be_instrumented_before_its_first_connection(
+    seen: QueryOptimizer, engine: Any
+) -> None:
+    new = instrument(create_async_engine(engine.url))
+    async with AsyncSession(new) as session:
+        row = await session.get(Seen, 3)
+        assert row is not None
+    assert seen.snapshot().total_executions == 1
+    await new.dispose()
+
+
 async def test_what_a_session_wrote_is_dropped_when_it_commits(seen: QueryOptimizer, engine: Any) -> None:
     instrument(engine)
     async with AsyncSession(engine) as session:
