@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-LONG = ("baseline", "bounds", "soak")
+LONG = ("baseline", "bounds", "db_handler", "soak")
 """Run only when they are named: they take minutes."""
 
 
