@@ -1,5 +1,6 @@
 """Statistics, plans and indexes of real servers."""
 
+import os
 from argparse import Namespace
 from urllib.parse import urlsplit
 
@@ -21,8 +22,10 @@ DEFAULTS = {
     "max_indexes": 10,
 }  # fmt: skip
 
-TABLES = """
-DROP SCHEMA IF EXISTS work CASCADE; CREATE SCHEMA work; SET search_path = work;
+FILES = f"work_files_{os.getpid()}"
+SCHEMA = f"work{os.getpid()}"  # another process may run this file on the same server
+TABLES = f"""
+DROP SCHEMA IF EXISTS {SCHEMA} CASCADE; CREATE SCHEMA {SCHEMA}; SET search_path = {SCHEMA};
 CREATE TABLE files (id bigint PRIMARY KEY, owner bigint NOT NULL, kind text, url text, note text);
 INSERT INTO files SELECT i, i % 1000, 'k' || i % 5, 'u' || i, 'n' || i FROM generate_series(1, 20000) i;
 CREATE INDEX by_owner ON files (owner); CREATE INDEX by_owner_kind ON files (owner, kind);
@@ -44,19 +47,19 @@ async def postgres(postgresql_url):
     connection = await asyncpg.connect(postgresql_url)
     await connection.execute(TABLES)
     yield connection
-    await connection.execute("DROP SCHEMA work CASCADE")
+    await connection.execute(f"DROP SCHEMA {SCHEMA} CASCADE")
     await connection.close()
 
 
 def with_path(url):
-    return f"{url}{'&' if '?' in url else '?'}search_path=work"
+    return f"{url}{'&' if '?' in url else '?'}search_path={SCHEMA}"
 
 
 async def test_indexes_of_postgresql(postgres, postgresql_url):
     server = await open_server(with_path(postgresql_url), 20)
     try:
         use = await server.indexes()
-        mine = [each for each in use.indexes if each.schema == "work"]
+        mine = [each for each in use.indexes if each.schema == SCHEMA]
         found = {pair.index.name: pair.by.name for pair in needless(mine)}
         assert found.pop("by_owner") in ("by_owner_kind", "held", "owner_id")
         assert found.pop("plain_id") in ("unique_id", "files_pkey")
@@ -80,10 +83,10 @@ async def test_indexes_of_postgresql(postgres, postgresql_url):
 
 async def test_what_is_called_needless_can_be_dropped_without_harm(postgres, postgresql_url):
     """The planner's cost of queries that used them stays within that of a slightly longer index."""
-    await postgres.execute("DROP INDEX work.held; DROP INDEX work.owner_id")
-    query = "EXPLAIN SELECT id FROM work.files WHERE owner = 7"
+    await postgres.execute(f"DROP INDEX {SCHEMA}.held; DROP INDEX {SCHEMA}.owner_id")
+    query = f"EXPLAIN SELECT id FROM {SCHEMA}.files WHERE owner = 7"
     before = (await postgres.fetch(query))[-1][0]
-    await postgres.execute("DROP INDEX work.by_owner")
+    await postgres.execute(f"DROP INDEX {SCHEMA}.by_owner")
     after = "\n".join(row[0] for row in await postgres.fetch(query))
     assert "owner = 7" in before
     assert "Seq Scan" not in after
@@ -161,38 +164,38 @@ async def test_pg_stat_statements(statements_url):
     try:
         with pytest.raises(SourceError, match="shared_preload_libraries"):
             await server.statements("", "")
-        await connection.execute("CREATE EXTENSION pg_stat_statements SCHEMA work")
-        await connection.execute("SELECT work.pg_stat_statements_reset()")
+        await connection.execute(f"CREATE EXTENSION pg_stat_statements SCHEMA {SCHEMA}")
+        await connection.execute(f"SELECT {SCHEMA}.pg_stat_statements_reset()")
         for number in range(1, 8):
-            await connection.fetch(f"SELECT id FROM work.files WHERE url = 'u{number}' LIMIT 3")
+            await connection.fetch(f"SELECT id FROM {SCHEMA}.files WHERE url = 'u{number}' LIMIT 3")
         observed = await server.statements("", "")
-        (mine,) = [each for each in observed.executions if "work.files" in each.text]
+        (mine,) = [each for each in observed.executions if f"{SCHEMA}.files" in each.text]
         assert (mine.calls, mine.rows) == (7, 7)
         assert mine.seconds >= mine.longest > 0
         assert observed.begins <= observed.ends
         assert not (await server.statements("another", "")).executions
         assert not (await server.statements("", "another")).executions
-        await connection.execute("DROP ROLE IF EXISTS h_work_reader")
+        await connection.execute(f"DROP ROLE IF EXISTS {SCHEMA}_reader")
         await connection.execute(
-            "CREATE ROLE h_work_reader LOGIN; GRANT USAGE ON SCHEMA work TO h_work_reader"
+            f"CREATE ROLE {SCHEMA}_reader LOGIN; GRANT USAGE ON SCHEMA {SCHEMA} TO {SCHEMA}_reader"
         )
         parts = urlsplit(statements_url)
-        reader = parts._replace(netloc=f"h_work_reader@{parts.hostname}:{parts.port}").geturl()
+        reader = parts._replace(netloc=f"{SCHEMA}_reader@{parts.hostname}:{parts.port}").geturl()
         other = await open_server(reader, 20)
         observed = await other.statements("", "")
         await other.close()
-        assert not any("work.files" in each.text or each.text == HIDDEN for each in observed.executions)
+        assert not any(f"{SCHEMA}.files" in each.text or each.text == HIDDEN for each in observed.executions)
         assert "GRANT pg_read_all_stats" in observed.notes[0]
         assert observed.hidden_seconds > 0
-        await connection.execute("REVOKE ALL ON work.pg_stat_statements FROM public")
+        await connection.execute(f"REVOKE ALL ON {SCHEMA}.pg_stat_statements FROM public")
         other = await open_server(reader, 20)
         with pytest.raises(SourceError, match="pg_stat_statements cannot be read: InsufficientPrivilege"):
             await other.statements("", "")
         await other.close()
     finally:
         await server.close()
-        await connection.execute("DROP SCHEMA work CASCADE")
-        await connection.execute("DROP ROLE IF EXISTS h_work_reader")
+        await connection.execute(f"DROP SCHEMA {SCHEMA} CASCADE")
+        await connection.execute(f"DROP ROLE IF EXISTS {SCHEMA}_reader")
         await connection.close()
 
 
@@ -235,23 +238,23 @@ async def execute(url, *statements):
 async def test_indexes_of_mysql(mysql_url):
     await execute(
         mysql_url,
-        "DROP TABLE IF EXISTS work_files",
-        "CREATE TABLE work_files (id BIGINT PRIMARY KEY, owner BIGINT NOT NULL, kind VARCHAR(20), body TEXT, "
+        f"DROP TABLE IF EXISTS {FILES}",
+        f"CREATE TABLE {FILES} (id BIGINT PRIMARY KEY, owner BIGINT NOT NULL, kind VARCHAR(20), body TEXT, "
         "KEY by_owner (owner), KEY by_owner_id (owner, id), KEY by_kind (kind), "
         "KEY by_kind_owner (kind, owner), KEY start (kind(5)), UNIQUE KEY once (owner, id))",
     )
     server = await open_server(mysql_url, 20)
     try:
         use = await server.indexes()
-        mine = [each for each in use.indexes if each.table == "work_files"]
+        mine = [each for each in use.indexes if each.table == FILES]
         assert {pair.index.name for pair in needless(mine)} == {"by_owner", "by_owner_id"}
         schema = schema_of(await server.tables(), mine, "mysql")
-        assert schema.serves("work_files", ("kind", "owner"), 2)
-        assert schema.is_not_null("work_files", "owner")
-        assert schema.types["work_files"]["kind"].length == 20
+        assert schema.serves(FILES, ("kind", "owner"), 2)
+        assert schema.is_not_null(FILES, "owner")
+        assert schema.types[FILES]["kind"].length == 20
     finally:
         await server.close()
-        await execute(mysql_url, "DROP TABLE work_files")
+        await execute(mysql_url, f"DROP TABLE {FILES}")
 
 
 @pytest.fixture
