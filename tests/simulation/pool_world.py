@@ -42,6 +42,10 @@ class ModelConnection:
         self.setting = "default"
         self.holder: object = None
 
+    def session(self) -> ModelConnection:
+        """Itself; who takes the pool's ``raw_connection`` has it reset whatever the driver says."""
+        return self
+
     async def call(self, action: Callable[[], Any] = lambda: None) -> Any:
         """One round trip."""
         await self.database.round_trip(self)
@@ -221,7 +225,7 @@ class PoolWorld(Scenario):
             if waited > TIMEOUT + 1.0 and not self._was_stopped(instance, begun):
                 self.world.wrong(f"waited for {waited:.3f} s in {instance.name}")
         me = object()
-        raw = lease.raw_connection
+        raw = lease.session()
         try:
             if raw.holder is not None:
                 self.world.wrong(f"connection {raw.number} has two holders")
@@ -261,7 +265,7 @@ class PoolWorld(Scenario):
         try:
             lease = await instance.it.acquire(1.0)
             try:
-                await lease.raw_connection.call()
+                await lease.call()
             finally:
                 instance.it.release(lease)
         except (Phase4Error, ConnectionError):

@@ -5,12 +5,13 @@ from __future__ import annotations
 from tests.simulation.batch_world import BatchWorld
 from tests.simulation.cache_world import CacheWorld
 from tests.simulation.limiter_world import LimiterWorld
+from tests.simulation.outbound_world import OutboundWorld
 from tests.simulation.pool_world import PoolWorld
 from tests.simulation.slots_world import SlotsWorld
 from tests.simulation.world import Scenario, World
 
 WORLDS: dict[str, type[Scenario]] = {
-    kind.name: kind for kind in (BatchWorld, CacheWorld, LimiterWorld, PoolWorld, SlotsWorld)
+    kind.name: kind for kind in (BatchWorld, CacheWorld, LimiterWorld, OutboundWorld, PoolWorld, SlotsWorld)
 }
 
 
