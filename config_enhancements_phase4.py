@@ -56,6 +56,9 @@ ENABLE_OUTBOUND = False
 # QUERY_OPTIMIZER_EXPLAIN_POOL = ""
 # seconds that the analysis of a new query waits for its plan (a number > 0 and <= 31_536_000)
 # QUERY_OPTIMIZER_EXPLAIN_TIMEOUT = 2
+# seconds for which the catalog of that pool's database counts; read again at half of it (a number > 0
+# and <= 31_536_000)
+# QUERY_OPTIMIZER_CATALOG_MAX_AGE = 300
 # see every statement on the pools but Redis: counts, times, N+1, what writes drop (True or False)
 # QUERY_OPTIMIZER_INSTRUMENT = False
 # with QUERY_OPTIMIZER_INSTRUMENT: also answer their reads from the cache, where certain (True or False)

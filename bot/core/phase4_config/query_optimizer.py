@@ -60,6 +60,10 @@ class QueryOptimizerSettings(Settings, frozen=True, rename=starting("QUERY_OPTIM
     explain_timeout: Annotated[
         PositiveSeconds, doc("seconds that the analysis of a new query waits for its plan")
     ] = 2.0
+    catalog_max_age: Annotated[
+        PositiveSeconds,
+        doc("seconds for which the catalog of that pool's database counts; read again at half of it"),
+    ] = 300.0
     instrument: Annotated[
         bool,
         doc("see every statement on the pools but Redis: counts, times, N+1, what writes drop"),

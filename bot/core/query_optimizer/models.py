@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct, structs
 
+from bot.core.query_optimizer.sql.declarations import EVERY_EVENT
+
 if TYPE_CHECKING:
     from bot.core.query_optimizer.execution.n_plus_one import NPlusOnePattern
     from bot.core.query_optimizer.sql.declarations import Declaration
@@ -102,6 +104,8 @@ class Analysis(Struct, frozen=True):
     """The savepoint that it sets or releases."""
     declares: tuple[Declaration, ...] = ()
     """What it defines: views and other relations between tables."""
+    events: frozenset[str] = EVERY_EVENT
+    """What it may do to the rows of the tables that it writes: insert, update, delete, truncate."""
     takes_moments: bool = False
     """A parameter such as 'now' may be read as the current time."""
     graphql: GraphQLReading | None = None

@@ -100,6 +100,7 @@ class QueryOptimizer(Phase4Service):
         graphql_max_depth: int | None = None,
         graphql_max_complexity: int | None = None,
         query_timeout: float | None = None,
+        catalog_max_age: float | None = None,
     ) -> bool:
         """Switch on, or reconfigure; None leaves what was set before.
 
@@ -112,7 +113,8 @@ class QueryOptimizer(Phase4Service):
         name; ``pure_functions`` names functions of the database's own that change nothing and depend on
         their arguments alone. GraphQL operations deeper than ``graphql_max_depth`` (50) fields or of a
         complexity over ``graphql_max_complexity`` (10,000) are not executed. A read that callers share is
-        given up after ``query_timeout`` (120) seconds, 0: never. Raises ValueError for values out of bounds.
+        given up after ``query_timeout`` (120) seconds, 0: never. What an explainer read of the catalog counts
+        for ``catalog_max_age`` (300) seconds. Raises ValueError for values out of bounds.
         """
         async with self._transition:
             settings = self._settings.changed(
@@ -131,6 +133,7 @@ class QueryOptimizer(Phase4Service):
                 graphql_max_depth=graphql_max_depth,
                 graphql_max_complexity=graphql_max_complexity,
                 query_timeout=query_timeout,
+                catalog_max_age=catalog_max_age,
             )
             speaks = settings.dialect
             # Those of an earlier call have been declared.
@@ -140,6 +143,7 @@ class QueryOptimizer(Phase4Service):
             self._settings = settings
             self._recorder.configure(settings)
             self._execution.timeout = settings.query_timeout or None
+            self._invalidation.catalog.max_age = settings.catalog_max_age
             self._analyses.limit(settings.graphql_max_depth, settings.graphql_max_complexity)
             invalidation = self._invalidation
             if self._analyses.read_as(speaks, pure):
@@ -262,10 +266,9 @@ class QueryOptimizer(Phase4Service):
         it raises, only the evidence is missing. ``timeout`` is seconds for one query's evidence, remembered
         per fingerprint for five minutes. Raises ValueError for any other dialect.
         """
-        catalog = self._invalidation.catalog
         if explainer is None:
             self._invalidation.plans = None
-            catalog.read_from(None, "", timeout)
+            self._invalidation.read_catalog_from(None, "", timeout)
             return
         from bot.core.query_optimizer.plans import explain
 
@@ -273,7 +276,7 @@ class QueryOptimizer(Phase4Service):
             raise invalid("dialect", dialect, f"one of {explain.DIALECTS}")
         seconds = valid_seconds("timeout", timeout)
         self._invalidation.plans = explain.PlanReader(explainer, dialect, self._now, timeout=seconds)
-        catalog.read_from(explainer, dialect, seconds)
+        self._invalidation.read_catalog_from(explainer, dialect, seconds)
 
     async def learn_catalog(self) -> bool:
         """Read the database's catalog: views, partitions, cascading keys, triggers, functions.
@@ -423,6 +426,8 @@ class QueryOptimizer(Phase4Service):
         if self._invalidation.catalog.due <= self._now():
             await self._invalidation.learn_catalog()
         analysis = self._analyses.analyse(query, params)
+        if self._invalidation.relations.awaits_catalog:
+            await self._invalidation.inform(analysis)
         if analysis.graphql is not None or untagged(query) is not query:
             if key is not None:
                 key = self._key(query, params, scope)

@@ -107,10 +107,7 @@ class Execution:
             done = self._change_transaction(analysis)
             begun = self._transactions.current()
             if begun is not None:  # it is unknown which of its writes came after the BEGIN
-                written, anything = invalidation.relations.all_written(
-                    analysis.writes, analysis.writes_anything
-                )
-                begun.write(written, anything, call.database)
+                invalidation.note(begun, analysis, call.database)
             if done is not None:
                 await done
         return result

@@ -20,13 +20,14 @@ from bot.core.query_optimizer.sql.relations import Relations
 
 if TYPE_CHECKING:
     from bot.core.query_optimizer.plans.explain import PlanReader
+    from bot.core.query_optimizer.plans.prepare import Explainer
 
 AfterWrite = Callable[[list[str]], Awaitable[Any] | None]
 
 EVERY_TABLE = "*"
 
-_MAY_INDEX = (QueryType.DDL, QueryType.SCRIPT, QueryType.OTHER)
-"""What may add or remove an index, or change the planner's statistics."""
+_MAY_DEFINE = (QueryType.DDL, QueryType.SCRIPT, QueryType.OTHER, QueryType.UNKNOWN)
+"""What may define something, add or remove an index, or change the planner's statistics."""
 
 _MB = 1_048_576
 
@@ -120,19 +121,50 @@ class Invalidation:
         """A statement has run that writes, or may have written before it failed."""
         if analysis.declares:
             self.learn(analysis.declares)
-        if self.plans is not None and analysis.query_type in _MAY_INDEX:
-            self.plans.forget()
-        written, anything = self.relations.all_written(analysis.writes, analysis.writes_anything)
+        if analysis.query_type in _MAY_DEFINE:
+            self.catalog.soon()
+            if self.plans is not None:
+                self.plans.forget()
         transaction = self._transactions.current()
         if transaction is not None:
-            transaction.write(written, anything, database)
-        return self._written(written, anything, database, analysis.declares)
+            self.note(transaction, analysis, database)
+        written, anything = self._all_written(analysis)
+        told = self._written(written, anything, database, analysis.declares)
+        if self.relations.awaits_catalog:
+            self.catalog.ask(self.relations.unknown(analysis.writes))
+            if self.catalog.is_overdue:
+                # What changes along was known too long ago: whoever wrote waits for what is known now.
+                return self._and_read(told)
+        return told
+
+    def note(self, transaction: Transaction, analysis: Analysis, database: str) -> None:
+        """Note in an open transaction what a statement in it writes and defines."""
+        written, anything = self._all_written(analysis)
+        transaction.write(written, anything, database)
+        if analysis.query_type in _MAY_DEFINE:
+            transaction.defines = True
+            transaction.doubt = transaction.doubt or any(each.kind == "doubt" for each in analysis.declares)
+
+    def _all_written(self, analysis: Analysis) -> tuple[frozenset[str], bool]:
+        return self.relations.all_written(analysis.writes, analysis.writes_anything, analysis.events)
+
+    async def _and_read(self, told: Awaitable[Any] | None) -> None:
+        try:
+            await self.learn_catalog()
+        finally:
+            if told is not None:
+                await told
 
     def ended(self, transaction: Transaction) -> Awaitable[Any] | None:
         """A transaction has ended: others can now see what it wrote."""
+        if transaction.defines:
+            self.catalog.soon()
         if not transaction.anything and not transaction.written:
             return None
-        done = self._written(transaction.written, transaction.anything, transaction.database or "")
+        # What it defined can be read in the catalog only now.
+        declares = (Declaration("doubt"),) if transaction.doubt else ()
+        self.learn(declares)
+        done = self._written(transaction.written, transaction.anything, transaction.database or "", declares)
         return None if done is None else asyncio.shield(done)
 
     def _written(
@@ -195,8 +227,27 @@ class Invalidation:
             if declaration.kind == "doubt":
                 self.catalog.doubt()
         if self.relations.functions != before:
-            # A name may no longer mean the built-in function alone.
-            self._analyses.own_functions(self.relations.functions)
+            self._functions_changed()
+
+    def _functions_changed(self) -> None:
+        """A name may no longer mean the built-in function alone."""
+        self._analyses.own_functions(self.relations.functions)
+
+    def read_catalog_from(self, explainer: Explainer | None, dialect: str, timeout: float) -> None:
+        """Ask ``explainer`` for the catalog from now on; None: nobody."""
+        self.catalog.read_from(explainer, dialect, timeout)
+        self.relations.await_catalog(explainer is not None)
+        self._functions_changed()
+
+    async def inform(self, analysis: Analysis) -> None:
+        """Read the catalog if it is due, or does not have a name of this statement."""
+        self.ask_for(analysis)
+        if self.catalog.is_overdue:
+            await self.learn_catalog()
+
+    def ask_for(self, analysis: Analysis) -> None:
+        if self.relations.awaits_catalog:
+            self.catalog.ask(self.relations.unknown(analysis.reads | analysis.writes))
 
     async def learn_catalog(self) -> bool:
         """Read the catalog; any number of callers read it once. False if it was not read."""
@@ -207,14 +258,20 @@ class Invalidation:
     async def _learn_catalog(self) -> bool:
         relations = self.relations
         had_doubt, relations.doubt = relations.doubt, False
-        found: list[Declaration] | None = None
+        found = None
         try:
             found = await self.catalog.read()
         finally:
             if found is None:
                 relations.doubt = relations.doubt or had_doubt
+                if relations.is_current and not self.catalog.is_current:
+                    relations.lose_catalog()
+                    self.cache.write_anything()
         if found is None:
             return False
-        self.learn(found)
-        self.cache.write_anything()  # cached results were indexed by what was known before
+        functions = relations.functions
+        if relations.learn_catalog(*found):
+            self.cache.write_anything()  # cached results were indexed by what was known before
+        if relations.functions != functions:
+            self._functions_changed()
         return True

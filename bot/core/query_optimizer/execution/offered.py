@@ -50,6 +50,7 @@ class OfferedResults:
     def offer(self, call: Call, result: Any, *, fresh: bool) -> bool:
         """Keep a result if nothing that it read was written since its look-up, or ``fresh`` says so."""
         analysis, key, cache = call.analysis, call.key, self._invalidation.cache
+        self._invalidation.ask_for(analysis)
         found = self.lookups.find(key)
         now = self._now()
         self._recorder.watch(call, now)

@@ -13,7 +13,10 @@ from bot.core.query_optimizer.sql.names import read_marks, write_marks
 class Transaction:
     """One open transaction, with what was written in it. It ends by ``end``, or with its context."""
 
-    __slots__ = ("_marks", "_open", "_running", "anything", "database", "recurs", "savepoints", "written")
+    __slots__ = (
+        "_marks", "_open", "_running", "anything", "database", "defines", "doubt", "recurs", "savepoints",
+        "written",
+    )  # fmt: skip
 
     def __init__(self, running: list[int]) -> None:
         self.written: set[str] = set()
@@ -21,6 +24,10 @@ class Transaction:
         self.anything = False
         self.database: str | None = None
         """The database in which everything was written; "": unknown, None: nothing was written."""
+        self.defines = False
+        """Whether something may have been defined in it."""
+        self.doubt = False
+        """Whether that may have been views, in a way that cannot be read."""
         self.savepoints: list[str] = []
         """Open savepoints, if one of them began the transaction instead of BEGIN: to release the first is to
         commit.

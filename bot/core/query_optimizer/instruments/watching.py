@@ -197,8 +197,7 @@ class Session:
         database = self.instrument.database
         told = invalidation.written_by(analysis, database)
         if self.open is not None:
-            written, anything = invalidation.relations.all_written(analysis.writes, analysis.writes_anything)
-            self.open.write(written, anything, database)
+            invalidation.note(self.open, analysis, database)
         return told
 
     def failed(self, text: str, error: BaseException) -> Awaitable[Any] | None:
@@ -225,8 +224,7 @@ class Session:
             if self.open is None:
                 self.open = Transaction([0])
             invalidation = self.instrument.optimizer._invalidation
-            written, anything = invalidation.relations.all_written(analysis.writes, analysis.writes_anything)
-            self.open.write(written, anything, self.instrument.database)
+            invalidation.note(self.open, analysis, self.instrument.database)
         if not self.is_altered:
             self.is_altered = alters(analysis, text)
 

@@ -12,7 +12,8 @@ from bot.core.query_optimizer.execution.transactions import transaction_of
 from bot.core.query_optimizer.models import Analysis, QueryType
 from bot.core.query_optimizer.sql.census import Census
 from bot.core.query_optimizer.sql.controls import is_control, sets_transaction
-from bot.core.query_optimizer.sql.definitions import declared_by_words, written_by_words
+from bot.core.query_optimizer.sql.declarations import EVERY_EVENT
+from bot.core.query_optimizer.sql.definitions import declared_by_words, replacing, written_by_words
 from bot.core.query_optimizer.sql.dialects import statements_of, tokens_in
 from bot.core.query_optimizer.sql.fingerprint import is_too_deep, shape_of, tokens_of
 from bot.core.query_optimizer.sql.functions import NOTHING, Known
@@ -102,6 +103,8 @@ def read(query: str, dialect: str, known: Known = NOTHING) -> Reading:
         found = [e._replace(transaction="chain") if e.transaction == "rollback" else e for e in found]
     takes_moments = dialect in ("postgres", "") or (dialect == "sqlite" and _CLOCK.search(query) is not None)
     analysis = _summary(kind, fingerprint, normal_form, found, takes_moments)
+    if dialect in ("sqlite", "") and analysis.declares:
+        analysis = structs.replace(analysis, declares=replacing(analysis.declares, query))
     return Reading(query, dialect, analysis, censuses, tokens or [], parameters)
 
 
@@ -134,6 +137,7 @@ def _read_elsewhere(query: str, fingerprint: str, normal_form: str, known: Known
             reason=next((effect.reason for effect in same if effect.reason), ""),
             transaction=same[0].transaction,
             declares=tuple(each for effect in same for each in effect.declares),
+            events=frozenset().union(*[effect.events for effect in same]),
         )
         for same in zip(*[found for _, found in readings], strict=True)
     ]
@@ -186,7 +190,20 @@ def _summary(
         transaction=transaction,
         takes_moments=takes_moments,
         declares=tuple(dict.fromkeys(each for effect in found for each in effect.declares)),
+        events=_events(found, normal_form),
     )
+
+
+# UPDATE OR REPLACE, REPLACE INTO: rows may be deleted for others. The parser does not always tell.
+_REPLACES = re.compile(r"(?i)\bREPLACE\b(?!\s*\()")
+
+
+def _events(found: list[Effects], normal_form: str) -> frozenset[str]:
+    if _REPLACES.search(normal_form):
+        return EVERY_EVENT
+    if len(found) == 1:
+        return found[0].events
+    return frozenset().union(*[effect.events for effect in found if effect.writes])
 
 
 def _in_sequence(steps: list[tuple[str, str]]) -> tuple[str, str]:
@@ -279,7 +296,7 @@ def _unreadable(query: str, tokens: list[Any], fingerprint: str, normal_form: st
         not_cacheable="it cannot be parsed",
         transaction=transaction,
         savepoint=savepoint,
-        declares=() if is_end else tuple(declared_by_words(query, dialect)),
+        declares=() if is_end else replacing(declared_by_words(query, dialect), query),
     )
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from typing import NamedTuple
 
+EVERY_EVENT = frozenset(("insert", "update", "delete", "truncate"))
+"""What may be done to the rows of a table."""
+
 
 class Declaration(NamedTuple):
     """What a statement declares about a name, beyond that it is written."""
@@ -15,6 +18,8 @@ class Declaration(NamedTuple):
     view from now on."""
     name: str = ""
     others: frozenset[str] = frozenset()
+    on: frozenset[str] = EVERY_EVENT
+    """Of a cascade: the events that pass on."""
 
 
 _MESSAGE = "(declares) "
@@ -24,8 +29,9 @@ _LONGEST_MESSAGE = 20_000
 
 def message_of(declaration: Declaration) -> str:
     """A declaration as a message to other instances, among the names of the written tables."""
-    kind, name, others = declaration
-    return _MESSAGE + json.dumps([kind, name, sorted(others)])
+    kind, name, others, on = declaration
+    parts: list[object] = [kind, name, sorted(others)]
+    return _MESSAGE + json.dumps(parts if on == EVERY_EVENT else [*parts, sorted(on)])
 
 
 def is_message(name: str) -> bool:
@@ -39,9 +45,12 @@ def declared_by(message: str) -> Declaration | None:
     try:
         if len(message) > _LONGEST_MESSAGE:
             raise ValueError("too long")
-        kind, name, others = json.loads(message[len(_MESSAGE) :])
+        kind, name, others, *on = json.loads(message[len(_MESSAGE) :])
         if kind not in _KINDS or not all(isinstance(each, str) for each in (name, *others)):
             raise ValueError("no declaration")
-        return Declaration(kind, name, frozenset(others))
+        events = frozenset(*on) if on else EVERY_EVENT
+        if not events or not events <= EVERY_EVENT:
+            raise ValueError("no events")
+        return Declaration(kind, name, frozenset(others), events)
     except (ValueError, TypeError, RecursionError):
         return Declaration("doubt")

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from bot.core.query_optimizer.sql.census import Census
 from bot.core.query_optimizer.sql.controls import may_define_later
 from bot.core.query_optimizer.sql.declarations import Declaration
-from bot.core.query_optimizer.sql.names import ANY, NEVER, name_of, names_given
+from bot.core.query_optimizer.sql.names import ANY, NEVER, name_of, names_given, parts_of
+from bot.core.query_optimizer.sql.triggers import function, trigger
 
 
 def declared(
@@ -34,7 +35,9 @@ def declared(
     if not name:
         return declared_by_words(text, dialect)
     found: list[Declaration] = []
-    if kind == "VIEW":
+    if kind == "VIEW" and census.all(exp.MaterializedProperty):
+        found.append(Declaration("table", name))  # its rows change when it is refreshed, which writes it
+    elif kind == "VIEW":
         found += _view(name, census, reads, reason, exp)
     elif kind == "TABLE":
         found += _table(name, census, dialect, text, exp)
@@ -42,6 +45,7 @@ def declared(
         found.append(Declaration("view", name, frozenset((ANY,))))
     elif kind in ("FUNCTION", "AGGREGATE", "PROCEDURE"):
         found.append(Declaration("function", _last(name)))
+        found += function(name, text)
     elif kind not in ("INDEX", "SCHEMA", "DATABASE"):
         found += declared_by_words(text, dialect)
     if statement.__class__ is exp.Alter:
@@ -58,8 +62,7 @@ def declared(
 def _view(name: str, census: Census, reads: Iterable[str], reason: str, exp: Any) -> Iterator[Declaration]:
     body = census.statement.args.get("expression") or next(iter(census.all(exp.Select)), None)
     if body is not None:
-        lasting = reason and not census.all(exp.MaterializedProperty)
-        yield Declaration("view", name, frozenset((*reads, NEVER) if lasting else reads))
+        yield Declaration("view", name, frozenset((*reads, NEVER) if reason else reads))
 
 
 def _table(name: str, census: Census, dialect: str, text: str, exp: Any) -> Iterator[Declaration]:
@@ -77,8 +80,8 @@ def _table(name: str, census: Census, dialect: str, text: str, exp: Any) -> Iter
     for reference in census.all(exp.Reference):
         options = " ".join(str(option) for option in reference.args.get("options") or ()).upper()
         parent = reference.find(exp.Table)
-        if parent is not None and _PASSES_ON.search(options):
-            yield Declaration("cascade", name_of(parent, dialect), frozenset((name,)))
+        if parent is not None and (on := passed_on(options)):
+            yield Declaration("cascade", name_of(parent, dialect), frozenset((name,)), on)
 
 
 def _text_of(command: Any, text: str) -> str:
@@ -90,7 +93,27 @@ def _text_of(command: Any, text: str) -> str:
     return f"{command.this} {text[at:] if at >= 0 else rest}"
 
 
-_PASSES_ON = re.compile(r"ON\s+(?:DELETE|UPDATE)\s+(?:CASCADE|SET)")
+def passed_on(options: str) -> frozenset[str]:
+    """The events at which a foreign key with these options changes the rows that refer to others."""
+    return frozenset(event.lower() for event in _PASSES_ON.findall(options))
+
+
+_PASSES_ON = re.compile(r"(?i)\bON\s+(DELETE|UPDATE)\s+(?:CASCADE|SET)\b")
+_REPLACES = re.compile(r"(?i)\bON\s+CONFLICT\s+REPLACE\b")
+
+
+def replacing(declares: Iterable[Declaration], query: str) -> tuple[Declaration, ...]:
+    """What a text declares, and that its table replaces rows, if it does: in SQLite any write may delete one.
+
+    ``query`` is the text as it was given; the parser gets one without these words.
+    """
+    found = tuple(declares)
+    if _REPLACES.search(query) is None:
+        return found
+    tables = [each.name for each in found if each.kind == "table"]
+    return (*found, *[Declaration("cascade", name, frozenset((name,))) for name in tables])
+
+
 _PART = r"""(?:"(?:[^"]|"")+"|`[^`]+`|\[[^\]]+\]|[^\W\d][\w$]*)"""
 _NAME = rf"{_PART}(?:\s*\.\s*{_PART}){{0,2}}"
 _START = r"(?is)\A\W*"
@@ -102,8 +125,9 @@ _CREATED = re.compile(rf"(?is)\bTABLE\s+{_IF_NOT_EXISTS}({_NAME})")
 _LASTING_TABLE = re.compile(r"(?i)CREATE\s+(?:OR\s+REPLACE\s+)?(?:UNLOGGED\s+)?TABLE\b")
 _ALTERED = re.compile(rf"(?is)\AALTER\s+TABLE\s+(?:IF\s+EXISTS\s+)?(?:ONLY\s+)?({_NAME})")
 _INHERITS = re.compile(r"(?is)\)\s*INHERITS\s*\(([^()]*)\)")
-_REFERENCES = re.compile(
-    rf"(?is)\bREFERENCES\s+({_NAME})\s*(?:\([^()]*\))?[^,;]*?\bON\s+(?:DELETE|UPDATE)\s+(?:CASCADE|SET)\b"
+_REFERENCES = re.compile(rf"(?is)\bREFERENCES\s+({_NAME})\s*(?:\([^()]*\))?([^,;]*)")
+_MOVED = re.compile(
+    rf"(?is)\AALTER\s+(?:TABLE|(?:MATERIALIZED\s+)?VIEW)\s+(?:IF\s+EXISTS\s+)?({_NAME})\s+SET\s+SCHEMA\s+({_PART})"
 )
 _MATERIALIZED = re.compile(
     rf"(?is)\AREFRESH\s+MATERIALIZED\s+VIEW\s+(?:CONCURRENTLY\s+)?({_NAME})(?!.*;\s*\S)"
@@ -120,10 +144,6 @@ _OF_VIEWS = re.compile(
 )
 _OF_RELATIONS = re.compile(r"(?i)\b(?:rename|schema|partition|inherit|references|of)\b")
 _ASKED = re.compile(r"(?is)\bexists\s*\(\s*select\b[^()]*\)")
-_WRITTEN = re.compile(
-    rf"(?is)\b(?:INSERT\s+(?:OR\s+\w+\s+)?INTO|REPLACE\s+INTO|UPDATE(?:\s+OR\s+\w+)?|DELETE\s+FROM)\s+({_NAME})"
-)
-_WRITING = re.compile(r"(?is)\b(?:INSERT|REPLACE|UPDATE|DELETE)\b(?!\s*\()|--|/\*")
 _COMMENTS = re.compile(r"(?s)\A(?:\s|--[^\n]*(?:\n|\Z)|/\*(?![!+]|M!).*?\*/)*")
 
 
@@ -204,16 +224,7 @@ def _virtual_table(match: re.Match[str], dialect: str) -> list[Declaration]:
 
 
 def _trigger(match: re.Match[str], dialect: str) -> list[Declaration]:
-    """In SQLite the trigger's body shows what it writes; elsewhere it calls a function, which may write
-    anything.
-    """
-    body = match.group(2)
-    begin = re.search(r"(?i)\bBEGIN\b", body)
-    written = _WRITTEN.findall(body[begin.start() :]) if begin is not None else []
-    others = {name for each in written for name in _names(each, dialect)}
-    if dialect != "sqlite" or len(_WRITING.findall(body)) != len(written) or not written:
-        others = {ANY}
-    return [Declaration("cascade", name, frozenset(others)) for name in _names(match.group(1), dialect)]
+    return trigger(_names(match.group(2), dialect), match.group(1), match.group(3), dialect)
 
 
 def _rule(match: re.Match[str], dialect: str) -> list[Declaration]:
@@ -222,7 +233,7 @@ def _rule(match: re.Match[str], dialect: str) -> list[Declaration]:
 
 
 def _function(match: re.Match[str], dialect: str) -> list[Declaration]:
-    return [Declaration("function", _last(match.group(1)))]
+    return [Declaration("function", _last(match.group(1))), *function(match.group(1), match.string)]
 
 
 def _sequence(match: re.Match[str], dialect: str) -> list[Declaration]:
@@ -254,7 +265,7 @@ class _Form(NamedTuple):
 _FORMS = (
     _Form(_VIRTUAL, _virtual_table),
     _Form(
-        re.compile(rf"(?is)\bTRIGGER\b.*?\bON\s+({_NAME})(.*)"),
+        re.compile(rf"(?is)\bTRIGGER\b(.*?)\bON\s+({_NAME})(.*)"),
         _trigger,
         kind=re.compile(r"(?i)\A\w+\b.{0,80}?\bTRIGGER\b"),
     ),
@@ -287,6 +298,8 @@ def _created(text: str, dialect: str) -> list[Declaration]:
         match = form.found_in(text)
         if match is not None:
             return form.declares(match, dialect)
+    if (match := _MOVED.match(text)) is not None:
+        return _moved(match, dialect)
     found = _relations_in(text, dialect)
     if _LASTING_TABLE.match(text) and (match := _CREATED.search(text[:_HEAD])) is not None:
         found += [Declaration("table", name) for name in _names(match.group(1), dialect)]
@@ -308,9 +321,17 @@ def _relations_in(text: str, dialect: str) -> list[Declaration]:
         for parent in match.group(1).split(","):
             for name in names:
                 found += _both_ways(name, _names(parent, dialect))
-    for parent in _REFERENCES.findall(text):
-        found += [Declaration("cascade", each, frozenset(names)) for each in _names(parent, dialect)]
+    for parent, options in _REFERENCES.findall(text):
+        if on := passed_on(options):
+            found += [Declaration("cascade", each, frozenset(names), on) for each in _names(parent, dialect)]
     return found
+
+
+def _moved(match: re.Match[str], dialect: str) -> list[Declaration]:
+    """A table or view that goes to another schema keeps the last part of its name."""
+    [name, *others], [schema, *_] = _names(match.group(1), dialect), _names(match.group(2), dialect)
+    moved = f"{schema}.{parts_of(name)[-1]}"
+    return [Declaration("renamed view", each, frozenset((moved,))) for each in (name, *others)]
 
 
 def _both_ways(name: str, others: Iterable[str]) -> list[Declaration]:

@@ -289,7 +289,7 @@ def _is_row(column: Any, census: Census) -> bool:
 
 
 # Types of PostgreSQL or an extension that the parser does not know.
-_KNOWN_TYPES = frozenset(
+KNOWN_TYPES = frozenset(
     (
         "citext hstore ltree lquery ltxtquery vector halfvec sparsevec cube seg isbn geometry geography "
         "box2d box3d jsonpath tsquery tsvector pg_lsn txid_snapshot pg_snapshot box "
@@ -311,7 +311,7 @@ def is_of_user(kind: Any) -> bool:
         return any(is_of_user(inner) for inner in kind.args.get("expressions") or () if _is_type(inner))
     named = kind.args.get("kind")
     name = (named if isinstance(named, str) else getattr(named, "name", "") or str(named)).lower()
-    return name.strip('"').rpartition(".")[2] not in _KNOWN_TYPES
+    return name.strip('"').rpartition(".")[2] not in KNOWN_TYPES
 
 
 def _is_type(node: Any) -> bool:

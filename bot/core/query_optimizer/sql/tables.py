@@ -13,7 +13,7 @@ import re
 from typing import Any, NamedTuple
 
 from bot.core.query_optimizer.sql.census import Census
-from bot.core.query_optimizer.sql.declarations import Declaration
+from bot.core.query_optimizer.sql.declarations import EVERY_EVENT, Declaration
 from bot.core.query_optimizer.sql.functions import (
     NOTHING,
     Known,
@@ -43,6 +43,8 @@ class Effects(NamedTuple):
     transaction: str = ""
     """What it does to the transaction, in the words of ``Transactions.change``."""
     declares: tuple[Declaration, ...] = ()
+    events: frozenset[str] = EVERY_EVENT
+    """What it may do to the rows of the tables that it writes."""
 
 
 def effects(census: Census, dialect: str, known: Known = NOTHING, text: str = "") -> Effects:
@@ -50,17 +52,20 @@ def effects(census: Census, dialect: str, known: Known = NOTHING, text: str = ""
     exp, *_, rare = classes()
     writes: set[str] = set()
     targets: set[int] = set()
-    anything, reason, transaction = False, "", ""
+    anything, reason, transaction, events = False, "", "", EVERY_EVENT
     changes = census.has(rare)
     if changes:
-        anything, reason, transaction = changes_in(census, dialect, writes, targets)
+        anything, reason, transaction, events = changes_in(census, dialect, writes, targets)
     reads: set[str] = set()
     reason = _read_tables(census, dialect, targets, reads, reason, exp)
     reason = reason or _why_not_again(census, dialect, known, exp)
     if not reason and dialect in ("postgres", ""):
         reason = _why_not_by_type(census, text, exp)
     declares: list[Declaration] = []
+    written = len(writes)
     by_calls, why = _call(census, dialect, known, text, writes, declares, exp)
+    if len(writes) > written:
+        events = EVERY_EVENT  # of a sequence
     anything, reason = anything or by_calls, reason or why
     statement = census.statement
     if statement.__class__ is exp.Describe and "ANALYZE" not in str(statement.args.get("style")).upper():
@@ -71,7 +76,9 @@ def effects(census: Census, dialect: str, known: Known = NOTHING, text: str = ""
         from bot.core.query_optimizer.sql.definitions import declared
 
         declares += declared(census, dialect, text, writes, reads, reason)
-    return Effects(frozenset(reads), frozenset(writes), anything, reason, transaction, tuple(declares))
+    return Effects(
+        frozenset(reads), frozenset(writes), anything, reason, transaction, tuple(declares), events
+    )
 
 
 def _read_tables(
@@ -131,10 +138,13 @@ def _call(
     ):
         return False, ""
     anything, reason = False, ""
+    is_definition = statement.__class__ is exp.Create
     for kind in calls_among(tuple(census.by_class)):
         for function in census.by_class[kind]:
             if is_simple(function, text, dialect, known.own, census):
                 continue
+            if is_definition and function.find_ancestor(exp.PartitionedByProperty) is not None:
+                continue  # PARTITION BY RANGE (x) calls nothing, or what changes nothing
             verdict = judge(function, text, dialect, known, census)
             if verdict.may_write:
                 anything = True

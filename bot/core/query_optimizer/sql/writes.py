@@ -9,6 +9,7 @@ from typing import Any
 
 from bot.core.query_optimizer.sql.census import Census
 from bot.core.query_optimizer.sql.controls import sets_transaction
+from bot.core.query_optimizer.sql.declarations import EVERY_EVENT
 from bot.core.query_optimizer.sql.functions import HARMLESS_SETTINGS
 from bot.core.query_optimizer.sql.names import name_of
 
@@ -52,6 +53,8 @@ class _Changes:
         self.anything = False
         self.reason = ""
         self.transaction = ""
+        self.events: set[str] = set()
+        """What is done to the rows of these tables."""
 
     def _written(self, tables: Iterable[Any]) -> bool:
         found = False
@@ -65,6 +68,7 @@ class _Changes:
 
     def removal(self, node: Any, exp: Any) -> None:
         """DROP and TRUNCATE."""
+        self.events |= EVERY_EVENT
         if isinstance(node.parent, exp.Alter):
             return  # a column of the table that the ALTER names
         kind = str(node.args.get("kind") or "TABLE").upper()
@@ -82,6 +86,7 @@ class _Changes:
         """INSERT, UPDATE, DELETE, MERGE, CREATE and ALTER."""
         if isinstance(node.parent, exp.When):
             return  # it writes the table that the MERGE names
+        self.events |= _events_of(node, exp)
         target = node.this.find(exp.Table) if hasattr(node.this, "find") else None
         kind = str(node.args.get("kind") or "").upper()
         if target is None or (node.__class__ in (exp.Create, exp.Alter) and kind not in _STORED):
@@ -114,15 +119,18 @@ class _Changes:
         self.targets.discard(id(target))  # it is read, too
 
     def into(self, node: Any, exp: Any) -> None:
+        self.events |= EVERY_EVENT
         if not self._written(node.find_all(exp.Table)) and not node.find(exp.Parameter):
             self.anything = True
 
     def copy(self, node: Any, exp: Any) -> None:
+        self.events.add("insert")
         if node.args.get("kind") and node.this:  # FROM
             self.anything = not self._written(node.this.find_all(exp.Table)) or self.anything
         self.reason = self.reason or "COPY is no read"
 
     def load(self, node: Any, exp: Any) -> None:
+        self.events |= EVERY_EVENT  # LOAD DATA ... REPLACE
         self.anything = not self._written(node.find_all(exp.Table)) or self.anything
 
     def lock(self, node: Any, exp: Any) -> None:
@@ -147,6 +155,7 @@ class _Changes:
             by_words = written_by_words(f"{node.this} {node.text('expression')}", self.dialect)
             if by_words:
                 self.writes |= by_words
+                self.events |= EVERY_EVENT
                 self.reason = self.reason or "it is no read"
                 return
         found, why = _session(node, exp)
@@ -156,7 +165,26 @@ class _Changes:
             self.transaction = self.transaction or _autocommit(node, exp)
 
 
-def changes_in(census: Census, dialect: str, writes: set[str], targets: set[int]) -> tuple[bool, str, str]:
+def _events_of(node: Any, exp: Any) -> frozenset[str]:
+    """What an INSERT, UPDATE or DELETE may do to rows of its table, without its triggers."""
+    if node.__class__ is exp.Insert and not node.args.get("overwrite"):
+        if str(node.args.get("alternative") or "").upper() in ("", "IGNORE", "ABORT", "FAIL", "ROLLBACK"):
+            return _INSERTED_OR_UPDATED if node.args.get("conflict") else _INSERTED
+    elif node.__class__ is exp.Update:
+        return _UPDATED
+    elif node.__class__ is exp.Delete:
+        return _DELETED
+    return EVERY_EVENT
+
+
+_INSERTED, _UPDATED, _DELETED = frozenset(("insert",)), frozenset(("update",)), frozenset(("delete",))
+_INSERTED_OR_UPDATED = _INSERTED | _UPDATED
+
+
+def changes_in(
+    census: Census, dialect: str, writes: set[str], targets: set[int]
+) -> tuple[bool, str, str, frozenset[str]]:
+    """(whether it may write anything, why it is no read, what it does to the transaction, its events)"""
     exp, change, removal, ends, session, _ = classes()
     found = _Changes(dialect, writes, targets)
     for kinds, gather in (
@@ -176,7 +204,7 @@ def changes_in(census: Census, dialect: str, writes: set[str], targets: set[int]
         found.session(node, exp)
     if dialect in ("mysql", "") and isinstance(census.statement, (exp.Create, exp.Alter, *removal)):
         found.transaction = "implicit"
-    return found.anything, found.reason, found.transaction
+    return found.anything, found.reason, found.transaction, frozenset(found.events) or EVERY_EVENT
 
 
 def _session(node: Any, exp: Any) -> tuple[bool, str]:

@@ -78,7 +78,32 @@ T_TO_U = "CREATE RULE r AS ON INSERT TO t DO ALSO INSERT INTO u VALUES (new.x)"
          "c", "DELETE FROM t"),
         (LITE, ["CREATE TABLE c (x REFERENCES t ON DELETE CASCADE, y REFERENCES u ON DELETE CASCADE)",
                 "CREATE TABLE d (x REFERENCES c(x) ON DELETE CASCADE)"], "d", "DELETE FROM t"),
+        (PG, ["CREATE TABLE a (x int REFERENCES b ON DELETE CASCADE)",
+              "ALTER TABLE b ADD FOREIGN KEY (x) REFERENCES a (x) ON UPDATE CASCADE ON DELETE SET NULL"],
+         "b", "DELETE FROM a"),
+        # A known table that replaces rows deletes them; and so does REPLACE.
+        (LITE, ["CREATE TABLE t (x PRIMARY KEY ON CONFLICT REPLACE)",
+                "CREATE TABLE c (x REFERENCES t ON DELETE CASCADE)"], "c", "INSERT INTO t VALUES (1)"),
+        (LITE, ["CREATE TABLE t (x PRIMARY KEY)", "CREATE TABLE c (x REFERENCES t ON DELETE CASCADE)"], "c",
+         "REPLACE INTO t VALUES (1)"),
+        (MY, ["CREATE TABLE t (x int)",
+              "CREATE TABLE c (x int, FOREIGN KEY (x) REFERENCES t ON DELETE CASCADE)"], "c",
+         "REPLACE INTO t VALUES (1)"),
+        # A row of a partition that is updated may be moved, which deletes it there.
+        (PG, ["CREATE TABLE t (x int) PARTITION BY RANGE (x)", "CREATE TABLE p PARTITION OF t DEFAULT",
+              "CREATE TABLE c (x int REFERENCES t ON DELETE CASCADE)"], "c", "UPDATE t SET x = 1"),
+        (PG, ["CREATE TABLE a.t (x int)", "CREATE TABLE c (x int REFERENCES a.t ON DELETE CASCADE)",
+              "ALTER TABLE a.t SET SCHEMA b"], "c", "DELETE FROM b.t"),
         # Triggers and rules.
+        (PG, ["CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS "
+              "$$ BEGIN DELETE FROM u; RETURN NEW; END $$",
+              "CREATE TRIGGER g AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION f()"], "u",
+         "INSERT INTO t VALUES (1)"),
+        (PG, ["CREATE TRIGGER g AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION f()",
+              "CREATE OR REPLACE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS "
+              "$$ BEGIN EXECUTE x; RETURN NEW; END $$"], "u", "INSERT INTO t VALUES (1)"),
+        (MY, ["CREATE TRIGGER g AFTER INSERT ON t FOR EACH ROW INSERT INTO u VALUES (new.x)"], "u",
+         "INSERT INTO t VALUES (1)"),
         (LITE, ["CREATE TRIGGER g AFTER INSERT ON t BEGIN INSERT INTO u VALUES (new.x); END"], "u",
          "INSERT INTO t VALUES (1)"),
         (LITE, ["CREATE TRIGGER g AFTER UPDATE OF x, y ON t WHEN new.x > 1 BEGIN UPDATE a SET x = 1; "
@@ -115,6 +140,21 @@ async def test_a_result_is_dropped_by_what_may_change_it(dialect, seen, read, wr
     ("dialect", "seen", "read", "write"),
     [
         (PG, ["CREATE VIEW v AS SELECT * FROM t", "ALTER VIEW v RENAME TO w"], "w", "UPDATE u SET x = 2"),
+        # Other events than those that a key or a trigger passes on, of tables whose definition was seen.
+        (PG, ["CREATE TABLE t (x int)", "CREATE TABLE c (x int REFERENCES t ON DELETE CASCADE)"], "c",
+         "UPDATE t SET x = 2"),
+        (PG, ["CREATE TABLE t (x int)", "CREATE TABLE c (x int REFERENCES t ON UPDATE CASCADE)"], "c",
+         "INSERT INTO t VALUES (1); DELETE FROM t"),
+        (LITE, ["CREATE TABLE t (x)", "CREATE TRIGGER g AFTER DELETE ON t BEGIN DELETE FROM u; END"], "u",
+         "UPDATE t SET x = 2"),
+        (PG, ["CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS "
+              "$$ BEGIN DELETE FROM v; RETURN NEW; END $$",
+              "CREATE TRIGGER g AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION f()"], "u",
+         "INSERT INTO t VALUES (1)"),
+        (MY, ["CREATE TRIGGER g BEFORE INSERT ON t FOR EACH ROW SET NEW.x = UPPER(NEW.x)"], "u",
+         "INSERT INTO t VALUES (1)"),
+        (PG, ["CREATE MATERIALIZED VIEW v AS SELECT * FROM t"], "v", "DELETE FROM t"),
+        (PG, ["CREATE TABLE t (x int) PARTITION BY RANGE (x)"], "u", "INSERT INTO t VALUES (1)"),
         (PG, ["CREATE TABLE t (x uuid DEFAULT uuid_generate_v4(), y timestamptz DEFAULT now(), z int DEFAULT "
               "nextval('t_z_seq'), w text CHECK (length(w) < 9))"], "u", "INSERT INTO t DEFAULT VALUES"),
         (MY, ["CREATE TABLE t (x char(36) DEFAULT (uuid()), y datetime DEFAULT now())"], "u",
