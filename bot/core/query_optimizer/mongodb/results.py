@@ -178,7 +178,7 @@ class MongoResults:
 
     def tell_declared(self, analysis: Analysis, why: str = "its documents go without a write") -> None:
         """Say once that results of a collection are not kept from now on."""
-        for _, name, others in analysis.declares:
+        for _, name, others, _on in analysis.declares:
             known = self.invalidation.relations.read_by(frozenset((name,)))
             if NEVER in others and NEVER not in known:
                 logger.warning("Results of %s are not cached from now on: %s", one_line(name), one_line(why))
