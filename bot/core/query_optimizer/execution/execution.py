@@ -92,7 +92,7 @@ class Execution:
         try:
             result = await self._timed(call, None)
         except BaseException:
-            invalidation.written_by(analysis, call.database)
+            invalidation.written_by(analysis, call.database, waits=False)
             if analysis.transaction:
                 # It may have committed before it failed, and may be open still.
                 open_still = self._transactions.current()

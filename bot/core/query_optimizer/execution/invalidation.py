@@ -16,7 +16,7 @@ from bot.core.query_optimizer.execution.transactions import Transaction, Transac
 from bot.core.query_optimizer.models import Analysis, QueryType
 from bot.core.query_optimizer.sql.declarations import Declaration, declared_by, is_message, message_of
 from bot.core.query_optimizer.sql.names import write_marks
-from bot.core.query_optimizer.sql.relations import Relations
+from bot.core.query_optimizer.sql.relations import Relations, are_tables
 
 if TYPE_CHECKING:
     from bot.core.query_optimizer.plans.explain import PlanReader
@@ -117,8 +117,11 @@ class Invalidation:
 
     # What drops results.
 
-    def written_by(self, analysis: Analysis, database: str) -> Awaitable[Any] | None:
-        """A statement has run that writes, or may have written before it failed."""
+    def written_by(self, analysis: Analysis, database: str, *, waits: bool = True) -> Awaitable[Any] | None:
+        """A statement has run that writes, or may have written before it failed.
+
+        ``waits`` is False for a caller that does not await what it gets.
+        """
         if analysis.declares:
             self.learn(analysis.declares)
         if analysis.query_type in _MAY_DEFINE:
@@ -130,11 +133,13 @@ class Invalidation:
             self.note(transaction, analysis, database)
         written, anything = self._all_written(analysis)
         told = self._written(written, anything, database, analysis.declares)
-        if self.relations.awaits_catalog:
+        if self.relations.awaits_catalog and are_tables(analysis.writes):
             self.catalog.ask(self.relations.unknown(analysis.writes))
             if self.catalog.is_overdue:
                 # What changes along was known too long ago: whoever wrote waits for what is known now.
-                return self._and_read(told)
+                if waits:
+                    return self._and_read(told)
+                self.cache.write_anything()
         return told
 
     def note(self, transaction: Transaction, analysis: Analysis, database: str) -> None:

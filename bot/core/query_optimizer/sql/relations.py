@@ -229,8 +229,7 @@ class Relations:
         maps = [edges for layer in layers for edges in (layer.behind, layer.along) if edges]
         found = _closure(names, maps, events)
         if self.awaits_catalog and not (self.is_current and not self._unknown(names)):
-            of_sql = any(not name.startswith(MONGODB) and name not in _NO_TABLES for name in names)
-            return found | {ANY} if of_sql else found
+            return found | {ANY} if are_tables(names) else found
         return self._doubted(found) if self.doubt else found
 
     def all_written(
@@ -247,6 +246,11 @@ class Relations:
 
 
 _NO_TABLES = frozenset((ANY, NEVER, GRAPHQL))
+
+
+def are_tables(names: Iterable[str]) -> bool:
+    """Whether one of them is that of a table, and not of a collection."""
+    return any(not name.startswith(MONGODB) and name not in _NO_TABLES for name in names)
 
 
 def _closure(names: Iterable[str], maps: list[Edges], events: frozenset[str]) -> frozenset[str]:

@@ -288,3 +288,22 @@ async def test_a_trigger_that_may_write_anything_is_told_once_and_why(reader, da
         await reader.read()
         await reader.read()
     assert caplog.text.count("drops every cached result: t: it has EXECUTE") == 1
+
+
+async def test_a_write_that_fails_while_the_catalog_is_overdue_drops_everything(clock, database):
+    optimizer = QueryOptimizer(clock=clock)
+    await optimizer.enable(dialect="postgres", cache_ttl=10_000)
+    database.rows = [TABLE, ("table", "u", "")]
+    optimizer.explain_with(database, "postgres")
+
+    async def run(query, params):
+        return [(1,)]
+
+    async def slow(query, params):
+        await clock.advance(200)
+        raise TimeoutError("it may have written")
+
+    await optimizer.execute("SELECT * FROM u", None, run)
+    with pytest.raises(TimeoutError):
+        await optimizer.execute("DELETE FROM t", None, slow)
+    assert await optimizer.get_cached_result("SELECT * FROM u") is None
