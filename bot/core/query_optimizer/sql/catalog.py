@@ -1,4 +1,4 @@
-"""What a database's catalog says about its tables, as declarations (pure).
+"""What a database's catalog says about its tables, as declarations.
 
 Views, partitions and heirs, cascading keys, triggers, rules, policies, sequences, defaults and checks that
 write, and functions of the user's own: read from a pool, they are known as if their definitions had passed
