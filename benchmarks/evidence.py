@@ -172,6 +172,49 @@ DELETE FROM downloads WHERE NOT EXISTS (SELECT 1 FROM users u WHERE u.id = downl
 """What mirror, leech and moderation bots ask; among them queries that no index helps."""
 
 HOLD_OUT = """
+SELECT id, title FROM chats WHERE type = 'channel' AND created_at > now() - interval '10 days'
+SELECT id FROM chats WHERE lower(title) = 'chat 77'
+SELECT count(*) FROM chats WHERE type = 'private'
+SELECT u.id, u.username FROM users u WHERE u.referrer_id = 77 AND u.is_premium ORDER BY u.created_at DESC LIMIT 5
+SELECT count(DISTINCT user_id) FROM commands c JOIN downloads d ON d.user_id = c.author_id WHERE c.guild_id = 1500
+SELECT id FROM payments WHERE external_id ILIKE '%9999%'
+SELECT count(*), sum(amount) FROM payments WHERE created_at BETWEEN now() - interval '40 days' AND now() - interval '38 days'
+SELECT user_id FROM payments GROUP BY user_id HAVING count(*) > 8
+SELECT provider, status, count(*) FROM payments WHERE user_id BETWEEN 100 AND 200 GROUP BY provider, status
+SELECT id FROM detected_spam WHERE NOT added ORDER BY timestamp LIMIT 100
+SELECT user_name FROM detected_spam WHERE user_id = 77 OR user_name = 'n77'
+SELECT id FROM detected_spam WHERE text LIKE '%spam 5999%'
+SELECT gid, count(*) FROM detected_spam WHERE timestamp > now() - interval '2 days' GROUP BY gid
+SELECT message FROM samples WHERE type = 'spam' AND origin = 'user' AND gid = 'g3' ORDER BY timestamp DESC LIMIT 10
+SELECT id FROM samples WHERE md5(message) = 'abc'
+SELECT entity_id FROM access_hash WHERE access_hash = 77777
+SELECT user_id FROM settings WHERE key = 'thumb' AND value = 'x'
+SELECT id FROM reminders WHERE event = 'tempban' AND expires < now()::timestamp ORDER BY expires LIMIT 10
+SELECT id FROM reminders WHERE extra @> '{"args": ["77", "c"]}' AND expires > now()::timestamp
+SELECT min(expires) FROM reminders WHERE event = 'tempmute'
+SELECT t.name, l.name FROM tags t JOIN tag_lookup l ON l.tag_id = t.id WHERE t.owner_id = 77
+SELECT name, uses FROM tags WHERE uses > 985
+SELECT name FROM tags WHERE lower(name) LIKE 'tag999%' AND location_id = 7
+SELECT location_id, count(*) FROM tag_lookup WHERE owner_id = 5 GROUP BY location_id
+SELECT e.message_id FROM starboard_entries e WHERE e.channel_id = 12 AND e.total > 30
+SELECT author_id, sum(total) FROM starboard_entries WHERE guild_id = 12 GROUP BY author_id ORDER BY 2 DESC LIMIT 3
+SELECT DISTINCT entry_id FROM starrers WHERE author_id = 500
+SELECT m.id, u.username FROM messages m JOIN users u ON u.id = m.user_id WHERE m.hash = 'abc' ORDER BY m.id LIMIT 20
+SELECT id FROM messages WHERE reply_to_id IS NULL AND user_id = 99 AND chat_id = -9
+SELECT chat_id, max(created_at) FROM messages WHERE user_id = 4242 GROUP BY chat_id
+SELECT count(*) FROM messages WHERE length(text) > 200
+SELECT id FROM downloads WHERE priority = 2 AND status = 'active' ORDER BY size DESC LIMIT 5
+SELECT id FROM downloads WHERE finished_at BETWEEN now() - interval '2 days' AND now() - interval '1 day' AND status = 'error'
+SELECT d.status, count(*) FROM downloads d WHERE d.user_id IN (1, 2, 3, 4, 5) GROUP BY d.status
+SELECT id FROM downloads WHERE size IS NULL
+SELECT command FROM commands WHERE prefix = '?' AND channel_id = 77 ORDER BY used DESC LIMIT 20
+SELECT guild_id FROM commands WHERE failed AND command = 'stars' AND used > now()::timestamp - interval '5 days'
+UPDATE tags SET uses = uses + 1 WHERE lower(name) = 'tag42' AND location_id = 12
+UPDATE members SET role = 'admin' WHERE user_id = 555 AND role = 'member'
+UPDATE starboard_entries SET total = total + 1 WHERE bot_message_id = 900077
+DELETE FROM settings WHERE value = 'old'
+DELETE FROM commands WHERE used < now()::timestamp - interval '399 days'
+DELETE FROM samples s USING detected_spam d WHERE d.gid = s.gid AND d.user_id = 77 AND s.origin = 'preset'
 """.strip().splitlines()
 """Written after the code was done, and not used to tune it."""
 

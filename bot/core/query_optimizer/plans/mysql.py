@@ -12,10 +12,10 @@ from bot.core.query_optimizer.plans.prepare import (
     Explainer,
     Prepared,
     columns_by_table,
-    figures_of,
     known_by,
-    samples_for,
+    quoted_name,
 )
+from bot.core.query_optimizer.plans.samples import figures_of, samples_for
 
 _INDEXES = """
 SELECT table_name, index_name, column_name FROM information_schema.statistics
@@ -38,8 +38,12 @@ async def ask_mysql(explainer: Explainer, prepared: Prepared) -> Evidence:
         ]
     )
     plan = plan_of_mysql(rows[0][0], prepared.aliases)
-    samples = samples_for(prepared, plan, "mysql")
-    answers = await explainer([(sql, None) for _, _, sql in samples]) if samples else []
+    ordered_by: dict[str, str] = {}
+    for table, index, column in found:
+        if str(index) == "PRIMARY":
+            ordered_by.setdefault(str(table).lower(), quoted_name(str(column), "mysql"))
+    samples = samples_for(prepared, plan, "mysql", ordered_by)
+    answers = await explainer([(each.sql, None) for each in samples]) if samples else []
     # A full scan examines the whole table.
     sizes = {
         access.table.lower(): access.expected

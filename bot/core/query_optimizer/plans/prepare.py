@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bot.core._shared.masking import one_line
 from bot.core.query_optimizer.models import Advice, Analysis, IndexSuggestion, QueryType
-from bot.core.query_optimizer.plans.evidence import Plan, TableFigures
 
 if TYPE_CHECKING:
     from bot.core.query_optimizer.advice.candidates import Candidate
@@ -47,6 +46,7 @@ class Prepared:
 
     __slots__ = (
         "aliases",
+        "constants",
         "normal_form",
         "orders",
         "params",
@@ -71,6 +71,8 @@ class Prepared:
         self.suggestions: tuple[IndexSuggestion, ...] = ()
         self.searches: list[Search] | None = None
         """Indexes that may serve the query, for PostgreSQL; None if one cannot be asked about."""
+        self.constants: dict[str, str] = {}
+        """For SQLite and MySQL: DDL of a suggestion -> its conditions for equality, if all have literals."""
         self.orders = False
         """Whether it asks for an order, or for the first or last of one, somewhere."""
         self.stops_early = False
@@ -156,6 +158,38 @@ def _understood(reading: Reading, advice: Advice, sql: str, params: Any) -> Prep
         found.params = (params,)
     if dialect == "postgres":
         found.searches = _searches(reading, found)
+    else:
+        found.constants = _constants(reading)
+    return found
+
+
+def _constants(reading: Reading) -> dict[str, str]:
+    from sqlglot import exp
+
+    from bot.core.query_optimizer.advice.index_keys import suggestion_of
+    from bot.core.query_optimizer.advice.indexes import wanted_in
+    from bot.core.query_optimizer.advice.rules.facts import Facts
+    from bot.core.query_optimizer.sql.dialects import dialect_of
+
+    found: dict[str, str] = {}
+    facts = Facts(reading, reading.censuses[0], None)
+    for scope in facts.scopes:
+        for source, wanted in wanted_in(scope, facts.dialect):
+            suggestion = suggestion_of(source, wanted, facts)
+            keys = [] if suggestion is None else [each.lower() for each in suggestion.equality_columns]
+            copies = [condition.copy() for key, condition in wanted.conditions if key in keys]
+            if suggestion is None or {key for key, _ in wanted.conditions}.isdisjoint(keys):
+                continue
+            if not set(keys) <= {key for key, _ in wanted.conditions}:
+                continue  # a column that another table gives
+            if any(copy.find(exp.Placeholder, exp.Parameter) is not None for copy in copies):
+                continue
+            for copy in copies:
+                for column in copy.find_all(exp.Column):
+                    column.set("table", None)
+            found[suggestion.ddl] = " AND ".join(
+                f"({copy.sql(dialect=dialect_of(facts.dialect))})" for copy in copies
+            )
     return found
 
 
@@ -201,7 +235,7 @@ def _counting(
         texts.append(text)
     where = " AND ".join(f"({text})" for text in texts)
     table = prepared.tables[candidate.suggestion.table.rpartition(".")[2].lower()]
-    alias = _quoted(candidate.alias, "postgres")
+    alias = quoted_name(candidate.alias, "postgres")
     # Names and conditions of the query itself, read and written by a parser.
     return f"EXPLAIN (FORMAT JSON) SELECT 1 FROM {table} AS {alias} WHERE {where}", tuple(params)  # noqa: S608
 
@@ -301,49 +335,7 @@ def columns_by_table(rows: Sequence[Sequence[Any]]) -> dict[str, list[tuple[str,
     return {table: [tuple(columns) for columns in by.values()] for table, by in found.items()}
 
 
-def samples_for(
-    prepared: Prepared, plan: Plan, dialect: str
-) -> list[tuple[str, IndexSuggestion | None, str]]:
-    """(table, suggestion, SQL) that counts sampled rows, and distinct keys of the suggestion among them."""
-    by_table = {each.table.rpartition(".")[2].lower(): each for each in prepared.suggestions}
-    found: list[tuple[str, IndexSuggestion | None, str]] = []
-    for table in plan.scanned():
-        written = prepared.tables.get(table)
-        if written is None:
-            continue
-        suggestion = by_table.get(table)
-        keys = suggestion.equality_columns if suggestion is not None else ()
-        listed = ", ".join(_quoted(key, dialect) for key in keys)
-        rows = f"SELECT {listed or '1 AS one'} FROM {written} LIMIT {SAMPLED_ROWS}"  # noqa: S608 - names
-        distinct = "0"
-        if keys:
-            distinct = f"SELECT count(*) FROM (SELECT DISTINCT {listed} FROM ({rows}) AS s) AS d"  # noqa: S608
-        sql = f"SELECT count(*), ({distinct}) FROM ({rows}) AS r"  # noqa: S608 - names
-        found.append((table, suggestion if keys else None, sql))
-    return found
-
-
-def _quoted(name: str, dialect: str) -> str:
+def quoted_name(name: str, dialect: str) -> str:
     # SQLite takes a name in double quotes that it does not know for a string.
     mark = '"' if dialect == "postgres" else "`"
     return mark + name.replace(mark, mark * 2) + mark
-
-
-def figures_of(
-    samples: Sequence[tuple[str, IndexSuggestion | None, str]],
-    answers: Sequence[Sequence[Sequence[Any]]],
-    sizes: Mapping[str, float],
-) -> dict[str, TableFigures]:
-    found = {}
-    for (table, suggestion, _), answer in zip(samples, answers, strict=True):
-        rows, keys = int(answer[0][0]), int(answer[0][1])
-        size = sizes.get(table)
-        selected = {suggestion.ddl: 1 / keys} if suggestion is not None and keys else {}
-        found[table] = TableFigures(
-            max(rows, size or 0.0), at_least=size is None and rows >= SAMPLED_ROWS, selected=selected
-        )
-    return found
-
-
-SAMPLED_ROWS = 10_000
-"""Rows of a table that are read to count the values of its columns, if the planner does not know."""

@@ -13,10 +13,9 @@ from bot.core.query_optimizer.plans.prepare import (
     Prepared,
     Statement,
     columns_by_table,
-    figures_of,
     known_by,
-    samples_for,
 )
+from bot.core.query_optimizer.plans.samples import figures_of, samples_for
 
 _INDEXES = """
 SELECT m.name, i.name, c.name
@@ -26,7 +25,11 @@ ORDER BY m.name, i.name, c.seqno
 """
 _VIEWS = """
 SELECT type, name FROM sqlite_master
-WHERE name = 'sqlite_stat1' OR (type = 'view' AND lower(name) IN ({}))
+WHERE name = 'sqlite_stat1' OR (type = 'view' AND lower(name) IN ({0}))
+UNION ALL
+SELECT 'rowid', name FROM sqlite_master
+WHERE type = 'table' AND lower(name) IN ({0}) AND upper(sql) NOT LIKE '%WITHOUT%ROWID%'
+  AND upper(sql) NOT LIKE 'CREATE VIRTUAL%'
 """
 _SIZES = "SELECT tbl, stat FROM sqlite_stat1 WHERE lower(tbl) IN ({})"
 
@@ -44,8 +47,9 @@ async def ask_sqlite(explainer: Explainer, prepared: Prepared) -> Evidence:
     has_statistics = any(kind == "table" for kind, _ in others)
     views = [name for kind, name in others if kind == "view"]
     plan = plan_of_sqlite(rows, prepared.aliases)
-    samples = samples_for(prepared, plan, "sqlite")
-    statements: list[Statement] = [(sql, None) for _, _, sql in samples]
+    ordered_by = {str(name).lower(): "rowid" for kind, name in others if kind == "rowid"}
+    samples = samples_for(prepared, plan, "sqlite", ordered_by)
+    statements: list[Statement] = [(each.sql, None) for each in samples]
     if has_statistics:
         statements.append((_SIZES.format(names), None))
     answers = list(await explainer(statements)) if statements else []
