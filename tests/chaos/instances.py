@@ -73,10 +73,11 @@ class Process(ChildServer):
     def begin(self) -> None:
         """Start it; it answers a little later."""
         self.starts += 1
+        ours = {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": ""}  # many starts of the same code
         with (self.folder / f"{self.who}.log").open("wb") as log:
             self.process = subprocess.Popen(
                 self.command(), stdout=log, stderr=log, cwd=self.folder,
-                env={**os.environ, "PYTHONPATH": str(ROOT), **self.environment()},
+                env={**os.environ, **ours, **self.environment()},
             )  # fmt: skip
 
     def stop(self, seconds: float = 30.0) -> int:
@@ -160,7 +161,7 @@ def make_hosts(folder: Path, links: Mapping[str, Mapping[str, FaultyProxy]], tel
     return [Host(name, folder, links[name], telegram) for name in INSTANCES]
 
 
-async def until_up(session: ClientSession, processes: list[Process], seconds: float = 90.0) -> None:
+async def until_up(session: ClientSession, processes: list[Process], seconds: float = 180.0) -> None:
     """Wait until all of them answer. Raises RuntimeError for one that ended or stays silent."""
     deadline = time.monotonic() + seconds
     for process in processes:
