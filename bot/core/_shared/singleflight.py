@@ -287,7 +287,7 @@ class SingleFlight(Generic[T]):
 
     def _deserted(self, flight: _Flight[T], timeout: float | None) -> None:
         """The work was cancelled: with its leader, so that others go on, or by itself, as they then are."""
-        own = flight.task.cancelling() <= flight.cancelling and not flight.loop.is_closed()
+        own = flight.task.cancelling() <= flight.cancelling
         waiting = {waiter: how for waiter, how in flight.waiters.items() if not waiter.done()}
         if own or not waiting or flight.loop.is_closed():
             self._leave(flight)

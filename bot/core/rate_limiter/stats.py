@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from bot.core.phase4_statistics.rate_limiter import LimitFigures, RateLimiterFigures
-from bot.core.rate_limiter.models import Limit, WindowLimit
+from bot.core.rate_limiter.models import WindowLimit
 from bot.core.rate_limiter.parts import Meter
 from bot.core.rate_limiter.table import values
 
@@ -45,9 +45,9 @@ def snapshot(
             rest_allowed += meter.allowed
             rest_blocked += meter.blocked
             continue
-        by_limit[_unique(label, meter.config, by_limit)] = _figures(meter)
+        by_limit[unique_label(label, values(meter.config), by_limit)] = _figures(meter)
     if rest_clients or rest_allowed or rest_blocked:
-        by_limit[_unique(others, None, by_limit)] = LimitFigures(
+        by_limit[unique_label(others, "", by_limit)] = LimitFigures(
             active_clients=rest_clients, allowed=rest_allowed, blocked=rest_blocked
         )
     total = allowed + blocked
@@ -84,11 +84,11 @@ def _figures(meter: Meter) -> LimitFigures:
     return replace(counts, requests_per_second=limit.requests_per_second, burst_size=limit.burst_size)
 
 
-def _unique(label: str, limit: Limit | None, taken: Collection[str]) -> str:
-    """A label that is not taken, and that any text format can carry."""
+def unique_label(label: str, detail: str, taken: Collection[str]) -> str:
+    """A label that is not taken, by its ``detail`` if need be, and that any text format can carry."""
     label = label.encode("utf-8", "backslashreplace").decode()  # a lone surrogate has no UTF-8
-    if label in taken and limit is not None:
-        label = f"{label} ({values(limit)})"
+    if label in taken and detail:
+        label = f"{label} ({detail})"
     found, number = label, 1
     while found in taken:
         number += 1

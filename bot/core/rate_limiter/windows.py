@@ -17,7 +17,7 @@ from __future__ import annotations
 import itertools
 import math
 from array import array
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Iterable
 
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
@@ -156,14 +156,6 @@ class Windows:
             times.extend(array("d", (at,)) * tokens)
         if len(times) > 2 * self.most:
             del times[: len(times) - self.most]
-
-    def take_back(self, client: ClientId, at: float, tokens: int) -> bool:
-        """Forget tokens that were taken at a time; False if those have been forgotten already."""
-        times = self.times(client)
-        first = bisect_left(times, at)
-        last = min(first + tokens, bisect_right(times, at))
-        del times[first:last]
-        return last > first
 
     def credit(self, client: ClientId, now: float, tokens: int) -> bool:
         """Give back tokens of requests that did not happen; False if none counts, or a backoff holds.
