@@ -436,7 +436,9 @@ def test_the_memory_of_repetitions_is_bounded(monkeypatch):
     monkeypatch.setattr(stats, "MAX_FINGERPRINTS", 10)
     found = stats.ExecutionStatistics()
     for number in range(100):
-        analysis = SimpleNamespace(fingerprint=str(number), normal_form="SELECT ?")
+        analysis = SimpleNamespace(
+            fingerprint=str(number), normal_form="SELECT ?", reads=frozenset("t"), writes=frozenset()
+        )
         for _ in range(2):
             found.record(analysis, 1.0, 1, False, 0.0)
             found.note_repeat(analysis, str(number), 1.0, version=0, now=0.0, ttl=1.0)
