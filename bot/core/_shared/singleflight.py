@@ -230,7 +230,8 @@ class SingleFlight(Generic[T]):
         self._flights[flight.key] = flight
         flight.cancelling = 0
         flight.led = False
-        flight.task = loop.create_task(self._fly(flight, work), name="single-flight", context=context)
+        # Not by the loop's factory: work that an eager one runs at once may end before anybody waits for it.
+        flight.task = asyncio.Task(self._fly(flight, work), loop=loop, name="single-flight", context=context)
         flight.task.add_done_callback(partial(self._landed, flight))
         if timeout is not None:
             self._deadlines.add(flight, loop, timeout)

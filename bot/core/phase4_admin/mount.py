@@ -60,8 +60,10 @@ class Mounted:
     async def close(self) -> None:
         """Free its port and end what it runs. In a host's application it ends with that."""
         if self._server is not None:
-            await self._server.close()
-            self.admin.abandon()
+            try:
+                await self._server.close()
+            finally:
+                self.admin.abandon()
 
 
 def mount_on(

@@ -9,7 +9,7 @@ import socket
 
 from aiohttp import web
 
-from bot.core._shared.tasks import run_on_loop
+from bot.core._shared.tasks import run_on_loop, to_the_end
 from bot.core.phase4_admin.connections import TAKEN_AT_ONCE, BriefHttpLog, Connection, Connections
 
 BACKLOG = 64
@@ -67,11 +67,17 @@ class PortServer:
             )
             self._listener.listen(BACKLOG)
         except BaseException:
-            await self._close_here()
+            await to_the_end(self._close_here())
             raise
 
     async def close(self) -> None:
-        """End every connection and free the port. Once is enough; again does nothing."""
+        """End every connection and free the port, also if the caller is cancelled meanwhile.
+
+        Once is enough; again does nothing.
+        """
+        await to_the_end(self._close())
+
+    async def _close(self) -> None:
         loop, self._loop = self._loop, None
         if loop is not None and not await run_on_loop(loop, self._close_here):
             # The event loop has ended, and its tasks with it: what is left are sockets.

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import sys
 
 import pytest
 
@@ -452,3 +453,23 @@ async def test_a_led_run_that_ended_has_no_deadline():
     work.gate.set()
     await flights.run("k", work, timeout=60)
     assert not flights._deadlines._at
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
+def test_work_that_never_waits_is_awaited_on_a_loop_with_eager_tasks():
+    """It ended before its caller waited for it, who then waited for ever."""
+
+    async def main():
+        flights = SingleFlight()
+
+        async def work():
+            return "done"
+
+        found = await asyncio.wait_for(asyncio.gather(*[flights.run("k", work) for _ in range(3)]), 10)
+        assert found == ["done"] * 3
+        assert len(flights) == 0
+
+    loop = asyncio.new_event_loop()
+    loop.set_task_factory(asyncio.eager_task_factory)
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(main())
