@@ -63,6 +63,8 @@ ENABLE_OUTBOUND = False
 # QUERY_OPTIMIZER_INSTRUMENT = False
 # with QUERY_OPTIMIZER_INSTRUMENT: also answer their reads from the cache, where certain (True or False)
 # QUERY_OPTIMIZER_INSTRUMENT_CACHE = False
+# make OpenTelemetry spans of queries; needs opentelemetry-api (extra: opentelemetry) (True or False)
+# QUERY_OPTIMIZER_TRACING = False
 # the greatest depth of a GraphQL operation, in fields (a whole number >= 1 and <= 1_000)
 # QUERY_OPTIMIZER_GRAPHQL_MAX_DEPTH = 50
 # the most fields in a GraphQL operation, each multiplied by its page sizes (a whole number >= 1 and <=

@@ -71,6 +71,9 @@ class QueryOptimizerSettings(Settings, frozen=True, rename=starting("QUERY_OPTIM
     instrument_cache: Annotated[
         bool, doc("with QUERY_OPTIMIZER_INSTRUMENT: also answer their reads from the cache, where certain")
     ] = False
+    tracing: Annotated[
+        bool, doc("make OpenTelemetry spans of queries; needs opentelemetry-api (extra: opentelemetry)")
+    ] = False
     graphql_max_depth: Annotated[
         int, Meta(ge=1, le=1000, description="the greatest depth of a GraphQL operation, in fields")
     ] = 50

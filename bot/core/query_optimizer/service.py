@@ -38,6 +38,7 @@ from bot.core.query_optimizer.sql.comments import untagged
 from bot.core.query_optimizer.stats import has_parameters
 
 if TYPE_CHECKING:
+    from bot.core.query_optimizer.execution.tracing import Tracer
     from bot.core.query_optimizer.mongodb.collection import CachedCollection
     from bot.core.query_optimizer.mongodb.listening import Listener
     from bot.core.query_optimizer.mongodb.results import MongoResults
@@ -101,6 +102,7 @@ class QueryOptimizer(Phase4Service):
         graphql_max_complexity: int | None = None,
         query_timeout: float | None = None,
         catalog_max_age: float | None = None,
+        tracing: bool | None = None,
     ) -> bool:
         """Switch on, or reconfigure; None leaves what was set before.
 
@@ -114,7 +116,8 @@ class QueryOptimizer(Phase4Service):
         their arguments alone. GraphQL operations deeper than ``graphql_max_depth`` (50) fields or of a
         complexity over ``graphql_max_complexity`` (10,000) are not executed. A read that callers share is
         given up after ``query_timeout`` (120) seconds, 0: never. What an explainer read of the catalog counts
-        for ``catalog_max_age`` (300) seconds. Raises ValueError for values out of bounds.
+        for ``catalog_max_age`` (300) seconds. ``tracing`` (off) makes OpenTelemetry spans of queries. Raises
+        ValueError for values out of bounds, MisuseError if opentelemetry-api is missing.
         """
         async with self._transition:
             settings = self._settings.changed(
@@ -134,7 +137,9 @@ class QueryOptimizer(Phase4Service):
                 graphql_max_complexity=graphql_max_complexity,
                 query_timeout=query_timeout,
                 catalog_max_age=catalog_max_age,
+                tracing=tracing,
             )
+            tracer = self._new_tracer() if settings.tracing else None
             speaks = settings.dialect
             # Those of an earlier call have been declared.
             behind = [] if views is None else relations_of("views", settings.views, speaks)
@@ -156,6 +161,7 @@ class QueryOptimizer(Phase4Service):
             invalidation.switch_on()
             self._live = invalidation.live
             self._loop = asyncio.get_running_loop()
+            self._trace_with(tracer)
             self._switched_on()
             self._preload.soon(speaks)
         return True
@@ -166,6 +172,7 @@ class QueryOptimizer(Phase4Service):
         """
         async with self._transition:
             self._enabled = False
+            self._trace_with(None)
             await self._preload.ended()
             self._invalidation.switch_off()
             self._live = self._invalidation.live
@@ -175,6 +182,18 @@ class QueryOptimizer(Phase4Service):
             if self._invalidation.plans is not None:
                 self._invalidation.plans.forget()
         return True
+
+    def _new_tracer(self) -> Tracer:
+        from bot.core.query_optimizer.execution.tracing import Tracer
+
+        return Tracer(lambda: self._analyses.dialect)
+
+    def _trace_with(self, tracer: Tracer | None) -> None:
+        """Make spans with this, or none. While it is off, :meth:`execute` does not even look."""
+        self._recorder.tracer = tracer
+        self.__dict__.pop("execute", None)
+        if tracer is not None:
+            self.__dict__["execute"] = tracer.traced(self.execute, self._analyses.analyse)
 
     # What the text of a query does not tell.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Hashable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from bot.core._shared.clock import Clock
 from bot.core._shared.masking import one_line
@@ -20,6 +21,9 @@ from bot.core.query_optimizer.execution.transactions import Transactions
 from bot.core.query_optimizer.models import Analysis, Finding
 from bot.core.query_optimizer.sql.names import is_mongodb
 from bot.core.query_optimizer.stats import MAX_SHOWN, ExecutionStatistics
+
+if TYPE_CHECKING:
+    from bot.core.query_optimizer.execution.tracing import Tracer
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +50,8 @@ class Recorder:
         """Look-ups without an answer, since the start or the last reset."""
         self.specimens = Specimens()
         self._slow_log = SlowQueryLog()
+        self.tracer: Tracer | None = None
+        """Makes spans; None: switched off."""
 
     def configure(self, settings: QueryOptimizerSettings) -> None:
         """Use these settings from now on."""

@@ -162,6 +162,8 @@ class Session:
         text = without_name(text)
         analysis = optimizer._analyses.analyse(text, params)
         if STOPWATCH.get() is None:  # else an execution of the optimizer's counts this
+            if (tracer := optimizer._recorder.tracer) is not None:
+                tracer.ran(analysis, text, seconds)
             self._record(analysis, text, params if is_one else None, seconds, rows, is_one=is_one)
         return self._ran(analysis, text)
 
@@ -284,6 +286,10 @@ class Session:
         try:
             result = await call()
         except BaseException as error:
+            tracer = self.instrument.optimizer._recorder.tracer
+            if tracer is not None and self.watches and STOPWATCH.get() is None:
+                analysis = self.instrument.optimizer._analyses.analyse(text, params)
+                tracer.ran(analysis, text, now() - start, error)
             if self.watches and (told := self.failed(text, error)) is not None:
                 in_background(told)  # whoever is cancelled shall not wait
             raise

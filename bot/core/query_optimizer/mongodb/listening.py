@@ -138,6 +138,10 @@ class Listener(CommandListener):
         if pending is not None:
             # A server's answer has a code; what the driver itself noticed has the name of an error.
             failure = event.failure
+            if self.shared.recorder.tracer is not None and pending.seen is not None:
+                kind = str(failure.get("errtype") or failure.get("codeName") or "OperationFailure")
+                details = event.duration_micros / 1e6, kind, failure.get("code")
+                self._on_loop(self._trace_failure, pending, *details)
             self._on_loop(self._failed, pending, "errtype" not in failure and not _is_doubtful(failure))
 
     def _popped(self, event: CommandSucceededEvent | CommandFailedEvent) -> Pending | None:
@@ -212,11 +216,20 @@ class Listener(CommandListener):
                 self._ended(pending, is_certain=True)
             return
         if STOPWATCH.get() is None:  # else an execution of the optimizer's counts it
+            if (tracer := self.shared.recorder.tracer) is not None:
+                tracer.ran(seen.analysis, "", milliseconds / 1000)
             self._record(pending, seen, origin, milliseconds, reply)
         if pending.transaction is not None:
             self._transactions.note(pending.transaction, seen.written)
         if seen.written:
             self._wrote(pending, seen)
+
+    def _trace_failure(
+        self, pending: Pending, origin: Origin | None, seconds: float, kind: str, code: Any
+    ) -> None:
+        tracer = self.shared.recorder.tracer
+        if tracer is not None and pending.seen is not None and STOPWATCH.get() is None:
+            tracer.failed(pending.seen.analysis, seconds, kind, code)
 
     def _failed(self, pending: Pending, origin: Origin | None, is_certain: bool) -> None:
         """It failed; unless ``is_certain``, it may still be carried out."""

@@ -301,6 +301,8 @@ class CollectionResults:
                 if entry.frequency < MAX_FREQUENCY:
                     entry.frequency += 1
                 shared.recorder.hits += 1
+                if (tracer := shared.recorder.tracer) is not None:
+                    tracer.hit(analysis_of(method, self.database, self._name, arguments, reads=reads))
                 return entry.value if entry.thaw is None else entry.thaw(entry.value)
             reads = self._reads(method, arguments)
             if shared.is_unsure(reads):
@@ -322,9 +324,15 @@ class CollectionResults:
             database,
         )
         shared.recorder.watch(call, shared.now())
-        if keep is not None and key is not None:
-            return await shared.execution.run_alone(call, keep)
-        return await shared.execution.run(call)
+        tracer = shared.recorder.tracer
+        if tracer is not None:
+            return await tracer.around(analysis, lambda: self._run(call, keep))
+        return await self._run(call, keep)
+
+    async def _run(self, call: Call, keep: Callable[[Any], bool] | None) -> Any:
+        if keep is not None and call.key is not None:
+            return await self.shared.execution.run_alone(call, keep)
+        return await self.shared.execution.run(call)
 
     def written_by(self, pipeline: Any) -> frozenset[str]:
         """The collections that a pipeline writes, as filed."""
@@ -345,7 +353,10 @@ class CollectionResults:
             analysis = shared.never_kept(analysis, names)
         database = "" if reader is None else reader.database
         call = Call(analysis.normal_form, None, _executor(run), analysis, None, database=database)
+        tracer = shared.recorder.tracer
         try:
+            if tracer is not None:
+                return await tracer.around(analysis, lambda: shared.execution.run(call))
             return await shared.execution.run(call)
         except BaseException as error:
             if may_still_happen(error):

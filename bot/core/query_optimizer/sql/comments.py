@@ -18,6 +18,11 @@ _SENDS_ELSEWHERE = re.compile(
     r"(?i)maxscale|proxysql|mycat|vt\+|balance|master|primary|replica|slave|rout|shard"
 )
 """Words by which proxies choose a server."""
+_SQLCOMMENTER = re.compile(
+    r"(?:/\*)?(?:\s*(?:traceparent|tracestate|route|controller|action|framework|application|app_name|db_driver)"
+    r"='[^']*'\s*(?:,|(?=\s*(?:\*/)?\Z)))+\s*(?:\*/)?\Z"
+)
+"""A comment of the tags of sqlcommenter alone: their values are data, ``route='/primary'`` too."""
 
 
 def untagged(query: str) -> str:
@@ -32,7 +37,7 @@ def untagged(query: str) -> str:
     text = query
     for _ in range(MAX_TAGS):
         match = _BEFORE.match(text)
-        if match is None or _SENDS_ELSEWHERE.search(match.group()):
+        if match is None or _sends_elsewhere(match.group()):
             break
         text = text[match.end() :]
     for _ in range(MAX_TAGS):
@@ -62,7 +67,11 @@ def _without_last(text: str) -> str | None:
 
 def _is_inert(content: str) -> bool:
     return (
-        content.count("'") % 2 == 0
-        and _NOT_INERT.search(content) is None
-        and _SENDS_ELSEWHERE.search(content) is None
+        content.count("'") % 2 == 0 and _NOT_INERT.search(content) is None and not _sends_elsewhere(content)
     )
+
+
+def _sends_elsewhere(comment: str) -> bool:
+    """Whether a proxy may choose a server by it."""
+    found = _SENDS_ELSEWHERE.search(comment)
+    return found is not None and _SQLCOMMENTER.match(comment.strip()) is None

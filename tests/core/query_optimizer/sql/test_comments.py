@@ -88,3 +88,19 @@ async def test_tags_cost_neither_hits_nor_analyses():
     assert len(optimizer._analyses._advices) == 1
     await optimizer.execute("UPDATE t SET a = 1 -- tag", None, database)
     assert await optimizer.get_cached_result(texts[0], (1,)) is None
+
+
+@pytest.mark.parametrize(
+    ("comment", "is_taken_off"),
+    [
+        ("/*route='%2Fusers%2Fprimary',traceparent='00-1'*/", True),
+        ("/* controller='a', action='b', framework='django', route='x' */", True),
+        ("/*route='x',shard='1'*/", False),
+        ("/*route=replica*/", False),
+        ("/* maxscale route to master */", False),
+        ("/*route='x' to master*/", False),
+    ],
+)
+def test_tags_of_sqlcommenter_are_no_words_to_a_proxy(comment, is_taken_off):
+    for text in (f"SELECT 1 {comment}", f"{comment} SELECT 1"):
+        assert untagged(text) == ("SELECT 1" if is_taken_off else text)
