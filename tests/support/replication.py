@@ -16,7 +16,13 @@ import psutil
 from tests.support.apart import execute_on_postgresql
 from tests.support.servers import ChildServer, free_port
 
-_SETTINGS = ("fsync=off", "shared_buffers=16MB", "max_wal_senders=8", "max_connections=60")
+_SETTINGS = (
+    "fsync=off",
+    "dynamic_shared_memory_type=mmap",
+    "shared_buffers=16MB",
+    "max_wal_senders=8",
+    "max_connections=60",
+)
 
 
 class Postgresql(ChildServer):
