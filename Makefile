@@ -18,7 +18,7 @@ SAMPLE ?= 30
 # Bytecode is kept whatever the environment says: the tests start many Python processes.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: run cluster example check test test-servers docs bench chaos mutants simulate lock audit clean
+.PHONY: run cluster example check test test-servers docs bench chaos mutants simulate sweep matrix lock audit clean
 
 run: $(VENV)/.service
 	exec $(BIN)/python -m bot --port $(PORT)
@@ -73,8 +73,19 @@ simulate: $(VENV)/.dev
 	$(BIN)/python -m tests.simulation $(if $(SEEDS),--seeds $(SEEDS),--seconds $(SECONDS)) --first $(FIRST) \
 		$(if $(WORLD),--world $(WORLD))
 
+# Every public call, cancelled at each of its suspensions; more than 5,000 points on each event loop. With a newer
+# PYTHON also with eager tasks.
+sweep: $(VENV)/.dev
+	PHASE4_TEST_SEARCH=15 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -s tests/cancellation/sweep
+
+# The tests with each Python, on uvloop, and with the oldest and newest libraries, in environments of their own;
+# SESSIONS="locked-3.12 oldest" takes these only, TESTS=tests/core these tests.
+matrix: | $(BIN)/python
+	$(BIN)/python -m pip install --quiet nox
+	$(BIN)/python -m nox $(if $(SESSIONS),--session $(SESSIONS)) -- $(TESTS)
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .nox $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, this is " + sys.version)'

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import inspect
 import os
+import pkgutil
 import shutil
 import subprocess
 import sys
@@ -50,6 +51,17 @@ def memory_serves() -> bool:
         return False
     free = room.f_bavail * room.f_frsize
     return free >= MEMORY_NEEDED and not room.f_flag & os.ST_NOEXEC and os.access(MEMORY, os.W_OK)
+
+
+LOOPS = {"uvloop": "uvloop.new_event_loop", "eager": "tests.support.loops.eager_loop"}
+"""What PHASE4_TEST_LOOP may name: the event loops of the async tests, if not asyncio's own."""
+
+if named := os.environ.get("PHASE4_TEST_LOOP"):
+    # Only then: pytest-asyncio before 1.4 does not know this hook.
+    def pytest_asyncio_loop_factories(
+        config: pytest.Config, item: pytest.Item
+    ) -> dict[str, Callable[[], object]]:
+        return {named: pkgutil.resolve_name(LOOPS[named])}
 
 
 def pytest_configure() -> None:
