@@ -164,16 +164,27 @@ class Execution:
     async def run_alone(self, call: Call, keep: Callable[[Any], bool]) -> Any:
         """Run a read that leaves something open for its caller; its result is kept if ``keep`` says so."""
         self._recorder.missed += 1
+        keep_it = self.keeping(call)
+        result = await self._timed(call, call.key)
+        if self.may_keep(call.analysis, call.params) and keep(result):
+            keep_it(result)
+        return result
+
+    def keeping(self, call: Call) -> Callable[[Any], None]:
+        """What keeps the result of a read that begins now, unless what it reads is written meanwhile."""
         invalidation = self._invalidation
         cache = invalidation.cache
         begun = cache.begin()
-        result = await self._timed(call, call.key)
-        if self.may_keep(call.analysis, call.params) and keep(result) and invalidation.keeps_in(cache):
+
+        def keep(result: Any) -> None:
+            if not invalidation.keeps_in(cache):
+                return
             frozen = self.frozen(call.analysis, result)
             if frozen is not None:
                 marks = invalidation.marks_of(call.analysis, call.database)
                 cache.put(call.key, frozen, marks, begun=begun, now=self._now(), ttl=call.ttl)
-        return result
+
+        return keep
 
     def _given_up(self, call: Call) -> QueryTimeoutError:
         seconds = self.timeout or 0

@@ -10,13 +10,17 @@ import asyncio
 import contextlib
 import sqlite3
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Any
-from weakref import WeakKeyDictionary
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary, WeakSet
 
 import aiosqlite
 
+from bot.core._shared.errors import InvalidArgumentError
 from bot.core.query_optimizer.execution.call import Call
+from bot.core.query_optimizer.execution.result_scopes import scope_key
+from bot.core.query_optimizer.instruments.kept_cursors import KeptCursor, is_over
 from bot.core.query_optimizer.instruments.watching import (
+    READING,
     Instrument,
     Run,
     Session,
@@ -40,7 +44,7 @@ class SqliteSession(Session):
     so nothing is cached then.
     """
 
-    __slots__ = ("abandoned", "cursors")
+    __slots__ = ("abandoned", "armed", "cursors", "keeps_cursors", "last_rowid")
 
     def __init__(self, connection: Any, instrument: Instrument) -> None:
         def in_transaction() -> bool:
@@ -51,8 +55,15 @@ class SqliteSession(Session):
                 return False
 
         super().__init__(instrument, in_transaction)
-        # Cursors that may have rows left: the call that opened each, and its milliseconds so far.
+        # Cursors that may have rows left: the call that opened each, its milliseconds so far, and what keeps
+        # its rows. Added to in the connection's thread: an abandoned call's cursor counts, too.
         self.cursors: WeakKeyDictionary[sqlite3.Cursor, list[Any]] = WeakKeyDictionary()
+        # Cursors that replay kept rows, of which no row was taken when their caller went on.
+        self.armed: WeakSet[KeptCursor] = WeakSet()
+        self.keeps_cursors = False
+        """Whether reads by cursors are answered."""
+        self.last_rowid: int | None = None
+        """What a cursor of this connection would have as ``lastrowid``; None: unknown."""
         # Calls whose callers were cancelled, and which wait for the thread, or run in it.
         self.abandoned: list[Timed] = []
 
@@ -92,6 +103,17 @@ class SqliteSession(Session):
         return not self.cursors and super()._is_plain()
 
 
+class Keep(NamedTuple):
+    """What keeps the rows of a cursor, if these factories make them."""
+
+    keep: Callable[[Any], None]
+    row_factory: Any
+    text_factory: Any
+
+    def makes_rows_of(self, cursor: sqlite3.Cursor) -> bool:
+        return cursor.row_factory is self.row_factory and cursor.connection.text_factory is self.text_factory
+
+
 class Timed:
     """A call for a connection's thread, which notes there how it ended.
 
@@ -99,10 +121,13 @@ class Timed:
     goes on, another call may have begun a transaction; and when its caller is cancelled, it still runs.
     """
 
-    __slots__ = ("_fn", "_inside", "_now", "_then", "ended", "inside", "seconds")
+    __slots__ = ("_fn", "_inside", "_noted", "_now", "_then", "ended", "inside", "seconds")
 
-    def __init__(self, fn: Any, now: Callable[[], float], inside: Callable[[], bool]) -> None:
+    def __init__(
+        self, fn: Any, now: Callable[[], float], inside: Callable[[], bool], noted: Callable[[Any], None]
+    ) -> None:
         self._fn = fn
+        self._noted = noted
         self._now = now
         self._inside = inside
         self._then: Callable[[], object] | None = None
@@ -113,9 +138,12 @@ class Timed:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         start = self._now()
+        result = None
         try:
-            return self._fn(*args, **kwargs)
+            result = self._fn(*args, **kwargs)
+            return result
         finally:
+            self._noted(result)
             self.seconds = self._now() - start
             self.inside = self._inside()
             self.ended = True
@@ -138,7 +166,122 @@ async def watch(
     """Make a call by ``run``, the class's own ``_execute``; the first of ``args`` is what to call."""
     fn, *rest = args
     args = tuple(rest)
-    timed = Timed(fn, session.instrument.optimizer._now, session.in_transaction)
+    name = getattr(fn, "__name__", "")
+    if isinstance(kept := getattr(fn, "__self__", None), KeptCursor):
+        if kept.answers(name, args) and connection._running and connection._connection:
+            return fn(*args, **kwargs)
+        if kept.answers(name, args):
+            return await run(connection, fn, *args, **kwargs)  # which tells that it is closed
+        await _make_real(session, run, connection, kept, name)
+        fn = getattr(kept.real, name)
+    text = args[0] if args and isinstance(args[0], str) else None
+    keep: Keep | None = None
+    inner = getattr(fn, "__self__", None)
+    answers = session.keeps_cursors and session.instrument.cache and READING.get() is None
+    if answers and text is not None and name == "execute" and isinstance(inner, sqlite3.Connection):
+        found, keep = await _look_up(session, connection, inner, text, _plain(args))
+        if found is not None:
+            return found
+    if text is not None and session.armed:
+        for each in list(session.armed):
+            if each.is_armed:
+                await _make_real(session, run, connection, each, "")
+        session.armed.clear()
+    return await _run(session, run, connection, fn, args, kwargs, keep)
+
+
+async def _look_up(
+    session: SqliteSession, connection: Any, inner: sqlite3.Connection, text: str, params: Any
+) -> tuple[KeptCursor | None, Keep | None]:
+    """(a cursor that replays the kept rows; else None, what keeps the rows that are read from now on)."""
+    instrument = session.instrument
+    optimizer = instrument.optimizer
+    analysis = optimizer._analyses.analyse(text, params)
+    made_by = inner.row_factory, inner.text_factory
+    factories = _factories(instrument, connection)
+    if not analysis.cacheable or factories is None or not session._is_plain():
+        return None, None
+    scope = instrument.scope_for((*session.place, *factories, "cursor"))
+    if scope is None:
+        return None, None
+    try:
+        key = optimizer._key(text, params, scope)
+        hash(key)
+    except (TypeError, ValueError, InvalidArgumentError):
+        return None, None  # parameters that cannot be told apart
+    if session.last_rowid is not None:
+        kept = await optimizer.get_cached_result(text, params, scope)
+        if kept is not None and session._is_plain() and session.last_rowid is not None:
+            names, rows = kept
+            again = params.copy() if isinstance(params, list | dict) else params
+            found = KeptCursor(inner, text, again, names, rows, session.last_rowid)
+            if found.is_armed:
+                session.armed.add(found)
+            return found, None
+    invalidation = optimizer._invalidation
+    if invalidation.relations.awaits_catalog:
+        await invalidation.inform(analysis)
+    # From here to the number that a write is compared with, nothing is awaited: a cursor that is opened
+    # before this one, and whose snapshot this one shares, is then younger than that number.
+    analysis = optimizer._analyses.analyse(text, params)
+    if not (session.watches and session._is_plain() and optimizer._execution.may_keep(analysis, params)):
+        return None, None
+    ttl = optimizer._settings.cache_ttl if instrument.ttl is None else instrument.ttl
+    call = Call(text, params, None, analysis, key, ttl, scope_key(scope)[1])
+    return None, Keep(optimizer._execution.keeping(call), *made_by)
+
+
+async def _make_real(session: SqliteSession, run: Any, connection: Any, kept: KeptCursor, name: str) -> None:
+    """Let a real cursor take the place of ``kept``, for a call of its method ``name``, if of any."""
+    if kept.real is not None:
+        return
+    inner = kept.connection
+    if kept.is_armed and name not in ("execute", "executemany", "executescript"):
+        args = (kept.text,) if kept.params is None else (kept.text, kept.params)
+        cursor = await _run(session, run, connection, inner.execute, args, {}, None)
+    else:
+        cursor = await run(connection, inner.cursor)
+    if kept.real is None:
+        kept.become(cursor)
+
+
+async def _run(
+    session: SqliteSession,
+    run: Any,
+    connection: Any,
+    fn: Any,
+    args: tuple[Any, ...],
+    kwargs: Any,
+    keep: Keep | None,
+) -> Any:
+    name = getattr(fn, "__name__", "")
+    text = args[0] if args and isinstance(args[0], str) else None
+    used = getattr(fn, "__self__", None)
+    pending: list[Any] = [text, _plain(args), 0.0, keep]
+    optimizer = session.instrument.optimizer
+    changes_no_rowid = name in _HARMLESS or name in _FETCHES or name in ("commit", "rollback")
+    if text is not None and name == "_execute_fetchall":
+        changes_no_rowid = optimizer._analyses.analyse(text).cacheable
+
+    def noted(result: Any) -> None:  # in the connection's thread
+        cursor = used if isinstance(used, sqlite3.Cursor) else result
+        if name == "execute" and result is not None and isinstance(cursor, sqlite3.Cursor):
+            session.last_rowid = cursor.lastrowid
+            if cursor.description is not None:
+                session.cursors[cursor] = pending
+            if keep is not None and not keep.makes_rows_of(cursor):
+                pending[3] = None
+        elif name in _FETCHES and isinstance(used, sqlite3.Cursor):
+            fetched[:] = is_over(used), keep_of_fetch is not None and keep_of_fetch.makes_rows_of(used)
+        elif not changes_no_rowid:
+            session.last_rowid = None
+
+    fetched = [False, False]
+    opened = session.cursors.get(used) if isinstance(used, sqlite3.Cursor) and name in _FETCHES else None
+    keep_of_fetch: Keep | None = None
+    if opened is not None:
+        keep_of_fetch, opened[3] = opened[3], None  # rows are kept of a first fetch that takes all of them
+    timed = Timed(fn, optimizer._now, session.in_transaction, noted)
 
     async def call() -> Any:
         try:
@@ -147,23 +290,20 @@ async def watch(
             session.abandon(timed)
             raise
 
-    name = getattr(fn, "__name__", "")
-    text = args[0] if args and isinstance(args[0], str) else None
     if name in _FETCHES:
-        return await _fetch(session, name, getattr(fn, "__self__", None), timed, call)
+        return await _fetch(session, name, used, timed, call, opened, keep_of_fetch, fetched)
     if text is not None and name == "_execute_fetchall":
         factories = _factories(session.instrument, connection)
         if session.instrument.cache and factories is not None:
             return await session.read(text, _plain(args), factories, call, timed.took)
         return await session.run(text, _plain(args), call, took=timed.took)
     if text is not None and name in ("execute", "_execute_insert"):
-        used = getattr(fn, "__self__", None)
         if isinstance(used, sqlite3.Cursor):
             session.cursors.pop(used, None)  # its old rows are gone
         result = await session.run(text, _plain(args), call, took=timed.took)
-        cursor = used if isinstance(used, sqlite3.Cursor) else result
-        if isinstance(cursor, sqlite3.Cursor) and cursor.description is not None:
-            session.cursors[cursor] = [text, _plain(args), timed.seconds * 1000]
+        pending[2] += timed.seconds * 1000
+        if timed.inside:
+            pending[3] = None
         await session.closed_by(timed)
         return result
     if text is not None and name in ("executemany", "executescript"):
@@ -176,7 +316,7 @@ async def watch(
         await session.closed_by(timed)
         return result
     if name == "close":
-        if isinstance(used := getattr(fn, "__self__", None), sqlite3.Cursor):
+        if isinstance(used, sqlite3.Cursor):
             session.cursors.pop(used, None)
             return await call()
         try:
@@ -188,20 +328,37 @@ async def watch(
     return await call()
 
 
-async def _fetch(session: SqliteSession, name: str, cursor: Any, timed: Timed, call: Run) -> Any:
+async def _fetch(
+    session: SqliteSession,
+    name: str,
+    cursor: Any,
+    timed: Timed,
+    call: Run,
+    pending: list[Any] | None,
+    keep: Keep | None,
+    fetched: list[bool],
+) -> Any:
+    """``fetched`` tells after the call whether no rows are left, and whether ``keep`` may have them."""
     rows = await call()
-    pending = session.cursors.get(cursor)
+    over, may_keep = fetched
+    if session.cursors.get(cursor) is not pending:
+        pending = None  # the cursor was used for another query, or closed
     if pending is not None:
         before = pending[2]
         pending[2] += timed.seconds * 1000
-        if name == "fetchall" or not rows:
+        is_alone = len(session.cursors) == 1 and cursor in session.cursors
+        if name == "fetchall" or not rows or over:
             session.cursors.pop(cursor, None)
+        text, params, after, _ = pending
         if session.watches:
             optimizer = session.instrument.optimizer
-            text, params, after = pending
             call_made = Call(text, params, None, optimizer._analyses.analyse(text), None)
             count = len(rows) if isinstance(rows, list) else int(rows is not None)
             optimizer._recorder.lengthen(call_made, before, after, count)
+            may_keep = may_keep and over and is_alone and not timed.inside and session.instrument.cache
+            if keep is not None and may_keep and session._is_plain():
+                taken = rows if name != "fetchone" else [] if rows is None else [rows]
+                keep.keep((tuple([column[0] for column in cursor.description]), taken))
     if (told := session.settled()) is not None:
         in_background_if(told)
     return rows
@@ -240,6 +397,7 @@ def attach(obj: Any, instrument: Instrument) -> None:
     base: Any = type(obj)
     instrument.details = {"class": base, "factories": []}
     session = SqliteSession(obj, instrument)
+    session.keeps_cursors = True
 
     class Watched(base):  # type: ignore[misc]
         __doc__ = base.__doc__

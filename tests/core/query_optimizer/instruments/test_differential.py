@@ -102,6 +102,9 @@ def compare(steps: list[Step], plain: list[Any], watched: list[Any]) -> None:
 LITE: dict[str, Callable[[random.Random], Any]] = {
     "read": read,
     "read by a cursor": read,
+    "read one by a cursor": read,
+    "read all by a cursor": read,
+    "read some by a cursor": read,
     "read in part": read,
     "fetch": nothing,
     "close cursors": nothing,
@@ -145,7 +148,33 @@ LITE: dict[str, Callable[[random.Random], Any]] = {
     "row_factory": nothing,
     "returning": lambda chance: chance.randrange(1, 6),
 }
-LITE_WEIGHTS = [30, 6, 4, 4, 3, 14, 2, 3, 2, 10, 3, 8, 4, 1, 3]
+LITE_WEIGHTS = [30, 8, 8, 8, 8, 4, 4, 3, 14, 2, 3, 2, 10, 3, 8, 4, 1, 3]
+
+
+async def one_of_the_rows(cursor: Any) -> Any:
+    row = await cursor.fetchone()
+    return row and tuple(row), cursor.description, cursor.rowcount, cursor.lastrowid
+
+
+async def all_rows(cursor: Any) -> Any:
+    rows = list(map(tuple, await cursor.fetchall()))
+    return rows, cursor.lastrowid, await cursor.fetchone(), list(await cursor.fetchmany())
+
+
+async def some_rows(cursor: Any) -> Any:
+    """In parts of different sizes, the second by the cursor's own."""
+    cursor.arraysize = 3
+    found = [list(map(tuple, await cursor.fetchmany(2)))]
+    while found[-1]:
+        found.append(list(map(tuple, await cursor.fetchmany())))
+    return found, cursor.arraysize
+
+
+FETCHES = {
+    "read one by a cursor": one_of_the_rows,
+    "read all by a cursor": all_rows,
+    "read some by a cursor": some_rows,
+}
 
 
 class Lite:
@@ -166,6 +195,9 @@ class Lite:
             if kind == "read by a cursor":
                 async with connection.execute(text, params) as cursor:
                     return [tuple(row) async for row in cursor]
+            if kind in FETCHES:
+                async with connection.execute(text, params) as cursor:
+                    return await FETCHES[kind](cursor)
             self.cursors.append(await connection.execute(text, params))
             return tuple(await self.cursors[-1].fetchone() or ())
         if kind == "fetch":
