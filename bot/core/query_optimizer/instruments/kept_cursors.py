@@ -67,19 +67,19 @@ class KeptCursor:
         self._row_factory = self._rows_made_by = connection.row_factory
         self._text_factory = connection.text_factory
         self._arraysize = 1
-        self._is_closed = False
+        self.is_closed = False
         self._is_read = not rows
 
     @property
     def is_armed(self) -> bool:
         """Whether it stands for a cursor of which no row was taken yet."""
-        return not (self._is_closed or self._is_read or self.real is not None)
+        return not (self.is_closed or self._is_read or self.real is not None)
 
     def answers(self, name: str, args: tuple[Any, ...]) -> bool:
         """Whether the method ``name`` needs no database."""
         if self.real is not None:
             return False
-        if self._is_closed:
+        if self.is_closed:
             return True  # with an error
         if name in MANY:
             return False
@@ -102,7 +102,7 @@ class KeptCursor:
         self.real = real
 
     def _take(self, name: str, args: tuple[Any, ...]) -> Any:
-        if self._is_closed and self.real is None:
+        if self.is_closed and self.real is None:
             raise sqlite3.ProgrammingError("Cannot operate on a closed cursor.")
         if not self.answers(name, args):
             if self.real is None:
@@ -137,7 +137,7 @@ class KeptCursor:
     def close(self) -> None:
         if self.real is not None:
             self.real.close()
-        self._is_closed = True
+        self.is_closed = True
         self._rows = []
 
     @property

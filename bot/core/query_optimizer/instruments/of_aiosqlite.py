@@ -18,7 +18,7 @@ import aiosqlite
 from bot.core._shared.errors import InvalidArgumentError
 from bot.core.query_optimizer.execution.call import Call
 from bot.core.query_optimizer.execution.result_scopes import scope_key
-from bot.core.query_optimizer.instruments.kept_cursors import KeptCursor, is_over
+from bot.core.query_optimizer.instruments.kept_cursors import MANY, KeptCursor, is_over
 from bot.core.query_optimizer.instruments.watching import (
     READING,
     Instrument,
@@ -168,11 +168,12 @@ async def watch(
     args = tuple(rest)
     name = getattr(fn, "__name__", "")
     if isinstance(kept := getattr(fn, "__self__", None), KeptCursor):
-        if kept.answers(name, args) and connection._running and connection._connection:
-            return fn(*args, **kwargs)
-        if kept.answers(name, args):
+        if not kept.answers(name, args):
+            await _make_real(session, run, connection, kept, name)
+        if kept.real is None:
+            if connection._running and connection._connection:
+                return fn(*args, **kwargs)
             return await run(connection, fn, *args, **kwargs)  # which tells that it is closed
-        await _make_real(session, run, connection, kept, name)
         fn = getattr(kept.real, name)
     text = args[0] if args and isinstance(args[0], str) else None
     keep: Keep | None = None
@@ -236,12 +237,15 @@ async def _make_real(session: SqliteSession, run: Any, connection: Any, kept: Ke
     if kept.real is not None:
         return
     inner = kept.connection
-    if kept.is_armed and name not in ("execute", "executemany", "executescript"):
+    # Meanwhile another task may take its rows, or close it, and needs no real one then.
+    if kept.is_armed and name not in MANY:
         args = (kept.text,) if kept.params is None else (kept.text, kept.params)
         cursor = await _run(session, run, connection, inner.execute, args, {}, None)
+        wanted = kept.is_armed
     else:
         cursor = await run(connection, inner.cursor)
-    if kept.real is None:
+        wanted = not kept.is_closed
+    if wanted and kept.real is None:
         kept.become(cursor)
 
 

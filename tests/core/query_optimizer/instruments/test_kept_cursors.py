@@ -127,6 +127,28 @@ async def test_rows_that_are_not_taken_yet_are_as_old_as_those_read_after_them(
     assert await database.execute_fetchall("SELECT MAX(v) FROM seen") == [(5_000,)]
 
 
+@pytest.mark.parametrize("then", ["fetchall", "close"])
+async def test_rows_are_given_once_while_another_query_makes_the_cursor_real(
+    lite: QueryOptimizer, database: Any, then: str
+) -> None:
+    await few(database)
+    cursor = await database.execute(FEW)
+    another = asyncio.create_task(database.execute_fetchall("SELECT MAX(v) FROM seen"))
+    partial = asyncio.create_task(cursor.fetchone())
+    await asyncio.sleep(0)
+    found = await getattr(cursor, then)()
+    assert found == (ROWS if then == "fetchall" else None)
+    assert await another == [(1_999,)]
+    if then == "fetchall":
+        assert await partial is None
+        assert await cursor.fetchall() == []
+    else:
+        with pytest.raises(sqlite3.ProgrammingError, match="closed cursor"):
+            await partial
+    await few(database)
+    assert lite.snapshot().cache_hits == 2  # of two cursors: no other one is left open
+
+
 async def test_a_write_between_the_query_and_its_rows(
     lite: QueryOptimizer, database: Any, other: Any
 ) -> None:
@@ -174,13 +196,13 @@ async def test_a_cursor_that_was_answered_may_run_another_query(database: Any, o
 
 
 async def test_the_last_row_is_that_of_the_connection(database: Any) -> None:
+    await database.execute("CREATE TABLE more (id INTEGER PRIMARY KEY)")
     await database.execute("INSERT INTO seen VALUES (9000, 1)")
     await database.commit()
     for _ in range(2):
         assert (await (await database.execute(BY_ID, (1,))).fetchone()) == (1,)
-    await database.execute_insert("INSERT INTO seen VALUES (9001, 1)")
+    await database.execute_insert("INSERT INTO more VALUES (9001)")
     await database.commit()
-    await value(database)
     assert (await database.execute(BY_ID, (1,))).lastrowid == 9_001
 
 
