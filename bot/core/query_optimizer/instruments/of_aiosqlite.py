@@ -241,7 +241,7 @@ async def _make_real(session: SqliteSession, run: Any, connection: Any, kept: Ke
     if kept.is_armed and name not in MANY:
         args = (kept.text,) if kept.params is None else (kept.text, kept.params)
         cursor = await _run(session, run, connection, inner.execute, args, {}, None)
-        wanted = kept.is_armed
+        wanted: bool = kept.is_armed
     else:
         cursor = await run(connection, inner.cursor)
         wanted = not kept.is_closed
