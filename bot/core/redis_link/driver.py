@@ -14,6 +14,7 @@ from typing import Any
 
 from bot.core._shared.answer_bounds import AnswerBounds
 from bot.core._shared.redis_address import RedisAddress, Sentinels
+from bot.core._shared.redis_driver_info import redis_driver_info
 from bot.core.redis_link.errors import RedisUnavailableError
 from bot.core.redis_link.sentinels import Primary
 
@@ -36,6 +37,7 @@ def connect(url: str, timeout: float, protocol: int) -> Any:
         retry=Retry(NoBackoff(), 0),
         max_connections=10_000,
         parser_class=_bounded_parser(),
+        **redis_driver_info(),
         **_without_maintenance_notes(),
     )
 
@@ -135,6 +137,7 @@ async def open_sentinel(at: tuple[str, int], sentinels: Sentinels, url: str, tim
         socket_timeout=timeout,
         retry=Retry(NoBackoff(), 0),
         parser_class=_bounded_parser(),
+        **redis_driver_info(),
         **tls,
     )
     for name in ("driver_info", "lib_name", "lib_version"):  # it is asked one thing: no CLIENT SETINFO before
@@ -169,13 +172,13 @@ def connect_cluster(url: str, timeout: float, protocol: int) -> Any:
         reinitialize_steps=0,
         max_connections=1_000,
     )
-    # It takes no parser as an argument, and hands these on to every connection.
+    # It takes neither as an argument, and hands these on to every connection.
     nodes = client.nodes_manager
     for kwargs in (
         nodes.connection_kwargs,
         *(node.connection_kwargs for node in nodes.startup_nodes.values()),
     ):
-        kwargs["parser_class"] = _bounded_parser()
+        kwargs.update(parser_class=_bounded_parser(), **redis_driver_info())
     return client
 
 

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from bot.core._shared.demotion import redis_needs_another_server
 from bot.core._shared.errors import invalid, message_of
 from bot.core._shared.masking import mask_url
+from bot.core._shared.redis_driver_info import redis_driver_info
 from bot.core.connection_pool_manager.drivers import session_state
 from bot.core.connection_pool_manager.drivers.base import (
     Driver,
@@ -327,10 +328,12 @@ class RedisDriver(Driver):
         if self.spec.password is not None:
             given.pop("password", None)
             given["credential_provider"] = self._credentials(given.pop("username", None))
+        own_name = {"lib_name", "lib_version"} & (given.keys() | self.options.keys())
         # Retries are the caller's decision: a command that failed may have been executed.
         self.connect_options = {
             "retry": Retry(NoBackoff(), 0),
             "socket_connect_timeout": self.spec.options.connect_timeout,
+            **({} if own_name else redis_driver_info()),
             **given,
             **self.options,
         }
