@@ -205,11 +205,6 @@ async def _look_up(
     scope = instrument.scope_for((*session.place, *factories, "cursor"))
     if scope is None:
         return None, None
-    try:
-        key = optimizer._key(text, params, scope)
-        hash(key)
-    except (TypeError, ValueError, InvalidArgumentError):
-        return None, None  # parameters that cannot be told apart
     if session.last_rowid is not None:
         kept = await optimizer.get_cached_result(text, params, scope)
         if kept is not None and session._is_plain() and session.last_rowid is not None:
@@ -219,6 +214,11 @@ async def _look_up(
             if found.is_armed:
                 session.armed.add(found)
             return found, None
+    try:
+        key = optimizer._key(text, params, scope)
+        hash(key)
+    except (TypeError, ValueError, InvalidArgumentError):
+        return None, None  # parameters that cannot be told apart
     invalidation = optimizer._invalidation
     if invalidation.relations.awaits_catalog:
         await invalidation.inform(analysis)
