@@ -121,7 +121,7 @@ def test_views_and_expiring_collections_are_declared():
         return list(Commands().read(next(iter(command)), command, "db")[0].analysis.declares)
 
     [view] = declared({"create": "v", "viewOn": "a", "pipeline": [{"$lookup": {"from": "b"}}]})
-    assert view == ("view", filed_as("db", "v"), {filed_as("db", "a"), filed_as("db", "b")})
+    assert view[:3] == ("view", filed_as("db", "v"), {filed_as("db", "a"), filed_as("db", "b")})
     [view] = declared({"create": "v", "viewOn": "a", "pipeline": [{"$sample": {"size": 1}}]})
     assert view.others == {NEVER}
     for command in (
@@ -130,7 +130,7 @@ def test_views_and_expiring_collections_are_declared():
         {"createIndexes": "a", "indexes": [{"key": {"at": 1}, "expireAfterSeconds": 5}]},
         {"collMod": "a", "index": {"name": "x", "expireAfterSeconds": 5}},
     ):
-        assert declared(command) == [("view", filed_as("db", "a"), {NEVER})]
+        assert [each[:3] for each in declared(command)] == [("view", filed_as("db", "a"), {NEVER})]
     assert declared({"createIndexes": "a", "indexes": [{"key": {"at": 1}}]}) == []
 
 
