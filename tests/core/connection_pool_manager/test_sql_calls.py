@@ -402,8 +402,10 @@ async def test_who_holds_a_connection_by_a_call_is_told(tmp_path, call):
 
     counting = asyncio.create_task(count_for_ever())
     await until_idle()
-    with pytest.raises(PoolTimeoutError, match=r"acquired at \S*test_sql_calls\.py:\d+ in count_for_ever\)"):
-        await pools.acquire_connection("p", timeout=0.01)
-    counting.cancel()
-    await asyncio.wait([counting])
-    await pools.disable()
+    try:
+        with pytest.raises(PoolTimeoutError, match=r"at .*test_sql_calls\.py:\d+ in count_for_ever\)"):
+            await pools.acquire_connection("p", timeout=0.01)
+    finally:
+        counting.cancel()
+        await asyncio.wait([counting])
+        await pools.disable()
