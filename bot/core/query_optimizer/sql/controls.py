@@ -20,7 +20,7 @@ _SETS = re.compile(
     r"(?is)\A\s*SET\s+(?:(?:SESSION\s+|GLOBAL\s+|LOCAL\s+)?TRANSACTION|SESSION\s+CHARACTERISTICS|CONSTRAINTS)\s"
     r"[^;]*;?\s*\Z"
 )
-_DEFINES = re.compile(r"(?i);(?s:.*)\b(?:create|alter|rename|do|call|execute|exec)\b")
+_DEFINES = re.compile(r"(?i)\b(?:create|alter|rename|do|call|execute|exec)\b")
 _LITERALS = re.compile(r"'(?:[^']|'')*+'")
 
 
@@ -69,4 +69,8 @@ def sets_transaction(text: str) -> bool:
 
 def may_define_later(text: str) -> bool:
     """Whether a statement after the first one of a text may define something, as far as its words tell."""
-    return ";" in text and _DEFINES.search(_LITERALS.sub("''", text)) is not None
+    if ";" not in text:
+        return False
+    words = _LITERALS.sub("''", text)
+    # From the first semicolon on; a pattern that has it would begin anew at each of them.
+    return ";" in words and _DEFINES.search(words, words.index(";")) is not None
