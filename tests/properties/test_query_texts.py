@@ -104,6 +104,12 @@ async def test_however_deep_it_is_nested(kind, depth):
         "((((((((((" * 100_000,
         "a" * 1_000_000,
         "SELECT " + "a, " * 330_000 + "a FROM t",
+        "SET TRANSACTION " + " " * 1_000_000 + ";;",
+        "CREATE RULE " + "RULE a ON SELECT " * 60_000,
+        "CREATE TRIGGER " + "TRIGGER a " * 100_000,
+        "ALTER TABLE a PARTITION " + "TABLE a " * 125_000,
+        "CREATE FUNCTION f() RETURNS TRIGGER LANGUAGE plpgsql "
+        + " ".join(f"AS $a{n}$" for n in range(90_000)),
     ],
     ids=lambda text: text[:20],
 )

@@ -18,7 +18,6 @@ _BEGINS = frozenset(
 _ENDS = frozenset("transaction work and no chain release".split())
 _SETS = re.compile(
     r"(?is)\A\s*SET\s+(?:(?:SESSION\s+|GLOBAL\s+|LOCAL\s+)?TRANSACTION|SESSION\s+CHARACTERISTICS|CONSTRAINTS)\s"
-    r"[^;]*;?\s*\Z"
 )
 _DEFINES = re.compile(r"(?i)\b(?:create|alter|rename|do|call|execute|exec)\b")
 _LITERALS = re.compile(r"'(?:[^']|'')*+'")
@@ -64,7 +63,8 @@ def _is_savepoint(name: list[str]) -> bool:
 
 def sets_transaction(text: str) -> bool:
     """Whether a text only sets how transactions behave: SET TRANSACTION, SET CONSTRAINTS."""
-    return _SETS.match(text) is not None
+    match = _SETS.match(text)
+    return match is not None and ";" not in text[match.end() :].rstrip().removesuffix(";")
 
 
 def may_define_later(text: str) -> bool:

@@ -262,15 +262,17 @@ class _Form(NamedTuple):
         return self.pattern.search(head if self.in_head else text)
 
 
+# What stands in ``(?>...)`` is looked for once: a text without the rest would else be read to its end for
+# each of these words in it.
 _FORMS = (
     _Form(_VIRTUAL, _virtual_table),
     _Form(
-        re.compile(rf"(?is)\bTRIGGER\b(.*?)\bON\s+({_NAME})(.*)"),
+        re.compile(rf"(?is)\A(?>.*?\bTRIGGER\b)(.*?)\bON\s+({_NAME})(.*)"),
         _trigger,
         kind=re.compile(r"(?i)\A\w+\b.{0,80}?\bTRIGGER\b"),
     ),
     _Form(
-        re.compile(rf"(?is)\bRULE\b.*?\bON\s+(?:SELECT|INSERT|UPDATE|DELETE)\s+TO\s+({_NAME})"),
+        re.compile(rf"(?is)\A(?>.*?\bRULE\b).*?\bON\s+(?:SELECT|INSERT|UPDATE|DELETE)\s+TO\s+({_NAME})"),
         _rule,
         kind=re.compile(r"(?i)\A\w+\b.{0,30}?\bRULE\b"),
     ),
@@ -286,7 +288,9 @@ _FORMS = (
 _BOTH_WAYS = (
     re.compile(rf"(?is)\bTABLE\s+{_IF_NOT_EXISTS}({_NAME})\s+PARTITION\s+OF\s+({_NAME})"),
     re.compile(rf"(?is)\bTABLE\s+(?:IF\s+EXISTS\s+)?(?:ONLY\s+)?({_NAME})\s+ATTACH\s+PARTITION\s+({_NAME})"),
-    re.compile(rf"(?is)\bTABLE\s+(?:IF\s+EXISTS\s+)?(?:ONLY\s+)?({_NAME})\b.*?\sINHERIT\s+({_NAME})"),
+    re.compile(
+        rf"(?is)\A(?>.*?\bTABLE\s+(?:IF\s+EXISTS\s+)?(?:ONLY\s+)?({_NAME})\b).*?\sINHERIT\s+({_NAME})"
+    ),
 )
 """Tables and their partitions or heirs, in both directions: a write to one changes what a read of the other
 finds.

@@ -16,7 +16,7 @@ _FOR_EACH_ROW = re.compile(r"(?is)\A\s*FOR\s+EACH\s+ROW\b(?:\s+(?:FOLLOWS|PRECED
 _BEGIN = re.compile(r"(?i)\bBEGIN\b")
 _TRIGGERED = re.compile(r"(?is)\bRETURNS\s+(?:pg_catalog\s*\.\s*)?TRIGGER\b")
 _LANGUAGE = re.compile(r"(?is)\bLANGUAGE\s+[\"']?(\w+)")
-_BODY = re.compile(r"(?is)\bAS\s+(\$(?:[^\W\d]\w*)?\$)(.*?)\1")
+_BODY = re.compile(r"(?i)\bAS\s+(\$(?:[^\W\d]\w*)?\$)")
 
 
 def events_in(text: str) -> frozenset[str]:
@@ -55,7 +55,9 @@ def function(written: str, text: str) -> list[Declaration]:
 
 
 def body_of(text: str) -> Body:
-    language, body = _LANGUAGE.search(text), _BODY.search(text)
-    if language is None or language.group(1).lower() != "plpgsql" or body is None:
+    language, quote = _LANGUAGE.search(text), _BODY.search(text)
+    # What the first quote holds: behind one that is not closed nothing is looked for.
+    end = text.find(quote.group(1), quote.end()) if quote is not None else -1
+    if language is None or language.group(1).lower() != "plpgsql" or quote is None or end < 0:
         return Body(frozenset((ANY,)), "its body is not in PL/pgSQL")
-    return written_in(body.group(2), "postgres")
+    return written_in(text[quote.end() : end], "postgres")
