@@ -84,6 +84,7 @@ def status_is(limiter, limit, in_flight, waiting=0, client="u"):
 
 async def test_instances_have_their_slots_together(three, limit):
     a, b, c = three
+    await keep_for_long(three)
     slots = await take(a, limit, 2) + await take(b, limit, 1)
     for limiter in three:
         with pytest.raises(ConcurrencyLimitExceeded, match="3 of 3 in flight") as refusal:
@@ -91,6 +92,7 @@ async def test_instances_have_their_slots_together(three, limit):
         assert not refusal.value.status.degraded
     (other,) = await take(c, limit, 1, client="another")
     slots[0].release()
+    await until(status_is(a, limit, 2))  # nobody waits for it to be sent
     slots += await take(c, limit, 1)
     assert await a.slot_status("u", limit) == (3, 3, 0, False)
     assert not any(slot.lost for slot in slots)
