@@ -247,8 +247,10 @@ class Installed:
         try:
             return await self._original_terminate(*args, **kwargs)
         finally:
-            await self._updates.stop()
-            await self._services.stop()
+            try:
+                await self._updates.stop()
+            finally:
+                await self._services.stop()
 
     async def _drain(self) -> None:
         """Send what waits, and let nothing wait any more, unless others send through the same."""

@@ -35,6 +35,28 @@ async def test_switching_off_is_cancelled_and_done_again(redis_url, turns):
     assert not RedisLink._links
 
 
+@pytest.mark.parametrize("turns", range(8))
+async def test_switching_off_is_cancelled_twice(redis_url, turns):
+    """The second cancellation comes while the first one is giving back what is left."""
+    limiter = RateLimiter()
+    await limiter.enable(redis_url=redis_url, slot_lease=60.0)
+    client = f"{turns} turns, twice"
+    slots = [await limiter.acquire_slot(client, TWO) for _ in range(2)]
+    waiting = asyncio.create_task(limiter.acquire_slot(client, TWO, timeout=None))
+    await until(lambda: equals(lambda: limiter.slot_status(client, TWO), (2, 2, 1, False)))
+    off = asyncio.create_task(limiter.disable())
+    await asyncio.sleep(0)
+    off.cancel()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    off.cancel()
+    await asyncio.gather(off, return_exceptions=True)
+    await limiter.disable()
+    assert not (await waiting).held
+    assert not any(slot.held for slot in slots)
+    assert not RedisLink._links
+
+
 @pytest.mark.parametrize("turns", [0, 1, 2, 3, 5, 8, 13, 21])
 async def test_going_from_shared_to_local_is_cancelled(redis_url, turns):
     limiter, other = RateLimiter(), RateLimiter()

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.histogram import HistogramSnapshot
+from bot.core._shared.tasks import to_the_end
 from bot.core.phase4_config.rate_limiter import RateLimiterSettings
 from bot.core.phase4_statistics.rate_limiter import RateLimiterFigures
 from bot.core.phase4_statistics.states import WITHOUT_REDIS
@@ -237,6 +238,6 @@ class LimiterBase(SlotMethods):
 async def _stop(shared: SharedBuckets | None) -> None:
     if shared is not None:
         try:
-            await shared.stop()
+            await to_the_end(shared.stop())
         finally:
             await shared.link.release()

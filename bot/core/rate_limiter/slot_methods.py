@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bot.core._shared.clock import Clock
+from bot.core._shared.tasks import to_the_end
 from bot.core.phase4_service import Phase4Service
 from bot.core.rate_limiter.concurrency import ConcurrencyLimit, SlotStatus, valid_concurrency
 from bot.core.rate_limiter.models import ClientId, plain_client
@@ -61,11 +62,11 @@ class SlotMethods(Phase4Service):
         self._slots_link = link
         self._slots.open(link, lease)
         if before is not None:
-            await before.stop()
+            await to_the_end(before.stop())
 
     async def _close_slots(self) -> None:
         """Hold nothing any more; what was held under another link's limits counts nowhere."""
         before = self._slots.close()
         self._slots_link = None
         if before is not None:
-            await before.stop()
+            await to_the_end(before.stop())
