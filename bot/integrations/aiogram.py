@@ -81,24 +81,29 @@ def setup(
     admins: Collection[int] = (),
     exempt: Callable[[Update], bool | Awaitable[bool]] | None = None,
 ) -> Phase4:
-    """Connect a dispatcher and its bots with Phase 4. A second call changes the arguments.
+    """Connect a dispatcher and its bots with Phase 4. A second call replaces the arguments of the first.
 
-    ``bots``: may be left out where the dispatcher gets them at its start or with an update. ``dispatcher``:
-    None for bots that only send; their services are then started and stopped by the caller. ``config``:
-    settings for ``initialize_phase4_services``, else the bot's own config module and environment.
-    ``services``: whether the services start and stop with the dispatcher. ``outbound``: the first bot's, else
-    the process's one; each further bot gets its own with the same settings, as Telegram limits each token by
-    itself. ``limiter``: else the process's one.
+    - ``dispatcher``: None if the bots only send. The caller then starts and stops the services.
+    - ``bots``: bots that the dispatcher gets at its start, or with an update, need not be given.
+    - ``config``: settings for ``initialize_phase4_services``. None: the bot's own config module and the
+      environment.
+    - ``services``: whether the services start and stop with the dispatcher.
+    - ``outbound``: what the first bot sends through. None: the process's Outbound. Every other bot gets an
+      Outbound of its own with the same settings, because Telegram limits each token separately.
+    - ``limiter``: None: the process's rate limiter.
+    - ``limit``, ``tier``: how many updates a client may send. Neither: the limiter's default limit.
+    - ``per``: who is a client: "user", "chat", or a function that takes the update and returns an id, or None
+      for no limit. Give "chat" a limit with ``backoff=None``: most members of a chat have seen no notice
+      when they write again.
+    - ``answer``: what a client is told, once per wait: a text with ``{seconds}``, or a coroutine function of
+      the update and the seconds. None: nothing.
+    - ``admins``: ids of users without a limit.
+    - ``exempt``: a function, or coroutine function, that takes the update and returns True for no limit.
 
-    ``limit`` or ``tier``: how much a user may send, else the limiter's default. ``per``: "user", "chat" (give
-    it a limit with ``backoff=None``: its members were not each told), or a function of the update giving an
-    id or None (not limited). ``answer``: what a user is told once per wait, with ``{seconds}``; a coroutine
-    function of update and seconds; None: nothing. ``admins``: ids of users that are never limited.
-    ``exempt``: a function of the update, a coroutine function or not, that says so. Payments, memberships
-    and posts of channels are never limited.
+    Payments, changes of membership and channel posts are never limited.
 
-    Raises TypeError for what is no Dispatcher or Bot, ValueError for an argument out of bounds, MisuseError
-    for a dispatcher that runs.
+    Raises TypeError for an object that is not a Dispatcher or Bot, ValueError for an argument out of bounds,
+    and MisuseError for a dispatcher that already runs.
     """
     _check(dispatcher, bots, services, outbound, limiter)
     throttle: Throttle[Update] = Throttle(

@@ -1,6 +1,7 @@
-"""Decisions about incoming updates: over the limit or not, whether to tell the user, what is an answer.
+"""Decisions about incoming updates: is it over the limit, is the user told, is a request an answer to it.
 
-Adapters hand over ids, and do what a framework has its own words for. Shared, so that all decide alike.
+The adapters pass ids in and act on the decision in the words of their framework. They share this module, so
+that all of them decide alike.
 """
 
 from __future__ import annotations
@@ -49,14 +50,17 @@ NEVER_DROPPED = ("successful_payment", "refunded_payment", "migrate_to_chat_id",
 
 
 class Throttle(Struct, Generic[Update], frozen=True, kw_only=True):
-    """How much may come in, as a bot's author sets it.
+    """How many updates a client may send.
 
-    ``limit`` or ``tier``: the limit, else the limiter's default one. ``per``: "user", "chat", or a function
-    of the update giving an id or None (not limited). ``answer``: what a client is told once per wait, a
-    text with ``{seconds}``; a coroutine function of update and seconds; None: nothing. ``admins``: ids of
-    users whose updates are never limited, besides those whom the limiter exempts; ``exempt``: a function of
-    the update, a coroutine function or not, that says so. :meth:`check` raises ValueError for an
-    argument out of bounds.
+    - ``limit``, ``tier``: the limit, or the name of the limiter's tier. Neither: the limiter's default limit.
+    - ``per``: who is a client: "user", "chat", or a function that takes the update and returns an id, or None
+      for no limit.
+    - ``answer``: what a client is told, once per wait: a text with ``{seconds}``, or a coroutine function of
+      the update and the seconds. None: nothing.
+    - ``admins``: ids of users without a limit, besides the limiter's own exempt clients.
+    - ``exempt``: a function, or coroutine function, that takes the update and returns True for no limit.
+
+    :meth:`check` raises ValueError for an argument out of bounds.
     """
 
     limit: LimitChoice | None = None

@@ -109,8 +109,8 @@ _NO_ARGS = RateLimitArgs()
 class Phase4RateLimiter(BaseRateLimiter[RateLimitArgs]):
     """Sends a bot's requests through :class:`~bot.core.outbound.Outbound`, each in its turn.
 
-    ``outbound``: None is the process's one. It serves the first bot; every other token has a sibling with the
-    same settings, as Telegram limits each bot by itself. May be shared by several bots.
+    ``outbound``: None: the process's Outbound. It serves the first bot. Every other token has a sibling with
+    the same settings, because Telegram limits each bot separately. Several bots may share one rate limiter.
     """
 
     def __init__(self, outbound: Outbound | None = None) -> None:
@@ -390,17 +390,20 @@ def setup(
     outbound: Outbound | None = None,
     services: bool = True,
 ) -> _Target:
-    """Give a builder, or an application that does not run yet, both parts; returns it.
+    """Connect a builder, or an application that does not run yet, with Phase 4; returns it.
 
-    ``services``: start them when the application is initialized, and stop them at the end of its
-    ``shutdown()``; ``post_init``, ``post_stop`` and ``post_shutdown`` stay yours, and what runs already is
-    left to the code that started it. ``config``: settings that override the bot's own config module and
-    the environment; they change services that run already. ``concurrent_updates`` as of the builder; None:
-    the application's number if it has one above 1, else 256. ``in_order``: see :class:`ThrottledUpdates`;
-    ``limit`` to ``exempt``: see :class:`Throttle`; ``outbound``: see :class:`Phase4RateLimiter`.
+    - ``config``: settings for ``initialize_phase4_services``; they also change services that run already.
+      None: the bot's own config module and the environment.
+    - ``concurrent_updates``: as the builder's. None: the application's number if it is above 1, else 256.
+    - ``in_order``: see :class:`ThrottledUpdates`.
+    - ``limit``, ``tier``, ``per``, ``answer``, ``admins``, ``exempt``: see :class:`Throttle`.
+    - ``outbound``: see :class:`Phase4RateLimiter`.
+    - ``services``: whether the services start when the application is initialized, and stop at the end of its
+      ``shutdown()``. Services that run already are left to the code that started them. ``post_init``,
+      ``post_stop`` and ``post_shutdown`` are not used.
 
-    Raises MisuseError for an application that runs, or has a rate limiter or an update processor of its own;
-    ValueError for other arguments.
+    Raises MisuseError for an application that already runs, or that has a rate limiter or an update processor
+    of its own, and ValueError for an argument out of bounds.
     """
     application = target if isinstance(target, Application) else None
     if application is None and not isinstance(target, ApplicationBuilder):

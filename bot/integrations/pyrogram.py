@@ -68,18 +68,22 @@ def install(
     admins: Collection[int] = (),
     exempt: Callable[[Any], bool | Awaitable[bool]] | None = None,
 ) -> Installed:
-    """Connect a client with Phase 4, before or after its start. Calling it again changes the arguments.
+    """Connect a client with Phase 4, before or after its start. A second call replaces the arguments.
 
-    ``config``: settings for ``initialize_phase4_services``, else the bot's own config module and environment.
-    ``services``: whether the services start with the client, and stop with the last one; services that run
-    already when it starts are left running. ``outbound``: without it the process's one for the first account
-    that sends, and for every other one of its own with the same settings, as Telegram limits each by itself.
+    - ``config``: settings for ``initialize_phase4_services``. None: the bot's own config module and the
+      environment.
+    - ``services``: whether the services start with the client and stop with the last client. Services that
+      run already when the client starts are left running.
+    - ``outbound``: what the client sends through. None: the process's Outbound for the first account that
+      sends, and one of its own with the same settings for every other account, because Telegram limits each
+      account separately.
+    - ``limiter``: None: the process's rate limiter.
+    - ``limit``, ``tier``, ``per``, ``answer``, ``admins``, ``exempt``: how many updates a client may send;
+      see :class:`~bot.integrations.inbound.Throttle`. Functions get the raw update. Only messages and
+      queries of persons are limited.
 
-    ``limiter``: None is the process's one. ``limit``, ``tier``, ``per``, ``answer``, ``admins``, ``exempt``:
-    how much may come in, as :class:`~bot.integrations.inbound.Throttle` has it; an update is a raw one. Only
-    messages and queries of persons are limited.
-
-    Raises TypeError for what is no client of pyrogram, ValueError for an argument out of bounds.
+    Raises TypeError for an object that is not a pyrogram client, and ValueError for an argument out of
+    bounds.
     """
     if not isinstance(client, pyrogram.Client) or not all(hasattr(client, name) for name in _LEAST):
         raise TypeError(f"client must be a pyrogram.Client, not {type(client).__name__}")

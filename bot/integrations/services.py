@@ -48,10 +48,9 @@ def running_outbound() -> Outbound | None:
 class Budgets:
     """Which bot has which Outbound: Telegram limits each token by itself.
 
-    The first bot that sends has the process's one (with ``OUTBOUND_BOT_ID`` that bot), each further one a
-    sibling with the same settings.
-    Bots are told by their user id, so that two clients of one bot share its budget, whatever they are
-    written with.
+    The first bot that sends (with ``OUTBOUND_BOT_ID``: that bot) uses the process's Outbound; every other bot
+    has a sibling of it with the same settings. Bots are told apart by their user id, so two clients of one
+    bot share its budget, also if they use different frameworks.
     """
 
     # Kept for each of the process's Outbounds; None stands for that one itself. Siblings go with it.
