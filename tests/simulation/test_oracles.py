@@ -6,6 +6,10 @@ import pytest
 
 from bot.core.batch_processor.durable.settling import Settling
 from bot.core.cache_manager.local import LocalTier
+from bot.core.load_balancer.cluster import Cluster
+from bot.core.load_balancer.health import HealthChecks
+from bot.core.load_balancer.rotation import Rotation
+from bot.core.load_balancer.router import Router, _Failures
 from bot.core.outbound import Outbound
 from bot.core.rate_limiter import RateLimiter
 from tests.simulation.pool_world import ModelDriver, Verdict
@@ -62,3 +66,79 @@ def test_a_result_that_is_not_that_of_the_others(monkeypatch):
 
     monkeypatch.setattr(Settling, "settlement", other)
     assert notices("batch", "two outcomes")
+
+
+def stays_drained(monkeypatch):
+    """Instances that were drained get requests like others."""
+    monkeypatch.setattr("bot.core.load_balancer.cluster.TAKEN_OUT", ())
+
+
+def believes_no_check(monkeypatch):
+    monkeypatch.setattr(Cluster, "checked", lambda self, *checked: None)
+
+
+def counts_wrong(monkeypatch):
+    """A request that was cancelled is in progress for ever."""
+    release = Cluster.abandoned
+    monkeypatch.setattr(
+        Cluster, "abandoned", lambda self, at, *rest: (self.acquire(at), release(self, at, *rest))
+    )
+
+
+def repeats_everything(monkeypatch):
+    why_not = _Failures.why_not_again
+    monkeypatch.setattr(_Failures, "why_not_again", lambda self, most, idempotent: why_not(self, most, None))
+
+
+def repeats_nothing(monkeypatch):
+    monkeypatch.setattr(_Failures, "why_not_again", lambda self, most, idempotent: "failed")
+
+
+def repeats_at_the_same(monkeypatch):
+    monkeypatch.setattr(Rotation, "_untried", lambda self, tried: tried[0])
+
+
+def ejects_for_good(monkeypatch):
+    monkeypatch.setattr(HealthChecks, "ejected", lambda self, instance: None)
+
+
+def knows_no_limit(monkeypatch):
+    monkeypatch.setattr(Rotation, "_is_full", lambda self, instance: False)
+
+
+def favours_one(monkeypatch):
+    def change(self, *change_of, **options):
+        original(self, *change_of, **options)
+        if self.members:
+            self._choose = self.pick = lambda: self.members[0]
+
+    original = Rotation.change
+    monkeypatch.setattr(Rotation, "change", change)
+
+
+def waits_for_ever(monkeypatch):
+    """No try has a time limit."""
+    attempt = Router._attempt
+    monkeypatch.setattr(
+        Router, "_attempt", lambda self, h, i, d, limit, *rest: attempt(self, h, i, d, 1e6, *rest)
+    )
+
+
+@pytest.mark.parametrize(
+    ("breaks", "of"),
+    [
+        (stays_drained, "which is no member"),
+        (believes_no_check, "which is broken for"),
+        (counts_wrong, "requests in progress at"),
+        (repeats_everything, "was not to be repeated"),
+        (repeats_nothing, "worked all the time"),
+        (repeats_at_the_same, "times: "),
+        (ejects_for_good, "has not recovered"),
+        (knows_no_limit, "requests at b"),
+        (favours_one, "has not recovered"),
+        (waits_for_ever, "a try took"),
+    ],
+)
+def test_a_balancer(monkeypatch, breaks, of):
+    breaks(monkeypatch)
+    assert notices("balancer", of)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.simulation.balancer_world import BalancerWorld
 from tests.simulation.batch_world import BatchWorld
 from tests.simulation.cache_world import CacheWorld
 from tests.simulation.limiter_world import LimiterWorld
@@ -10,9 +11,10 @@ from tests.simulation.pool_world import PoolWorld
 from tests.simulation.slots_world import SlotsWorld
 from tests.simulation.world import Scenario, World
 
-WORLDS: dict[str, type[Scenario]] = {
-    kind.name: kind for kind in (BatchWorld, CacheWorld, LimiterWorld, OutboundWorld, PoolWorld, SlotsWorld)
-}
+_KINDS: tuple[type[Scenario], ...] = (
+    BalancerWorld, BatchWorld, CacheWorld, LimiterWorld, OutboundWorld, PoolWorld, SlotsWorld,
+)  # fmt: skip
+WORLDS: dict[str, type[Scenario]] = {kind.name: kind for kind in _KINDS}
 
 
 def failure_of(kind: type[Scenario], seed: int, without: frozenset[int] = frozenset()) -> str | None:

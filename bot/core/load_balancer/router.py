@@ -150,6 +150,7 @@ class Router:
                 outcomes = await self._hedged(handler, instance, data, limit, tried)
             else:
                 movable = idempotent is not False
+                self._begin(instance)
                 outcomes = [await self._attempt(handler, instance, data, limit, trial is not None, movable)]
             outcome = outcomes[-1]
             if outcome.kind == "answered" and len(outcomes) == 1 and failures is None:
@@ -220,14 +221,26 @@ class Router:
                 self._given_up.add(scope)
                 scope.reschedule(0.0)
 
+    def _begin(self, instance: Instance) -> None:
+        """Count a try as in progress in the same step that chose the instance, or others choose it too."""
+        self.cluster.acquire(instance)
+        self.in_progress += 1
+
+    def _end(self, instance: Instance) -> None:
+        self.cluster.release(instance)
+        self.in_progress -= 1
+        if self.cluster.events or self.tell_ends:
+            self._after()
+
     async def _attempt(
         self, handler: RequestHandler, instance: Instance, data: Any, limit: float, trial: bool, movable: bool
     ) -> _Outcome:
-        """One try at one instance; raises nothing but what cancels or ends the caller."""
+        """One try at one instance, for which :meth:`_begin` was called; it gives the instance back.
+
+        Raises nothing but what cancels or ends the caller.
+        """
         cluster = self.cluster
         start = self._now()
-        cluster.acquire(instance)
-        self.in_progress += 1
         error: BaseException
         expired = False
         try:
@@ -273,10 +286,7 @@ class Router:
                 self._movable.pop(scope, None)
                 if self._given_up:
                     self._given_up.discard(scope)
-            cluster.release(instance)
-            self.in_progress -= 1
-            if cluster.events or self.tell_ends:
-                self._after()
+            self._end(instance)
 
     def _judged(
         self,
@@ -323,9 +333,9 @@ class Router:
         """A try, and a second one elsewhere if the first takes longer than most do; the first answer wins."""
         delay = self._delay()
         if delay is None or delay >= limit:
+            self._begin(instance)
             return [await self._attempt(handler, instance, data, limit, False, True)]
-        loop = asyncio.get_running_loop()
-        first = loop.create_task(self._attempt(handler, instance, data, limit, False, True))
+        first = self._started(handler, instance, data, limit)
         running = {first}
         failed: list[_Outcome] = []
         try:
@@ -334,8 +344,7 @@ class Router:
                 other = self.cluster.select(None, [*tried, instance])
                 if other is not None and self.budget.take(self._now()):
                     self.counters.hedged += 1
-                    second = self._attempt(handler, other, data, limit - delay, False, True)
-                    running.add(loop.create_task(second))
+                    running.add(self._started(handler, other, data, limit - delay))
             while running:
                 done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
@@ -350,6 +359,26 @@ class Router:
                 if task.cancel():
                     self._losers.add(task)
                     task.add_done_callback(self._losers.discard)
+
+    def _started(
+        self, handler: RequestHandler, instance: Instance, data: Any, limit: float
+    ) -> asyncio.Task[_Outcome]:
+        """A try in a task of its own, counted from now on."""
+        runs = False
+
+        async def attempt() -> _Outcome:
+            nonlocal runs
+            runs = True
+            return await self._attempt(handler, instance, data, limit, False, True)
+
+        def ended(task: asyncio.Task[_Outcome]) -> None:
+            if not runs:
+                self._end(instance)  # it was cancelled before its first step
+
+        self._begin(instance)
+        task = asyncio.get_running_loop().create_task(attempt())
+        task.add_done_callback(ended)
+        return task
 
     def abandon_hedges(self) -> None:
         """Cancel once more the tries that lost and go on; never one that a caller still waits for."""

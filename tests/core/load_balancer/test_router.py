@@ -350,6 +350,30 @@ class TestHedging:
         for _ in range(2):
             assert (await hedging.route_request(1, idempotent=True)).instance_id == "c"
 
+    async def test_a_burst_keeps_within_the_limit_of_each_instance(self, hedging):
+        await hedging.enable(max_concurrent=2)
+        most = dict.fromkeys("abc", 0)
+
+        async def slow(instance, data):
+            most[instance.id] = max(most[instance.id], instance.in_flight)
+            await asyncio.sleep(0.02)
+            return data
+
+        hedging.request_handler = slow
+        answers = await asyncio.gather(*[hedging.route_request(n, idempotent=True) for n in range(20)])
+        assert sum(answer.success for answer in answers) == 6
+        assert most == dict.fromkeys("abc", 2)
+
+    async def test_a_try_that_is_cancelled_before_its_first_step_is_given_back(self, hedging):
+        request = asyncio.ensure_future(hedging.route_request(1, idempotent=True))
+        await asyncio.sleep(0)  # it has chosen an instance and made a task, which has not begun
+        assert sum(instance.in_flight for instance in hedging.instances) == 1
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+        await asyncio.sleep(0)
+        assert not any(instance.in_flight for instance in hedging.instances)
+
     async def test_disable_cancels_no_request_that_its_caller_waits_for(self, hedging):
         release = asyncio.Event()
 
