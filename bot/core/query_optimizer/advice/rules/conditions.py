@@ -73,7 +73,7 @@ def _between_dates(node: Any, facts: Facts) -> Remark | None:
     if len(text) != 10 or text[4] != "-" or text[7] != "-":
         return None
     return (
-        f"BETWEEN ends at midnight of {text}: what {written(column)} holds of that day is left out.",
+        f"BETWEEN ends at midnight: what {written(column)} holds of the last day is left out.",
         f"Write {written(column)} >= start AND {written(column)} < the day after.",
     )
 
@@ -91,8 +91,10 @@ def _never_true(node: Any, facts: Facts) -> Remark | None:
                 continue  # T.a and t.a may be of two tables in MySQL
             for before in tests.get(key, ()):
                 if _exclude(before, test, column, facts):
+                    given = ", with the values given" if before.values and test.values else ""
                     return (
-                        f"{names[key]} cannot be {before} and {test} at once: the condition is never true.",
+                        f"{names[key]} {before} and {names[key]} {test} exclude each other{given}: the "
+                        "condition is never true.",
                         "Use OR, or leave one out.",
                     )
             tests.setdefault(key, []).append(test)
@@ -108,13 +110,14 @@ class _Test(NamedTuple):
     """Literals."""
 
     def __str__(self) -> str:
-        if self.kind in (exp.Null, exp.Not):
-            return "NULL" if self.kind is exp.Null else "NOT NULL"
-        listed = ", ".join(f"{value.this!r:.30}" if value.is_string else value.this for value in self.values)
-        return f"{_SIGNS[self.kind]} {listed:.60}"
+        """Without the values, which may be about a person, and stand in a log."""
+        return _SHOWN[self.kind]
 
 
-_SIGNS = {exp.EQ: "=", exp.GT: ">", exp.GTE: ">=", exp.LT: "<", exp.LTE: "<=", exp.In: "one of"}
+_SHOWN = {
+    exp.EQ: "= ?", exp.GT: "> ?", exp.GTE: ">= ?", exp.LT: "< ?", exp.LTE: "<= ?", exp.In: "IN (?, ...)",
+    exp.Null: "IS NULL", exp.Not: "IS NOT NULL",
+}  # fmt: skip
 _MIRRORED = {exp.EQ: exp.EQ, exp.GT: exp.LT, exp.GTE: exp.LTE, exp.LT: exp.GT, exp.LTE: exp.GTE}
 
 

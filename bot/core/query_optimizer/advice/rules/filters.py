@@ -41,7 +41,8 @@ def _leading_wildcard(node: Any, facts: Facts) -> Remark | None:
     column = node.this.find(exp.Column)
     if column is None or (is_whole and not pattern.this.strip("%")):
         return None
-    shown = f"{pattern.this!r:.40}" if is_whole else f"{pattern.this!r:.40} || ..."
+    # Not what is looked for, which may be about a person, and stand in a log.
+    shown = f"'{pattern.this[0]}...'" if is_whole else f"'{pattern.this[0]}...' || ..."
     return (
         f"LIKE {shown} begins with a wildcard: no index on {written(column)} can serve it.",
         _SEARCHES.get(facts.dialect, "Use a full-text or trigram index."),
