@@ -4,14 +4,15 @@
 that survives, and a table of how many died. Without names it takes every module of ``MODULES``;
 ``--sample 0`` takes every mutant.
 
-The work tree stays as it is: mutants are written to a copy of it, one for each job. A mutant dies if a test
-fails or does not end in time. Mutants that no test can tell from the original stand in
-``mutants_equivalent.toml``, each with its reason; they are not run.
+The work tree stays as it is: the tests run in a copy of it. A mutant dies if a test fails or does not end in
+time. Mutants that no test can tell from the original stand in ``mutants_equivalent.toml``, each with its
+reason; they are not run. :mod:`tools.mutant_tests` runs the others.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import shutil
@@ -19,14 +20,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import tomllib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from queue import SimpleQueue
 
-from tools.mutations import Mutant, mutants_of
+from tools.mutant_tests import DIED, WHOLE
+from tools.mutations import mutants_of
 
 ROOT = Path(__file__).resolve().parent.parent
 EQUIVALENT = Path(__file__).with_name("mutants_equivalent.toml")
@@ -40,8 +39,8 @@ COPIED = (
     "config_enhancements_phase4.py",
     "pyproject.toml",
 )
-LEAST_TIMEOUT = 20.0
-"""Seconds that the tests of a mutant have; six times as long as without a mutant, if that is more."""
+WHOLE_TIMEOUT = 120.0
+"""Seconds for all tests of a mutant that needs a process of its own."""
 
 RATE_LIMITER = "tests/core/rate_limiter"
 POOLS = "tests/core/connection_pool_manager"
@@ -58,6 +57,8 @@ SCHEDULING = (
     f"{OUTBOUND}/test_timetable.py",
     f"{OUTBOUND}/test_chat_limits.py",
     f"{OUTBOUND}/test_chats.py",
+    f"{OUTBOUND}/test_turns.py",
+    f"{OUTBOUND}/test_service.py",
     "tests/properties/test_outbound_scheduler.py",
     "tests/properties/test_telegram_limits.py",
 )
@@ -81,6 +82,10 @@ MODULES: dict[str, tuple[str, ...]] = {
     "bot/core/rate_limiter/bucket.py": (
         f"{RATE_LIMITER}/test_bucket.py",
         f"{RATE_LIMITER}/test_service.py",
+        f"{RATE_LIMITER}/test_table.py",
+        f"{RATE_LIMITER}/test_resets.py",
+        f"{RATE_LIMITER}/test_reports.py",
+        f"{RATE_LIMITER}/test_joint.py",
         "tests/properties/test_rate_limiter_bucket.py",
     ),
     "bot/core/connection_pool_manager/pool.py": (
@@ -89,18 +94,28 @@ MODULES: dict[str, tuple[str, ...]] = {
         f"{POOLS}/test_resize.py",
         f"{POOLS}/test_not_waiting.py",
         f"{POOLS}/test_manager.py",
+        f"{POOLS}/test_alarm.py",
+        f"{POOLS}/test_reports.py",
+        f"{POOLS}/test_query_timeout.py",
+        f"{POOLS}/test_event_loops.py",
+        f"{POOLS}/test_sqlite.py",
         "tests/properties/test_connection_pool.py",
         "tests/cancellation/test_connection_pool.py",
     ),
     "bot/core/batch_processor/queue.py": (
         f"{BATCHES}/test_queue.py",
         f"{BATCHES}/test_service.py",
+        f"{BATCHES}/test_lanes.py",
+        f"{BATCHES}/test_delayed.py",
+        f"{BATCHES}/test_dispatcher.py",
+        f"{BATCHES}/test_lifecycle.py",
         "tests/properties/test_batch_processor.py",
     ),
     "bot/core/cache_manager/changes.py": (f"{CACHE}/test_changes.py",),
     "bot/core/load_balancer/outliers.py": (
         f"{BALANCER}/test_outliers.py",
         f"{BALANCER}/test_cluster.py",
+        f"{BALANCER}/test_service.py",
         "tests/properties/test_load_balancer.py",
     ),
     "bot/core/load_balancer/strategies.py": (
@@ -116,6 +131,12 @@ MODULES: dict[str, tuple[str, ...]] = {
     "bot/core/query_optimizer/sql/tables.py": (
         f"{OPTIMIZER}/sql/test_tables.py",
         f"{OPTIMIZER}/sql/test_bot_statements.py",
+        f"{OPTIMIZER}/sql/test_definitions.py",
+        f"{OPTIMIZER}/sql/test_analyzer.py",
+        f"{OPTIMIZER}/sql/test_catalog.py",
+        f"{OPTIMIZER}/sql/test_bodies.py",
+        f"{OPTIMIZER}/sql/test_controls.py",
+        f"{OPTIMIZER}/sql/test_operators.py",
     ),
     "bot/core/query_optimizer/advice/rewrites.py": (
         f"{OPTIMIZER}/advice/test_rewrites.py",
@@ -126,10 +147,16 @@ MODULES: dict[str, tuple[str, ...]] = {
 
 
 class Copy:
-    """A copy of the work tree, in which one mutant at a time is tested."""
+    """A copy of the work tree, in which mutants are tested."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.environment = {
+            **os.environ,
+            "PHASE4_TEST_SEARCH": os.environ.get("PHASE4_TEST_SEARCH", "0.2"),
+            # A mutant's bytecode must not be taken for the next one's, of the same size and second.
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
         for name in COPIED:
             source = ROOT / name
             if source.is_dir():
@@ -137,58 +164,77 @@ class Copy:
             else:
                 shutil.copy2(source, folder / name)
 
-    def passes(self, tests: Sequence[str], timeout: float | None = None) -> bool:
-        """Whether these tests pass, all of them and within ``timeout`` seconds."""
+    def verdicts(
+        self, module: str, numbers: Sequence[int], tests: Sequence[str], jobs: int
+    ) -> Iterator[tuple[int, bool]]:
+        """The mutants of these numbers, and whether each dies, as they end.
+
+        Raises:
+            SystemExit: the tests fail without a mutant; nothing can be learned from mutants then.
+        """
+        readable, writable = os.pipe()
         command = [
-            sys.executable,
+            "-m",
+            "tools.mutant_tests",
+            module,
+            json.dumps(list(numbers)),
+            str(jobs),
+            str(writable),
+            *tests,
+        ]
+        whole = []
+        with tempfile.TemporaryFile() as printed:
+            process = subprocess.Popen(  # noqa: S603
+                [sys.executable, *command], cwd=self.folder, env=self.environment, pass_fds=[writable],
+                stdout=printed, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+            os.close(writable)
+            with os.fdopen(readable) as answers:
+                for line in answers:
+                    number, verdict = json.loads(line)
+                    if verdict == WHOLE:
+                        whole.append(number)
+                    else:
+                        yield number, verdict == DIED
+            if process.wait():
+                printed.seek(0)
+                sys.stderr.buffer.write(printed.read()[-4000:])
+                raise SystemExit(f"{module}: its tests fail without a mutant")
+        source = (self.folder / module).read_text(encoding="utf-8")
+        mutants = mutants_of(source)
+        for number in whole:
+            yield number, self.kills(module, mutants[number].applied_to(source), tests)
+
+    def kills(self, module: str, mutated: str, tests: Sequence[str]) -> bool:
+        """Whether a test notices the mutated source text, in a process of its own."""
+        path = self.folder / module
+        original = path.read_bytes()
+        path.write_text(mutated, encoding="utf-8")
+        command = [
             "-m",
             "pytest",
             "-q",
             "-x",
+            "--tb=no",
             "-p",
             "no:cacheprovider",
             "-m",
             "not server",
             *tests,
         ]
-        environment = {**os.environ, "PHASE4_TEST_SEARCH": os.environ.get("PHASE4_TEST_SEARCH", "0.2")}
-        # A mutant's bytecode must not be taken for the next one's: both may have the same size and second.
-        environment["PYTHONDONTWRITEBYTECODE"] = "" if timeout is None else "1"
         shutil.rmtree(self.folder / ".hypothesis", ignore_errors=True)
         process = subprocess.Popen(  # noqa: S603
-            command, cwd=self.folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            start_new_session=True,
+            [sys.executable, *command], cwd=self.folder, env=self.environment, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         try:
-            return process.wait(timeout) == 0
+            return process.wait(WHOLE_TIMEOUT) != 0
         except subprocess.TimeoutExpired:
-            return False
+            return True
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-
-    def prepare(self, module: str) -> float:
-        """Runs the module's tests without a mutant and returns their seconds.
-
-        Raises:
-            SystemExit: they fail; nothing can be learned from mutants then.
-        """
-        start = time.monotonic()
-        if not self.passes(MODULES[module]):
-            raise SystemExit(f"{module}: its tests fail without a mutant")
-        for bytecode in (self.folder / module).parent.glob(f"__pycache__/{Path(module).stem}.*"):
-            bytecode.unlink()
-        return time.monotonic() - start
-
-    def kills(self, module: str, mutated: str, timeout: float) -> bool:
-        """Whether a test notices the mutated source text."""
-        path = self.folder / module
-        original = path.read_bytes()
-        path.write_text(mutated, encoding="utf-8")
-        try:
-            return not self.passes(MODULES[module], timeout)
-        finally:
             path.write_bytes(original)
 
 
@@ -217,26 +263,6 @@ def chosen(names: Sequence[str]) -> list[str]:
     return found or list(MODULES)
 
 
-def tried(module: str, mutants: Sequence[Mutant], copies: Sequence[Copy]) -> Iterator[tuple[Mutant, bool]]:
-    """Each mutant, and whether it dies, in the order given."""
-    source = (ROOT / module).read_text(encoding="utf-8")
-    seconds = max(copy.prepare(module) for copy in copies)
-    timeout = max(LEAST_TIMEOUT, 6 * seconds)
-    free: SimpleQueue[Copy] = SimpleQueue()
-    for copy in copies:
-        free.put(copy)
-
-    def one(mutant: Mutant) -> bool:
-        copy = free.get()
-        try:
-            return copy.kills(module, mutant.applied_to(source), timeout)
-        finally:
-            free.put(copy)
-
-    with ThreadPoolExecutor(len(copies)) as threads:
-        yield from zip(mutants, threads.map(one, mutants), strict=True)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns 1 if mutants survived."""
     parser = argparse.ArgumentParser(
@@ -254,19 +280,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows: list[tuple[str, int, int, int, int]] = []
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         modules = chosen(options.modules)
-        copies = [Copy(Path(folder) / str(number)) for number in range(max(1, options.jobs))]
+        copy = Copy(Path(folder) / "tree")
         for module in modules:
             every = mutants_of((ROOT / module).read_text(encoding="utf-8"))
-            alike = [mutant for mutant in every if (module, mutant.within, mutant.change) in reasons]
-            left = [m for m in every if m not in alike and (not options.at or m.line in options.at)]
+            left = [
+                number
+                for number, mutant in enumerate(every)
+                if (module, mutant.within, mutant.change) not in reasons
+            ]
+            alike = len(every) - len(left)
+            if options.at:
+                left = [number for number in left if every[number].line in options.at]
             if 0 < options.sample < len(left):
                 left = sorted(random.Random(options.seed).sample(left, options.sample))
             survived = 0
-            for mutant, died in tried(module, left, copies):
+            for number, died in copy.verdicts(module, left, MODULES[module], options.jobs):
                 if not died:
                     survived += 1
+                    mutant = every[number]
                     print(f"{module}:{mutant.line}: in {mutant.within}: {mutant.change}", flush=True)
-            rows.append((module, len(left), len(left) - survived, survived, len(alike)))
+            rows.append((module, len(left), len(left) - survived, survived, alike))
     columns = list(zip(*(row[1:] for row in rows), strict=True))
     rows.append(("all", sum(columns[0]), sum(columns[1]), sum(columns[2]), sum(columns[3])))
     print(f"\n{'module':<55} {'run':>5} {'died':>5} {'survived':>9} {'equivalent':>11} {'died %':>7}")

@@ -1,5 +1,9 @@
 """The mutants that ``python -m tools.mutants`` makes, and its list of those that no test can notice."""
 
+import json
+import os
+import subprocess
+import sys
 import textwrap
 
 import pytest
@@ -71,3 +75,58 @@ def test_what_is_listed_as_equivalent_is_still_a_mutant():
     }
     assert set(listed) - existing == set()
     assert all(reason.strip() for reason in listed.values())
+
+
+CLAMP = """
+def clamp(value, most=10):
+    if value > most:
+        return most
+    return value
+
+def unused(value):
+    return value + 1
+
+def seconds():
+    return 60
+
+MINUTE = seconds()
+"""
+
+TESTS = """
+from clamp import MINUTE, clamp
+
+def test_clamp():
+    assert (clamp(3), clamp(12)) == (3, 10)
+
+def test_minute():
+    assert MINUTE == 60
+"""
+
+
+@pytest.mark.server
+def test_a_mutant_dies_if_a_test_that_runs_it_fails(tmp_path):
+    (tmp_path / "clamp.py").write_text(CLAMP)
+    (tmp_path / "test_clamp.py").write_text(TESTS)
+    mutants = mutants_of(CLAMP)
+    readable, writable = os.pipe()
+    numbers = json.dumps(list(range(len(mutants))))
+    command = ["-m", "tools.mutant_tests", "clamp.py", numbers, "2", str(writable), "test_clamp.py"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, *command], cwd=tmp_path, env=environment, pass_fds=[writable], check=True)
+    os.close(writable)
+    with os.fdopen(readable) as answers:
+        verdicts = {mutants[number].change: verdict for number, verdict in map(json.loads, answers)}
+    assert verdicts == {
+        "if value > most: -> if (value >= most):": "survived",  # as of 10 the most is 10
+        "if value > most: -> if (value <= most):": "died",
+        "return most -> return None": "died",
+        "return value -> return None": "died",
+        # No test runs these.
+        "return value + 1 -> return None": "survived",
+        "return value + 1 -> return value + 2": "survived",
+        "return value + 1 -> return (value - 1)": "survived",
+        # These act while the module is imported: another process has to import them.
+        "def clamp(value, most=10): -> def clamp(value, most=11):": "whole",
+        "return 60 -> return None": "whole",
+        "return 60 -> return 61": "whole",
+    }

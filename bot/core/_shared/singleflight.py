@@ -54,8 +54,8 @@ class _Flight(Generic[T]):
         # Its own task, or that of the caller if it is led; requests for cancellation that this one had
         # before; whether the run is over, though the caller's task is not. Changed by _start and _lead.
         self.task: asyncio.Task[Any]
-        self.cancelling = 0
-        self.led = False
+        self.cancelling: int
+        self.led: bool
         self.over = False
         self.expired: Callable[[], Exception] = TimeoutError
         self.error: Exception | None = None  # what it was given up with
@@ -209,7 +209,7 @@ class SingleFlight(Generic[T]):
             flight.waiters.pop(waiter, None)
             if not waiter.cancelled():
                 waiter.exception()  # seen: it came in the moment that this caller was cancelled
-            elif not flight.waiters and not flight.led and not flight.task.done():
+            elif not flight.waiters and not flight.led:
                 # Nobody wants it any more. Later callers must not join a run that is being cancelled.
                 self._leave(flight)
                 flight.task.cancel()

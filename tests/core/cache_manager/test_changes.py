@@ -53,6 +53,16 @@ def test_it_tells_what_changed_since_a_read_began(before, since, at, tags, reloa
     assert not log.since(log.count, *at)
 
 
+def test_a_drop_of_a_tag_changes_the_values_that_have_it():
+    log = ChangeLog()
+    begun = log.count
+    log.tags(["menu", "prices"])
+    assert log.since(begun, "default", "k", {"prices"})
+    assert not log.since(begun, "default", "k", {"users"})
+    assert not log.since(begun, "default", "k", ())
+    assert log.since(begun, "default", "k")  # its tags are not known
+
+
 @pytest.mark.parametrize(("others", "expected"), [(3, False), (4, True)])
 def test_a_read_that_more_changes_came_between_than_are_remembered_is_taken_for_changed(
     monkeypatch, others, expected
@@ -82,6 +92,14 @@ def test_a_load_of_many_keys_reads_on_and_its_own_stores_are_no_news():
         log.key("n", f"k{number}")
     log.key("n", "late")
     assert changed.concerns("late", ())
+
+
+def test_a_load_of_many_keys_hears_of_the_first_change_of_all():
+    log = ChangeLog()
+    changed = ChangesSince(log, log.count, "n")
+    log.key("n", "a")
+    assert changed.concerns("a", ())
+    assert not changed.concerns("b", ())
 
 
 def test_a_load_of_many_keys_takes_what_it_cannot_know_for_changed():

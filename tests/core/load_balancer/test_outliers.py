@@ -49,12 +49,16 @@ def test_too_high_a_share_of_failures(good, bad, reason):
 
 
 @pytest.mark.parametrize(
-    ("others_good", "others_bad", "ejected"), [(15, 5, True), (15, 6, False), (0, 5, False), (0, 0, True)]
+    ("others_good", "others_bad", "ejected"),
+    [(15, 5, True), (15, 6, False), (0, 5, False), (0, 1, False), (0, 0, True)],
 )
-def test_what_others_fail_half_as_often_at_is_the_fault_of_one(others_good, others_bad, ejected):
+@pytest.mark.parametrize("earlier", [5.0, 12.0])
+def test_what_others_fail_half_as_often_at_is_the_fault_of_one(others_good, others_bad, ejected, earlier):
+    """Whether they did so in this window or in the one before."""
     outliers, [one, other] = watched()
-    outcomes(outliers, other, others_good, others_bad)
-    assert bool(outcomes(outliers, one, 10, 10)) == ejected
+    outcomes(outliers, other, others_good, others_bad, now=earlier)
+    reason = outcomes(outliers, one, 10, 10, now=12.0)
+    assert reason == ("50 % of 20 requests failed" if ejected else "")
 
 
 def test_a_window_is_the_current_one_and_the_one_before():
@@ -78,3 +82,32 @@ def test_failures_of_both_windows_count():
     outcomes(outliers, other, 20, 0, now=5.0)
     assert outcomes(outliers, one, 3, 3, now=5.0) == ""
     assert outcomes(outliers, one, 1, 3, now=12.0) == "60 % of 10 requests failed"
+
+
+def test_good_outcomes_of_the_window_before_count():
+    outliers, [one, other] = watched()
+    outcomes(outliers, other, 20, 0, now=5.0)
+    assert outcomes(outliers, one, 4, 2, now=5.0) == ""
+    assert outcomes(outliers, one, 1, 3, now=12.0) == "50 % of 10 requests failed"
+
+
+def test_one_window_follows_the_other():
+    outliers, [one, _] = watched()
+    for now in (0.0, 10.0, 20.0):
+        outliers.failed(one, now)
+        assert (one.window[1], one.window[3]) == (outliers._all[1], outliers._all[3])
+    assert one.window == [0, 1, 0, 1]
+
+
+def test_after_a_window_without_requests_nothing_older_counts():
+    outliers, [one, _] = watched()
+    outliers.failed(one, 0.0)
+    outliers.failed(one, 20.0)
+    assert (one.window, outliers._all) == ([0, 1, 0, 0], [0, 1, 0, 0])
+
+
+def test_windows_of_one_second_end_too():
+    outliers, [one, _] = watched(outlier_window=1.0)
+    for now in (0.0, 1.0, 2.0):
+        outliers.failed(one, now)
+    assert one.window == [0, 1, 0, 1]

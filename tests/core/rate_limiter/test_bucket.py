@@ -175,6 +175,22 @@ def test_a_backoff_ends_with_one_token_whatever_was_asked_for():
     assert b.take("c", 109.6) == pytest.approx(0.0, abs=1e-6)
 
 
+def test_after_a_backoff_more_tokens_come_at_the_rate():
+    b = buckets(rps=0.5, burst=5, base=8.0)
+    b.take("c", 100.0, 5)
+    b.take("c", 100.0, 3)
+    assert b.take("c", 101.6, 3) == pytest.approx(-12.0), (
+        "eight seconds of backoff, two tokens of two seconds"
+    )
+
+
+def test_a_backoff_counts_that_is_only_a_little_longer_than_the_wait():
+    b = buckets(rps=0.5, burst=1, base=1.0)
+    b.take("c", 100.0)
+    assert b.take("c", 100.0) == pytest.approx(-2.0)
+    assert b.take("c", 101.5) == pytest.approx(-1.0), "and not the half second that was left"
+
+
 def test_limited_clients_are_never_forgotten_because_others_came():
     b = buckets(rps=0.001, burst=1)
     limited = [f"limited-{n}" for n in range(50)]
@@ -249,7 +265,16 @@ def test_a_reservation_too_far_away_takes_nothing():
 
 @pytest.mark.parametrize(
     ("spent", "tokens", "answer"),
-    [(0, 5, 0.0), (0, 1, 2.0), (3, 2, 0.0), (3, 3, -0.5), (3, 5, -1.5), (5, 1, -0.5), (5, 0, 0.0)],
+    [
+        (0, 5, 0.0),
+        (0, 1, 2.0),
+        (3, 1, 0.5),
+        (3, 2, 0.0),
+        (3, 3, -0.5),
+        (3, 5, -1.5),
+        (5, 1, -0.5),
+        (5, 0, 0.0),
+    ],
 )
 def test_what_a_check_would_be_answered(spent, tokens, answer):
     b = buckets()
@@ -290,6 +315,20 @@ def test_who_was_told_is_judged_as_it_would_be_served():
     assert b.judge("c", 100.0036, 5) == 0.0, "1.4 ms before the time it was told"
     assert b.judge("c", 100.0034, 5) == pytest.approx(-0.0016)
     assert b.judge("stranger", 100.0, 11) == pytest.approx(-0.001)
+
+
+def test_who_waited_for_one_token_is_not_given_three():
+    b = buckets()
+    b.take("c", 100.0, 5)
+    assert b.take("c", 100.0) == -0.5
+    assert [b.judge("c", 100.5, tokens) for tokens in (1, 3)] == [0.0, -1.0]
+
+
+def test_a_look_asks_for_no_token():
+    b = buckets()
+    b.take("c", 100.0, 5)
+    status = b.look("c", 100.0)
+    assert (status.allowed, status.remaining) == (True, 0)
 
 
 # Giving back, and charging what was used.
@@ -405,6 +444,23 @@ def test_a_sweep_forgets_full_buckets_and_no_others():
     assert not b.sweep(100.2, 10)
     assert b.sweep(102.0, 10)
     assert (len(b), b.records) == (0, {})
+
+
+def early_in_a_wait_that_just_ended(b, held):
+    """A client whose bucket is full, and whose next refusal goes on with its row."""
+    held["early"] = 91.0
+    b.records["early"] = [99.5, 1, float("-inf"), 100.0]
+
+
+def test_a_full_bucket_of_a_client_that_was_early_is_no_clean_slate():
+    b = buckets(rps=1, burst=1)
+    early_in_a_wait_that_just_ended(b, b.fresh)
+    assert b.forget("early", 100.0)
+    assert not b.forget("early", 100.0)
+    early_in_a_wait_that_just_ended(b, b.aging)
+    b.take("new", 100.0)  # has the old ones looked at
+    assert "early" in b.fresh
+    assert "early" in b.records
 
 
 def test_each_new_client_has_two_old_ones_looked_at():

@@ -104,6 +104,65 @@ def test_a_run_of_a_dead_loop_is_not_joined(led):
     assert asyncio.run(flights.run("k", work)) == "done"
 
 
+@BOTH
+def test_a_run_of_a_loop_that_stands_still_is_not_joined(led):
+    flights, work = SingleFlight(led=led), Work()
+    with asyncio.Runner() as other:
+        [left] = other.run(start(flights, work, 1))
+        work.gate.set()
+        assert asyncio.run(asyncio.wait_for(flights.run("k", work), 8)) == 2
+        assert not left.done()
+
+
+async def test_a_run_that_has_just_been_cancelled_by_itself_is_not_joined():
+    flights, ended, runs = SingleFlight(), asyncio.Event(), []
+
+    async def work():
+        runs.append("run")
+        if len(runs) == 1:
+            ended.set()
+            raise asyncio.CancelledError  # as of a future within that somebody cancelled
+        return "second"
+
+    async def next_caller():
+        await ended.wait()
+        return await flights.run("k", work)
+
+    following = asyncio.ensure_future(next_caller())
+    await until_idle()
+    with pytest.raises(asyncio.CancelledError):
+        await flights.run("k", work)
+    assert await following == "second"
+
+
+async def test_a_run_that_nobody_waits_for_any_more_is_left_at_once():
+    flights, ends = SingleFlight(), asyncio.Event()
+
+    async def work():
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            await ends.wait()
+
+    [task] = await start(flights, work, 1)
+    task.cancel()
+    await until_idle()
+    assert "k" not in flights
+    ends.set()
+    await until_idle()
+
+
+@BOTH
+async def test_an_owner_that_rests_holds_no_timer(led):
+    flights, work = SingleFlight(led=led), Work()
+    work.gate.set()
+    await flights.run("k", work, timeout=3600)
+    await until_idle()
+    assert flights._deadlines._timer is not None
+    flights.rest()
+    assert flights._deadlines._timer is None
+
+
 async def test_a_run_cancelled_before_it_began_leaves_nobody_waiting():
     flights, work = SingleFlight(), Work()
     waiting = asyncio.ensure_future(flights.run("k", work))
@@ -297,8 +356,9 @@ async def test_a_caller_in_its_clean_up_leads_and_is_joined():
         await ending
 
 
-async def test_a_task_left_behind_by_a_led_run_is_no_part_of_it():
-    flights, left = SingleFlight(led=True), []
+@BOTH
+async def test_a_task_left_behind_by_a_run_is_no_part_of_it(led):
+    flights, left = SingleFlight(led=led), []
 
     async def outer():
         left.append(asyncio.ensure_future(later()))
