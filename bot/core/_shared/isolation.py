@@ -14,7 +14,7 @@ from sys import getsizeof
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from bot.core._shared.copy_plan import Planner, copy_rows
+from bot.core._shared.copy_plan import Planner, copy_of_rows, copy_rows
 from bot.core._shared.errors import message_of
 from bot.core._shared.measuring import ATOMS, UUID_INSIDE, atoms_size, size_of, weigh
 from bot.core._shared.object_copy import copy_and_measure, copy_object, layout_of
@@ -31,7 +31,10 @@ MAX_DEPTH = 64
 
 
 class Frozen(NamedTuple):
-    """A value made safe to keep: hand out ``value`` itself if ``thaw`` is None, else ``thaw(value)``."""
+    """A value made safe to keep: hand out ``value`` itself if ``thaw`` is None, else ``thaw(value)``.
+
+    With a ``thaw``, ``value`` is in whatever form that takes.
+    """
 
     value: Any
     thaw: Callable[[Any], Any] | None
@@ -94,7 +97,7 @@ def _freeze_rows(rows: list[Any]) -> Frozen | None:
         if not (kinds := set(map(type, parts))) <= IMMUTABLE:
             return None
         size = getsizeof(rows) + getsizeof(rows[0]) + atoms_size(parts, kinds)
-        return Frozen(copy_rows(rows), copy_rows, size)
+        return Frozen(copy_rows(rows), copy_of_rows(rows), size)
     if kind in IMMUTABLE:
         return None
     if kind is not dict and kind is not tuple:
@@ -126,7 +129,11 @@ def _freeze_rows(rows: list[Any]) -> Frozen | None:
         size += sum([weigh(value, seen, 1000) for value in checked if type(value) in others])
         checked = [value for value in checked if type(value) in IMMUTABLE]
     size += atoms_size(checked, kinds)
-    return Frozen(copy_rows(rows), copy_rows, size) if kind is dict else Frozen(rows[:], list.copy, size)
+    return (
+        Frozen(copy_rows(rows), copy_of_rows(rows), size)
+        if kind is dict
+        else Frozen(rows[:], list.copy, size)
+    )
 
 
 def _freeze_tree(value: Any) -> Frozen | None:
@@ -183,9 +190,8 @@ def _freeze_tree(value: Any) -> Frozen | None:
     if not mutable:
         return Frozen(value, None, size)
     planner = Planner()
-    copying = planner.plan(value)
-    assert copying is not None
-    return Frozen(copying(value), copying, size + planner.size)
+    kept, copying = planner.keep(value)
+    return Frozen(kept, copying, size + planner.size)
 
 
 def _is_fixed(value: Any, depth: int) -> bool:

@@ -11,6 +11,7 @@ from bot.core._shared.copy_plan import (
     PLAN_SIZE,
     STEP_SIZE,
     Planner,
+    copy_of_rows,
     copy_rows,
     copy_tree,
 )
@@ -44,6 +45,48 @@ def test_a_plan_copies_what_can_change_and_nothing_else(value):
         assert is_apart(made, value)
         if isinstance(value, dict):
             assert list(made) == list(value)
+
+
+@given(values)
+def test_what_is_kept_gives_copies_and_is_apart_from_them(value):
+    if Planner().plan(value) is None:
+        return
+    before = copy.deepcopy(value)
+    kept, copying = Planner().keep(value)
+    made = copying(kept)
+    assert made == before
+    assert type(made) is type(before)
+    assert is_apart(made, value)
+    if isinstance(value, dict):
+        assert [*map(repr, made)] == [*map(repr, value)]
+    for changed in (value, made):
+        scribble(changed)
+        assert copying(kept) == before
+
+
+@pytest.mark.parametrize("parts", range(6))
+def test_a_dict_is_copied_whatever_the_number_of_its_parts_that_can_change(parts):
+    inner = [{"a": [1]}, [{"id": 1}, {"id": 2}], {3}, [[1], {2}], ({"x": [4]},)]
+    value = {"first": 1, **{f"part {n}": inner[n] for n in range(parts)}, "last": None}
+    expected = copy.deepcopy(value)
+    kept, copying = Planner().keep(value)
+    for changed in (value, copying(kept), copying(kept)):
+        scribble(changed)
+    assert copying(kept) == expected
+    assert list(copying(kept)) == list(expected)
+
+
+@pytest.mark.parametrize("count", range(8))
+def test_rows_are_copied_whatever_their_number(count):
+    rows = [{"id": n} for n in range(count)]
+    for copying in (copy_rows, copy_of_rows(rows)):
+        made = copying(rows)
+        assert made == rows
+        assert is_apart(made, rows)
+    for value in ({"rows": rows}, {"users": [{"rows": rows}, {"rows": rows[1:]}, {"rows": []}]}, [rows] * 2):
+        kept, copying = Planner().keep(value)
+        assert copying(kept) == value
+        assert is_apart(copying(kept), value)
 
 
 @pytest.mark.parametrize(
