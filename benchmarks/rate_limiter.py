@@ -12,9 +12,11 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from benchmarks.harness import Contender, compare, main, rss_mb, table, verdict
+from bot.core.phase4_wiring import SERVICES
 from bot.core.rate_limiter import RateLimitConfig, RateLimiter, RateLimitStatus, WindowLimit
 
 GENEROUS = RateLimitConfig(1_000_000.0, 1_000_000_000)
@@ -313,8 +315,19 @@ async def _measure(name: str) -> float:
 
 
 def startup() -> None:
-    """Import and start-up, each in fresh interpreters, medians of 15."""
+    """Import and start-up, each in fresh interpreters, medians of 15.
+
+    What a start adds is over a process that has run an event loop of asyncio, as every bot does.
+    """
     bare = "import asyncio"
+    loop = f"{bare}\nasyncio.run(asyncio.sleep(0))"
+    flags = [wiring.flag for wiring in SERVICES]
+    off = (
+        f"{bare}\n"
+        "from bot.core.enhanced_startup_phase4 import initialize_phase4_services as start\n"
+        f"report = asyncio.run(start({dict.fromkeys(flags, False)!r}))\n"
+        "assert report['success'], report"
+    )
     module = f"{bare}\nimport bot.core.enhanced_startup_phase4"
     start = (
         "import asyncio, time\n"
@@ -338,12 +351,32 @@ def startup() -> None:
     def ask() -> float:
         return float(subprocess.check_output([sys.executable, "-c", start], env=environment))
 
+    listing = (
+        "\nimport sys\nprint(*{p for m in sys.modules.values() for p in (getattr(m, '__cached__', None), "
+    )
+    listing += "getattr(m, '__file__', None)) if p}, sep='\\n')"
+    files = subprocess.check_output([sys.executable, "-c", off + listing], env=environment, text=True).split()
+
+    def cold(code: str) -> float:
+        """With files that the system holds in memory no more, as at the first start after a boot."""
+        for path in files:
+            with open(path, "rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        return wall(code)
+
+    def added(measure: Callable[[str], float]) -> float:
+        pairs = [(measure(loop), measure(off)) for _ in range(15)]
+        return statistics.median(after - before for before, after in pairs)
+
     wall(module)
     ask()
     pairs = [(wall(bare), wall(module)) for _ in range(15)]
     extra = statistics.median(after - before for before, after in pairs)
     inits = [ask() for _ in range(15)]
     print("### Start-up\n")
+    print(verdict("ms that a start with every flag off adds to asyncio", added(wall), 10))
+    if hasattr(os, "posix_fadvise"):
+        print(verdict("ms that it adds with cold files", added(cold), 10))
     print(verdict("ms that importing the start-up module adds to asyncio", extra, 60))
     print(verdict("ms of a minimal initialize_phase4_services", statistics.median(inits), 20), "\n")
 

@@ -1,4 +1,4 @@
-"""Writes what lists every setting: ``config_enhancements_phase4.py`` and ``docs/configuration.md``.
+"""Writes what lists every setting: two files for users, and the names for the start.
 
 ``python -m tools.settings_reference`` writes them; a test checks that they are current.
 """
@@ -9,6 +9,7 @@ import textwrap
 from pathlib import Path
 
 from bot.core.phase4_config import ALIASES, FALLBACKS, SETTING_NAMES, Phase4Config, describe, describe_allowed
+from bot.core.phase4_config.catalog import SECTIONS, settings_class
 
 ROOT = Path(__file__).resolve().parent.parent
 MINIMAL_PROFILE = ("ENABLE_QUERY_OPTIMIZER", "ENABLE_RATE_LIMITER")
@@ -99,6 +100,22 @@ def config_file() -> str:
     return "\n".join(lines) + "\n"
 
 
+def names_module() -> str:
+    """The module that has the names of all settings without importing what declares them."""
+    lines = [
+        '"""The names of all settings, by section (pure).',
+        "",
+        "Written by ``python -m tools.settings_reference``, so that a start need not import the sections.",
+        '"""',
+        "",
+        "NAMES: dict[str, tuple[str, ...]] = {",
+    ]
+    for section in SECTIONS:
+        names = settings_class(section).setting_names().values()
+        lines += [f'    "{section}": (', *(f'        "{name}",' for name in names), "    ),"]
+    return "\n".join([*lines, "}"]) + "\n"
+
+
 def reference() -> str:
     """The configuration reference in Markdown."""
     defaults = Phase4Config()
@@ -133,6 +150,7 @@ def shown(value: object) -> str:
 
 
 FILES = {
+    ROOT / "bot" / "core" / "phase4_config" / "names.py": names_module,
     ROOT / "config_enhancements_phase4.py": config_file,
     ROOT / "docs" / "configuration.md": reference,
 }

@@ -14,7 +14,6 @@ import logging
 import sys
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, overload
 
 from bot.core._shared.errors import InvalidArgumentError, invalid, message_of
@@ -145,7 +144,8 @@ async def initialize_phase4_services(
             for instance in reversed(fresh):
                 await instance.disable()
             raise
-        await _serve_dashboard(settings.dashboard, warnings)
+        if settings.sets("dashboard") or _runtime.dashboard is not None:
+            await _serve_dashboard(settings.dashboard, warnings)
         if started and _runtime.started_at is None:
             _runtime.started_at = time.monotonic()
         if not started:
@@ -244,6 +244,8 @@ def phase4_status() -> dict[str, Any]:
             logger.error("Phase 4: statistics of %s failed\n%s", wiring.class_name, masked_traceback(error))
             services[wiring.package] = {"enabled": True, "error": one_line(error)}
     started_at = _runtime.started_at
+    from datetime import UTC, datetime  # here: a start needs none
+
     now = datetime.now(UTC).isoformat()
     return {
         "timestamp": now,

@@ -6,10 +6,10 @@ import logging
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
-from bot.core._shared.histogram import HistogramSnapshot
 from bot.core._shared.tasks import LoopLocalLock
 
 if TYPE_CHECKING:
+    from bot.core._shared.histogram import HistogramSnapshot
     from bot.core.phase4_statistics.fields import Figures
 
 logger = logging.getLogger(__name__)

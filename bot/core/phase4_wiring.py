@@ -6,11 +6,13 @@ import importlib
 import logging
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from bot.core.phase4_config import EXPLAINING, Phase4Config, TierBackoff
-from bot.core.phase4_config.rate_limiter import TierLimit
+from bot.core.phase4_config import Phase4Config
 from bot.core.phase4_service import Phase4Service
+
+if TYPE_CHECKING:
+    from bot.core.phase4_config import TierBackoff, TierLimit
 
 logger = logging.getLogger("bot.core.enhanced_startup_phase4")
 
@@ -69,6 +71,7 @@ def _explain(optimizer: Any, config: Phase4Config) -> None:
         optimizer.explain_with(None)
         return
     from bot.core.connection_pool_manager import ConnectionPoolManager
+    from bot.core.phase4_config import EXPLAINING
     from bot.core.query_optimizer.plans.explain import pool_explainer
 
     dialect = EXPLAINING[config.DATABASE_POOLS[name].backend]

@@ -13,9 +13,11 @@ from bot.core.connection_pool_manager import ConnectionPoolManager
 from bot.core.load_balancer import LoadBalancer
 from bot.core.outbound import Outbound
 from bot.core.phase4_config import ConfigError, Phase4Config
-from bot.core.phase4_config.catalog import SETTINGS
+from bot.core.phase4_config.catalog import SETTING_NAMES, setting_of
 from bot.core.query_optimizer import QueryOptimizer
 from bot.core.rate_limiter import RateLimiter
+
+SETTINGS = {name: setting_of(name) for name in SETTING_NAMES}
 
 SERVICES = {
     "batch_processor": BatchProcessor,

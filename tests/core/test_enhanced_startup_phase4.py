@@ -248,7 +248,20 @@ def test_a_start_with_everything_off_imports_no_service():
         "assert not [n for n in sys.modules if n.startswith('bot.core.') and n.count('.') > 2"
         " and not n.startswith(shared)]"
     )
-    assert not loaded & set(DRIVERS)
+    assert not loaded & {*DRIVERS, "msgspec", "difflib", "urllib", "ipaddress", "datetime"}
+
+
+@pytest.mark.server
+def test_a_start_imports_the_settings_that_are_set_or_used_alone():
+    modules_after(
+        "import asyncio, sys\n"
+        "from bot.core.enhanced_startup_phase4 import initialize_phase4_services as start\n"
+        f"report = asyncio.run(start({{**{OFF!r}, 'LOAD_BALANCER_STRATEGY': 'random'}}))\n"
+        "assert report['success'] and not report['services_initialized'], report\n"
+        "names = {n.rpartition('.')[2] for n in sys.modules if n.startswith('bot.core.phase4_config.')}\n"
+        "assert 'load_balancer' in names\n"
+        "assert not names & {'cache_manager', 'connection_pools', 'outbound', 'rate_limiter', 'redis'}, names"
+    )
 
 
 @pytest.mark.server

@@ -1,5 +1,7 @@
 """Where settings come from, which source wins, and how a bad one is refused."""
 
+import copy
+import pickle
 import types
 
 import pytest
@@ -24,6 +26,30 @@ def test_everything_is_off_by_default():
     flags = [name for name in SETTING_NAMES if name.startswith("ENABLE_")]
     assert len(flags) == 8
     assert not any(getattr(config, name) for name in flags)
+
+
+def test_settings_are_compared_by_value_and_do_not_change():
+    config = load({"BATCH_MAX_SIZE": 7})
+    assert (
+        config == load({"BATCH_MAX_SIZE": 7}) == copy.deepcopy(config) == pickle.loads(pickle.dumps(config))
+    )
+    assert config == load({"BATCH_MAX_SIZE": 7, "POOL_MIN_SIZE": load().POOL_MIN_SIZE}), "a default, set"
+    assert config != load()
+    assert config != "settings"
+    with pytest.raises(AttributeError, match="settings do not change"):
+        config.redis = load().redis
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(config)
+    with pytest.raises(TypeError, match="rediss: no such section; there are switches, "):
+        Phase4Config(rediss=load().redis)
+    assert "secret" not in repr(load({"PHASE4_DASHBOARD_TOKEN": "secret" * 4}))
+
+
+def test_a_section_that_is_asked_for_counts_as_set_no_more_than_before():
+    config = load({"PHASE4_DASHBOARD_NAME": "mirror"})
+    assert (config.redis.key_prefix, config.redis_url("BATCH_REDIS_URL")) == ("", "")
+    assert config.sets("dashboard")
+    assert not config.sets("redis")
 
 
 def test_each_source_wins_over_the_one_before():

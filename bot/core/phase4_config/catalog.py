@@ -1,21 +1,20 @@
-"""Every setting by its name: whose it is, what it accepts, what it means."""
+"""Every setting by its name: whose it is, what it accepts, what it means.
+
+A section is imported when one of its settings is asked for: a start imports those that it uses.
+"""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import functools
+import importlib
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bot.core.phase4_config import messages
-from bot.core.phase4_config.batch_processor import BatchProcessorSettings
-from bot.core.phase4_config.cache_manager import CacheManagerSettings
-from bot.core.phase4_config.connection_pools import ConnectionPoolSettings
-from bot.core.phase4_config.dashboard import DashboardSettings
-from bot.core.phase4_config.load_balancer import LoadBalancerSettings
-from bot.core.phase4_config.outbound import OutboundSettings
-from bot.core.phase4_config.query_optimizer import QueryOptimizerSettings
-from bot.core.phase4_config.rate_limiter import RateLimiterSettings
-from bot.core.phase4_config.redis import RedisSettings
-from bot.core.phase4_config.settings import Settings
-from bot.core.phase4_config.switches import Switches
+from bot.core.phase4_config.names import NAMES
+
+if TYPE_CHECKING:
+    from bot.core.phase4_config.settings import Settings
+    from bot.core.phase4_config.switches import Switches
 
 ALIASES = {
     "BATCH_TIMEOUT_SECONDS": "BATCH_TIMEOUT",
@@ -26,19 +25,27 @@ ALIASES = {
 FALLBACKS = {"CACHE_L2_REDIS_URL": "REDIS_URL"}
 """Settings that, when nobody sets them, take the value of another name."""
 
-SECTIONS: dict[str, type[Settings]] = {
-    "switches": Switches,
-    "query_optimizer": QueryOptimizerSettings,
-    "cache_manager": CacheManagerSettings,
-    "connection_pools": ConnectionPoolSettings,
-    "rate_limiter": RateLimiterSettings,
-    "batch_processor": BatchProcessorSettings,
-    "load_balancer": LoadBalancerSettings,
-    "outbound": OutboundSettings,
-    "redis": RedisSettings,
-    "dashboard": DashboardSettings,
+SECTIONS = {
+    "switches": "Switches",
+    "query_optimizer": "QueryOptimizerSettings",
+    "cache_manager": "CacheManagerSettings",
+    "connection_pools": "ConnectionPoolSettings",
+    "rate_limiter": "RateLimiterSettings",
+    "batch_processor": "BatchProcessorSettings",
+    "load_balancer": "LoadBalancerSettings",
+    "outbound": "OutboundSettings",
+    "redis": "RedisSettings",
+    "dashboard": "DashboardSettings",
 }
-"""The fields of ``Phase4Config``."""
+"""The sections of ``Phase4Config``, each the name of its module, with its class."""
+
+
+@functools.cache
+def settings_class(section: str) -> type[Settings] | type[Switches]:
+    """The class of a section, imported."""
+    module = importlib.import_module(f"bot.core.phase4_config.{section}")
+    found: type[Settings] | type[Switches] = getattr(module, SECTIONS[section])
+    return found
 
 
 class Setting(NamedTuple):
@@ -49,24 +56,31 @@ class Setting(NamedTuple):
     hint: Any
 
 
-SETTINGS = {
-    name: Setting(section, field, settings.hint(field))
-    for section, settings in SECTIONS.items()
-    for field, name in settings.setting_names().items()
-}
-SETTING_NAMES = tuple(SETTINGS)
+SECTION_OF = {name: section for section, names in NAMES.items() for name in names}
+SETTING_NAMES = tuple(SECTION_OF)
+
+
+@functools.cache
+def setting_of(name: str) -> Setting:
+    """The setting of this name, which is one of SETTING_NAMES."""
+    section = SECTION_OF[name]
+    settings = settings_class(section)
+    field = next(field for field, each in settings.setting_names().items() if each == name)
+    return Setting(section, field, settings.hint(field))
+
+
 READABLE = {*SETTING_NAMES, *ALIASES, *FALLBACKS.values()}
 """Names that sources are asked for."""
 
 
 def describe_allowed(name: str) -> str:
     """What a setting accepts, in words, for error messages and the configuration reference."""
-    return messages.allowed(SETTINGS[name].hint)
+    return messages.allowed(setting_of(name).hint)
 
 
 def describe(name: str) -> str:
     """The meaning of a setting in one line."""
-    return messages.meaning(SETTINGS[name].hint)
+    return messages.meaning(setting_of(name).hint)
 
 
 RETIRED = {

@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
+from bot.core.phase4_config.errors import ConfigError
 from bot.core.phase4_config.fields import PositiveSeconds, Seconds, doc, starting
 from bot.core.phase4_config.messages import said_of
-from bot.core.phase4_config.settings import ConfigError, Settings
+from bot.core.phase4_config.settings import Settings
 
 Backend = Literal["mongodb", "redis", "postgresql", "mysql", "sqlite"]
 

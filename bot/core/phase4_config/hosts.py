@@ -6,7 +6,7 @@ import types
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from bot.core.phase4_config.settings import ConfigError
+from bot.core.phase4_config.errors import ConfigError
 
 
 def values_of(host: Any, wanted: Collection[str]) -> tuple[dict[str, Any], set[str], list[str]]:

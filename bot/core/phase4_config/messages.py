@@ -5,8 +5,6 @@ from __future__ import annotations
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-import msgspec
-
 from bot.core._shared.masking import mask_secrets
 
 
@@ -96,6 +94,8 @@ def entry_refusal(hint: Any, name: str, value: Any, source: str) -> str:
         entries = list(enumerate(value))
     else:
         return ""
+    import msgspec  # here, not above: only an error needs it
+
     entry_hint = get_args(hint)[0 if get_origin(hint) is tuple else -1]
     for key, entry in entries:
         try:

@@ -7,30 +7,30 @@ import logging
 import os
 from collections.abc import Collection, Iterable, Mapping
 from types import ModuleType
-from typing import Any
-
-from msgspec import Struct
+from typing import TYPE_CHECKING, Any
 
 from bot.core._shared.masking import MAX_TOLD, one_line
-from bot.core._shared.redis_address import with_options
-from bot.core.phase4_config.batch_processor import BatchProcessorSettings
-from bot.core.phase4_config.cache_manager import CacheManagerSettings
-from bot.core.phase4_config.catalog import SECTIONS, SETTINGS
-from bot.core.phase4_config.connection_pools import ConnectionPoolSettings
-from bot.core.phase4_config.dashboard import DashboardSettings
-from bot.core.phase4_config.load_balancer import LoadBalancerSettings
-from bot.core.phase4_config.outbound import OutboundSettings
-from bot.core.phase4_config.query_optimizer import EXPLAINING, QueryOptimizerSettings
-from bot.core.phase4_config.rate_limiter import RateLimiterSettings
-from bot.core.phase4_config.redis import RedisSettings
-from bot.core.phase4_config.settings import ConfigError
+from bot.core.phase4_config.catalog import SECTION_OF, SECTIONS, setting_of, settings_class
+from bot.core.phase4_config.errors import ConfigError
 from bot.core.phase4_config.sources import CONFIG_MODULES, Faults, Names, Source, gather, merge, of_dict
-from bot.core.phase4_config.switches import Switches
+
+if TYPE_CHECKING:
+    from bot.core.phase4_config.batch_processor import BatchProcessorSettings
+    from bot.core.phase4_config.cache_manager import CacheManagerSettings
+    from bot.core.phase4_config.connection_pools import ConnectionPoolSettings
+    from bot.core.phase4_config.dashboard import DashboardSettings
+    from bot.core.phase4_config.load_balancer import LoadBalancerSettings
+    from bot.core.phase4_config.outbound import OutboundSettings
+    from bot.core.phase4_config.query_optimizer import QueryOptimizerSettings
+    from bot.core.phase4_config.rate_limiter import RateLimiterSettings
+    from bot.core.phase4_config.redis import RedisSettings
+    from bot.core.phase4_config.settings import Settings
+    from bot.core.phase4_config.switches import Switches
 
 logger = logging.getLogger(__name__)
 
 
-class Phase4Config(Struct, frozen=True, kw_only=True):
+class Phase4Config:
     """All settings, validated. Times are seconds, percentages 0-100.
 
     Each service has a section: ``config.cache_manager.default_ttl``. A setting can be read by its own
@@ -39,29 +39,68 @@ class Phase4Config(Struct, frozen=True, kw_only=True):
     Precedence, low to high: defaults; the bot's ``config`` module, then its ``config.main_config``;
     ``config_enhancements_phase4``; the file or module that the environment variable ``PHASE4_CONFIG`` names;
     ``from_host``; environment variables of the same name; the dict given to ``initialize_phase4_services``.
+
+    It does not change. A section that nobody set anything of is imported when it is asked for.
     """
 
-    switches: Switches = Switches()
-    query_optimizer: QueryOptimizerSettings = QueryOptimizerSettings()
-    cache_manager: CacheManagerSettings = CacheManagerSettings()
-    connection_pools: ConnectionPoolSettings = ConnectionPoolSettings()
-    rate_limiter: RateLimiterSettings = RateLimiterSettings()
-    batch_processor: BatchProcessorSettings = BatchProcessorSettings()
-    load_balancer: LoadBalancerSettings = LoadBalancerSettings()
-    outbound: OutboundSettings = OutboundSettings()
-    redis: RedisSettings = RedisSettings()
-    dashboard: DashboardSettings = DashboardSettings()
+    __slots__ = ("_given", "_sections")
+
+    switches: Switches
+    query_optimizer: QueryOptimizerSettings
+    cache_manager: CacheManagerSettings
+    connection_pools: ConnectionPoolSettings
+    rate_limiter: RateLimiterSettings
+    batch_processor: BatchProcessorSettings
+    load_balancer: LoadBalancerSettings
+    outbound: OutboundSettings
+    redis: RedisSettings
+    dashboard: DashboardSettings
+
+    def __init__(self, **sections: Settings | Switches) -> None:
+        """``sections`` by their names; the others have their defaults. Raises TypeError for other names."""
+        if wrong := sections.keys() - SECTIONS.keys():
+            raise TypeError(f"{', '.join(sorted(wrong))}: no such section; there are {', '.join(SECTIONS)}")
+        object.__setattr__(self, "_given", frozenset(sections))
+        # Those that were given, and those of defaults once they were asked for.
+        object.__setattr__(self, "_sections", sections)
 
     def __getattr__(self, name: str) -> Any:
-        """A setting's value by the setting's name."""
-        setting = SETTINGS.get(name)
-        if setting is None:
+        """A section, or a setting's value by the setting's name."""
+        if name in SECTIONS:
+            section = self._sections.get(name)
+            if section is None:
+                section = self._sections.setdefault(name, settings_class(name)())
+            return section
+        if name not in SECTION_OF:
             raise AttributeError(f"{name}: no such setting")
+        setting = setting_of(name)
         return getattr(getattr(self, setting.section), setting.field)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"{name}: settings do not change; load them again")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Phase4Config):
+            return NotImplemented
+        return all(getattr(self, section) == getattr(other, section) for section in SECTIONS)
+
+    __hash__ = None  # type: ignore[assignment]  # dicts are among the values
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, ({name: self._sections[name] for name in self._given},)
 
     def redis_url(self, setting: str) -> str:
         """The Redis URL of a setting such as ``BATCH_REDIS_URL``, with what holds for all services."""
-        return with_options(getattr(self, setting), **self.redis.options())
+        url: str = getattr(self, setting)
+        if not url:
+            return ""
+        from bot.core._shared.redis_address import with_options  # here: a bot without Redis needs none of it
+
+        return with_options(url, **self.redis.options())
+
+    def sets(self, section: str) -> bool:
+        """Whether somebody set anything of a section."""
+        return section in self._given
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], *, source: str = "config") -> Phase4Config:
@@ -108,6 +147,11 @@ class Phase4Config(Struct, frozen=True, kw_only=True):
         return config, faults.warnings
 
 
+def _restored(sections: dict[str, Any]) -> Phase4Config:
+    """Of a copy, or of what was pickled."""
+    return Phase4Config(**sections)
+
+
 @functools.lru_cache(1_000)
 def _say(warning: str) -> None:
     """Log a warning: once, however often settings are loaded."""
@@ -119,7 +163,9 @@ def _build(sources: list[Source], faults: Faults) -> Phase4Config:
     sections: dict[str, Any] = {}
     merged, problems = merge(sources, faults), faults.problems
     for section, values in merged.items():
-        settings = SECTIONS[section]()
+        if not values:
+            continue
+        settings = settings_class(section)()
         try:
             sections[section] = settings.replaced(values, settings.setting_names().__getitem__)
         except ConfigError as error:
@@ -134,8 +180,12 @@ def _build(sources: list[Source], faults: Faults) -> Phase4Config:
 
 def _explain_pool_is_missing(config: Phase4Config) -> str:
     """What is wrong with the pool that explains queries; empty if nothing is."""
-    name, pools = config.query_optimizer.explain_pool, config.connection_pools.pools
-    if not name or (name in pools and pools[name].backend in EXPLAINING):
+    if not config.sets("query_optimizer") or not (name := config.query_optimizer.explain_pool):
+        return ""
+    from bot.core.phase4_config.query_optimizer import EXPLAINING
+
+    pools = config.connection_pools.pools
+    if name in pools and pools[name].backend in EXPLAINING:
         return ""
     there = ", ".join(pool for pool, settings in pools.items() if settings.backend in EXPLAINING)
     return (

@@ -7,17 +7,8 @@ from typing import Any, Literal, Self
 import msgspec
 from msgspec import Struct
 
-from bot.core._shared.errors import InvalidArgumentError
+from bot.core.phase4_config.errors import ConfigError
 from bot.core.phase4_config.messages import base_type, entry_refusal, refusal
-
-
-class ConfigError(InvalidArgumentError):
-    """Settings that are unknown or outside their bounds; a line of the message for each."""
-
-    def __init__(self, *problems: str) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
-        """One sentence each, which names setting, value and bounds."""
 
 
 class Settings(Struct, frozen=True):

@@ -9,10 +9,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from enum import Enum
 from types import ModuleType
-from typing import Any
-
-import msgspec
-from msgspec import Struct
+from typing import Any, NamedTuple
 
 from bot.core._shared.masking import mask_secrets
 from bot.core.phase4_config import hosts
@@ -21,16 +18,18 @@ from bot.core.phase4_config.catalog import (
     FALLBACKS,
     READABLE,
     RETIRED,
+    SECTION_OF,
     SECTIONS,
-    SETTINGS,
     Setting,
     describe_allowed,
     ignored,
     nearest,
+    setting_of,
+    settings_class,
     unknown,
 )
+from bot.core.phase4_config.errors import ConfigError
 from bot.core.phase4_config.messages import base_type, is_optional, refusal
-from bot.core.phase4_config.settings import ConfigError, converted
 
 OURS = "config_enhancements_phase4"
 CONFIG_MODULES = ("config", "config.main_config", OURS)
@@ -60,7 +59,7 @@ class Names(Enum):
     NONE = "none"
 
 
-class Source(Struct, frozen=True):
+class Source(NamedTuple):
     """One place that settings come from."""
 
     name: str
@@ -83,11 +82,12 @@ class Source(Struct, frozen=True):
         return self.name if self.place is None else self.place(names)
 
 
-class Faults(Struct):
+class Faults:
     """What is wrong in the sources: what stops the start, and what does not."""
 
-    problems: list[str] = []
-    warnings: list[str] = []
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+        self.warnings: list[str] = []
 
 
 def gather(
@@ -112,8 +112,8 @@ def gather(
     if not only:
         return sources
     return [
-        msgspec.structs.replace(
-            source, values={name: source.values[name] for name in only if name in source.values}, others=()
+        source._replace(
+            values={name: source.values[name] for name in only if name in source.values}, others=()
         )
         for source in sources
     ]
@@ -133,14 +133,13 @@ def merge(sources: list[Source], faults: Faults) -> dict[str, dict[str, Any]]:
     for source in sources:
         _look_at_others(source, faults)
         for name, value in _by_own_name(source.values).items():
-            setting = SETTINGS[name]
-            if source.has_blanks and _is_unset(value, setting):
+            if source.has_blanks and _is_unset(value, name):
                 continue
             try:
-                new = _converted(setting, name, value, source)
+                new = _converted(setting_of(name), name, value, source)
             except ConfigError as error:
                 faults.problems += error.problems
-                wrong.add(setting.section)
+                wrong.add(SECTION_OF[name])
                 continue
             if name.startswith("ENABLE_") and new != values.get(name, new) and source.is_file:
                 # The settings file has all flags: a user who sets one in config.py must hear why it is off.
@@ -154,7 +153,7 @@ def merge(sources: list[Source], faults: Faults) -> dict[str, dict[str, Any]]:
             values[name] = values[fallback]
     sections: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS if section not in wrong}
     for name, value in values.items():
-        setting = SETTINGS[name]
+        setting = setting_of(name)
         if setting.section in sections:
             sections[setting.section][setting.field] = value
     return sections
@@ -170,11 +169,11 @@ def _by_own_name(given: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _is_unset(value: Any, setting: Setting) -> bool:
+def _is_unset(value: Any, name: str) -> bool:
     """Whether a host has the setting without a value: None, or an empty text for what is no text."""
     if value is None:
-        return not is_optional(setting.hint)
-    return isinstance(value, str) and not value.strip() and base_type(setting.hint) is not str
+        return not is_optional(setting_of(name).hint)
+    return isinstance(value, str) and not value.strip() and base_type(setting_of(name).hint) is not str
 
 
 def _converted(setting: Setting, name: str, value: Any, source: Source) -> Any:
@@ -184,7 +183,11 @@ def _converted(setting: Setting, name: str, value: Any, source: Source) -> Any:
         given = value
         if source.has_texts and isinstance(value, str):
             given = _decode_text(name, value, base, told)
-        given = SECTIONS[setting.section].prepared(setting.field, name, given, told)
+        if base is bool and isinstance(given, bool):
+            return given
+        from bot.core.phase4_config.settings import converted  # here: flags that are right do without
+
+        given = settings_class(setting.section).prepared(setting.field, name, given, told)
         return converted(setting.hint, name, given, told)
 
     try:
@@ -343,7 +346,7 @@ def _of_host(host: Any, faults: Faults) -> Source:
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off", ""}
 
-_FAMILIES = {name.partition("_")[0] for name in SETTINGS}
+_FAMILIES = {name.partition("_")[0] for name in SECTION_OF}
 """What the names of settings begin with: of the environment, no other names are looked at."""
 
 
@@ -361,7 +364,8 @@ def _of_environment(environ: Mapping[str, str]) -> Source:
 def _decode_text(name: str, text: str, base: Any, source: str) -> Any:
     """The value that a text stands for, of a setting of type ``base``."""
     stripped = text.strip()
-    if is_optional(SETTINGS[name].hint) and stripped.lower() in ("", "none"):
+    hint = setting_of(name).hint
+    if is_optional(hint) and stripped.lower() in ("", "none"):
         return None
     if base is bool:
         if stripped.lower() in _TRUE:
@@ -374,6 +378,8 @@ def _decode_text(name: str, text: str, base: Any, source: str) -> Any:
         except ValueError:
             pass  # refused below, with the text as it was written
     elif base in (dict, list, tuple):
+        import msgspec  # here, not above: most starts have no such text
+
         try:
             return msgspec.json.decode(stripped or ("{}" if base is dict else "[]"))
         except msgspec.DecodeError as error:
@@ -383,4 +389,4 @@ def _decode_text(name: str, text: str, base: Any, source: str) -> Any:
             ) from None
     else:
         return stripped
-    raise ConfigError(refusal(name, text, source, SETTINGS[name].hint))
+    raise ConfigError(refusal(name, text, source, hint))
