@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import pytest
 
+from bot.core._shared.singleflight import SingleFlight
 from bot.core.batch_processor.durable.settling import Settling
 from bot.core.cache_manager.local import LocalTier
+from bot.core.cache_manager.resync import Resync
 from bot.core.load_balancer.cluster import Cluster
 from bot.core.load_balancer.health import HealthChecks
 from bot.core.load_balancer.rotation import Rotation
 from bot.core.load_balancer.router import Router, _Failures
 from bot.core.outbound import Outbound
+from bot.core.query_optimizer import QueryOptimizer
+from bot.core.query_optimizer.execution.execution import Execution
+from bot.core.query_optimizer.execution.invalidation import Invalidation
+from bot.core.query_optimizer.execution.results import ResultCache
 from bot.core.rate_limiter import RateLimiter
 from tests.simulation.pool_world import ModelDriver, Verdict
 from tests.simulation.worlds import WORLDS, failure_of
@@ -142,3 +148,77 @@ def waits_for_ever(monkeypatch):
 def test_a_balancer(monkeypatch, breaks, of):
     breaks(monkeypatch)
     assert notices("balancer", of)
+
+
+def tells_once(monkeypatch):
+    """What did not arrive is not repeated."""
+    monkeypatch.setattr(WORLDS["optimizer"], "kinds", ("black hole",))
+    monkeypatch.setattr(Resync, "untold_of", lambda self, topic: None)
+
+
+def drops_nothing_that_others_wrote(monkeypatch):
+    monkeypatch.setattr(Invalidation, "written_elsewhere", lambda self, tables: None)
+
+
+def drops_nothing_at_a_commit(monkeypatch):
+    monkeypatch.setattr(Invalidation, "ended", lambda self, transaction: None)
+
+
+def drops_nothing_after_a_failure(monkeypatch):
+    written_by = Invalidation.written_by
+    monkeypatch.setattr(
+        Invalidation,
+        "written_by",
+        lambda self, analysis, database, *, waits=True: (
+            written_by(self, analysis, database) if waits else None
+        ),
+    )
+
+
+def answers_a_transaction_from_the_cache(monkeypatch):
+    monkeypatch.setattr(QueryOptimizer, "_hidden", lambda self, query: False)
+
+
+def keeps_what_a_transaction_reads(monkeypatch):
+    monkeypatch.setattr(Execution, "may_keep", lambda self, analysis, params: analysis.cacheable)
+
+
+def joins_an_older_run(monkeypatch):
+    run = SingleFlight.run
+    monkeypatch.setattr(
+        SingleFlight, "run", lambda self, key, *rest, **options: run(self, key[:1], *rest, **options)
+    )
+
+
+def runs_for_each_caller(monkeypatch):
+    async def run(self, key, load, **options):
+        return await load()
+
+    monkeypatch.setattr(SingleFlight, "run", run)
+
+
+def keeps_what_was_written_meanwhile(monkeypatch):
+    put = ResultCache.put
+    monkeypatch.setattr(
+        ResultCache, "put",
+        lambda self, *result, begun, **options: put(self, *result, begun=self.begin(), **options),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("breaks", "of"),
+    [
+        (tells_once, "s old"),
+        (drops_nothing_that_others_wrote, "s old"),
+        (drops_nothing_at_a_commit, "s old"),
+        (drops_nothing_after_a_failure, "s old"),
+        (answers_a_transaction_from_the_cache, "a transaction has written"),
+        (keeps_what_a_transaction_reads, "never committed"),
+        (joins_an_older_run, "s old"),
+        (runs_for_each_caller, "runs twice"),
+        (keeps_what_was_written_meanwhile, "s old"),
+    ],
+)
+def test_an_optimizer(monkeypatch, breaks, of):
+    breaks(monkeypatch)
+    assert notices("optimizer", of)

@@ -122,6 +122,9 @@ class Scenario(ABC):
     async def healed(self, instance: Instance) -> bool:
         """Whether all works again in an instance, once there is no fault any more."""
 
+    async def finish(self, instance: Instance) -> None:
+        """What is done once more when all instances are well, before they end; nothing by default."""
+
     @abstractmethod
     def check(self) -> None:
         """Raise :class:`Violation` if the history is not allowed."""
@@ -193,16 +196,23 @@ class World:
             call.entered = True
             return await operation()
 
+        def cancel() -> None:
+            nonlocal cancels
+            cancels = task.cancel() or cancels
+
+        cancels = False
         task = self.loop.create_task(run(), name=f"{instance.name} {what}")
         if self.chance.random() < 0.15:
             if self.chance.random() < 0.7:
-                self.loop.after_steps(self.chance.randrange(1, 40), task.cancel)
+                self.loop.after_steps(self.chance.randrange(1, 40), cancel)
             else:
-                self.loop.call_later(self.chance.uniform(0.0, 2.0), task.cancel)
+                self.loop.call_later(self.chance.uniform(0.0, 2.0), cancel)
         await asyncio.wait([task])
         call.ended = self.now
         if task.cancelled():
             call.outcome = "cancelled"
+            if not cancels and not instance.killed:
+                self.wrong(f"nobody has cancelled {call}")
         elif (error := task.exception()) is not None:
             call.outcome, call.result = type(error).__name__, str(error)
             if not isinstance(error, self.kind.allowed):
@@ -278,6 +288,7 @@ class World:
         self.faults_ended = self.now
         self.note("no faults any more")
         await self._heal()
+        await self._finish()
         await self._stop()
 
     def _begin(self, number: int, generation: int) -> None:
@@ -337,6 +348,11 @@ class World:
                     break
                 await asyncio.sleep(0.5)
             self.note(f"{instance.name} is well")
+
+    async def _finish(self) -> None:
+        if not self.troubles:
+            for instance in self._living():
+                await instance.spawn(self.scenario.finish(instance), "finish")
 
     async def _asked(self, instance: Instance) -> bool:
         asked = instance.spawn(self.scenario.healed(instance), "healed")

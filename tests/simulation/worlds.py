@@ -6,13 +6,14 @@ from tests.simulation.balancer_world import BalancerWorld
 from tests.simulation.batch_world import BatchWorld
 from tests.simulation.cache_world import CacheWorld
 from tests.simulation.limiter_world import LimiterWorld
+from tests.simulation.optimizer_world import OptimizerWorld
 from tests.simulation.outbound_world import OutboundWorld
 from tests.simulation.pool_world import PoolWorld
 from tests.simulation.slots_world import SlotsWorld
 from tests.simulation.world import Scenario, World
 
 _KINDS: tuple[type[Scenario], ...] = (
-    BalancerWorld, BatchWorld, CacheWorld, LimiterWorld, OutboundWorld, PoolWorld, SlotsWorld,
+    BalancerWorld, BatchWorld, CacheWorld, LimiterWorld, OptimizerWorld, OutboundWorld, PoolWorld, SlotsWorld,
 )  # fmt: skip
 WORLDS: dict[str, type[Scenario]] = {kind.name: kind for kind in _KINDS}
 

@@ -28,7 +28,7 @@ class Backplane:
 
     A message is (id of the sender, what happened, namespace or tag or topic, keys or items). What happened is
     one of: "drop" and "load" of keys, "tags", "pattern", "clear", "all", which :meth:`LocalTier.apply` knows,
-    and "tell", a message of another service to its ``listeners``.
+    "tell", a message of another service to its ``listeners``, and "lost": some of these did not arrive.
     """
 
     def __init__(
@@ -99,10 +99,10 @@ class Backplane:
             sender, what, name, keys = self._decode(raw)
             if sender == self._id:
                 return
-            if what != "tell":
+            if what != "tell" and what != "lost":
                 self._local.apply(what, name, keys)
             elif (listener := self._listeners.get(name)) is not None:
-                listener(keys)
+                listener(keys if what == "tell" else None)
         except Exception as error:
             # Not a message of an instance. Its meaning is unknown, so everything may have changed.
             self.malformed += 1

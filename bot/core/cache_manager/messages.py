@@ -28,8 +28,11 @@ class Messages(Phase4Service):
             self._tiers.listeners[topic] = listener
 
     def tell(self, topic: str, items: list[str]) -> asyncio.Task[Any] | None:
-        """Send a message to the other instances, in a separate task; None if there are none."""
+        """Send a message to the other instances, in a separate task; None if there are none.
+
+        If it may not have arrived, their listeners are told so (None) as soon as Redis accepts that.
+        """
         shared = self._tiers.shared
         if shared is None or not self._enabled:
             return None
-        return self._tasks.spawn(shared.backplane.tell(topic, items), name="cache-tell")
+        return self._tasks.spawn(shared.tell(topic, items), name="cache-tell")

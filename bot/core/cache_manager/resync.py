@@ -1,4 +1,4 @@
-"""Repeats the changes that Redis missed, because it was unreachable or refused them."""
+"""Repeats the changes and messages that Redis missed, because it was unreachable or refused them."""
 
 from __future__ import annotations
 
@@ -43,6 +43,8 @@ class Resync:
         self._unsynced_all = 0
         # Whether other instances may not have heard of a change. Changed only by untold and run.
         self._untold = False
+        # Topics of other services of which a message may not have arrived. Changed only by untold_of and run.
+        self._untold_topics: set[str] = set()
         # Set when Redis accepts a change after it refused one.
         self._accepted: asyncio.Event | None = None
         # At most one task, which retries until Redis has every change. Spawned only by _keep_trying.
@@ -78,6 +80,12 @@ class Resync:
         self._untold = True
         self._keep_trying()
 
+    def untold_of(self, topic: str) -> None:
+        """The other instances may have missed a message of another service."""
+        self.in_step = False
+        self._untold_topics.add(topic)
+        self._keep_trying()
+
     def taken(self, at: Iterable[bytes]) -> None:
         """Redis accepted a change of these keys, but may have missed others."""
         self._forget(at)
@@ -87,9 +95,11 @@ class Resync:
     async def run(self) -> None:
         """Drop in Redis the keys whose changes it missed."""
         keys, everything, untold = dict(self._unsynced), self._unsynced_all, self._untold
-        if not keys and not everything and not untold:
+        topics = sorted(self._untold_topics)
+        if not keys and not everything and not untold and not topics:
             return
         self._untold = False  # one that comes meanwhile needs a message after this one
+        self._untold_topics.difference_update(topics)
         try:
             if everything:
                 await self._drop_everything()
@@ -97,9 +107,16 @@ class Resync:
             for start in range(0, len(at), SCAN_COUNT):
                 part = [key for key in at[start : start + SCAN_COUNT] if key in self._unsynced]
                 await self._link.unlink(part)
-            await self._link.execute(*self._backplane.message("all", "", []))
+            if keys or everything or untold:
+                await self._link.execute(*self._backplane.message("all", "", []))
+            for topic in topics:
+                await self._link.execute(*self._backplane.message("lost", topic, []))
         except BaseException as error:
             self._untold = self._untold or untold
+            self._untold_topics.update(topics)
+            # What was taken meanwhile left nothing to be told, as it seemed.
+            self._forget(())
+            self._keep_trying()
             if not isinstance(error, Exception):
                 raise
             self._failures.failed(error)
@@ -118,7 +135,7 @@ class Resync:
     def _forget(self, keys: Iterable[bytes]) -> None:
         for key in keys:
             self._unsynced.pop(key, None)
-        self.in_step = not self._unsynced and not self._unsynced_all and not self._untold
+        self.in_step = not (self._unsynced or self._unsynced_all or self._untold or self._untold_topics)
 
     async def _drop_everything(self) -> None:
         async for found in self._link.scan(every_key(self._link.root_bytes), SCAN_COUNT):

@@ -120,6 +120,15 @@ class SharedTier:
         if not self.resync.in_step:
             self._tasks.spawn(self.resync.run(), name="cache-resync")
 
+    async def tell(self, topic: str, items: list[str]) -> None:
+        """Send the other instances a message of another service."""
+        arrived = False
+        try:
+            arrived = await self.backplane.tell(topic, items)
+        finally:
+            if not arrived:
+                self.resync.untold_of(topic)
+
     # Reading.
 
     async def read(self, namespace: str, key: str, look_up: LookUp | None = None) -> Any:

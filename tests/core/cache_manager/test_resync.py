@@ -7,6 +7,7 @@ import pytest
 from bot.core.cache_manager import CacheManager
 from bot.core.cache_manager.keys import redis_key, tag_key
 from bot.core.redis_link import RedisLink
+from tests.support.proxy import Proxy
 from tests.support.servers import RedisServer, running
 from tests.support.waiting import equals, until
 
@@ -109,3 +110,33 @@ async def test_a_write_that_was_cancelled_half_way_is_made_good(pair, redis_serv
     await until(lambda: equals(lambda: raw.execute("EXISTS", redis_key("default", "k")), 0))
     assert await a.get("k") == "new"
     assert await b.get("k") is None
+
+
+async def test_others_hear_that_messages_of_a_service_were_lost_on_the_way(redis_server):
+    """Only the sender was cut off, so nothing else would tell them."""
+    heard = []
+    teller, listener = CacheManager(), CacheManager()
+    async with Proxy(port=redis_server.port) as way:
+        await teller.enable(redis_url=f"redis://127.0.0.1:{way.port}/0")
+        await listener.enable(redis_url=redis_server.url)
+        await listener.get("anything")  # its subscription stands
+        listener.listen("news", heard.append)
+        await way.refuse()
+        await teller.tell("news", ["missed"])
+        assert heard == []
+        await way.listen()
+
+        async def told():
+            await teller.get("probe")
+            return heard == [None]
+
+        await until(told)
+        await teller.tell("news", ["arrives"])
+
+        async def heard_again():
+            return heard == [None, ["arrives"]]
+
+        await until(heard_again)
+        assert teller._l2.in_step
+        await teller.disable()
+        await listener.disable()
