@@ -24,7 +24,8 @@ from bot.core.cache_manager import CacheManager
 from tests.simulation.world import Call, Instance, Scenario, Violation
 
 KEYS = 3
-TTL = 25.0
+TTL = 60.0
+"""Longer than a run, so that what a fault has left behind is still there at its end."""
 HEARD = 5.0
 """Four seconds, and one for the slowest ways of the network."""
 REPEATED = 15.0
@@ -37,6 +38,7 @@ class CacheWorld(Scenario):
 
     name: ClassVar[str] = "cache"
     length: ClassVar[float] = 15.0
+    pause: ClassVar[float] = 0.8
 
     def __init__(self, world: Any) -> None:
         super().__init__(world)
@@ -102,6 +104,12 @@ class CacheWorld(Scenario):
         cache: CacheManager = instance.it
         await cache.set("probe", "there")
         return await cache.get("probe") == "there" and not cache.snapshot().degraded
+
+    async def finish(self, instance: Instance) -> None:
+        """Read what each has kept, when it has had the time to hear of all changes."""
+        await asyncio.sleep(max(0.0, self.world.faults_ended + REPEATED + HEARD - self.world.now))
+        for key in range(KEYS):
+            await self._read(instance, key, loads=False)
 
     def check(self) -> None:
         of_keys: list[list[Call]] = [[] for _ in range(KEYS)]

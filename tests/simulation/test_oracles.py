@@ -58,6 +58,17 @@ def test_a_cache_that_hears_nothing(monkeypatch):
     assert notices("cache", "s old")
 
 
+def test_a_cache_that_trusts_what_it_held_before_it_was_cut_off(monkeypatch):
+    """It hears of changes again, and keeps in L1 what changed meanwhile."""
+    monkeypatch.setattr(LocalTier, "forget", lambda self: None)
+    assert notices("cache", "s old")
+
+
+def test_a_cache_that_repeats_nothing(monkeypatch):
+    monkeypatch.setattr(Resync, "missed", lambda self, at: None)
+    assert notices("cache", "s old")
+
+
 def test_a_connection_that_is_not_reset(monkeypatch):
     monkeypatch.setattr(ModelDriver, "verdict", lambda self, raw: Verdict.CLEAN)
     assert notices("pool", "what another left")

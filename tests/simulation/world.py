@@ -122,7 +122,7 @@ class Scenario(ABC):
     async def healed(self, instance: Instance) -> bool:
         """Whether all works again in an instance, once there is no fault any more."""
 
-    async def finish(self, instance: Instance) -> None:
+    async def finish(self, instance: Instance) -> None:  # noqa: B027 - most have nothing to do
         """What is done once more when all instances are well, before they end; nothing by default."""
 
     @abstractmethod
