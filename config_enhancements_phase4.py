@@ -63,6 +63,9 @@ ENABLE_OUTBOUND = False
 # QUERY_OPTIMIZER_INSTRUMENT = False
 # with QUERY_OPTIMIZER_INSTRUMENT: also answer their reads from the cache, where certain (True or False)
 # QUERY_OPTIMIZER_INSTRUMENT_CACHE = False
+# drop results of MongoDB by writes of other programs, too, if the server has change streams (True or
+# False)
+# QUERY_OPTIMIZER_MONGODB_CHANGE_STREAMS = False
 # make OpenTelemetry spans of queries; needs opentelemetry-api (extra: opentelemetry) (True or False)
 # QUERY_OPTIMIZER_TRACING = False
 # the greatest depth of a GraphQL operation, in fields (a whole number >= 1 and <= 1_000)

@@ -274,6 +274,10 @@ def _query_optimizer(f: Mapping[str, Any]) -> Iterator[Row]:
     yield Row("different queries", f"{f.get('total_unique_queries', 0):,}")
     yield Row("slow queries", f"{_count(f.get('slow_queries', 0)):,}")
     yield Row("N+1 patterns", f"{_count(f.get('n_plus_one_patterns', 0)):,}")
+    streams = {state: f.get(f"change_streams_{state}", 0) for state in ("open", "lost", "unavailable")}
+    if any(streams.values()):
+        told = ", ".join(f"{number:,} {state}" for state, number in streams.items() if number)
+        yield Row("change streams of MongoDB", told)
 
 
 def _cache_manager(f: Mapping[str, Any]) -> Iterator[Row]:

@@ -71,6 +71,10 @@ class QueryOptimizerSettings(Settings, frozen=True, rename=starting("QUERY_OPTIM
     instrument_cache: Annotated[
         bool, doc("with QUERY_OPTIMIZER_INSTRUMENT: also answer their reads from the cache, where certain")
     ] = False
+    mongodb_change_streams: Annotated[
+        bool,
+        doc("drop results of MongoDB by writes of other programs, too, if the server has change streams"),
+    ] = False
     tracing: Annotated[
         bool, doc("make OpenTelemetry spans of queries; needs opentelemetry-api (extra: opentelemetry)")
     ] = False

@@ -40,6 +40,33 @@ class QueryOptimizerFigures(Figures, frozen=True, kw_only=True):
     n_plus_one_patterns: Annotated[
         int, gauge("phase4_query_n_plus_one_patterns", "Query shapes found to run once per row")
     ]
+    change_streams_open: Annotated[
+        int, gauge("phase4_query_change_streams_open", "Change streams of MongoDB that are open")
+    ]
+    change_streams_lost: Annotated[
+        int,
+        gauge(
+            "phase4_query_change_streams_lost",
+            "Change streams of MongoDB that are lost or not yet open: results are not cached meanwhile",
+        ),
+    ]
+    change_streams_unavailable: Annotated[
+        int,
+        gauge(
+            "phase4_query_change_streams_unavailable",
+            "Databases of MongoDB whose server has no change streams for the client",
+        ),
+    ]
+    change_events: Annotated[
+        int, counter("phase4_query_change_events", "Writes that MongoDB's change streams told of")
+    ]
+    """Writes that MongoDB's change streams told of, those of this process among them."""
+    change_stream_resumes: Annotated[
+        int, counter("phase4_query_change_stream_resumes", "Change streams that went on where they were")
+    ]
+    change_stream_gaps: Annotated[
+        int, counter("phase4_query_change_stream_gaps", "Change streams that had to begin anew")
+    ]
 
     @property
     def hit_rate(self) -> float:

@@ -103,6 +103,7 @@ class QueryOptimizer(Phase4Service):
         query_timeout: float | None = None,
         catalog_max_age: float | None = None,
         tracing: bool | None = None,
+        mongodb_change_streams: bool | None = None,
     ) -> bool:
         """Switch on, or reconfigure; None leaves what was set before.
 
@@ -116,8 +117,10 @@ class QueryOptimizer(Phase4Service):
         their arguments alone. GraphQL operations deeper than ``graphql_max_depth`` (50) fields or of a
         complexity over ``graphql_max_complexity`` (10,000) are not executed. A read that callers share is
         given up after ``query_timeout`` (120) seconds, 0: never. What an explainer read of the catalog counts
-        for ``catalog_max_age`` (300) seconds. ``tracing`` (off) makes OpenTelemetry spans of queries. Raises
-        ValueError for values out of bounds, MisuseError if opentelemetry-api is missing.
+        for ``catalog_max_age`` (300) seconds. ``tracing`` (off) makes OpenTelemetry spans of queries. With
+        ``mongodb_change_streams`` (off), results of MongoDB are dropped by writes of other programs, too, if
+        the server has change streams. Raises ValueError for values out of bounds, MisuseError if
+        opentelemetry-api is missing.
         """
         async with self._transition:
             settings = self._settings.changed(
@@ -138,6 +141,7 @@ class QueryOptimizer(Phase4Service):
                 query_timeout=query_timeout,
                 catalog_max_age=catalog_max_age,
                 tracing=tracing,
+                mongodb_change_streams=mongodb_change_streams,
             )
             tracer = self._new_tracer() if settings.tracing else None
             speaks = settings.dialect
@@ -145,6 +149,8 @@ class QueryOptimizer(Phase4Service):
             behind = [] if views is None else relations_of("views", settings.views, speaks)
             along = [] if cascades is None else relations_of("cascades", settings.cascades, speaks)
             pure = functions_of(settings.pure_functions)
+            if self._settings.mongodb_change_streams and not settings.mongodb_change_streams:
+                await self._end_change_streams()
             self._settings = settings
             self._recorder.configure(settings)
             self._execution.timeout = settings.query_timeout or None
@@ -173,8 +179,9 @@ class QueryOptimizer(Phase4Service):
         async with self._transition:
             self._enabled = False
             self._trace_with(None)
-            await self._preload.ended()
             self._invalidation.switch_off()
+            await self._end_change_streams()
+            await self._preload.ended()
             self._live = self._invalidation.live
             self._offered.lookups.clear()
             self._execution.rest()
@@ -182,6 +189,14 @@ class QueryOptimizer(Phase4Service):
             if self._invalidation.plans is not None:
                 self._invalidation.plans.forget()
         return True
+
+    async def _end_change_streams(self) -> None:
+        if self._mongodb is not None:
+            await self._mongodb.streams.stop()
+
+    def warnings(self) -> list[str]:
+        """The databases that have no change stream although they should."""
+        return [] if self._mongodb is None else self._mongodb.streams.unavailable()
 
     def _new_tracer(self) -> Tracer:
         from bot.core.query_optimizer.execution.tracing import Tracer
@@ -462,19 +477,25 @@ class QueryOptimizer(Phase4Service):
         return await self._execution.run(call)
 
     def collection(
-        self, collection: Any, *, ttl: float | None = None, view_of: Collection[str] = ()
+        self,
+        collection: Any,
+        *,
+        ttl: float | None = None,
+        view_of: Collection[str] = (),
+        change_streams: bool | None = None,
     ) -> CachedCollection:
         """A MongoDB collection (PyMongo's async client, or motor) whose reads are cached until a write.
 
         Use it in place of the driver's, for reads and writes; what it does not cache is passed on. ``ttl``
         is seconds for its results (default: the configured one); ``view_of`` names the collections behind
-        it, if it is a view. Raises InvalidArgumentError for anything else.
+        it, if it is a view. ``change_streams`` is that of :func:`instrument`. Raises InvalidArgumentError for
+        anything else.
         """
         if ttl is not None:
             ttl = valid_seconds("ttl", ttl)
         from bot.core.query_optimizer.mongodb.collection import cached
 
-        return cached(self._mongodb_results(), collection, ttl, view_of)
+        return cached(self._mongodb_results(), collection, ttl, view_of, change_streams)
 
     def mongodb_listener(self) -> Listener:
         """A command listener for a MongoDB client: ``AsyncMongoClient(url, event_listeners=[listener])``.
@@ -498,6 +519,7 @@ class QueryOptimizer(Phase4Service):
                 self._execution,
                 self._recorder,
                 lambda: self._loop,
+                lambda: self._settings.mongodb_change_streams,
             )
         return self._mongodb
 
@@ -600,13 +622,16 @@ class QueryOptimizer(Phase4Service):
         """Counts since the start or the last reset; rates are percent of look-ups."""
         recorder, store = self._recorder, self._invalidation.cache.store
         found, hits, misses = recorder.detector.total, recorder.hits, recorder.missed
-        return figures_of(recorder.statistics, hits, misses, store, found, enabled=self._enabled)
+        streams = None if self._mongodb is None else self._mongodb.streams.counts()
+        return figures_of(recorder.statistics, hits, misses, store, found, streams, enabled=self._enabled)
 
     async def reset_statistics(self) -> None:
         """Set the counters and the figures of each shape to zero; cached results stay."""
         store = self._invalidation.cache.store
         store.evictions = store.expirations = 0
         self._recorder.clear()
+        if self._mongodb is not None:
+            self._mongodb.streams.reset()
 
     async def get_n_plus_one_patterns(self) -> list[NPlusOnePattern]:
         """N+1 patterns found since the start or the last reset, the one with most repetitions first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from bot.core.query_optimizer.execution.results import ResultCache
 from bot.core.query_optimizer.execution.transactions import Transaction, Transactions
 from bot.core.query_optimizer.models import Analysis, QueryType
 from bot.core.query_optimizer.sql.declarations import Declaration, declared_by, is_message, message_of
-from bot.core.query_optimizer.sql.names import write_marks
+from bot.core.query_optimizer.sql.names import NEVER, write_marks
 from bot.core.query_optimizer.sql.relations import Relations, are_tables
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class Invalidation:
         self._reading_catalog: SingleFlight[bool] = SingleFlight()
         # Whether results are indexed by database, too: from the first named database on.
         self._by_database = False
+        # Names -> by how many they are held. Changed by hold and release.
+        self._held: Counter[str] = Counter()
         self.cache = self._new_cache()
         self.live: dict[Hashable, Any] = {}
         """The cache's live entries while on, empty while off, so that one look-up answers both questions."""
@@ -96,9 +99,18 @@ class Invalidation:
 
     def marks_of(self, analysis: Analysis, database: str) -> frozenset[str]:
         marks = self.relations.marks_of(analysis.reads)
-        if not database:
-            return marks
-        return read_in(marks, self._database(self.relations.read_by(analysis.reads), database))
+        if database:
+            marks = read_in(marks, self._database(self.relations.read_by(analysis.reads), database))
+        if self._held and not self._held.keys().isdisjoint(analysis.reads):
+            marks |= {NEVER}
+        return marks
+
+    def hold(self, names: Iterable[str]) -> None:
+        """Keep no result that reads one of these until as many :meth:`release` of it."""
+        self._held.update(names)
+
+    def release(self, names: Iterable[str]) -> None:
+        self._held -= Counter(names)
 
     def version_of(self, analysis: Analysis) -> int:
         """Changes with each write to what the query reads."""

@@ -48,6 +48,7 @@ def instrument(
     ttl: float | None = None,
     scope: Any = None,
     tenant: Callable[[], Any] | None = None,
+    change_streams: bool | None = None,
     optimizer: QueryOptimizer | None = None,
 ) -> T:
     """Let the optimizer see every query of a driver's pool or connection; returns ``obj``.
@@ -59,8 +60,10 @@ def instrument(
 
     ``scope`` is that of :meth:`QueryOptimizer.execute`, for all queries of ``obj``; without it the results
     of two objects are apart. ``tenant()`` is asked at each read that may be cached, and gives the part of
-    the scope that differs from query to query; a read for which it fails is not cached. ``optimizer`` is the
-    process's one if None.
+    the scope that differs from query to query; a read for which it fails is not cached. With
+    ``change_streams=True``, for clients of MongoDB, results are dropped by what other programs write, too, if
+    the server has change streams (None: as QUERY_OPTIMIZER_MONGODB_CHANGE_STREAMS says). ``optimizer`` is
+    the process's one if None.
 
     A second call changes the options of the first. While the optimizer is off, queries pass as they are.
     Raises InvalidArgumentError for any other object or argument.
@@ -72,12 +75,16 @@ def instrument(
         raise invalid("cache", cache, f"False: queries of {type(obj).__module__} can only be watched")
     if tenant is not None and not callable(tenant):
         raise invalid("tenant", tenant, "a function without arguments, or None")
+    if change_streams is not None and not isinstance(change_streams, bool):
+        raise invalid("change_streams", change_streams, "True, False or None")
+    if change_streams and module.__name__.rpartition(".")[2] != "of_mongodb":
+        raise invalid("change_streams", change_streams, "False: only MongoDB has change streams")
     if optimizer is not None and not isinstance(optimizer, QueryOptimizer):
         raise invalid("optimizer", optimizer, "a QueryOptimizer, or None")
     if ttl is not None:
         ttl = valid_seconds("ttl", ttl)
     scope_key(scope)
-    options = Options(cache, ttl, scope, tenant)
+    options = Options(cache, ttl, scope, tenant, change_streams)
     with _lock:
         found = _instrument_of(target)
         if found is None:

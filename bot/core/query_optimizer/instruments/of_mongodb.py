@@ -68,6 +68,7 @@ def detach(client: Any, instrument: Instrument) -> None:
     listener = details["listener"]
     if listener.view is instrument:
         listener.view = None
+    listener.shared.streams.end(client)
     if details["is_ours"]:
         listeners, heard = _listeners_of(client)
         listeners[:] = [each for each in listeners if each is not listener]

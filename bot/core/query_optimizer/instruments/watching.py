@@ -39,6 +39,8 @@ class Options(NamedTuple):
     """Seconds."""
     scope: Any = None
     tenant: Callable[[], Any] | None = None
+    change_streams: bool | None = None
+    """Of MongoDB; None: as it is set."""
 
 
 def name_of(function: Any) -> str:
@@ -79,6 +81,11 @@ class Instrument:
     def ttl(self) -> float | None:
         """Seconds for its results; None: the configured time."""
         return self.options.ttl
+
+    @property
+    def change_streams(self) -> bool | None:
+        """Whether results of MongoDB are kept only with a change stream; None: as it is set."""
+        return self.options.change_streams
 
     def scope_for(self, place: tuple[Hashable, ...]) -> Any:
         """The scope of a read on a connection of this ``place``; None if it cannot be told."""

@@ -30,7 +30,11 @@ _WITHOUT_FILTER = frozenset(("insert_one", "insert_many", "bulk_write", "drop", 
 
 
 def cached(
-    shared: MongoResults, driver: Any, ttl: float | None, view_of: Collection[str]
+    shared: MongoResults,
+    driver: Any,
+    ttl: float | None,
+    view_of: Collection[str],
+    change_streams: bool | None,
 ) -> CachedCollection:
     """Raises InvalidArgumentError for what is no async collection, or no names."""
     if type(driver) is CachedCollection and driver._results.shared is shared:
@@ -42,7 +46,9 @@ def cached(
         raise invalid("collection", type(driver), "a collection of PyMongo's AsyncMongoClient or of motor")
     if isinstance(view_of, str) or not all(isinstance(name, str) and name for name in view_of):
         raise invalid("view_of", view_of, "a list of names of collections")
-    results = CollectionResults(shared, driver, ttl)
+    if change_streams is not None and not isinstance(change_streams, bool):
+        raise invalid("change_streams", change_streams, "True, False or None")
+    results = CollectionResults(shared, driver, ttl, change_streams=change_streams)
     if view_of:
         shared.declare_view(results.filed, frozenset(filed_as(results.database, name) for name in view_of))
     return CachedCollection(results)

@@ -17,6 +17,7 @@ from bot.core.query_optimizer.execution.execution import Execution
 from bot.core.query_optimizer.execution.invalidation import Invalidation
 from bot.core.query_optimizer.execution.recording import Recorder
 from bot.core.query_optimizer.models import Analysis
+from bot.core.query_optimizer.mongodb.change_streams import ChangeStreams
 from bot.core.query_optimizer.mongodb.keys import Identity, NotCacheableError, key_of_arguments
 from bot.core.query_optimizer.mongodb.samples import Keyed
 from bot.core.query_optimizer.mongodb.sessions import may_still_happen, note_in_transaction
@@ -59,6 +60,7 @@ class MongoResults:
         execution: Execution,
         recorder: Recorder,
         loop: Callable[[], asyncio.AbstractEventLoop],
+        change_streams: Callable[[], bool],
     ) -> None:
         self.now = now
         self.is_on = is_on
@@ -68,6 +70,9 @@ class MongoResults:
         self.recorder = recorder
         self.loop = loop
         """The event loop to which listeners in threads hand what they hear, where nothing else tells it."""
+        self.change_streams = change_streams
+        """Whether results are kept only with a change stream, where it is not said otherwise."""
+        self.streams = ChangeStreams(now, invalidation, self.client_number)
         # id of a client -> (the client, its number); a client that is gone leaves no number to another.
         self._clients: dict[int, tuple[weakref.ref[Any], int]] = {}
         self._last_client = 0
@@ -193,6 +198,9 @@ class Reader(Protocol):
     database: str
 
     @property
+    def change_streams(self) -> bool | None: ...
+
+    @property
     def ttl(self) -> float | None: ...
 
     def scope_for(self, place: tuple[Hashable, ...]) -> Any: ...
@@ -202,6 +210,7 @@ class CollectionResults:
     """The results of one collection, as one client with one set of options reads it."""
 
     __slots__ = (
+        "_change_streams",
         "_client",
         "_codec",
         "_name",
@@ -217,9 +226,15 @@ class CollectionResults:
     )
 
     def __init__(
-        self, shared: MongoResults, driver: Any, ttl: float | None, reader: Reader | None = None
+        self,
+        shared: MongoResults,
+        driver: Any,
+        ttl: float | None,
+        reader: Reader | None = None,
+        change_streams: bool | None = None,
     ) -> None:
         self.shared = shared
+        self._change_streams = change_streams
         self._reader = reader
         self.driver = driver
         """The driver's collection."""
@@ -240,7 +255,7 @@ class CollectionResults:
 
     def of(self, driver: Any) -> CollectionResults:
         """The same for another collection, or one with other options."""
-        return CollectionResults(self.shared, driver, self._ttl, self._reader)
+        return CollectionResults(self.shared, driver, self._ttl, self._reader, self._change_streams)
 
     def key(self, method: str, arguments: Mapping[str, Any]) -> Hashable:
         """The key of a read's result. Raises NotCacheableError."""
@@ -292,6 +307,8 @@ class CollectionResults:
             shared.drop_missed()
         key: Hashable = None
         reads = self._own
+        ttl, database = (self._ttl, "") if reader is None else (reader.ttl, reader.database)
+        seconds = shared.ttl() if ttl is None else ttl
         try:
             if why_not:
                 raise NotCacheableError(why_not)
@@ -307,13 +324,12 @@ class CollectionResults:
             reads = self._reads(method, arguments)
             if shared.is_unsure(reads):
                 raise NotCacheableError("a write to it may still be carried out")
+            self._see_to_a_stream(seconds)
         except NotCacheableError as error:
             key, why_not, run = None, str(error), otherwise or run
         analysis = analysis_of(
             method, self.database, self._name, arguments, reads=reads, not_cacheable=why_not
         )
-        ttl, database = (self._ttl, "") if reader is None else (reader.ttl, reader.database)
-        seconds = shared.ttl() if ttl is None else ttl
         call = Call(
             analysis.normal_form,
             None if key is None else Keyed(key),
@@ -328,6 +344,15 @@ class CollectionResults:
         if tracer is not None:
             return await tracer.around(analysis, lambda: self._run(call, keep))
         return await self._run(call, keep)
+
+    def _see_to_a_stream(self, seconds: float) -> None:
+        """Have writes of other programs told while a result is kept, if that is wanted."""
+        shared, reader = self.shared, self._reader
+        wanted = self._change_streams if reader is None else reader.change_streams
+        if shared.change_streams() if wanted is None else wanted:
+            why_not = shared.streams.watch(self.client, self.database, seconds)
+            if why_not:
+                raise NotCacheableError(why_not)
 
     async def _run(self, call: Call, keep: Callable[[Any], bool] | None) -> Any:
         if keep is not None and call.key is not None:
