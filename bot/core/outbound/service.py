@@ -193,9 +193,14 @@ class Outbound(Phase4Service):
                 holds=lambda: dispatcher.scheduler.holds(self._now()),
                 released=dispatcher.heard_of_release,
             )
-        if before is not None:
-            await to_the_end(before.stop())  # from now on it lets all leave unasked
-        dispatcher.shared = shared
+        try:
+            if before is not None:
+                await to_the_end(before.stop())  # from now on it lets all leave unasked
+        finally:
+            # Also when cancelled: a budget that has ended would else be taken for the one that is wanted.
+            dispatcher.shared = shared
+            if shared is not None:
+                shared.listen()
         if shared is not None:
             await shared.connect()
 

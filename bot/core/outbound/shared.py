@@ -119,6 +119,12 @@ class SharedBudget:
         """What is amiss with Redis; ``without``: what is done while it is away."""
         return self._link.warnings(without)
 
+    def listen(self) -> None:
+        """Hear from now on of holds that other instances end."""
+        self._subscription = self._link.listen(
+            self._link.root + RELEASED, self._heard_of_release, lambda stands: None
+        )
+
     async def connect(self) -> None:
         """Get to know Redis before the first request is in a hurry; without it this begins ``degraded``."""
         if self._reachable():
@@ -126,10 +132,6 @@ class SharedBudget:
                 await self._script.call(*greeting(self.tag))
             except BackendError as error:
                 self._failed(error)
-        if self._subscription is None:
-            self._subscription = self._link.listen(
-                self._link.root + RELEASED, self._heard_of_release, lambda stands: None
-            )
 
     # Requests.
 
