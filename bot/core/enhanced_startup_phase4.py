@@ -13,12 +13,12 @@ import importlib
 import logging
 import sys
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 from bot.core._shared.errors import InvalidArgumentError, invalid, message_of
 from bot.core._shared.masking import MAX_TOLD, masked_traceback, one_line
-from bot.core._shared.tasks import LoopLocalLock
+from bot.core._shared.tasks import LoopLocalLock, to_the_end
 from bot.core.phase4_config import ConfigError, Phase4Config
 from bot.core.phase4_service import Phase4Service
 from bot.core.phase4_wiring import SERVICES, Wiring
@@ -139,13 +139,12 @@ async def initialize_phase4_services(
                     if found is not None and found.get_instance().enabled:
                         started.append(wiring.class_name)  # in part, such as all pools but one
             warnings += await _warnings()
+            if settings.sets("dashboard") or _runtime.dashboard is not None:
+                await _serve_dashboard(settings.dashboard, warnings)
         except BaseException:
             # Cancelled half-way: what this call started, nobody would know to stop.
-            for instance in reversed(fresh):
-                await instance.disable()
+            await to_the_end(_disable(reversed(fresh)))
             raise
-        if settings.sets("dashboard") or _runtime.dashboard is not None:
-            await _serve_dashboard(settings.dashboard, warnings)
         if started and _runtime.started_at is None:
             _runtime.started_at = time.monotonic()
         if not started:
@@ -432,19 +431,26 @@ async def shutdown_phase4_services() -> bool:
         for wiring in reversed(SERVICES):
             # Off or not: a disable that was cancelled has left an instance off and something to give back.
             instance = wiring.instance()
-            if instance is None:
-                continue
-            try:
-                clean = await instance.disable() and clean
-            except Exception as error:
-                logger.error(
-                    "Phase 4: %s did not stop cleanly\n%s", wiring.class_name, masked_traceback(error)
-                )
-                clean = False
+            if instance is not None:
+                clean = await _disable([instance]) and clean
         _runtime.started_at = None
         _runtime.failures.clear()
         _runtime.process = None
         _runtime.loop = None
+    return clean
+
+
+async def _disable(services: Iterable[Phase4Service]) -> bool:
+    """Switch these off in turn; True if all of them stopped cleanly. A failure is logged."""
+    clean = True
+    for service in services:
+        try:
+            clean = await service.disable() and clean
+        except Exception as error:
+            logger.error(
+                "Phase 4: %s did not stop cleanly\n%s", type(service).__name__, masked_traceback(error)
+            )
+            clean = False
     return clean
 
 

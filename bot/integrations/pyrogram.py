@@ -23,6 +23,7 @@ from pyrogram.errors import FloodWait
 from pyrogram.session import Session
 
 from bot.core._shared.errors import invalid
+from bot.core._shared.tasks import all_to_the_end
 from bot.core.phase4_service import Phase4Service
 from bot.integrations.inbound import ANSWER, Gate, Throttle, answer_priority
 from bot.integrations.pyrogram_updates import Updates
@@ -251,10 +252,7 @@ class Installed:
         try:
             return await self._original_terminate(*args, **kwargs)
         finally:
-            try:
-                await self._updates.stop()
-            finally:
-                await self._services.stop()
+            await all_to_the_end(self._updates.stop, self._services.stop)
 
     async def _drain(self) -> None:
         """Send what waits, and let nothing wait any more, unless others send through the same."""

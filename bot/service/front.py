@@ -14,6 +14,7 @@ from yarl import URL
 
 import bot
 from bot.core._shared.masking import one_line
+from bot.core._shared.tasks import all_to_the_end
 from bot.core.enhanced_startup_phase4 import (
     get_phase4_status,
     initialize_phase4_services,
@@ -233,14 +234,12 @@ def create_front(settings: ServiceSettings) -> web.Application:
         report = await initialize_phase4_services(overrides)
         if report["errors"]:
             raise CannotStartError("; ".join(report["errors"]))
-        await front.start()
-        await side_by_side.start()
         try:
+            await front.start()
+            await side_by_side.start()
             yield
         finally:
-            await shutdown_phase4_services()
-            await side_by_side.stop()
-            await front.stop()
+            await all_to_the_end(shutdown_phase4_services, side_by_side.stop, front.stop)
 
     app.cleanup_ctx.append(life)
     return app

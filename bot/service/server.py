@@ -11,6 +11,7 @@ from aiohttp import web
 
 import bot
 from bot.core._shared.masking import one_line
+from bot.core._shared.tasks import all_to_the_end
 from bot.core.enhanced_startup_phase4 import (
     initialize_phase4_services,
     mount_phase4,
@@ -83,10 +84,8 @@ def create_app(settings: ServiceSettings, phase4: Mapping[str, Any] | None = Non
                 batches.start()
             yield
         finally:
-            await probe.close()
-            if journal is not None:
-                await journal.stop()
-            await shutdown_phase4_services()
+            journals = () if journal is None else (journal.stop,)
+            await all_to_the_end(probe.close, *journals, shutdown_phase4_services)
 
     app.cleanup_ctx.append(life)
     return app

@@ -118,6 +118,28 @@ async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
     return task.result()
 
 
+async def all_to_the_end(*steps: Callable[[], Awaitable[Any]]) -> None:
+    """Take each of ``steps`` in turn, though one before it failed or the caller is cancelled meanwhile.
+
+    For a stop of several parts. Raises the cancellation, or else the first error; later ones are logged. Each
+    step must end by itself.
+    """
+
+    async def take() -> None:
+        first: Exception | None = None
+        for step in steps:
+            try:
+                await step()
+            except Exception as error:
+                if first is not None:
+                    logger.error("A further step of a stop failed\n%s", masked_traceback(error))
+                first = first or error
+        if first is not None:
+            raise first
+
+    await to_the_end(take())
+
+
 async def run_on_loop(
     loop: asyncio.AbstractEventLoop, action: Callable[[], Coroutine[Any, Any, Any]]
 ) -> bool:

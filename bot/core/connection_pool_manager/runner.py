@@ -14,7 +14,7 @@ import msgspec
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core._shared.histogram import HistogramSnapshot
 from bot.core._shared.loop_owner import seen, still_runs
-from bot.core._shared.tasks import BackgroundTasks
+from bot.core._shared.tasks import BackgroundTasks, to_the_end
 from bot.core.connection_pool_manager.alarm import Alarm
 from bot.core.connection_pool_manager.connecting import Connector
 from bot.core.connection_pool_manager.connection_tasks import CLOSE_TIMEOUT, ConnectionTasks
@@ -191,12 +191,15 @@ class PoolRunner:
         finally:
             # Also when cancelled: neither tasks nor sockets outlive the pool.
             self._alarm.cancel()
-            try:
-                await self._tasks.stop()
-            finally:
-                self._connections.terminate_all()
-                await self.driver.stop()
+            await to_the_end(self._end())
         return clean
+
+    async def _end(self) -> None:
+        try:
+            await self._tasks.stop()
+        finally:
+            self._connections.terminate_all()
+            await self.driver.stop()
 
     @property
     def is_inherited(self) -> bool:

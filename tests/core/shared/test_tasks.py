@@ -5,7 +5,13 @@ import threading
 
 import pytest
 
-from bot.core._shared.tasks import BackgroundTasks, LoopLocalLock, run_on_loop, to_the_end
+from bot.core._shared.tasks import (
+    BackgroundTasks,
+    LoopLocalLock,
+    all_to_the_end,
+    run_on_loop,
+    to_the_end,
+)
 from tests.support.clock import until_idle
 
 
@@ -154,3 +160,42 @@ async def test_work_that_must_end_raises_its_own_error():
 
     with pytest.raises(ValueError, match="mine"):
         await to_the_end(work())
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_each_step_of_a_stop_is_taken_however_often_it_is_cancelled(turns):
+    taken = []
+
+    def step(name):
+        async def take():
+            for _ in range(3):
+                await asyncio.sleep(0)
+            taken.append(name)
+
+        return take
+
+    stopping = asyncio.create_task(all_to_the_end(step("first"), step("second"), step("third")))
+    await asyncio.sleep(0)
+    stopping.cancel()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    stopping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stopping
+    assert taken == ["first", "second", "third"]
+
+
+async def test_a_step_that_fails_stops_no_other(caplog):
+    taken = []
+
+    async def broken():
+        taken.append("broken")
+        raise ValueError(f"number {len(taken)}")
+
+    async def works():
+        taken.append("works")
+
+    with pytest.raises(ValueError, match="number 1"):
+        await all_to_the_end(broken, works, broken)
+    assert taken == ["broken", "works", "broken"]
+    assert "number 3" in caplog.text
