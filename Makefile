@@ -11,6 +11,12 @@ SEEDS ?=
 WORLD ?=
 FIRST ?= 0
 
+# Of `make sweep`: points of each call, which loop, which part of the worlds, and where to keep what is done.
+POINTS ?= 28
+LOOP ?=
+SHARE ?= 1/1
+LEDGER ?=
+
 # Tests that run side by side, beside the servers that they start.
 WORKERS ?= 2
 # Mutants of each module.
@@ -74,9 +80,11 @@ simulate: $(VENV)/.dev
 		$(if $(WORLD),--world $(WORLD))
 
 # Every public call, cancelled at each of its suspensions; more than 5,000 points on each event loop. With a newer
-# PYTHON also with eager tasks.
+# PYTHON also with eager tasks. LOOP=uvloop takes this one only, SHARE=1/2 every second world; LEDGER=file keeps
+# what is done, and the next run goes on from it.
 sweep: $(VENV)/.dev
-	PHASE4_TEST_SEARCH=15 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -s tests/cancellation/sweep
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m tests.cancellation.sweep --points $(POINTS) --share $(SHARE) \
+		$(if $(LOOP),--loop $(LOOP)) $(if $(LEDGER),--ledger $(LEDGER))
 
 # The tests with each Python, on uvloop, and with the oldest and newest libraries, in environments of their own;
 # SESSIONS="locked-3.12 oldest" takes these only, TESTS=tests/core these tests.

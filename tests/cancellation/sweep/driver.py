@@ -9,9 +9,9 @@ from enum import StrEnum
 from typing import Any
 
 TURNS = (1, 2, 3, 5, 8, 13, 21)
-"""How many turns of the loop LATER lets pass."""
+"""How many turns of the loop LATER and AGAIN let pass."""
 
-AGAIN = 4
+CLEAN_UPS = 4
 """How often TWICE cancels what cleans up."""
 
 
@@ -26,6 +26,8 @@ class How(StrEnum):
     """Some turns after it began to wait."""
     TWICE = "twice"
     """As SOON, and again at each wait of its clean-up."""
+    AGAIN = "again"
+    """As SOON, and once more some turns later, whatever it waits for then."""
     TIMEOUT = "timeout"
     """As SOON, by ``asyncio.timeout``."""
 
@@ -39,7 +41,8 @@ class Point:
     turns: int = 1
 
     def __str__(self) -> str:
-        return f"{self.how} at {self.at}" + (f" + {self.turns} turns" if self.how is How.LATER else "")
+        waits = self.how in (How.LATER, How.AGAIN)
+        return f"{self.how} at {self.at}" + (f" + {self.turns} turns" if waits else "")
 
 
 @dataclass
@@ -98,7 +101,7 @@ class _Stepped:
         if point is None or self.suspensions < point.at:
             return
         if self.suspensions > point.at:
-            if point.how is How.TWICE and self.delivered and self.suspensions <= point.at + AGAIN:
+            if point.how is How.TWICE and self.delivered and self.suspensions <= point.at + CLEAN_UPS:
                 task.get_loop().call_soon(task.cancel)
             return
         self.reached = True
@@ -106,6 +109,9 @@ class _Stepped:
         match point.how:
             case How.SOON | How.TWICE:
                 loop.call_soon(task.cancel)
+            case How.AGAIN:
+                loop.call_soon(task.cancel)
+                after(loop, point.turns, task.cancel)
             case How.GRANTED if awaited is None:  # asyncio.sleep(0): nothing is granted, so at once
                 task.cancel()
             case How.GRANTED:

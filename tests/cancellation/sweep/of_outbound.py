@@ -8,11 +8,14 @@ import secrets
 from typing import Any, ClassVar
 
 from bot.core.outbound import Limits, Outbound, OutboundClosedError, Request
+from bot.core.outbound.broadcast import redis_store
 from bot.core.phase4_service import Phase4Service
 from tests.cancellation.sweep.worlds import World, scenario
 
 LIMITS = Limits(group=(2, 0.02), chat=(2, 0.02), chat_burst=1, bulk=(1000, 1.0))
 GROUP, USER = -100, 42
+FEW = 2 * redis_store.BUCKETS_READ
+"""Hashes of a broadcast in Redis, read in two steps: with all 4,096 a report takes hundreds of them."""
 
 
 async def switched_on(world: Any) -> None:
@@ -28,15 +31,20 @@ class OutboundWorld(World):
         self.outbound = Phase4Service._instances[Outbound] = Outbound()
         self.numbers, self.token = itertools.count(), secrets.token_hex(4)
         self.sent: list[Any] = []
+        self.buckets, redis_store.BUCKETS = redis_store.BUCKETS, FEW
         await switched_on(self)
 
     async def stop(self) -> None:
+        redis_store.BUCKETS = self.buckets
         await self.outbound.disable()
 
     async def held(self) -> list[str]:
         self.outbound.check_invariants()
         shown = self.outbound.statistics()
         found = [f"{shown[name]} {name}" for name in ("queued", "in_flight") if shown.get(name)]
+        shared = self.outbound._dispatcher.shared
+        if shared is not None and (shared._stopped or shared._subscription is None):
+            found.append("a shared budget that has ended is asked, or one that hears nothing")
         if self.outbound._broadcasts.figures().get("running"):
             found.append("a broadcast runs")
         return found

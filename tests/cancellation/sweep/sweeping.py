@@ -7,7 +7,7 @@ import gc
 import itertools
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,8 +62,20 @@ def points_of(suspensions: int, chance: random.Random) -> Iterator[Point]:
             yield Point(how, at, next(turns))
 
 
-async def sweep(world: World, wanted: int) -> Swept:
-    """Cancel each scenario at ``wanted`` points."""
+def run_sweep(
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
+    world: World,
+    wanted: int,
+    done: Mapping[str, int] | None = None,
+) -> Swept:
+    """:func:`sweep` on a loop of its own, in debug mode."""
+    with asyncio.Runner(debug=True, loop_factory=new_loop) as runner:
+        runner.get_loop().slow_callback_duration = 60.0
+        return runner.run(sweep(world, wanted, done))
+
+
+async def sweep(world: World, wanted: int, done: Mapping[str, int] | None = None) -> Swept:
+    """Cancel each scenario at ``wanted`` points, without those that an earlier sweep has ``done`` already."""
     loop = asyncio.get_running_loop()
     complaints = _Complaints(world.expected)
     loop.set_exception_handler(complaints.of_loop)
@@ -77,7 +89,8 @@ async def sweep(world: World, wanted: int) -> Swept:
         try:
             base = Leftovers()
             for scenario in world.scenarios():
-                await _sweep_one(world, scenario, wanted, complaints, base, found)
+                begun = (done or {}).get(scenario.name, 0)
+                await _sweep_one(world, scenario, range(begun, wanted), complaints, base, found)
                 if len(found.faults) >= ENOUGH:
                     break
         finally:
@@ -97,12 +110,15 @@ async def _more(before: Leftovers) -> list[str]:
 async def _sweep_one(
     world: World,
     scenario: Scenario,
-    wanted: int,
+    wanted: range,
     complaints: _Complaints,
     base: Leftovers,
     found: Swept,
 ) -> None:
-    """``base`` grows by what is there after whole calls: connections that stay, subscriptions."""
+    """``wanted``: which of its points. ``base`` grows by what is there after whole calls: connections that
+    stay, subscriptions."""
+    if not wanted:
+        return
     where = f"{world.name}, {scenario.name}"
     most = 0
     try:
@@ -115,8 +131,9 @@ async def _sweep_one(
         return
     done = 0
     faults = len(found.faults)
-    for point in itertools.islice(points_of(most, random.Random(where)), 3 * wanted):
-        if done >= wanted:
+    points = itertools.islice(points_of(most, random.Random(where)), wanted.start, None)
+    for point in itertools.islice(points, 3 * len(wanted)):
+        if done >= len(wanted):
             break
         done += await _run_cancelled(world, scenario, point, base, found.faults)
         said = complaints.taken()

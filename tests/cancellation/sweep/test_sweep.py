@@ -1,33 +1,26 @@
 """Every public awaitable, cancelled at each of its suspensions, on each kind of event loop.
 
-By default a few points of a few services; ``make sweep`` takes more than 5,000 on each loop, of all.
+By default a few points of a few services. ``make sweep`` (``__main__``) takes more than 5,000 on each loop.
 """
-
-import asyncio
-import sys
 
 import pytest
 
+from tests.cancellation.sweep.everything import (
+    LOOPS,
+    ON_MONGODB,
+    ON_POSTGRESQL,
+    WORLDS,
+    maker_of,
+    redis_of_a_busy_machine,
+    why_not,
+)
 from tests.cancellation.sweep.of_balancer import BalancerWorld
-from tests.cancellation.sweep.of_batches import BatchWorld, DurableWorld
-from tests.cancellation.sweep.of_cache import CacheAloneWorld, CacheWorld
-from tests.cancellation.sweep.of_integrations import AiogramWorld, PtbWorld, PyrogramWorld
-from tests.cancellation.sweep.of_limiter import LimiterAloneWorld, LimiterWorld
-from tests.cancellation.sweep.of_optimizer import CollectionWorld, OptimizerWorld, WatchedWorld
-from tests.cancellation.sweep.of_outbound import OutboundWorld, SharedOutboundWorld
-from tests.cancellation.sweep.of_pools import PostgresqlWorld, RedisPoolWorld, SqliteWorld
-from tests.cancellation.sweep.of_startup import StartupWorld
+from tests.cancellation.sweep.of_limiter import LimiterAloneWorld
+from tests.cancellation.sweep.of_pools import SqliteWorld
 from tests.cancellation.sweep.public import public_awaitables
-from tests.cancellation.sweep.sweeping import sweep
+from tests.cancellation.sweep.sweeping import run_sweep
 from tests.cancellation.sweep.worlds import Servers
-from tests.support.loops import eager_loop
 from tests.support.searching import SHARE
-
-WORLDS = [
-    CacheWorld, CacheAloneWorld, OptimizerWorld, WatchedWorld, CollectionWorld, SqliteWorld, PostgresqlWorld,
-    RedisPoolWorld, LimiterWorld, LimiterAloneWorld, BatchWorld, DurableWorld, BalancerWorld, OutboundWorld,
-    SharedOutboundWorld, StartupWorld, AiogramWorld, PtbWorld, PyrogramWorld,
-]  # fmt: skip
 
 QUICK = (SqliteWorld, LimiterAloneWorld, BalancerWorld)
 """Worlds of `make test`."""
@@ -48,16 +41,6 @@ EXCEPTIONS = {
 }  # fmt: skip
 
 
-def new_loop(kind):
-    if kind == "uvloop":
-        return pytest.importorskip("uvloop").new_event_loop()
-    if kind == "eager":
-        if sys.version_info < (3, 12):
-            pytest.skip("eager tasks came with Python 3.12")
-        return eager_loop()
-    return asyncio.new_event_loop()
-
-
 def test_each_public_awaitable_is_in_a_scenario():
     covered = {name for world in WORLDS for each in world.scenarios() for name in each.covers}
     missing = public_awaitables() - covered - EXCEPTIONS
@@ -70,20 +53,18 @@ def test_no_exception_is_out_of_date():
     assert public_awaitables() >= EXCEPTIONS
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop", "eager"])
+@pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.name.replace(" ", "_"))
 def test_nothing_is_left_behind(world, loop, request, redis_url, tmp_path):
     if world not in QUICK and SHARE < LONG:
-        pytest.skip("the long search, make sweep, looks at this")
+        pytest.skip("the long search and make sweep look at this")
+    if reason := why_not(loop):
+        pytest.skip(reason)
     servers = Servers(
-        # Not the timeout of a second: a machine that is busy is no Redis that is away.
-        f"{redis_url}?socket_timeout=10",
-        request.getfixturevalue("postgresql_url") if world in (PostgresqlWorld, WatchedWorld) else "",
-        request.getfixturevalue("mongodb_url") if world is CollectionWorld else "",
+        redis_of_a_busy_machine(redis_url),
+        request.getfixturevalue("postgresql_url") if world in ON_POSTGRESQL else "",
+        request.getfixturevalue("mongodb_url") if world in ON_MONGODB else "",
         tmp_path,
     )
-    with asyncio.Runner(debug=True, loop_factory=lambda: new_loop(loop)) as runner:
-        runner.get_loop().slow_callback_duration = 60.0
-        found = runner.run(sweep(world(servers), max(1, round(POINTS * SHARE))))
-    print(f"\n{world.name} on {loop}: {found.points} points, {len(found.faults)} faults")
+    found = run_sweep(maker_of(loop), world(servers), max(1, round(POINTS * SHARE)))
     assert not found.faults, "\n".join(found.faults)
