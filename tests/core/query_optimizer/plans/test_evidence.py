@@ -452,11 +452,11 @@ def test_the_memory_of_repetitions_is_bounded(monkeypatch):
 
 
 @pytest.fixture
-async def postgres(postgresql_url):
+async def postgres(own_database):
     import asyncpg
 
-    connection = await asyncpg.connect(postgresql_url)
-    await connection.execute("DROP SCHEMA IF EXISTS evidence CASCADE; CREATE SCHEMA evidence")
+    connection = await asyncpg.connect(own_database)
+    await connection.execute("CREATE SCHEMA evidence")
     await connection.execute("SET search_path = evidence, public")
     await connection.execute(
         "CREATE TABLE files (id INTEGER PRIMARY KEY, owner INTEGER, kind TEXT, created INTEGER);"

@@ -1,17 +1,15 @@
 """Indexes of other kinds than columns alone: what is claimed is what PostgreSQL says once they exist."""
 
-import asyncio
 import json
 
-import asyncpg
 import pytest
 
 from bot.core.query_optimizer import QueryOptimizer
 from bot.core.query_optimizer.advice.gin_candidates import trigrams_in
 from bot.core.query_optimizer.plans.postgres_catalog import same_form
 
+SCHEMA = "kinds"
 TABLES = """
-DROP SCHEMA IF EXISTS kinds CASCADE; CREATE SCHEMA kinds; SET search_path = kinds;
 CREATE TABLE users
     (id INT PRIMARY KEY, email TEXT, banned BOOLEAN NOT NULL, deleted_at TIMESTAMP, born TIMESTAMP,
      seen TIMESTAMPTZ, "Nick Name" TEXT, a INT, b INT, state TEXT);
@@ -25,30 +23,6 @@ INSERT INTO notes SELECT i, i % 300, jsonb_build_object('k', 'v' || i % 2000),
     ARRAY['t' || i % 500, 'u' || i % 3], CASE WHEN i % 3 > 0 THEN i END FROM generate_series(1, 20000) AS i;
 VACUUM ANALYZE;
 """
-
-
-@pytest.fixture(scope="module")
-def tables(postgresql_url):
-    async def run(script):
-        connection = await asyncpg.connect(postgresql_url)
-        for statement in filter(str.strip, script.split(";")):
-            await connection.execute(statement)
-        await connection.close()
-
-    asyncio.run(run(TABLES))
-    yield postgresql_url
-    asyncio.run(run("DROP SCHEMA kinds CASCADE"))
-
-
-@pytest.fixture
-async def connection(tables):
-    settings = {"search_path": "kinds, public", "jit": "off"}
-    connection = await asyncpg.connect(tables, statement_cache_size=0, server_settings=settings)
-    transaction = connection.transaction()
-    await transaction.start()
-    yield connection
-    await transaction.rollback()
-    await connection.close()
 
 
 @pytest.fixture

@@ -1,9 +1,7 @@
 """What is claimed of an index is what PostgreSQL's planner says once the index exists."""
 
-import asyncio
 import json
 
-import asyncpg
 import pytest
 
 from bot.core.query_optimizer import QueryOptimizer
@@ -11,8 +9,8 @@ from bot.core.query_optimizer.plans.plan_costs import Plan
 from bot.core.query_optimizer.plans.postgres_costs import Prices, workers_for
 from bot.core.query_optimizer.plans.what_if import MAX_NODES, best_indexes
 
+SCHEMA = "what_if"
 TABLES = """
-DROP SCHEMA IF EXISTS what_if CASCADE; CREATE SCHEMA what_if; SET search_path = what_if;
 CREATE TABLE users
     (id BIGINT PRIMARY KEY, name TEXT, lang TEXT, banned BOOLEAN, referrer BIGINT, balance INT);
 INSERT INTO users SELECT i, 'user' || i, (ARRAY['en', 'ru', 'de', 'fa'])[1 + i % 4], i % 50 = 0,
@@ -25,27 +23,6 @@ INSERT INTO downloads SELECT i, i::bigint * 7919 % 15000, CASE WHEN i % 500 = 0 
 CREATE INDEX ON downloads (gid);
 VACUUM ANALYZE;
 """
-
-
-@pytest.fixture(scope="module")
-def tables(postgresql_url):
-    async def run(script):
-        connection = await asyncpg.connect(postgresql_url)
-        for statement in filter(str.strip, script.split(";")):
-            await connection.execute(statement)
-        await connection.close()
-
-    asyncio.run(run(TABLES))
-    yield postgresql_url
-    asyncio.run(run("DROP SCHEMA what_if CASCADE"))
-
-
-@pytest.fixture
-async def connection(tables):
-    settings = {"search_path": "what_if", "jit": "off"}
-    connection = await asyncpg.connect(tables, statement_cache_size=0, server_settings=settings)
-    yield connection
-    await connection.close()
 
 
 @pytest.fixture
