@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.harness import Contender, compare, main, redis_server, rss_mb, table, verdict
 from bot.core._shared.bounded_store import BoundedStore
-from bot.core.cache_manager import CacheManager, cached
+from bot.core.cache_manager import CacheManager, cached, codec
 
 SMALL = {"id": 7, "name": "ann", "tier": "free", "active": True, "score": 1.5}
 
@@ -337,7 +337,10 @@ async def large(url: str, repeats: int = 9) -> None:
         "4 MB of text": text[: 4 << 20],
         "4 MB that do not shrink": random.Random(1).randbytes(4 << 20),
         "1 MB of dicts": [{**SMALL, "id": number} for number in range(22_000)],
+        "4 MB of dicts": [{**SMALL, "id": number} for number in range(85_000)],
     }
+    gaps: dict[str, list[float]] = {}
+    stored: dict[str, float] = {}
     print(f"### Large values, minima of {repeats}\n")
     print("| | set, ms | longest gap, ms | get from Redis, ms | longest gap, ms |\n|---|---:|---:|---:|---:|")
     for name, value in values.items():
@@ -349,6 +352,14 @@ async def large(url: str, repeats: int = 9) -> None:
             gets.append(await longest_gap(cache.get("large", "default")))
         cells = [min(run[index] for run in runs) for runs in (sets, gets) for index in (0, 1)]
         print(f"| {name} | " + " | ".join(f"{cell:.1f}" for cell in cells) + " |")
+        gaps[name] = cells[1::2]
+        body = codec.encode_value(value)
+        stored[name] = len(codec.fold(body)) / len(body)
+    print()
+    for name in ("1 MB of dicts", "4 MB of text"):
+        print(verdict(f"{name}, set: longest gap in ms", gaps[name][0], 10))
+        print(verdict(f"{name}, get from Redis: longest gap in ms", gaps[name][1], 10))
+        print(verdict(f"{name}, stored size, share of the encoded", stored[name], 0.25))
     print()
     await cache.disable()
 

@@ -61,8 +61,13 @@ def check_body(body: bytes, nested: frozenset[int]) -> None:
     ``nested`` are the codes of extensions that hold MessagePack themselves. A body that passes may still
     be no MessagePack; the decoder says so.
     """
-    if len(body) > MAX_OBJECTS or (len(body) > SMALL and _may_hold_a_large_map(body)):
-        _walk(body, nested)
+    if must_be_walked(body):
+        Walk(body, nested).go(len(body))
+
+
+def must_be_walked(body: bytes) -> bool:
+    """Whether a body is large enough, or holds what may be a map large enough, to build too much."""
+    return len(body) > MAX_OBJECTS or (len(body) > SMALL and _may_hold_a_large_map(body))
 
 
 def _may_hold_a_large_map(body: bytes) -> bool:
@@ -76,71 +81,102 @@ def _may_hold_a_large_map(body: bytes) -> bool:
     return False
 
 
-def _walk(body: bytes, nested: frozenset[int]) -> None:
-    sizes = _SIZES
-    end = len(body)
-    position = 0
-    objects = 1
-    # Of the container that is being read: objects still to come, and whether they are keys and values.
-    left = 1
-    in_map = False
-    outer: list[tuple[int, bool]] = []
-    while True:
-        while left == 0:
-            if not outer:
-                return
-            left, in_map = outer.pop()
-        if position >= end:
-            raise CorruptPayloadError("it ends within a value")
-        first = body[position]
-        if in_map and not left & 1 and first not in _KEYS:
-            raise CorruptPayloadError("a map with a key that is no text")
-        left -= 1
-        size = sizes[first]
-        if size:
-            position += size
-            continue
-        position += 1
-        if first < 0x90:
-            parts, is_map = 2 * (first & 0x0F), True
-        elif first < 0xA0:
-            parts, is_map = first & 0x0F, False
-        elif first in _STRINGS:
-            width = _STRINGS[first]
-            position += width + int.from_bytes(body[position : position + width], "big")
-            continue
-        elif first in _ARRAYS:
-            width = _ARRAYS[first]
-            parts, is_map = int.from_bytes(body[position : position + width], "big"), False
-            position += width
-        elif first in _MAPS:
-            width = _MAPS[first]
-            parts, is_map = 2 * int.from_bytes(body[position : position + width], "big"), True
-            position += width
-        else:
-            if first in _EXTENSIONS:
-                width = _EXTENSIONS[first]
-                length = int.from_bytes(body[position : position + width], "big")
-                position += width
-            elif first in _FIXED_EXTENSIONS:
-                length = _FIXED_EXTENSIONS[first]
-            else:
-                raise CorruptPayloadError(f"no object begins with {first:#x}")
-            code = body[position] if position < end else 0
-            position += 1
-            if code not in nested:
-                position += length
+class Walk:
+    """A pass over a body that counts what it would build; it may be made in several goes."""
+
+    __slots__ = ("_body", "_in_map", "_left", "_nested", "_objects", "_outer", "position")
+
+    def __init__(self, body: bytes, nested: frozenset[int]) -> None:
+        """``nested`` as for :func:`check_body`."""
+        self._body = body
+        self._nested = nested
+        # Where the pass is; changed only by go.
+        self.position = 0
+        self._objects = 1
+        # Of the container that is being read: objects still to come, and whether they are keys and values.
+        self._left = 1
+        self._in_map = False
+        self._outer: list[tuple[int, bool]] = []
+
+    @property
+    def left_at_top(self) -> int:
+        """Objects still to come in the outermost container, if the next object is an item of it; else -1.
+
+        Keys and values count each.
+        """
+        if len(self._outer) != 1 or (self._in_map and self._left & 1):
+            return -1
+        return self._left
+
+    def go(self, stop: int) -> bool:
+        """Go on until an object ends at ``stop`` or beyond; True if that was the last.
+
+        Raises CorruptPayloadError for a body that would build too much.
+        """
+        sizes = _SIZES
+        body, nested, outer = self._body, self._nested, self._outer
+        position, objects, left, in_map = self.position, self._objects, self._left, self._in_map
+        end = len(body)
+        while True:
+            while left == 0:
+                if not outer:
+                    self.position = position
+                    return True
+                left, in_map = outer.pop()
+            if position >= stop:
+                if position >= end:
+                    raise CorruptPayloadError("it ends within a value")
+                self.position, self._objects, self._left, self._in_map = position, objects, left, in_map
+                return False
+            first = body[position]
+            if in_map and not left & 1 and first not in _KEYS:
+                raise CorruptPayloadError("a map with a key that is no text")
+            left -= 1
+            size = sizes[first]
+            if size:
+                position += size
                 continue
-            parts, is_map = 1, False
-        objects += parts
-        if objects > MAX_OBJECTS:
-            raise CorruptPayloadError(f"more than {MAX_OBJECTS:,} objects")
-        if parts > end - position:
-            raise CorruptPayloadError("it ends within a value")
-        if len(outer) >= _FRAMES:
-            raise CorruptPayloadError(f"nested deeper than {MAX_DEPTH}")
-        outer.append((left, in_map))
-        left, in_map = parts, is_map
+            position += 1
+            if first < 0x90:
+                parts, is_map = 2 * (first & 0x0F), True
+            elif first < 0xA0:
+                parts, is_map = first & 0x0F, False
+            elif first in _STRINGS:
+                width = _STRINGS[first]
+                position += width + int.from_bytes(body[position : position + width], "big")
+                continue
+            elif first in _ARRAYS:
+                width = _ARRAYS[first]
+                parts, is_map = int.from_bytes(body[position : position + width], "big"), False
+                position += width
+            elif first in _MAPS:
+                width = _MAPS[first]
+                parts, is_map = 2 * int.from_bytes(body[position : position + width], "big"), True
+                position += width
+            else:
+                if first in _EXTENSIONS:
+                    width = _EXTENSIONS[first]
+                    length = int.from_bytes(body[position : position + width], "big")
+                    position += width
+                elif first in _FIXED_EXTENSIONS:
+                    length = _FIXED_EXTENSIONS[first]
+                else:
+                    raise CorruptPayloadError(f"no object begins with {first:#x}")
+                code = body[position] if position < end else 0
+                position += 1
+                if code not in nested:
+                    position += length
+                    continue
+                parts, is_map = 1, False
+            objects += parts
+            if objects > MAX_OBJECTS:
+                raise CorruptPayloadError(f"more than {MAX_OBJECTS:,} objects")
+            if parts > end - position:
+                raise CorruptPayloadError("it ends within a value")
+            if len(outer) >= _FRAMES:
+                raise CorruptPayloadError(f"nested deeper than {MAX_DEPTH}")
+            outer.append((left, in_map))
+            left, in_map = parts, is_map
 
 
 _CONTAINERS = frozenset((list, dict, tuple, set, frozenset))

@@ -13,8 +13,9 @@ import datetime
 import decimal
 import struct
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from gc import is_tracked
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -24,9 +25,11 @@ from bot.core._shared.msgpack_bounds import (
     MAX_DEPTH,
     MAX_OBJECTS,
     SMALL,
+    Walk,
     check_body,
     check_collisions,
     check_depth,
+    must_be_walked,
 )
 from bot.core._shared.registered_types import REGISTRY, OtherTypeError
 
@@ -112,8 +115,10 @@ def _is_native(value: Any) -> bool:
     level = [value]
     for _ in range(MAX_DEPTH + 1):
         kinds = set(map(type, level))
-        if len(level) > FEW and (str in kinds or bytes in kinds):
-            characters -= sum([len(part) for part in level if type(part) is str or type(part) is bytes])
+        many = len(level) > FEW
+        if many:
+            for text in kinds & _TEXTS:
+                characters -= sum(map(len, level if len(kinds) == 1 else _of_type(text, level)))
             if characters < 0:
                 raise ValueError(f"written out it has more than {MAX_CHARACTERS:,} characters")
         if kinds <= _NATIVE:
@@ -121,7 +126,12 @@ def _is_native(value: Any) -> bool:
         if not kinds <= _NATIVE_CONTAINERS:
             return False
         below: list[Any] = []
-        for part in level:
+        if many:
+            gathered = _gather(level, kinds, below, MAX_OBJECTS - parts)
+            if gathered < 0:
+                return False
+            parts += gathered
+        for part in () if many else level:
             kind = type(part)
             if kind is dict:
                 if part and set(map(type, part)) != _TEXT:
@@ -139,8 +149,31 @@ def _is_native(value: Any) -> bool:
     return False
 
 
+def _gather(level: list[Any], kinds: set[type], below: list[Any], most: int) -> int:
+    """Append what is in the lists and dicts of a level; how many parts that is, -1 for a key that is no text.
+
+    For a level of many, without a step of Python's for each. Raises ValueError for more than ``most`` parts.
+    """
+    lists = _of_type(list, level) if list in kinds else []
+    dicts = _of_type(dict, level) if dict in kinds else []
+    # Counted first, for what is shared may be too much to gather.
+    parts = sum(map(len, lists)) + 2 * sum(map(len, dicts))
+    if parts > most:
+        raise ValueError(f"written out it has more than {MAX_OBJECTS:,} parts")
+    if not set(map(type, chain.from_iterable(dicts))) <= _TEXT:
+        return -1
+    below += chain.from_iterable(lists)
+    below += chain.from_iterable(map(dict.values, dicts))
+    return parts
+
+
+def _of_type(kind: type, level: list[Any]) -> list[Any]:
+    return [part for part in level if type(part) is kind]
+
+
 _NATIVE_CONTAINERS = _NATIVE | _CONTAINERS
 _TEXT = {str}
+_TEXTS = frozenset((str, bytes))
 
 
 def _wire(value: Any, depth: int, parts: _Parts) -> Any:
@@ -230,6 +263,56 @@ def thaw_body(body: bytes) -> Any:
     if is_tracked(value):  # it is no atom, and no container of atoms
         check_depth(value)
     return value
+
+
+def thaw_in_pieces(body: bytes, piece: int) -> Generator[None, None, Any]:
+    """:func:`thaw_body` that stops after each ``piece`` bytes or so; ``StopIteration.value`` is the value.
+
+    A body that cannot build much is decoded at once. So is a value whose outermost container is neither a
+    list nor a dict with text as keys, and each item of that container.
+    """
+    if not must_be_walked(body):
+        return thaw_body(body)
+    walk = Walk(body, _NESTED)
+    # Where an item of the outermost container begins, and how many objects are left there.
+    starts: list[tuple[int, int]] = []
+    ended = False
+    while not ended:
+        ended = walk.go(walk.position + piece)
+        for _ in range(_TO_NEXT_ITEM):
+            if ended or walk.left_at_top >= 0:
+                break
+            ended = walk.go(walk.position + 1)
+        if not ended and (left := walk.left_at_top) > 0:
+            starts.append((walk.position, left))
+        yield
+    if walk.position != len(body):
+        raise CorruptPayloadError("it goes on after its value")
+    value = yield from _joined(body, starts)
+    check_depth(value)
+    return value
+
+
+def _joined(body: bytes, starts: list[tuple[int, int]]) -> Generator[None, None, Any]:
+    first = body[0]
+    is_map = first in (0xDE, 0xDF) or 0x80 <= first < 0x90
+    header = 1 if first < 0xA0 else 3 if first in (0xDC, 0xDE) else 5
+    if not starts or not (is_map or first in (0xDC, 0xDD) or 0x90 <= first < 0xA0):
+        return thaw_tiny(body)
+    count = first & 0x0F if header == 1 else int.from_bytes(body[1:header], "big")
+    value: Any = {} if is_map else []
+    add = value.update if is_map else value.extend
+    begin, before = header, 2 * count if is_map else count
+    for end, left in [*starts, (len(body), 0)]:
+        items = (before - left) // 2 if is_map else before - left
+        add(thaw_tiny((b"\xdf" if is_map else b"\xdd") + items.to_bytes(4, "big") + body[begin:end]))
+        begin, before = end, left
+        yield
+    return value
+
+
+_TO_NEXT_ITEM = 2000
+"""Objects that are walked to come to the next item of the outermost container: half a millisecond."""
 
 
 def _decoder(*, checked: bool, depth: int = 0) -> Callable[[Any], Any]:

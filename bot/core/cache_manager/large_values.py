@@ -1,7 +1,8 @@
-"""Large values: compressed and decompressed by a thread, so that the event loop goes on.
+"""Large values: compressed by a thread, and decoded in pieces, so that the event loop goes on.
 
 zlib lets other threads run meanwhile. msgspec does not: encoding and decoding would hold the event loop from
-a thread, too, so they stay on it, which also keeps a value from being changed while it is encoded.
+a thread, too. So decoding lets others run after each piece. Encoding does not, since a value must not change
+while it is encoded.
 """
 
 from __future__ import annotations
@@ -10,7 +11,11 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from bot.core._shared.values import thaw_in_pieces
 from bot.core.cache_manager import codec
+
+PIECE = 32 * 1024
+"""Bytes of a large value that are checked, or decoded, before others may run: one to two milliseconds."""
 
 T = TypeVar("T")
 
@@ -37,12 +42,14 @@ async def unpacked(payload: bytes, body: bytes) -> bytes:
 
 
 class LargeValues:
-    """The large values of one tier that are being compressed, each for its key.
+    """The large values of one tier that are being compressed, each for its key, or decoded, one at a time.
 
     A later value of the key takes the place of the one that is being compressed, which is then not sent.
     """
 
     def __init__(self) -> None:
+        # Of the event loop that is running: together, many would take one turn of it with a piece each.
+        self._decoding: dict[asyncio.AbstractEventLoop, asyncio.Lock] = {}
         self.packing: dict[tuple[str, str], object] = {}
         """By namespace and key. Changed only by the methods below."""
 
@@ -69,3 +76,19 @@ class LargeValues:
             if in_force:
                 del self.packing[at]
         return smaller if in_force else SUPERSEDED
+
+    async def thawed(self, body: bytes) -> Any:
+        """As ``thaw_body``, in pieces; others run in between. Raises whatever exception it comes to."""
+        loop = asyncio.get_running_loop()
+        lock = self._decoding.get(loop)
+        if lock is None:
+            lock = asyncio.Lock()
+            self._decoding = {loop: lock}
+        async with lock:
+            pieces = thaw_in_pieces(body, PIECE)
+            while True:
+                try:
+                    next(pieces)
+                except StopIteration as end:
+                    return end.value
+                await asyncio.sleep(0)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from bot.core._shared.values import TINY, thaw_body, thaw_tiny
-from bot.core.cache_manager.codec import HEADER_SIZE, read_header, read_notes
+from bot.core.cache_manager.codec import HEADER_SIZE, LARGE, read_header, read_notes
 from bot.core.cache_manager.keys import redis_key
 from bot.core.cache_manager.large_values import unpacked
 from bot.core.cache_manager.models import ABSENT
@@ -35,7 +35,7 @@ class _Asked(NamedTuple):
 
 
 class _Noted(NamedTuple):
-    """A value with tags, compressed, or kept beyond its expiry."""
+    """A value with tags, compressed, kept beyond its expiry, or large."""
 
     position: int
     raw: bytes
@@ -121,7 +121,10 @@ class ManyReads:
         found: list[Any],
         noted: list[_Noted],
     ) -> int:
-        """Decode a slice of the values; returns where it ends. Those with notes are put into ``noted``."""
+        """Decode a slice of the values; returns where it ends.
+
+        Those with notes, and large ones, are put into ``noted``.
+        """
         tier = self._tier
         admits, keep = tier.l1.store.admits, tier.keep
         hits = size = 0
@@ -131,7 +134,7 @@ class ManyReads:
                 continue
             try:
                 flags, expires_at, load_seconds = read_header(raw)
-                if flags:
+                if flags or len(raw) > LARGE:
                     body, kept, tags = read_notes(raw, flags)
                     noted.append(_Noted(index, raw, body, expires_at, load_seconds, kept, tags))
                     continue
@@ -168,7 +171,7 @@ class ManyReads:
                 continue
             try:
                 body = await unpacked(one.raw, one.body)
-                value = thaw_body(body)
+                value = thaw_body(body) if len(body) <= LARGE else await tier.large.thawed(body)
             except Exception as error:
                 tier.failures.unreadable(error)  # untrusted bytes
                 continue

@@ -158,7 +158,10 @@ class SharedTier:
                 if flags == 0:
                     # The commonest kind, in place: no tags, and not kept beyond its expiry.
                     body = raw[HEADER_SIZE:]
-                    value = thaw_tiny(body) if len(body) <= TINY else thaw_body(body)
+                    if len(body) <= LARGE:
+                        value = thaw_tiny(body) if len(body) <= TINY else thaw_body(body)
+                    else:
+                        value = await self.large.thawed(body)
                     self.counters.l2_hits += 1
                     if self.l1.store.admits(namespace, key):
                         self.keep(namespace, key, value, body, begun, expires_at, load_seconds)
@@ -167,7 +170,7 @@ class SharedTier:
                 if not tags or await self._in_force(tags, look_up):
                     if flags & COMPRESSED:
                         body = await unpacked(raw, body)
-                    value = thaw_body(body)
+                    value = thaw_body(body) if len(body) <= LARGE else await self.large.thawed(body)
                     age = self.time.now() - expires_at if keep else -1.0
                     if age < 0:
                         self.counters.l2_hits += 1

@@ -266,3 +266,90 @@ async def test_a_load_that_was_overtaken_stores_nothing(redis_server, held):
 
 async def _packing(cache):
     return bool(cache._l2.large.packing)
+
+
+# Decoded in pieces.
+
+ROWS = [{"id": n, "name": f"user {n}", "tags": ["a", str(n)]} for n in range(40_000)]
+
+
+async def turns_during(call):
+    """What a call returns, and how many turns of the event loop others had meanwhile."""
+    task = asyncio.ensure_future(call)
+    turns = 0
+    while not task.done():
+        await asyncio.sleep(0)
+        turns += 1
+    return task.result(), turns
+
+
+@pytest.fixture
+def pieces(monkeypatch):
+    """The number of steps in which values were decoded so far, one entry for each step."""
+    found = []
+    thaw = large_values.thaw_in_pieces
+
+    def noted(body, piece):
+        steps = thaw(body, piece)
+        while True:
+            found.append(len(body))
+            try:
+                next(steps)
+            except StopIteration as end:
+                return end.value
+            yield
+
+    monkeypatch.setattr(large_values, "thaw_in_pieces", noted)
+    return found
+
+
+@pytest.mark.parametrize("compression", [True, False])
+@pytest.mark.parametrize("many", [True, False], ids=["get_many", "get"])
+async def test_others_run_while_a_large_value_is_decoded(pair, pieces, compression, many):
+    a, b = pair
+    await a.enable(compression=compression)
+    await a.set("rows", ROWS, tags=["t"] if many else [])
+    names = ["rows", *[f"none {n}" for n in range(80)]]
+    found, turns = await turns_during(b.get_many(names) if many else b.get("rows", "default"))
+    assert (found["rows"] if many else found) == ROWS
+    assert len(pieces) > 20
+    assert turns >= len(pieces) - 1
+
+
+async def test_several_are_decoded_one_after_the_other(pair, pieces):
+    a, b = pair
+    await a.set_many({f"k{n}": [n, *ROWS] for n in range(3)})
+    assert [found[0] for found in await asyncio.gather(*[b.get(f"k{n}", "default") for n in range(3)])] == [
+        0,
+        1,
+        2,
+    ]
+    sizes = list(dict.fromkeys(pieces))
+    assert pieces == sorted(pieces, key=sizes.index)
+
+
+async def test_one_that_is_cancelled_between_pieces_lets_the_next_go_on(pair, pieces):
+    a, b = pair
+    await a.set("rows", ROWS)
+    first = asyncio.ensure_future(b.get("rows", "default"))
+    await until(lambda: equals(lambda: _some(pieces), True))
+    second = asyncio.ensure_future(b.get("rows", "default"))
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert await second == ROWS
+
+
+async def test_what_is_dropped_while_it_is_decoded_is_not_kept(pair, pieces):
+    a, b = pair
+    await a.set("rows", ROWS)
+    read = asyncio.ensure_future(b.get("rows", "default"))
+    await until(lambda: equals(lambda: _some(pieces), True))
+    await b.delete("rows")
+    assert not read.done()
+    assert await read == ROWS
+    assert await b.get("rows", "default") is None
+
+
+async def _some(found):
+    return bool(found)
