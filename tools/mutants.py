@@ -51,6 +51,7 @@ OUTBOUND = "tests/core/outbound"
 OPTIMIZER = "tests/core/query_optimizer"
 SCHEDULING = (
     f"{OUTBOUND}/test_scheduler.py",
+    f"{OUTBOUND}/test_scheduler_decisions.py",
     f"{OUTBOUND}/test_release.py",
     f"{OUTBOUND}/test_gates.py",
     f"{OUTBOUND}/test_lanes.py",

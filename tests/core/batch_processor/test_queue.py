@@ -116,6 +116,12 @@ def sizes(taken):
     return [len(item.data) for item in taken]
 
 
+def test_a_batch_without_a_limit_of_bytes_is_so_many_items():
+    queue = filled(0, 3, 0)
+    assert data(queue.take_batch(2)) == [1, 0]
+    assert data(queue.take_batch(2)) == [2]
+
+
 def test_bytes_are_counted_only_where_there_is_a_limit():
     queue = PendingQueue()
     assert (queue.full_at, queue.bytes) == (math.inf, 0)
@@ -177,6 +183,11 @@ async def test_what_was_cancelled_takes_no_bytes_of_a_batch():
     first.future.cancel()
     assert sizes(queue.take_batch(2)) == [10], "all ten bytes are left for it"
     assert queue.withdrawn == 1
+    queue = of_bytes(9, 4, 6)
+    first = queue.normal[0]
+    first.future = asyncio.get_running_loop().create_future()
+    first.future.cancel()
+    assert sizes(queue.take_batch(3)) == [4, 6]
     queue = of_bytes(9, 9, 1)
     queue.normal[1].future = asyncio.get_running_loop().create_future()
     queue.normal[1].future.cancel()

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from bot.core.load_balancer.models import LoadBalancingStrategy
-from bot.core.load_balancer.strategies import FAILURE_COST, UNKNOWN_COST, observe, strategy_of
+from bot.core.load_balancer.strategies import DECAY_SECONDS, FAILURE_COST, UNKNOWN_COST, observe, strategy_of
 from tests.support.balancing import bring_up, cluster, picks, take_down
 from tests.support.clock import VirtualClock
 
@@ -32,10 +32,13 @@ def test_weighted_shares_are_exact(weights, count, expected):
     assert Counter(picks(cluster(2, "weighted", weights=weights), count)) == expected
 
 
-def test_weighted_is_smooth():
-    found = "".join(picks(cluster(2, "weighted", weights={"a": 3.0}), 40))
-    assert "aaaa" not in found
-    assert "bb" not in found
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("heavy", ["a", "b"])
+def test_weighted_is_smooth_from_the_first_pick_on(heavy, seed):
+    found = "".join(picks(cluster(2, "weighted", weights={heavy: 3.0}, seed=seed), 40))
+    light = "ab".replace(heavy, "")
+    assert heavy * 4 not in found
+    assert light * 2 not in found
 
 
 def test_least_connections_goes_to_the_least_busy():
@@ -76,6 +79,19 @@ class TestLeastLoaded:
         assert counts["a"] == 0
         assert min(counts["b"], counts["c"]) > 100
 
+    @pytest.mark.parametrize("count", [2, 3, 40])
+    def test_the_slower_of_two_is_never_taken(self, count):
+        """So the slowest of all is not either."""
+        clock = VirtualClock()
+        loaded = cluster(count, "least_loaded", clock=clock)
+        for member in loaded.members.values():
+            observe(member, 0.015 if member.id == "a" else 0.01, clock.monotonic())
+        assert "a" not in picks(loaded, 500)
+
+    def test_several_balancers_do_not_go_the_same_way(self):
+        ways = {tuple(picks(cluster(3, "least_loaded", seed=seed), 10)) for seed in range(10)}
+        assert len(ways) > 5
+
     def test_who_has_much_in_progress_is_avoided(self):
         loaded = cluster(2, "least_loaded")
         loaded.acquire(loaded.members["a"])
@@ -88,6 +104,14 @@ class TestLeastLoaded:
         assert instance.cost == 0.5
         observe(instance, 0.01, clock.monotonic())
         assert 0.4 < instance.cost < 0.5
+
+    def test_after_a_pause_an_answer_counts_the_more(self):
+        clock = VirtualClock()
+        instance = cluster(1, clock=clock).members["a"]
+        observe(instance, 0.5, clock.monotonic())
+        clock.jump(DECAY_SECONDS)
+        observe(instance, 0.01, clock.monotonic())
+        assert instance.cost == pytest.approx((0.25 + 0.01) / 2), "half is forgotten, and half of the rest"
 
     def test_a_slow_one_is_forgiven_with_time(self):
         clock = VirtualClock()
@@ -111,6 +135,13 @@ class TestLeastLoaded:
     def test_weight_counts(self):
         loaded = cluster(2, "least_loaded", weights={"a": 10.0})
         assert set(picks(loaded, 20)) == {"a"}
+
+    @pytest.mark.parametrize(("in_progress", "taken"), [(1, "a"), (3, "b")])
+    def test_weight_is_weighed_against_what_is_in_progress(self, in_progress, taken):
+        loaded = cluster(2, "least_loaded", weights={"a": 3.0})
+        for _ in range(in_progress):
+            loaded.acquire(loaded.members["a"])
+        assert set(picks(loaded, 20)) == {taken}
 
     def test_one_that_joins_is_taken_for_an_average_one(self):
         clock = VirtualClock()
@@ -156,6 +187,7 @@ def test_names_of_strategies():
     assert LoadBalancingStrategy("Weighted_Round_Robin") is LoadBalancingStrategy.WEIGHTED
     assert LoadBalancingStrategy.WEIGHTED_ROUND_ROBIN is LoadBalancingStrategy.WEIGHTED
     assert strategy_of("least_loaded") is LoadBalancingStrategy.LEAST_LOADED
+    assert strategy_of(LoadBalancingStrategy.RANDOM) is LoadBalancingStrategy.RANDOM
 
 
 @pytest.mark.parametrize("bad", ["fastest", 3, None])
