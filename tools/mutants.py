@@ -128,7 +128,12 @@ MODULES: dict[str, tuple[str, ...]] = {
     "bot/core/outbound/gates.py": SCHEDULING,
     "bot/core/outbound/lanes.py": SCHEDULING,
     "bot/core/outbound/timetable.py": SCHEDULING,
-    "bot/core/query_optimizer/execution/n_plus_one.py": (f"{OPTIMIZER}/execution/test_n_plus_one.py",),
+    "bot/core/query_optimizer/execution/n_plus_one.py": (
+        f"{OPTIMIZER}/execution/test_n_plus_one_detector.py",
+        f"{OPTIMIZER}/execution/test_n_plus_one.py",
+        f"{OPTIMIZER}/execution/test_recording.py",
+        f"{OPTIMIZER}/execution/test_tracing.py",
+    ),
     "bot/core/query_optimizer/sql/tables.py": (
         f"{OPTIMIZER}/sql/test_tables.py",
         f"{OPTIMIZER}/sql/test_bot_statements.py",
