@@ -14,6 +14,7 @@ from bot.core.query_optimizer.execution.n_plus_one import (
     SHOWN_FROM,
     Detector,
     NPlusOnePattern,
+    call_site,
 )
 
 SHAPE = "SELECT name FROM users WHERE id = ?"
@@ -72,6 +73,7 @@ def test_the_longest_time_of_all_requests_is_kept(detector):
                 tally = note(detector, value, 0.0)
                 if tally is not None:
                     pattern, _ = found(detector, tally)
+                    assert pattern.seconds >= 2 * seconds, "of those before it"
                 detector.took("f", seconds)
     assert pattern.seconds == 12.0
 
@@ -101,6 +103,7 @@ def test_samples_are_the_first_and_the_longest(detector):
                 ("equally long".ljust(30), None),
                 ("longer".ljust(50), None),
                 ("less long".ljust(40), None),
+                ("as long as that".ljust(50), None),
             ]
         ):
             note(detector, value, 0.0, query, params)
@@ -231,11 +234,11 @@ async def test_a_moment_ago_is_since_the_last_query_began(detector, begin):
     note(detector, 1, 0.0)
     if begin == "note":
         note(detector, 1, 8.0)
+        assert await asyncio.create_task(child()) is not None
     else:
-        note(detector, 1, 5.0)
-        detector.enter(12.0)
-        detector.window = 12.0
-    assert await asyncio.create_task(child()) is not None
+        detector.enter(8.0)
+        assert await asyncio.create_task(child()) is None, "the first value is too long ago"
+        assert note(detector, 3, 15.0) is not None, "with the one of the task that it started"
 
 
 # By the time that they take: five seconds, in a window of three.
@@ -247,10 +250,11 @@ def by_time():
 
 
 def took(detector, history):
-    """Values, when their queries began and for how long they ran; what the last one was found to be."""
+    """What the last was found to be: values, when each query began, its seconds if they are known."""
     for value, now, seconds in history:
         tally = note(detector, value, now)
-        detector.took("f", seconds)
+        if seconds is not None:
+            detector.took("f", seconds)
     return tally
 
 
@@ -269,7 +273,7 @@ def test_in_a_request_time_adds_up_whatever_happens_between(by_time):
         ([(1, 0.0, 2.5), (2, 5.0, 2.5), (3, 10.1, 1.0)], False),
         ([(1, 0.0, 2.5), (2, 5.5, 2.5), (3, 9.5, 1.0)], True),  # as long as the window, since the first ended
         ([(1, 0.0, 2.5), (2, 5.6, 2.5), (3, 9.0, 1.0)], False),  # a pause: all begins again
-        ([(1, 0.0, 4.0), (2, 6.0, 0.0), (2, 8.0, 1.5), (3, 9.6, 1.0)], True),  # each query ends a pause
+        ([(1, 0.0, 4.0), (2, 6.0, None), (2, 8.0, 1.5), (3, 9.6, 1.0)], True),  # each query ends a pause
         ([(1, 0.0, 4.0), (2, 1.0, 1.0), (3, 6.5, 1.0)], True),  # one beside the other: the later end counts
     ],
 )
@@ -282,3 +286,18 @@ def test_more_values_than_are_held_count_if_the_threshold_asks_for_them():
     with detector.request():
         history = [(value, 10.0 * value, 1.0) for value in range(MAX_VALUES + 2)]
         assert took(detector, history).count == MAX_VALUES + 2
+
+
+# Where.
+
+
+async def fetch(query, params):
+    """An executor of a bot."""
+
+
+async def test_where_no_frame_of_the_bot_is_left_the_executor_is_named():
+    places = []
+    executors = [fetch, len, Detector.note]
+    asyncio.get_running_loop().call_soon(places.extend, map(call_site, executors))
+    await asyncio.sleep(0)
+    assert places == [f"{__file__}:{fetch.__code__.co_firstlineno} in fetch", "", ""]

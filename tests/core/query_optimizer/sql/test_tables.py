@@ -425,3 +425,62 @@ def test_relations_beyond_the_bound_make_every_write_count_for_all():
     relations.view("one_more", ["t"])
     assert relations.overflow
     assert len(relations) == MAX_RELATIONS
+
+
+CATALOG = "is a catalog, which changes without a write to it"
+
+
+@pytest.mark.parametrize(
+    ("dialect", "query", "reason"),
+    [
+        (PG, "SELECT * FROM pg_class", f"pg_class {CATALOG}"),
+        (PG, "SELECT * FROM s.pg_x", f"pg_x {CATALOG}"),
+        (PG, "SELECT * FROM information_schema.tables", f"tables {CATALOG}"),
+        (PG, "SELECT * FROM s.tables", ""), (PG, "SELECT * FROM tables", ""),
+        (LITE, "SELECT x FROM a WHERE i IN sqlite_master", "sqlite_master is a catalog"),
+        # Words that are functions without parentheses, unless they are quoted or of a schema.
+        (PG, "SELECT * FROM current_date", "current_date differs from call to call"),
+        (PG, 'SELECT * FROM "current_date"', ""), (PG, "SELECT * FROM s.user", ""),
+        # PostgreSQL's word before a name, or a table's name.
+        ("", "SELECT * FROM only x", "ONLY may be PostgreSQL's word, and the table what follows"),
+        ("", "SELECT * FROM only", ""), ("", "SELECT * FROM a x", ""), (PG, "SELECT * FROM only x", ""),
+        # Backslashes mean something in strings that say so.
+        (PG, r"SELECT E'\x41'", "a string in it is written with escapes"),
+        (PG, r"SELECT '\x41' FROM a", ""), (PG, r"SELECT x FROM a WHERE y = 'C:\dir'", ""),
+        (PG, "SELECT $$abc$$", ""), (PG, "SELECT x::text FROM a", ""), (PG, "SELECT 'no', 'w' FROM a", ""),
+        (PG, "SELECT x FROM a WHERE y OPERATOR(s.+) 2", "OPERATOR() may be a function of the user's own"),
+    ],
+)  # fmt: skip
+def test_why_a_result_is_not_cached(dialect, query, reason):
+    assert analyze(query, dialect).not_cacheable == reason
+
+
+def test_the_first_reason_is_told():
+    query = "SELECT * FROM pg_class, current_date, users_id_seq"
+    assert analyze(query, PG).not_cacheable == f"pg_class {CATALOG}"
+
+
+@pytest.mark.parametrize(
+    ("dialect", "query", "declared"),
+    [
+        # Of a function that nobody knows: in a table's definition it runs at each write to the table.
+        (PG, "CREATE TABLE a (x int DEFAULT add_one(1))", {("cascade", "a"), ("table", "a")}),
+        (PG, "ALTER TABLE a ADD COLUMN x int DEFAULT add_one(1)", {("cascade", "a")}),
+        # In a query it may define anything, once.
+        (PG, "CREATE TABLE a AS SELECT add_one(x) FROM b", {("doubt", ""), ("table", "a")}),
+        (PG, "CREATE VIEW v AS SELECT add_one(x) FROM b", {("doubt", ""), ("view", "v")}),
+        (PG, "SELECT add_one(1), nextval('q')", {("doubt", ""), ("view", "q")}),
+        (PG, "CREATE TABLE a (x int) PARTITION BY RANGE (add_one(x))", {("table", "a")}),
+        (MY, "SELECT nextval(Q)", {("view", "q")}),
+    ],
+)  # fmt: skip
+def test_what_its_functions_declare(dialect, query, declared):
+    assert {(each.kind, each.name) for each in analyze(query, dialect).declares} == declared
+
+
+def test_a_sequence_that_is_computed_may_be_any():
+    for dialect, query in [(PG, "SELECT nextval(q)"), (MY, "SELECT nextval(1)"), (PG, "SELECT nextval('')")]:
+        found = analyze(query, dialect)
+        assert (found.writes_anything, set(found.writes)) == (True, set())
+    both = analyze("SELECT add_one(1), nextval('q')", PG)
+    assert both.writes_anything, "whatever else it writes"
