@@ -8,7 +8,8 @@ import sys
 import threading
 
 from bot.core._shared.masking import one_line
-from bot.core.query_optimizer.analyses import analysis_of
+from bot.core.query_optimizer.analyses import advice_on, analysis_of
+from bot.core.query_optimizer.sql.dialects import IMPORTING
 from bot.core.query_optimizer.sql.long_texts import repetitions
 
 logger = logging.getLogger(__name__)
@@ -22,7 +23,10 @@ _TEXT = "SELECT a FROM b WHERE c = 1"
 
 
 class Preload:
-    """Imports the parser in a thread, once in a process: it takes a tenth of a second and 30 MB."""
+    """Imports the parser in a thread, once in a process: it takes a tenth of a second and 30 MB.
+
+    After it, what advice and a pattern of N+1 need, so that no handler imports a part of this package.
+    """
 
     def __init__(self) -> None:
         # What will start the thread, and the thread while it works. Changed by soon, _start and ended.
@@ -60,7 +64,10 @@ class Preload:
 
 def _load(dialect: str) -> None:
     try:
-        analysis_of(_TEXT, dialect)
+        analysis_of(_TEXT, dialect)  # first: a query may wait for it already
+        advice_on(_TEXT, dialect)
         repetitions()
+        with IMPORTING:
+            from bot.core.query_optimizer.execution import batching  # noqa: F401 - imported, not used
     except Exception as error:
         logger.warning("The SQL parser could not be loaded: %s", one_line(error))

@@ -52,6 +52,51 @@ def test_enable_loads_the_parser_and_disable_waits_for_it(queries):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+HANDLER = """
+import asyncio, sys, threading
+from bot.core.enhanced_startup_phase4 import initialize_phase4_services, shutdown_phase4_services
+
+SETTINGS = {"ENABLE_QUERY_OPTIMIZER": True, "ENABLE_RATE_LIMITER": False, "QUERY_OPTIMIZER_DIALECT": SPOKEN}
+
+async def executor(query, params):
+    return [{"id": 1}]
+
+async def handler(optimizer):
+    await optimizer.execute("SELECT u.id FROM users u JOIN t ON t.id = u.id WHERE u.a = 3", None, executor)
+    for number in range(20):  # a pattern of N+1, and its query of one call
+        await optimizer.execute("SELECT id FROM users WHERE id = ?", (number,), executor)
+    numbers = ", ".join(map(str, range(3000)))
+    await optimizer.execute(f"SELECT a FROM t WHERE id IN ({numbers})", None, executor)
+    await optimizer.execute("UPDATE users SET a = 1 WHERE id = 3", None, executor)
+    await optimizer.record_execution("SELECT b FROM t", 5000)
+    await optimizer.analyze_query("SELECT * FROM users WHERE lower(a) = 'x' OR a = 'y' ORDER BY b LIMIT 5")
+    assert await optimizer.get_n_plus_one_patterns()
+
+async def main():
+    report = await initialize_phase4_services(SETTINGS)
+    assert report["success"], report
+    from bot.core.query_optimizer import QueryOptimizer
+
+    while LAST not in sys.modules or any(thread.name == NAME for thread in threading.enumerate()):
+        await asyncio.sleep(0.01)
+    before = set(sys.modules)
+    await handler(QueryOptimizer.get_instance())
+    print(*sorted(set(sys.modules) - before))
+    await shutdown_phase4_services()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.server  # a process of its own
+@pytest.mark.parametrize("dialect", ["", "postgres", "mysql", "sqlite"])
+def test_a_handler_imports_nothing_once_the_parser_is_there(dialect):
+    last = "bot.core.query_optimizer.execution.batching"
+    code = HANDLER.replace("SPOKEN", repr(dialect)).replace("NAME", repr(NAME)).replace("LAST", repr(last))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split()) == (0, []), done.stderr
+
+
 @pytest.mark.server  # processes of their own
 @pytest.mark.parametrize("attempt", range(3))
 def test_threads_that_need_the_parser_at_once_do_not_stop_one_another(attempt):
