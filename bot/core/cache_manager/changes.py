@@ -11,6 +11,9 @@ MAX_RECENT = 4096
 L1.
 """
 
+FEW = 32
+"""Changes that are compared one by one; what came after more of them is looked up in an index."""
+
 
 class ChangeLog:
     """Counts every change, and remembers what the latest ones changed.
@@ -19,9 +22,10 @@ class ChangeLog:
     changed meanwhile: then its value may be out of date.
     """
 
-    __slots__ = ("_recent", "count")
+    __slots__ = ("_index", "_recent", "count")
 
     def __init__(self) -> None:
+        self._index = _Index()
         # Both are changed only by key, tags and unknown.
         self.count = 0
         # Keys by their hash: a collision only keeps a value out of L1. None: any key.
@@ -63,6 +67,9 @@ class ChangeLog:
         if since > len(self._recent):
             return True
         at = (hash((namespace, key)), False)
+        if since > FEW:
+            self._index.read(self._recent, self.count)
+            return self._index.since(begun, at[0], tags, reloads=reloads)
         reloaded = (at[0], reloads)
         for change in islice(reversed(self._recent), since):
             if isinstance(change, frozenset):
@@ -71,6 +78,59 @@ class ChangeLog:
             elif change is None or change in (at, reloaded):
                 return True
         return False
+
+
+class _Index:
+    """When each key and tag changed last, by the log's count. It reads on only when it is asked.
+
+    So changes that nobody asks about cost nothing, and each of the others is read once.
+    """
+
+    __slots__ = ("_any_tag", "_anything", "_changed", "_dropped", "_most", "_reloaded", "_seen")
+
+    def __init__(self) -> None:
+        # All of these are changed by read only.
+        self._seen = 0
+        self._changed: dict[int, int] = {}
+        self._reloaded: dict[int, int] = {}
+        self._dropped: dict[str, int] = {}
+        self._any_tag = 0
+        self._anything = 0
+        self._most = 2 * MAX_RECENT
+
+    def read(self, recent: deque[tuple[int, bool] | frozenset[str] | None], count: int) -> None:
+        """Read what is new in ``recent``, whose last change is the one of ``count``."""
+        size = len(self._changed) + len(self._reloaded) + len(self._dropped)
+        forget = size > self._most
+        if forget:  # what is no longer remembered leaves the index, too
+            self._changed, self._reloaded, self._dropped = {}, {}, {}
+        new = len(recent) if forget else min(count - self._seen, len(recent))
+        self._seen = count
+        number = count - new
+        for change in reversed(list(islice(reversed(recent), new))):
+            number += 1
+            if change is None:
+                self._anything = number
+            elif isinstance(change, frozenset):
+                self._any_tag = number
+                self._dropped.update(dict.fromkeys(change, number))
+            elif change[1]:
+                self._reloaded[change[0]] = number
+            else:
+                self._changed[change[0]] = number
+        if forget:
+            size = len(self._changed) + len(self._reloaded) + len(self._dropped)
+            self._most = 2 * max(size, MAX_RECENT)
+
+    def since(self, begun: int, at: int, tags: Collection[str] | None, *, reloads: bool) -> bool:
+        """As :meth:`ChangeLog.since`, of what was read."""
+        if self._anything > begun or self._changed.get(at, 0) > begun:
+            return True
+        if reloads and self._reloaded.get(at, 0) > begun:
+            return True
+        if self._any_tag <= begun:
+            return False
+        return tags is None or any(self._dropped.get(tag, 0) > begun for tag in tags)
 
 
 class ChangesSince:

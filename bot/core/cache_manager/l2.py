@@ -25,9 +25,6 @@ from bot.core.redis_link import RedisLink, RedisUnavailableError
 PIECE_KEYS, PIECE_BYTES = 250, 262_144
 """Keys and bytes that go to Redis in one round trip: more would block it, and this event loop, for others."""
 
-AT_ONCE = 32
-"""Round trips with changes in progress at once; each holds a connection."""
-
 # Stores a value as long as the lease that it was loaded under has this owner's token.
 FENCED = """
 if redis.pcall('GET', KEYS[2]) ~= ARGV[1] then return 0 end
@@ -52,7 +49,6 @@ class L2:
         self._resync = resync
         self._failures = failures
         self._open = link.batched_script(OPEN, decode_tokens)
-        self._under_way: dict[asyncio.AbstractEventLoop, asyncio.Semaphore] = {}
 
     # Tags. See tags.py.
 
@@ -165,8 +161,7 @@ class L2:
     async def _send(self, commands: list[tuple[Any, ...]], at: list[bytes]) -> list[Any] | None:
         """The answers; None if Redis did not accept everything, which is then repeated later."""
         try:
-            async with self._place():
-                answers = await self.link.pipeline(commands)
+            answers = await self.link.pipeline(commands)
         except asyncio.CancelledError:
             self._resync.missed(at)  # cancelled half-way: Redis may still hold the old value
             raise
@@ -177,14 +172,6 @@ class L2:
         if not self._resync.in_step:
             self._resync.taken(at)
         return answers
-
-    def _place(self) -> asyncio.Semaphore:
-        loop = asyncio.get_running_loop()
-        place = self._under_way.get(loop)
-        if place is None:
-            self._under_way = {loop: asyncio.Semaphore(AT_ONCE)}
-            place = self._under_way[loop]
-        return place
 
     async def drop_pattern(self, namespace: str, pattern: str, told: str) -> list[str]:
         """Remove the keys of a namespace that match a glob; returns them. O(keys in Redis)."""

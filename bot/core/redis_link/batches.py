@@ -83,8 +83,19 @@ class Batches(ABC):
     def _deliver(self, batch: Any, answers: list[Any]) -> Exception | None:
         """Hand the calls of a batch their answers; what is wrong with server or connection, if anything."""
 
-    def _requeue(self, batch: Any) -> bool:
-        """Let a batch wait again that a lost connection left unanswered; False if it may have been run."""
+    def _deliver_part(self, batch: Any, answers: list[Any]) -> None:  # noqa: B027 - most need all answers
+        """The rest of the answers to a batch was lost: hand over what has come, if that is of use."""
+
+    def _requeue(self, batch: Any) -> Any:
+        """Let a batch wait again that a lost connection left unanswered; what of it may have been run."""
+        return batch
+
+    def _is_closed(self, wire: Wire) -> bool:
+        """Whether the idle connection is not to be used any more."""
+        return False
+
+    def _not_opened(self, error: Exception) -> bool:
+        """Whether the waiting calls were told that no connection came about, which is then no outage."""
         return False
 
     @abstractmethod
@@ -102,6 +113,9 @@ class Batches(ABC):
         ):
             return
         wire = self._wire
+        if wire is not None and not self._under_way and self._is_closed(wire):
+            self._drop_wire()
+            wire = None
         try:
             probe = self._breaker.admit()
         except RedisUnavailableError as error:
@@ -146,8 +160,9 @@ class Batches(ABC):
             raise
         except Exception as error:
             # Every way in which a connection can fail to come about means the same to those that wait.
-            self._breaker.failed(error)
-            self._fail_waiting(RedisUnavailableError(self._breaker.reason(error)))
+            if not self._not_opened(error):
+                self._breaker.failed(error)
+                self._fail_waiting(RedisUnavailableError(self._breaker.reason(error)))
         finally:
             # That it connects is not yet the breaker's success: that is an answer.
             if probe:
@@ -240,22 +255,29 @@ class Batches(ABC):
             self._broken(reason)
             return
         # Only this connection is known to be gone: a new one tells whether the server is.
-        self._answers = []
+        self._drop_answers()
         failure = RedisUnavailableError(
             f"the connection to Redis at {self._breaker.name} was lost: {told(str(reason))}"
         )
+        unknown: list[Any] = []
         while self._under_way:
-            batch = self._finish()
-            if not self._requeue(batch):
-                self._fail(batch, failure)
+            unknown.append(self._finish())
+        # The last first: what waits again comes before what came later.
+        for batch in reversed(unknown):
+            self._fail(self._requeue(batch), failure)
         self._send()
+
+    def _drop_answers(self) -> None:
+        answers, self._answers = self._answers, []
+        if answers and self._under_way:
+            self._deliver_part(self._under_way[0].batch, answers)
 
     def _broken(self, error: BaseException) -> None:
         self._breaker.failed(error)
         self._fail_all(RedisUnavailableError(self._breaker.reason(error)))
 
     def _fail_all(self, error: BackendError) -> None:
-        self._answers = []
+        self._drop_answers()
         while self._under_way:
             self._fail(self._finish(), error)
         self._fail_waiting(error)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from bot.core._shared.errors import BackendError, Phase4Error
 from bot.core.redis_link import driver
 from bot.core.redis_link.connections import Connections
-from bot.core.redis_link.errors import RedisRefusedError, RedisUnavailableError
+from bot.core.redis_link.errors import RedisCrowdedError, RedisRefusedError, RedisUnavailableError
 from bot.core.redis_link.failures import Failure, is_redis_error, judge, text_of, told
 from bot.core.redis_link.health import Health
 from bot.core.redis_link.primary import PrimarySearch
@@ -18,6 +18,12 @@ from bot.core.redis_link.primary import PrimarySearch
 logger = logging.getLogger("bot.core.redis_link")
 
 T = TypeVar("T")
+
+AT_ONCE = 8
+"""Operations at once that have a connection each; others wait for their turn."""
+
+LONGEST_WAIT = 10
+"""Timeouts that a call may wait for its turn, before there are too many for this server."""
 
 LATE = 0.25
 """Seconds by which a time limit is noticed late when this event loop, and not the server, was held up."""
@@ -38,27 +44,61 @@ class Calls:
         self._now = now
         self._timeout = connections.timeout
         self._cluster = connections.cluster
+        self.another_stands: Callable[[], bool] = lambda: False
+        """Whether a connection stands besides the client's. Set when the link is made."""
+        # Of the event loop that the link lives on. Changed only by _take_place.
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._places = asyncio.Semaphore(AT_ONCE)
         # Whether the server takes no more connections, so that those that stand are worth keeping.
         self._crowded = False
         self._crowded_said_at = -CROWDED_CALM
 
     async def run(
-        self, operation: Callable[[Any], Awaitable[T]], *, repeatable: bool = False, writes: bool = False
+        self,
+        operation: Callable[[Any], Awaitable[T]],
+        *,
+        repeatable: bool = False,
+        writes: bool = False,
+        waits: bool = False,
     ) -> T:
-        """See :meth:`RedisLink.run`."""
+        """See :meth:`RedisLink.run`. ``waits``: the server may keep its answer back; it takes no place."""
         connections = self._connections
         if connections.owner.loop is not asyncio.get_running_loop() and connections.owner.elsewhere:
             return await connections.hand_over(
-                lambda: self.run(operation, repeatable=repeatable, writes=writes)
+                lambda: self.run(operation, repeatable=repeatable, writes=writes, waits=waits)
             )
         task = asyncio.current_task()
         asked_to_end = task.cancelling() if task is not None else 0
         try:
-            return await self._admitted(operation, repeatable, writes)
+            if waits:
+                return await self._admitted(operation, repeatable, writes)
+            await self._take_place()
+            try:
+                return await self._admitted(operation, repeatable, writes)
+            finally:
+                self._places.release()
         finally:
             # redis-py sends by asyncio.wait_for, which before Python 3.12 lets a cancellation get lost.
             if task is not None and task.cancelling() > asked_to_end:
                 raise asyncio.CancelledError
+
+    async def _take_place(self) -> None:
+        """Wait until fewer than ``AT_ONCE`` operations are under way on this event loop."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._loop, self._places = loop, asyncio.Semaphore(AT_ONCE)
+        places = self._places
+        if places.locked():
+            breaker = self._health.breaker
+            if not breaker.available and not breaker.probe_due:
+                breaker.admit()  # it says so at once
+            try:
+                async with asyncio.timeout(LONGEST_WAIT * self._timeout):
+                    await places.acquire()
+            except TimeoutError:
+                raise RedisUnavailableError(f"too many calls wait for Redis at {self._health.name}") from None
+        else:
+            await places.acquire()
 
     async def _admitted(self, operation: Callable[[Any], Awaitable[T]], repeatable: bool, writes: bool) -> T:
         breaker = self._health.breaker
@@ -148,6 +188,9 @@ class Calls:
             return judge(error) in (Failure.REFUSED, Failure.READ_ONLY)
         return True
 
+    def _one_stands(self, client: Any) -> bool:
+        return self.another_stands() or (client is not None and driver.has_open(client))
+
     def _error(self, failure: Failure, error: Exception, client: Any) -> BackendError:
         """What to raise for a failure; the breaker hears of it."""
         health = self._health
@@ -159,7 +202,7 @@ class Calls:
                 f"unexpected answer of Redis: {told(f'{type(error).__name__}: {error}')}"
             )
         self._crowded = failure is Failure.CROWDED
-        if self._crowded and not self._cluster and client is not None and driver.has_open(client):
+        if self._crowded and not self._cluster and self._one_stands(client):
             now = self._now()
             if now - self._crowded_said_at >= CROWDED_CALM:
                 self._crowded_said_at = now
@@ -167,7 +210,7 @@ class Calls:
                     "Redis at %s takes no more connections (%s); going on with the open ones",
                     health.name, told(text_of(error)),
                 )  # fmt: skip
-            return RedisUnavailableError(f"Redis at {health.name}: {told(text_of(error))}")
+            return RedisCrowdedError(f"Redis at {health.name}: {told(text_of(error))}")
         breaker = health.breaker_of(error)
         breaker.failed(error)
         return RedisUnavailableError(breaker.reason(error))

@@ -115,7 +115,7 @@ class ClusterScript:
         self._on_stop = on_stop
         self._source = source
         self._decode = decode
-        self._script = Script(parts, source)
+        self._script = Script(parts, source, None)
         self._by_node: dict[str, BatchedScript] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks = BackgroundTasks()

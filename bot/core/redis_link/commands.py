@@ -16,6 +16,26 @@ READS = frozenset(
 _REPEATABLE = READS | {"DEL", "EXPIRE", "MSET", "PEXPIRE", "SET", "UNLINK"}
 
 
+_SHORT = frozenset(
+    "DEL EVAL EVALSHA EXISTS EXPIRE HDEL HEXISTS HSET PEXPIRE PTTL PUBLISH SET TTL UNLINK XDEL XLEN "
+    "ZREM ZSCORE".split()
+)
+"""Commands that neither wait for something nor have a large answer: they may travel with others'."""
+
+_BLOCKING = frozenset("BLMOVE BLMPOP BLPOP BRPOP BRPOPLPUSH BZMPOP BZPOPMAX BZPOPMIN WAIT WAITAOF".split())
+
+
+def is_short(command: tuple[Any, ...]) -> bool:
+    """Whether it may travel on one connection with the commands of other callers."""
+    return command[0] in _SHORT
+
+
+def is_blocking(command: tuple[Any, ...]) -> bool:
+    """Whether the server may keep its answer back until something happens."""
+    name = command[0]
+    return name in _BLOCKING or (name in ("XREAD", "XREADGROUP") and "BLOCK" in command)
+
+
 def is_repeatable(command: tuple[Any, ...]) -> bool:
     """Whether it may be run twice where once was asked for."""
     if command[0] == "SET" and len(command) > 3:

@@ -261,6 +261,12 @@ async def pipeline(client: Any, commands: Sequence[tuple[Any, ...]]) -> list[Any
         await pool.release(connection)
 
 
+def as_redis_py_has_it(client: Any, command: tuple[Any, ...], answer: Any) -> Any:
+    """The server's answer to a command as redis-py's client would return it."""
+    callback = client.response_callbacks.get(command[0])
+    return answer if callback is None else callback(answer)
+
+
 def _need_hiredis() -> None:
     try:
         import hiredis  # noqa: F401

@@ -9,5 +9,9 @@ class RedisUnavailableError(BackendError):
     """Redis cannot be reached, or did not answer in time."""
 
 
+class RedisCrowdedError(RedisUnavailableError):
+    """Redis takes no more connections, and none that stands was free."""
+
+
 class RedisRefusedError(BackendError):
     """Redis answered with an error, such as that its memory is full."""

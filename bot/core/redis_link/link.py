@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, ClassVar, TypeVar
@@ -18,11 +19,13 @@ from bot.core.redis_link.cluster import ClusterReader, ClusterScript
 from bot.core.redis_link.commands import (
     READS,
     UNANSWERED,
+    is_blocking,
     is_repeatable,
+    is_short,
     run_by_node,
 )
 from bot.core.redis_link.connections import Connections
-from bot.core.redis_link.errors import RedisRefusedError
+from bot.core.redis_link.errors import RedisCrowdedError, RedisRefusedError
 from bot.core.redis_link.failures import Failure, judge, text_of, told
 from bot.core.redis_link.health import Health
 from bot.core.redis_link.nodes import NodeProbes
@@ -32,6 +35,7 @@ from bot.core.redis_link.reads import BatchedReader
 from bot.core.redis_link.rights import Rights
 from bot.core.redis_link.scripts import BatchedScript, Script
 from bot.core.redis_link.subscription import Subscription
+from bot.core.redis_link.together import MAX_WHOLE, Together
 from bot.core.redis_link.watching import Watch
 
 T = TypeVar("T")
@@ -42,7 +46,8 @@ class RedisLink:
 
     In a cluster each node has a breaker of its own: one that is away takes only its own keys with it.
 
-    Calls may be cancelled at any time; the connection is then closed, not reused half-read.
+    Calls may be cancelled at any time. Short ones share a connection (:class:`Together`); where a call has
+    one of its own, that is closed then, not reused half-read.
 
     **Sentinels** are asked for the primary by each new connection, and heard when it becomes another.
 
@@ -97,6 +102,10 @@ class RedisLink:
         self.parts = Parts(connections, health, primary, rights, calls, probes)
         # Changed only by on_move, batched_script and listen, and by what undoes each.
         self._on_move: list[Callable[[], None]] = []
+        # In a cluster a command goes to the node that has its key, by redis-py's own connections.
+        self._together = None if self.cluster else Together(self.parts, connections.new_connection)
+        if self._together is not None:
+            calls.another_stands = self._together.stands
         self._scripts: list[BatchedScript | ClusterScript] = []
         self._subscriptions: list[Subscription] = []
         self.reader: BatchedReader | ClusterReader = (
@@ -144,7 +153,7 @@ class RedisLink:
                 await tasks.stop()
                 for subscription in list(self._subscriptions):
                     await subscription.pause()
-                for batches in (self.reader, *self._scripts):
+                for batches in self._every_batches():
                     await batches.close()
                 await client.aclose()
 
@@ -156,11 +165,17 @@ class RedisLink:
     def _abandon(self) -> None:
         """Forget what waited on an event loop that runs no more."""
         self._health.forget_nodes()
-        for batches in (self.reader, *self._scripts):
+        for batches in self._every_batches():
             batches.abandon()
         for subscription in self._subscriptions:
             subscription.abandon()
         self._primary.abandon()
+
+    def _every_batches(
+        self,
+    ) -> list[Together | BatchedReader | ClusterReader | BatchedScript | ClusterScript]:
+        together = () if self._together is None else (self._together,)
+        return [*together, self.reader, *self._scripts]
 
     def _restart(self) -> None:
         """The link lives on another event loop now."""
@@ -179,7 +194,7 @@ class RedisLink:
     def _leave_for(self, client: Any) -> None:
         """Move every connection to where ``client`` leads."""
         self._connections.switch_to(client)
-        for batches in (self.reader, *self._scripts):
+        for batches in self._every_batches():
             batches.renew()
         for subscription in self._subscriptions:
             subscription.start()
@@ -286,6 +301,7 @@ class RedisLink:
     ) -> T:
         """``await operation(client)``, within twice the timeout and the breaker.
 
+        Some of them run at once, each with a connection; the others wait for their turn.
         ``repeatable``: it may be run again when a connection broke under it, since twice is as once.
         What the server says that it did not run is tried again in any case, once.
 
@@ -295,12 +311,23 @@ class RedisLink:
 
     async def execute(self, *command: Any) -> Any:
         """One command; raises as :meth:`run`. A forbidden PUBLISH is logged once, and not delivered."""
+        repeatable, writes = is_repeatable(command), command[0] not in READS
+        answer = UNANSWERED
         try:
-            answer = await self._calls.run(
-                lambda client: client.execute_command(*command),
-                repeatable=is_repeatable(command),
-                writes=command[0] not in READS,
-            )
+            if self._together is not None and is_short(command):
+                (answer,) = await self._together.run((command,), repeatable=repeatable, writes=writes)
+                answer = self._checked(command, answer)
+            if answer is UNANSWERED:
+                try:
+                    answer = await self._calls.run(
+                        lambda client: client.execute_command(*command),
+                        repeatable=repeatable,
+                        writes=writes,
+                        waits=is_blocking(command),
+                    )
+                except RedisCrowdedError as error:
+                    (answer,) = await self._crowded((command,), error)
+                    answer = self._checked(command, answer)
         except RedisRefusedError as error:
             if self._rights.tolerates(command, str(error)):
                 return 0
@@ -309,6 +336,14 @@ class RedisLink:
             self._rights.found_allowed(command)
         return answer
 
+    def _checked(self, command: tuple[Any, ...], answer: Any) -> Any:
+        """An answer of ``Together`` as redis-py has it; raises RedisRefusedError for a refusal."""
+        if answer is UNANSWERED:
+            return answer
+        if isinstance(answer, Exception):
+            raise RedisRefusedError(told(text_of(answer))) from answer
+        return driver.as_redis_py_has_it(self.client(), command, answer)
+
     async def pipeline(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Several commands in one round trip; a refused one raises, after the others have run.
 
@@ -316,6 +351,8 @@ class RedisLink:
         is logged once, and not delivered.
         """
         answers: list[Any] = [UNANSWERED] * len(commands)
+        repeatable = all(is_repeatable(command) for command in commands)
+        writes = any(command[0] not in READS for command in commands)
 
         async def operation(client: Any) -> None:
             # At another try, what was not run at the first.
@@ -332,17 +369,19 @@ class RedisLink:
                 else:
                     answers[index] = answer
             if trouble is not None:
-                # A message goes again with what it tells of: the others may listen elsewhere now.
-                for index, command in enumerate(commands):
-                    if command[0] == "PUBLISH":
-                        answers[index] = UNANSWERED
+                _ask_again_for_messages(commands, answers)
                 raise trouble
 
-        await self._calls.run(
-            operation,
-            repeatable=all(is_repeatable(command) for command in commands),
-            writes=any(command[0] not in READS for command in commands),
-        )
+        if self._together is not None and all(map(is_short, commands)):
+            answers = await self._together.run(commands, repeatable=repeatable, writes=writes)
+            if commands[-1][0] == "PUBLISH":
+                await asyncio.sleep(0)  # other services of this process hear of it first
+        if any(answer is UNANSWERED for answer in answers):
+            _ask_again_for_messages(commands, answers)
+            try:
+                await self._calls.run(operation, repeatable=repeatable, writes=writes)
+            except RedisCrowdedError as error:
+                answers = await self._crowded(commands, error)
         for index, answer in enumerate(answers):
             if isinstance(answer, Exception):
                 if not self._rights.tolerates(commands[index], text_of(answer)):
@@ -350,6 +389,21 @@ class RedisLink:
                 answers[index] = 0
             elif commands[index][0] == "PUBLISH":
                 self._rights.found_allowed(commands[index])
+        return answers
+
+    async def _crowded(self, commands: Sequence[tuple[Any, ...]], error: RedisCrowdedError) -> list[Any]:
+        """The answers by the one connection that stands, however large; raises ``error`` if none does."""
+        together = self._together
+        if together is None or not together.stands() or any(map(is_blocking, commands)):
+            raise error
+        answers = await together.run(
+            commands,
+            repeatable=all(map(is_repeatable, commands)),
+            writes=any(command[0] not in READS for command in commands),
+            most=MAX_WHOLE,
+        )
+        if any(answer is UNANSWERED for answer in answers):
+            raise error
         return answers
 
     async def unlink(self, keys: Sequence[bytes]) -> int:
@@ -416,7 +470,7 @@ class RedisLink:
 
     def script(self, source: str) -> Script:
         """A Lua script, sent to the server once and called by its digest."""
-        return Script(self.parts, source)
+        return Script(self.parts, source, self._together)
 
     def batched_script(
         self, source: str, decode: Callable[[Any, int], Sequence[Any]]
@@ -435,3 +489,10 @@ class RedisLink:
     def _forget(self, script: BatchedScript | ClusterScript) -> None:
         if script in self._scripts:
             self._scripts.remove(script)
+
+
+def _ask_again_for_messages(commands: Sequence[tuple[Any, ...]], answers: list[Any]) -> None:
+    # A message goes again with what it tells of: the others may listen elsewhere now.
+    for index, command in enumerate(commands):
+        if command[0] == "PUBLISH":
+            answers[index] = UNANSWERED

@@ -99,14 +99,14 @@ class BatchedReader(Batches):
         self._fail(batch, RedisRefusedError("unexpected answer of Redis to a read"))
         return OutOfStep()
 
-    def _requeue(self, batch: _Batch) -> bool:
+    def _requeue(self, batch: _Batch) -> _Batch:
         for key, waiter in batch.items():
             later = self._waiting.get(key)
             if later is None:
                 self._waiting[key] = waiter
             else:
                 self._waiting[key] = [*_listed(waiter), *_listed(later)]
-        return True
+        return {}
 
     def _fail(self, batch: _Batch, error: BackendError) -> None:
         for waiter in batch.values():

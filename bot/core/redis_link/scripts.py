@@ -14,10 +14,12 @@ from bot.core._shared.errors import BackendError
 from bot.core._shared.tasks import run_on_loop
 from bot.core.redis_link.batches import LARGE_BATCH, Batches, Sent
 from bot.core.redis_link.breaker import Breaker
+from bot.core.redis_link.commands import UNANSWERED
 from bot.core.redis_link.errors import RedisRefusedError, RedisUnavailableError
 from bot.core.redis_link.failures import Failure, error_of, judge, out_of_service, text_of, told
 from bot.core.redis_link.parts import Parts
 from bot.core.redis_link.reads import fail_waiter
+from bot.core.redis_link.together import Together
 from bot.core.redis_link.wire import Wire
 
 MAX_CALLS = 256
@@ -27,28 +29,50 @@ MAX_CALLS = 256
 class Script:
     """A Lua script of one link."""
 
-    def __init__(self, parts: Parts, source: str) -> None:
+    def __init__(self, parts: Parts, source: str, together: Together | None) -> None:
         self._rights = parts.rights
         self._run = parts.calls.run
+        self._together = together
         self._source = source
         self._digest = hashlib.sha1(source.encode()).hexdigest()  # noqa: S324 - Redis's own naming
 
     async def __call__(self, keys: Sequence[Any], arguments: Sequence[Any] = ()) -> Any:
         """Run it; raises as :meth:`RedisLink.run`."""
-        from redis.exceptions import NoScriptError, ResponseError
+        from redis.exceptions import ResponseError
+
+        by_digest = ("EVALSHA", self._digest, len(keys), *keys, *arguments)
+        whole = ("EVAL", self._source, len(keys), *keys, *arguments)
 
         async def operation(client: Any) -> Any:
             if not self._rights.sends_scripts_whole:
                 try:
-                    return await client.execute_command("EVALSHA", self._digest, len(keys), *keys, *arguments)
-                except NoScriptError:
-                    pass
+                    return await client.execute_command(*by_digest)
                 except ResponseError as error:
-                    if not self._rights.forbids_evalsha(text_of(error)):
+                    if not self._not_by_digest(error):
                         raise
-            return await client.execute_command("EVAL", self._source, len(keys), *keys, *arguments)
+            return await client.execute_command(*whole)
 
-        return await self._run(operation, writes=True)
+        answer = UNANSWERED
+        if self._together is not None:
+            if not self._rights.sends_scripts_whole:
+                answer = await self._with_others(self._together, by_digest)
+            if self._rights.sends_scripts_whole or self._not_by_digest(answer):
+                answer = await self._with_others(self._together, whole)
+            if isinstance(answer, ResponseError):
+                raise RedisRefusedError(told(text_of(answer))) from answer
+        return await self._run(operation, writes=True) if answer is UNANSWERED else answer
+
+    async def _with_others(self, together: Together, command: tuple[Any, ...]) -> Any:
+        return (await together.run((command,), repeatable=False, writes=True))[0]
+
+    def _not_by_digest(self, answer: Any) -> bool:
+        """Whether an answer is a refusal of EVALSHA only, so that the script has to be sent whole."""
+        from redis.exceptions import ResponseError
+
+        if not isinstance(answer, ResponseError):
+            return False
+        text = text_of(answer)
+        return text.startswith("NOSCRIPT") or self._rights.forbids_evalsha(text)
 
 
 # Called with the result of a call that no caller waits for any more, and with the arguments after it.

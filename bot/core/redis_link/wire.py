@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,9 @@ from bot.core._shared.answer_bounds import AnswerBounds
 from bot.core.redis_link import driver
 
 NOT_YET: Any = object()
+
+# Linux tells a closed connection from one with bytes to read; elsewhere an idle one has none to read.
+_CLOSED = getattr(select, "POLLRDHUP", getattr(select, "POLLIN", 0))
 
 
 class _NoPush:
@@ -95,6 +99,18 @@ class Wire(asyncio.Protocol):
     def connection_lost(self, exc: BaseException | None) -> None:
         self.lost = True
         self._on_lost(self, exc)
+
+    def closed_by_server(self) -> bool:
+        """Whether an idle connection was closed at the other end, even if this loop has not read it yet."""
+        poll_type = getattr(select, "poll", None)
+        if poll_type is None:
+            return False
+        poll = poll_type()
+        try:
+            poll.register(self.transport.get_extra_info("socket").fileno(), _CLOSED)
+            return bool(poll.poll(0))
+        except (OSError, ValueError, AttributeError):
+            return True  # this end is closed
 
     def drop(self) -> None:
         self.lost = True

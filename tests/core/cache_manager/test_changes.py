@@ -33,24 +33,42 @@ def changed(what, of, at, tags, reloads):
     return what == "unknown" or (of == at and (what == "key" or reloads))
 
 
+@pytest.mark.parametrize("few", [changes.FEW, 0], ids=["one by one", "by the index"])
 @searching(200)
 @given(
     before=st.lists(CHANGES, max_size=4),
     since=st.lists(CHANGES, max_size=8),
+    later=st.lists(CHANGES, max_size=4),
     at=KEYS,
     tags=st.none() | TAGS,
     reloads=st.booleans(),
 )
-def test_it_tells_what_changed_since_a_read_began(before, since, at, tags, reloads):
+def test_it_tells_what_changed_since_a_read_began(few, before, since, later, at, tags, reloads):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(changes, "FEW", few)
+        log = ChangeLog()
+        for change in before:
+            write(log, *change)
+        begun = log.count
+        met = []
+        for some in (since, later):
+            for change in some:
+                write(log, *change)
+            met += some
+            expected = any(changed(*change, at, tags, reloads) for change in met)
+            assert log.since(begun, *at, tags, reloads=reloads) is expected
+        assert not log.since(log.count, *at)
+
+
+def test_the_index_forgets_what_the_log_forgets(monkeypatch):
+    monkeypatch.setattr(changes, "MAX_RECENT", 10)
+    monkeypatch.setattr(changes, "FEW", 0)
     log = ChangeLog()
-    for change in before:
-        write(log, *change)
-    begun = log.count
-    for change in since:
-        write(log, *change)
-    expected = any(changed(*change, at, tags, reloads) for change in since)
-    assert log.since(begun, *at, tags, reloads=reloads) is expected
-    assert not log.since(log.count, *at)
+    for number in range(1000):
+        log.key("default", f"key:{number}")
+        assert log.since(log.count - 1, "default", f"key:{number}")
+        assert not log.since(log.count - 1, "default", f"key:{number - 1}")
+    assert len(log._index._changed) <= 31
 
 
 def test_a_drop_of_a_tag_changes_the_values_that_have_it():

@@ -72,7 +72,7 @@ async def disabled(*services):
         await service.disable()
 
 
-ONE_LINK = 5
+ONE_LINK = 6
 """Connections of a cache and a limiter at most: calls, reads, the script, two subscriptions."""
 
 

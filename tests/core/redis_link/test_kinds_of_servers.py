@@ -64,6 +64,8 @@ async def serves(cache, limiter):
 @pytest.mark.server
 @pytest.mark.parametrize("missing", ["redis", "hiredis"])
 async def test_a_package_that_is_missing_is_named_when_a_service_is_enabled(missing, monkeypatch):
+    import redis.asyncio  # noqa: F401 - first imported without hiredis, it would do without it for good
+
     for name in [name for name in sys.modules if name.split(".")[0] == missing] + [
         f"{missing}.asyncio",
         missing,
