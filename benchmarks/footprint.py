@@ -1,7 +1,8 @@
 """What a bot with every service on takes of memory, over a process that has its drivers alone.
 
-Resident memory (RSS) counts pages of library files too, which processes share and the system can drop. What is
-"written" is neither (private dirty pages, by Linux). Each row is measured in a process of its own, after a garbage collection.
+Resident memory (RSS) counts pages of library files too, which processes share and the system can drop.
+What is "written" is neither (private dirty pages, by Linux). Each row is measured in a process of its
+own, after a garbage collection.
 
     python -m benchmarks.footprint
 """
