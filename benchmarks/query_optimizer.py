@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import itertools
 import subprocess
 import sys
@@ -291,6 +292,63 @@ async def instrumented() -> None:
     print(verdict("off, µs added", results["a read, the optimizer off"].microseconds - floor, 1), "\n")
 
 
+async def listened() -> None:
+    """What a command listener adds to a command of MongoDB, with the events that PyMongo would make of it."""
+    from pymongo.monitoring import CommandStartedEvent, CommandSucceededEvent
+
+    on, off = QueryOptimizer(), QueryOptimizer()
+    await on.enable()
+    took, address = datetime.timedelta(microseconds=300), ("127.0.0.1", 27017)
+
+    def events(command: dict[str, Any], reply: dict[str, Any], number: int) -> tuple[Any, Any]:
+        name = next(iter(command))
+        sent = {**command, "lsid": {"id": bytes(16)}, "$db": "bot"}
+        return (
+            CommandStartedEvent(sent, "bot", number, address, number, server_connection_id=1),
+            CommandSucceededEvent(took, reply, name, number, address, number, server_connection_id=1),
+        )
+
+    def reading(n: int, value: int) -> tuple[Any, Any]:
+        command = {"find": "users", "filter": {"_id": value}, "limit": 1, "singleBatch": True}
+        return events(command, {"cursor": {"firstBatch": [{"_id": value}], "id": 0}, "ok": 1.0}, n)
+
+    def writing(n: int, value: int) -> tuple[Any, Any]:
+        update = {"q": {"_id": value}, "u": {"$set": {"name": "ann"}}, "multi": False, "upsert": False}
+        return events({"update": "users", "updates": [update]}, {"n": 1, "nModified": 1, "ok": 1.0}, n)
+
+    def heard(optimizer: QueryOptimizer | None, pairs: list[tuple[Any, Any]]) -> Any:
+        listener = None if optimizer is None else optimizer.mongodb_listener()
+        following = itertools.cycle(pairs)
+
+        async def run(n: int) -> None:
+            for started, succeeded in itertools.islice(following, n):
+                if listener is not None:
+                    listener.started(started)
+                    listener.succeeded(succeeded)
+
+        return run
+
+    few = [reading(n, n % 5) for n in range(2_000)]
+    many = [reading(n, n) for n in range(20_000)]
+    writes = [writing(n, n % 5) for n in range(2_000)]
+    baseline = "no listener"
+    results = await compare(
+        [
+            Contender(baseline, heard(None, few), 2_000),
+            Contender("a read, the optimizer off", heard(off, few), 2_000),
+            Contender("a read", heard(on, few), 2_000),
+            Contender("a read, always another value", heard(on, many), 2_000),
+            Contender("a write", heard(on, writes), 2_000),
+        ],
+        repeats=15,
+    )
+    print(table("A listener of MongoDB", results, baseline=baseline))
+    floor = results[baseline].microseconds
+    for name, bound in (("a read", 5), ("a read, always another value", 5), ("a write", 10)):
+        print(verdict(f"hearing {name}, µs added", results[name].microseconds - floor, bound))
+    print(verdict("off, µs added", results["a read, the optimizer off"].microseconds - floor, 1), "\n")
+
+
 async def fill() -> str:
     optimizer = QueryOptimizer()
     await optimizer.enable()
@@ -318,6 +376,7 @@ async def bench() -> None:
     await cached()
     await missed()
     await instrumented()
+    await listened()
     await analysis()
     await n_plus_one()
     await graphql()
@@ -329,5 +388,6 @@ if __name__ == "__main__":
         print(asyncio.run(fill()))
     elif sys.argv[1:] == ["--instruments"]:
         asyncio.run(instrumented())
+        asyncio.run(listened())
     else:
         main(bench)

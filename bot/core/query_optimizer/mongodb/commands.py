@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from bot.core.query_optimizer.models import Analysis, QueryType
 from bot.core.query_optimizer.mongodb.keys import NotCacheableError
+from bot.core.query_optimizer.mongodb.samples import plain_values
 from bot.core.query_optimizer.mongodb.shapes import (
     EVERYTHING,
     analysis_of,
@@ -75,11 +76,17 @@ class Commands:
 
     def __init__(self) -> None:
         self._known: dict[Hashable, Seen] = {}
+        # The same for a find by plain values: (database, collection, whether it is of one, names of fields).
+        self._finds: dict[Hashable, Seen] = {}
 
     def read(self, name: str, command: Mapping[str, Any], database: str) -> tuple[Seen | None, Any]:
         """(what the command means; None if it is none to be counted, and changes nothing,
         what tells it apart from others of its shape, as the arguments of the driver's method; None: nothing)
         """
+        if name == "find":
+            plain = self._plain_find(command, database)
+            if plain is not None:
+                return plain
         reader = _READERS.get(name)
         if reader is None:
             return (None if name in HARMLESS else _unreadable(name, database)), None
@@ -104,6 +111,31 @@ class Commands:
         except (TypeError, ValueError, AttributeError, KeyError):  # a command that the driver let pass
             return _unreadable(name, database), None
         return seen, arguments if method in _TOLD_APART else None
+
+    def _plain_find(self, command: Mapping[str, Any], database: str) -> tuple[Seen, Any] | None:
+        """As :meth:`read`, of the most frequent command: a find by plain values without rare options. None
+        for any other.
+        """
+        condition: Any = command.get("filter")
+        if plain_values(condition) is None or not _RARE.isdisjoint(command) or len(condition) > MAX_PARTS:
+            return None
+        limit = command.get("limit")
+        is_one = limit == 1 and bool(command.get("singleBatch"))
+        if limit is not None and not is_one:
+            return None
+        try:
+            key: tuple[Hashable, ...] = database, command["find"], is_one, *condition
+            seen = self._finds.get(key)
+        except TypeError:  # a command that the driver let pass
+            return None
+        arguments = {"filter": condition}
+        if seen is None:
+            method = "find_one" if is_one else "find"
+            seen = _read("find", method, command, arguments, database)
+            if len(self._finds) >= MAX_KNOWN:
+                self._finds.clear()
+            self._finds[key] = seen
+        return seen, arguments
 
 
 _REMEMBERED = frozenset("find aggregate count distinct insert update delete findAndModify drop".split())

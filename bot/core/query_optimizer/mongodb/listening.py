@@ -10,13 +10,18 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from msgspec import Struct
 from pymongo.monitoring import CommandListener
 
 from bot.core.query_optimizer.execution.call import Call
 from bot.core.query_optimizer.execution.timing import STOPWATCH
 from bot.core.query_optimizer.mongodb.commands import HARMLESS, Commands, Seen
 from bot.core.query_optimizer.mongodb.samples import Arguments, values_of
-from bot.core.query_optimizer.mongodb.wire_transactions import WireTransactions, transaction_in
+from bot.core.query_optimizer.mongodb.wire_transactions import (
+    WireTransaction,
+    WireTransactions,
+    transaction_in,
+)
 
 if TYPE_CHECKING:
     from pymongo.monitoring import CommandFailedEvent, CommandStartedEvent, CommandSucceededEvent
@@ -56,23 +61,18 @@ class View(Protocol):
     """The database of its tables, as writes are filed by it; "" if unknown."""
 
 
-class Pending:
+class Pending(Struct, eq=False):
     """A command in progress."""
 
-    __slots__ = ("arguments", "command", "name", "place", "seen", "start", "task", "transaction")
-
-    def __init__(
-        self, name: str, command: Mapping[str, Any], seen: Seen | None, arguments: Any, start: float
-    ) -> None:
-        self.name = name
-        self.command = command
-        self.seen = seen
-        self.arguments = arguments
-        self.start = start
-        self.transaction = transaction_in(command) if "autocommit" in command else None
-        # Of a write: the task that runs it, to notice that it does so no longer.
-        self.task: weakref.ref[asyncio.Task[Any]] | None = None
-        self.place = 0
+    name: str
+    command: Mapping[str, Any]
+    seen: Seen | None
+    arguments: Any
+    start: float
+    transaction: WireTransaction | None = None
+    task: weakref.ref[asyncio.Task[Any]] | None = None
+    """Of a write: the task that runs it, to notice that it does so no longer."""
+    place: int = 0
 
 
 class Listener(CommandListener):
@@ -91,8 +91,8 @@ class Listener(CommandListener):
         self.view = view
         self._commands = Commands()
         self._transactions = WireTransactions()
-        # Commands in progress. Changed by started, and by _popped; in motor's threads, too: each step is one
-        # operation on a dict.
+        # Commands in progress. Changed by started, succeeded, failed; in motor's threads, too: each step is
+        # one operation on a dict.
         self._pending: dict[Any, Pending] = {}
         # Of these, the writes of tasks: (key, pending) by the task's identity. For the event loop only, as is
         # everything below.
@@ -118,6 +118,8 @@ class Listener(CommandListener):
             if seen is None:
                 return
         pending = Pending(name, command, seen, arguments, shared.now())
+        if "autocommit" in command:
+            pending.transaction = transaction_in(command)
         if len(self._pending) >= MAX_PENDING:
             self._forget_oldest()
         key = event.request_id, event.server_connection_id
@@ -126,7 +128,7 @@ class Listener(CommandListener):
             self._began(key, pending)
 
     def succeeded(self, event: CommandSucceededEvent) -> None:
-        pending = self._popped(event)
+        pending = self._pending.pop((event.request_id, event.server_connection_id), None)
         if pending is not None:
             if asyncio._get_running_loop() is not None:
                 self._succeeded(pending, None, event.duration_micros / 1000, event.reply)
@@ -134,7 +136,7 @@ class Listener(CommandListener):
                 self._on_loop(self._succeeded, pending, event.duration_micros / 1000, event.reply)
 
     def failed(self, event: CommandFailedEvent) -> None:
-        pending = self._popped(event)
+        pending = self._pending.pop((event.request_id, event.server_connection_id), None)
         if pending is not None:
             # A server's answer has a code; what the driver itself noticed has the name of an error.
             failure = event.failure
@@ -143,9 +145,6 @@ class Listener(CommandListener):
                 details = event.duration_micros / 1e6, kind, failure.get("code")
                 self._on_loop(self._trace_failure, pending, *details)
             self._on_loop(self._failed, pending, "errtype" not in failure and not _is_doubtful(failure))
-
-    def _popped(self, event: CommandSucceededEvent | CommandFailedEvent) -> Pending | None:
-        return self._pending.pop((event.request_id, event.server_connection_id), None)
 
     def _on_loop(self, act: Callable[..., None], pending: Pending, *details: Any) -> None:
         if asyncio._get_running_loop() is not None:
@@ -204,7 +203,8 @@ class Listener(CommandListener):
     def _succeeded(
         self, pending: Pending, origin: Origin | None, milliseconds: float, reply: Mapping[str, Any]
     ) -> None:
-        self._over(pending)
+        if pending.task is not None:
+            self._over(pending)
         seen, name = pending.seen, pending.name
         if seen is None:
             if name == "getMore":

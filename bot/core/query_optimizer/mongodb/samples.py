@@ -38,14 +38,11 @@ class Keyed(Struct, frozen=True):
         return self
 
 
-class Arguments:
+class Arguments(Struct):
     """The arguments of a command that has just run, which are its caller's own: kept only as a sample."""
 
-    __slots__ = ("arguments", "method")
-
-    def __init__(self, method: str, arguments: Mapping[str, Any]) -> None:
-        self.method = method
-        self.arguments = arguments
+    method: str
+    arguments: Mapping[str, Any]
 
     def kept(self) -> Sample | None:
         return sample_of(self.method, self.arguments)
@@ -55,18 +52,26 @@ def values_of(arguments: Mapping[str, Any]) -> Hashable:
     """What tells the arguments apart from others of their shape; None if nothing does."""
     if len(arguments) == 1:
         for within in arguments.values():
-            if within.__class__ is dict:
-                values = tuple(within.values())
-                for value in values:
-                    if value.__class__ not in _PLAIN:
-                        break
-                else:
-                    return values
+            values = plain_values(within)
+            if values is not None:
+                return values
     sample = sample_of("", arguments)
     return None if sample is None else sample.document
 
 
 _PLAIN = frozenset((str, int, ObjectId))
+"""Types of values that are compared as they are, and cannot change."""
+
+
+def plain_values(condition: Any) -> tuple[Hashable, ...] | None:
+    """The values of a filter that has only such; None if it has others."""
+    if condition.__class__ is not dict:
+        return None
+    values = tuple(condition.values())
+    for value in values:
+        if value.__class__ not in _PLAIN:
+            return None
+    return values
 
 
 def sample_of(method: str, arguments: Mapping[str, Any]) -> Sample | None:
