@@ -13,9 +13,9 @@ from bot.core.redis_link import RedisLink
 PATIENCE = 5.0
 """Seconds within which what a cancelled call left to a background task has to end."""
 
-SHARED_TIMERS = frozenset({"Alarm._rings", "Deadlines._fire"})
-"""Of a service, not of a call: one waits for the earliest of many deadlines, and goes when that has passed or
-the service stops."""
+SHARED_TIMERS = frozenset({"Alarm._rings", "Deadlines._fire", "_StatementCache._on_entry_expired"})
+"""Of a service or a connection, not of a call. One of a service waits for the earliest of many deadlines, and
+goes when that has passed or the service stops; asyncpg has one for each statement that a connection keeps."""
 
 DOUBTS = frozenset({"MongoResults._tell_again"})
 """Of a write to MongoDB that was cancelled: for ten seconds it may still happen, whoever stops meanwhile."""
