@@ -103,6 +103,9 @@ class BalancerWorld(Scenario):
         "backend dies", "backend freezes", "backend is slow", "backend fails", "backend drops",
         "way is dark", "way is slow", "way is cut", "front stops", "kill process", "clock step",
     )  # fmt: skip
+    lasting: ClassVar[tuple[str, ...]] = (
+        "backend dies", "backend freezes", "backend is slow", "backend fails", "way is dark", "way is slow",
+    )  # fmt: skip
     allowed: ClassVar[tuple[type[BaseException], ...]] = ()
     instances: ClassVar[tuple[int, ...]] = (1, 2, 2)
     users: ClassVar[int] = 2
@@ -145,7 +148,7 @@ class BalancerWorld(Scenario):
         front: Front = instance.it
         front.balancer.check_invariants()
         chosen = [front.balancer.select_nowait(f"s{number}") for number in range(SESSIONS)]
-        if not front.most:
+        if not front.most and not self.world.ailing:
             self.sessions.append([None if one is None else one.id for one in chosen])
         if busy := [one.id for one in front.balancer.instances if one.in_flight]:
             self.world.wrong(f"{instance.name} has requests in progress at {busy}, and nobody asks")

@@ -37,6 +37,8 @@ class CacheWorld(Scenario):
     """Caches of several instances before one database that never fails."""
 
     name: ClassVar[str] = "cache"
+    # An older value may come back at a failover that loses the last writes, as the documentation says.
+    kinds: ClassVar[tuple[str, ...]] = tuple(kind for kind in Scenario.kinds if kind != "fail over")
     length: ClassVar[float] = 15.0
     pause: ClassVar[float] = 0.8
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
@@ -68,6 +69,18 @@ def _lose_redis(world: World, instance: Instance, fault: Fault) -> Callable[[], 
     return world.redis.restart
 
 
+def _fail_over(world: World, instance: Instance, fault: Fault) -> Callable[[], object]:
+    """From now on the replica lags behind; then it takes the place of the server."""
+    replica = world.redis.copied()
+
+    def promote() -> None:
+        world.redis.kill(keeps=False)
+        world.redis.load(replica)
+        world.redis.restart()
+
+    return promote
+
+
 def _evict(world: World, instance: Instance, fault: Fault) -> None:
     world.redis.evict(1 + int(fault.amount * 10))
 
@@ -112,6 +125,7 @@ KINDS: dict[str, Begin] = {
     "freeze": _freeze,
     "restart redis": _restart_redis,
     "lose redis": _lose_redis,
+    "fail over": _fail_over,
     "evict": _evict,
     "evicting": _state("evicting"),
     "demote": _state("read_only"),
@@ -126,8 +140,17 @@ KINDS: dict[str, Begin] = {
 """Every fault by its name."""
 HARMLESS = ("clock step",)
 """Those that no promise makes an exception for."""
-LOSSES = ("lose redis", "evict", "evicting", "wrong type")
+LOSSES = ("lose redis", "fail over", "evict", "evicting", "wrong type")
 """Those that lose or spoil what Redis holds."""
+
+LASTING = ("black hole", "freeze", "restart redis", "lose redis", "demote", "full", "loading")
+"""Those that may last for ever."""
+
+
+def lasting(chance: random.Random, kinds: tuple[str, ...], length: float, instances: int) -> Fault:
+    """A fault that does not end."""
+    at = round(chance.uniform(0.0, length), 3)
+    return Fault(at, chance.choice(kinds), chance.randrange(instances), math.inf, round(chance.random(), 3))
 
 
 def plan_of(chance: random.Random, kinds: tuple[str, ...], length: float, instances: int) -> list[Fault]:

@@ -25,7 +25,7 @@ import sqlglot.parser  # noqa: F401 - before the optimizer starts a thread that 
 
 from bot.core.cache_manager import CacheManager
 from bot.core.query_optimizer import QueryOptimizer, QueryTimeoutError
-from tests.simulation.faults import KINDS, Begin, Fault
+from tests.simulation.faults import KINDS, LASTING, Begin, Fault
 from tests.simulation.rows_model import DatabaseError, Row, Rows, Writing
 from tests.simulation.world import Instance, Scenario, Violation, World
 
@@ -79,6 +79,7 @@ class OptimizerWorld(Scenario):
         "cut", "black hole", "black hole", "half open",  # again: what is in the way of messages
         "statements fail", "statements hang", "statements are slow",
     )  # fmt: skip
+    lasting: ClassVar[tuple[str, ...]] = (*LASTING, "statements fail", "statements are slow")
     allowed: ClassVar[tuple[type[BaseException], ...]] = (DatabaseError, QueryTimeoutError)
     length: ClassVar[float] = 15.0
     pause: ClassVar[float] = 0.8

@@ -179,6 +179,7 @@ class PoolWorld(Scenario):
         "database hangs": _hang,
         "database closes": _close_sessions,
     }
+    lasting: ClassVar[tuple[str, ...]] = ("database refuses",)
     quiet: ClassVar[str] = "cannot connect"
     allowed: ClassVar[tuple[type[BaseException], ...]] = (Phase4Error, ConnectionError)
     instances: ClassVar[tuple[int, ...]] = (1, 2)

@@ -6,6 +6,7 @@ real server.
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import random
@@ -353,6 +354,15 @@ class RedisModel:
         self.server = FakeServer(version=(7, 4), server_type="redis")
         for number, database in kept.items():
             self.server.dbs[number].update(database)
+
+    def copied(self) -> dict[int, dict[bytes, Any]]:
+        """What it holds now, by database."""
+        return {number: copy.deepcopy(dict(held._dict)) for number, held in self.server.dbs.items()}
+
+    def load(self, held: dict[int, dict[bytes, Any]]) -> None:
+        """Hold what :meth:`copied` has given."""
+        for number, items in held.items():
+            self.server.dbs[number]._dict.update(items)
 
     def restart(self) -> None:
         self.listens = True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from bot.core._shared.singleflight import SingleFlight
@@ -67,6 +69,18 @@ def test_a_cache_that_trusts_what_it_held_before_it_was_cut_off(monkeypatch):
 def test_a_cache_that_repeats_nothing(monkeypatch):
     monkeypatch.setattr(Resync, "missed", lambda self, at: None)
     assert notices("cache", "s old")
+
+
+def test_a_stop_that_waits_for_a_redis_that_never_comes_back(monkeypatch):
+    stop = Resync.stop
+
+    async def wait_and_stop(self):
+        while not self.in_step:
+            await asyncio.sleep(1.0)
+        await stop(self)
+
+    monkeypatch.setattr(Resync, "stop", wait_and_stop)
+    assert notices("cache", "does not stop")
 
 
 def test_a_connection_that_is_not_reset(monkeypatch):

@@ -238,6 +238,18 @@ def test_it_fails_as_servers_fail():
             await client.get("k")
         assert await client.get("k") is None
         await client.set("k", "v")
+        await client.hset("h", "field", "v")
+        replica = model.copied()
+        await client.set("k", "lost")
+        await client.hset("h", "field", "lost")
+        model.kill(keeps=False)
+        model.load(replica)
+        model.restart()
+        with pytest.raises(redis.ConnectionError):
+            await client.get("k")
+        assert await client.get("k") == b"v"
+        assert await client.hget("h", "field") == b"v"
+        await client.delete("h")
         model.evict(1)
         assert await client.get("k") is None
         await client.aclose()

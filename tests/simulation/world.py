@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 from bot.core.redis_link import RedisLink
 from tests.simulation.determined import HostClock, determined
-from tests.simulation.faults import HARMLESS, KINDS, Begin, Fault, plan_of
+from tests.simulation.faults import HARMLESS, KINDS, LASTING, Begin, Fault, lasting, plan_of
 from tests.simulation.loop import Process, VirtualLoop
 from tests.simulation.network import Network, Route
 from tests.simulation.redis_model import RedisModel
@@ -86,6 +86,8 @@ class Scenario(ABC):
     name: ClassVar[str]
     kinds: ClassVar[tuple[str, ...]] = tuple(kind for kind in KINDS if kind != "clock step of redis")
     """The faults that it is tried with."""
+    lasting: ClassVar[tuple[str, ...]] = LASTING
+    """Those that may last for ever, one in a run; what is promised then is less."""
     own: ClassVar[dict[str, Begin]] = {}
     """Faults of its own, which ``kinds`` names."""
     share: ClassVar[float] = 1.0
@@ -167,6 +169,8 @@ class World:
         self.faults_ended = 0.0
         # When each fault that excuses anything began and ended; while it lasts, it ends never.
         self.troubled: list[list[float]] = []
+        self.ailing = False
+        """Whether a fault goes on when the users have ended: then nothing recovers, and all ends in time."""
         self._users: list[Any] = []
         self._pending: list[tuple[list[float], Callable[[], object]]] = []
 
@@ -277,18 +281,23 @@ class World:
         plan_chance = random.Random(f"plan {self.seed}")
         count = plan_chance.choice(self.kind.instances)
         plan = plan_of(plan_chance, self.kind.kinds, self.kind.length, count)
+        last = random.Random(f"lasting {self.seed}")
+        if self.kind.lasting and last.random() < 0.15:
+            plan.append(lasting(last, self.kind.lasting, self.kind.length, count))
         for number in range(count):
             self._begin(number, 0)
         begun = self.now
-        await self._strike([fault for n, fault in enumerate(plan) if n not in self.without], begun)
+        await self._strike(sorted(fault for n, fault in enumerate(plan) if n not in self.without), begun)
         await asyncio.sleep(max(0.0, begun + self.kind.length - self.now))
         self.ending = True
         for pending in list(self._pending):
             self._ended(pending)
         self.faults_ended = self.now
-        self.note("no faults any more")
-        await self._heal()
-        await self._finish()
+        self.note("a fault goes on" if self.ailing else "no faults any more")
+        await self._users_end()
+        if not self.ailing:
+            await self._heal()
+            await self._finish()
         await self._stop()
 
     def _begin(self, number: int, generation: int) -> None:
@@ -319,7 +328,9 @@ class World:
             trouble = [self.now, self.now if end is None else math.inf]
             if fault.kind not in HARMLESS:
                 self.troubled.append(trouble)
-            if end is not None:
+            if fault.seconds == math.inf:
+                self.ailing = True
+            elif end is not None:
                 pending = trouble, end
                 self._pending.append(pending)
                 self.loop.call_later(fault.seconds, self._ended, pending)
@@ -335,12 +346,14 @@ class World:
     def _living(self) -> Iterator[Instance]:
         return (instance for instance in self.instances if not instance.process.dead)
 
-    async def _heal(self) -> None:
+    async def _users_end(self) -> None:
         users = [user for user in self._users if not user.process.dead]
         if users:
             _, late = await asyncio.wait(users, timeout=HEALING)
             for user in sorted(late, key=hash):
                 self.wrong(f"{user.get_name()} still waits")
+
+    async def _heal(self) -> None:
         for instance in self._living():
             while not (instance.ready and await self._asked(instance)):
                 if self.now > self.faults_ended + HEALING:
