@@ -59,21 +59,23 @@ class ExecutionStatistics:
 
     def record(self, analysis: Analysis, milliseconds: float, rows: int, slow: bool, at: float) -> None:
         """Count one execution; ``at`` is Unix time."""
-        shape = self._shapes.get(analysis.fingerprint)
+        fingerprint = analysis.fingerprint
+        shape = self._shapes.get(fingerprint)
         if shape is None:
             if len(self._shapes) >= MAX_FINGERPRINTS:
                 gone, _ = self._shapes.popitem(last=False)
                 self.repeated.pop(gone, None)
-            shape = self._shapes[analysis.fingerprint] = _Shape(analysis.normal_form[:MAX_SHOWN])
+            shape = self._shapes[fingerprint] = _Shape(analysis.normal_form[:MAX_SHOWN])
             names = analysis.reads | analysis.writes
             if is_mongodb(names):
                 shape.about = analysis.query_type, collections_of(names)
         else:
-            self._shapes.move_to_end(analysis.fingerprint)
+            self._shapes.move_to_end(fingerprint)
         shape.count += 1
         shape.rows += rows
         shape.total_ms += milliseconds
-        shape.max_ms = max(shape.max_ms, milliseconds)
+        if milliseconds > shape.max_ms:
+            shape.max_ms = milliseconds
         shape.last_seen = at
         self.executions += 1
         self.total_ms += milliseconds

@@ -43,7 +43,7 @@ class Recorder:
         self._transactions = transactions
         self.statistics = ExecutionStatistics()
         self.detector = Detector()
-        self._settings = QueryOptimizerSettings()
+        self.configure(QueryOptimizerSettings())
         self.hits = 0
         """Look-ups that a kept result answered, counted by the optimizer."""
         self.missed = 0
@@ -55,23 +55,30 @@ class Recorder:
 
     def configure(self, settings: QueryOptimizerSettings) -> None:
         """Use these settings from now on."""
-        self._settings = settings
+        # Every execution passes here: what it asks of the settings is at hand.
+        self._detects = settings.detect_n_plus_one
+        self._slow_from = settings.slow_query_threshold * 1000  # milliseconds
+        self._ttl = settings.cache_ttl
         self.detector.threshold = settings.n_plus_one_threshold
         self.detector.window = settings.n_plus_one_window
         self.detector.total_time = settings.n_plus_one_total
 
-    def record(self, call: Call, milliseconds: float, rows: int, key: Hashable) -> None:
-        """Count an execution. ``key`` tells executions of the shape apart; None if nothing does."""
+    def record(
+        self, call: Call, milliseconds: float, rows: int, key: Hashable, now: float | None = None
+    ) -> None:
+        """Count an execution. ``key`` tells executions of the shape apart; None if nothing does. ``now`` is
+        monotonic time, if the caller has it at hand.
+        """
         analysis = call.analysis
-        if self._settings.detect_n_plus_one:
+        if self._detects:
             self.detector.took(analysis.fingerprint, milliseconds / 1000)
-        slow = milliseconds >= self._settings.slow_query_threshold * 1000
+        slow = milliseconds >= self._slow_from
         self.statistics.record(analysis, milliseconds, rows, slow, self._clock.time())
         if key is not None and analysis.cacheable and self._transactions.current() is None:
             version = self._invalidation.version_of(analysis)
             # For as long as a cached result would live.
-            within = self._settings.cache_ttl
-            self.statistics.note_repeat(analysis, key, milliseconds, version, self._now(), within)
+            when = self._now() if now is None else now
+            self.statistics.note_repeat(analysis, key, milliseconds, version, when, self._ttl)
         if slow:
             self._was_slow(call, milliseconds)
 
@@ -79,8 +86,7 @@ class Recorder:
         """The execution that was recorded with ``before`` milliseconds has returned ``rows`` more rows, and
         has taken ``after`` milliseconds by now.
         """
-        threshold = self._settings.slow_query_threshold * 1000
-        became_slow = before < threshold <= after
+        became_slow = before < self._slow_from <= after
         self.statistics.lengthen(call.analysis, before, after, rows, became_slow)
         if became_slow:
             self._was_slow(call, after)
@@ -96,7 +102,7 @@ class Recorder:
     def watch(self, call: Call, now: float) -> None:
         """Count one query for the N+1 detection, before its time is recorded."""
         analysis, key = call.analysis, call.key
-        if not self._settings.detect_n_plus_one or key is None or analysis.transaction:
+        if not self._detects or key is None or analysis.transaction:
             return
         detector = self.detector
         tally = detector.note(analysis.fingerprint, hash(key), (call.query, call.params), now)

@@ -35,6 +35,22 @@ class Scope(Struct, frozen=True):
     search_path: Hashable = None
 
 
+class KnownScope(Struct, frozen=True):
+    """A scope that was looked at before; made by :func:`known`."""
+
+    place: tuple[str]
+    """In one string, whose hash Python keeps: a nested tuple would be hashed anew each time. In a tuple of
+    one, which no other scope is.
+    """
+    database: str
+
+
+def known(scope: Scope) -> KnownScope:
+    """``scope`` for many look-ups. It equals no other scope. Raises ValueError for an invalid one."""
+    key, database = scope_key(scope)
+    return KnownScope((repr(key),), database)
+
+
 def scope_key(scope: Any) -> tuple[Hashable, str]:
     """(the part of a key that identifies this scope, its database; "" if it names none).
 
@@ -44,6 +60,8 @@ def scope_key(scope: Any) -> tuple[Hashable, str]:
         if len(scope) > MAX_SIZE:
             raise invalid("scope", f"{scope[:50]}...", _EXPECTED)
         return scope, ""
+    if scope.__class__ is KnownScope:
+        return scope.place, scope.database
     left = [MAX_SIZE]
     if isinstance(scope, Scope):
         parts = (scope.database, scope.role, scope.tenant, scope.search_path)

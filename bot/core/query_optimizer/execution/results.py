@@ -75,7 +75,9 @@ class ResultCache:
         newest = self._last_write_to_all
         if last := self._last_write:
             for table in tables:
-                newest = max(newest, last.get(table, 0))
+                written = last.get(table, 0)
+                if written > newest:
+                    newest = written
         return newest
 
     def written_since(self, begun: int, tables: Iterable[str]) -> bool:
@@ -246,7 +248,9 @@ def _frozen(value: Any, where: object = None) -> Hashable:
         # 0.0 equals -0.0, and NaN does not equal itself
         return float, value if value and value == value else repr(value)
     if kind is tuple or kind is list:
-        return kind, tuple([_frozen(item) for item in value])
+        return kind, tuple(
+            [(item.__class__, item) if type(item) in _PLAIN else _frozen(item) for item in value]
+        )
     if kind is dict:
         items = [(_frozen(name), _frozen(item)) for name, item in value.items()]
         return dict, frozenset(items) if where is _PARAMETERS else tuple(items)

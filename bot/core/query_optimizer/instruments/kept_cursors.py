@@ -38,7 +38,7 @@ _STATEMENT = _kind_of_statements()
 
 def is_over(cursor: sqlite3.Cursor) -> bool:
     """Whether no rows are left. Only in the connection's thread; False if this Python does not tell."""
-    return _STATEMENT is not None and not any(type(each) is _STATEMENT for each in gc.get_referents(cursor))
+    return _STATEMENT is not None and _STATEMENT not in map(type, gc.get_referents(cursor))
 
 
 class KeptCursor:

@@ -17,7 +17,6 @@ import aiosqlite
 
 from bot.core._shared.errors import InvalidArgumentError
 from bot.core.query_optimizer.execution.call import Call
-from bot.core.query_optimizer.execution.result_scopes import scope_key
 from bot.core.query_optimizer.instruments.kept_cursors import MANY, KeptCursor, is_over
 from bot.core.query_optimizer.instruments.watching import (
     READING,
@@ -32,6 +31,8 @@ ANSWERS = True
 
 _HARMLESS = frozenset(("cursor", "close", "interrupt", "backup", "iterdump"))
 _FETCHES = frozenset(("fetchone", "fetchmany", "fetchall"))
+_NO_ROWID = _HARMLESS | _FETCHES | frozenset(("commit", "rollback"))
+"""What leaves ``lastrowid`` as it is."""
 
 MAX_FACTORIES = 64
 """Row and text factories that are told apart; results of others are not cached."""
@@ -59,7 +60,7 @@ class SqliteSession(Session):
         # its rows. Added to in the connection's thread: an abandoned call's cursor counts, too.
         self.cursors: WeakKeyDictionary[sqlite3.Cursor, list[Any]] = WeakKeyDictionary()
         # Cursors that replay kept rows, of which no row was taken when their caller went on.
-        self.armed: WeakSet[KeptCursor] = WeakSet()
+        self.armed: WeakSet[KeptCursor] | None = None
         self.keeps_cursors = False
         """Whether reads by cursors are answered."""
         self.last_rowid: int | None = None
@@ -160,12 +161,23 @@ class Timed:
         return self.seconds
 
 
-async def watch(
+def watch(
     session: SqliteSession, _: str, run: Any, connection: Any, args: tuple[Any, ...], kwargs: Any
-) -> Any:
+) -> Awaitable[Any]:
     """Make a call by ``run``, the class's own ``_execute``; the first of ``args`` is what to call."""
-    fn, *rest = args
-    args = tuple(rest)
+    fn, args = args[0], args[1:]
+    used = getattr(fn, "__self__", None)
+    # Three calls of a bot's every query come here, so most of them go on without a look at what is kept.
+    if used.__class__ is sqlite3.Cursor and fn.__name__ == "close" and used not in session.cursors:
+        return run(connection, fn, *args, **kwargs)  # type: ignore[no-any-return]  # nothing depends on it
+    if session.armed is None and not session.instrument.cache and used.__class__ is not KeptCursor:
+        return _run(session, run, connection, fn, args, kwargs, None)
+    return _watch(session, run, connection, fn, args, kwargs)
+
+
+async def _watch(
+    session: SqliteSession, run: Any, connection: Any, fn: Any, args: tuple[Any, ...], kwargs: Any
+) -> Any:
     name = getattr(fn, "__name__", "")
     if isinstance(kept := getattr(fn, "__self__", None), KeptCursor):
         if not kept.answers(name, args):
@@ -212,6 +224,8 @@ async def _look_up(
             again = params.copy() if isinstance(params, list | dict) else params
             found = KeptCursor(inner, text, again, names, rows, session.last_rowid)
             if found.is_armed:
+                if session.armed is None:
+                    session.armed = WeakSet()
                 session.armed.add(found)
             return found, None
     try:
@@ -228,7 +242,7 @@ async def _look_up(
     if not (session.watches and session._is_plain() and optimizer._execution.may_keep(analysis, params)):
         return None, None
     ttl = optimizer._settings.cache_ttl if instrument.ttl is None else instrument.ttl
-    call = Call(text, params, None, analysis, key, ttl, scope_key(scope)[1])
+    call = Call(text, params, None, analysis, key, ttl, scope.database)
     return None, Keep(optimizer._execution.keeping(call), *made_by)
 
 
@@ -260,31 +274,41 @@ async def _run(
 ) -> Any:
     name = getattr(fn, "__name__", "")
     text = args[0] if args and isinstance(args[0], str) else None
-    used = getattr(fn, "__self__", None)
-    pending: list[Any] = [text, _plain(args), 0.0, keep]
+    used: Any = getattr(fn, "__self__", None)
+    on_cursor = isinstance(used, sqlite3.Cursor)
+    fetches = on_cursor and name in _FETCHES
     optimizer = session.instrument.optimizer
-    changes_no_rowid = name in _HARMLESS or name in _FETCHES or name in ("commit", "rollback")
-    if text is not None and name == "_execute_fetchall":
-        changes_no_rowid = optimizer._analyses.analyse(text).cacheable
+    caches = session.instrument.cache
+    params = _plain(args) if text is not None else None
+    pending: list[Any] = [text, params, 0.0, keep]
+    fetched = [False, False]
+    keep_of_fetch: Keep | None = None
+    opened = session.cursors.get(used) if fetches else None
+    if opened is not None:
+        keep_of_fetch, opened[3] = opened[3], None  # rows are kept of a first fetch that takes all of them
+    # While nothing is answered, nobody asks for the rowid; unknown is then right, and needs no analysis.
+    changes_no_rowid = name in _NO_ROWID or (
+        caches
+        and text is not None
+        and name == "_execute_fetchall"
+        and optimizer._analyses.analyse(text).cacheable
+    )
 
     def noted(result: Any) -> None:  # in the connection's thread
-        cursor = used if isinstance(used, sqlite3.Cursor) else result
+        if fetches:
+            if caches:
+                fetched[:] = is_over(used), keep_of_fetch is not None and keep_of_fetch.makes_rows_of(used)
+            return
+        cursor = used if on_cursor else result
         if name == "execute" and result is not None and isinstance(cursor, sqlite3.Cursor):
             session.last_rowid = cursor.lastrowid
             if cursor.description is not None:
                 session.cursors[cursor] = pending
             if keep is not None and not keep.makes_rows_of(cursor):
                 pending[3] = None
-        elif name in _FETCHES and isinstance(used, sqlite3.Cursor):
-            fetched[:] = is_over(used), keep_of_fetch is not None and keep_of_fetch.makes_rows_of(used)
         elif not changes_no_rowid:
             session.last_rowid = None
 
-    fetched = [False, False]
-    opened = session.cursors.get(used) if isinstance(used, sqlite3.Cursor) and name in _FETCHES else None
-    keep_of_fetch: Keep | None = None
-    if opened is not None:
-        keep_of_fetch, opened[3] = opened[3], None  # rows are kept of a first fetch that takes all of them
     timed = Timed(fn, optimizer._now, session.in_transaction, noted)
 
     async def call() -> Any:
@@ -297,18 +321,19 @@ async def _run(
     if name in _FETCHES:
         return await _fetch(session, name, used, timed, call, opened, keep_of_fetch, fetched)
     if text is not None and name == "_execute_fetchall":
-        factories = _factories(session.instrument, connection)
-        if session.instrument.cache and factories is not None:
-            return await session.read(text, _plain(args), factories, call, timed.took)
-        return await session.run(text, _plain(args), call, took=timed.took)
+        factories = _factories(session.instrument, connection) if caches else None
+        if factories is not None:
+            return await session.read(text, params, factories, call, timed.took)
+        return await session.run(text, params, call, took=timed.took)
     if text is not None and name in ("execute", "_execute_insert"):
-        if isinstance(used, sqlite3.Cursor):
+        if on_cursor:
             session.cursors.pop(used, None)  # its old rows are gone
-        result = await session.run(text, _plain(args), call, took=timed.took)
+        result = await session.run(text, params, call, took=timed.took)
         pending[2] += timed.seconds * 1000
         if timed.inside:
             pending[3] = None
-        await session.closed_by(timed)
+        if session.open is not None:
+            await session.closed_by(timed)
         return result
     if text is not None and name in ("executemany", "executescript"):
         result = await session.run(text, None, call, is_one=False, took=timed.took)
@@ -407,10 +432,10 @@ def attach(obj: Any, instrument: Instrument) -> None:
         __doc__ = base.__doc__
         phase4_instrument = instrument
 
-        async def _execute(self, fn: Any, *args: Any, **kwargs: Any) -> Any:
+        def _execute(self, *args: Any, **kwargs: Any) -> Any:
             if not session.watches:
-                return await super()._execute(fn, *args, **kwargs)
-            return await watch(session, "", base._execute, self, (fn, *args), kwargs)
+                return base._execute(self, *args, **kwargs)
+            return watch(session, "", base._execute, self, args, kwargs)
 
     Watched.__name__, Watched.__qualname__, Watched.__module__ = (
         base.__name__, base.__qualname__, base.__module__,

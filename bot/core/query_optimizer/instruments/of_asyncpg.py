@@ -117,15 +117,20 @@ def _is_own_call(connection: Any, instrument: Instrument) -> bool:
 
 def _watched_method(name: str, original: Any, instrument: Instrument) -> Any:
     runs_one = name in _RUNS and name not in _MANY
+    reads, usual = name in _READS, (name, 0)
 
     @functools.wraps(original)
     async def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         session = instrument.sessions.get(self) or _session(self, instrument)
         if not session.watches or _is_own_call(self, instrument):
             return await original(self, *args, **kwargs)
-        if runs_one and not instrument.cache and args and args[0].__class__ is str:
+        if runs_one and args and args[0].__class__ is str:
             # What watch does, without its questions: most calls come here.
-            return await session.run(args[0], args[1:], functools.partial(original, self, *args, **kwargs))
+            if not (reads and instrument.cache):
+                run = functools.partial(original, self, *args, **kwargs)
+                return await session.run(args[0], args[1:], run)
+            if not kwargs:
+                return await session.read(args[0], args[1:], usual, functools.partial(original, self, *args))
         return await watch(session, name, original, self, args, kwargs)
 
     return call

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 from bot.core._shared.errors import InvalidArgumentError, invalid
 from bot.core._shared.masking import one_line
 from bot.core.query_optimizer.execution.call import Call
-from bot.core.query_optimizer.execution.result_scopes import Scope, scope_key
+from bot.core.query_optimizer.execution.result_scopes import KnownScope, Scope, known, scope_key
 from bot.core.query_optimizer.execution.results import key_of
 from bot.core.query_optimizer.execution.timing import STOPWATCH, database_time, took_in_all
 from bot.core.query_optimizer.execution.transactions import Transaction
@@ -29,6 +29,10 @@ Run = Callable[[], Awaitable[Any]]
 
 READING: ContextVar[tuple[Any, ...] | None] = ContextVar("instrument_reading", default=None)
 """The read for which a pool in this context leases a connection: who reads, text, parameters, variant."""
+
+
+MAX_SCOPES = 2_000
+"""Scopes that an instrument remembers: of each kind of read, for each tenant."""
 
 
 class Options(NamedTuple):
@@ -64,6 +68,8 @@ class Instrument:
         # Sessions of connections that have no attributes of their own.
         self.sessions: WeakKeyDictionary[Any, Session] = WeakKeyDictionary()
         self._told: set[str] = set()
+        # The scope of reads by (place, class of the tenant, tenant), the oldest first; see scope_for.
+        self._scopes: dict[tuple[Any, ...], KnownScope] = {}
         self.change(optimizer, options)
 
     def change(self, optimizer: QueryOptimizer, options: Options) -> None:
@@ -71,6 +77,7 @@ class Instrument:
         self.optimizer = optimizer
         self.options = options
         self.cache = options.cache
+        self._scopes.clear()
         scope = options.scope
         self.database = ""
         """The database that the scope names, as writes are filed by it."""
@@ -87,21 +94,34 @@ class Instrument:
         """Whether results of MongoDB are kept only with a change stream; None: as it is set."""
         return self.options.change_streams
 
-    def scope_for(self, place: tuple[Hashable, ...]) -> Any:
-        """The scope of a read on a connection of this ``place``; None if it cannot be told."""
+    def scope_for(self, place: tuple[Hashable, ...]) -> KnownScope | None:
+        """The scope of a read on a connection of this ``place``; None if it cannot be told.
+
+        The tenant is asked each time. What the rest comes to is remembered, since every read asks for it.
+        """
         scope, tenant = self.options.scope, self.options.tenant
         try:
             told = None if tenant is None else tenant()
             if tenant is not None and told is None:
                 raise invalid(f"{name_of(tenant)}()", told, "the tenant of a read, as a str or number")
+            # 1, 1.0 and True are three tenants. Of other classes, what looks equal may differ inside.
+            is_plain = told is None or told.__class__ is str or told.__class__ is int
+            asked = place, told.__class__, told
+            if is_plain and (found := self._scopes.get(asked)) is not None:
+                return found
             given = scope if isinstance(scope, Scope) else Scope(tenant=scope)
-            found = Scope(
-                database=given.database,
-                role=given.role,
-                tenant=(given.tenant, told),
-                search_path=(given.search_path, self.number, *place),
+            found = known(
+                Scope(
+                    database=given.database,
+                    role=given.role,
+                    tenant=(given.tenant, told),
+                    search_path=(given.search_path, self.number, *place),
+                )
             )
-            scope_key(found)
+            if is_plain:
+                if len(self._scopes) >= MAX_SCOPES:
+                    del self._scopes[next(iter(self._scopes))]
+                self._scopes[asked] = found
         except InvalidArgumentError as error:
             self.tell_once("scope", "not cached: %s", f"{error}")
         except Exception as error:  # whatever the user's function raises
@@ -260,17 +280,19 @@ class Session:
         self, analysis: Analysis, text: str, params: Any, seconds: float, rows: int, *, is_one: bool
     ) -> None:
         optimizer = self.instrument.optimizer
-        key: Hashable = None
+        key: int | None = None
         if is_one:
             try:
-                key = self.instrument.number, key_of(text, params)
+                # Executions are told apart by the hash, so that it is made once and nothing is kept.
+                key = hash((self.instrument.number, key_of(text, params)))
             except TypeError:
                 key = None  # parameters that cannot be told apart
         call = Call(text, params, None, analysis, key)
         recorder = optimizer._recorder
-        recorder.record(call, seconds * 1000, rows, key)
+        now = optimizer._now()
+        recorder.record(call, seconds * 1000, rows, key, now)
         if key is not None:
-            recorder.watch(call, optimizer._now())
+            recorder.watch(call, now)
 
     async def run(
         self,
