@@ -7,6 +7,7 @@ from bot.core.outbound.keys import message_of, replaces
 from bot.core.outbound.lanes import Entry
 from bot.core.outbound.models import Kind, Limits, Priority
 from bot.core.outbound.scheduler import MAX_ATTEMPTS, Scheduler
+from bot.core.phase4_config.outbound import OutboundSettings
 
 GROUP, OTHER_GROUP, USER = -1, -2, 5
 LONG, SHORT = 700.0, 5.0
@@ -110,6 +111,12 @@ def test_limits_that_change_count_for_the_next():
     assert scheduler.poll(10.0)[1] == [(claim, Reason.HELD)], "five seconds are longer than four"
 
 
+def test_it_begins_with_the_bounds_of_the_settings():
+    settings, scheduler = OutboundSettings(), Scheduler(Limits())
+    assert (scheduler.backlog.most, scheduler.slots.most) == (settings.max_pending, settings.max_in_flight)
+    assert scheduler.max_wait == settings.max_wait
+
+
 # Refusals.
 
 
@@ -162,6 +169,19 @@ def test_a_private_chats_bucket_has_its_debt_and_a_groups_window_none(scheduler)
     second = in_flight(scheduler, USER)
     assert scheduler.debt_before(second, 10.0) == pytest.approx(1.0, abs=0.1), "of the message before it"
     assert scheduler.debt_before(in_flight(scheduler), 10.0) == 0.0
+
+
+def test_a_refusal_as_long_as_one_waits_at_most_is_waited_for(scheduler):
+    entry = in_flight(scheduler)
+    assert scheduler.refused(entry, 600.0, 0.0, 10.0, repeat=True)[1]
+
+
+def test_what_other_instances_hold_up_in_one_chat_does_not_open_the_window_of_all(scheduler):
+    first, second = in_flight(scheduler), in_flight(scheduler, OTHER_GROUP)
+    scheduler.deferred(first, 10.0, gate=5.0)
+    scheduler.deferred(second, 10.0, chat=0.5)
+    assert scheduler.poll(14.9)[0] == []
+    assert set(scheduler.poll(15.0)[0]) == {first, second}
 
 
 # Holds.
