@@ -469,6 +469,8 @@ class CacheManager(ManyLoading, Locking, Messages):
     def snapshot(self) -> CacheManagerFigures:
         """Counts since the start or the last reset; rates are percent, sizes MB."""
         size, warmed = self._settings.l1_max_size_mb, len(self._warmer)
+        if self._l2 is not None:
+            self._l2.look()
         return figures_of(self._counters, self._tiers, size, warmed, enabled=self._enabled)
 
     async def reset_statistics(self) -> None:

@@ -108,6 +108,19 @@ class SharedTier:
             finally:
                 await self.link.release()
 
+    def look(self) -> None:
+        """See whether Redis is back, if it is away and that is due: in a task, so the next status knows.
+
+        Without this a cache that nobody uses would be degraded for good.
+        """
+        if not self.link.probe_due:
+            return
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return  # a status may be asked for anywhere
+        self._tasks.spawn(self.link.probe(), name="cache-probe")
+
     @property
     def in_step(self) -> bool:
         """Whether Redis has every change made here."""

@@ -420,3 +420,19 @@ async def test_a_read_while_redis_has_yet_to_drop_a_value_brings_it_back_for_no_
     monkeypatch.setattr(l2, command, slow)
     await change(cache)
     assert await cache.get("k", "default") is None
+
+
+async def test_a_status_finds_out_that_redis_is_back_although_nobody_uses_the_cache(redis_server):
+    cache = CacheManager()
+    await cache.enable(redis_url=redis_server.url)
+    await cache.set("k", 1)
+    redis_server.kill()
+    assert await cache.get("other") is None
+    assert (await cache.get_statistics())["degraded"]
+    redis_server.start()
+
+    async def whole():
+        return not (await cache.get_statistics())["degraded"]
+
+    await until(whole)
+    await cache.disable()
