@@ -8,9 +8,10 @@ extensions, so that what is read is of the very type that was written: a tuple s
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bot.core._shared.errors import LARGEST, CorruptPayloadError, UnsupportedValueError
@@ -191,6 +192,28 @@ def read_header(payload: bytes) -> tuple[int, float, float]:
     return flags, expires_at, load_seconds
 
 
+def read_plain(payloads: Sequence[bytes]) -> tuple[list[bytes], Sequence[float], Sequence[float]] | None:
+    """Body, ``expires_at`` and ``load_seconds`` of each; None unless all are payloads with flags 0."""
+    count = len(payloads)
+    try:
+        headers = b"".join([payload[:HEADER_SIZE] for payload in payloads])
+    except TypeError:
+        return None
+    if (
+        len(headers) != count * HEADER_SIZE
+        or headers[::HEADER_SIZE].count(VERSION) != count
+        or headers[1::HEADER_SIZE].count(0) != count
+    ):
+        return None
+    expiries, seconds = zip(*_TIMES.iter_unpack(headers), strict=True)
+    if min(expiries) < 0.0 or max(expiries) >= _LATEST or min(seconds) < 0.0 or max(seconds) >= 1e9:
+        return None
+    if math.isnan(sum(expiries) + sum(seconds)):  # which no comparison finds
+        return None
+    return [payload[HEADER_SIZE:] for payload in payloads], expiries, seconds
+
+
+_TIMES = struct.Struct(">xxdf")
 _LATEST = 10 * LARGEST
 
 

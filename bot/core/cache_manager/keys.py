@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 
 from bot.core._shared.errors import invalid
@@ -102,6 +103,15 @@ def redis_key(namespace: str, key: str, root: bytes = b"") -> bytes:
         return namespace_prefix(namespace, root) + key.encode()
     except UnicodeEncodeError:
         return namespace_prefix(namespace, root) + key.encode("utf-8", "surrogatepass")
+
+
+def redis_keys(namespace: str, keys: Sequence[str], root: bytes = b"") -> list[bytes]:
+    """:func:`redis_key` of each."""
+    prefix = namespace_prefix(namespace, root)
+    try:
+        return [prefix + key.encode() for key in keys]
+    except UnicodeEncodeError:
+        return [redis_key(namespace, key, root) for key in keys]
 
 
 def lease_key(kind: str, namespace: str, key: str, root: bytes = b"") -> bytes:

@@ -77,8 +77,11 @@ class ManyLoading(Watched):
             for start in range(0, len(stored), _READ_AT_ONCE):
                 piece = stored[start : start + _READ_AT_ONCE]
                 values += await asyncio.gather(*[self._look_for(key, namespace) for key in piece])
-        found |= {key: value for key, value in zip(given, values, strict=True) if value is not ABSENT}
-        return found if in_order else {key: found[key] for key in wanted if key in found}
+        more = {key: value for key, value in zip(given, values, strict=True) if value is not ABSENT}
+        if in_order:
+            return more
+        found |= more
+        return {key: found[key] for key in wanted if key in found}
 
     def _look_here(
         self, keys: list[str], namespace: str, found: dict[str, Any], missing: dict[str, str]

@@ -6,6 +6,7 @@ import decimal
 import math
 import os
 import pickle
+import struct
 import uuid
 import zlib
 
@@ -14,8 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bot.core.cache_manager import codec
 from bot.core.cache_manager.codec import MAX_PAYLOAD, VERSION, decode, encode
 from bot.core.cache_manager.errors import CorruptPayloadError, UnsupportedValueError
+from tests.support.searching import searching
 
 scalars = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(), st.binary(),
@@ -141,3 +144,38 @@ def test_the_usual_types_are_covered():
         "uid": uuid.UUID(int=5), "tags": {"a"}, "by_id": {1: "x", (2, 3): None},
     }  # fmt: skip
     assert decode(encode(row)).value == row
+
+
+TIMES = st.floats(allow_nan=True, allow_infinity=True) | st.sampled_from([0.0, 1e9, 9.9e8, 1.7e9])
+HEADERS = st.tuples(st.sampled_from([2, 2, 2, 1]), st.sampled_from([0, 0, 0, 1, 8]), TIMES, TIMES)
+
+
+@searching(300)
+@given(st.lists(HEADERS | st.binary(max_size=20), min_size=1, max_size=6))
+def test_headers_read_together_are_those_read_one_by_one(parts):
+    payloads = []
+    for part in parts:
+        if isinstance(part, bytes):
+            payloads.append(part)
+        else:
+            version, flags, expires_at, load_seconds = part
+            with contextlib.suppress(OverflowError):  # no float of four bytes
+                payloads.append(struct.pack(">BBdf", version, flags, expires_at, load_seconds) + b"body")
+    if not payloads:
+        return
+    try:
+        alone = [codec.read_header(payload) for payload in payloads]
+        plain = all(flags == 0 for flags, _, _ in alone)
+    except CorruptPayloadError:
+        plain = False
+    found = codec.read_plain(payloads)
+    assert (found is not None) is plain
+    if found is not None:
+        bodies, expiries, seconds = found
+        assert bodies == [payload[codec.HEADER_SIZE :] for payload in payloads]
+        assert [(0, *times) for times in zip(expiries, seconds, strict=True)] == alone
+
+
+@pytest.mark.parametrize("answer", [1, "text", None, [b"x"], 1.5])
+def test_what_is_no_bytes_is_no_payload(answer):
+    assert codec.read_plain([answer]) is None
