@@ -55,7 +55,7 @@ class BatchWorld(Scenario):
     allowed: ClassVar[tuple[type[BaseException], ...]] = (Phase4Error, ValueError)
     quiet: ClassVar[str] = "given up"
     length: ClassVar[float] = 8.0
-    share: ClassVar[float] = 0.4
+    share: ClassVar[float] = 0.25
     pause: ClassVar[float] = 1.2
     instances: ClassVar[tuple[int, ...]] = (2, 2, 2, 3)
 

@@ -37,6 +37,7 @@ class CacheWorld(Scenario):
     """Caches of several instances before one database that never fails."""
 
     name: ClassVar[str] = "cache"
+    share: ClassVar[float] = 1.5
     # An older value may come back at a failover that loses the last writes, as the documentation says.
     kinds: ClassVar[tuple[str, ...]] = tuple(kind for kind in Scenario.kinds if kind != "fail over")
     length: ClassVar[float] = 15.0

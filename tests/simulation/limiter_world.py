@@ -34,6 +34,7 @@ class LimiterWorld(Scenario):
     """Limiters that share a window and a bucket for each of a few clients."""
 
     name: ClassVar[str] = "limiter"
+    share: ClassVar[float] = 0.6
     kinds: ClassVar[tuple[str, ...]] = tuple(
         kind for kind in KINDS if kind not in ("clock step of redis", "evicting")
     )

@@ -50,6 +50,7 @@ class OutboundWorld(Scenario):
     """Instances of one bot that write to a few groups."""
 
     name: ClassVar[str] = "outbound"
+    share: ClassVar[float] = 0.8
     kinds: ClassVar[tuple[str, ...]] = tuple(
         kind for kind in KINDS if kind not in ("clock step of redis", "evicting")
     )

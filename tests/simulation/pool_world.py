@@ -171,6 +171,7 @@ class PoolWorld(Scenario):
     """Users who change rows in transactions, and some who forget to end them."""
 
     name: ClassVar[str] = "pool"
+    share: ClassVar[float] = 1.5
     kinds: ClassVar[tuple[str, ...]] = (
         "database refuses", "database hangs", "database closes", "stop process", "kill process",
     )  # fmt: skip

@@ -44,6 +44,7 @@ class SlotsWorld(Scenario):
     """Users who download something, two at a time, or write a report, one at a time."""
 
     name: ClassVar[str] = "slots"
+    share: ClassVar[float] = 0.6
     length: ClassVar[float] = 20.0
     pause: ClassVar[float] = 2.0
 
