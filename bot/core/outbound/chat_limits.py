@@ -40,8 +40,8 @@ class ChatLimit(Protocol):
         """When nothing counts any more, if nothing is added; nothing is in flight."""
         ...
 
-    def abandon(self) -> None:
-        """Nothing is in flight any more."""
+    def abandon(self, now: float) -> None:
+        """Nobody will tell of what is in flight: it counts as sent."""
         ...
 
     def check_invariants(self) -> None:
@@ -80,8 +80,8 @@ class PrivateLimit:
     def idle_at(self, rates: Rates) -> float:
         return self._bucket.full_at
 
-    def abandon(self) -> None:
-        self._bucket.in_flight = 0
+    def abandon(self, now: float) -> None:
+        self._bucket.in_flight = 0  # it was paid for when it left
 
     def check_invariants(self) -> None:
         assert self._bucket.in_flight >= 0
@@ -115,8 +115,9 @@ class GroupLimit:
     def idle_at(self, rates: Rates) -> float:
         return self._window.empty_at(rates.group[1])
 
-    def abandon(self) -> None:
-        self._window.give_back(self._window.in_flight)
+    def abandon(self, now: float) -> None:
+        if self._window.in_flight:
+            self._window.answered(self._window.in_flight, now)
 
     def check_invariants(self) -> None:
         self._window.check_invariants()
@@ -161,10 +162,11 @@ class TypingLimit:
             at = max(at, window.empty_at(length))
         return at
 
-    def abandon(self) -> None:
+    def abandon(self, now: float) -> None:
         self._in_flight = 0
         for window in self._windows:
-            window.give_back(window.in_flight)
+            if window.in_flight:
+                window.answered(window.in_flight, now)
 
     def _adapt(self, rates: Rates) -> None:
         if len(self._windows) != len(rates.typing):

@@ -365,7 +365,7 @@ class Dispatcher:
     def _abandon(self) -> None:
         self.generation += 1
         self.cancel_timer()
-        self.scheduler.abandon()
+        self.scheduler.abandon(self._now())
         if self.shared is not None:
             self.shared.abandon()
         self._abandoned()

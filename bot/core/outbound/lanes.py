@@ -215,11 +215,11 @@ class ChatState:
         for lane in self.lanes.values():
             lane.limit = self._limit_of(lane.kind, rates)
 
-    def abandon(self) -> None:
+    def abandon(self, now: float) -> None:
         """Nobody waits and nothing is in flight any more. What counts goes on counting."""
         self.lanes = {}
         for limit in self._limits():
-            limit.abandon()
+            limit.abandon(now)
 
     def idle_at(self, rates: Rates) -> float:
         """When it is as if it had never been written to; inf: not before something ends."""

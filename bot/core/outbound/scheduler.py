@@ -285,16 +285,17 @@ class Scheduler:
         """Every claim that waits."""
         return [claim for entry in self._entries() for claim in entry.claims]
 
-    def abandon(self) -> list[Claim]:
-        """The event loop of all callers has ended: nobody waits and nothing is in flight any more.
+    def abandon(self, now: float) -> list[Claim]:
+        """The event loop of all callers has ended: nobody waits, and nobody tells of what is in flight.
 
-        Windows and penalties stay. Returns the claims that had waited.
+        That counts as sent now, since it may have been. Windows and penalties stay. Returns the claims that
+        had waited.
         """
         over = self.waiting()
         for claim in over:
             claim.entry = None
         for chat in self.chats:
-            chat.abandon()
+            chat.abandon(now)
         self.slots.clear()
         self.backlog.clear()
         self._turns.clear()

@@ -80,10 +80,11 @@ def test_settings_may_change_while_something_is_in_flight(limit):
 
 
 @pytest.mark.parametrize("limit", all_limits(), ids=lambda limit: type(limit).__name__)
-def test_abandoned_nothing_is_in_flight_any_more(limit):
-    limit.leave(1, RATES, 10.0)
-    limit.abandon()
-    limit.check_invariants()
+def test_what_is_in_flight_when_the_callers_loop_ends_counts_as_sent(limit):
+    for _ in range(2):
+        limit.leave(1, RATES, 10.0)
+    limit.abandon(10.5)
+    assert 0.0 < wait(limit, 10.5) < math.inf
     assert limit.idle_at(RATES) < math.inf
     assert wait(limit, 200.0) == 0.0
 
