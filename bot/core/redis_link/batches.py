@@ -113,7 +113,8 @@ class Batches(ABC):
         ):
             return
         wire = self._wire
-        if wire is not None and not self._under_way and self._is_closed(wire):
+        # A new one is used in any case: were each closed at once, no answer would ever end the trying.
+        if wire is not None and wire.proven and not self._under_way and self._is_closed(wire):
             self._drop_wire()
             wire = None
         try:

@@ -102,8 +102,10 @@ class RedisLink:
         self.parts = Parts(connections, health, primary, rights, calls, probes)
         # Changed only by on_move, batched_script and listen, and by what undoes each.
         self._on_move: list[Callable[[], None]] = []
-        # In a cluster a command goes to the node that has its key, by redis-py's own connections.
-        self._together = None if self.cluster else Together(self.parts, connections.new_connection)
+        # In a cluster a command goes to the node that has its key, and behind Sentinel to whoever is the
+        # primary at that moment: by redis-py's own connections.
+        alone = self.cluster or connections.primary is not None
+        self._together = None if alone else Together(self.parts, connections.new_connection)
         if self._together is not None:
             calls.another_stands = self._together.stands
         self._scripts: list[BatchedScript | ClusterScript] = []

@@ -101,15 +101,19 @@ class Wire(asyncio.Protocol):
         self._on_lost(self, exc)
 
     def closed_by_server(self) -> bool:
-        """Whether an idle connection was closed at the other end, even if this loop has not read it yet."""
+        """Whether an idle connection was closed at the other end, even if this loop has not read it yet.
+
+        False if that cannot be told: no ``select.poll``, or a transport without a socket.
+        """
         poll_type = getattr(select, "poll", None)
-        if poll_type is None:
+        used = self.transport.get_extra_info("socket")
+        if poll_type is None or used is None:
             return False
         poll = poll_type()
         try:
-            poll.register(self.transport.get_extra_info("socket").fileno(), _CLOSED)
+            poll.register(used.fileno(), _CLOSED)
             return bool(poll.poll(0))
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError):
             return True  # this end is closed
 
     def drop(self) -> None:

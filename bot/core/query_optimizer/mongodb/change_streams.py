@@ -161,7 +161,7 @@ class ChangeStreams:
     def tell_once(self, text: str) -> None:
         if text not in self._told and len(self._told) < 1_000:
             self._told.add(text)
-            logger.warning("%s", text)
+            logger.warning("%s", one_line(text, 1000))
 
     def unavailable(self) -> list[str]:
         """A sentence for each database that has no stream although it should."""
