@@ -81,16 +81,16 @@ async def test_what_cannot_be_read_is_a_miss_among_values(pair, raw):
 
 def hold(link, begun, go_on):
     """Let the answers to MGET wait on their way back."""
-    execute = link.execute
+    pipeline = link.pipeline
 
-    async def held(*command):
-        answer = await execute(*command)
-        if command[0] == "MGET":
+    async def held(commands):
+        answers = await pipeline(commands)
+        if commands[0][0] == "MGET":
             begun.set()
             await go_on.wait()
-        return answer
+        return answers
 
-    link.execute = held
+    link.pipeline = held
 
 
 @pytest.fixture
