@@ -191,10 +191,10 @@ async def test_an_answer_that_is_none_is_a_failure(pair, monkeypatch):
     a, _ = pair
     for answer in (None, 1, [], [b"x"] * 3, "text"):
 
-        async def nonsense(*command, answer=answer):
-            return answer
+        async def nonsense(commands, answer=answer):
+            return [answer]
 
-        monkeypatch.setattr(a._l2.link, "execute", nonsense)
+        monkeypatch.setattr(a._l2.link, "pipeline", nonsense)
         assert await a.get_many(KEYS[:MANY]) == {}
     monkeypatch.undo()
     assert (await a.get_statistics())["l2_errors"] == 5
@@ -202,6 +202,6 @@ async def test_an_answer_that_is_none_is_a_failure(pair, monkeypatch):
 
 async def test_a_bad_key_is_refused_before_anything_is_asked(pair, monkeypatch):
     a, _ = pair
-    monkeypatch.setattr(a._l2.link, "execute", None)
+    monkeypatch.setattr(a._l2.link, "pipeline", None)
     with pytest.raises(TypeError, match="key"):
         await a.get_many([*KEYS, 5])
