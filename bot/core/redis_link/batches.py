@@ -102,6 +102,19 @@ class Batches(ABC):
     def _fail(self, batch: Any, error: BackendError) -> None:
         """Tell everybody in a batch, or in what ``_none_waiting`` made."""
 
+    def _add(self, call: Any, loop: asyncio.AbstractEventLoop) -> None:
+        """Let a call wait for the next batch, in what has ``append``; ``loop`` is the running one."""
+        if loop is not self._loop:
+            self._move_to(loop)
+        waiting = self._waiting
+        waiting.append(call)
+        if len(waiting) == LARGE_BATCH:
+            # Enough for the server to begin with, while this process gathers the others.
+            self._send()
+        elif not self._scheduled and not self._under_way and self._opening is None:
+            self._scheduled = True
+            loop.call_soon(self._send)
+
     def _send(self) -> None:
         """Start the next batch, if there is one to start."""
         self._scheduled = False

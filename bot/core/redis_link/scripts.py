@@ -12,7 +12,7 @@ from typing import Any
 from bot.core._shared.demotion import redis_needs_another_server
 from bot.core._shared.errors import BackendError
 from bot.core._shared.tasks import run_on_loop
-from bot.core.redis_link.batches import LARGE_BATCH, Batches, Sent
+from bot.core.redis_link.batches import Batches, Sent
 from bot.core.redis_link.breaker import Breaker
 from bot.core.redis_link.commands import UNANSWERED
 from bot.core.redis_link.errors import RedisRefusedError, RedisUnavailableError
@@ -138,18 +138,6 @@ class BatchedScript(Batches):
                     self._loop.call_soon_threadsafe(self.send, key, argument, unclaimed)
             return
         self._add((key, argument, None, unclaimed), loop)
-
-    def _add(self, call: Call, loop: asyncio.AbstractEventLoop) -> None:
-        if loop is not self._loop:
-            self._move_to(loop)
-        waiting = self._waiting
-        waiting.append(call)
-        if len(waiting) == LARGE_BATCH:
-            # Enough for the server to begin with, while this process gathers the others.
-            self._send()
-        elif not self._scheduled and not self._under_way and self._opening is None:
-            self._scheduled = True
-            loop.call_soon(self._send)
 
     def _none_waiting(self) -> list[Call]:
         return []

@@ -9,7 +9,7 @@ from typing import Any
 
 from bot.core._shared.demotion import redis_needs_another_server
 from bot.core._shared.errors import BackendError
-from bot.core.redis_link.batches import LARGE_BATCH, Batches
+from bot.core.redis_link.batches import Batches
 from bot.core.redis_link.breaker import Breaker
 from bot.core.redis_link.calls import LONGEST_WAIT
 from bot.core.redis_link.commands import UNANSWERED
@@ -77,23 +77,15 @@ class Together(Batches):
         no more connections, or the commands have more than ``most`` bytes. Raises as ``RedisLink.run``.
         """
         loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            if self._connections.owner.elsewhere:
-                return [UNANSWERED] * len(commands)
-            self._move_to(loop)
+        if loop is not self._loop and self._connections.owner.elsewhere:
+            return [UNANSWERED] * len(commands)
         data = _packed(commands)
         if data is None or len(data) > most:
             return [UNANSWERED] * len(commands)
         found: asyncio.Future[list[Any]] = loop.create_future()
         until = loop.time() + LONGEST_WAIT * self._timeout
-        waiting = self._waiting
         call = _Call(data, len(commands), found, until, repeatable=repeatable)
-        waiting.append(call)
-        if len(waiting) == LARGE_BATCH:
-            self._send()
-        elif not self._scheduled and not self._under_way and self._opening is None:
-            self._scheduled = True
-            loop.call_soon(self._send)
+        self._add(call, loop)
         try:
             answers = await found
         except RedisUnavailableError:

@@ -4,13 +4,16 @@ import asyncio
 import contextlib
 import random
 
+import hiredis
 import pytest
 import redis
 from redis.asyncio.client import Redis
 
 from bot.core.cache_manager import CacheManager
-from bot.core.redis_link import RedisLink, RedisRefusedError, RedisUnavailableError, together
+from bot.core.redis_link import RedisLink, RedisRefusedError, RedisUnavailableError, batches, together
 from bot.core.redis_link.calls import AT_ONCE
+from bot.core.redis_link.wire import Wire
+from tests.support.fake_redis import FakeRedis
 from tests.support.proxy import Proxy
 from tests.support.servers import RedisServer, running
 from tests.support.waiting import equals, until
@@ -38,6 +41,33 @@ async def connections(server):
 async def accepted(server):
     """How many connections the server ever accepted."""
     return await asyncio.to_thread(lambda: control(server).info("stats")["total_connections_received"])
+
+
+class HangsUp(FakeRedis):
+    """Closes each connection as soon as it has greeted, as a proxy does whose server is gone."""
+
+    async def _serve(self, reader, writer):
+        self.connections += 1
+        parser = hiredis.Reader()
+        greeted = False
+        while not greeted and (data := await reader.read(65_536)):
+            parser.feed(data)
+            while (command := parser.gets()) is not False:
+                writer.write(self._greeting(command))
+                greeted = greeted or b"LIB-VER" in command
+        writer.close()
+
+
+async def test_a_server_that_hangs_up_after_its_greeting_is_away(monkeypatch):
+    # As if what it does were noticed at once, however busy this machine is.
+    monkeypatch.setattr(Wire, "closed_by_server", lambda self: True)
+    async with HangsUp(lambda command: None) as server, asyncio.timeout(10):
+        link = RedisLink(server.url)
+        with pytest.raises(RedisUnavailableError):
+            await link.execute("SET", "k", 1)
+        assert not link.available
+        assert server.connections == 1
+        await link.close()
 
 
 async def test_thousands_of_calls_at_once_need_one_connection(link, redis_server):
@@ -121,7 +151,7 @@ async def test_one_who_is_cancelled_before_his_turn_is_not_sent_and_others_are(l
     found = [answer for answer in answers[1::2] if isinstance(answer, int)]
     assert len(found) == 150
     # What had been sent when it was cancelled is run: those of the first batch, and no more.
-    assert 150 <= int(await link.execute("GET", "n")) <= 150 + together.LARGE_BATCH
+    assert 150 <= int(await link.execute("GET", "n")) <= 150 + batches.LARGE_BATCH
     assert found == sorted(found)
 
 
