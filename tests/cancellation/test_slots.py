@@ -11,14 +11,21 @@ from tests.support.waiting import equals, until
 TWO = ConcurrencyLimit(2, "cancelled while switching off")
 
 
+async def a_full_line(limiter, client):
+    """Both slots of the client, and a task that waits for a third one."""
+    slots = [await limiter.acquire_slot(client, TWO) for _ in range(2)]
+    waiting = asyncio.create_task(limiter.acquire_slot(client, TWO, timeout=None))
+    await until(lambda: equals(lambda: limiter.slot_status(client, TWO), (2, 2, 1, False)))
+    return slots, waiting
+
+
 @pytest.mark.parametrize("turns", [0, 1, 2, 3, 5, 8, 13, 21, 34])
 async def test_switching_off_is_cancelled_and_done_again(redis_url, turns):
     limiter, other = RateLimiter(), RateLimiter()
     for each in (limiter, other):
         await each.enable(redis_url=redis_url, slot_lease=1.0)
     client = f"{turns} turns"
-    slots = [await limiter.acquire_slot(client, TWO) for _ in range(2)]
-    waiting = asyncio.create_task(limiter.acquire_slot(client, TWO, timeout=None))
+    slots, waiting = await a_full_line(limiter, client)
     await until(lambda: equals(lambda: other.slot_status(client, TWO), (2, 2, 1, False)))
 
     off = asyncio.create_task(limiter.disable())
@@ -41,9 +48,7 @@ async def test_switching_off_is_cancelled_twice(redis_url, turns):
     limiter = RateLimiter()
     await limiter.enable(redis_url=redis_url, slot_lease=60.0)
     client = f"{turns} turns, twice"
-    slots = [await limiter.acquire_slot(client, TWO) for _ in range(2)]
-    waiting = asyncio.create_task(limiter.acquire_slot(client, TWO, timeout=None))
-    await until(lambda: equals(lambda: limiter.slot_status(client, TWO), (2, 2, 1, False)))
+    slots, waiting = await a_full_line(limiter, client)
     off = asyncio.create_task(limiter.disable())
     await asyncio.sleep(0)
     off.cancel()

@@ -1,18 +1,10 @@
-import asyncio
 import os
 from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
 
-
-async def _run(url, *statements):
-    connection = await asyncpg.connect(url)
-    try:
-        for statement in statements:
-            await connection.execute(statement)
-    finally:
-        await connection.close()
+from tests.support.apart import execute_on_postgresql
 
 
 @pytest.fixture(scope="session")
@@ -21,10 +13,10 @@ def own_database(postgresql_url):
     another process may run the same tests on the same server.
     """
     name = f"phase4_plans_{os.getpid()}"
-    asyncio.run(_run(postgresql_url, f"DROP DATABASE IF EXISTS {name}"))
-    asyncio.run(_run(postgresql_url, f"CREATE DATABASE {name} TEMPLATE template0"))
+    execute_on_postgresql(postgresql_url, f"DROP DATABASE IF EXISTS {name}")
+    execute_on_postgresql(postgresql_url, f"CREATE DATABASE {name} TEMPLATE template0")
     yield urlsplit(postgresql_url)._replace(path=f"/{name}").geturl()
-    asyncio.run(_run(postgresql_url, f"DROP DATABASE {name}"))
+    execute_on_postgresql(postgresql_url, f"DROP DATABASE {name}")
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +24,9 @@ def tables(request, own_database):
     """The URL of a database with the tables of the module's ``TABLES``, in its schema ``SCHEMA``."""
     schema, script = request.module.SCHEMA, request.module.TABLES
     begin = f"CREATE SCHEMA {schema}", f"SET search_path = {schema}"
-    asyncio.run(_run(own_database, *begin, *filter(str.strip, script.split(";"))))
+    execute_on_postgresql(own_database, *begin, *filter(str.strip, script.split(";")))
     yield own_database
-    asyncio.run(_run(own_database, f"DROP SCHEMA {schema} CASCADE"))
+    execute_on_postgresql(own_database, f"DROP SCHEMA {schema} CASCADE")
 
 
 @pytest.fixture
