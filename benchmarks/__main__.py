@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-LONG = ("baseline", "bounds", "db_handler", "soak")
-"""Run only when they are named: they take minutes."""
+ON_REQUEST = ("baseline", "bounds", "db_handler", "evidence", "soak")
+"""Run only when they are named: they take minutes, or a database of the caller's."""
 
 
 def main() -> int:
@@ -15,7 +15,7 @@ def main() -> int:
     known = sorted(
         path.stem for path in here.glob("*.py") if path.stem not in ("__init__", "__main__", "harness")
     )
-    chosen = sys.argv[1:] or [name for name in known if name not in LONG]
+    chosen = sys.argv[1:] or [name for name in known if name not in ON_REQUEST]
     if unknown := [name for name in chosen if name not in known]:
         print(f"no such benchmark: {', '.join(unknown)}; there are: {', '.join(known)}", file=sys.stderr)
         return 2

@@ -16,7 +16,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Contender, Result, compare, main, redis_server, table, verdict
+from benchmarks.harness import (
+    Contender,
+    Result,
+    compare,
+    main,
+    postgresql_server,
+    redis_server,
+    table,
+    verdict,
+)
 from bot.core.batch_processor import BatchItem, BatchProcessor
 
 ITEMS = 10_000
@@ -25,7 +34,6 @@ LANES = 1_000
 DURABLE_ITEMS = 2_000
 ROWS, SINGLE_ROWS = 5_000, 200
 SIZE = 100
-POSTGRESQL = os.environ.get("PHASE4_BENCH_POSTGRESQL_URL", "postgresql://postgres@127.0.0.1:5432/test")
 
 
 async def in_order(items: list[BatchItem]) -> list[Any]:
@@ -222,11 +230,11 @@ async def sqlite() -> AsyncIterator[Write]:
 
 
 @contextlib.asynccontextmanager
-async def postgresql() -> AsyncIterator[Write]:
+async def postgresql(url: str) -> AsyncIterator[Write]:
     import asyncpg
 
     schema = f"phase4_bench_{os.getpid()}"
-    connection = await asyncpg.connect(POSTGRESQL, server_settings={"search_path": schema})
+    connection = await asyncpg.connect(url, server_settings={"search_path": schema})
     await connection.execute(
         f"CREATE SCHEMA {schema}; CREATE TABLE rows (id BIGSERIAL PRIMARY KEY, n BIGINT, what TEXT)"
     )
@@ -247,11 +255,12 @@ async def bench() -> None:
     await lanes()
     async with sqlite() as write:
         await rows_written("SQLite (a file, WAL)", write)
-    try:
-        async with postgresql() as write:
+    with postgresql_server() as url:
+        if url is None:
+            print("PostgreSQL left out: PHASE4_BENCH_POSTGRESQL_URL names none, and none can be started")
+            return
+        async with postgresql(url) as write:
             await rows_written("PostgreSQL", write)
-    except OSError as error:
-        print(f"PostgreSQL left out: {error}")
 
 
 if __name__ == "__main__":

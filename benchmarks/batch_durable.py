@@ -91,7 +91,7 @@ async def through(server: RedisServer, *, kill_every: float | None, seconds: flo
         key.decode(): int(value) for key, value in (await database.hgetall(f"handled:{QUEUE}")).items()
     }
     told = {key.decode() for key in await database.hkeys(f"redelivered:{QUEUE}")}
-    states = Counter()
+    states: Counter[str] = Counter()
     for begin in range(0, len(accepted), 5_000):
         for value in await submitter_outcomes(database, accepted[begin : begin + 5_000]):
             states[value] += 1

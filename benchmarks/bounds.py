@@ -305,7 +305,7 @@ async def kept_results() -> Filled:
     for _ in range(60):
         await processor.submit_many(list(range(1000)))
         await processor.flush()
-    kept = processor._dispatcher.results
+    kept = processor._dispatcher.outcomes.results
     count, bound = len(kept), kept.limit
     grown = settled_rss() - before
     await processor.disable()

@@ -58,11 +58,11 @@ async def l1() -> None:
     aio = aiocache.SimpleMemoryCache()
     await aio.set("text", "a value", ttl=600)
     await aio.set("dict", SMALL, ttl=600)
-    ttl_cache = cachetools.TTLCache(1000, 600)
+    ttl_cache: cachetools.TTLCache[str, str] = cachetools.TTLCache(1000, 600)
     ttl_cache["text"] = "a value"
-    box = cachebox.TTLCache(1000, 600)
+    box: Any = cachebox.TTLCache(1000, 600)
     box["text"] = "a value"
-    tiny = theine.Cache(1000)
+    tiny: Any = theine.Cache(1000)
     tiny.set("text", "a value")
 
     async def lookup(key: str) -> Any:
@@ -180,7 +180,7 @@ async def l2(url: str) -> None:
     keys = [f"k{n}" for n in range(1000)]
     await ours.set_many(dict.fromkeys(keys, SMALL), ttl=3600)
     raw = redis.Redis.from_url(url, protocol=3, max_connections=2000)
-    payload = await raw.get("p4c:v:default:k1")
+    payload: Any = await raw.get("p4c:v:default:k1")
     for key in keys:
         await raw.set(key, payload)
     cashews = Cache()
@@ -273,7 +273,7 @@ async def many(url: str, keys: int = 10_000, repeats: int = 9) -> None:
     names = [f"user:{number}" for number in range(keys)]
     items = dict.fromkeys(names, SMALL)
     await full.set_many(items, ttl=3600)
-    payload = await raw.get("p4c:v:default:user:1")
+    payload: Any = await raw.get("p4c:v:default:user:1")
     body = msgspec.msgpack.encode(SMALL)
 
     async def pipeline() -> None:
@@ -526,7 +526,7 @@ def hits_sieve(trace: list[int], size: int) -> float:
 def hits_theine(trace: list[int], size: int) -> float:
     import theine
 
-    cache = theine.Cache(size)
+    cache: Any = theine.Cache(size)
     hits = 0
     for key in trace:
         _, ok = cache.get(str(key))

@@ -135,7 +135,8 @@ class Run:
         counting = Counting()
         self.commands.clear()
         self.calls.clear()
-        async with AsyncMongoClient(url, event_listeners=[counting]) as client:
+        client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(url, event_listeners=[counting])
+        async with client:
             await client.drop_database("h_mirror")
             if how != AS_IT_IS:
                 instrument(client, cache=how == ANSWERED)

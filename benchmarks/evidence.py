@@ -9,8 +9,10 @@ code was done.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -295,6 +297,20 @@ def report(found: Sequence[Measured]) -> str:
     return "\n".join(lines)
 
 
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.evidence", description=__doc__.splitlines()[0]
+    )
+    url = os.environ.get("PHASE4_BENCH_POSTGRESQL_URL")
+    parser.add_argument("url", nargs="?", default=url, help="default: PHASE4_BENCH_POSTGRESQL_URL")
+    parser.add_argument("queries", nargs="?", choices=("tuned", "hold-out"), default="tuned")
+    given = parser.parse_args()
+    if given.url is None:
+        parser.error("the url of a database with a schema adv is needed")
+    chosen = HOLD_OUT if given.queries == "hold-out" else QUERIES
+    print(report(asyncio.run(measure(given.url, chosen))))
+    return 0
+
+
 if __name__ == "__main__":
-    chosen = HOLD_OUT if "hold-out" in sys.argv[2:] else QUERIES
-    print(report(asyncio.run(measure(sys.argv[1], chosen))))
+    sys.exit(main())

@@ -186,7 +186,10 @@ async def overhead() -> list[str]:
     await lb.enable(LoadBalancingStrategy.LEAST_CONNECTIONS, request_handler=post, check_interval=0)
     await lb.add_instance("bot-1", "127.0.0.1", port)
     [instance] = lb.instances
-    direct, routed, bare, empty = [], [], [], []
+    direct: list[float] = []
+    routed: list[float] = []
+    bare: list[float] = []
+    empty: list[float] = []
     for _ in range(11):
         for samples, call, n in (
             (direct, lambda: post(instance, {"n": 1}), 300),
@@ -218,10 +221,24 @@ async def overhead() -> list[str]:
     return [verdict("overhead of route_request, % of a local request", added / one * 100, 5.0)]
 
 
+async def adding(count: int = 10_000) -> list[str]:
+    """A fleet that is added one by one, with what each strategy keeps for its choice."""
+    seconds: dict[str, float] = {}
+    for strategy in STRATEGIES:
+        lb = LoadBalancer()
+        await lb.enable(strategy, check_interval=0)
+        start = time.perf_counter()
+        for number in range(count):
+            await lb.add_instance(f"bot-{number}", "127.0.0.1", 1_024 + number)
+        seconds[strategy.value] = time.perf_counter() - start
+        await lb.disable()
+    return [verdict(f"s to add {count:,} instances, {name}", taken, 1.0) for name, taken in seconds.items()]
+
+
 async def bench() -> None:
     logging.disable(logging.CRITICAL)
     verdicts = []
-    for part in (prices, shares, tail, overhead):
+    for part in (prices, shares, tail, adding, overhead):
         verdicts += await part()
     print("\n".join(verdicts))
 

