@@ -67,6 +67,7 @@ SCHEDULING = (
 MODULES: dict[str, tuple[str, ...]] = {
     "bot/core/_shared/bounded_store.py": (
         "tests/core/shared/test_bounded_store.py",
+        "tests/core/shared/test_bounded_store_eviction.py",
         "tests/properties/test_bounded_store.py",
         f"{CACHE}/test_l1.py",
     ),

@@ -219,10 +219,10 @@ class BoundedStore:
 
         ``size`` is in bytes, ``ttl`` in seconds (None: no expiry), ``keep`` the seconds that it stays
         for :meth:`peek` after it expired. Returns None, with nothing stored
-        and the old entry gone, when the value alone is larger than the store.
+        and the old entry gone, when the value and what is charged are larger than the store.
         """
         due = self._due
-        if due and due[0] < now:
+        if due and due[0] <= now:
             self.expire(now)
         found = self._spaces.get(space)
         old = found.get(key) if found is not None else None
@@ -250,6 +250,8 @@ class BoundedStore:
                 self._count >= self.max_entries or self._bytes + size + room > self.max_bytes
             ):
                 self._evict_one(incoming=size + room)
+            if self._bytes + size + room > self.max_bytes:
+                return None  # nothing is left to evict; what the owner keeps beside takes the room
         if ttl is not None:
             second = math.ceil(entry.drop_at)
             bucket = self._expiring.get(second)
@@ -260,16 +262,14 @@ class BoundedStore:
         found = self._spaces.get(space)
         if found is None:
             found = self._spaces[space] = {}
-            if space not in self._pinned and self._space_overhead:
-                beside = self._space_size(space)
-                self._bytes += beside
-                self._beside += beside
+            beside = self._space_size(space)
+            self._bytes += beside
+            self._beside += beside
         found[key] = entry
         self._count += 1
         self._bytes += size
         self.insertions += 1
         if self._lru is not None:
-            entry.in_main = True
             self._lru[entry] = None
         elif entry.in_main:
             self._main.append(entry)
@@ -322,7 +322,7 @@ class BoundedStore:
         """Drop everything that expired in seconds wholly past; how many. O(1) when nothing did."""
         due = self._due
         dropped = 0
-        while due and due[0] < now:
+        while due and due[0] <= now:
             for entry in self._expiring.pop(heapq.heappop(due), {}):
                 self._drop(entry, scheduled=False)
                 dropped += 1
