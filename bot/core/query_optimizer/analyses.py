@@ -88,6 +88,11 @@ class Analyses:
         self.known = self.known._replace(own=names)
         self.forget()
 
+    def known_text(self, query: str) -> Analysis | None:
+        """The analysis of a short text, if it is remembered and has no operations to choose from."""
+        analysis = self._analyses.get(query)
+        return None if analysis is None or analysis.operations else analysis
+
     def analyse(self, query: str, params: Any = None) -> Analysis:
         key = query if len(query) <= SHORT else key_of_text(query)
         analysis = self._analyses.get(key)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Hashable
 
 from bot.core.query_optimizer.models import Analysis, QueryType, SlowQuery
 from bot.core.query_optimizer.sql.names import collections_of, is_mongodb
@@ -22,13 +21,14 @@ MAX_KEYS = 10_000
 _PARAMETER = re.compile(r"\?|%s|%\(|[$:@]\w")
 
 
-class _Shape:
+class Shape:
     __slots__ = (
-        "about", "count", "last_seen", "max_ms", "query", "repeated_ms", "repeats", "rows", "slow",
-        "total_ms",
+        "about", "count", "fingerprint", "last_seen", "max_ms", "query", "repeated_ms", "repeats", "rows",
+        "slow", "total_ms",
     )  # fmt: skip
 
-    def __init__(self, query: str) -> None:
+    def __init__(self, fingerprint: str, query: str) -> None:
+        self.fingerprint = fingerprint
         self.query = query
         self.about: tuple[QueryType, tuple[str, ...]] | None = None
         """Of MongoDB, whose forms no parser reads: what it does, and its collections."""
@@ -46,26 +46,26 @@ class ExecutionStatistics:
     """Counters of executions: totals of everything, and details for a bounded number of shapes."""
 
     def __init__(self) -> None:
-        self.repeated: dict[str, _Shape] = {}
+        self.repeated: dict[str, Shape] = {}
         """Shapes with repetitions. Changed only by record and clear, and when a shape is dropped."""
         # Plain dicts in order, since every execution passes here: what was not seen for the longest time is
         # first.
-        self._shapes: OrderedDict[str, _Shape] = OrderedDict()
-        # hash of text and parameters -> (monotonic time, version of what it reads)
-        self._last: dict[int, tuple[float, int]] = {}
+        self._shapes: OrderedDict[str, Shape] = OrderedDict()
+        # hash of text and parameters -> (monotonic time, version of what it reads), the oldest first
+        self._last: OrderedDict[int, tuple[float, int]] = OrderedDict()
         self.executions = 0
         self.slow = 0
         self.total_ms = 0.0
 
-    def record(self, analysis: Analysis, milliseconds: float, rows: int, slow: bool, at: float) -> None:
-        """Count one execution; ``at`` is Unix time."""
+    def record(self, analysis: Analysis, milliseconds: float, rows: int, slow: bool, at: float) -> Shape:
+        """Count one execution; ``at`` is Unix time. Returns the counters of its shape."""
         fingerprint = analysis.fingerprint
         shape = self._shapes.get(fingerprint)
         if shape is None:
             if len(self._shapes) >= MAX_FINGERPRINTS:
                 gone, _ = self._shapes.popitem(last=False)
                 self.repeated.pop(gone, None)
-            shape = self._shapes[fingerprint] = _Shape(analysis.normal_form[:MAX_SHOWN])
+            shape = self._shapes[fingerprint] = Shape(fingerprint, analysis.normal_form[:MAX_SHOWN])
             names = analysis.reads | analysis.writes
             if is_mongodb(names):
                 shape.about = analysis.query_type, collections_of(names)
@@ -82,6 +82,7 @@ class ExecutionStatistics:
         if slow:
             shape.slow += 1
             self.slow += 1
+        return shape
 
     def lengthen(self, analysis: Analysis, before: float, after: float, rows: int, slow: bool) -> None:
         """An execution that was recorded with ``before`` milliseconds has taken ``after`` by now; ``slow`` if
@@ -99,25 +100,25 @@ class ExecutionStatistics:
             self.slow += 1
 
     def note_repeat(
-        self, analysis: Analysis, key: Hashable, milliseconds: float, version: int, now: float, ttl: float
+        self, shape: Shape, apart: int, milliseconds: float, version: int, now: float, ttl: float
     ) -> None:
         """See whether the execution just recorded repeats one that a cached result would have answered.
 
-        That is: the same ``key`` less than ``ttl`` seconds ago, and ``version`` has not changed since.
+        That is: the same ``apart``, a hash of text and parameters, less than ``ttl`` seconds ago, and
+        ``version`` has not changed since.
         """
-        known = hash(key)
-        last = self._last.pop(known, None)
+        last = self._last.get(apart)
         if last is None or last[1] != version or now - last[0] >= ttl:
-            if len(self._last) >= MAX_KEYS:
-                del self._last[next(iter(self._last))]
-            self._last[known] = now, version  # from here on it would have been cached, for ttl seconds
+            if last is not None:
+                self._last.move_to_end(apart)
+            elif len(self._last) >= MAX_KEYS:
+                self._last.popitem(last=False)
+            self._last[apart] = now, version  # from here on it would have been cached, for ttl seconds
             return
-        self._last[known] = last
-        shape = self._shapes.get(analysis.fingerprint)
-        if shape is not None:
-            shape.repeats += 1
-            shape.repeated_ms += milliseconds
-            self.repeated[analysis.fingerprint] = shape
+        shape.repeated_ms += milliseconds
+        shape.repeats += 1
+        if shape.repeats == 1:
+            self.repeated[shape.fingerprint] = shape
 
     def saved_by_caching(self, fingerprint: str) -> tuple[float, str] | None:
         """(percent of the time measured that repetitions took, the same in words); None without any."""
@@ -131,7 +132,7 @@ class ExecutionStatistics:
         )
         return round(100 * shape.repeated_ms / shape.total_ms, 2), said
 
-    def shape(self, fingerprint: str) -> _Shape | None:
+    def shape(self, fingerprint: str) -> Shape | None:
         """The counters of a shape; do not change them."""
         return self._shapes.get(fingerprint)
 

@@ -90,7 +90,7 @@ class NPlusOnePattern:
         return f"Use {'' if self.suggestion[0].islower() else 'one query: '}{self.suggestion}"
 
 
-class _Tally:
+class Tally:
     """One shape in one context."""
 
     __slots__ = ("began", "count", "ended", "last", "pattern", "samples", "seconds", "times", "values")
@@ -136,7 +136,7 @@ class _Scope:
         self.owner = owner
         """The task that opened it; None if it was opened by ``request``."""
         self.seen = 0.0
-        self.tallies: dict[str, _Tally] = {}
+        self.tallies: dict[str, Tally] = {}
         self.generation = generation
 
 
@@ -191,31 +191,49 @@ class Detector:
         if scope is None or scope.owner is not None or scope.generation != self._generation:
             self._of_task(scope, now)
 
-    def note(self, fingerprint: str, variant: int, sample: Any, now: float) -> _Tally | None:
-        """Count one execution; returns the tally if this one made it a pattern in this context."""
+    def note(
+        self, fingerprint: str, variant: int, sample: Any, now: float, seconds: float = 0.0
+    ) -> Tally | None:
+        """Count one execution; returns the tally if this one made it a pattern in this context.
+
+        ``seconds`` are what one that has ended took; else :meth:`took` is told later.
+        """
         scope = self._scope.get()
-        if scope is None or scope.owner is not None or scope.generation != self._generation:
+        if scope is None or scope.generation != self._generation:
             scope = self._of_task(scope, now)
+        elif scope.owner is not None:
+            owner = scope.owner()
+            # To look for the running loop takes longer than all the rest, before Python 3.12.
+            if owner is not None and asyncio.current_task(owner.get_loop()) is owner:
+                scope.seen = now
+            else:
+                scope = self._of_task(scope, now)
         tally = scope.tallies.get(fingerprint)
         if tally is None:
             if len(scope.tallies) >= MAX_SHAPES:
                 del scope.tallies[next(iter(scope.tallies))]
-            tally = scope.tallies[fingerprint] = _Tally(sample, now)
+            tally = scope.tallies[fingerprint] = Tally(sample, now - seconds)
         elif tally.pattern is not None:
-            if scope.owner is None or now - tally.last <= self.window:
+            if scope.owner is None or now - seconds - tally.last <= self.window:
                 tally.last = now
                 tally.count += 1
+                tally.seconds += seconds
                 if tally.count > tally.pattern.count:
                     tally.pattern.count = tally.count
+                if tally.seconds > tally.pattern.seconds:
+                    tally.pattern.seconds = tally.seconds
                 return None
-            tally = scope.tallies[fingerprint] = _Tally(sample, now)
+            tally = scope.tallies[fingerprint] = Tally(sample, now - seconds)
         else:
-            if scope.owner is not None and now - tally.ended > self.window:
-                tally.start(now)
+            # A pause ends where a query begins.
+            if scope.owner is not None and now - seconds - tally.ended > self.window:
+                tally.start(now - seconds)
             if variant not in tally.values:
                 tally.sample(sample)
-        if len(tally.values) < MAX_VALUES or len(tally.values) < self.threshold:
-            tally.values.add(variant)
+        values = tally.values
+        if len(values) < MAX_VALUES or len(values) < self.threshold:
+            values.add(variant)
+        tally.seconds += seconds
         if now > tally.ended:
             tally.ended = now
         tally.last = now
@@ -239,7 +257,7 @@ class Detector:
         tally.values = set()
         return tally
 
-    def _is_much(self, tally: _Tally, scope: _Scope, now: float) -> bool:
+    def _is_much(self, tally: Tally, scope: _Scope, now: float) -> bool:
         if len(tally.values) < self.threshold:
             return False
         return scope.owner is None or 2 * tally.seconds >= now - tally.began
@@ -279,7 +297,7 @@ class Detector:
         return scope
 
     def found(
-        self, tally: _Tally, fingerprint: str, query: str, call_site: str, at: float
+        self, tally: Tally, fingerprint: str, query: str, call_site: str, at: float
     ) -> tuple[NPlusOnePattern, bool]:
         """Record a pattern that ``note`` detected; returns (the pattern, whether it is new)."""
         pattern = self.patterns.get(fingerprint)
@@ -297,7 +315,7 @@ class Detector:
             sites.append(call_site)
         return pattern, new
 
-    def dismiss(self, tally: _Tally, fingerprint: str) -> None:
+    def dismiss(self, tally: Tally, fingerprint: str) -> None:
         """What ``note`` detected is not a pattern, and will never be one."""
         self.dismissed[fingerprint] = True
         tally.pattern = NPlusOnePattern(fingerprint, "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Hashable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bot.core._shared.clock import Clock
 from bot.core._shared.masking import one_line
@@ -14,7 +14,7 @@ from bot.core.query_optimizer.advice.rules.registry import register
 from bot.core.query_optimizer.analyses import Analyses
 from bot.core.query_optimizer.execution.call import Call
 from bot.core.query_optimizer.execution.invalidation import Invalidation
-from bot.core.query_optimizer.execution.n_plus_one import Detector, NPlusOnePattern, call_site
+from bot.core.query_optimizer.execution.n_plus_one import Detector, NPlusOnePattern, Tally, call_site
 from bot.core.query_optimizer.execution.specimens import Specimens
 from bot.core.query_optimizer.execution.timing import SlowQueryLog
 from bot.core.query_optimizer.execution.transactions import Transactions
@@ -73,14 +73,47 @@ class Recorder:
         if self._detects:
             self.detector.took(analysis.fingerprint, milliseconds / 1000)
         slow = milliseconds >= self._slow_from
-        self.statistics.record(analysis, milliseconds, rows, slow, self._clock.time())
+        shape = self.statistics.record(analysis, milliseconds, rows, slow, self._clock.time())
         if key is not None and analysis.cacheable and self._transactions.current() is None:
             version = self._invalidation.version_of(analysis)
             # For as long as a cached result would live.
             when = self._now() if now is None else now
-            self.statistics.note_repeat(analysis, key, milliseconds, version, when, self._ttl)
+            self.statistics.note_repeat(shape, hash(key), milliseconds, version, when, self._ttl)
         if slow:
             self._was_slow(call, milliseconds)
+
+    def ran(
+        self,
+        analysis: Analysis,
+        text: str,
+        params: Any,
+        apart: int | None,
+        milliseconds: float,
+        rows: int,
+        now: float,
+    ) -> None:
+        """Count an execution that has just ended, as :meth:`watch` and :meth:`record` do. ``apart`` is a hash
+        that tells executions of the shape apart; None if nothing does.
+        """
+        slow = milliseconds >= self._slow_from
+        shape = self.statistics.record(analysis, milliseconds, rows, slow, self._clock.time())
+        tally = None
+        if apart is not None:
+            if not analysis.not_cacheable and self._transactions.current() is None:
+                version = self._invalidation.version_of(analysis)
+                self.statistics.note_repeat(shape, apart, milliseconds, version, now, self._ttl)
+            if self._detects and not analysis.transaction:
+                tally = self.detector.note(
+                    analysis.fingerprint, apart, (text, params), now, milliseconds / 1000
+                )
+        elif self._detects:
+            self.detector.took(analysis.fingerprint, milliseconds / 1000)
+        if slow or tally is not None:
+            call = Call(text, params, None, analysis, apart)
+            if slow:
+                self._was_slow(call, milliseconds)
+            if tally is not None:
+                self._repeats(call, tally)
 
     def lengthen(self, call: Call, before: float, after: float, rows: int) -> None:
         """The execution that was recorded with ``before`` milliseconds has returned ``rows`` more rows, and
@@ -106,8 +139,12 @@ class Recorder:
             return
         detector = self.detector
         tally = detector.note(analysis.fingerprint, hash(key), (call.query, call.params), now)
-        if tally is None:
-            return
+        if tally is not None:
+            self._repeats(call, tally)
+
+    def _repeats(self, call: Call, tally: Tally) -> None:
+        """The detector has noted ``call``, which made ``tally`` a pattern, unless it is one of no harm."""
+        analysis, detector = call.analysis, self.detector
         samples, tally.samples = tally.samples, []
         fingerprint = analysis.fingerprint
         suggestion: str | None = None

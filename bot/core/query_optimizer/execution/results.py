@@ -226,6 +226,21 @@ def key_of(query: str, params: Any) -> Hashable:
     return query, freeze_params(params)
 
 
+def hash_of(number: int, query: str, params: Any) -> int:
+    """A hash of what :func:`key_of` gives, with a ``number``; raises TypeError as that does."""
+    if type(params) is tuple:  # most are of plain values, and then these and their types say it all
+        if len(params) == 1:
+            value = params[0]
+            kind = value.__class__
+            if kind in _PLAIN:
+                return hash((number, query, kind, value))
+        else:
+            kinds = tuple(map(type, params))
+            if _PLAIN.issuperset(kinds):
+                return hash((number, query, kinds, params))
+    return hash((number, key_of(query, params)))
+
+
 def freeze_params(value: Any) -> Hashable:
     """A hashable form of plain data, which differs for values that a driver may send differently.
 

@@ -7,6 +7,7 @@ have read what was written, and out of the caller's task.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Hashable
@@ -110,25 +111,35 @@ def _session(connection: Any, instrument: Instrument) -> Session:
     return found
 
 
-def _is_own_call(connection: Any, instrument: Instrument) -> bool:
-    """Whether the pool itself uses the connection: it prepares or resets it, and nobody has leased it."""
-    return instrument.details["pool"] and connection._proxy is None
-
-
 def _watched_method(name: str, original: Any, instrument: Instrument) -> Any:
     runs_one = name in _RUNS and name not in _MANY
     reads, usual = name in _READS, (name, 0)
+    sessions, of_pool = instrument.sessions.by_id, instrument.details["pool"]
 
     @functools.wraps(original)
     async def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        session = instrument.sessions.get(self) or _session(self, instrument)
-        if not session.watches or _is_own_call(self, instrument):
+        if not (instrument.is_on and instrument.optimizer._enabled):
+            return await original(self, *args, **kwargs)
+        session = sessions.get(id(self)) or _session(self, instrument)
+        if session.is_resetting or (of_pool and self._proxy is None):
+            # Without a lease it is the pool's own call, which prepares or resets the connection.
             return await original(self, *args, **kwargs)
         if runs_one and args and args[0].__class__ is str:
-            # What watch does, without its questions: most calls come here.
+            # What watch and Session.run do, without their questions: most calls come here.
             if not (reads and instrument.cache):
-                run = functools.partial(original, self, *args, **kwargs)
-                return await session.run(args[0], args[1:], run)
+                text, params = args[0], args[1:]
+                start = session.begin()
+                try:
+                    result = await original(self, *args, **kwargs)
+                except BaseException as error:
+                    session.broke(text, params, start, error)
+                    raise
+                if session.watches:
+                    rows = len(result) if result.__class__ is list else 0
+                    told = session.answered(text, params, start, rows)
+                    if told is not None:
+                        await asyncio.shield(told)
+                return result
             if not kwargs:
                 return await session.read(args[0], args[1:], usual, functools.partial(original, self, *args))
         return await watch(session, name, original, self, args, kwargs)

@@ -89,10 +89,9 @@ class Listeners:
     ) -> None:
         session = self._session(connection.info)
         if session.watches:
-            seconds = self._instrument.optimizer._now() - session.started
             rows = cursor.rowcount if isinstance(cursor.rowcount, int) else 0
             params = None if many or not parameters else parameters
-            _tell(session.answered(statement, params, seconds, max(rows, 0), is_one=not many))
+            _tell(session.answered(statement, params, session.started, max(rows, 0), is_one=not many))
 
     def _failed(self, context: Any) -> None:
         connection, statement = context.connection, context.statement

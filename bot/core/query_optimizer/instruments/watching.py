@@ -8,13 +8,12 @@ import logging
 from collections.abc import Awaitable, Callable, Hashable
 from contextvars import ContextVar
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
+from weakref import ref
 
 from bot.core._shared.errors import InvalidArgumentError, invalid
 from bot.core._shared.masking import one_line
-from bot.core.query_optimizer.execution.call import Call
 from bot.core.query_optimizer.execution.result_scopes import KnownScope, Scope, known, scope_key
-from bot.core.query_optimizer.execution.results import key_of
+from bot.core.query_optimizer.execution.results import hash_of
 from bot.core.query_optimizer.execution.timing import STOPWATCH, database_time, took_in_all
 from bot.core.query_optimizer.execution.transactions import Transaction
 from bot.core.query_optimizer.instruments.sessions import alters, is_control, without_name
@@ -24,6 +23,7 @@ from bot.core.query_optimizer.service import QueryOptimizer
 logger = logging.getLogger(__name__)
 
 _numbers = itertools.count(1)
+_SELECT = QueryType.SELECT
 
 Run = Callable[[], Awaitable[Any]]
 
@@ -65,8 +65,8 @@ class Instrument:
         """What the driver's module keeps to undo it."""
         self.target = 0
         """The identity of the object."""
-        # Sessions of connections that have no attributes of their own.
-        self.sessions: WeakKeyDictionary[Any, Session] = WeakKeyDictionary()
+        self.sessions = Sessions()
+        """Those of connections that have no attributes of their own."""
         self._told: set[str] = set()
         # The scope of reads by (place, class of the tenant, tenant), the oldest first; see scope_for.
         self._scopes: dict[tuple[Any, ...], KnownScope] = {}
@@ -137,6 +137,39 @@ class Instrument:
             logger.warning(f"Instrument %d: {text}", self.number, one_line(said))
 
 
+class Sessions:
+    """The sessions of connections, each for as long as its connection lives.
+
+    By identity: a WeakKeyDictionary does the same, and takes as long for a look-up as for half of what else
+    is done for a query.
+    """
+
+    __slots__ = ("_alive", "by_id")
+
+    def __init__(self) -> None:
+        self.by_id: dict[int, Session] = {}
+        """By the identity of the connection; only to look up those of connections that are at hand."""
+        self._alive: dict[int, ref[Any]] = {}
+
+    def __len__(self) -> int:
+        return len(self.by_id)
+
+    def get(self, connection: Any) -> Session | None:
+        return self.by_id.get(id(connection))
+
+    def __setitem__(self, connection: Any, session: Session) -> None:
+        identity = id(connection)
+        by_id, alive = self.by_id, self._alive
+
+        def forget(gone: ref[Any]) -> None:
+            # A connection that was made since may have the identity.
+            if alive.get(identity) is gone:
+                del alive[identity], by_id[identity]
+
+        alive[identity] = ref(connection, forget)
+        by_id[identity] = session
+
+
 class Session:
     """One connection, as the optimizer sees it.
 
@@ -182,16 +215,45 @@ class Session:
     # Whoever gets an awaitable from these awaits it before its caller goes on: the other instances are told.
 
     def answered(
-        self, text: str, params: Any, seconds: float, rows: int, *, is_one: bool = True
+        self,
+        text: str,
+        params: Any,
+        start: float,
+        rows: int,
+        *,
+        seconds: float | None = None,
+        is_one: bool = True,
     ) -> Awaitable[Any] | None:
-        """A statement has run; ``is_one`` is False for one that ran once for each set of parameters."""
-        optimizer = self.instrument.optimizer
-        text = without_name(text)
-        analysis = optimizer._analyses.analyse(text, params)
+        """A statement has run that began at ``start``. ``seconds`` are what the database took; None: all of
+        the time since. ``is_one`` is False for one that ran once for each set of parameters.
+        """
+        instrument = self.instrument
+        optimizer = instrument.optimizer
+        now = optimizer._now()
+        if seconds is None:
+            seconds = now - start
+        analysis = optimizer._analyses.known_text(text)
+        if analysis is None:
+            text = without_name(text)
+            analysis = optimizer._analyses.analyse(text, params)
         if STOPWATCH.get() is None:  # else an execution of the optimizer's counts this
-            if (tracer := optimizer._recorder.tracer) is not None:
-                tracer.ran(analysis, text, seconds)
-            self._record(analysis, text, params if is_one else None, seconds, rows, is_one=is_one)
+            recorder = optimizer._recorder
+            if recorder.tracer is not None:
+                recorder.tracer.ran(analysis, text, seconds)
+            apart = None
+            if is_one:
+                try:
+                    # Executions are told apart by the hash, so that it is made once and nothing is kept.
+                    apart = hash_of(instrument.number, text, params)
+                except TypeError:
+                    pass  # parameters that cannot be told apart
+            else:
+                params = None
+            recorder.ran(analysis, text, params, apart, seconds * 1000, rows, now)
+        if self.open is None and analysis.query_type is _SELECT and not analysis.is_write:
+            if self.in_transaction():
+                self.open = Transaction([0])
+            return None
         return self._ran(analysis, text)
 
     def _ran(self, analysis: Analysis, text: str) -> Awaitable[Any] | None:
@@ -276,24 +338,6 @@ class Session:
         self.is_altered = False
         return self.settled()
 
-    def _record(
-        self, analysis: Analysis, text: str, params: Any, seconds: float, rows: int, *, is_one: bool
-    ) -> None:
-        optimizer = self.instrument.optimizer
-        key: int | None = None
-        if is_one:
-            try:
-                # Executions are told apart by the hash, so that it is made once and nothing is kept.
-                key = hash((self.instrument.number, key_of(text, params)))
-            except TypeError:
-                key = None  # parameters that cannot be told apart
-        call = Call(text, params, None, analysis, key)
-        recorder = optimizer._recorder
-        now = optimizer._now()
-        recorder.record(call, seconds * 1000, rows, key, now)
-        if key is not None:
-            recorder.watch(call, now)
-
     async def run(
         self,
         text: str,
@@ -308,19 +352,11 @@ class Session:
         how many rows the result of ``call`` has; None: those of a list. ``took`` tells how many seconds the
         database took; None: all of ``call``.
         """
-        now = self.instrument.optimizer._now
-        if self.open is None:
-            self.before()
-        start = now()
+        start = self.begin()
         try:
             result = await call()
         except BaseException as error:
-            tracer = self.instrument.optimizer._recorder.tracer
-            if tracer is not None and self.watches and STOPWATCH.get() is None:
-                analysis = self.instrument.optimizer._analyses.analyse(text, params)
-                tracer.ran(analysis, text, now() - start, error)
-            if self.watches and (told := self.failed(text, error)) is not None:
-                in_background(told)  # whoever is cancelled shall not wait
+            self.broke(text, params, start, error)
             raise
         if self.watches:
             count = 0
@@ -328,11 +364,27 @@ class Session:
                 count = rows(result)
             elif result.__class__ is list:
                 count = len(result)
-            seconds = now() - start if took is None else took()
-            told = self.answered(text, params, seconds, count, is_one=is_one)
+            seconds = None if took is None else took()
+            told = self.answered(text, params, start, count, seconds=seconds, is_one=is_one)
             if told is not None:
                 await asyncio.shield(told)
         return result
+
+    def begin(self) -> float:
+        """A statement is about to run; returns the monotonic time."""
+        if self.open is None and self.in_transaction():
+            self.before()
+        return self.instrument.optimizer._now()
+
+    def broke(self, text: str, params: Any, start: float, error: BaseException) -> None:
+        """A statement that began at ``start`` raised ``error``."""
+        if not self.watches:
+            return
+        optimizer = self.instrument.optimizer
+        tracer = optimizer._recorder.tracer
+        if tracer is not None and STOPWATCH.get() is None:
+            tracer.ran(optimizer._analyses.analyse(text, params), text, optimizer._now() - start, error)
+        in_background_if(self.failed(text, error))  # whoever is cancelled shall not wait
 
     async def settling(self, call: Run) -> Any:
         """Make a call that may end a transaction."""

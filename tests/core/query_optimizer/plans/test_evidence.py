@@ -440,11 +440,11 @@ def test_the_memory_of_repetitions_is_bounded(monkeypatch):
             fingerprint=str(number), normal_form="SELECT ?", reads=frozenset("t"), writes=frozenset()
         )
         for _ in range(2):
-            found.record(analysis, 1.0, 1, False, 0.0)
-            found.note_repeat(analysis, str(number), 1.0, version=0, now=0.0, ttl=1.0)
+            shape = found.record(analysis, 1.0, 1, False, 0.0)
+            found.note_repeat(shape, number, 1.0, version=0, now=0.0, ttl=1.0)
     assert set(found.repeated) == set(found._shapes) == {str(number) for number in range(90, 100)}
     for number in range(stats.MAX_KEYS + 100):
-        found.note_repeat(analysis, number, 1.0, version=0, now=0.0, ttl=1.0)
+        found.note_repeat(shape, number, 1.0, version=0, now=0.0, ttl=1.0)
     assert len(found._last) == stats.MAX_KEYS
 
 
