@@ -91,8 +91,9 @@ class Recorder:
         milliseconds: float,
         rows: int,
         now: float,
+        site: str = "",
     ) -> None:
-        """Count an execution that has just ended, as :meth:`watch` and :meth:`record` do. ``apart`` is a hash
+        """Count an execution that ended ``now``, as :meth:`watch` and :meth:`record` do. ``apart`` is a hash
         that tells executions of the shape apart; None if nothing does.
         """
         slow = milliseconds >= self._slow_from
@@ -109,7 +110,7 @@ class Recorder:
         elif self._detects:
             self.detector.took(analysis.fingerprint, milliseconds / 1000)
         if slow or tally is not None:
-            call = Call(text, params, None, analysis, apart)
+            call = Call(text, params, None, analysis, apart, site=site)
             if slow:
                 self._was_slow(call, milliseconds)
             if tally is not None:

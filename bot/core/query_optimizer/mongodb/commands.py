@@ -79,9 +79,10 @@ class Commands:
         # The same for a find by plain values: (database, collection, whether it is of one, names of fields).
         self._finds: dict[Hashable, Seen] = {}
 
-    def read(self, name: str, command: Mapping[str, Any], database: str) -> tuple[Seen | None, Any]:
+    def read(self, name: str, command: Mapping[str, Any], database: str) -> tuple[Seen | None, Any, Hashable]:
         """(what the command means; None if it is none to be counted, and changes nothing,
-        what tells it apart from others of its shape, as the arguments of the driver's method; None: nothing)
+        what tells it apart from others of its shape, as the arguments of the driver's method; None: nothing,
+        :func:`values_of` these, if they are at hand; else None)
         """
         if name == "find":
             plain = self._plain_find(command, database)
@@ -89,13 +90,13 @@ class Commands:
                 return plain
         reader = _READERS.get(name)
         if reader is None:
-            return (None if name in HARMLESS else _unreadable(name, database)), None
+            return (None if name in HARMLESS else _unreadable(name, database)), None, None
         try:
             method, arguments = reader(command)
             if not method:
-                return None, None
+                return None, None, None
             if name not in _REMEMBERED:
-                return _meaning(name, method, command, arguments, database), None
+                return _meaning(name, method, command, arguments, database), None, None
             left = [MAX_PARTS]
             key: tuple[Hashable, ...] = name, method, database, command[name]
             for each, value in arguments.items():
@@ -109,15 +110,16 @@ class Commands:
                         self._known.clear()
                     self._known[key] = seen
         except (TypeError, ValueError, AttributeError, KeyError):  # a command that the driver let pass
-            return _unreadable(name, database), None
-        return seen, arguments if method in _TOLD_APART else None
+            return _unreadable(name, database), None, None
+        return seen, arguments if method in _TOLD_APART else None, None
 
-    def _plain_find(self, command: Mapping[str, Any], database: str) -> tuple[Seen, Any] | None:
+    def _plain_find(self, command: Mapping[str, Any], database: str) -> tuple[Seen, Any, Hashable] | None:
         """As :meth:`read`, of the most frequent command: a find by plain values without rare options. None
         for any other.
         """
         condition: Any = command.get("filter")
-        if plain_values(condition) is None or not _RARE.isdisjoint(command) or len(condition) > MAX_PARTS:
+        values = plain_values(condition)
+        if values is None or not _RARE.isdisjoint(command) or len(values) > MAX_PARTS:
             return None
         limit = command.get("limit")
         is_one = limit == 1 and bool(command.get("singleBatch"))
@@ -135,7 +137,7 @@ class Commands:
             if len(self._finds) >= MAX_KNOWN:
                 self._finds.clear()
             self._finds[key] = seen
-        return seen, arguments
+        return seen, arguments, values
 
 
 _REMEMBERED = frozenset("find aggregate count distinct insert update delete findAndModify drop".split())

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -68,6 +68,8 @@ class Pending(Struct, eq=False):
     command: Mapping[str, Any]
     seen: Seen | None
     arguments: Any
+    values: Hashable
+    """What tells the arguments apart, if it is known."""
     start: float
     transaction: WireTransaction | None = None
     task: weakref.ref[asyncio.Task[Any]] | None = None
@@ -112,12 +114,12 @@ class Listener(CommandListener):
             return
         command = event.command
         seen: Seen | None = None
-        arguments = None
+        arguments = values = None
         if name not in _CONTROL:
-            seen, arguments = self._commands.read(name, command, event.database_name)
+            seen, arguments, values = self._commands.read(name, command, event.database_name)
             if seen is None:
                 return
-        pending = Pending(name, command, seen, arguments, shared.now())
+        pending = Pending(name, command, seen, arguments, values, shared.now())
         if "autocommit" in command:
             pending.transaction = transaction_in(command)
         if len(self._pending) >= MAX_PENDING:
@@ -283,21 +285,20 @@ class Listener(CommandListener):
         analysis = seen.analysis
         params = key = None
         if pending.arguments is not None:
-            values = values_of(pending.arguments)
+            values = values_of(pending.arguments) if pending.values is None else pending.values
             if values is not None:
                 params = Arguments(seen.method, pending.arguments)
                 key = (0 if view is None else view.number), analysis.fingerprint, values
         site = "" if origin is None else origin.site
-        call = Call(analysis.normal_form, params, None, analysis, key, site=site)
         number, rows = _answered(reply)
-        recorder = shared.recorder
-        if key is not None:
-            recorder.watch(call, pending.start)
-        recorder.record(call, milliseconds, rows, key if seen.is_read else None)
+        apart = None if key is None else hash(key)
+        now = pending.start + milliseconds / 1000
+        shared.recorder.ran(analysis, analysis.normal_form, params, apart, milliseconds, rows, now, site)
         if number and seen.has_cursor:
             if len(self._cursors) >= MAX_CURSORS:
                 self._cursors.popitem(last=False)
-            call.params = None if params is None else params.kept()
+            kept = None if params is None else params.kept()
+            call = Call(analysis.normal_form, kept, None, analysis, key, site=site)
             self._cursors[number] = [call, milliseconds]
 
     def _more(self, pending: Pending, milliseconds: float, reply: Mapping[str, Any]) -> None:

@@ -68,10 +68,7 @@ def plain_values(condition: Any) -> tuple[Hashable, ...] | None:
     if condition.__class__ is not dict:
         return None
     values = tuple(condition.values())
-    for value in values:
-        if value.__class__ not in _PLAIN:
-            return None
-    return values
+    return values if _PLAIN.issuperset(map(type, values)) else None
 
 
 def sample_of(method: str, arguments: Mapping[str, Any]) -> Sample | None:

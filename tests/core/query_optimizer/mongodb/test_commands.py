@@ -40,14 +40,14 @@ WRITTEN = {
 def test_what_is_written(command, written):
     commands = Commands()
     for _ in range(2):  # read, and remembered
-        seen, _ = commands.read(next(iter(command)), command, "db")
+        seen, _, _ = commands.read(next(iter(command)), command, "db")
         assert {name.removeprefix("(mongodb) ") for name in seen.written} == written
         assert seen.is_read == (not written)
         assert seen.analysis.writes == seen.written
 
 
 def test_an_unknown_command_of_the_admin_database_may_be_about_any():
-    seen, _ = Commands().read("moveChunk", {"moveChunk": "x.y"}, "admin")
+    seen, _, _ = Commands().read("moveChunk", {"moveChunk": "x.y"}, "admin")
     assert seen.written == {EVERYTHING}
 
 
