@@ -240,13 +240,13 @@ class Session:
             recorder = optimizer._recorder
             if recorder.tracer is not None:
                 recorder.tracer.ran(analysis, text, seconds)
-            apart = None
+            apart: int | None = None
             if is_one:
                 try:
                     # Executions are told apart by the hash, so that it is made once and nothing is kept.
                     apart = hash_of(instrument.number, text, params)
-                except TypeError:
-                    pass  # parameters that cannot be told apart
+                except TypeError:  # parameters that cannot be told apart
+                    apart = None
             else:
                 params = None
             recorder.ran(analysis, text, params, apart, seconds * 1000, rows, now)

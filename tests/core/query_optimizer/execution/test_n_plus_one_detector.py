@@ -1,6 +1,7 @@
 """What counts together: values of one shape, in one request or task, within a window or by their time."""
 
 import asyncio
+import contextlib
 from contextvars import copy_context
 
 import pytest
@@ -301,3 +302,45 @@ async def test_where_no_frame_of_the_bot_is_left_the_executor_is_named():
     asyncio.get_running_loop().call_soon(places.extend, map(call_site, executors))
     await asyncio.sleep(0)
     assert places == [f"{__file__}:{fetch.__code__.co_firstlineno} in fetch", "", ""]
+
+
+# Queries that are counted when they have ended.
+
+
+@pytest.mark.parametrize("in_task", [False, True])
+def test_the_time_of_the_first_query_counts_too(in_task):
+    detector = Detector(threshold=3, window=1.0, total_time=6.0)
+
+    async def request():
+        with contextlib.nullcontext() if in_task else detector.request():
+            return [detector.note("f", value, (SHAPE, None), 2.0 * (value + 1), 2.0) for value in range(3)]
+
+    tallies = asyncio.run(request())
+    assert tallies[:2] == [None, None]
+    assert tallies[2] is not None
+    assert tallies[2].seconds == 6.0
+
+
+def test_a_pause_lies_between_the_end_of_a_query_and_the_beginning_of_the_next():
+    detector = Detector(threshold=3, window=1.0, total_time=1.0)
+
+    async def loop():
+        assert detector.note("f", 0, (SHAPE, None), 5.0, 5.0) is None
+        assert detector.note("f", 1, (SHAPE, None), 11.0, 5.0) is None  # a second later
+        tally = detector.note("f", 2, (SHAPE, None), 17.1, 5.0)  # a little more: counted anew
+        assert tally is None
+        assert detector.note("f", 3, (SHAPE, None), 20.0, 2.9) is None
+        return detector.note("f", 4, (SHAPE, None), 22.0, 2.0)
+
+    tally = asyncio.run(loop())
+    assert tally is not None
+    assert (tally.count, tally.seconds) == (3, 5.0 + 2.9 + 2.0)
+
+
+def test_what_is_a_pattern_goes_on_counting_its_time(detector):
+    with detector.request():
+        for value in range(3):
+            tally = detector.note("f", value, (SHAPE, None), 1.0, 0.5)
+        pattern, _ = found(detector, tally)
+        assert detector.note("f", 7, (SHAPE, None), 2.0, 0.5) is None
+    assert (pattern.count, pattern.seconds) == (4, 2.0)

@@ -1,5 +1,6 @@
 """What an instrument remembers of its reads' scopes: no tenant and no place gets the results of another."""
 
+import gc
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,7 +8,8 @@ import pytest
 
 from bot.core.query_optimizer import QueryOptimizer, Scope
 from bot.core.query_optimizer.execution.result_scopes import known, scope_key
-from bot.core.query_optimizer.instruments.watching import MAX_SCOPES, Instrument, Options
+from bot.core.query_optimizer.execution.results import hash_of
+from bot.core.query_optimizer.instruments.watching import MAX_SCOPES, Instrument, Options, Session
 
 
 @dataclass
@@ -96,3 +98,51 @@ def test_no_other_scope_equals_a_remembered_one():
 def test_what_is_no_scope_is_refused(scope):
     with pytest.raises(ValueError, match="scope"):
         known(scope)
+
+
+class Connection:
+    """A driver's connection, which can be referred to weakly."""
+
+
+def test_the_session_of_a_connection_is_forgotten_with_it():
+    instrument = Instrument(QueryOptimizer(), Options())
+    sessions = instrument.sessions
+    first, second = Connection(), Connection()
+    sessions[first], sessions[second] = Session(instrument, bool), Session(instrument, bool)
+    assert sessions.get(first) is not sessions.get(second)
+    place = id(first)
+    del first
+    assert len(sessions) == 1
+    assert place not in sessions.by_id
+    assert sessions.get(second) is not None
+
+
+def test_a_connection_in_a_circle_takes_its_session_along():
+    instrument = Instrument(QueryOptimizer(), Options())
+    connection = Connection()
+    connection.itself = connection
+    instrument.sessions[connection] = Session(instrument, bool)
+    del connection
+    gc.collect()
+    assert len(instrument.sessions) == 0
+
+
+def test_a_new_session_takes_the_place_of_the_old_one():
+    instrument = Instrument(QueryOptimizer(), Options())
+    connection = Connection()
+    for _ in range(2):
+        session = instrument.sessions[connection] = Session(instrument, bool)
+        gc.collect()
+        assert instrument.sessions.get(connection) is session
+    del connection
+    assert len(instrument.sessions) == 0
+
+
+def test_values_that_look_equal_are_other_executions():
+    others = [(1,), (True,), (1.0,), ("1",), ([1],), ((1,),), (1, 1), (1, True), [1], {"a": 1}, None, ()]
+    hashes = [hash_of(1, "SELECT 1", params) for params in others]
+    assert len(set(hashes)) == len(others)
+    assert hashes == [hash_of(1, "SELECT 1", params) for params in others]
+    assert hash_of(2, "SELECT 1", (1,)) not in hashes
+    with pytest.raises(TypeError):
+        hash_of(1, "SELECT 1", (object(),))
