@@ -144,7 +144,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @rule(limits=st.sampled_from(OTHERS))
     def configure(self, limits):
-        self.scheduler.configure(limits, max_pending=50, max_in_flight=6, max_wait=600.0)
+        self.scheduler.configure(limits, self.now, max_pending=50, max_in_flight=6, max_wait=600.0)
         self.poll()
 
     @rule(chat=st.sampled_from(CHATS), seconds=st.sampled_from([0.0, 5.0, 700.0]))

@@ -45,14 +45,18 @@ class Scheduler:
         self._gates = Gates()
         self._turns = Turns(self.slots, self._gates)
 
-    def configure(self, limits: Limits, *, max_pending: int, max_in_flight: int, max_wait: float) -> None:
-        """Take other limits; what counted goes on counting."""
+    def configure(
+        self, limits: Limits, now: float, *, max_pending: int, max_in_flight: int, max_wait: float
+    ) -> None:
+        """Take other limits, for those that wait as well; what counted goes on counting."""
         self.backlog.most = max_pending
         self.slots.allow(max_in_flight)
         self.max_wait = max_wait
         self.rates = Rates(limits)
         for chat in self.chats:
             chat.adopt(self.rates)
+            for lane in list(chat.lanes.values()):
+                self._turns.place(lane, self.rates, now)
 
     @property
     def pending(self) -> int:
@@ -102,12 +106,9 @@ class Scheduler:
             backlog.refuse(claim, reason)
             lane.chat.drop_if_unused(lane)
             return
-        place = backlog.join(claim, entry)
-        if place is None:
+        if backlog.join(claim, entry) is None:
             entry.claims.append(claim)
             backlog.add(entry, lane)
-        elif place.lane is not None:
-            lane = place.lane
         self._turns.place(lane, self.rates, now)
 
     # Going out.
@@ -250,7 +251,8 @@ class Scheduler:
         if entry is None:
             return
         lane = entry.lane
-        if lane is None or entry not in lane:
+        assert lane is not None
+        if entry not in lane:
             # In flight: when it ends, the callers that are left are looked after.
             claim.entry = None
             entry.claims.remove(claim)

@@ -129,6 +129,7 @@ class Outbound(Phase4Service):
             dispatcher = self._dispatcher
             dispatcher.scheduler.configure(
                 self._limits,
+                self._clock.monotonic(),
                 max_pending=settings.max_pending,
                 max_in_flight=settings.max_in_flight,
                 max_wait=settings.max_wait,

@@ -11,8 +11,8 @@ from bot.core.outbound.scheduler import Scheduler
 SHARED, SEPARATE = Limits(group=(1, 60.0)), Limits(group=(1, 60.0), edits="separate")
 
 
-def configure(scheduler, limits):
-    scheduler.configure(limits, max_pending=100, max_in_flight=10, max_wait=600.0)
+def configure(scheduler, limits, now):
+    scheduler.configure(limits, now, max_pending=100, max_in_flight=10, max_wait=600.0)
 
 
 @pytest.mark.parametrize(("before", "after"), [(SHARED, SEPARATE), (SEPARATE, SHARED)])
@@ -20,11 +20,25 @@ def test_an_edit_in_flight_ends_in_the_window_that_it_left_by(before, after):
     scheduler = Scheduler(before)
     edit = Entry(Kind.EDIT, -1)
     assert scheduler.submit(edit, 10.0)[1]
-    configure(scheduler, after)
+    configure(scheduler, after, 10.5)
     scheduler.finished(edit, 11.0)
     scheduler.check_invariants()
     scheduler.chats.forget_idle(scheduler.rates, 100.0)
     assert len(scheduler.chats) == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "after"), [(Kind.EDIT, SEPARATE), (Kind.SEND, Limits(group=(2, 60.0))), (Kind.SEND, Limits())]
+)
+def test_what_waits_leaves_as_soon_as_other_limits_let_it(kind, after):
+    scheduler = Scheduler(SHARED)
+    sent, waits = Entry(Kind.SEND, -1), Entry(kind, -1)
+    assert scheduler.submit(sent, 10.0)[1]
+    scheduler.finished(sent, 10.0)
+    assert not scheduler.submit(waits, 11.0)[1]
+    configure(scheduler, after, 12.0)
+    scheduler.check_invariants()
+    assert scheduler.poll(12.0)[0] == [waits]
 
 
 def test_what_is_deferred_without_having_waited_has_not_starved():

@@ -70,6 +70,42 @@ def test_a_chat_sends_one_after_the_other_as_each_is_answered(scheduler):
     assert scheduler.poll(15.1)[0] == [second]
 
 
+def test_requests_that_count_in_no_window_need_not_wait_for_each_others_answers(scheduler):
+    scheduler.hold(None, SHORT, 10.0)
+    entries = [waiting(scheduler, entry=Entry(Kind.OTHER, USER)).entry for _ in range(2)]
+    assert scheduler.poll(15.0)[0] == entries
+
+
+def test_a_message_does_not_overtake_an_album(scheduler):
+    scheduler.configure(Limits(group=(10, 60.0)), 10.0, max_pending=9, max_in_flight=9, max_wait=600.0)
+    scheduler.finished(in_flight(scheduler, cost=9), 10.0)
+    album = waiting(scheduler, entry=send(cost=5), now=20.0)
+    message = waiting(scheduler, now=20.0)
+    assert scheduler.poll(20.0)[0] == [], "though there is room for the message"
+    assert scheduler.poll(71.0)[0] == [album.entry]
+    scheduler.finished(album.entry, 71.0)
+    assert scheduler.poll(71.0)[0] == [message.entry]
+
+
+def test_who_finds_the_window_of_all_chats_full_waits_for_it():
+    scheduler = Scheduler(Limits(bulk=(2, 1.0)))  # one of the two is kept for answers
+    in_flight(scheduler)
+    other = waiting(scheduler, OTHER_GROUP, now=10.5)
+    due = scheduler.wake_at(10.5)
+    assert due == pytest.approx(11.0, abs=0.1)
+    assert scheduler.poll(due)[0] == [other.entry]
+
+
+def test_as_a_hold_ends_the_window_of_all_chats_is_waited_for():
+    scheduler = Scheduler(Limits(bulk=(2, 10.0)))
+    in_flight(scheduler)
+    scheduler.hold(None, SHORT, 10.0)
+    waiting(scheduler, OTHER_GROUP)
+    assert scheduler.wake_at(10.0) == 15.0
+    assert scheduler.poll(15.0) == ([], [])
+    assert scheduler.wake_at(15.0) == pytest.approx(20.0, abs=0.1)
+
+
 def test_a_hold_that_ends_now_holds_nothing(scheduler):
     scheduler.hold(None, SHORT, 10.0)
     in_flight(scheduler, now=15.0)
@@ -105,7 +141,7 @@ def test_quiet_is_when_nobody_waits_and_everybody_was_told(scheduler):
 
 def test_limits_that_change_count_for_the_next():
     scheduler = Scheduler(Limits(), max_pending=1, max_in_flight=1, max_wait=600.0)
-    scheduler.configure(Limits(), max_pending=10, max_in_flight=10, max_wait=4.0)
+    scheduler.configure(Limits(), 10.0, max_pending=10, max_in_flight=10, max_wait=4.0)
     scheduler.hold(USER, SHORT, 10.0)
     claim = waiting(scheduler, USER)
     assert scheduler.poll(10.0)[1] == [(claim, Reason.HELD)], "five seconds are longer than four"
@@ -217,6 +253,26 @@ def test_holds_are_told_with_their_seconds_and_shares(scheduler):
 # Giving up.
 
 
+def test_who_gives_up_while_it_waits_is_not_sent(scheduler):
+    in_flight(scheduler)
+    alone, *shared = [waiting(scheduler), *(waiting(scheduler, entry=edit(1)) for _ in range(2))]
+    place = shared[0].entry
+    scheduler.withdraw(alone, 11.0)
+    scheduler.withdraw(shared[1], 11.0)
+    assert scheduler.waiting() == shared[:1]
+    assert scheduler.pending == 1
+    assert place.claims == shared[:1]
+
+
+def test_what_is_over_is_in_no_lane(scheduler):
+    entry = in_flight(scheduler)
+    [claim] = entry.claims
+    lane = entry.lane
+    assert lane.in_flight
+    assert scheduler.finished(entry, 11.0) == [claim]
+    assert (entry.lane, entry.claims, claim.entry, lane.in_flight) == (None, [], None, 0)
+
+
 def test_who_gives_up_in_flight_does_not_wait_for_another_try(scheduler):
     entry = in_flight(scheduler)
     [claim] = entry.claims
@@ -244,6 +300,13 @@ def test_edits_of_a_message_that_is_deleted_are_over(scheduler):
     assert scheduler.pending == 1
 
 
+def test_the_last_edit_that_waits_can_be_of_a_message_that_is_deleted(scheduler):
+    scheduler.hold(None, SHORT, 10.0)
+    claim = waiting(scheduler, entry=edit(1))
+    assert scheduler.drop_edits(GROUP, 1, 10.0) == 1
+    assert scheduler.poll(15.0) == ([], [(claim, Reason.DELETED)])
+
+
 def test_what_need_not_be_sent_any_more_is_over_for_all_who_wanted_it(scheduler):
     in_flight(scheduler)
     claims = [waiting(scheduler, entry=edit(1)) for _ in range(2)]
@@ -252,6 +315,14 @@ def test_what_need_not_be_sent_any_more_is_over_for_all_who_wanted_it(scheduler)
     assert (scheduler.pending, scheduler.poll(100.0)) == (0, ([], []))
     for claim in claims:
         scheduler.withdraw(claim, 11.0)  # too late, and no harm
+
+
+def test_after_the_callers_event_loop_ended_nothing_leaves_at_the_end_of_a_hold(scheduler):
+    scheduler.hold(None, SHORT, 10.0)
+    claims = [waiting(scheduler), waiting(scheduler, USER)]
+    assert scheduler.abandon(11.0) == claims
+    assert scheduler.poll(15.0) == ([], [])
+    in_flight(scheduler, now=15.0)
 
 
 def test_after_the_callers_event_loop_ended_nobody_waits_and_windows_stay(scheduler):
