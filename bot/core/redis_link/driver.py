@@ -106,11 +106,21 @@ async def _check_role(connection: Any, primary: Primary) -> None:
 
 
 async def ask_sentinel(at: tuple[str, int], sentinels: Sentinels, url: str, timeout: float) -> Any:
-    """What one sentinel answers when it is asked for the primary; otherwise as :func:`open_sentinel`."""
+    """What one sentinel answers when it is asked for the primary: (its address, what else it knows of it;
+    None if this user may not ask for that). Otherwise as :func:`open_sentinel`.
+    """
+    from redis.exceptions import ResponseError
+
     connection = await open_sentinel(at, sentinels, url, timeout)
     try:
-        await connection.send_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", sentinels.service)
-        return await connection.read_response()
+        # The second knows the epoch, but while a failover ends not yet the new address.
+        asked = [("SENTINEL", what, sentinels.service) for what in ("GET-MASTER-ADDR-BY-NAME", "MASTER")]
+        await connection.send_packed_command(connection.pack_commands(asked))
+        address = await connection.read_response()
+        try:
+            return address, await connection.read_response()
+        except ResponseError:
+            return address, None
     finally:
         await connection.disconnect(nowait=True)
 

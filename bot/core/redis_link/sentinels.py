@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from bot.core._shared.masking import one_line
 from bot.core._shared.redis_address import Sentinels
@@ -17,8 +17,8 @@ from bot.core._shared.redis_address import Sentinels
 logger = logging.getLogger("bot.core.redis_link")
 
 Address = tuple[str, int]
-Ask = Callable[[Address], Awaitable[Any]]
-"""Asks one sentinel for the address of the primary; raises what goes wrong."""
+Ask = Callable[[Address], Awaitable[tuple[Any, Any]]]
+"""Asks one sentinel for (the address of the primary, what else it knows of it); raises what goes wrong."""
 
 LIMIT = 0.6
 """Of the time for a call, what the sentinels may take of it; the rest is for the primary."""
@@ -29,6 +29,16 @@ HEAD_START = 0.1
 
 class NoPrimary(ConnectionError):
     """No sentinel says where the primary is."""
+
+
+class _Answer(NamedTuple):
+    """What a sentinel said."""
+
+    epoch: int
+    """The number of the failover that made it the primary, which all sentinels learn; -1: it was not told."""
+    primary: Address
+    at: Address
+    """The sentinel."""
 
 
 class Primary:
@@ -48,18 +58,34 @@ class Primary:
         # The primary of the newest connection, and the one that all were moved to last.
         self._known: Address | None = None
         self._followed: Address | None = None
+        # Of the answer that was believed last.
+        self._epoch = -1
 
     async def find(self) -> Address:
-        """Host and port of the primary. Raises NoPrimary."""
+        """Host and port of the primary. Raises NoPrimary.
+
+        A sentinel that has not heard of the failover that others told of is believed only if no other one
+        answers that has: they may all have been set up anew.
+        """
         problems: list[str] = []
+        old: list[_Answer] = []
         try:
             async with asyncio.timeout(self._timeout * LIMIT):
-                return await self._first_answer(problems)
+                found = await self._first_answer(problems, old)
         except TimeoutError:
+            found = None
             problems.append(f"no answer of the others within {self._timeout * LIMIT:g} s")
-        raise NoPrimary(f"no sentinel knows the primary {self._service}: {'; '.join(problems)}"[:300])
+        if found is None:
+            if not old:
+                why = "; ".join(problems)
+                raise NoPrimary(f"no sentinel knows the primary {self._service}: {why}"[:300])
+            found = max(old)
+        self._believe(found)
+        if found.primary != self._followed:
+            self._followed = None  # not all connections lead there
+        return found.primary
 
-    async def _first_answer(self, problems: list[str]) -> Address:
+    async def _first_answer(self, problems: list[str], old: list[_Answer]) -> _Answer | None:
         left = deque(self._order)
         asked: dict[asyncio.Future[Any], Address] = {}
         try:
@@ -72,34 +98,43 @@ class Primary:
                 for one in done:
                     at = asked.pop(one)
                     try:
-                        found = _address(one.result())
+                        found = _answer(at, *one.result())
                     except Exception as error:
                         # Whatever it was, this one does not tell.
                         problems.append(f"{told(at)}: {one_line(error, 100)}")
                         continue
-                    if found is not None:
-                        self._prefer(at)
-                        self._say(found)
-                        if found != self._followed:
-                            self._followed = None  # not all connections lead there
+                    if found is None:
+                        problems.append(f"{told(at)} does not know it")
+                    elif self._is_old(found):
+                        old.append(found)
+                    else:
                         return found
-                    problems.append(f"{told(at)} does not know it")
         finally:
             for one in asked:
                 one.cancel()
             if asked:
                 await asyncio.wait(asked)
-        raise NoPrimary(f"no sentinel knows the primary {self._service}: {'; '.join(problems)}"[:300])
+        return None
 
     async def changed(self, at: Address) -> bool:
-        """Whether a sentinel names another primary than before; it is asked first from now on."""
-        found = _address(await self._ask(at))
-        if found is None or found == self._followed:
+        """Whether a sentinel names another primary than before; it is asked first from now on. One that has
+        not heard of the last failover may tell that the old primary is back.
+        """
+        found = _answer(at, *await self._ask(at))
+        if found is None or found.primary == self._followed or self._is_old(found):
             return False
-        self._followed = found
-        self._prefer(at)
-        self._say(found)
+        self._followed = found.primary
+        self._believe(found)
         return True
+
+    def _is_old(self, answer: _Answer) -> bool:
+        return 0 <= answer.epoch < self._epoch
+
+    def _believe(self, answer: _Answer) -> None:
+        self._prefer(answer.at)
+        self._say(answer.primary)
+        if answer.epoch >= 0:
+            self._epoch = answer.epoch
 
     def distrust(self) -> None:
         """What the one that answered last named is no primary: ask another first."""
@@ -121,8 +156,21 @@ def told(at: Address) -> str:
     return f"{at[0]}:{at[1]}"
 
 
+def _answer(at: Address, address: Any, facts: Any) -> _Answer | None:
+    """What a sentinel answered; None if it does not know the primary. Raises ValueError as ``_address``."""
+    primary = _address(address)
+    if primary is None:
+        return None
+    epoch = -1
+    if isinstance(facts, list) and b"config-epoch" in facts[:-1:2]:
+        value = facts[2 * facts[:-1:2].index(b"config-epoch") + 1]
+        if isinstance(value, bytes) and value.isdigit() and len(value) < 20:
+            epoch = int(value)
+    return _Answer(epoch, primary, at)
+
+
 def _address(answer: Any) -> Address | None:
-    """What a sentinel answered; None if it does not know. Raises ValueError for what is no address."""
+    """The address in an answer; None if it does not know. Raises ValueError for what is no address."""
     if answer is None:
         return None
     if not isinstance(answer, list) or len(answer) != 2:

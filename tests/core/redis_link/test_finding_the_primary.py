@@ -12,8 +12,13 @@ HERE, THERE = [b"10.0.0.1", b"6379"], [b"10.0.0.2", b"6380"]
 NEVER = object()
 
 
+def since(epoch, address):
+    """An answer of a sentinel that knows of this failover."""
+    return address, [b"name", b"main", b"config-epoch", b"%d" % epoch, b"quorum", b"2"]
+
+
 class Three:
-    """Sentinels that answer what a test says, at once or never."""
+    """Sentinels that answer what a test says, at once or never; an address alone, without its failover."""
 
     def __init__(self, **answers):
         self.answers = answers
@@ -32,7 +37,7 @@ class Three:
             await asyncio.sleep(0)
             if isinstance(answer, Exception):
                 raise answer
-            return answer
+            return answer if isinstance(answer, tuple) else (answer, None)
         finally:
             self.open -= 1
 
@@ -102,3 +107,43 @@ async def test_a_change_is_told_once_whoever_tells_of_it():
     assert await three.primary.find() == ("10.0.0.1", 6379)
     three.answers.update(c=THERE)
     assert await three.primary.changed(C)
+
+
+# Failovers have numbers, which the sentinels learn from one another.
+
+
+async def test_a_sentinel_that_has_not_heard_of_the_failover_is_not_believed():
+    three = Three(a=since(4, HERE), b=since(4, HERE), c=since(4, HERE))
+    assert await three.primary.find() == ("10.0.0.1", 6379)
+    three.answers.update(b=since(5, THERE))
+    assert await three.primary.changed(B)
+    # The old primary is back, and one that has heard of nothing says so.
+    assert not await three.primary.changed(A)
+    three.answers.update(b=OSError("refused"), c=since(5, THERE))
+    three.asked.clear()
+    assert await three.primary.find() == ("10.0.0.2", 6380)
+    assert three.asked == ["b", "a", "c"]
+
+
+@pytest.mark.parametrize("others", [OSError("refused"), None, NEVER])
+async def test_the_newest_of_old_answers_counts_if_nobody_has_a_newer_one(others):
+    three = Three(a=since(7, HERE), b=since(2, THERE), c=others)
+    await three.primary.find()
+    three.answers.update(a=since(1, HERE))  # set up anew
+    assert await three.primary.find() == ("10.0.0.2", 6380)
+    three.asked.clear()
+    assert await three.primary.find() == ("10.0.0.2", 6380)
+    assert three.asked == ["b"], "its number is the newest from then on"
+    assert three.open == 0
+
+
+@pytest.mark.parametrize(
+    "facts", [None, [], [b"config-epoch"], [b"config-epoch", b"-1"], [b"config-epoch", b"9" * 30], {"a": 1}]
+)
+async def test_who_does_not_tell_the_number_is_believed(facts):
+    three = Three(a=since(4, HERE), b=(THERE, facts), c=None)
+    await three.primary.find()
+    assert await three.primary.changed(B)
+    assert await three.primary.find() == ("10.0.0.2", 6380)
+    three.answers.update(a=since(3, HERE))
+    assert not await three.primary.changed(A), "the last number that was told stands"
