@@ -90,6 +90,8 @@ ENABLE_OUTBOUND = False
 # CACHE_LOAD_LOCK = False
 # compress large values in Redis (True or False)
 # CACHE_COMPRESSION_ENABLED = True
+# how; zstd is faster and smaller, and needs Python 3.14 or the extra zstd (one of 'zlib', 'zstd')
+# CACHE_COMPRESSION_FORMAT = "zlib"
 # Redis URL of the second tier, also redis+cluster:// or redis+sentinel://; empty: first tier only (a
 # string)
 # CACHE_L2_REDIS_URL = ""

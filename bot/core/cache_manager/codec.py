@@ -16,6 +16,15 @@ from typing import Any, NamedTuple
 
 from bot.core._shared.errors import LARGEST, CorruptPayloadError, UnsupportedValueError
 from bot.core._shared.values import decode_body, encode_body
+from bot.core.cache_manager.compression import (
+    COMPRESSED,
+    WORTH,
+    Pack,
+    Packed,
+    Reader,
+    packed_by_zlib,
+    reader_of,
+)
 
 VERSION = 2
 """Payloads of version 1, which had no tags, count as misses."""
@@ -33,9 +42,6 @@ SAMPLE = 4096
 
 LARGE = 256 * 1024
 """Bytes from which compression and decompression go to a thread: some 0.5 ms on the event loop."""
-
-WORTH = 0.9
-"""Share of its size that a value must shrink to, or it is sent as it is."""
 
 MAX_PAYLOAD = 64 * 1024 * 1024
 """Bytes of the largest encoded, uncompressed value. Larger ones stay in L1."""
@@ -60,7 +66,9 @@ _unpack = _HEADER.unpack_from
 _KEEP = struct.Struct(">d")
 _COUNT = struct.Struct(">H")
 _TAG = struct.Struct(f">{TOKEN}sH")
-COMPRESSED, _TAGGED, _KEPT = 1, 2, 4
+# Of the flags of compression.py; the others say how the body was compressed.
+_TAGGED, _KEPT = 2, 4
+_FLAGS = COMPRESSED | _TAGGED | _KEPT
 # A stored None needs no flag: if nothing is stored, there is no payload.
 
 
@@ -82,14 +90,14 @@ def encode(
     *,
     expires_at: float = 0.0,
     load_seconds: float = 0.0,
-    compress: bool = True,
+    pack: Pack | None = packed_by_zlib,
     keep: float = 0.0,
     tags: Mapping[str, bytes] | None = None,
 ) -> bytes:
     """The payload of a value. Raises UnsupportedValueError, naming the type that cannot be encoded."""
     return fold(
         encode_value(value),
-        expires_at=expires_at, load_seconds=load_seconds, compress=compress, keep=keep, tags=tags,
+        expires_at=expires_at, load_seconds=load_seconds, pack=pack, keep=keep, tags=tags,
     )  # fmt: skip
 
 
@@ -115,28 +123,25 @@ def may_shrink(body: bytes) -> bool:
     return len(zlib.compress(sample, 1)) < len(sample) * WORTH
 
 
-def compressed(body: bytes) -> bytes | None:
-    """A body made smaller; None if it is not worth it."""
-    smaller = zlib.compress(body, 1)
-    return smaller if len(smaller) < len(body) * WORTH else None
-
-
 def fold(
     body: bytes,
     *,
     expires_at: float = 0.0,
     load_seconds: float = 0.0,
-    compress: bool = True,
+    pack: Pack | None = packed_by_zlib,
     keep: float = 0.0,
     tags: Mapping[str, bytes] | None = None,
-    smaller: bytes | None = None,
+    smaller: Packed | None = None,
 ) -> bytes:
-    """The payload of a value that is already encoded, and in ``smaller`` perhaps :func:`compressed`."""
+    """The payload of a value that is already encoded, and in ``smaller`` perhaps packed.
+
+    ``pack`` makes it smaller if it may be worth it; None: it is sent as it is.
+    """
     flags = 0
-    if smaller is None and compress and may_shrink(body):
-        smaller = compressed(body)
+    if smaller is None and pack is not None and may_shrink(body):
+        smaller = pack(body)
     if smaller is not None:
-        body, flags = smaller, COMPRESSED
+        flags, body = smaller
     if not keep and not tags:
         return _HEADER.pack(VERSION, flags, expires_at, load_seconds) + body
     parts = [b""]
@@ -183,7 +188,7 @@ def read_header(payload: bytes) -> tuple[int, float, float]:
         version, flags, expires_at, load_seconds = _unpack(payload)
     except struct.error as error:
         raise CorruptPayloadError(f"{len(payload)} bytes are no payload") from error
-    if version != VERSION or flags & ~7:
+    if version != VERSION or flags & ~_FLAGS or flags & COMPRESSED == COMPRESSED:
         if version == 1:
             raise OtherVersionError("written by an earlier version")
         raise CorruptPayloadError(f"version {version}, flags {flags}: written by another version")
@@ -219,7 +224,7 @@ _LATEST = 10 * LARGEST
 
 def read_notes(payload: bytes, flags: int) -> tuple[bytes, float, dict[str, bytes]]:
     """The body, still compressed, ``keep``, and tags with their tokens."""
-    if flags <= COMPRESSED:
+    if not flags & (_TAGGED | _KEPT):
         return payload[HEADER_SIZE:], 0.0, _NO_TAGS
     position = HEADER_SIZE
     keep = 0.0
@@ -250,38 +255,34 @@ _NO_TAGS: dict[str, bytes] = {}
 
 def unpack_body(payload: bytes, body: bytes) -> bytes:
     """The body that :func:`open_payload` found in ``payload``, decompressed if it was compressed."""
-    head, inflate = unpack_head(payload, body)
-    return head if inflate is None else unpack_rest(head, inflate)
+    head, reader = unpack_head(payload, body)
+    return head if reader is None else unpack_rest(head, reader)
 
 
-def unpack_head(payload: bytes, body: bytes) -> tuple[bytes, Any]:
-    """The first :data:`LARGE` bytes of a compressed body, and what decompresses the rest, or None.
+def unpack_head(payload: bytes, body: bytes) -> tuple[bytes, Reader | None]:
+    """The first :data:`LARGE` bytes of a compressed body, and what reads the rest, or None.
 
     A body that is not compressed is returned whole.
     """
-    if not payload[1] & COMPRESSED:
+    flag = payload[1] & COMPRESSED
+    if not flag:
         if len(body) > MAX_PAYLOAD:
             raise CorruptPayloadError(f"more than {MAX_PAYLOAD:,} bytes")
         return body, None
-    inflate = zlib.decompressobj()
-    head = _inflated(inflate, body, LARGE)
-    if inflate.eof:
+    reader = reader_of(flag, body)
+    head = reader.read(LARGE)
+    if reader.ended():
         return head, None
     if len(head) < LARGE:
-        raise CorruptPayloadError("compressed body: it is cut off")
-    return head, inflate
+        raise CorruptPayloadError("compressed body: it is cut off, or goes on after its end")
+    return head, reader
 
 
-def unpack_rest(head: bytes, inflate: Any) -> bytes:
+def unpack_rest(head: bytes, reader: Reader) -> bytes:
     """The whole body, for what :func:`unpack_head` returned."""
-    body = head + _inflated(inflate, inflate.unconsumed_tail, MAX_INFLATED + 1 - len(head))
-    if not inflate.eof or len(body) > MAX_INFLATED:
-        raise CorruptPayloadError(f"unfolds to more than {MAX_INFLATED:,} bytes, or is cut off")
+    body = head + reader.read(MAX_INFLATED + 1 - len(head))
+    if not reader.ended() or len(body) > MAX_INFLATED:
+        raise CorruptPayloadError(
+            f"unfolds to more than {MAX_INFLATED:,} bytes, is cut off, or goes on after its end"
+        )
     return body
-
-
-def _inflated(inflate: Any, data: bytes, most: int) -> bytes:
-    try:
-        return bytes(inflate.decompress(data, most))
-    except zlib.error as error:
-        raise CorruptPayloadError(f"compressed body: {error}") from error

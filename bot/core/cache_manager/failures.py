@@ -9,6 +9,7 @@ from bot.core._shared.errors import BackendError
 from bot.core._shared.masking import one_line
 from bot.core._shared.registered_types import OtherTypeError
 from bot.core.cache_manager.codec import OtherVersionError
+from bot.core.cache_manager.compression import MissingZstdError
 from bot.core.redis_link import RedisUnavailableError
 
 logger = logging.getLogger(__name__)
@@ -21,7 +22,7 @@ class Failures:
         self.errors = 0
         self.undecodable = 0
         self._refusal_logged = False
-        self._other_type_logged = False
+        self._miss_logged: set[type[Exception]] = set()
         self._unreadable_logged = False
         self.on_failure: Callable[[Exception], None] | None = None
         """Called with each failure; set by the cache, for its hooks."""
@@ -44,9 +45,9 @@ class Failures:
         if isinstance(error, OtherVersionError):
             return
         self.undecodable += 1
-        if isinstance(error, OtherTypeError):
-            if not self._other_type_logged:
-                self._other_type_logged = True
+        if isinstance(error, OtherTypeError | MissingZstdError):
+            if type(error) not in self._miss_logged:
+                self._miss_logged.add(type(error))
                 logger.warning("A value in Redis counts as a miss: %s", one_line(error))
             return
         if not self._unreadable_logged:

@@ -81,11 +81,12 @@ local live = type(payload) == 'string' and #payload > HEADER and string.byte(pay
 if live then
   flags = string.byte(payload, 2)
   expires_at = struct.unpack('>d', string.sub(payload, 3, 10))
-  -- Compared in this way so that NaN, too, is no time.
-  live = flags < 8 and expires_at >= 0 and expires_at < 1e16 and (expires_at == 0 or now < expires_at)
+  -- Flags of 1 and 8 together are no payload. Compared in this way so that NaN, too, is no time.
+  live = flags < 16 and not (flags >= 8 and flags % 2 == 1)
+    and expires_at >= 0 and expires_at < 1e16 and (expires_at == 0 or now < expires_at)
 end
 local begin = HEADER + 1
-if live and flags >= 2 then
+if live and flags % 8 >= 2 then
   local known = string.sub(payload, 2, 2) .. string.sub(payload, begin, begin + #notes - 2)
   if notes == '' or known ~= notes then
     return {'look', #payload <= LONGEST_NOTES and payload or ''}
@@ -113,7 +114,7 @@ if what == 'add' then
 end
 
 if live then
-  local number = flags % 2 == 0 and integer(string.sub(payload, begin)) or nil
+  local number = flags % 2 == 0 and flags < 8 and integer(string.sub(payload, begin)) or nil
   if number == nil then return {'type'} end
   local sum = number + tonumber(ARGV[5])
   if sum > LARGEST or sum < -LARGEST or number > LARGEST or number < -LARGEST then

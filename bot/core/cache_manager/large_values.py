@@ -1,8 +1,8 @@
 """Large values: compressed by a thread, and decoded in pieces, so that the event loop goes on.
 
-zlib lets other threads run meanwhile. msgspec does not: encoding and decoding would hold the event loop from
-a thread, too. So decoding lets others run after each piece. Encoding does not, since a value must not change
-while it is encoded.
+zlib and zstd let other threads run meanwhile. msgspec does not: encoding and decoding would hold the event
+loop from a thread, too. So decoding lets others run after each piece. Encoding does not, since a value must
+not change while it is encoded.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from bot.core._shared.values import thaw_in_pieces
 from bot.core.cache_manager import codec
+from bot.core.cache_manager.compression import Pack, Packed
 
 PIECE = 32 * 1024
 """Bytes of a large value that are checked, or decoded, before others may run: one to two milliseconds."""
@@ -37,8 +38,8 @@ async def by_thread(function: Callable[..., T], *args: Any) -> T:
 
 async def unpacked(payload: bytes, body: bytes) -> bytes:
     """As :func:`codec.unpack_body`; what is more than :data:`codec.LARGE` is decompressed by a thread."""
-    head, inflate = codec.unpack_head(payload, body)
-    return head if inflate is None else await by_thread(codec.unpack_rest, head, inflate)
+    head, reader = codec.unpack_head(payload, body)
+    return head if reader is None else await by_thread(codec.unpack_rest, head, reader)
 
 
 class LargeValues:
@@ -63,14 +64,14 @@ class LargeValues:
         self.packing.clear()
         return keys
 
-    async def compressed(self, namespace: str, key: str, body: bytes) -> bytes | None:
+    async def packed(self, namespace: str, key: str, body: bytes, pack: Pack) -> Packed | None:
         """The body made smaller, None if it is not worth it, or :data:`SUPERSEDED`."""
         if not codec.may_shrink(body):
             return None
         at = (namespace, key)
         mine = self.packing[at] = object()
         try:
-            smaller = await by_thread(codec.compressed, body)
+            smaller = await by_thread(pack, body)
         finally:
             in_force = self.packing.get(at) is mine
             if in_force:

@@ -39,7 +39,7 @@ class ManyWrites:
         for key, value in pairs[start : start + PIECE_KEYS]:
             body = tier.body_of(value)
             one = freeze(value) if body is None else frozen_as(value, body)
-            if body is not None and len(body) > LARGE and tier.compress:
+            if body is not None and len(body) > LARGE and tier.pack is not None:
                 large = partial(tier.store, namespace, key, value, one, ttl, tags, body=body)
                 break
             frozen.append((key, one))
@@ -97,7 +97,7 @@ class ManyWrites:
                 body = tier.body_of(value)
                 kept = frozen if body is None else frozen_as(value, body)
                 carried = {tag: tokens[tag] for tag in tags} if tokens is not None and tags else None
-                if body is not None and len(body) > LARGE and tier.compress:
+                if body is not None and len(body) > LARGE and tier.pack is not None:
                     large = partial(
                         tier.store, namespace, key, value, kept, ttl, tags,
                         loaded=True, tokens=carried, body=body,

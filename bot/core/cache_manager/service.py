@@ -15,6 +15,7 @@ from bot.core._shared.isolation import freeze
 from bot.core._shared.registered_types import register_type
 from bot.core._shared.tasks import BackgroundTasks, to_the_end
 from bot.core._shared.validation import valid_seconds
+from bot.core.cache_manager.compression import pack_of
 from bot.core.cache_manager.figures import figures_of
 from bot.core.cache_manager.keys import MAX_KEY, compile_glob, printable, valid_key, valid_name
 from bot.core.cache_manager.loading import Loads
@@ -96,6 +97,7 @@ class CacheManager(ManyLoading, Locking, Messages):
         eviction: str | None = None,
         default_ttl: float | None = None,
         compression: bool | None = None,
+        compression_format: str | None = None,
         redis_url: str | None = None,
         warming: bool | None = None,
         warming_interval: float | None = None,
@@ -110,8 +112,10 @@ class CacheManager(ManyLoading, Locking, Messages):
         ``redis_url`` "" is L1 only; ``warming`` allows refreshes in the background (True). A load that takes
         longer than ``load_timeout`` seconds (120; 0: no limit) is given up: its callers get
         LoaderTimeoutError, and the next caller starts a new one. With ``load_lock`` one instance loads a key
-        for all (see LoadOptions). Raises ValueError for values out of bounds,
-        and RedisUnavailableError if the redis package is missing; an unreachable server is no error, since it
+        for all (see LoadOptions). ``compression`` (True) makes large values smaller in Redis, by
+        ``compression_format``: "zlib", or "zstd", which Python before 3.14 has from backports.zstd only.
+        Raises ValueError for values out of bounds, MisuseError if there is no zstd, and RedisUnavailableError
+        if the redis package is missing; an unreachable server is no error, since it
         may come later.
         """
         if max_size_mb is not None:
@@ -127,12 +131,14 @@ class CacheManager(ManyLoading, Locking, Messages):
                 eviction=eviction,
                 default_ttl=default_ttl,
                 compression=compression,
+                compression_format=compression_format,
                 redis_url=redis_url,
                 warming=warming,
                 warming_interval=warming_interval,
                 load_timeout=load_timeout,
                 load_lock=load_lock,
             )
+            pack = pack_of(settings.compression_format)
             url = settings.redis_url
             link = await self._tiers.link_to(url)
             cancelled: asyncio.CancelledError | None = None
@@ -152,9 +158,9 @@ class CacheManager(ManyLoading, Locking, Messages):
             self._switched_on()
             self._thread = get_ident()
             if link is not None:
-                self._tiers.join(link, compress=settings.compression)
+                self._tiers.join(link, pack=pack if settings.compression else None)
             elif self._tiers.shared is not None:
-                self._tiers.shared.compress = settings.compression
+                self._tiers.shared.pack = pack if settings.compression else None
             if settings.warming:
                 self._warmer.resume()
             else:

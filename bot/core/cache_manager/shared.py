@@ -15,7 +15,8 @@ from bot.core._shared.tasks import BackgroundTasks, to_the_end
 from bot.core._shared.values import TINY, thaw_again, thaw_body, thaw_tiny
 from bot.core.cache_manager import codec
 from bot.core.cache_manager.backplane import Backplane, Listener
-from bot.core.cache_manager.codec import COMPRESSED, HEADER_SIZE, LARGE, read_header, read_notes
+from bot.core.cache_manager.codec import HEADER_SIZE, LARGE, read_header, read_notes
+from bot.core.cache_manager.compression import COMPRESSED, Pack, Packed
 from bot.core.cache_manager.errors import UnsupportedValueError
 from bot.core.cache_manager.failures import Failures
 from bot.core.cache_manager.keys import redis_key
@@ -52,12 +53,15 @@ class SharedTier:
         listeners: dict[str, Listener],
         on_hearing: Callable[[], None],
         *,
-        compress: bool,
+        pack: Pack | None,
     ) -> None:
-        """``link`` is released by :meth:`leave`; ``on_hearing`` and ``listeners`` are the backplane's."""
+        """``link`` is released by :meth:`leave`; ``on_hearing`` and ``listeners`` are the backplane's.
+
+        ``pack`` makes values smaller; None: they are sent as they are.
+        """
         self.link = link
         self._root = link.root_bytes
-        self.compress = compress
+        self.pack = pack
         self.local = local
         self.l1 = local.l1
         self.changes = local.changes
@@ -285,8 +289,8 @@ class SharedTier:
             await self.l2.delete(namespace, (key,))  # what it held before is no longer the value
             return in_l1
         smaller = None
-        if len(body) > LARGE and self.compress:
-            smaller = await self._compressed(namespace, key, body, loaded=loaded)
+        if len(body) > LARGE and self.pack is not None:
+            smaller = await self._packed(namespace, key, body, self.pack, loaded=loaded)
             if smaller is SUPERSEDED:
                 return in_l1
             if changes.count != begun and changes.since(begun, namespace, key, tags, reloads=False):
@@ -314,10 +318,12 @@ class SharedTier:
                 self.local.delete(namespace, key)  # where a read may have put it meanwhile
         return in_l2 or in_l1
 
-    async def _compressed(self, namespace: str, key: str, body: bytes, *, loaded: bool) -> bytes | None:
-        """As :meth:`LargeValues.compressed`."""
+    async def _packed(
+        self, namespace: str, key: str, body: bytes, pack: Pack, *, loaded: bool
+    ) -> Packed | None:
+        """As :meth:`LargeValues.packed`."""
         try:
-            return await self.large.compressed(namespace, key, body)
+            return await self.large.packed(namespace, key, body, pack)
         except asyncio.CancelledError:
             if not loaded:
                 self.resync.missed([redis_key(namespace, key, self._root)])  # it has the value before
@@ -327,10 +333,10 @@ class SharedTier:
         """The payload of a value, and the value made safe to keep. Raises UnsupportedValueError."""
         body = codec.encode_value(value)
         frozen = frozen_as(value, body)
-        if self.compress and len(body) > LARGE and codec.may_shrink(body):
-            smaller = await by_thread(codec.compressed, body)
-            return codec.fold(body, compress=False, smaller=smaller), frozen
-        return codec.fold(body, compress=self.compress), frozen
+        if self.pack is not None and len(body) > LARGE and codec.may_shrink(body):
+            smaller = await by_thread(self.pack, body)
+            return codec.fold(body, pack=None, smaller=smaller), frozen
+        return codec.fold(body, pack=self.pack), frozen
 
     def body_of(self, value: Any) -> bytes | None:
         """The value encoded for L2; None if it cannot be encoded, which is counted, and logged once for each
@@ -356,12 +362,12 @@ class SharedTier:
         load_seconds: float = 0.0,
         keep: float = 0.0,
         tags: dict[str, bytes] | None = None,
-        smaller: bytes | None = None,
+        smaller: Packed | None = None,
     ) -> bytes:
         return codec.fold(
             body,
             expires_at=self.time.now() + ttl, load_seconds=load_seconds,
-            compress=self.compress and len(body) <= LARGE,
+            pack=self.pack if len(body) <= LARGE else None,
             keep=keep, tags=tags, smaller=smaller,
         )  # fmt: skip
 

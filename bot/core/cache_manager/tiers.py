@@ -10,6 +10,7 @@ from bot.core._shared.bounded_store import Entry
 from bot.core._shared.clock import Clock
 from bot.core._shared.isolation import freeze
 from bot.core.cache_manager.backplane import Listener
+from bot.core.cache_manager.compression import Pack
 from bot.core.cache_manager.keys import valid_name
 from bot.core.cache_manager.l2 import PIECE_KEYS
 from bot.core.cache_manager.local import LocalTier
@@ -95,8 +96,8 @@ class Tiers:
             raise
         return link
 
-    def join(self, link: RedisLink, *, compress: bool) -> None:
-        """Share values through ``link``, which :meth:`leave` releases."""
+    def join(self, link: RedisLink, *, pack: Pack | None) -> None:
+        """Share values through ``link``, which :meth:`leave` releases. ``pack`` makes them smaller."""
         self.shared = SharedTier(
             link,
             self.local,
@@ -105,7 +106,7 @@ class Tiers:
             self._first_of_type,
             self.listeners,
             self._route,
-            compress=compress,
+            pack=pack,
         )
         self._route()
         self.shared.backplane.start()

@@ -24,6 +24,10 @@ class CacheManagerSettings(Settings, frozen=True, rename=starting("CACHE_")):
     compression: Annotated[bool, doc("compress large values in Redis")] = field(
         default=True, name="CACHE_COMPRESSION_ENABLED"
     )
+    compression_format: Annotated[
+        Literal["zlib", "zstd"],
+        doc("how; zstd is faster and smaller, and needs Python 3.14 or the extra zstd"),
+    ] = "zlib"
     redis_url: Annotated[
         str,
         doc(

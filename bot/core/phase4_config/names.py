@@ -45,6 +45,7 @@ NAMES: dict[str, tuple[str, ...]] = {
         "CACHE_LOAD_TIMEOUT",
         "CACHE_LOAD_LOCK",
         "CACHE_COMPRESSION_ENABLED",
+        "CACHE_COMPRESSION_FORMAT",
         "CACHE_L2_REDIS_URL",
         "ENABLE_CACHE_WARMING",
         "CACHE_WARMING_INTERVAL",

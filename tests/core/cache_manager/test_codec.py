@@ -69,7 +69,7 @@ def test_large_values_are_compressed_and_small_ones_are_not():
     text = "the same again " * 1000
     assert len(encode(text)) < 2000
     assert decode(encode(text)).value == text
-    assert len(encode(text, compress=False)) > 15_000
+    assert len(encode(text, pack=None)) > 15_000
     noise = os.urandom(5000)
     assert len(encode(noise)) < 5100, "what does not get smaller is left as it is"
 
@@ -115,6 +115,7 @@ BOMB = zlib.compress(msgspec.msgpack.encode(b"\0" * (MAX_PAYLOAD + 1)))
     [
         b"", b"\x01", b"garbage", pickle.dumps(os.system), header() + b"\xc1", header() + b"",
         header(version=VERSION + 1) + b"\x01", header(flags=128) + b"\x01", header(flags=1) + b"\x01",
+        header(flags=8) + b"\x01", header(flags=9) + zlib.compress(b"\x01"),
         header(expires_at=float("nan")) + b"\x01", header(expires_at=-1.0) + b"\x01",
         header(load=float("inf")) + b"\x01", header(flags=1) + BOMB,
         header(flags=1) + zlib.compress(b"x")[:-3],
@@ -133,7 +134,7 @@ def test_foreign_bytes_are_refused(payload):
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(payload):
-    for candidate in (payload, header() + payload, header(flags=1) + payload):
+    for candidate in (payload, header() + payload, header(flags=1) + payload, header(flags=8) + payload):
         with contextlib.suppress(CorruptPayloadError):
             decode(candidate)
 

@@ -8,9 +8,8 @@ import zlib
 
 import pytest
 
-from bot.core._shared.errors import CorruptPayloadError
-from bot.core.cache_manager import CacheManager, codec, large_values
-from bot.core.cache_manager.codec import LARGE, MAX_INFLATED, decode, encode
+from bot.core.cache_manager import CacheManager, codec, compression, large_values
+from bot.core.cache_manager.codec import LARGE, decode, encode
 from bot.core.redis_link import RedisLink
 from tests.support.waiting import equals, until
 
@@ -46,27 +45,6 @@ def test_every_size_comes_back(size, kind):
     assert decode(encode(value)).value == value
 
 
-@pytest.mark.parametrize("size", [LARGE - 1, LARGE, LARGE + 1, MAX_INFLATED - 1, MAX_INFLATED])
-def test_a_body_that_inflates_to_exactly_a_bound_is_read(size):
-    body = b"x" * size
-    payload = codec.fold(b"", smaller=zlib.compress(body, 1))
-    assert codec.unfold(payload)[0] == body
-
-
-@pytest.mark.parametrize("cut", [1, 4, 9, 200])
-@pytest.mark.parametrize("size", [1000, LARGE, 2 * LARGE])
-def test_a_compressed_body_that_is_cut_off_is_refused(size, cut):
-    payload = codec.fold(b"", smaller=zlib.compress(random.Random(1).randbytes(size), 1))
-    with pytest.raises(CorruptPayloadError):
-        codec.unfold(payload[:-cut])
-
-
-def test_a_bomb_is_refused():
-    payload = codec.fold(b"", smaller=zlib.compress(b"\0" * (MAX_INFLATED + 1), 9))
-    with pytest.raises(CorruptPayloadError, match="unfolds to more"):
-        codec.unfold(payload)
-
-
 # By a thread.
 
 
@@ -74,14 +52,14 @@ def test_a_bomb_is_refused():
 def threads(monkeypatch):
     """The threads that compressed and decompressed."""
     found = []
-    for name in ("compressed", "unpack_rest"):
-        work = getattr(codec, name)
+    for module, name in ((compression, "_if_worth"), (codec, "unpack_rest")):
+        work = getattr(module, name)
 
         def noted(*args, work=work):
             found.append(threading.current_thread())
             return work(*args)
 
-        monkeypatch.setattr(codec, name, noted)
+        monkeypatch.setattr(module, name, noted)
     return found
 
 
@@ -159,7 +137,7 @@ async def held(redis_server, monkeypatch):
 
     async def slow(function, *args):
         answer = await by_thread(function, *args)
-        if function is codec.compressed:
+        if function is compression.packed_by_zlib:
             begun.set()
             await go_on.wait()
         return answer
