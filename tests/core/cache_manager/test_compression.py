@@ -24,6 +24,8 @@ from bot.core.cache_manager.compression import (
 )
 
 zstd = zstd_module()
+if zstd is None:
+    pytest.skip("needs Python 3.14 or backports.zstd", allow_module_level=True)
 TEXT = "".join(f"line {n}: user {n * 7919 % 1000}\n" for n in range(30_000))
 SMALL = TEXT[:5_000]
 PACKS = pytest.mark.parametrize("pack", [packed_by_zlib, packed_by_zstd])
