@@ -274,20 +274,18 @@ class Invalidation:
 
     async def _learn_catalog(self) -> bool:
         relations = self.relations
-        had_doubt, relations.doubt = relations.doubt, False
+        doubts = relations.doubts
         found = None
         try:
             found = await self.catalog.read()
         finally:
-            if found is None:
-                relations.doubt = relations.doubt or had_doubt
-                if relations.is_current and not self.catalog.is_current:
-                    relations.lose_catalog()
-                    self.cache.write_anything()
+            if found is None and relations.is_current and not self.catalog.is_current:
+                relations.lose_catalog()
+                self.cache.write_anything()
         if found is None:
             return False
         functions = relations.functions
-        if relations.learn_catalog(*found):
+        if relations.learn_catalog(*found, doubts):
             self.cache.write_anything()  # cached results were indexed by what was known before
         if relations.functions != functions:
             self._functions_changed()

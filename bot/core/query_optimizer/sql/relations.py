@@ -11,6 +11,9 @@ from bot.core.query_optimizer.sql.names import ANY, GRAPHQL, MONGODB, NEVER, rea
 MAX_RELATIONS = 10_000
 """Views and cascades remembered; with more, every write counts as a write to anything."""
 
+MAX_WRITTEN = 1_000
+"""Sets of written names for which it is remembered what changes along with them."""
+
 MAX_TABLES = 40_000
 """Names of tables remembered."""
 
@@ -91,11 +94,15 @@ class Relations:
         """What was declared, or seen in statements: it only grows."""
         self._catalog = Layer()
         """What the catalog says: it is replaced as a whole."""
-        self._marks: dict[frozenset[str], frozenset[str]] = {}  # cache of marks_of, until anything changes
+        # What marks_of and written_by found, until anything changes.
+        self._marks: dict[frozenset[str], frozenset[str]] = {}
+        self._written: dict[tuple[frozenset[str], frozenset[str]], frozenset[str]] = {}
         self._asked: set[str] = set()
         """Names for which the catalog was asked and that it does not have."""
-        self.doubt = False
-        """Whether views may have been defined in a way that cannot be read."""
+        # Statements that may have defined views in a way that cannot be read; and how many of them there had
+        # been when the catalog was read.
+        self._doubts = 0
+        self._settled = 0
         self.awaits_catalog = False
         """Whether there is a catalog to ask. Set by ``await_catalog`` alone."""
         self.is_current = False
@@ -106,6 +113,16 @@ class Relations:
 
     def __len__(self) -> int:
         return len(self._seen) + len(self._catalog)
+
+    @property
+    def doubt(self) -> bool:
+        """Whether views may have been defined in a way that cannot be read, since the catalog was."""
+        return self._doubts > self._settled
+
+    @property
+    def doubts(self) -> int:
+        """How often there was reason to doubt."""
+        return self._doubts
 
     @property
     def overflow(self) -> bool:
@@ -130,44 +147,51 @@ class Relations:
     def learn(self, declaration: Declaration) -> None:
         """Learn what a statement declares about a name."""
         if declaration.kind == "doubt":
-            self.doubt = True
+            self._doubts += 1
         else:
             self._seen.learn(declaration)
-        self._marks.clear()
+        self._forget()
 
     def await_catalog(self, awaits: bool) -> None:
         """From now on there is a catalog that was not read yet, or none."""
         self.awaits_catalog, self.is_current = awaits, False
         self._catalog = Layer()
         self._asked.clear()
-        self._marks.clear()
+        self._forget()
 
-    def learn_catalog(self, declarations: Iterable[Declaration], asked: Iterable[str]) -> bool:
-        """Replace what the catalog said; ``asked`` are names that it was read for. True if it says something
-        else than before.
+    def learn_catalog(self, declarations: Iterable[Declaration], asked: Iterable[str], doubts: int) -> bool:
+        """Replace what the catalog said; ``asked`` are names that it was read for, and ``doubts`` were there
+        before that began. True if it says something else than before.
         """
         layer = Layer()
         for declaration in declarations:
             layer.learn(declaration)
         changed = not self.is_current or layer != self._catalog
         self._catalog, self.is_current = layer, True
+        self._settled = max(self._settled, doubts)
         self._asked = {name for name in self._asked if not layer.knows(name)}
         for name in asked:
             if len(self._asked) < MAX_ASKED and not layer.knows(name):
                 self._asked.add(name)
-        self._marks.clear()
+        self._forget()
         return changed
 
     def lose_catalog(self) -> None:
         """What the catalog said is too old."""
         self.is_current = False
-        self._marks.clear()
+        self._forget()
 
     def clear(self) -> None:
         self._seen, self._catalog = Layer(), Layer()
-        self._marks.clear()
         self._asked.clear()
-        self.doubt = self.is_current = False
+        self.is_current = False
+        self._settled = self._doubts
+        self._forget()
+
+    def _forget(self) -> None:
+        """Something has changed: what was found before may not hold."""
+        self._marks.clear()
+        self._written.clear()
 
     # Asking.
 
@@ -218,6 +242,14 @@ class Relations:
         """``names``, and what changes along with them by ``events``; with ``ANY`` among them, that is
         anything.
         """
+        found = self._written.get((names, events))
+        if found is None:
+            if len(self._written) >= MAX_WRITTEN:
+                self._written.clear()
+            found = self._written[names, events] = self._written_by(names, events)
+        return found
+
+    def _written_by(self, names: frozenset[str], events: frozenset[str]) -> frozenset[str]:
         if not self:
             return names
         if events != EVERY_EVENT:

@@ -7,6 +7,8 @@ import asyncpg
 import pytest
 
 from bot.core.query_optimizer.service import QueryOptimizer
+from bot.core.query_optimizer.sql.declarations import Declaration
+from bot.core.query_optimizer.sql.relations import Relations
 
 
 async def is_stale(optimizer, run, read, write):
@@ -165,3 +167,31 @@ async def test_mysql(mysql_url):
     finally:
         await run("DROP DATABASE phase4_learnt", None)
         connection.close()
+
+
+def test_a_doubt_that_arises_while_the_catalog_is_read_stays():
+    relations = Relations()
+    relations.await_catalog(True)
+    relations.learn(Declaration("doubt"))
+    before = relations.doubts
+    relations.learn(Declaration("doubt"))
+    relations.learn_catalog([], (), before)
+    assert relations.doubt
+    relations.learn_catalog([], (), relations.doubts)
+    assert not relations.doubt
+    relations.learn(Declaration("doubt"))
+    relations.clear()
+    assert not relations.doubt
+    relations.learn(Declaration("doubt"))
+    assert relations.doubt
+
+
+def test_what_a_write_concerns_is_found_anew_after_a_definition():
+    relations, written = Relations(), frozenset(("users",))
+    assert relations.written_by(written) == written
+    relations.cascade("users", ["orders"])
+    assert relations.written_by(written) == {"users", "orders"}
+    relations.view("all_orders", ["orders"])
+    assert relations.written_by(frozenset(("all_orders",))) == {"all_orders", "orders"}
+    relations.clear()
+    assert relations.written_by(written) == written
