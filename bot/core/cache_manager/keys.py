@@ -10,6 +10,9 @@ from functools import lru_cache
 from bot.core._shared.errors import invalid
 
 PREFIX = "p4c"
+LOAD, LOCK = "load", "lock"
+"""The kinds of leases: of loads, and of ``cache.lock``. They do not exclude each other."""
+
 MAX_KEY = 1024
 """Characters of a namespace, of a pattern, and of a key that is stored as it is."""
 
@@ -121,6 +124,11 @@ def lease_key(kind: str, namespace: str, key: str, root: bytes = b"") -> bytes:
     if b"}" not in at:
         at = b"{" + at + b"}"
     return root + f"{PREFIX}:{kind}:".encode() + at
+
+
+def is_lock(at: bytes, root: bytes = b"") -> bool:
+    """Whether a key in Redis is the lease of a ``cache.lock``."""
+    return at.startswith(root + f"{PREFIX}:{LOCK}:".encode())
 
 
 def parse_redis_key(at: bytes) -> tuple[str, str]:

@@ -19,9 +19,10 @@ from bot.core._shared.singleflight import SingleFlight
 from bot.core._shared.tasks import BackgroundTasks
 from bot.core.cache_manager.errors import LoaderTimeoutError, LockTimeoutError
 from bot.core.cache_manager.events import Hooks
+from bot.core.cache_manager.keys import LOAD
 from bot.core.cache_manager.l1 import Meta
 from bot.core.cache_manager.loaded_values import frozen_or_none, ttl_of_load
-from bot.core.cache_manager.locks import LOAD, Lease, Locks
+from bot.core.cache_manager.locks import Lease, Locks
 from bot.core.cache_manager.models import (
     ABSENT,
     DEFAULT_NAMESPACE,

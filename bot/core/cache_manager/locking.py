@@ -5,8 +5,8 @@ from __future__ import annotations
 from types import TracebackType
 
 from bot.core._shared.validation import valid_seconds
-from bot.core.cache_manager.keys import valid_key, valid_name
-from bot.core.cache_manager.locks import LOCK, At, Lease, Locks
+from bot.core.cache_manager.keys import LOCK, valid_key, valid_name
+from bot.core.cache_manager.locks import At, Lease, Locks
 from bot.core.cache_manager.models import DEFAULT_NAMESPACE
 from bot.core.phase4_service import Phase4Service
 

@@ -26,9 +26,6 @@ RENEWALS = 3
 TOPIC = "p4:lease"
 """Of the messages that a lease was given back."""
 
-LOAD, LOCK = "load", "lock"
-"""The kinds of leases: of loads, and of ``cache.lock``. They do not exclude each other."""
-
 At = tuple[str, str, str]
 """Kind, namespace and key of a lock."""
 

@@ -10,7 +10,7 @@ from bot.core._shared.backoff import exponential
 from bot.core._shared.tasks import BackgroundTasks
 from bot.core.cache_manager.backplane import Backplane
 from bot.core.cache_manager.failures import Failures
-from bot.core.cache_manager.keys import every_key
+from bot.core.cache_manager.keys import every_key, is_lock
 from bot.core.redis_link import RedisLink
 
 SCAN_COUNT = 1000
@@ -138,8 +138,10 @@ class Resync:
         self.in_step = not (self._unsynced or self._unsynced_all or self._untold or self._untold_topics)
 
     async def _drop_everything(self) -> None:
-        async for found in self._link.scan(every_key(self._link.root_bytes), SCAN_COUNT):
-            await self._link.unlink(found)
+        root = self._link.root_bytes
+        async for found in self._link.scan(every_key(root), SCAN_COUNT):
+            # Locks stay: no change was missed in them, and their holders are at work.
+            await self._link.unlink([key for key in found if not is_lock(key, root)])
 
     def _moved(self) -> None:
         # The tasks of the event loop before have ended with it.

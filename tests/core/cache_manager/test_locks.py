@@ -9,8 +9,7 @@ import pytest
 
 from bot.core.cache_manager import CacheManager, LoadOptions, LockTimeoutError, cached
 from bot.core.cache_manager import loading as loading_module
-from bot.core.cache_manager.keys import lease_key
-from bot.core.cache_manager.locks import LOAD, LOCK
+from bot.core.cache_manager.keys import LOAD, LOCK, lease_key
 from tests.support.servers import RedisServer
 from tests.support.waiting import equals, until
 

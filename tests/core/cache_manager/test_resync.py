@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from bot.core.cache_manager import CacheManager
+from bot.core.cache_manager import CacheManager, LockTimeoutError
 from bot.core.cache_manager.keys import redis_key, tag_key
 from bot.core.redis_link import RedisLink
 from tests.support.proxy import Proxy
@@ -140,3 +140,16 @@ async def test_others_hear_that_messages_of_a_service_were_lost_on_the_way(redis
         assert teller._l2.in_step
         await teller.disable()
         await listener.disable()
+
+
+async def test_a_lock_stays_when_everything_else_is_dropped(pair, raw):
+    a, b = pair
+    await a.set("k", "old")
+    resync = a._tiers.shared.resync
+    async with b.lock("report"):
+        resync.missed_all()
+        await resync.run()
+        assert await raw.execute("GET", redis_key("default", "k")) is None
+        with pytest.raises(LockTimeoutError):
+            async with a.lock("report", wait=0):
+                pytest.fail("two are in the block")
