@@ -17,7 +17,7 @@ class Deadlines(Generic[T]):
     timeout after the last item. Use it from one thread.
     """
 
-    __slots__ = ("_at", "_due", "_loop", "_timer")
+    __slots__ = ("_at", "_due", "_loop", "_rests", "_timer")
 
     def __init__(self, due: Callable[[T], object]) -> None:
         self._due = due
@@ -25,6 +25,8 @@ class Deadlines(Generic[T]):
         self._at: dict[T, float] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
+        # Whether the timer is given back once it waits for nothing. Changed by rest and _give_back.
+        self._rests = False
 
     def add(self, item: T, loop: asyncio.AbstractEventLoop, seconds: float) -> None:
         """Have ``due(item)`` called on ``loop`` in so many seconds."""
@@ -43,10 +45,19 @@ class Deadlines(Generic[T]):
     def discard(self, item: T) -> None:
         """Forget an item, if it is there."""
         self._at.pop(item, None)
+        if self._rests and not self._at:
+            self._give_back()
 
     def rest(self) -> None:
-        """Give the timer back if it waits for nothing, as when the owner is switched off."""
-        if not self._at and self._timer is not None and self._loop is asyncio.get_running_loop():
+        """Give the timer back as soon as it waits for nothing: the owner is switched off."""
+        self._rests = True
+        if not self._at:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        self._rests = False
+        # Without a running loop: a coroutine that is closed after its loop.
+        if self._timer is not None and self._loop is asyncio._get_running_loop():
             self._timer.cancel()
             self._timer = None
 

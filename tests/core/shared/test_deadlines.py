@@ -80,3 +80,16 @@ async def test_who_is_switched_off_keeps_no_timer_unless_it_still_waits():
     while not told:
         await asyncio.sleep(0.001)
     assert told == ["b"]
+
+
+async def test_no_timer_is_left_when_the_last_item_goes_after_the_owner_was_switched_off():
+    loop = asyncio.get_running_loop()
+    deadlines = Deadlines(lambda item: None)
+    before = len(timers(loop))
+    deadlines.add("a", loop, 60.0)
+    deadlines.add("b", loop, 60.0)
+    deadlines.rest()
+    deadlines.discard("a")
+    assert len(timers(loop)) == before + 1
+    deadlines.discard("b")
+    assert len(timers(loop)) == before
