@@ -54,8 +54,8 @@ class Front:
 
     def __init__(self, scenario: BalancerWorld, instance: Instance) -> None:
         self.instance = instance
-        self.balancer = LoadBalancer(clock=instance.clock)
-        self.strategy: Any = None
+        self.balancer: LoadBalancer
+        self.strategy: Any = scenario.chance.choice([*LoadBalancingStrategy, "function"])
         self.ways = {
             backend.id: Way(scenario.world, f"{instance.name}.{backend.id}", backend)
             for backend in scenario.backends
@@ -125,26 +125,40 @@ class BalancerWorld(Scenario):
     # A front.
 
     async def start(self, instance: Instance) -> None:
-        front = instance.it = self.fronts[instance] = Front(self, instance)
-        front.strategy = self.chance.choice([*LoadBalancingStrategy, "function"])
+        front = self.front_of(instance)
         strategy = (lambda some: some[-1]) if front.strategy == "function" else front.strategy
+        balancer = LoadBalancer(clock=instance.clock)
+        await balancer.enable(strategy, **self.options(front))
+        await self.begin(front, balancer)
+
+    def front_of(self, instance: Instance) -> Front:
+        """What an instance is to be."""
+        front = instance.it = self.fronts[instance] = Front(self, instance)
+        return front
+
+    def options(self, front: Front) -> dict[str, Any]:
+        """How a balancer is enabled."""
+        return {
+            "check_interval": INTERVAL, "check_timeout": CHECK, "check_path": "/health",
+            "failure_threshold": THRESHOLD, "recovery_threshold": THRESHOLD, "request_timeout": REQUEST,
+            "total_timeout": TOTAL, "outlier_window": 3.0, "outlier_failures": 1000 if self.quiet else 3,
+            "ejection_time": EJECTED / 2, "ejection_max_time": EJECTED, "panic_percent": PANIC,
+            "slow_start": 1.0, "max_concurrent": front.most, "hedging": self.chance.random() < 0.3,
+        }  # fmt: skip
+
+    async def begin(self, front: Front, balancer: LoadBalancer) -> None:
+        """Have a balancer that is on send requests to every backend."""
 
         async def handler(at: Any, number: int) -> int:
             return await self._send(front, at, number)
 
-        await front.balancer.enable(
-            strategy, request_handler=handler, check_interval=INTERVAL, check_timeout=CHECK,
-            check_path="/health", failure_threshold=THRESHOLD, recovery_threshold=THRESHOLD,
-            request_timeout=REQUEST, total_timeout=TOTAL, outlier_window=3.0,
-            outlier_failures=1000 if self.quiet else 3,
-            ejection_time=EJECTED / 2, ejection_max_time=EJECTED, panic_percent=PANIC, slow_start=1.0,
-            max_concurrent=front.most, hedging=self.chance.random() < 0.3,
-        )  # fmt: skip
+        front.balancer = balancer
+        balancer.request_handler = handler
         for backend in self.backends:
             await self._add(front, backend.id)
         front.changed = {id: [(0.0, True)] for id in front.ways}  # in rotation from the first request on
 
-    async def stop(self, instance: Instance) -> None:
+    async def look(self, instance: Instance) -> None:
         front: Front = instance.it
         front.balancer.check_invariants()
         chosen = [front.balancer.select_nowait(f"s{number}") for number in range(SESSIONS)]
@@ -152,7 +166,9 @@ class BalancerWorld(Scenario):
             self.sessions.append([None if one is None else one.id for one in chosen])
         if busy := [one.id for one in front.balancer.instances if one.in_flight]:
             self.world.wrong(f"{instance.name} has requests in progress at {busy}, and nobody asks")
-        if not await front.balancer.disable():
+
+    async def stop(self, instance: Instance) -> None:
+        if not await instance.it.balancer.disable():
             self.world.wrong(f"{instance.name} is not idle when it is switched off")
 
     async def _send(self, front: Front, at: Any, number: int) -> int:
@@ -268,7 +284,8 @@ class BalancerWorld(Scenario):
             if idle and +front.active:
                 self.world.wrong(f"{front.instance.name} was called idle with {+front.active}")
         finally:
-            await front.balancer.enable()
+            if not front.instance.leaving:
+                await front.balancer.enable()
             ended(self.world.now)
 
     # The end.

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -30,7 +31,13 @@ from tests.simulation.world import Call, Instance, Scenario, Violation
 LEASE = 3.0
 SETTLED = 2 * LEASE + 6.0
 """Seconds after a fault in which an item may still be taken over from an instance that cannot renew it."""
+OPTIONS: dict[str, Any] = {
+    "max_batch_size": 3, "batch_timeout": 0.05, "max_concurrent": 3, "lease": LEASE, "max_retries": 1,
+    "retry_base": 0.1, "max_deliveries": 50, "drain_timeout": 2.0,
+}  # fmt: skip
 LANES = ("a", "b")
+
+Handler = Callable[[list[BatchItem]], Awaitable[dict[str, Any]]]
 
 
 @dataclass
@@ -71,27 +78,27 @@ class BatchWorld(Scenario):
 
     async def start(self, instance: Instance) -> None:
         batches = instance.it = BatchProcessor(clock=instance.clock)
+        await batches.enable(self.handler_of(instance), redis_url=instance.url, **OPTIONS)
+
+    def handler_of(self, instance: Instance) -> Handler:
+        """What handles the items in an instance."""
         chance = random.Random(f"handler {self.world.seed} {instance.name}")
 
         async def handle(items: list[BatchItem]) -> dict[str, Any]:
             return await self._handle(instance, items, chance)
 
-        await batches.enable(
-            handle, 3, 0.05, 3, redis_url=instance.url, lease=LEASE, max_retries=1, retry_base=0.1,
-            max_deliveries=50, drain_timeout=2.0,
-        )  # fmt: skip
+        return handle
 
-    async def stop(self, instance: Instance) -> None:
-        batches: BatchProcessor = instance.it
-        if not self.world.ailing:
-            await self._look(batches, instance)
-        await batches.disable()
-
-    async def _look(self, batches: BatchProcessor, instance: Instance) -> None:
+    async def look(self, instance: Instance) -> None:
         """See what has become of each item."""
+        if self.world.ailing:
+            return
         for item_id in self.items:
             await self._ask(instance, item_id)
-        self.letters |= {letter.item_id for letter in await batches.dead_letters(1000)}
+        self.letters |= {letter.item_id for letter in await instance.it.dead_letters(1000)}
+
+    async def stop(self, instance: Instance) -> None:
+        await instance.it.disable()
 
     async def _handle(
         self, instance: Instance, items: list[BatchItem], chance: random.Random

@@ -14,7 +14,7 @@ from unittest import mock
 import redis.utils
 
 from bot.core._shared.clock import LoopTimers, SystemClock
-from tests.simulation.loop import VirtualLoop
+from tests.simulation.loop import PROCESS, VirtualLoop
 
 EPOCH = 1_700_000_000.0
 
@@ -35,21 +35,27 @@ class HostClock(LoopTimers):
 
 @contextlib.contextmanager
 def determined(seed: int, loop: VirtualLoop, clock: HostClock) -> Iterator[None]:
-    """While it stands, modules find this run's time and chance; the rest of the world goes by ``clock``.
+    """While it stands, modules find this run's time and chance.
 
+    What belongs to a simulated process goes by its clock, the rest of the world by ``clock``.
     Garbage is not collected meanwhile: when it is depends on what the process has done before.
     """
     bytes_of = random.Random(f"bytes {seed}")
     seeds_of = random.Random(f"seeds {seed}")
     random_class, before, collected = random.Random, random.getstate(), gc.isenabled()
 
+    def wall() -> float:
+        process = PROCESS.get()
+        here = clock if process is None or process.clock is None else process.clock
+        return float(here.time())
+
     class Seeded(random_class):  # type: ignore[misc, valid-type]
         def __init__(self, seed: Any = None) -> None:
             super().__init__(seeds_of.getrandbits(64) if seed is None else seed)
 
     replaced = [
-        (time, "time", clock.time), (time, "monotonic", loop.time), (time, "perf_counter", loop.time),
-        (SystemClock, "monotonic", staticmethod(loop.time)), (SystemClock, "time", staticmethod(clock.time)),
+        (time, "time", wall), (time, "monotonic", loop.time), (time, "perf_counter", loop.time),
+        (SystemClock, "monotonic", staticmethod(loop.time)), (SystemClock, "time", staticmethod(wall)),
         (redis.utils, "get_lib_version", lambda: redis.__version__),  # it reads files, at each connection
         (os, "urandom", bytes_of.randbytes), (random, "_urandom", bytes_of.randbytes),
         (random, "Random", Seeded),

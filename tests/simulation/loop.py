@@ -44,6 +44,8 @@ class Process:
     def __init__(self, name: str) -> None:
         self.name = name
         self.stopped = self.dead = False
+        self.clock: Any = None
+        """That of the machine it runs on, if it has one of its own."""
         self.held: list[asyncio.Handle] = []
         # What the dead had to do: kept, since collecting it would run its ``finally`` blocks.
         self.buried: list[Any] = []
@@ -181,6 +183,13 @@ class VirtualLoop(asyncio.BaseEventLoop):
         process.stopped = False
         held, process.held = process.held, []
         self._ready.extend(held)
+
+    def timers_of(self, process: Process) -> list[asyncio.TimerHandle]:
+        """What a process still means to do later."""
+        return [
+            timer for *_, timer in sorted(self._timers, key=lambda entry: entry[:3])
+            if not timer.cancelled() and timer._context.get(PROCESS) is process
+        ]  # fmt: skip
 
     def create_future(self) -> NumberedFuture:
         return NumberedFuture(loop=self)

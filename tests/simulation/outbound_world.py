@@ -70,8 +70,10 @@ class OutboundWorld(Scenario):
             Limits(group=GROUP, bulk=BULK), redis_url=instance.url, bot_id=7, drain_timeout=1.0
         )
 
-    async def stop(self, instance: Instance) -> None:
+    async def look(self, instance: Instance) -> None:
         instance.it.check_invariants()
+
+    async def stop(self, instance: Instance) -> None:
         await instance.it.disable()
 
     async def turn(self, instance: Instance, user: int) -> None:

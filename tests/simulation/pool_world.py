@@ -29,6 +29,10 @@ from tests.simulation.world import Instance, Scenario, Violation, World
 
 MOST = 2
 TIMEOUT = 3.0
+OPTIONS: dict[str, Any] = {
+    "min_size": 1, "max_size": MOST, "connect_timeout": 2.0, "acquire_timeout": TIMEOUT, "idle_timeout": 5.0,
+    "max_lifetime": 10.0,
+}  # fmt: skip
 
 
 class ModelConnection:
@@ -196,16 +200,15 @@ class PoolWorld(Scenario):
         self.committed: dict[int, bool] = {}
 
     async def start(self, instance: Instance) -> None:
-        options = PoolOptions(
-            min_size=1, max_size=MOST, connect_timeout=2.0, validation_timeout=1.0, acquire_timeout=TIMEOUT,
-            idle_timeout=5.0, max_lifetime=10.0,
-        ).validate()  # fmt: skip
+        options = PoolOptions(validation_timeout=1.0, **OPTIONS).validate()
         spec = PoolSpec("p", "redis", "redis://h", options, {})
         instance.it = PoolRunner(spec, ModelDriver(spec, self.database, instance), clock=instance.clock)
         await instance.it.start(wants_server=False)
 
     async def stop(self, instance: Instance) -> None:
         await instance.it.stop(drain=5.0)
+
+    def gone(self, instance: Instance) -> None:
         left = [session.number for session in self.database.sessions if session.instance is instance]
         if left:
             self.world.wrong(f"{instance.name} has left connections {left}")

@@ -7,6 +7,7 @@ user, what must work at the end, and a check of the history.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import math
@@ -69,9 +70,12 @@ class Instance:
         self.host = f"{self.name}.redis"
         self.url = f"redis://{self.host}:6379/0"
         self.route = world.network.routes[self.host] = Route(world.redis)
+        self.process.clock = self.clock
         self.it: Any = None
         """What the scenario makes of it."""
         self.ready = self.killed = False
+        self.leaving = False
+        """Whether its users begin nothing more, since it is to be stopped in order."""
 
     def spawn(self, coro: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         """Run a coroutine in this process."""
@@ -94,6 +98,8 @@ class Scenario(ABC):
     """How many seeds of it ``make test`` runs, relative to other worlds."""
     allowed: ClassVar[tuple[type[BaseException], ...]] = ()
     """The errors that a call may raise."""
+    harmless: ClassVar[tuple[str, ...]] = HARMLESS
+    """The faults that no promise makes an exception for."""
     quiet: ClassVar[str] = "$^"
     """A pattern of the errors in the log that are to be expected."""
     length: ClassVar[float] = 20.0
@@ -108,6 +114,10 @@ class Scenario(ABC):
         self.world = world
         self.chance = random.Random(f"program {world.seed}")
 
+    def around(self) -> contextlib.AbstractContextManager[object]:
+        """What stands while a run goes on; nothing by default."""
+        return contextlib.nullcontext()
+
     @abstractmethod
     async def start(self, instance: Instance) -> None:
         """Make ``instance.it``."""
@@ -116,9 +126,15 @@ class Scenario(ABC):
     async def turn(self, instance: Instance, user: int) -> None:
         """One turn of a user; its calls go through :meth:`World.call`."""
 
+    async def look(self, instance: Instance) -> None:  # noqa: B027 - most have nothing to see
+        """Look once more at what is at work, before it ends; nothing by default."""
+
     @abstractmethod
     async def stop(self, instance: Instance) -> None:
         """End ``instance.it``."""
+
+    def gone(self, instance: Instance) -> None:  # noqa: B027 - what all have in common is seen by the world
+        """See that nothing is left of what :meth:`stop` has ended; nothing by default."""
 
     @abstractmethod
     async def healed(self, instance: Instance) -> bool:
@@ -163,15 +179,17 @@ class World:
         self.clock = HostClock(self.loop)
         """The clock of the machine that Redis runs on."""
         self.network = Network(self.loop, random.Random(f"network {self.seed}"))
-        self.instances: list[Instance] = []
-        self.dead: list[Instance] = []
+        self._instances: list[Instance] = []
+        self._dead: list[Instance] = []
         self.ending = False
         self.faults_ended = 0.0
-        # When each fault that excuses anything began and ended; while it lasts, it ends never.
-        self.troubled: list[list[float]] = []
+        self._troubled: list[list[float]] = []
         self.ailing = False
         """Whether a fault goes on when the users have ended: then nothing recovers, and all ends in time."""
-        self._users: list[Any] = []
+        self._users: dict[Any, Instance] = {}
+        """The tasks of users."""
+        self._errands: list[Any] = []
+        """Tasks that belong to no instance, and end before the run does."""
         self._pending: list[tuple[list[float], Callable[[], object]]] = []
 
     # What a scenario uses.
@@ -179,6 +197,26 @@ class World:
     @property
     def now(self) -> float:
         return self.loop.time()
+
+    @property
+    def instances(self) -> list[Instance]:
+        """The latest process in each place."""
+        return self._instances
+
+    @property
+    def dead(self) -> list[Instance]:
+        """Processes that have ended, killed or in order."""
+        return self._dead
+
+    @property
+    def troubled(self) -> list[list[float]]:
+        """When each fault that excuses anything began and ended; while it lasts, it ends never."""
+        return self._troubled
+
+    def trouble(self) -> list[float]:
+        """Something begins that is an excuse; set the second figure to the time of its end."""
+        self._troubled.append([self.now, math.inf])
+        return self._troubled[-1]
 
     def note(self, text: str) -> None:
         """A line of the history."""
@@ -204,14 +242,16 @@ class World:
             nonlocal cancels
             cancels = task.cancel() or cancels
 
-        cancels = False
+        cancels, later = False, None
         task = self.loop.create_task(run(), name=f"{instance.name} {what}")
         if self.chance.random() < 0.15:
             if self.chance.random() < 0.7:
                 self.loop.after_steps(self.chance.randrange(1, 40), cancel)
             else:
-                self.loop.call_later(self.chance.uniform(0.0, 2.0), cancel)
+                later = self.loop.call_later(self.chance.uniform(0.0, 2.0), cancel)
         await asyncio.wait([task])
+        if later is not None:
+            later.cancel()
         call.ended = self.now
         if task.cancelled():
             call.outcome = "cancelled"
@@ -238,12 +278,32 @@ class World:
         instance.process.stopped = False
         instance.ready = False
         self.network.kill(instance.process)
-        self.dead.append(instance)
+        self._dead.append(instance)
 
     def replace(self, instance: Instance) -> None:
         """Start another process in the place of a dead one."""
         if self.instances[instance.number] is instance and not self.ending:
             self._begin(instance.number, instance.generation + 1)
+
+    def users_of(self, instance: Instance) -> list[Any]:
+        """The tasks of an instance's users."""
+        return [user for user, of in self._users.items() if of is instance]
+
+    def errand(self, coro: Coroutine[Any, Any, Any], name: str) -> None:
+        """Do something that belongs to no instance; the run does not end before it."""
+        self._errands.append(self.loop.create_task(coro, name=name, context=self.network.outside.copy()))
+
+    async def leave(self, instance: Instance) -> None:
+        """Stop what runs in a process, and end it."""
+        instance.leaving = True
+        instance.ready = False
+        await self._stop_one(instance)
+        await self._end_of(self.users_of(instance))
+        if not instance.process.dead:
+            await asyncio.sleep(0.1)
+            self._nothing_left(instance)
+            instance.process.dead = True
+            self._dead.append(instance)
 
     # The run.
 
@@ -258,10 +318,11 @@ class World:
                 self.redis = RedisModel(self.loop, random.Random(f"redis {self.seed}"))
                 self.scenario = self.kind(self)
                 self.loop.set_exception_handler(self._unhandled)
-                try:
-                    self.loop.run_until_complete(self._main())
-                finally:
-                    self._bury()
+                with self.scenario.around():
+                    try:
+                        self.loop.run_until_complete(self._main())
+                    finally:
+                        self._bury()
         finally:
             logger.removeHandler(handler)
             logger.propagate = propagate
@@ -294,7 +355,8 @@ class World:
             self._ended(pending)
         self.faults_ended = self.now
         self.note("a fault goes on" if self.ailing else "no faults any more")
-        await self._users_end()
+        await self._end_of(list(self._users))
+        await self._end_of(self._errands)
         if not self.ailing:
             await self._heal()
             await self._finish()
@@ -302,7 +364,7 @@ class World:
 
     def _begin(self, number: int, generation: int) -> None:
         instance = Instance(self, number, generation)
-        self.instances[number : number + 1] = [instance]
+        self._instances[number : number + 1] = [instance]
         self.note(f"start {instance.name}")
         instance.spawn(self._live(instance), "main")
 
@@ -310,13 +372,13 @@ class World:
         await self.scenario.start(instance)
         instance.ready = True
         for user in range(0 if self.ending else self.kind.users):
-            self._users.append(instance.spawn(self._use(instance, user), f"user {user}"))
+            self._users[instance.spawn(self._use(instance, user), f"user {user}")] = instance
 
     async def _use(self, instance: Instance, user: int) -> None:
         chance = random.Random(f"user {self.seed} {instance.name} {user}")
-        while not self.ending:
+        while not (self.ending or instance.leaving):
             await asyncio.sleep(chance.uniform(0.0, self.kind.pause))
-            if not self.ending:
+            if not (self.ending or instance.leaving):
                 await self.scenario.turn(instance, user)
 
     async def _strike(self, plan: list[Fault], begun: float) -> None:
@@ -326,8 +388,8 @@ class World:
             self.note(f"fault {fault.kind} {instance.name} {fault.seconds} {fault.amount}")
             end = (self.kind.own.get(fault.kind) or KINDS[fault.kind])(self, instance, fault)
             trouble = [self.now, self.now if end is None else math.inf]
-            if fault.kind not in HARMLESS:
-                self.troubled.append(trouble)
+            if fault.kind not in self.kind.harmless:
+                self._troubled.append(trouble)
             if fault.seconds == math.inf:
                 self.ailing = True
             elif end is not None:
@@ -344,14 +406,15 @@ class World:
             end()
 
     def _living(self) -> Iterator[Instance]:
-        return (instance for instance in self.instances if not instance.process.dead)
+        return (instance for instance in self._instances if not instance.process.dead)
 
-    async def _users_end(self) -> None:
-        users = [user for user in self._users if not user.process.dead]
-        if users:
-            _, late = await asyncio.wait(users, timeout=HEALING)
-            for user in sorted(late, key=hash):
-                self.wrong(f"{user.get_name()} still waits")
+    async def _end_of(self, tasks: list[Any]) -> None:
+        living = [task for task in tasks if task.process is None or not task.process.dead]
+        if living:
+            _, late = await asyncio.wait(living, timeout=HEALING)
+            for task in sorted(late, key=hash):
+                if task.process is None or not task.process.dead:
+                    self.wrong(f"{task.get_name()} still waits")
 
     async def _heal(self) -> None:
         for instance in self._living():
@@ -374,27 +437,39 @@ class World:
 
     async def _stop(self) -> None:
         for instance in self._living():
-            stopping = instance.spawn(self.scenario.stop(instance), "stop")
-            _, late = await asyncio.wait([stopping], timeout=HEALING)
-            if late:
-                self.wrong(f"{instance.name} does not stop")
-            elif (error := stopping.exception()) is not None:
-                self.wrong(f"{instance.name} stops with {error!r}")
+            looking = instance.spawn(self.scenario.look(instance), "look")
+            await asyncio.wait([looking])
+            if (error := looking.exception()) is not None:
+                self.wrong(f"{instance.name} is not as it should be: {error!r}")
+            await self._stop_one(instance)
         await asyncio.sleep(0.1)
-        self._nothing_left()
+        for instance in self._living():
+            self._nothing_left(instance)
 
-    def _nothing_left(self) -> None:
-        """Of those that were stopped in order."""
+    async def _stop_one(self, instance: Instance) -> None:
+        stopping = instance.spawn(self.scenario.stop(instance), "stop")
+        _, late = await asyncio.wait([stopping], timeout=HEALING)
+        if instance.process.dead:
+            return
+        if late:
+            self.wrong(f"{instance.name} does not stop")
+        elif (error := stopping.exception()) is not None:
+            self.wrong(f"{instance.name} stops with {error!r}")
+        else:
+            self.scenario.gone(instance)
+
+    def _nothing_left(self, instance: Instance) -> None:
+        """Of one that was stopped in order."""
         for task in self._tasks_left():
-            if not task.process.dead:
+            if task.process is instance.process:
                 self.wrong(f"task {task.get_name()} is left")
         for transport in self.network.transports:
-            process = transport.process
-            if process is not None and not process.dead and not transport.is_closing():
-                self.wrong(f"a connection of {process.name} is left")
-        for instance in self._living():
-            if instance.url in RedisLink._links:
-                self.wrong(f"a link of {instance.name} is left")
+            if transport.process is instance.process and not transport.is_closing():
+                self.wrong(f"a connection of {instance.name} is left")
+        for timer in self.loop.timers_of(instance.process):
+            self.wrong(f"a timer of {instance.name} is left: {timer}")
+        if any(instance.host in url for url in RedisLink._links):
+            self.wrong(f"a link of {instance.name} is left")
 
     def _tasks_left(self) -> list[Any]:
         """The tasks of processes, in the order in which they were made."""
@@ -408,12 +483,13 @@ class World:
         lines, troubles = list(self.lines), list(self.troubles)
         self.loop.run_until_complete(self._burial())
         self.lines, self.troubles = lines, troubles
-        for instance in self.instances + self.dead:
-            RedisLink._links.pop(instance.url, None)
+        for url in list(RedisLink._links):
+            if any(instance.host in url for instance in self._instances + self._dead):
+                del RedisLink._links[url]
         self.loop.close()
 
     async def _burial(self) -> None:
-        for instance in self.instances + self.dead:
+        for instance in self._instances + self._dead:
             instance.process.dead = False
             instance.process.held += instance.process.buried
             self.loop.resume(instance.process)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.simulation.balancer_world import BalancerWorld
 from tests.simulation.batch_world import BatchWorld
 from tests.simulation.cache_world import CacheWorld
+from tests.simulation.every_world import EveryWorld
 from tests.simulation.limiter_world import LimiterWorld
 from tests.simulation.optimizer_world import OptimizerWorld
 from tests.simulation.outbound_world import OutboundWorld
@@ -13,7 +14,8 @@ from tests.simulation.slots_world import SlotsWorld
 from tests.simulation.world import Scenario, World
 
 _KINDS: tuple[type[Scenario], ...] = (
-    BalancerWorld, BatchWorld, CacheWorld, LimiterWorld, OptimizerWorld, OutboundWorld, PoolWorld, SlotsWorld,
+    BalancerWorld, BatchWorld, CacheWorld, EveryWorld, LimiterWorld, OptimizerWorld, OutboundWorld, PoolWorld,
+    SlotsWorld,
 )  # fmt: skip
 WORLDS: dict[str, type[Scenario]] = {kind.name: kind for kind in _KINDS}
 
