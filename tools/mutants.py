@@ -73,6 +73,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     ),
     "bot/core/_shared/singleflight.py": (
         "tests/core/shared/test_singleflight.py",
+        "tests/core/shared/test_singleflight_led.py",
         "tests/core/shared/test_circles.py",
         f"{CACHE}/test_loading.py",
     ),

@@ -186,7 +186,7 @@ class SingleFlight(Generic[T]):
             flight.expired = expired
             if current is not None:
                 flight.depth = current.depth + 1
-                if flight.depth > MAX_NESTED:
+                if flight.depth >= MAX_NESTED:
                     shown = f"{self._name(key):.100}"
                     raise RecursionError(f"{MAX_NESTED:,} loads wait for one another, the last is {shown}")
             if self._led and flight.depth < MAX_LED:
@@ -288,9 +288,12 @@ class SingleFlight(Generic[T]):
 
     def _deserted(self, flight: _Flight[T], timeout: float | None) -> None:
         """The work was cancelled: with its leader, so that others go on, or by itself, as they then are."""
+        if flight.loop.is_closed():
+            self._leave(flight)  # nobody can be told there
+            return
         own = flight.task.cancelling() <= flight.cancelling
         waiting = {waiter: how for waiter, how in flight.waiters.items() if not waiter.done()}
-        if own or not waiting or flight.loop.is_closed():
+        if own or not waiting:
             self._leave(flight)
             flight.cancel_waiters()
             return
@@ -335,7 +338,7 @@ class SingleFlight(Generic[T]):
             flight.give(result)
 
     def _expire(self, flight: _Flight[T]) -> None:
-        if flight.over or flight.task.done():
+        if flight.task.done():
             return
         self._leave(flight)
         flight.error = flight.expired()

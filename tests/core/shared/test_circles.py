@@ -221,6 +221,18 @@ async def test_a_call_that_goes_on_for_ever_ends(loads, monkeypatch):
 
     with pytest.raises(RecursionError, match="100 loads wait for one another, the last is 'key'"):
         await load(0)
+    started = []
+
+    def count(n):
+        started.append(n)
+        return count_on(n + 1)
+
+    async def count_on(n):
+        return await loads.flights.run(n, lambda: count(n))
+
+    with pytest.raises(RecursionError):
+        await count_on(0)
+    assert len(started) == 100
 
 
 async def test_one_that_leaves_while_it_is_suspected(loads, monkeypatch):
@@ -284,6 +296,82 @@ async def test_a_run_that_a_circle_hangs_on_to_is_waited_for_by_others(loads):
     await asyncio.sleep(0.005)
     done.set()
     assert await asyncio.gather(first, second, *tasks) == ["a"] * 3
+
+
+async def test_a_search_for_circles_passes_each_run_once(loads):
+    """A task of ``a`` waits for ``a`` itself; ``c`` waits for ``b``, which waits for ``a``."""
+    tasks = []
+    done = asyncio.Event()
+
+    @loads.define
+    async def a():
+        tasks.append(asyncio.create_task(loads("a")))
+        await done.wait()
+        return "a"
+
+    loads.of["b"] = lambda: loads("a")
+    loads.of["c"] = lambda: loads("b")
+    calls = []
+    for name in "abc":
+        calls.append(asyncio.create_task(loads(name)))
+        await asyncio.sleep(0.005)
+    done.set()
+    assert await asyncio.gather(*calls, *tasks) == ["a"] * 4
+
+
+async def test_a_run_that_only_left_a_task_behind_which_waits_is_no_circle(loads):
+    """``a`` waits for ``b``, and a task of ``b`` for ``a``; but ``b`` does not wait for its task."""
+    tasks = []
+    go_on = asyncio.Event()
+
+    @loads.define
+    async def a():
+        await go_on.wait()
+        return await loads("b")
+
+    @loads.define
+    async def b():
+        tasks.append(asyncio.create_task(loads("a")))
+        await go_on.wait()
+        await asyncio.sleep(0.005)
+        return "b"
+
+    calls = [asyncio.create_task(loads(name)) for name in "ab"]
+    await asyncio.sleep(0.005)
+    go_on.set()
+    assert await asyncio.gather(*calls, *tasks) == ["b"] * 3
+
+
+async def test_who_gave_up_waiting_is_in_no_circle(loads):
+    gave_up = asyncio.Event()
+
+    @loads.define
+    async def a():
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0):
+                await loads("b")
+        gave_up.set()
+        await asyncio.sleep(0.005)
+        return "a"
+
+    @loads.define
+    async def b():
+        await gave_up.wait()
+        return await loads("a")
+
+    assert await asyncio.gather(loads("b"), loads("a")) == ["a", "a"]
+
+
+async def test_who_can_be_in_no_circle_does_not_look_for_one_again_and_again(loads, monkeypatch):
+    monkeypatch.setattr(asyncio, "wait", None)
+
+    @loads.define
+    async def leaf():
+        await asyncio.sleep(0.005)
+        return 1
+
+    loads.of["left"] = loads.of["right"] = lambda: loads("leaf")
+    assert await asyncio.gather(loads("left"), loads("right"), loads("leaf")) == [1, 1, 1]
 
 
 async def test_a_task_that_turns_out_to_be_waited_for_is_told_and_leaves(loads, monkeypatch):

@@ -3,34 +3,17 @@
 import asyncio
 import gc
 import sys
+from contextlib import suppress
 
 import pytest
 
-from bot.core._shared.singleflight import MAX_LED, SingleFlight, is_given_up
+from bot.core._shared import singleflight
+from bot.core._shared.singleflight import SingleFlight, is_given_up
 from tests.support.clock import until_idle
+from tests.support.flights import Work, start
 from tests.support.loader import Loader
 
-
-class Work(Loader):
-    """Gives the number of its run, once the test lets it."""
-
-    def __init__(self, error=None):
-        super().__init__()
-        self.error = error
-        self.gate.clear()
-
-    async def __call__(self):
-        await super().__call__()
-        return self.runs
-
-
 BOTH = pytest.mark.parametrize("led", [False, True])
-
-
-async def start(flights, work, count=3, key="k"):
-    tasks = [asyncio.ensure_future(flights.run(key, work)) for _ in range(count)]
-    await until_idle()
-    return tasks
 
 
 @BOTH
@@ -186,9 +169,59 @@ async def test_a_run_cancelled_from_outside_cancels_those_who_wait_and_is_not_jo
     assert await late == 2
 
 
-@pytest.mark.parametrize("error", [None, ValueError("broken")])
-async def test_a_caller_cancelled_in_the_moment_the_run_ends_leaves_nothing_behind(error, caplog):
-    flights, work = SingleFlight(), Work(error)
+async def test_a_run_cancelled_from_outside_has_left_before_anybody_hears_of_it():
+    flights, work, heard = SingleFlight(), Work(), []
+    [task] = await start(flights, work, 1)
+    [run] = [task for task in asyncio.all_tasks() if task.get_name() == "single-flight"]
+    run.add_done_callback(lambda run: heard.append((run.cancelled(), len(flights))))
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert heard == [(True, 0)]
+
+
+async def test_a_run_that_was_given_up_has_left_though_it_takes_its_time_to_end():
+    flights, ends, ended = SingleFlight(), asyncio.Event(), []
+
+    async def work():
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            await ends.wait()
+            ended.append("k" in flights)
+
+    with pytest.raises(TimeoutError):
+        await flights.run("k", work, timeout=0.01)
+    assert "k" not in flights
+    ends.set()
+    await until_idle()
+    assert ended == [False]
+
+
+async def test_a_run_that_ended_as_its_time_was_up_was_not_given_up():
+    flights, left, work = SingleFlight(), [], Work()
+
+    async def later():
+        await asyncio.sleep(0.001)
+        return is_given_up()
+
+    async def run():
+        left.append(asyncio.ensure_future(later()))
+        return await work()
+
+    [task] = await start(flights, run, 1)
+    [flight] = flights._flights.values()
+    work.gate.set()
+    while not flight.task.done():
+        await asyncio.sleep(0)
+    flights._expire(flight)  # its deadline comes in this turn of the loop
+    assert await task == 1
+    assert await left[0] is False
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_caller_cancelled_in_the_moment_the_run_ends_leaves_nothing_behind(fails, caplog):
+    flights, work = SingleFlight(), Work(ValueError("broken") if fails else None)
     [task] = await start(flights, work, 1)
     work.gate.set()
     while "k" in flights:
@@ -197,6 +230,7 @@ async def test_a_caller_cancelled_in_the_moment_the_run_ends_leaves_nothing_behi
     with pytest.raises(asyncio.CancelledError):
         await task
     del task
+    work.error = None  # its traceback holds all who waited
     gc.collect()
     assert not caplog.records, "no exception that was never retrieved"
 
@@ -213,147 +247,6 @@ async def test_callers_go_on_in_the_order_they_came():
     work.gate.set()
     await asyncio.gather(*tasks)
     assert order == [0, 1, 2, 3, 4]
-
-
-async def test_a_led_run_needs_no_task():
-    flights, tasks = SingleFlight(led=True), []
-
-    async def work():
-        tasks.append(asyncio.current_task())
-        await asyncio.sleep(0)
-        return asyncio.all_tasks()
-
-    assert await flights.run("k", work) == {asyncio.current_task()}
-    assert tasks == [asyncio.current_task()]
-
-
-async def test_when_the_leader_is_cancelled_the_work_starts_once_more_for_all_others():
-    flights, work = SingleFlight(led=True), Work()
-    tasks = await start(flights, work, 5)
-    for task in tasks[:3]:  # of the second run, too, the first caller leaves
-        task.cancel()
-        await until_idle()
-    late = asyncio.ensure_future(flights.run("k", work))
-    await until_idle()
-    work.gate.set()
-    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-    assert [type(outcome) for outcome in outcomes[:3]] == [asyncio.CancelledError] * 3
-    assert (outcomes[3:], await late) == ([2, 2], 2)
-    assert len(flights) == 0
-
-
-async def test_a_leader_that_gives_up_early_does_not_make_the_others_begin_anew_for_ever():
-    """Callers with less patience than the work takes: one after the other joins, and each gives up."""
-    flights, runs = SingleFlight(led=True), 0
-    done = asyncio.Event()
-
-    async def work():
-        nonlocal runs
-        runs += 1
-        await done.wait()
-        return "done"
-
-    waiting = [asyncio.ensure_future(flights.run("k", work)) for _ in range(2)]
-    for _ in range(20):
-        await until_idle()
-        waiting.pop(0).cancel()
-        waiting.append(asyncio.ensure_future(flights.run("k", work)))
-    await until_idle()
-    done.set()
-    assert await asyncio.gather(*waiting) == ["done", "done"]
-    assert runs == 2
-
-
-async def test_work_that_is_cancelled_by_itself_cancels_those_who_wait_but_not_their_tasks():
-    flights, gate, runs = SingleFlight(led=True), asyncio.Event(), []
-
-    async def work():
-        runs.append("run")
-        await gate.wait()
-        raise asyncio.CancelledError  # as of a future within that somebody cancelled
-
-    tasks = await start(flights, work)
-    gate.set()
-    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-    assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError] * 3
-    assert (len(flights), runs) == (0, ["run"])
-
-
-async def test_a_led_run_that_takes_too_long_is_given_up_by_all():
-    flights, work = SingleFlight(led=True), Work()
-    flights.timeout = 0.01
-
-    async def caller():
-        try:
-            await flights.run("k", work)
-        except TimeoutError:
-            task = asyncio.current_task()
-            await asyncio.sleep(0)  # the cancellation is over
-            return task.cancelling()
-
-    assert await asyncio.gather(*[caller() for _ in range(3)]) == [0, 0, 0]
-    work.gate.set()
-    assert await flights.run("k", work) == 2
-
-
-async def test_a_deadline_of_the_caller_and_of_the_run_are_told_apart():
-    flights, work = SingleFlight(led=True), Work()
-
-    class GivenUp(Exception):
-        pass
-
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.01):
-            await flights.run("k", work, timeout=60, expired=GivenUp)
-    with pytest.raises(GivenUp):
-        async with asyncio.timeout(60):
-            await flights.run("k", work, timeout=0.01, expired=GivenUp)
-    assert asyncio.current_task().cancelling() == 0
-
-
-async def test_a_caller_that_is_cancelled_as_the_time_is_up_is_cancelled():
-    flights, work = SingleFlight(led=True), Work()
-    [task] = await start(flights, work, 1)
-    flights._expire(flights._flights["k"])
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-
-
-async def test_an_error_in_answer_to_the_cancellation_is_the_cause_of_the_timeout():
-    flights = SingleFlight(led=True)
-
-    async def work():
-        try:
-            await asyncio.sleep(3600)
-        except asyncio.CancelledError:
-            raise ConnectionError("closed in the middle") from None
-
-    with pytest.raises(TimeoutError) as caught:
-        await flights.run("k", work, timeout=0.01)
-    assert str(caught.value.__cause__) == "closed in the middle"
-    assert asyncio.current_task().cancelling() == 0
-
-
-async def test_a_caller_in_its_clean_up_leads_and_is_joined():
-    """A task that was cancelled, and asks something while it ends, is not taken for a run that ends."""
-    flights, work = SingleFlight(led=True), Work()
-
-    async def caller():
-        try:
-            await asyncio.sleep(3600)
-        finally:
-            assert await flights.run("k", work) == 1
-
-    ending = asyncio.ensure_future(caller())
-    await until_idle()
-    ending.cancel()
-    await until_idle()
-    [joined] = await start(flights, work, 1)
-    work.gate.set()
-    assert await joined == 1
-    with pytest.raises(asyncio.CancelledError):
-        await ending
 
 
 @BOTH
@@ -377,32 +270,56 @@ async def test_a_task_left_behind_by_a_run_is_no_part_of_it(led):
     assert await left[0] == "again"
 
 
-async def test_deep_runs_within_one_another_do_not_use_up_the_stack():
-    flights = SingleFlight(led=True)
+@BOTH
+async def test_a_chain_of_tasks_that_outlive_their_runs_goes_on_for_ever(led, monkeypatch):
+    """Each run starts a task that loads again once it has ended: no more than one is ever under way."""
+    monkeypatch.setattr(singleflight, "MAX_NESTED", 5)
+    flights, tasks, end = SingleFlight(led=led), [], asyncio.Event()
 
-    async def work(depth):
-        if depth == 300:
-            return len(asyncio.all_tasks())
-        return await flights.run(depth + 1, lambda: work(depth + 1))
-
-    # The first twenty are led by the caller; each of the others is a task.
-    assert await flights.run(0, lambda: work(0)) == 1 + 301 - MAX_LED
-
-
-def test_a_leader_whose_loop_ended_leaves_nobody_and_nothing():
-    flights = SingleFlight(led=True)
-
-    async def never():
-        await asyncio.sleep(3600)
-
-    async def main():
-        tasks = [asyncio.ensure_future(flights.run("k", never, timeout=60)) for _ in range(3)]
+    async def later(previous):
+        while previous in flights:
+            await asyncio.sleep(0)
         await until_idle()
-        assert not any(task.done() for task in tasks)
+        await load(previous + 1)
+        await end.wait()  # the task goes on, the run that it led does not
 
-    asyncio.run(main())  # cancels all three
-    gc.collect()
-    assert len(flights) == 0
+    async def load(number):
+        async def work():
+            if number < 20:
+                tasks.append(asyncio.ensure_future(later(number)))
+            else:
+                end.set()
+
+        await flights.run(number, work)
+
+    await load(0)
+    await end.wait()
+    await asyncio.gather(*tasks)
+    assert len(tasks) == 20
+
+
+@BOTH
+async def test_a_run_on_the_loop_of_another_thread_is_nested_in_none_of_this_one(led, monkeypatch):
+    monkeypatch.setattr(singleflight, "MAX_NESTED", 1)
+    here, there, work = SingleFlight(led=led), SingleFlight(led=led), Loader("there")
+    assert await here.run("k", lambda: asyncio.to_thread(asyncio.run, there.run("k", work))) == "there"
+
+
+@BOTH
+async def test_a_long_run_holds_nothing_of_what_it_has_waited_for(led):
+    flights, work = SingleFlight(led=led), Work()
+
+    async def long():
+        await asyncio.gather(*[flights.run("short", work) for _ in range(3)])
+        await flights.run("short", work)
+        [flight] = flights._flights.values()
+        return len(flight.waits)
+
+    run = asyncio.ensure_future(flights.run("long", long))
+    await until_idle()
+    assert len(flights._flights["long"].waits) == 3
+    work.gate.set()
+    assert await run == 0
 
 
 @BOTH
@@ -431,34 +348,6 @@ async def test_a_run_that_takes_its_time_to_be_cancelled_is_not_joined(led):
     with pytest.raises(asyncio.CancelledError):
         await first
     assert len(flights) == 0
-
-
-async def test_a_joined_run_takes_its_time_to_be_cancelled_and_is_not_joined_again():
-    """The work of a leader that left was begun once more, in a task; that one is cancelled, too."""
-    flights, runs, ends, go_on = SingleFlight(led=True), [], asyncio.Event(), asyncio.Event()
-
-    async def work():
-        runs.append(len(runs) + 1)
-        try:
-            await go_on.wait()
-        finally:
-            if runs == [1, 2]:
-                await ends.wait()
-        return len(runs)
-
-    leader, follower = await start(flights, work, 2)
-    leader.cancel()
-    await until_idle()
-    [run] = [task for task in asyncio.all_tasks() if task.get_name() == "single-flight"]
-    run.cancel()
-    await until_idle()
-    late = await start(flights, work, 1)
-    assert runs == [1, 2, 3]
-    ends.set()
-    go_on.set()
-    assert await late[0] == 3
-    outcomes = await asyncio.gather(leader, follower, return_exceptions=True)
-    assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError] * 2
 
 
 @BOTH
@@ -508,11 +397,17 @@ async def test_a_time_of_its_own_counts_before_that_of_all(led):
     assert await patient in (1, 2)
 
 
-async def test_a_led_run_that_ended_has_no_deadline():
-    flights, work = SingleFlight(led=True), Work()
-    work.gate.set()
-    await flights.run("k", work, timeout=60)
-    assert not flights._deadlines._at
+def test_a_run_that_ends_the_program_does_so_whatever_its_callers_do_about_it():
+    async def leave():
+        raise SystemExit(3)
+
+    async def main():
+        with suppress(SystemExit):
+            await SingleFlight().run("k", leave)
+        await asyncio.sleep(3600)
+
+    with pytest.raises(SystemExit, match="3"):
+        asyncio.run(main())
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
