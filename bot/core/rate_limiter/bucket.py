@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core.rate_limiter.models import EARLY, ClientId, RateLimitConfig, RateLimitStatus, plain_client
@@ -114,9 +114,12 @@ class Buckets:
             return 0.0
         return slack
 
-    def ready(self, client: ClientId, now: float, wanted: Iterable[int]) -> float:
-        """When the last of ``wanted`` tokens could be taken, one after the other, as soon as possible."""
-        return now + max(0.0, sum(wanted) * self.interval - self.peek(client, now))
+    def ready(
+        self, client: ClientId, now: float, tokens: int, ahead: Sequence[int] = (), more: int = 0
+    ) -> float:
+        """When ``tokens`` could be taken, after those ``ahead`` and ``more``, as soon as possible."""
+        wanted = sum(ahead) + more + tokens
+        return now + max(0.0, wanted * self.interval - self.peek(client, now))
 
     def peek(self, client: ClientId, now: float) -> float:
         """The slack of a check for no tokens: seconds' worth of tokens that the client has."""

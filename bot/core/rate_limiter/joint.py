@@ -80,10 +80,8 @@ class LocalJoint:
         meter, client, tokens = part
         if isinstance(meter, Buckets):
             return 0.0
-        ahead = self.turns.ahead(meter, client)
-        if not ahead:
-            return 0.0
-        return min(-EARLY, now - EARLY - meter.ready(client, now, [*ahead, tokens]))
+        ready = self.turns.ready(meter, client, tokens, now)
+        return 0.0 if ready is None else min(-EARLY, now - EARLY - ready)
 
     async def acquire(self, parts: Sequence[Part], max_wait: float, label: str) -> RateLimitStatus:
         """Wait for all; raises RateLimitExceeded if that takes longer than ``max_wait`` seconds."""

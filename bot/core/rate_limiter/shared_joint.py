@@ -231,8 +231,7 @@ class SharedJoint:
 
     def wake_key(self, meter: Meter, key: bytes) -> None:
         """The same for the client of a key."""
-        waiting = [client for limit, client in self.turns.waiting() if limit is meter]
-        for client in client_of_key(key, self._root, waiting):
+        for client in client_of_key(key, self._root, self.turns.clients_of(meter)):
             self.turns.wake(meter, client)
 
     async def _tell(self, part: Part, mode: int) -> Any:

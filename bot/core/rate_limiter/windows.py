@@ -18,7 +18,7 @@ import itertools
 import math
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from bot.core._shared.clock import SYSTEM_CLOCK, Clock
 from bot.core.rate_limiter.bucket import MAX_DEBT, MIN_ROTATION
@@ -103,21 +103,37 @@ class Windows:
             self.adopt(client, now)
         return -wait
 
-    def ready(self, client: ClientId, now: float, wanted: Iterable[int]) -> float:
-        """When the last of ``wanted`` tokens could be taken, one after the other, as soon as possible."""
-        times = self.times(client)
+    def ready(
+        self, client: ClientId, now: float, tokens: int, ahead: Sequence[int] = (), more: int = 0
+    ) -> float:
+        """When ``tokens`` could be taken, if others take theirs first, as soon as possible.
+
+        First those ``ahead``, each as many at once, then ``more``, one by one: what of these is taken at once
+        may take longer.
+        """
+        times, most = self.times(client), self.most
         count, at = len(times), max(now, self.held.get(client, now), times[-1] if times else now)
         starts: list[int] = []
         later: list[float] = []
-        for tokens in wanted:
-            index = count + tokens - 1 - self.most
+
+        def free_at(index: int) -> float:
+            """When the place of a token that was taken before, or is by those ahead, is free again."""
+            before = times[index] if index < len(times) else later[bisect_right(starts, index) - 1]
+            return now + _until(before + self.window, now)
+
+        for wanted in ahead:
+            index = count + wanted - 1 - most
             if index >= 0:
-                before = times[index] if index < len(times) else later[bisect_right(starts, index) - 1]
-                at = max(at, now + _until(before + self.window, now))
+                at = max(at, free_at(index))
             starts.append(count)
             later.append(at)
-            count += tokens
-        return at
+            count += wanted
+        # Token by token, each comes a window after the one ``most`` places before it.
+        windows, place = divmod(more + tokens - 1, most)
+        index = count + place - most
+        if index >= 0:
+            at = max(at, free_at(index))
+        return at + windows * self.window
 
     def used(self, client: ClientId, now: float) -> int:
         """Tokens that count, and those of a charge that are still to count."""

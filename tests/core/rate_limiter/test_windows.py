@@ -141,3 +141,39 @@ async def test_a_status_tells_what_is_left(clock):
     assert limiter.check("u", limit) == 0.0
     assert (await limiter.get_client_status("u", limit)).remaining == 4
     await limiter.disable()
+
+
+def served_one_by_one(limit, now, wanted):
+    """When the last of these callers is served, if each takes its tokens as soon as it can."""
+    for tokens in wanted:
+        now += max(0.0, limit.wait("u", now, tokens))
+        assert limit.take("u", now, tokens) == 0.0
+    return now
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_when_a_line_of_callers_is_served_is_known_without_serving_it(seed):
+    chance = random.Random(seed)
+    most = chance.choice([1, 2, 3, 7, 20])
+    limit = windows(most, 10.0)
+    now = 1_000.0
+    for _ in range(chance.randrange(4 * most)):
+        now += chance.expovariate(most / 10.0)
+        limit.take("u", now, chance.randint(1, most))
+    if chance.random() < 0.3:
+        limit.charge("u", now, chance.randint(1, 3 * most))
+    ahead = [chance.randint(1, most) for _ in range(chance.choice([0, 3, 30]))]
+    more, tokens = chance.choice([0, 1, 5, 100]), chance.randint(1, most)
+    found = limit.ready("u", now, tokens, ahead, more)
+    assert found == pytest.approx(served_one_by_one(limit, now, [*ahead, *[1] * more, tokens]), abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_what_others_take_at_once_takes_them_no_less_time(seed):
+    chance = random.Random(seed)
+    most = chance.choice([2, 3, 7])
+    limit = windows(most, 10.0)
+    limit.take("u", 1_000.0, most)
+    ahead, behind = ([chance.randint(1, most) for _ in range(20)] for _ in range(2))
+    found = limit.ready("u", 1_001.0, 1, ahead, sum(behind))
+    assert found <= served_one_by_one(limit, 1_001.0, [*ahead, *behind, 1]) + 1e-6
