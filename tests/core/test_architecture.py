@@ -206,3 +206,33 @@ def test_the_start_up_module_imports_no_service_and_no_driver() -> None:
         "redis motor pymongo asyncpg asyncmy aiosqlite aiohttp sqlglot sqlparse graphql psutil cachetools"
     )
     assert not loaded & set(drivers.split())
+
+
+FEW_IN = {"query_optimizer/execution/n_plus_one.py"}
+"""Of one task, and few."""
+
+
+def first_taken_out(tree: ast.AST) -> list[int]:
+    """The lines of ``del some[next(iter(some))]``, and of ``some.pop`` likewise."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "pop":
+            taken = [(node.func.value, argument) for argument in node.args[:1]]
+        elif isinstance(node, ast.Delete):
+            taken = [(each.value, each.slice) for each in node.targets if isinstance(each, ast.Subscript)]
+        else:
+            continue
+        found += [node.lineno for of, key in taken if ast.unparse(key) == f"next(iter({ast.unparse(of)}))"]
+    return found
+
+
+def test_what_takes_out_the_first_of_a_dict_is_found():
+    assert first_taken_out(ast.parse("del held[next(iter(held))]\nself.a.pop(next(iter(self.a)))")) == [1, 2]
+    assert first_taken_out(ast.parse("del held[key]\nheld.popitem(last=False)\nheld.pop(key, None)")) == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_queue_is_no_plain_dict(path):
+    """Its first entry is found by walking over all that have gone: popitem(last=False) of an OrderedDict."""
+    if name_of(path) not in FEW_IN:
+        assert first_taken_out(tree_of(path)) == []

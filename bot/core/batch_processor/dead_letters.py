@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
 
 from bot.core.batch_processor.models import DeadLetter
@@ -13,7 +14,7 @@ class DeadLetters:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.dropped = 0
-        self._held: dict[str, DeadLetter] = {}
+        self._held: OrderedDict[str, DeadLetter] = OrderedDict()  # the oldest first
 
     def __len__(self) -> int:
         return len(self._held)
@@ -25,7 +26,7 @@ class DeadLetters:
         if len(self._held) <= self.limit:
             return None
         self.dropped += 1
-        return self._held.pop(next(iter(self._held)))
+        return self._held.popitem(last=False)[1]
 
     def all(self) -> list[DeadLetter]:
         """The oldest first."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable
 
 from bot.core._shared.errors import invalid
@@ -26,7 +26,7 @@ class Lanes:
         # Changed by enter, next_after, taken, sweep and clear.
         self._lanes: dict[Lane, deque[BatchItem] | None] = {}
         """The items behind the one that is out; None until there has been one."""
-        self._waited: dict[BatchItem, None] = {}
+        self._waited: OrderedDict[BatchItem, None] = OrderedDict()
         """Items in no batch that had to wait, in the order of their submission."""
         self.waiting = 0
         """Items behind others of their lanes."""

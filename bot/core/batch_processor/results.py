@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any, Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
@@ -24,7 +25,7 @@ class Kept(Generic[T]):
         self.limit = limit
         self.ttl = ttl
         # In the order in which they were put, which is the order in which they go.
-        self._held: dict[str, tuple[float, T]] = {}
+        self._held: OrderedDict[str, tuple[float, T]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._held)
@@ -36,12 +37,12 @@ class Kept(Generic[T]):
         held[key] = (now + self.ttl, value)
         # Two looked at for one that came: what is too old goes without a scan.
         for _ in range(2):
-            oldest = next(iter(held))
-            if len(held) <= self.limit and held[oldest][0] > now:
-                break
-            del held[oldest]
             if not held:
                 break
+            until, _ = next(iter(held.values()))
+            if len(held) <= self.limit and until > now:
+                break
+            held.popitem(last=False)
 
     def get(self, key: str, now: float) -> T | None:
         """The value, unless it has gone."""

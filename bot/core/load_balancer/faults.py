@@ -6,6 +6,7 @@ import contextlib
 import logging
 import socket
 import sys
+from collections import OrderedDict
 from typing import Literal
 
 from bot.core._shared.errors import MisuseError
@@ -101,7 +102,7 @@ class FaultLog:
 
     def __init__(self) -> None:
         # By kind and place: when it was logged, and how often it was not since. Changed by tell.
-        self._last: dict[tuple[type[BaseException], str, int], tuple[float, int]] = {}
+        self._last: OrderedDict[tuple[type[BaseException], str, int], tuple[float, int]] = OrderedDict()
 
     def tell(self, error: BaseException, handler: object, instance_id: str, now: float) -> None:
         """Log the fault, unless that was done a moment ago, and mark the exception as what it is."""
@@ -116,7 +117,7 @@ class FaultLog:
             self._last[key] = (known[0], known[1] + 1)
             return
         if len(self._last) >= _MAX_FAULTS:
-            del self._last[next(iter(self._last))]
+            self._last.popitem(last=False)
         self._last[key] = (now, 0)
         again = f" ({known[1]} more of them since it was last logged)" if known and known[1] else ""
         logger.error(

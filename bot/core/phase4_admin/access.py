@@ -14,6 +14,7 @@ import ipaddress
 import logging
 import secrets
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -80,7 +81,7 @@ class Access:
         """The cookie's name, by token: browsers keep one jar for all ports of a host, so for several bots."""
         self._now = now
         # Changed by sign_out: sessions that were ended, and when their cookies expire. The first ends first.
-        self._signed_out: dict[str, int] = {}
+        self._signed_out: OrderedDict[str, int] = OrderedDict()
         # Changed by _tell_wrong.
         self._wrong = 0
         self._told = float("-inf")
@@ -188,9 +189,10 @@ class Access:
             expires = int(session.partition(".")[0])
             if len(self._signed_out) >= MAX_SIGNED_OUT:
                 now = self._now()
-                self._signed_out = {name: end for name, end in self._signed_out.items() if end >= now}
+                live = [(name, end) for name, end in self._signed_out.items() if end >= now]
+                self._signed_out = OrderedDict(live)
             if len(self._signed_out) >= MAX_SIGNED_OUT:
-                del self._signed_out[next(iter(self._signed_out))]
+                self._signed_out.popitem(last=False)
             self._signed_out[session] = expires
         response = web.Response(status=204)
         response.del_cookie(self.cookie)

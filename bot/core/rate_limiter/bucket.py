@@ -12,7 +12,6 @@ change places. So at most about twice the live buckets, and 1,024, are held.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 
@@ -213,10 +212,15 @@ class Buckets:
     def sweep(self, now: float, at_most: int) -> bool:
         """Look at ``at_most`` clients and forget those whose bucket is full; whether none is left."""
         for held in (self.fresh, self.aging):
-            for client, tat in list(itertools.islice(held.items(), at_most)):
-                if tat <= now and not self.penalties.matters(client, now):
-                    del held[client]
+            # From the end: to find the first takes the longer the more before it have gone.
+            live = []
+            for _ in range(min(at_most, len(held))):
+                client, tat = held.popitem()
+                if tat > now or self.penalties.matters(client, now):
+                    live.append((client, tat))
+                else:
                     self.penalties.forget(client)
+            held.update(reversed(live))
         return not self.fresh and not self.aging
 
     def adopt(self, client: ClientId, now: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from typing import Any
 
 from bot.core.rate_limiter.concurrency import ConcurrencyLimit, SlotStatus
@@ -61,7 +62,7 @@ class InFlight:
         self.limit = limit
         # Changed by the methods below only. A line is in order of arrival.
         self.held: dict[ClientId, int] = {}
-        self.lines: dict[ClientId, dict[Hold, None]] = {}
+        self.lines: dict[ClientId, OrderedDict[Hold, None]] = {}
         self.asking = 0
         """Callers that ask Redis."""
         self.granted = self.refused = self.lost = 0
@@ -89,7 +90,10 @@ class InFlight:
     def join(self, hold: Hold) -> None:
         """Wait behind those that wait already."""
         hold.in_line = True
-        self.lines.setdefault(hold.client, {})[hold] = None
+        line = self.lines.get(hold.client)
+        if line is None:
+            line = self.lines[hold.client] = OrderedDict()
+        line[hold] = None
 
     def first_in_line(self, client: ClientId) -> Hold | None:
         """Who has waited longest for a slot of the client; None if nobody waits."""

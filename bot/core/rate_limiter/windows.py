@@ -230,9 +230,15 @@ class Windows:
     def sweep(self, now: float, at_most: int) -> bool:
         """Look at ``at_most`` clients and forget those without any state; whether none is left."""
         for held in (self.fresh, self.aging):
-            for client, times in list(itertools.islice(held.items(), at_most)):
-                if not self._is_live(client, times, now):
+            # From the end: to find the first takes the longer the more before it have gone.
+            live = []
+            for _ in range(min(at_most, len(held))):
+                client, times = held.popitem()
+                if self._is_live(client, times, now):
+                    live.append((client, times))
+                else:
                     self._drop(client)
+            held.update(reversed(live))
         return not self.fresh and not self.aging
 
     def times(self, client: ClientId) -> array[float]:

@@ -286,8 +286,9 @@ def test_what_a_check_would_be_answered(spent, tokens, answer):
     assert (status.allowed, status.retry_after) == (answer >= 0.0, max(0.0, -answer))
     assert status.remaining == 5 - spent
     assert (dict(b.fresh), dict(b.aging), b.allowed, b.blocked) == before
-    assert b.ready("c", 100.0, [tokens]) == 100.0 + max(0.0, -answer)
-    assert b.ready("c", 100.0, [1] * tokens) == 100.0 + max(0.0, -answer)
+    assert b.ready("c", 100.0, tokens) == 100.0 + max(0.0, -answer)
+    assert b.ready("c", 100.0, 0, [1] * tokens) == 100.0 + max(0.0, -answer)
+    assert b.ready("c", 100.0, 0, (), tokens) == 100.0 + max(0.0, -answer)
 
 
 @pytest.mark.parametrize(
@@ -429,8 +430,8 @@ def test_who_is_forgotten_starts_anew():
 
 def test_a_sweep_forgets_full_buckets_and_no_others():
     b = buckets(rps=1, burst=1)
-    b.fresh.update({"full": 100.0, "not full": 100.1, "early": 91.0})
-    b.aging.update({"aging full": 100.0, "aging not full": 100.1})
+    b.fresh.update({"not full": 100.1, "early": 91.0, "full": 100.0})
+    b.aging.update({"aging not full": 100.1, "aging full": 100.0})
     b.penalties.refused("full", 98.0, 1.0)
     b.records["early"] = [99.5, 1, float("-inf"), 100.0]  # early in the wait that ended a moment ago
     assert not b.sweep(100.0, 1)

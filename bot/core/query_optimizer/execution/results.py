@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Hashable, Iterable
 from decimal import Decimal
 from fractions import Fraction
@@ -63,7 +63,7 @@ class ResultCache:
         # Long texts of queries, each kept and counted once: [the text, results of it]. As above.
         self._texts: dict[str, list[Any]] = {}
         self._write_number = 0
-        self._last_write: dict[str, int] = {}
+        self._last_write: OrderedDict[str, int] = OrderedDict()
         self._last_write_to_all = 0
 
     def begin(self) -> int:
@@ -159,13 +159,13 @@ class ResultCache:
         self._write_number += 1
         dropped = 0
         for table in tables:
-            self._last_write.pop(table, None)  # so that it moves to the end: the oldest is dropped first
             self._last_write[table] = self._write_number
+            self._last_write.move_to_end(table)  # the oldest is dropped first
             for entry in list(self._by_table.get(table, ())):
                 dropped += self.store.discard(entry)
         while len(self._last_write) > MAX_TABLES:
-            oldest = next(iter(self._last_write))
-            self._last_write_to_all = max(self._last_write_to_all, self._last_write.pop(oldest))
+            _, oldest = self._last_write.popitem(last=False)
+            self._last_write_to_all = max(self._last_write_to_all, oldest)
         return dropped
 
     def write_anything(self) -> int:

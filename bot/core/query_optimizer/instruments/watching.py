@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from contextvars import ContextVar
 from typing import Any, NamedTuple
@@ -69,7 +70,7 @@ class Instrument:
         """Those of connections that have no attributes of their own."""
         self._told: set[str] = set()
         # The scope of reads by (place, class of the tenant, tenant), the oldest first; see scope_for.
-        self._scopes: dict[tuple[Any, ...], KnownScope] = {}
+        self._scopes: OrderedDict[tuple[Any, ...], KnownScope] = OrderedDict()
         self.change(optimizer, options)
 
     def change(self, optimizer: QueryOptimizer, options: Options) -> None:
@@ -120,7 +121,7 @@ class Instrument:
             )
             if is_plain:
                 if len(self._scopes) >= MAX_SCOPES:
-                    del self._scopes[next(iter(self._scopes))]
+                    self._scopes.popitem(last=False)
                 self._scopes[asked] = found
         except InvalidArgumentError as error:
             self.tell_once("scope", "not cached: %s", f"{error}")

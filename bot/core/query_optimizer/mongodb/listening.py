@@ -95,7 +95,7 @@ class Listener(CommandListener):
         self._transactions = WireTransactions()
         # Commands in progress. Changed by started, succeeded, failed; in motor's threads, too: each step is
         # one operation on a dict.
-        self._pending: dict[Any, Pending] = {}
+        self._pending: OrderedDict[Any, Pending] = OrderedDict()
         # Of these, the writes of tasks: (key, pending) by the task's identity. For the event loop only, as is
         # everything below.
         self._writing: dict[int, tuple[Any, Pending]] = {}
@@ -187,8 +187,8 @@ class Listener(CommandListener):
                 self._failed(pending, None, is_certain=False)
 
     def _forget_oldest(self) -> None:
-        with contextlib.suppress(StopIteration, RuntimeError, KeyError):
-            pending = self._pending.pop(next(iter(self._pending)))
+        with contextlib.suppress(KeyError):  # a thread of the driver was quicker
+            _, pending = self._pending.popitem(last=False)
             self._on_loop(self._failed, pending, False)
 
     def _over(self, pending: Pending) -> None:
