@@ -100,7 +100,9 @@ class Recorder:
         shape = self.statistics.record(analysis, milliseconds, rows, slow, self._clock.time())
         tally = None
         if apart is not None:
-            if not analysis.not_cacheable and self._transactions.current() is None:
+            if not analysis.not_cacheable and not (
+                self._transactions.running[0] and self._transactions.current()
+            ):
                 version = self._invalidation.version_of(analysis)
                 self.statistics.note_repeat(shape, apart, milliseconds, version, now, self._ttl)
             if self._detects and not analysis.transaction:

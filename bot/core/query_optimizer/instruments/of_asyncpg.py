@@ -128,13 +128,15 @@ def _watched_method(name: str, original: Any, instrument: Instrument) -> Any:
             # What watch and Session.run do, without their questions: most calls come here.
             if not (reads and instrument.cache):
                 text, params = args[0], args[1:]
-                start = session.begin()
+                if session.open is None and session.in_transaction():
+                    session.before()
+                start = instrument.optimizer._now()
                 try:
                     result = await original(self, *args, **kwargs)
                 except BaseException as error:
                     session.broke(text, params, start, error)
                     raise
-                if session.watches:
+                if instrument.is_on and instrument.optimizer._enabled and not session.is_resetting:
                     rows = len(result) if result.__class__ is list else 0
                     told = session.answered(text, params, start, rows)
                     if told is not None:

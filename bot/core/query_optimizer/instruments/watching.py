@@ -251,7 +251,8 @@ class Session:
             else:
                 params = None
             recorder.ran(analysis, text, params, apart, seconds * 1000, rows, now)
-        if self.open is None and analysis.query_type is _SELECT and not analysis.is_write:
+        is_read = analysis.query_type is _SELECT and not (analysis.writes or analysis.writes_anything)
+        if is_read and self.open is None:
             if self.in_transaction():
                 self.open = Transaction([0])
             return None
@@ -353,7 +354,9 @@ class Session:
         how many rows the result of ``call`` has; None: those of a list. ``took`` tells how many seconds the
         database took; None: all of ``call``.
         """
-        start = self.begin()
+        if self.open is None:
+            self.before()
+        start = self.instrument.optimizer._now()
         try:
             result = await call()
         except BaseException as error:
@@ -370,12 +373,6 @@ class Session:
             if told is not None:
                 await asyncio.shield(told)
         return result
-
-    def begin(self) -> float:
-        """A statement is about to run; returns the monotonic time."""
-        if self.open is None and self.in_transaction():
-            self.before()
-        return self.instrument.optimizer._now()
 
     def broke(self, text: str, params: Any, start: float, error: BaseException) -> None:
         """A statement that began at ``start`` raised ``error``."""
