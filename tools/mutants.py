@@ -138,6 +138,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     ),
     "bot/core/query_optimizer/sql/tables.py": (
         f"{OPTIMIZER}/sql/test_tables.py",
+        f"{OPTIMIZER}/sql/test_reasons.py",
         f"{OPTIMIZER}/sql/test_bot_statements.py",
         f"{OPTIMIZER}/sql/test_definitions.py",
         f"{OPTIMIZER}/sql/test_analyzer.py",

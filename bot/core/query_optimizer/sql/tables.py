@@ -91,8 +91,7 @@ def _read_tables(
             continue
         name = name_of(table, dialect)
         if not name:
-            inner = table.this
-            if not hasattr(inner, "sql_names") and not isinstance(inner, exp.Parameter):  # INTO @variable
+            if not hasattr(table.this, "sql_names"):  # which functions have
                 reason = reason or "it reads from what is no table"
         elif not (has_with and not table.args.get("db") and _is_cte(table, name, dialect, exp)):
             reason = reason or _why_not_by_name(table, name, dialect)
@@ -175,7 +174,7 @@ def _sequence_named(argument: Any, dialect: str, exp: Any) -> frozenset[str]:
     """The sequence that nextval('s') or nextval(s) names; nothing if that is computed."""
     while argument.__class__ in (exp.Cast, exp.Paren):
         argument = argument.this
-    if argument.__class__ is exp.Literal and argument.is_string:
+    if argument.is_string:
         try:
             return frozenset(names_given(argument.this, dialect))
         except ValueError:
@@ -315,10 +314,7 @@ def _is_cte(table: Any, name: str, dialect: str, exp: Any) -> bool:
         if clause is not None:
             inside = clause is node
             for cte in clause.expressions:
-                alias = cte.args.get("alias")
-                label = alias.this if alias is not None else None
-                if label is None:
-                    continue
+                label = cte.args["alias"].this
                 same = fold(label.name, quoted=bool(label.args.get("quoted")), dialect=dialect) == name
                 if same and label.name != table.name:
                     # Equal only when folded: if case may count, the table of that name may be meant.
