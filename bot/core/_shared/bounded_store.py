@@ -15,7 +15,8 @@ from __future__ import annotations
 import heapq
 import math
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from itertools import repeat
 from sys import getsizeof
 from typing import Any
 
@@ -112,7 +113,7 @@ class BoundedStore:
         self._lru: OrderedDict[Entry, None] | None = OrderedDict() if lru else None
         self._ghosts: OrderedDict[int, None] = OrderedDict()
         # Hashes of keys that were not admitted: two sets of at most as many as there are entries, the
-        # older one forgotten when the newer is full. Changed only by admits.
+        # older one forgotten when the newer is full. Changed only by admits and admitted.
         self._door: set[int] = set()
         self._old_door: set[int] = set()
         self._expiring: dict[int, dict[Entry, None]] = {}
@@ -133,6 +134,7 @@ class BoundedStore:
         something out: a doorkeeper (G. Einziger, R. Friedman, B. Manes, "TinyLFU", 2017). It works by
         hashes, so a key may be mistaken for another; what is wanted once costs half.
         """
+        # inlined: has_room
         if self._count < self.max_entries and self._bytes * 64 < self.max_bytes * 63:
             return True
         key_hash = hash((space, key))
@@ -143,6 +145,28 @@ class BoundedStore:
         if len(door) >= self._count and len(door) >= 64:
             self._old_door, self._door = door, set()
         return False
+
+    def has_room(self) -> bool:
+        """Whether :meth:`admits` admits anything."""
+        return self._count < self.max_entries and self._bytes * 64 < self.max_bytes * 63
+
+    def admitted(self, space: str, keys: Sequence[Hashable]) -> list[int]:
+        """The positions of the keys, all different, that :meth:`admits` would admit into a full store."""
+        hashes = list(map(hash, zip(repeat(space), keys, strict=False)))
+        door, old_door, ghosts = self._door, self._old_door, self._ghosts
+        known: list[int] = []
+        if not (door.isdisjoint(hashes) and old_door.isdisjoint(hashes) and ghosts.keys().isdisjoint(hashes)):
+            known = [
+                position
+                for position, key_hash in enumerate(hashes)
+                if key_hash in door or key_hash in old_door or key_hash in ghosts
+            ]
+            taken = {hashes[position] for position in known}
+            hashes = [key_hash for key_hash in hashes if key_hash not in taken]
+        door.update(hashes)
+        if len(door) >= self._count and len(door) >= 64:
+            self._old_door, self._door = door, set()
+        return known
 
     @property
     def bytes_used(self) -> int:

@@ -42,6 +42,16 @@ def valid_key(key: object, name: str = "key") -> str:
     return _storable(key)
 
 
+def are_stored_as_they_are(keys: Sequence[object]) -> bool:
+    """Whether :func:`valid_key` gives back each of the keys; False also if that takes a closer look."""
+    try:
+        text = "".join(keys)  # type: ignore[arg-type]  # that it is no text is what is asked
+    except TypeError:
+        return False
+    lengths = set(map(len, keys))  # type: ignore[arg-type]
+    return text.isascii() and max(lengths, default=1) < _TAIL and 0 not in lengths
+
+
 def _storable(key: str) -> str:
     try:
         encoded = key.encode()

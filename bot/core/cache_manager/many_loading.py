@@ -10,7 +10,7 @@ from bot.core._shared.errors import invalid
 from bot.core._shared.isolation import Frozen
 from bot.core.cache_manager.changes import ChangesSince
 from bot.core.cache_manager.errors import LoaderTimeoutError
-from bot.core.cache_manager.keys import valid_key, valid_name
+from bot.core.cache_manager.keys import are_stored_as_they_are, valid_key, valid_name
 from bot.core.cache_manager.loaded_values import frozen_or_none, ttl_of_load
 from bot.core.cache_manager.loading import UNKNOWN_TTL, Loads
 from bot.core.cache_manager.many_reads import MANY, ManyReads
@@ -57,18 +57,19 @@ class ManyLoading(Watched):
 
     async def get_many(self, keys: Iterable[str], namespace: str = DEFAULT_NAMESPACE) -> dict[str, Any]:
         """The values of those keys that are cached. What L1 lacks is read from Redis, 500 keys at a time."""
-        wanted = list(dict.fromkeys(keys))
+        found: dict[str, Any] = dict.fromkeys(keys, ABSENT)
+        wanted = list(found)
         valid_name(namespace, "namespace")
-        found: dict[str, Any] = {}
-        missing: dict[str, str] = {}
+        given: list[str] = []
+        stored: list[str] = []
         for start in range(0, len(wanted), _READ_AT_ONCE):
             if start:
                 await asyncio.sleep(0)  # let others run, even if everything is in L1
-            self._look_here(wanted[start : start + _READ_AT_ONCE], namespace, found, missing)
-        if not missing or not self._enabled:
+            self._look_here(wanted[start : start + _READ_AT_ONCE], namespace, found, given, stored)
+        if not given:
             return found
-        in_order = not found
-        given, stored = list(missing), list(missing.values())
+        if not self._enabled:
+            return _those_there(found)
         l2 = self._l2
         if l2 is not None and l2.link.available and not l2.link.cluster and len(stored) >= MANY:
             values = await ManyReads(l2).read(namespace, stored)
@@ -77,27 +78,30 @@ class ManyLoading(Watched):
             for start in range(0, len(stored), _READ_AT_ONCE):
                 piece = stored[start : start + _READ_AT_ONCE]
                 values += await asyncio.gather(*[self._look_for(key, namespace) for key in piece])
-        more = {key: value for key, value in zip(given, values, strict=True) if value is not ABSENT}
-        if in_order:
-            return more
-        found |= more
-        return {key: found[key] for key in wanted if key in found}
+        found.update(zip(given, values, strict=True))
+        return _those_there(found)
 
     def _look_here(
-        self, keys: list[str], namespace: str, found: dict[str, Any], missing: dict[str, str]
+        self, keys: list[str], namespace: str, found: dict[str, Any], given: list[str], stored: list[str]
     ) -> None:
-        """Put the values that L1 has into ``found``, and for each other key what is stored for it into
-        ``missing``.
+        """Put the values that L1 has into ``found``, each other key into ``given``, and what is stored for
+        it into ``stored``.
         """
         # What is not in there is not in L1, unless reads must go another way.
         space = None if self._watched or self._tiers.lru else self._spaces.get(namespace, _NOTHING)
+        if space is not None and space.keys().isdisjoint(keys) and are_stored_as_they_are(keys):
+            given += keys
+            stored += keys
+            return
         for key in keys:
             if space is not None and key not in space and valid_key(key) is key:
-                missing[key] = key
+                given.append(key)
+                stored.append(key)
                 continue
             value = self.get_local(key, namespace, ABSENT)
             if value is ABSENT:
-                missing[key] = valid_key(key)
+                given.append(key)
+                stored.append(valid_key(key))
             else:
                 found[key] = value
 
@@ -171,6 +175,14 @@ class ManyLoading(Watched):
                     found[part.given] = value
             missing = again
         return found
+
+
+def _those_there(found: dict[str, Any]) -> dict[str, Any]:
+    """Without the keys that have no value."""
+    for value in found.values():
+        if value is ABSENT:
+            return {key: value for key, value in found.items() if value is not ABSENT}
+    return found
 
 
 def _mapping(loaded: Any) -> Mapping[str, Any]:

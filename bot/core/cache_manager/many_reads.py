@@ -117,33 +117,40 @@ class ManyReads:
     def _decode_alike(self, namespace: str, asked: _Asked, raws: list[Any], found: list[Any]) -> bool:
         """Decode all at once, if they are small and plain; else nothing is done."""
         tier = self._tier
-        there = [position for position, raw in enumerate(raws) if raw is not None]
+        keys: Sequence[str] = asked.keys
+        there: Sequence[int] = [position for position, raw in enumerate(raws) if raw is not None]
         if not there:
             tier.counters.l2_misses += len(raws)
             return True
-        keys: Sequence[str] = asked.keys
         if len(there) < len(raws):
             keys = [keys[position] for position in there]
             raws = [raws[position] for position in there]
         try:
-            size = sum(map(len, raws))
-            plain = read_plain(raws) if size <= SLICE_BYTES else None
+            sizes = list(map(len, raws))
+            plain = read_plain(raws) if sum(sizes) <= SLICE_BYTES else None
             if plain is None:
                 return False
             bodies, expiries, load_seconds = plain
-            values = [thaw_tiny(body) if len(body) <= TINY else thaw_body(body) for body in bodies]
+            values = list(map(thaw_tiny if max(sizes) <= HEADER_SIZE + TINY else thaw_body, bodies))
         except Exception:
             return False  # untrusted bytes: each is looked at alone
-        for position, value in zip(there, values, strict=True):
-            found[position] = value
+        if len(there) == len(found):
+            found[:] = values
+        else:
+            for position, value in zip(there, values, strict=True):
+                found[position] = value
         tier.counters.l2_hits += len(there)
         tier.counters.l2_misses += len(found) - len(there)
-        admits, keep = tier.l1.store.admits, tier.keep
+        store, keep, begun = tier.l1.store, tier.keep, asked.begun
+        if not store.has_room():
+            for at in store.admitted(namespace, keys):
+                keep(namespace, keys[at], values[at], bodies[at], begun, expiries[at], load_seconds[at])
+            return True
         for key, value, body, expires_at, took in zip(
             keys, values, bodies, expiries, load_seconds, strict=True
         ):
-            if admits(namespace, key):
-                keep(namespace, key, value, body, asked.begun, expires_at, took)
+            if store.admits(namespace, key):
+                keep(namespace, key, value, body, begun, expires_at, took)
         return True
 
     def _decode(

@@ -8,6 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bot.core.cache_manager.keys import (
+    are_stored_as_they_are,
     compile_glob,
     namespace_prefix,
     parse_redis_key,
@@ -136,3 +137,17 @@ def test_a_long_key_and_one_that_cannot_be_encoded_are_hashed_and_stay_readable(
 def test_nobody_can_write_what_another_key_is_stored_as():
     stored = valid_key("x" * 5000)
     assert valid_key(stored) != stored
+
+
+@given(st.lists(st.one_of(st.text(max_size=3), st.sampled_from(["", "x" * 64, "x" * 65, "~" * 70, "é", 5]))))
+def test_keys_looked_at_together_are_those_looked_at_one_by_one(keys):
+    def as_it_is(key):
+        try:
+            return valid_key(key) is key
+        except (TypeError, ValueError):
+            return False
+
+    short = all(isinstance(key, str) and key.isascii() and len(key) < 65 for key in keys)
+    assert are_stored_as_they_are(keys) == (short and all(map(as_it_is, keys)))
+    if are_stored_as_they_are(keys):
+        assert [valid_key(key) for key in keys] == keys

@@ -3,6 +3,8 @@
 from sys import getsizeof
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bot.core._shared.bounded_store import BoundedStore
 from tests.support.stored import put
@@ -89,6 +91,32 @@ def test_what_fell_out_a_moment_ago_is_admitted():
     for key in range(21):
         put(store, key)
     assert store.admits("s", 0)
+
+
+def full_store(entries=64):
+    store = BoundedStore(max_bytes=10**6, max_entries=entries)
+    for key in range(entries + 10):  # some fell out a moment ago
+        put(store, key)
+    assert not store.has_room()
+    return store
+
+
+@given(st.lists(st.lists(st.integers(55, 90), unique=True, max_size=12), max_size=5))
+def test_keys_admitted_together_are_those_admitted_one_by_one(batches):
+    together, alone = full_store(), full_store()
+    for keys in batches:
+        expected = [position for position, key in enumerate(keys) if alone.admits("s", key)]
+        assert together.admitted("s", keys) == expected
+    assert together._door == alone._door
+
+
+def test_the_doorkeeper_of_many_forgets_the_older_half():
+    store = full_store()
+    assert store.admitted("s", ["first"]) == []
+    for start in range(1_000, 11_000, 500):
+        assert store.admitted("s", range(start, start + 500)) == []
+        assert len(store._door) + len(store._old_door) <= 64 + 500
+    assert store.admitted("s", ["first", 10_999]) == [1]
 
 
 def filled(*, main, small):
