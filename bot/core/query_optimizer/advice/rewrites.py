@@ -115,17 +115,15 @@ def _rewrite(reading: Reading, wanted: set[str], schema: Schema | None) -> tuple
 def _around(text: str, tokens: list[Any]) -> tuple[str, list[Any], str]:
     """(what stands before the query, its tokens, what stands after it: comments, spaces, a semicolon)"""
     end = len(tokens)
-    while end and tokens[end - 1].text == ";":
+    while tokens[end - 1].text == ";":
         end -= 1
-    if not end:
-        raise ValueError("no query")
     return text[: tokens[0].start], tokens[:end], text[tokens[end - 1].end + 1 :]
 
 
 def _has_comment_or_joined_words(text: str, tokens: list[Any]) -> bool:
     """Whether a comment stands between two tokens, or nothing does though sqlglot reads two words.
 
-    Such as 1_000, which it reads as ``1 AS _000``. Two strings that follow each other are one string.
+    Such as 1_000, which it reads as ``1 AS _000``.
     """
     for one, other in pairwise(tokens):
         between = text[one.end + 1 : other.start]
@@ -133,8 +131,6 @@ def _has_comment_or_joined_words(text: str, tokens: list[Any]) -> bool:
             return True
         first, second = text[one.end : one.end + 1], text[other.start : other.start + 1]
         if not between and (first.isalnum() or first in "_$") and (second.isalnum() or second in "_$"):
-            return True
-        if first == "'" and second == "'":
             return True
     return False
 
