@@ -25,6 +25,7 @@ from typing import Any, ClassVar
 
 from bot.core._shared.errors import Phase4Error
 from bot.core.batch_processor import BatchItem, BatchProcessor
+from bot.core.redis_link import RedisUnavailableError
 from tests.simulation.faults import KINDS, LOSSES
 from tests.simulation.world import Call, Instance, Scenario, Violation
 
@@ -95,7 +96,12 @@ class BatchWorld(Scenario):
             return
         for item_id in self.items:
             await self._ask(instance, item_id)
-        self.letters |= {letter.item_id for letter in await instance.it.dead_letters(1000)}
+        try:
+            letters = await instance.it.dead_letters(1000)
+        except RedisUnavailableError:  # a connection that was half open, and had not been used since
+            await asyncio.sleep(6.0)  # a probe of the breaker
+            letters = await instance.it.dead_letters(1000)
+        self.letters |= {letter.item_id for letter in letters}
 
     async def stop(self, instance: Instance) -> None:
         await instance.it.disable()

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import random
+import select
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +16,7 @@ import redis.utils
 
 from bot.core._shared.clock import LoopTimers, SystemClock
 from tests.simulation.loop import PROCESS, VirtualLoop
+from tests.simulation.network import Poll
 
 EPOCH = 1_700_000_000.0
 
@@ -57,6 +59,7 @@ def determined(seed: int, loop: VirtualLoop, clock: HostClock) -> Iterator[None]
         (time, "time", wall), (time, "monotonic", loop.time), (time, "perf_counter", loop.time),
         (SystemClock, "monotonic", staticmethod(loop.time)), (SystemClock, "time", staticmethod(wall)),
         (redis.utils, "get_lib_version", lambda: redis.__version__),  # it reads files, at each connection
+        (select, "poll", lambda: Poll(loop.network)),
         (os, "urandom", bytes_of.randbytes), (random, "_urandom", bytes_of.randbytes),
         (random, "Random", Seeded),
     ]  # fmt: skip

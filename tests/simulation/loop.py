@@ -46,7 +46,7 @@ class Process:
         self.stopped = self.dead = False
         self.clock: Any = None
         """That of the machine it runs on, if it has one of its own."""
-        self.held: list[asyncio.Handle] = []
+        self.held: list[Callback] = []
         # What the dead had to do: kept, since collecting it would run its ``finally`` blocks.
         self.buried: list[Any] = []
         self.context = contextvars.copy_context()
@@ -57,13 +57,12 @@ class NumberedFuture(asyncio.Future):
     """A future whose place in a set does not depend on its address."""
 
     numbers = 0
-
-    def __init__(self, *, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop=loop)
-        NumberedFuture.numbers += 1
-        self._number = NumberedFuture.numbers
+    _number = 0
 
     def __hash__(self) -> int:
+        if not self._number:  # most are in no set
+            NumberedFuture.numbers += 1
+            self._number = NumberedFuture.numbers
         return self._number
 
     __eq__ = object.__eq__
@@ -87,6 +86,37 @@ class NumberedTask(asyncio.Task):
     __eq__ = object.__eq__
 
 
+class Callback:
+    """As ``asyncio.Handle``, in a third of its time: nothing is kept for debugging."""
+
+    __slots__ = ("_args", "_callback", "_cancelled", "_context", "_loop", "_when")
+
+    def __init__(
+        self, when: float, callback: Any, args: tuple[Any, ...], loop: VirtualLoop, context: Any
+    ) -> None:
+        self._when, self._callback, self._args, self._loop = when, callback, args, loop
+        self._context = contextvars.copy_context() if context is None else context
+        self._cancelled = False
+
+    def __repr__(self) -> str:
+        return f"<{self._callback} at {self._when:.6f}>"
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        self._callback = self._args = None
+
+    def cancelled(self) -> bool:
+        return self._cancelled
+
+    def when(self) -> float:
+        return self._when
+
+    def failed(self, error: BaseException) -> None:
+        """Tell of an error that the callback has raised."""
+        message = f"Exception in callback {self._callback}"
+        self._loop.call_exception_handler({"message": message, "exception": error, "handle": self})
+
+
 class VirtualLoop(asyncio.BaseEventLoop):
     """An event loop in virtual time, without files, sockets, signals and threads.
 
@@ -104,7 +134,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         # Called in the turn in which so many steps have been taken, by number of steps.
         self._at_step: list[tuple[int, int, Callable[[], object]]] = []
         self._order = 0
-        self._timers: list[tuple[float, float, int, asyncio.TimerHandle]] = []
+        self._timers: list[tuple[float, float, int, Callback]] = []
+        self._ready: deque[Callback] = deque()
         self.set_task_factory(lambda loop, coro, **kwargs: NumberedTask(coro, loop=loop, **kwargs))
 
     # Time.
@@ -112,18 +143,26 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def time(self) -> float:
         return self._now
 
-    def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> asyncio.TimerHandle:
-        self._check_closed()
-        timer = asyncio.TimerHandle(when, callback, args, self, context)
+    def call_soon(self, callback: Any, *args: Any, context: Any = None) -> Any:
+        if self._closed:
+            self._check_closed()
+        handle = Callback(self._now, callback, args, self, context)
+        self._ready.append(handle)
+        return handle
+
+    def call_soon_threadsafe(self, callback: Any, *args: Any, context: Any = None) -> Any:
+        return self.call_soon(callback, *args, context=context)
+
+    def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> Any:
+        if self._closed:
+            self._check_closed()
+        timer = Callback(when, callback, args, self, context)
         self._order += 1
         heapq.heappush(self._timers, (when, self._chance.random(), self._order, timer))
         return timer
 
-    def call_later(self, delay: float, callback: Any, *args: Any, context: Any = None) -> asyncio.TimerHandle:
+    def call_later(self, delay: float, callback: Any, *args: Any, context: Any = None) -> Any:
         return self.call_at(self._now + delay, callback, *args, context=context)
-
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """Nothing: a cancelled timer is dropped when its time comes."""
 
     def after_steps(self, steps: int, callback: Callable[[], object]) -> None:
         """Call ``callback`` between two steps, when ``steps`` more have been taken."""
@@ -134,7 +173,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _run_once(self) -> None:
         timers, ready = self._timers, self._ready
-        while timers and timers[0][3].cancelled():
+        while timers and timers[0][3]._cancelled:
             heapq.heappop(timers)
         if not ready and not self._stopping:
             if not timers:
@@ -142,17 +181,20 @@ class VirtualLoop(asyncio.BaseEventLoop):
             self._now = max(self._now, timers[0][0])
         while timers and timers[0][0] <= self._now:
             timer = heapq.heappop(timers)[3]
-            if not timer.cancelled():
+            if not timer._cancelled:
                 ready.append(timer)
-        turn = list(ready)
-        ready.clear()
-        if self._shuffles and len(turn) > 1:
+        if self._shuffles and len(ready) > 1:
+            turn = list(ready)
             self._mix(turn)
-        for handle in turn:
-            self._step(handle)
+            ready.clear()
+            ready.extend(turn)
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if not handle._cancelled:
+                self._step(handle)
         self._now += 1e-6
 
-    def _mix(self, turn: list[asyncio.Handle]) -> None:
+    def _mix(self, turn: list[Callback]) -> None:
         """Let the tasks among the callbacks change places with one another."""
         places = [
             place for place, handle in enumerate(turn)
@@ -164,10 +206,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
         for place, handle in zip(places, moved, strict=True):
             turn[place] = handle
 
-    def _step(self, handle: asyncio.Handle) -> None:
-        if handle._cancelled:
-            return
-        process: Process | None = handle._context.get(PROCESS)
+    def _step(self, handle: Callback) -> None:
+        context = handle._context
+        process: Process | None = context.get(PROCESS)
         if process is not None and (process.dead or process.stopped):
             (process.buried if process.dead else process.held).append(handle)
             return
@@ -176,7 +217,12 @@ class VirtualLoop(asyncio.BaseEventLoop):
             raise Livelock(f"{self.steps} steps, and the time is {self._now:.3f}")
         while self._at_step and self._at_step[0][0] <= self.steps:
             heapq.heappop(self._at_step)[2]()
-        handle._run()
+        try:
+            context.run(handle._callback, *handle._args)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            handle.failed(error)
 
     def resume(self, process: Process) -> None:
         """Let a stopped process go on with what waited for it."""
@@ -184,11 +230,12 @@ class VirtualLoop(asyncio.BaseEventLoop):
         held, process.held = process.held, []
         self._ready.extend(held)
 
-    def timers_of(self, process: Process) -> list[asyncio.TimerHandle]:
-        """What a process still means to do later."""
+    def timers_of(self, process: Process) -> list[Callback]:
+        """What a process still means to do later; what its operating system does is not its own."""
         return [
             timer for *_, timer in sorted(self._timers, key=lambda entry: entry[:3])
             if not timer.cancelled() and timer._context.get(PROCESS) is process
+            and not isinstance(getattr(timer._callback, "__self__", None), asyncio.Transport)
         ]  # fmt: skip
 
     def create_future(self) -> NumberedFuture:

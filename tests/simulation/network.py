@@ -47,13 +47,30 @@ class Route:
 
 
 class Socket:
-    """What redis-py asks of a transport's socket."""
+    """What redis-py and the library ask of a transport's socket."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
 
     def setsockopt(self, *_: Any) -> None:
         """Nothing to set."""
 
     def fileno(self) -> int:
-        return -1
+        return self._number
+
+
+class Poll:
+    """As ``select.poll``: whether a connection was closed at the other end, unknown to its loop as yet."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._asked: list[tuple[int, int]] = []
+
+    def register(self, number: int, events: int) -> None:
+        self._asked.append((number, events))
+
+    def poll(self, timeout: float) -> list[tuple[int, int]]:
+        return [asked for asked in self._asked if self._network.is_closed(asked[0])]
 
 
 class MemoryTransport(asyncio.Transport):
@@ -73,12 +90,15 @@ class MemoryTransport(asyncio.Transport):
         self._there: deque[tuple[float, bytes]] = deque()
         self._back: deque[tuple[float, bytes]] = deque()
         self._size = 0
+        self.number = network.numbered()
         self.peer = route.server.accept(self)
 
     # As asyncio's.
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return {"socket": Socket(), "peername": ("10.0.0.1", 1)}.get(name, default)
+        if name == "socket":
+            return Socket(self.number)
+        return ("10.0.0.1", 1) if name == "peername" else default
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._protocol = protocol
@@ -216,6 +236,16 @@ class Network:
         self.routes: dict[str, Route] = {}
         # A dict for its order.
         self.transports: dict[MemoryTransport, None] = {}
+        self._numbers = 0
+
+    def numbered(self) -> int:
+        """The number of a new connection."""
+        self._numbers += 1
+        return self._numbers
+
+    def is_closed(self, number: int) -> bool:
+        """Whether the client's end of a connection has heard that it is no more."""
+        return not any(transport.number == number for transport in self.transports)
 
     def delay(self, route: Route) -> float:
         """Seconds that some bytes take."""

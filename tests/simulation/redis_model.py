@@ -17,11 +17,12 @@ import hiredis
 from fakeredis import FakeServer
 from fakeredis import _msgs as msgs
 from fakeredis._command_args_parsing import Float
-from fakeredis._commands import COMMANDS_WITH_SUB
+from fakeredis._commands import COMMANDS_WITH_SUB, SUPPORTED_COMMANDS, Key
+from fakeredis._core import CommandItem
 from fakeredis._helpers import NoResponse, SimpleError, SimpleString
 from fakeredis._socket._fakesocket import FakeSocket
 from fakeredis._socket._resp import convert_to_resp2, extract_command
-from fakeredis.model import get_command_info, is_write_command
+from fakeredis.model import get_command_info
 
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.network import MemoryTransport
@@ -76,6 +77,53 @@ def _flags_of(command: str) -> frozenset[bytes]:
     return frozenset() if info is None else frozenset(info[2])
 
 
+WAKING = frozenset({
+    "blmove", "brpoplpush", "copy", "linsert", "lmove", "lpush", "lpushx", "rename", "renamenx", "restore",
+    "rpoplpush", "rpush", "rpushx", "sort", "swapdb", "xadd", "xgroup setid", "xsetid", "zadd", "zincrby",
+    "zrangestore", "zunionstore", "zinterstore", "zdiffstore", "geoadd",
+})  # fmt: skip
+"""Commands after which there may be what a blocked command waits for."""
+
+
+@functools.cache
+def _shape(name: str, count: int) -> tuple[tuple[tuple[int, Any], ...], tuple[tuple[int, Key], ...]]:
+    """Of a command with so many arguments: those that are decoded, and those that are keys, by place."""
+    sig = SUPPORTED_COMMANDS[name]
+    types = [*sig.fixed]
+    types += [sig.repeat[place % len(sig.repeat)] for place in range(count - len(types))]
+    keys = tuple((place, kind) for place, kind in enumerate(types) if isinstance(kind, Key))
+    decoded = tuple(
+        (place, kind) for place, kind in enumerate(types) if not isinstance(kind, Key) and kind is not bytes
+    )
+    return decoded, keys
+
+
+def applied(sig: Any, args: Any, database: Any) -> tuple[Any, ...]:
+    """As fakeredis's ``Signature.apply``, for a number of arguments that was checked, in half of its time."""
+    decoded, keys = _shape(sig.name, len(args))
+    for place, kind in keys:
+        if kind.missing_return is not Key.UNSPECIFIED and args[place] not in database:
+            for earlier, other in decoded:  # a wrong argument before it is refused first
+                if earlier < place:
+                    other.decode(args[earlier])
+            return (kind.missing_return,)
+    words, items = [*args], []
+    for place, kind in decoded:
+        words[place] = kind.decode(words[place])
+    for place, kind in keys:
+        item = database.get(words[place])
+        default = None
+        if kind.type_ is not None:
+            if item is not None:
+                if type(item.value) is not kind.type_:
+                    raise SimpleError(msgs.WRONGTYPE_MSG)
+            elif kind.type_ is not bytes and msgs.FLAG_DO_NOT_CREATE not in sig.flags:
+                default = kind.type_()
+        words[place] = CommandItem(words[place], database, item, default=default)
+        items.append(words[place])
+    return words, items
+
+
 def corrected(command: str, result: Any) -> Any:
     """An answer of fakeredis as a real server gives it, where the two differ."""
     if isinstance(result, SimpleError):
@@ -122,7 +170,8 @@ class ModelConnection(FakeSocket):
             return
         self._reader.feed(data)
         self._go_on()
-        self.model.look_again()
+        if self.model.woken:
+            self.model.look_again()
 
     def _go_on(self) -> None:
         """Run the commands that have come, unless one of them blocks."""
@@ -173,7 +222,6 @@ class ModelConnection(FakeSocket):
                 database.time = now
             try:
                 func, sig = self._name_to_func(name)
-                sig.check_arity(words, self.version)
                 result = self._run_command(func, sig, words, False)
             except SimpleError as error:
                 result = error
@@ -187,10 +235,12 @@ class ModelConnection(FakeSocket):
         """As fakeredis's, without keyspace notifications and checks of itself: half of its time."""
         items: list[Any] = []
         try:
-            writes = is_write_command(sig.name.encode())
-            if writes and (refusal := self._refusal(sig.name)) is not None:
-                raise SimpleError(refusal)
-            self._wrote = self._wrote or writes
+            if b"write" in _flags_of(sig.name):
+                if (refusal := self._refusal(sig.name)) is not None:
+                    raise SimpleError(refusal)
+                self._wrote = True
+                if sig.name in WAKING:
+                    self.model.woken = True
             if from_script and msgs.FLAG_NO_SCRIPT in sig.flags:
                 raise SimpleError(msgs.COMMAND_IN_SCRIPT_MSG)
             if self._pubsub and self._client_info.protocol_version == 2 and (
@@ -199,11 +249,12 @@ class ModelConnection(FakeSocket):
                 raise SimpleError(msgs.BAD_COMMAND_IN_PUBSUB_MSG)
             if sig.name == "xpending" and len(args) > 3 and args[2].lower() == b"idle":
                 args[3] = b"%d" % (int(args[3]) - 1)  # fakeredis wants more than so much, a server as much
-            applied = sig.apply(args, self._db, self.version)
-            if len(applied) == 1:
-                result = applied[0]
+            sig.check_arity(args, self.version)
+            found = applied(sig, args, self._db)
+            if len(found) == 1:
+                result = found[0]
             else:
-                args, items = applied
+                args, items = found
                 result = func(*args)
                 if self._resp_version == 2 and msgs.FLAG_SKIP_CONVERT_TO_RESP2 not in sig.flags:
                     result = convert_to_resp2(result)
@@ -290,6 +341,8 @@ class RedisModel:
         self.evicting = 0.0
         """The chance that a command finds some key evicted before."""
         self.commands = 0
+        self.woken = False
+        """Whether there may be what a blocked command waits for."""
         self._numbers = 0
 
     def numbered(self) -> int:
@@ -322,8 +375,10 @@ class RedisModel:
 
     def look_again(self) -> None:
         """Something may have changed: answer the blocked commands that waited for it."""
-        while any(connection.look() for connection in list(self.connections) if connection.waits):
-            pass
+        while self.woken:  # what goes on then may wake others
+            self.woken = False
+            for connection in list(self.connections):
+                connection.look()
 
     # What happens to it.
 
