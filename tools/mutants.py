@@ -93,6 +93,8 @@ MODULES: dict[str, tuple[str, ...]] = {
     ),
     "bot/core/connection_pool_manager/pool.py": (
         f"{POOLS}/test_pool.py",
+        f"{POOLS}/test_pool_sizes.py",
+        f"{POOLS}/test_pool_demotion.py",
         f"{POOLS}/test_faults.py",
         f"{POOLS}/test_resize.py",
         f"{POOLS}/test_not_waiting.py",

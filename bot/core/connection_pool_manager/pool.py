@@ -230,6 +230,11 @@ class Pool:
         """Connections that exist or are being opened."""
         return len(self.idle) + len(self.leased) + len(self.proving) + len(self.closing) + self.opening
 
+    @property
+    def _surplus(self) -> int:
+        """How many more there are, apart from those that are being closed, than there may be."""
+        return self.total - len(self.closing) - self.options.max_size
+
     def is_serving(self, now: float) -> bool:
         """Whether callers get connections: new ones can be opened, or the existing ones work.
 
@@ -363,7 +368,7 @@ class Pool:
             self._retire(slot, DISCARDED, actions)
         elif now >= slot.expires_at:
             self._retire(slot, LIFETIME, actions)
-        elif self.is_strict and self.total >= self.options.max_size:
+        elif self._surplus >= 0:  # without this one
             self._retire(slot, TOO_MANY, actions)
         elif verdict is Verdict.RESET:
             self.proving.add(slot)
@@ -490,7 +495,7 @@ class Pool:
         if self.is_closed or not ok:
             reason = POOL_CLOSED if self.is_closed else DEMOTED if slot.suspect else BROKEN
             self._retire(slot, reason, actions)
-        elif self.is_strict and self.total >= self.options.max_size:
+        elif self._surplus >= 0:  # without this one
             self._retire(slot, TOO_MANY, actions)
         elif slot.suspect:
             self.proving.add(slot)
@@ -557,7 +562,7 @@ class Pool:
 
     def probe(self, since: float) -> list[Action]:
         """Ping an idle connection that was not seen to work since then; one at a time."""
-        if self.proving or self.is_closed:
+        if self.proving:
             return []
         for slot in self.idle:
             if slot.proved_at <= since:
@@ -576,7 +581,7 @@ class Pool:
         if self.is_closed:
             return actions
         self.shrinks_from = self.total
-        surplus = self.total - len(self.closing) - options.max_size
+        surplus = self._surplus
         while surplus > 0 and self.idle:
             self._retire(self.idle.pop(0), TOO_MANY, actions)
             surplus -= 1

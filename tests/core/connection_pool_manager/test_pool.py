@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import random
-from types import SimpleNamespace
-
 import pytest
 
-from bot.core.connection_pool_manager.models import PoolOptions
 from bot.core.connection_pool_manager.pool import (
     BROKEN,
-    DEMOTED,
     DISCARDED,
     FAILURE_MEMORY,
     IDLE,
@@ -20,7 +15,6 @@ from bot.core.connection_pool_manager.pool import (
     OPEN_LIMIT,
     POOL_CLOSED,
     RETRY_CAP,
-    SEARCH_INTERVAL,
     TOO_MANY,
     Check,
     Close,
@@ -31,74 +25,15 @@ from bot.core.connection_pool_manager.pool import (
     Refuse,
     Reset,
     Returned,
-    Slot,
     Verdict,
     Waiter,
 )
-
-START = 1000.0
-LIVES = 600.0
-
-
-class Longest(random.Random):
-    """Draws the upper bound each time, or the lower one."""
-
-    def __init__(self, at: float = 1.0) -> None:
-        super().__init__(0)
-        self.at = at
-
-    def uniform(self, a: float, b: float) -> float:
-        return a + (b - a) * self.at
-
-
-def options(**changed) -> PoolOptions:
-    standard = {
-        "min_size": 0, "max_size": 4, "max_lifetime": LIVES, "idle_timeout": 120.0,
-        "keepalive_interval": 60.0, "leak_threshold": 30.0, "validate_after": 0.5,
-    }  # fmt: skip
-    return PoolOptions(**{**standard, **changed}).validate()
-
-
-def pool_of(connections: int, *, rng: random.Random | None = None, **changed) -> Pool:
-    """A pool with so many idle connections, opened at START for exactly LIVES seconds."""
-    pool = Pool(options(**changed), is_open=lambda raw: raw.is_open, rng=rng or Longest(0.0))
-    waiters = [Waiter(START) for _ in range(connections)]
-    for waiter in waiters:
-        pool.request(waiter, START)
-    for number in range(connections):
-        pool.opened(connection(number), START)
-    for waiter in waiters:
-        assert waiter.slot is not None
-        pool.put(waiter.slot, START)
-        waiter.slot = None
-    pool.counters.__init__()
-    return pool
-
-
-def connection(number: int = 0) -> Slot:
-    return Slot(SimpleNamespace(is_open=True), number)
+from tests.support.pools import LIVES, START, Longest, connection, options, pool_of
 
 
 def figures(pool: Pool) -> dict[str, int]:
     """The counters that are not 0."""
     return {name: value for name, value in vars(pool.counters).items() if name != "waits" and value}
-
-
-def test_a_smaller_pool_has_shrunk_also_when_a_connection_could_not_be_opened():
-    pool = Pool(PoolOptions(min_size=0, max_size=2))
-    first, second = Waiter(0.0), Waiter(0.0)
-    actions = pool.request(first, 0.0) + pool.request(second, 0.0)
-    assert [type(action) for action in actions] == [Open, Open]
-
-    pool.reconfigure(PoolOptions(min_size=0, max_size=1), 0.0)
-    pool.open_failed(ConnectionError("refused"), 0.0)
-    slot = Slot(object(), 1)
-    pool.opened(slot, 0.0)
-    pool.withdraw(second, 0.0)
-
-    assert first.slot is slot
-    assert pool.put(slot, 0.0), "the short way of giving back is open again"
-    pool.check_invariants()
 
 
 # Taking.
@@ -213,6 +148,17 @@ def test_a_closed_pool_refuses():
     assert (pool.total, pool.counters.closed, pool.is_strict) == (0, 1, True)
 
 
+def test_a_pool_that_is_closed_during_a_reset_or_a_check_keeps_no_connection():
+    pool = pool_of(2)
+    checked, reset = pool.idle
+    assert pool.probe(START) == [Check(checked)]
+    assert pool.release(pool.take(START), START, Verdict.RESET) == [Reset(reset)]
+    pool.close(START)
+    assert pool.was_reset(reset, True, START) == [Close(reset, POOL_CLOSED)]
+    assert pool.checked(checked, True, START) == [Close(checked, POOL_CLOSED)]
+    assert pool.probe(START) == []
+
+
 # Giving back.
 
 
@@ -291,6 +237,21 @@ def test_a_connection_is_handed_over_to_who_has_waited_longest():
     assert pool.counters.waits.mean() == 3.0
     slot.reported = True
     assert pool.hand_over(slot, START + 3) is None
+
+
+@pytest.mark.parametrize("why", ["lifetime", "shrinking", "reported"])
+def test_what_must_not_be_leased_again_is_not_handed_over(why):
+    pool = pool_of(1, max_size=1)
+    slot = pool.take(START)
+    pool.request(Waiter(START), START)
+    slot.reported = why == "reported"
+    pool.is_strict = why == "shrinking"
+    now = START + LIVES if why == "lifetime" else START
+    assert pool.hand_over(slot, now) is None
+    assert not pool.put(slot, now)
+    assert (len(pool.waiters), pool.leased) == (1, {slot})
+    slot.reported = pool.is_strict = False
+    assert pool.hand_over(slot, START + LIVES - 0.001) is not None
 
 
 def test_who_gives_up_is_counted_and_gives_back_what_it_was_granted():
@@ -490,6 +451,17 @@ def test_what_lived_out_its_time_or_is_lost_leaves_before_what_is_only_idle():
     assert pool.idle == [third], "it is the minimum"
 
 
+@pytest.mark.parametrize("reason", [LIFETIME, BROKEN])
+def test_what_leaves_for_another_reason_makes_one_idle_connection_less_to_close(reason):
+    pool = pool_of(4, min_size=2)
+    first, second, third, fourth = pool.idle
+    first.expires_at = START + 120 if reason == LIFETIME else START + LIVES
+    first.raw.is_open = reason == LIFETIME
+    third.proved_at = fourth.proved_at = START + 120
+    assert pool.tick(START + 120) == [Close(first, reason), Close(second, IDLE)]
+    assert pool.idle == [third, fourth]
+
+
 def test_one_in_four_is_pinged_at_a_time():
     pool = pool_of(9, max_size=9, idle_timeout=500.0)
     slots = list(pool.idle)
@@ -518,153 +490,3 @@ def test_a_leak_is_reported_once_and_so_is_its_return():
     pool.close(START)
     pool.options = options()
     assert pool.tick(START + 1e6) == [], "it is closed"
-
-
-# Other sizes.
-
-
-def test_a_smaller_pool_closes_what_is_idle_first_and_then_what_comes_back():
-    pool = pool_of(4)
-    leased = [pool.take(START) for _ in range(3)]
-    [idle] = pool.idle
-    assert pool.reconfigure(options(max_size=2), START) == [Close(idle, TOO_MANY)]
-    assert (pool.shrinks_from, pool.is_strict) == (4, True)
-    assert pool.closed(idle, START) == []
-    assert pool.is_strict
-    assert not pool.put(leased[0], START)
-    assert pool.release(leased[0], START, Verdict.CLEAN) == [Close(leased[0], TOO_MANY)]
-    pool.closed(leased[0], START)
-    assert (pool.shrinks_from, pool.is_strict, pool.total) == (0, False, 2)
-    assert pool.put(leased[1], START)
-    assert pool.put(leased[2], START)
-
-
-def test_a_shrinking_pool_closes_what_was_reset():
-    pool = pool_of(3)
-    slots = [pool.take(START) for _ in range(3)]
-    pool.release(slots[0], START, Verdict.RESET)
-    pool.reconfigure(options(max_size=1), START)
-    assert pool.was_reset(slots[0], True, START) == [Close(slots[0], TOO_MANY)]
-
-
-def test_a_shorter_lifetime_counts_from_when_a_connection_was_opened():
-    pool = pool_of(3)
-    pool.take(START)
-    pool.release(pool.take(START), START, Verdict.RESET)
-    everything = [*pool.idle, *pool.leased, *pool.proving]
-    pool.reconfigure(options(max_lifetime=60.0, validate_after=7.0), START + 1)
-    assert [slot.expires_at for slot in everything] == [START + 60] * 3
-    pool.reconfigure(options(), START + 1)
-    assert [slot.expires_at for slot in everything] == [START + 60] * 3, "never longer"
-    pool.reconfigure(options(validate_after=7.0), START + 1)
-    assert pool.take(START + 7) is not None
-
-
-# A server that is no longer the primary.
-
-
-def demoted(connections: int = 3) -> tuple[Pool, Slot]:
-    """A pool whose server has just refused a write, and the connection that was given up for it."""
-    pool = pool_of(connections, max_size=connections)
-    slot = pool.take(START)
-    assert pool.release(slot, START + 1, Verdict.CLEAN, demoted=True) == [Close(slot, DEMOTED)]
-    return pool, slot
-
-
-def test_a_demoted_server_is_left_by_one_connection_at_a_time():
-    pool, slot = demoted()
-    assert (pool.demoted_since, pool.refused_at, pool.is_searching) == (START + 1, START + 1, True)
-    soon = START + 1 + SEARCH_INTERVAL
-    other = pool.take(START)
-    assert pool.release(other, soon - 0.01, Verdict.CLEAN, demoted=True) == [], "it stays in use"
-    assert pool.closed(slot, soon) == [Open(0.0)]
-    pool.opened(connection(), soon, is_primary=False)
-    assert (pool.is_searching, pool.demoted_since) == (False, START + 1)
-    other = pool.take(soon)
-    assert Close(other, DEMOTED) in pool.release(other, soon, Verdict.CLEAN, demoted=True)
-    assert (pool.demoted_since, pool.refused_at, pool.searched_at) == (START + 1, soon, soon)
-    assert pool.counters.refused_as_demoted == 3
-
-
-def test_a_broken_connection_tells_nothing_about_the_primary():
-    pool = pool_of(1)
-    slot = pool.take(START)
-    assert pool.release(slot, START, Verdict.BROKEN, demoted=True) == [Close(slot, BROKEN)]
-    assert pool.demoted_since is None
-
-
-def test_once_a_primary_is_found_the_others_are_asked_before_their_next_lease():
-    pool, gone = demoted(4)
-    leased, reset = pool.take(START), pool.take(START)
-    [idle] = pool.idle
-    pool.release(reset, START + 1, Verdict.RESET)
-    pool.closed(gone, START + 1)
-    new = connection()
-    assert pool.opened(new, START + 1, is_primary=True) == []
-    assert pool.demoted_since is None
-    assert [idle.suspect, leased.suspect, reset.suspect, new.suspect] == [True, True, True, False]
-    assert leased.touched
-    assert leased.expires_at == START + LIVES
-    assert pool.release(leased, START + 1, Verdict.CLEAN) == [Check(leased, is_for_primary=True)]
-    assert pool.was_reset(reset, True, START + 1) == [Check(reset, is_for_primary=True)]
-    assert pool.checked(leased, True, START + 1, is_for_primary=True) == []
-    assert not leased.suspect
-    # What is idle and not yet asked goes with it; the new connection and the one that passed stay.
-    assert pool.checked(reset, False, START + 1, is_for_primary=True) == [
-        Close(idle, BROKEN),
-        Close(reset, DEMOTED),
-    ]
-    assert pool.idle == [new, leased]
-    pool.check_invariants()
-
-
-def test_a_suspect_that_refuses_again_is_given_up_at_once():
-    pool, gone = demoted(2)
-    leased = pool.take(START)
-    pool.closed(gone, START + 1)
-    pool.opened(connection(), START + 1, is_primary=True)
-    assert pool.release(leased, START + 1.1, Verdict.CLEAN, demoted=True) == [Close(leased, DEMOTED)]
-    assert (pool.demoted_since, pool.is_searching) == (None, False), "a primary is known"
-
-
-def test_where_only_a_write_can_tell_every_older_connection_leaves():
-    pool, gone = demoted()
-    leased = pool.take(START)
-    [idle] = pool.idle
-    pool.closed(gone, START + 1)
-    new = connection()
-    assert pool.opened(new, START + 1, is_primary=None) == [Close(idle, DEMOTED)]
-    assert pool.idle == [new]
-    assert pool.release(leased, START + 1, Verdict.CLEAN) == [Close(leased, LIFETIME)]
-
-
-def test_a_server_that_refused_nothing_for_a_minute_is_read_only_on_purpose():
-    pool, _ = demoted()
-    pool.tick(START + 61)
-    assert (pool.demoted_since, pool.is_searching) == (START + 1, True)
-    pool.tick(START + 61.1)
-    assert (pool.demoted_since, pool.is_searching) == (None, False)
-
-
-@pytest.mark.parametrize("why", ["lifetime", "shrinking", "reported"])
-def test_what_must_not_be_leased_again_is_not_handed_over(why):
-    pool = pool_of(1, max_size=1)
-    slot = pool.take(START)
-    pool.request(Waiter(START), START)
-    slot.reported = why == "reported"
-    pool.is_strict = why == "shrinking"
-    now = START + LIVES if why == "lifetime" else START
-    assert pool.hand_over(slot, now) is None
-    assert not pool.put(slot, now)
-    assert (len(pool.waiters), pool.leased) == (1, {slot})
-    slot.reported = pool.is_strict = False
-    assert pool.hand_over(slot, START + LIVES - 0.001) is not None
-
-
-@pytest.mark.parametrize(("size", "left"), [(3, 3), (2, 2), (1, 1)])
-def test_a_smaller_pool_keeps_what_fits(size, left):
-    pool = pool_of(3)
-    actions = pool.reconfigure(options(max_size=size), START)
-    assert [action.reason for action in actions] == [TOO_MANY] * (3 - left)
-    assert len(pool.idle) == left
-    assert not pool.is_strict
