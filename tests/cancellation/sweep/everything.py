@@ -12,7 +12,12 @@ from tests.cancellation.sweep.of_batches import BatchWorld, DurableWorld
 from tests.cancellation.sweep.of_cache import CacheAloneWorld, CacheWorld
 from tests.cancellation.sweep.of_integrations import AiogramWorld, PtbWorld, PyrogramWorld
 from tests.cancellation.sweep.of_limiter import LimiterAloneWorld, LimiterWorld
-from tests.cancellation.sweep.of_optimizer import CollectionWorld, OptimizerWorld, WatchedWorld
+from tests.cancellation.sweep.of_optimizer import (
+    CollectionWorld,
+    OptimizerWorld,
+    StreamsWorld,
+    WatchedWorld,
+)
 from tests.cancellation.sweep.of_outbound import OutboundWorld, SharedOutboundWorld
 from tests.cancellation.sweep.of_pools import PostgresqlWorld, RedisPoolWorld, SqliteWorld
 from tests.cancellation.sweep.of_startup import StartupWorld
@@ -20,9 +25,9 @@ from tests.cancellation.sweep.worlds import World
 from tests.support.loops import eager_loop
 
 WORLDS: list[type[World]] = [
-    CacheWorld, CacheAloneWorld, OptimizerWorld, WatchedWorld, CollectionWorld, SqliteWorld, PostgresqlWorld,
-    RedisPoolWorld, LimiterWorld, LimiterAloneWorld, BatchWorld, DurableWorld, BalancerWorld, OutboundWorld,
-    SharedOutboundWorld, StartupWorld, AiogramWorld, PtbWorld, PyrogramWorld,
+    CacheWorld, CacheAloneWorld, OptimizerWorld, WatchedWorld, CollectionWorld, StreamsWorld, SqliteWorld,
+    PostgresqlWorld, RedisPoolWorld, LimiterWorld, LimiterAloneWorld, BatchWorld, DurableWorld, BalancerWorld,
+    OutboundWorld, SharedOutboundWorld, StartupWorld, AiogramWorld, PtbWorld, PyrogramWorld,
 ]  # fmt: skip
 
 LOOPS = ("asyncio", "uvloop", "eager")

@@ -12,6 +12,8 @@ from bot.core.phase4_service import Phase4Service
 from bot.core.query_optimizer import QueryOptimizer, optimize_query
 from bot.core.query_optimizer.instruments import instrument, uninstrument
 from tests.cancellation.sweep.worlds import World, scenario
+from tests.support.scripted_mongodb import ScriptedMongoDB
+from tests.support.waiting import until
 
 READ, WRITE = "SELECT v FROM swept WHERE id = 1", "UPDATE swept SET v = v + 1 WHERE id = 1"
 
@@ -282,3 +284,47 @@ class CollectionWorld(OptimizerWorld):
     @scenario(before=emptied)
     async def write(self) -> None:
         await self.collection.update_one({"_id": 1}, {"$set": {"seen": True}})
+
+
+class StreamsWorld(CollectionWorld):
+    """A collection whose results are kept while a change stream is open."""
+
+    name = "optimizer and change streams"
+
+    async def start(self) -> None:
+        self.server = await ScriptedMongoDB().__aenter__()
+        self.server.write("bot.swept", {"_id": 1, "group": 1})
+        await OptimizerWorld.start(self)
+        await self.with_streams()
+        self.client = pymongo.AsyncMongoClient(self.server.url, serverSelectionTimeoutMS=10_000)
+        self.collection = self.optimizer.collection(self.client["bot"]["swept"])
+        await self.opened()
+
+    async def stop(self) -> None:
+        await super().stop()
+        await self.server.__aexit__()
+
+    async def held(self) -> list[str]:
+        found = await super().held()
+        streams = len(self.optimizer._mongodb_results().streams._tasks)
+        return [*found, f"{streams} change streams"] if streams > 1 else found
+
+    async def with_streams(self) -> None:
+        assert await self.optimizer.enable(dialect="postgres", mongodb_change_streams=True)
+
+    async def opened(self) -> None:
+        """The stream is open, and nothing is kept."""
+        await self.collection.find_one({"_id": 1})
+        await until(self.is_open)
+        await emptied(self)
+
+    async def is_open(self) -> bool:
+        return self.optimizer.snapshot().change_streams_open == 1
+
+    @scenario(before=opened)
+    async def read_with_a_stream(self) -> None:
+        assert (await self.collection.find_one({"_id": 1}))["group"] == 1
+
+    @scenario(before=opened, after=with_streams)
+    async def disable_with_a_stream(self) -> None:
+        assert await self.optimizer.disable()
