@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, TypeVar
+
+from bot.core._shared.upcoming import Upcoming
 
 T = TypeVar("T", bound=Hashable)
 
@@ -17,12 +19,13 @@ class Deadlines(Generic[T]):
     timeout after the last item. Use it from one thread.
     """
 
-    __slots__ = ("_at", "_due", "_loop", "_rests", "_timer")
+    __slots__ = ("_at", "_due", "_loop", "_rests", "_timer", "_upcoming")
 
     def __init__(self, due: Callable[[T], object]) -> None:
         self._due = due
         # Item -> its deadline by the clock of the loop; the loop and its timer. Changed by add and _fire.
         self._at: dict[T, float] = {}
+        self._upcoming = Upcoming(self._waiting, self._waits)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         # Whether the timer is given back once it waits for nothing. Changed by rest and _give_back.
@@ -36,6 +39,8 @@ class Deadlines(Generic[T]):
             self._at.clear()
             self._loop, self._timer = loop, None
         self._at[item] = at
+        if at <= self._upcoming.horizon:
+            self._upcoming.add(at, item, len(self._at))
         if self._timer is None:
             self._timer = loop.call_at(at, self._fire, loop)
         elif at < self._timer.when():
@@ -66,9 +71,15 @@ class Deadlines(Generic[T]):
             return
         # The loop may wake a little early; what is due within a millisecond is due.
         now = loop.time() + 0.001
-        due = [item for item, at in self._at.items() if at <= now]
+        due = self._upcoming.take_due(now)
         for item in due:
             del self._at[item]
-        self._timer = loop.call_at(min(self._at.values()), self._fire, loop) if self._at else None
+        self._timer = loop.call_at(self._upcoming.next_at(), self._fire, loop) if self._at else None
         for item in due:
             self._due(item)
+
+    def _waiting(self) -> Iterator[tuple[float, T]]:
+        return zip(self._at.values(), self._at, strict=True)
+
+    def _waits(self, item: T, at: float) -> bool:
+        return self._at.get(item) == at

@@ -13,6 +13,9 @@ from bot.core.batch_processor.lanes import Lanes
 from bot.core.batch_processor.models import Batch, BatchItem
 from bot.core.batch_processor.queue import PendingQueue
 
+SWEEP_SHARE = 64
+"""Items that each call of :meth:`Backlog.sweep_at_times` pays for to be looked at."""
+
 
 class Backlog:
     """An item waits in its lane, or is in the queue, in one batch, or apart.
@@ -45,6 +48,7 @@ class Backlog:
         """Items that have left the queue since the start or the last reset."""
         self.formed = 0
         """Batches formed; the number of the last one."""
+        self._sweep_credit = 0
 
     @property
     def unfinished(self) -> int:
@@ -127,6 +131,14 @@ class Backlog:
             self.left += gone
             withdrawn += gone + self._release_left_out()
         return withdrawn
+
+    def sweep_at_times(self) -> int:
+        """:meth:`sweep` if there are few items, else as often as makes a call O(1) on average."""
+        self._sweep_credit += SWEEP_SHARE
+        if self._sweep_credit < len(self.queue) + self.lanes.waiting:
+            return 0
+        self._sweep_credit = 0
+        return self.sweep()
 
     def _release_left_out(self) -> int:
         """Let the next items of lanes out whose items in the queue were withdrawn."""

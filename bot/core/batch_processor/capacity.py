@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
-from itertools import islice
 
 from bot.core._shared.futures import give_error, give_result
 from bot.core.batch_processor.backlog import Backlog
@@ -13,9 +12,6 @@ from bot.core.batch_processor.errors import BatchClosedError
 from bot.core.phase4_config.batch_processor import DEFAULTS
 
 SWITCHED_OFF = "the batch processor was switched off"
-
-SWEEP_SHARE = 64
-"""Items of the queue that each refusal pays for to be looked through for withdrawn ones."""
 
 
 class Capacity:
@@ -26,10 +22,10 @@ class Capacity:
         self.max_pending = DEFAULTS.max_pending
         self._backlog = backlog
         self._on_withdrawn = on_withdrawn
-        # Waiters in their order, until they have room and not only are told. Changed by wait, close
-        # and forget_line.
+        # Waiters in their order: first those that are told that there is room for them, until they take it.
+        # Changed by wait, offer_room, close and forget_line.
+        self._told: OrderedDict[object, asyncio.Future[None]] = OrderedDict()
         self._line: OrderedDict[object, asyncio.Future[None]] = OrderedDict()
-        self._sweep_credit = 0
 
     @property
     def free(self) -> int:
@@ -39,24 +35,20 @@ class Capacity:
     @property
     def has_line(self) -> bool:
         """Whether a caller waits for room, which no other may overtake."""
-        return bool(self._line)
+        return bool(self._line or self._told)
 
     def lacks_room(self, wanted: int = 1) -> bool:
         """Whether so many may not be taken in now, though those that were withdrawn make room.
 
-        To look for these is O(n). A long queue is therefore not looked through at each refusal, but
-        as often as makes a refusal O(1) on average.
+        A long queue is not looked through for these at each refusal.
         """
         backlog = self._backlog
         queued = len(backlog.queue) + backlog.lanes.waiting
         if backlog.in_flight + queued + wanted <= self.max_pending:
             return False
-        self._sweep_credit += SWEEP_SHARE
-        if self._sweep_credit >= queued:
-            self._sweep_credit = 0
-            withdrawn = backlog.sweep()
-            if withdrawn:
-                self._on_withdrawn(withdrawn)
+        withdrawn = backlog.sweep_at_times()
+        if withdrawn:
+            self._on_withdrawn(withdrawn)
         return backlog.unfinished + wanted > self.max_pending
 
     async def wait(self) -> None:
@@ -65,7 +57,7 @@ class Capacity:
         A caller that this returns to takes an item in at once, or calls :meth:`offer_room`.
         Raises BatchClosedError if the processor is switched off meanwhile.
         """
-        if self.free > 0 and not self._line:
+        if self.free > 0 and not self.has_line:
             return
         ticket = object()
         self._line[ticket] = waiter = asyncio.get_running_loop().create_future()
@@ -75,30 +67,43 @@ class Capacity:
                 await asyncio.sleep(0)  # so that they are in first
             while True:
                 await waiter
+                self._take_back()
+                if ticket in self._told:
+                    break
                 if ticket not in self._line:
                     raise BatchClosedError(SWITCHED_OFF)
-                if ticket in islice(self._line, max(0, self.free)):
-                    break
                 # Somebody was quicker; it keeps its turn.
                 self._line[ticket] = waiter = asyncio.get_running_loop().create_future()
         except BaseException:
-            if self._line.pop(ticket, None) is not None:
-                self.offer_room()  # it may have been given a place, which it does not take
+            self._line.pop(ticket, None)
+            if self._told.pop(ticket, None) is not None:
+                self.offer_room()  # the place that it does not take
             raise
-        del self._line[ticket]
+        del self._told[ticket]
 
     def offer_room(self) -> None:
-        """Wake as many waiting callers as there are places."""
+        """Tell as many waiting callers as there are places; those that were told before count."""
         if self._line:
-            for waiter in islice(self._line.values(), max(0, self.free)):
+            for _ in range(min(self.free - len(self._told), len(self._line))):
+                ticket, waiter = self._line.popitem(last=False)
+                self._told[ticket] = waiter
                 give_result(waiter, None)
+
+    def _take_back(self) -> None:
+        """Put those back, as the first in line, who were told of a place that somebody else took."""
+        while self._told and len(self._told) > self.free:
+            ticket, waiter = self._told.popitem()
+            self._line[ticket] = waiter
+            self._line.move_to_end(ticket, last=False)
 
     def close(self) -> None:
         """All callers that wait get BatchClosedError."""
+        self._told.clear()
         while self._line:
             _, waiter = self._line.popitem(last=False)
             give_error(waiter, BatchClosedError(SWITCHED_OFF))
 
     def forget_line(self) -> None:
         """The callers that wait did so under an event loop that runs no more."""
+        self._told.clear()
         self._line.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import OrderedDict
 from collections.abc import Callable
 
 from bot.core._shared.clock import Clock
@@ -30,8 +31,8 @@ class DueTimes:
         self._tasks = tasks
         self._pump = pump
         self._flushed_until = -math.inf
-        # Each flush under way: what was submitted until then has to end.
-        self._flushes: list[tuple[float, asyncio.Future[None]]] = []
+        # Each flush under way, in order: what was submitted until then has to end.
+        self._flushes: OrderedDict[asyncio.Future[None], float] = OrderedDict()
 
     def until(self) -> float:
         """Items submitted at this time or before are due whatever their number."""
@@ -70,7 +71,8 @@ class DueTimes:
     def flush(self) -> asyncio.Future[None]:
         """As :meth:`make_due`; the future is done when all of it has ended, retries included."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._flushes.append((self._now(), waiter))
+        self._flushes[waiter] = self._now()
+        waiter.add_done_callback(lambda given_up: self._flushes.pop(given_up, None))
         self.make_due()
         self.end_flushes()
         return waiter
@@ -80,11 +82,12 @@ class DueTimes:
         if not self._flushes:
             return
         oldest = self._backlog.oldest()
-        for entry in list(self._flushes):
-            at, waiter = entry
-            if oldest > at or waiter.done():
-                self._flushes.remove(entry)
-                give_result(waiter, None)
+        while self._flushes:
+            waiter, at = next(iter(self._flushes.items()))
+            if oldest <= at and not waiter.done():
+                return
+            del self._flushes[waiter]
+            give_result(waiter, None)
 
     def forget_flushes(self) -> None:
         """The callers that wait did so under an event loop that runs no more."""

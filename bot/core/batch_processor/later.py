@@ -186,7 +186,8 @@ class Later:
         """Take back what is pending under an id; False if there is nothing, or a handler has it."""
         backlog, outcomes = self._backlog, self._outcomes
         count = 0
-        if backlog.take_newer(item_id) is not None:
+        found = backlog.take_newer(item_id) is not None
+        if found:
             backlog.left += 1
             count = 1
         item = outcomes.tracked.get(item_id)
@@ -198,12 +199,13 @@ class Later:
                 withdrawn: asyncio.Future[Any] = asyncio.Future(loop=self._loop)
                 item.future = withdrawn
                 withdrawn.cancel()
-                count += backlog.sweep()
+                count += backlog.sweep_at_times()
             outcomes.end_cancelled(item_id)
+            found = True
         if count:
             self._on_withdrawn(count)
             self._arm()
-        return count > 0
+        return found
 
     def take_all(self) -> list[BatchItem]:
         """Remove every item that waits for a time, or behind an older one of its key."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections import deque
+from collections import OrderedDict
 from typing import Any
 
 from bot.core._shared.backoff import exponential
@@ -68,7 +68,7 @@ class Locks:
         self._sleep = clock.sleep
         # Of each lock that is held or wanted here: those who wait behind the one whose turn it is. Changed
         # only by _line_up and _next.
-        self._lines: dict[At, deque[asyncio.Future[None]]] = {}
+        self._lines: dict[At, OrderedDict[asyncio.Future[None], None]] = {}
         # Those whose turn it is, and who wait for another instance. Changed only by _pause.
         self._asleep: dict[At, asyncio.Future[None]] = {}
         tiers.listeners[TOPIC] = self._heard
@@ -108,10 +108,10 @@ class Locks:
     async def _line_up(self, at: At, until: float, wait: float) -> None:
         line = self._lines.get(at)
         if line is None:
-            self._lines[at] = deque()
+            self._lines[at] = OrderedDict()
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        line.append(turn)
+        line[turn] = None
         timer = asyncio.get_running_loop().call_later(max(0.0, until - self._now()), _expire, turn)
         try:
             await turn
@@ -123,13 +123,12 @@ class Locks:
             raise
         finally:
             timer.cancel()
-            if turn in line:
-                line.remove(turn)
+            line.pop(turn, None)
 
     def _next(self, at: At) -> None:
         line = self._lines[at]
         while line:
-            turn = line.popleft()
+            turn, _ = line.popitem(last=False)
             if not turn.done() and not turn.get_loop().is_closed():
                 if turn.get_loop() is asyncio.get_running_loop():
                     turn.set_result(None)

@@ -28,6 +28,7 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 
 from bot.core._shared.backoff import full_jitter
+from bot.core._shared.upcoming import Upcoming
 from bot.core.connection_pool_manager.models import PoolOptions
 from bot.core.connection_pool_manager.stats import Counters
 
@@ -210,6 +211,7 @@ class Pool:
         self.closing: set[Slot] = set()
         self.opening = 0
         self.waiters: OrderedDict[Waiter, None] = OrderedDict()
+        self._deadlines = Upcoming(self._waiting, self._waits)  # of the waiters
         self.is_closed = False
         self.failures = 0  # failed attempts to open one, in a row
         self.failed_at = -math.inf
@@ -300,6 +302,8 @@ class Pool:
         if self.is_closed:
             return [Refuse(waiter)]
         self.waiters[waiter] = None
+        if waiter.deadline <= self._deadlines.horizon:
+            self._deadlines.add(waiter.deadline, waiter, len(self.waiters))
         if len(self.leased) >= self.options.max_size:
             return []  # the fast path: all are leased, so it can only wait
         return self._serve(now)
@@ -422,7 +426,17 @@ class Pool:
 
     def overdue(self, now: float) -> list[Waiter]:
         """Waiters whose deadline has passed: :meth:`withdraw` them."""
-        return [waiter for waiter in self.waiters if waiter.deadline <= now]
+        return self._deadlines.take_due(now)
+
+    def next_deadline(self) -> float:
+        """When the next waiter is overdue; infinity if none waits."""
+        return self._deadlines.next_at()
+
+    def _waiting(self) -> list[tuple[float, Waiter]]:
+        return [(waiter.deadline, waiter) for waiter in self.waiters]
+
+    def _waits(self, waiter: Waiter, _: float) -> bool:
+        return waiter in self.waiters
 
     # Outcomes of actions.
 

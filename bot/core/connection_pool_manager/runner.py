@@ -310,9 +310,9 @@ class PoolRunner:
                 error = timeout_error(self.spec, self.pool, waiter.deadline - waiter.since, now)
                 self._do(self.pool.withdraw(waiter, now))
                 waiter.future.set_exception(error)
-        waiting = [waiter.deadline for waiter in self.pool.waiters if not waiter.future.done()]
-        if waiting:
-            self._alarm.set(min(waiting))
+        following = self.pool.next_deadline()
+        if following < math.inf:
+            self._alarm.set(following)
 
     async def open_apart(self) -> Any:
         """A connection of the driver's that is none of the pool's; the caller closes it.

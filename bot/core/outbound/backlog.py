@@ -99,7 +99,7 @@ class Backlog:
         entry = claim.entry
         assert entry is not None
         claim.entry = None
-        entry.claims.remove(claim)
+        entry.drop(claim)
         self._uncount(claim)
         if not entry.claims:
             self.remove(entry)

@@ -81,6 +81,13 @@ class Entry:
         # While it waits or is in flight. Changed by the scheduler.
         self.lane: Lane | None = None
 
+    def drop(self, claim: Claim) -> None:
+        """A caller wants it no more. The first and the last of many are found at once."""
+        if self.claims[-1] is claim:
+            self.claims.pop()
+        else:
+            self.claims.remove(claim)
+
 
 class Lane:
     """The requests of one kind to one chat, first in, first out."""

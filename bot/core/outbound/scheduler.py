@@ -255,7 +255,7 @@ class Scheduler:
         if entry not in lane:
             # In flight: when it ends, the callers that are left are looked after.
             claim.entry = None
-            entry.claims.remove(claim)
+            entry.drop(claim)
             return
         self.backlog.withdraw(claim)
         self._turns.place(lane, self.rates, now)

@@ -1,9 +1,11 @@
 """The bound on pending items, and the line of those who wait for room."""
 
 import asyncio
+import random
 
 import pytest
 
+from bot.core._shared.futures import give_result
 from bot.core.batch_processor import (
     BatchClosedError,
     BatchItem,
@@ -276,3 +278,76 @@ async def test_withdrawn_items_make_room(backlog):
     future.cancel()
     assert not capacity.lacks_room()
     assert told == [1]
+
+
+class Line:
+    """A processor in which all places were taken, and ``waiting`` callers that wait for one."""
+
+    def __init__(self, places):
+        self.backlog = Backlog(asyncio.Future.done)
+        self.backlog.in_flight = places
+        self.capacity = Capacity(self.backlog, lambda count: None)
+        self.capacity.max_pending = places
+        self.served = []
+
+    async def caller(self, number):
+        await self.capacity.wait()
+        self.backlog.in_flight += 1
+        self.served.append(number)
+
+    async def join(self, count):
+        tasks = [asyncio.ensure_future(self.caller(number)) for number in range(count)]
+        await asyncio.sleep(0)
+        return tasks
+
+    def free(self, places):
+        self.backlog.in_flight -= places
+        self.capacity.offer_room()
+
+
+async def test_each_caller_is_told_once_of_each_place_whoever_gives_up(monkeypatch):
+    """500 places become free at once, and every other caller gives up before it takes its own."""
+    told = []
+
+    def give(waiter, result):
+        told.append(waiter)
+        give_result(waiter, result)
+
+    monkeypatch.setattr("bot.core.batch_processor.capacity.give_result", give)
+    line = Line(500)
+    tasks = await line.join(1_000)
+    line.free(500)
+    for task in tasks[::-2]:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert line.served == list(range(0, 1_000, 2))
+    assert len(told) <= 1_000
+    assert not line.capacity.has_line
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_places_are_given_in_the_order_of_arrival(seed):
+    """Whoever gives up, and whoever takes places without waiting."""
+    chance = random.Random(seed)
+    line = Line(6)
+    tasks = []
+    for number in range(60):
+        tasks.append(asyncio.ensure_future(line.caller(number)))
+        act = chance.random()
+        if act < 0.4 and line.backlog.in_flight:
+            line.free(chance.randint(1, min(3, line.backlog.in_flight)))
+        if act > 0.7:
+            chance.choice(tasks[-6:]).cancel()
+        if 0.2 < act < 0.4 and line.capacity.free > 0:
+            line.backlog.in_flight += 1  # one that was quicker
+        if chance.random() < 0.6:
+            await asyncio.sleep(0)
+        assert line.backlog.in_flight <= 6
+    while not all(task.done() for task in tasks):
+        if line.backlog.in_flight:
+            line.free(1)
+        await asyncio.sleep(0)
+    given_up = [number for number, task in enumerate(tasks) if task.cancelled()]
+    assert line.served == [number for number in range(60) if number not in given_up]
+    assert 0 < len(given_up) < 40
+    assert not line.capacity.has_line

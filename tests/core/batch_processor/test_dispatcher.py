@@ -6,6 +6,7 @@ from bot.core.batch_processor import (
     BatchProcessor,
 )
 from tests.support.clock import until_idle
+from tests.support.steps import steps_of
 
 
 async def figures(processor, *names):
@@ -47,6 +48,28 @@ async def test_flush_starts_what_is_pending_and_waits_for_its_end(processor, han
     assert await flush is True
     assert await future == "done a"
     assert await processor.flush() is True, "nothing to do"
+
+
+async def test_flushes_end_in_order_each_with_its_own_items(processor, handler):
+    await processor.enable(max_batch_size=1, max_concurrent=1)
+    handler.hold()
+    flushes = []
+    for number in range(4):
+        processor.submit(number)
+        flushes.append(asyncio.ensure_future(processor.flush()))
+        await until_idle()
+    flushes[1].cancel()
+    await until_idle()
+    due = processor._dispatcher.due
+    assert len(due._flushes) == 3, "one that is given up is forgotten"
+    with_three = steps_of(due.end_flushes)
+    for _ in range(50):
+        due.flush()
+    assert steps_of(due.end_flushes) == with_three, "not each is looked at when an item ends"
+    handler.let_go()
+    assert await asyncio.gather(flushes[0], *flushes[2:]) == [True] * 3
+    await until_idle()
+    assert not due._flushes
 
 
 async def test_a_flush_waits_for_what_leaves_the_queue_beside_a_withdrawn_item(processor, handler):

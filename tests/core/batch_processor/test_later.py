@@ -6,6 +6,7 @@ import datetime
 import pytest
 
 from bot.core.batch_processor import BatchClosedError, BatchProcessor, ItemCancelledError
+from bot.core.batch_processor.queue import PendingQueue
 from tests.support.clock import until_idle
 
 UTC = datetime.UTC
@@ -239,6 +240,24 @@ async def test_one_in_the_queue_is_taken_back_and_its_key_is_free(processor, han
     await processor.submit_item("y", key="k")
     await clock.advance(5)
     assert handler.batches == [["y"]]
+
+
+async def test_many_in_the_queue_are_taken_back_without_a_look_at_all_for_each(
+    processor, handler, clock, monkeypatch
+):
+    await processor.enable(max_batch_size=1_000, max_pending=1_000)
+    looked_at = []
+    sweep = PendingQueue.sweep
+    monkeypatch.setattr(PendingQueue, "sweep", lambda queue: looked_at.append(len(queue)) or sweep(queue))
+    ids = [(await processor.submit_item(n)).item_id for n in range(999)]
+    assert all([await processor.cancel_item(one) for one in ids[1:]])
+    assert sum(looked_at) <= 64 * 998
+    assert not any([await processor.cancel_item(one) for one in ids[1:]])
+    with pytest.raises(ItemCancelledError, match=ids[500]):
+        await processor.get_result(ids[500])
+    await clock.advance(5)
+    assert handler.batches == [[0]]
+    assert await shown(processor, "cancelled_items", "pending_items") == (998, 0)
 
 
 async def test_one_that_waits_for_a_retry_is_taken_back_and_the_others_are_tried_again(

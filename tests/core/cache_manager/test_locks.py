@@ -4,6 +4,7 @@ import asyncio
 import multiprocessing
 import os
 import signal
+from collections import OrderedDict
 
 import pytest
 
@@ -72,6 +73,26 @@ async def test_without_redis_it_holds_in_this_process(cache):
 
     await asyncio.gather(*[visit() for _ in range(10)])
     assert (room.most, room.visits, len(cache._locks)) == (1, 10, 0)
+
+
+async def test_who_gives_up_leaves_the_line_and_the_others_keep_their_order(cache):
+    entered = []
+
+    async def visit(number):
+        async with cache.lock("k"):
+            entered.append(number)
+            await asyncio.sleep(0)
+
+    tasks = [asyncio.ensure_future(visit(number)) for number in range(30)]
+    await asyncio.sleep(0)
+    (line,) = cache._locks._lines.values()
+    assert len(line) == 29
+    assert isinstance(line, OrderedDict), "who leaves is found at once, and so is the first"
+    for task in tasks[28:3:-3]:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert entered == [number for number in range(30) if number not in range(28, 3, -3)]
+    assert len(cache._locks) == 0
 
 
 async def test_who_waits_too_long_is_told(three):

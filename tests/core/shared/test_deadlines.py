@@ -3,6 +3,7 @@
 import asyncio
 
 from bot.core._shared.deadlines import Deadlines
+from tests.support.steps import steps_of
 
 
 def timers(loop):
@@ -93,3 +94,41 @@ async def test_no_timer_is_left_when_the_last_item_goes_after_the_owner_was_swit
     assert len(timers(loop)) == before + 1
     deadlines.discard("b")
     assert len(timers(loop)) == before
+
+
+class LoopWithNoHurry:
+    """A loop whose time the test sets, and whose timer it rings."""
+
+    def __init__(self):
+        self.now = 0.0
+        self.ring_at = None
+        self.ring = None
+
+    def time(self):
+        return self.now
+
+    def call_at(self, at, callback, *arguments):
+        self.ring_at, self.ring = at, lambda: callback(*arguments)
+        return self
+
+    def when(self):
+        return self.ring_at
+
+    def cancel(self):
+        self.ring = None
+
+
+def test_a_deadline_that_is_reached_costs_the_same_however_many_others_wait():
+    steps = {}
+    for count in (100, 2_000):
+        loop, told = LoopWithNoHurry(), []
+        deadlines = Deadlines(told.append)
+        for item in range(count):
+            deadlines.add(item, loop, 1.0 + item)
+        loop.now = 1.0
+        loop.ring()
+        loop.now = 2.0
+        steps[count] = steps_of(loop.ring)
+        assert told == [0, 1]
+        assert loop.ring_at == 3.0
+    assert steps[100] == steps[2_000]

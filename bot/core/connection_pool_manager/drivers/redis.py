@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import weakref
-from collections import deque
+from collections import OrderedDict
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -149,7 +149,7 @@ def _pool_class() -> Any:
         def phase4_setup(self, connection: Any, timeout: float) -> None:
             self.phase4_connection = connection
             self.phase4_held = False
-            self.phase4_queue: deque[asyncio.Future[None]] = deque()
+            self.phase4_queue: OrderedDict[asyncio.Future[None], None] = OrderedDict()
             self.phase4_timeout = timeout
 
         async def get_connection(self, *_: Any, **__: Any) -> Any:
@@ -172,7 +172,7 @@ def _pool_class() -> Any:
 
         async def _phase4_turn(self) -> None:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self.phase4_queue.append(turn)
+            self.phase4_queue[turn] = None
             try:
                 async with asyncio.timeout(self.phase4_timeout):
                     await turn
@@ -191,8 +191,8 @@ def _pool_class() -> Any:
         def _phase4_leave(self, turn: asyncio.Future[None]) -> None:
             if turn.done() and not turn.cancelled():
                 self._phase4_free()  # it was our turn already
-            elif turn in self.phase4_queue:
-                self.phase4_queue.remove(turn)
+            else:
+                self.phase4_queue.pop(turn, None)
 
         async def release(self, connection: Any) -> None:
             if not connection.phase4_is_preparing:
@@ -201,7 +201,7 @@ def _pool_class() -> Any:
         def _phase4_free(self) -> None:
             self.phase4_held = False
             while self.phase4_queue:
-                turn = self.phase4_queue.popleft()
+                turn, _ = self.phase4_queue.popitem(last=False)
                 if not turn.done():
                     self.phase4_held = True  # handed over: no other task may take it in between
                     turn.set_result(None)
