@@ -68,8 +68,11 @@ class Chats:
 
     def forget_idle(self, rates: Rates, now: float) -> None:
         """Forget every chat that makes no difference any more; a look at each."""
-        for state in [state for state in self if state.idle_at(rates) <= now]:
-            del self._states[state.id]
+        idle = [state.id for state in self if state.idle_at(rates) <= now]
+        for chat in idle:
+            del self._states[chat]
+        if len(idle) > len(self._states):
+            self._states = OrderedDict(self._states)  # one that shrinks keeps the room of all that it held
 
     def forget_at(self, rates: Rates) -> float:
         """When to look for idle chats; inf: no need to."""

@@ -1,6 +1,7 @@
 """The chats that are known, and when they are forgotten."""
 
 import math
+from sys import getsizeof
 
 from bot.core.outbound.chats import FORGET_AFTER, Chats
 from bot.core.outbound.models import Kind, Limits
@@ -31,6 +32,17 @@ def test_a_chat_that_makes_a_difference_is_kept():
     chats.forget_idle(RATES, 50.0)
     assert list(chats) == [busy]
     assert chats.get(1) is None
+
+
+def test_chats_that_are_forgotten_take_no_memory():
+    chats = Chats()
+    for chat in range(1, 10_001):
+        chats.use(chat, RATES, 10.0).held_until = 50.0
+    chats.use(3, RATES, 10.0).held_until = 60.0
+    full = getsizeof(chats._states)
+    chats.forget_idle(RATES, 50.0)
+    assert [chat.id for chat in chats] == [3]
+    assert getsizeof(chats._states) < full / 1000
 
 
 def test_idle_chats_are_looked_for_together_some_time_after_the_first():
