@@ -1,6 +1,7 @@
-"""A small benchmark harness: contenders interleaved, medians and ratios, one table out.
+"""A small benchmark harness: contenders interleaved, minima and ratios, one table out.
 
-Interleaving matters: a machine that slows down for a second then slows every contender, not one.
+Interleaving matters: a machine that slows down for a second then slows every contender, not one. Whatever
+else the machine does can only add to a time, so the least one says most.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ class Contender(NamedTuple):
 class Result(NamedTuple):
     name: str
     microseconds: float
-    """Median over the repeats, per operation."""
+    """The least of the repeats, per operation."""
     spread: float
-    """Percent, from the fastest to the slowest repeat, of the median."""
+    """Percent, from the fastest repeat to the median: how much the machine was disturbed."""
 
 
 async def compare(
@@ -54,9 +55,7 @@ async def compare(
             gc.enable()
             samples[contender.name].append(elapsed / contender.n * 1e6)
     return {
-        name: Result(
-            name, statistics.median(times), (max(times) - min(times)) / statistics.median(times) * 100
-        )
+        name: Result(name, min(times), (statistics.median(times) / min(times) - 1) * 100)
         for name, times in samples.items()
     }
 
