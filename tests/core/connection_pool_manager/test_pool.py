@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 
 from bot.core.connection_pool_manager.pool import (
@@ -31,7 +29,6 @@ from bot.core.connection_pool_manager.pool import (
     Waiter,
 )
 from tests.support.pools import LIVES, START, Longest, connection, options, pool_of
-from tests.support.steps import steps_of
 
 
 def figures(pool: Pool) -> dict[str, int]:
@@ -271,14 +268,6 @@ def test_who_gives_up_is_counted_and_gives_back_what_it_was_granted():
     assert (pool.counters.timed_out, pool.counters.cancelled) == (1, 1)
 
 
-def test_waiters_are_overdue_at_their_deadline():
-    pool = pool_of(0)
-    waiters = [Waiter(START, START + seconds) for seconds in (1, 2, 3)]
-    for waiter in waiters:
-        pool.request(waiter, START)
-    assert pool.overdue(START + 2) == waiters[:2]
-
-
 # Opening.
 
 
@@ -493,30 +482,3 @@ def test_a_leak_is_reported_once_and_so_is_its_return():
     pool.close(START)
     pool.options = options()
     assert pool.tick(START + 1e6) == [], "it is closed"
-
-
-def test_a_waiter_that_is_overdue_costs_the_same_however_many_others_wait():
-    steps = {}
-    for count in (100, 2_000):
-        pool = pool_of(0)
-        waiters = [Waiter(START, START + seconds) for seconds in range(1, count)]
-        for waiter in waiters:
-            pool.request(waiter, START)
-        for seconds in (1, 2):
-            steps[count] = steps_of(lambda pool=pool, at=START + seconds: pool.overdue(at))
-            pool.withdraw(waiters[seconds - 1], START + seconds)
-            assert pool.next_deadline() == START + seconds + 1
-    assert steps[100] == steps[2_000]
-
-
-def test_a_waiter_with_less_patience_than_those_before_it_is_overdue_in_time():
-    pool = pool_of(0)
-    patient, gone, impatient, endless = (Waiter(START, START + s) for s in (9, 3, 1, math.inf))
-    pool.request(patient, START)
-    pool.request(endless, START)
-    assert pool.next_deadline() == START + 9
-    pool.request(gone, START)
-    pool.request(impatient, START)
-    pool.withdraw(gone, START, cancelled=True)
-    assert pool.next_deadline() == START + 1
-    assert pool.overdue(START + 5) == [impatient]
