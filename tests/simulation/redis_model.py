@@ -11,6 +11,7 @@ import functools
 import hashlib
 import random
 import time
+from collections.abc import Callable
 from typing import Any
 
 import hiredis
@@ -24,6 +25,7 @@ from fakeredis._socket._fakesocket import FakeSocket
 from fakeredis._socket._resp import convert_to_resp2, extract_command
 from fakeredis.model import get_command_info
 
+from tests.simulation.eviction_model import NO_TOUCH, POLICIES, Evictions
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.network import MemoryTransport
 from tests.simulation.redis_scripts import scripts
@@ -98,7 +100,7 @@ def _shape(name: str, count: int) -> tuple[tuple[tuple[int, Any], ...], tuple[tu
     return decoded, keys
 
 
-def applied(sig: Any, args: Any, database: Any) -> tuple[Any, ...]:
+def applied(sig: Any, args: Any, database: Any, used: Callable[..., None]) -> tuple[Any, ...]:
     """As fakeredis's ``Signature.apply``, for a number of arguments that was checked, in half of its time."""
     decoded, keys = _shape(sig.name, len(args))
     for place, kind in keys:
@@ -112,6 +114,8 @@ def applied(sig: Any, args: Any, database: Any) -> tuple[Any, ...]:
         words[place] = kind.decode(words[place])
     for place, kind in keys:
         item = database.get(words[place])
+        if sig.name not in NO_TOUCH:
+            used(words[place], new=item is None)
         default = None
         if kind.type_ is not None:
             if item is not None:
@@ -250,7 +254,7 @@ class ModelConnection(FakeSocket):
             if sig.name == "xpending" and len(args) > 3 and args[2].lower() == b"idle":
                 args[3] = b"%d" % (int(args[3]) - 1)  # fakeredis wants more than so much, a server as much
             sig.check_arity(args, self.version)
-            found = applied(sig, args, self._db)
+            found = applied(sig, args, self._db, self._used)
             if len(found) == 1:
                 result = found[0]
             else:
@@ -264,6 +268,9 @@ class ModelConnection(FakeSocket):
         for item in items:
             item.writeback(remove_empty_val=msgs.FLAG_LEAVE_EMPTY_VAL not in sig.flags)
         return result
+
+    def _used(self, key: bytes, *, new: bool) -> None:
+        self.model.evictions.used((self._db_num, key), new=new)
 
     def _refusal(self, command: str) -> str | None:
         """Why a write is refused now."""
@@ -338,6 +345,7 @@ class RedisModel:
         self.connections: dict[ModelConnection, None] = {}
         self.listens = True
         self.frozen = self.read_only = self.full = self.loading = False
+        self.evictions = Evictions(chance.choice(POLICIES), chance, loop.time)
         self.evicting = 0.0
         """The chance that a command finds some key evicted before."""
         self.commands = 0
@@ -383,13 +391,15 @@ class RedisModel:
     # What happens to it.
 
     def evict(self, count: int) -> None:
-        """Keys go, as they do for want of memory."""
+        """Keys go for want of memory, as the policy of this run has it."""
         with self.server.lock:
-            for database in list(self.server.dbs.values()):
-                for _ in range(min(count, len(database._dict))):
-                    key = list(database._dict)[self._chance.randrange(len(database._dict))]
-                    del database[key]
-                    database.notify_watch(key)
+            for _ in range(count):
+                held = {number: database._dict for number, database in self.server.dbs.items()}
+                if (victim := self.evictions.victim(held)) is None:
+                    return
+                number, key = victim
+                del self.server.dbs[number][key]
+                self.server.dbs[number].notify_watch(key)
 
     def freeze(self) -> None:
         """Nothing is read or answered; connections still come about, since that is the system's part."""

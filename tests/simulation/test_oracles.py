@@ -19,7 +19,8 @@ from bot.core.query_optimizer import QueryOptimizer
 from bot.core.query_optimizer.execution.execution import Execution
 from bot.core.query_optimizer.execution.invalidation import Invalidation
 from bot.core.query_optimizer.execution.results import ResultCache
-from bot.core.rate_limiter import RateLimiter
+from bot.core.rate_limiter import RateLimiter, RateLimitStatus
+from bot.core.rate_limiter.shared import SharedBuckets
 from tests.simulation.pool_world import ModelDriver, Verdict
 from tests.simulation.worlds import WORLDS, failure_of
 
@@ -53,6 +54,15 @@ def alone(kind):
 def test_a_limit_that_is_not_shared(monkeypatch, world, kind, of):
     monkeypatch.setattr(kind, "enable", alone(kind))
     assert notices(world, of)
+
+
+def test_a_limiter_that_lets_everybody_through_while_redis_is_away(monkeypatch):
+    def let_through(self, mirror, client, tokens):
+        return True, RateLimitStatus((mirror, 0.0, tokens, self._now(), True))
+
+    monkeypatch.setattr(WORLDS["limiter"], "kinds", ("clock step",))  # besides the one that lasts
+    monkeypatch.setattr(SharedBuckets, "_take_alone", let_through)
+    assert notices("limiter", "of one instance")
 
 
 def test_a_cache_that_hears_nothing(monkeypatch):
@@ -247,3 +257,31 @@ def keeps_what_was_written_meanwhile(monkeypatch):
 def test_an_optimizer(monkeypatch, breaks, of):
     breaks(monkeypatch)
     assert notices("optimizer", of)
+
+
+def drops_locks_with_all_else(monkeypatch):
+    monkeypatch.setattr("bot.core.cache_manager.resync.is_lock", lambda at, root=b"": False)
+
+
+def leaves_a_service_on(monkeypatch):
+    async def disable(self, **options):
+        return True
+
+    monkeypatch.setattr(Outbound, "disable", disable)
+
+
+def leaves_the_timer(monkeypatch):
+    monkeypatch.setattr(SingleFlight, "rest", lambda self: None)
+
+
+@pytest.mark.parametrize(
+    ("breaks", "of"),
+    [
+        (drops_locks_with_all_else, "locks at"),
+        (leaves_a_service_on, "still run"),
+        (leaves_the_timer, "a timer of"),
+    ],
+)
+def test_all_services_at_once(monkeypatch, breaks, of):
+    breaks(monkeypatch)
+    assert notices("every", of)

@@ -250,6 +250,7 @@ def test_it_fails_as_servers_fail():
         assert await client.get("k") == b"v"
         assert await client.hget("h", "field") == b"v"
         await client.delete("h")
+        model.evictions.policy = "allkeys-lru"
         model.evict(1)
         assert await client.get("k") is None
         await client.aclose()

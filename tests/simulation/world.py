@@ -12,7 +12,6 @@ import hashlib
 import logging
 import math
 import random
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from typing import Any, ClassVar
 from bot.core.redis_link import RedisLink
 from tests.simulation.determined import HostClock, determined
 from tests.simulation.faults import HARMLESS, KINDS, LASTING, Begin, Fault, lasting, plan_of
+from tests.simulation.log import Log
 from tests.simulation.loop import Process, VirtualLoop
 from tests.simulation.network import Network, Route
 from tests.simulation.redis_model import RedisModel
@@ -146,17 +146,6 @@ class Scenario(ABC):
     @abstractmethod
     def check(self) -> None:
         """Raise :class:`Violation` if the history is not allowed."""
-
-
-class _Log(logging.Handler):
-    def __init__(self, world: World) -> None:
-        super().__init__(logging.WARNING)
-        self._world = world
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._world.note(f"log {record.levelname} {record.getMessage()}")
-        if record.levelno >= logging.ERROR and not re.search(self._world.scenario.quiet, record.getMessage()):
-            self._world.wrong(f"log: {record.getMessage()}")
 
 
 @dataclass
@@ -310,7 +299,7 @@ class World:
     def run(self) -> None:
         """All of it; raises Violation, Standstill or Livelock."""
         logger = logging.getLogger("bot")
-        handler, propagate = _Log(self), logger.propagate
+        handler, propagate = Log(self), logger.propagate
         logger.addHandler(handler)
         logger.propagate = False
         try:
