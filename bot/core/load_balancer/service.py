@@ -457,6 +457,8 @@ def _fell_silent(instance: Instance, event: InstanceEvent) -> bool:
 
 def _log(event: InstanceEvent) -> None:
     level = logging.INFO if not event.new or event.new in _GOOD_STATES else logging.WARNING
+    if not logger.isEnabledFor(level):
+        return  # the masking is half of what an instance costs to add
     if event.instance_id is None:
         logger.log(level, "Load balancer: %s -> %s: %s", event.old, event.new, one_line(event.reason))
     else:
