@@ -51,9 +51,39 @@ def test_what_does_not_count_any_more_is_cleared_away():
     assert timetable.next_at == math.inf
 
 
+def test_new_times_of_the_same_things_do_not_pile_up():
+    timetable = Timetable()
+    for turn in range(1000):
+        timetable.put(turn % 100, 1000.0 - turn)
+        timetable.check_invariants()
+    assert [timetable.pop_due(1000.0) for _ in range(101)] == [*range(99, -1, -1), None]
+
+
+def test_things_that_are_taken_out_one_after_the_other_do_not_pile_up():
+    timetable = Timetable()
+    for thing in range(1000):
+        timetable.put(thing, 5.0)
+    for thing in range(1000):
+        timetable.remove(thing)
+        timetable.check_invariants()
+    assert len(timetable._heap) <= 64
+
+
+def test_while_most_count_nothing_is_sorted_anew():
+    timetable = Timetable()
+    for thing in range(50):
+        timetable.put(thing, 5.0)
+    sorted_once = timetable._heap
+    timetable.put(0, 6.0)
+    timetable.remove(1)
+    assert timetable._heap is sorted_once
+
+
 def test_clear_forgets_all():
     timetable = Timetable()
-    timetable.put("a", 1.0)
+    for thing in range(100):
+        timetable.put(thing, 1.0)
     timetable.clear()
-    assert "a" not in timetable
+    assert 0 not in timetable
     assert timetable.pop_due(2.0) is None
+    timetable.check_invariants()
