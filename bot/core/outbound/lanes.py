@@ -40,7 +40,7 @@ class Entry:
 
     __slots__ = (
         "answers", "attempts", "chat", "claims", "content", "cost", "departed", "gate", "key", "kind", "lane",
-        "limit", "message", "paid", "priority", "ready_since", "reservation", "starved",
+        "limit", "message", "priority", "ready_since", "reservation", "starved",
     )  # fmt: skip
 
     def __init__(
@@ -63,7 +63,6 @@ class Entry:
         self.message = message
         # A digest of what its first caller's edit makes of the message; each claim has its own.
         self.content = content
-        self.paid = paid
         if kind is _SEND or kind is _EDIT:
             self.gate = Gate.PAID if paid else Gate.BULK
         else:

@@ -82,6 +82,16 @@ def test_an_answer_that_is_given_back_takes_back_nobody_elses_place():
     assert passing.wait(40.5, since=40.5 - STARVED) == 0.55, "one of the others has passed in this window"
 
 
+def test_one_that_is_given_back_lets_one_that_starves_pass():
+    passing = Passing()
+    passing.leave(40.0)
+    for _ in range(3):
+        passing.leave(40.0, answers=True)
+    assert passing.wait(40.5, since=40.5 - STARVED) == 0.55
+    passing.gates.give_back(Gate.BULK, 1, 40.0, answers=False)
+    assert passing.wait(40.5, since=40.5 - STARVED) == 0.0
+
+
 def test_other_instances_fill_one_window_or_the_other():
     passing = Passing()
     passing.gates.close(Gate.BULK, 12.0)

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from bot.core.outbound.chat_limits import GroupLimit, PrivateLimit, TypingLimit
+from bot.core.outbound.gates import Gate
 from bot.core.outbound.lanes import ChatState, Claim, Entry
 from bot.core.outbound.models import Kind, Limits, Priority
 from bot.core.outbound.rates import Rates
@@ -42,8 +43,9 @@ def test_the_best_that_waits_gives_the_lane_its_priority():
     assert lane.priority == Priority.ANSWER
     lane.remove(answer)
     assert lane.priority == Priority.BROADCAST
-    lane.set_priority(broadcast, Priority.NOTIFY)
-    assert lane.priority == Priority.NOTIFY
+    for priority in Priority:
+        lane.set_priority(broadcast, priority)
+        assert lane.priority == priority
     lane.check_invariants()
 
 
@@ -71,9 +73,13 @@ def test_edits_count_with_messages_or_for_themselves_as_the_settings_say():
     messages, edits = (chat.lane(kind, SHARED) for kind in (Kind.SEND, Kind.EDIT))
     assert messages.limit is edits.limit
     chat.adopt(SEPARATE)
-    assert messages.limit is not edits.limit
+    separate = edits.limit
+    assert type(separate) is GroupLimit
+    assert messages.limit is not separate
     chat.adopt(SHARED)
     assert messages.limit is edits.limit
+    chat.adopt(SEPARATE)
+    assert edits.limit is separate, "what counted there goes on counting"
 
 
 def test_holds_and_other_instances_make_a_lane_wait_as_well():
@@ -99,6 +105,23 @@ def test_a_lane_is_dropped_when_nothing_waits_or_is_in_flight():
     chat.drop_if_unused(lane)
     assert chat.lanes == {}
     assert chat.idle_at(SHARED) == -math.inf
+
+
+def test_a_lane_that_was_abandoned_is_dropped_in_the_place_of_no_other():
+    chat = ChatState(-1)
+    old = chat.lane(Kind.SEND, SHARED)
+    chat.abandon(10.0)
+    chat.drop_if_unused(old)
+    new = chat.lane(Kind.SEND, SHARED)
+    chat.drop_if_unused(old)
+    assert chat.lanes == {Kind.SEND: new}
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("paid", [False, True])
+def test_messages_and_edits_pass_a_window_of_all_chats(kind, paid):
+    expected = Gate.NONE if kind not in (Kind.SEND, Kind.EDIT) else Gate.PAID if paid else Gate.BULK
+    assert Entry(kind, -1, paid=paid).gate is expected
 
 
 def test_a_chat_is_idle_when_its_windows_its_hold_and_its_slowdown_are_over():

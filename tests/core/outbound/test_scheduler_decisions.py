@@ -44,6 +44,7 @@ def waiting(scheduler, chat=GROUP, now=10.0, deadline=None, entry=None):
 def test_what_leaves_knows_when_and_how_and_for_which_time(scheduler):
     answer = in_flight(scheduler, priority=Priority.ANSWER)
     assert (answer.departed, answer.answers, answer.attempts) == (10.0, True, 1)
+    assert not answer.starved
     other = in_flight(scheduler, OTHER_GROUP, now=11.0)
     assert (other.departed, other.answers, other.attempts) == (11.0, False, 1)
     scheduler.given_back(other, 12.0)
@@ -94,6 +95,17 @@ def test_who_finds_the_window_of_all_chats_full_waits_for_it():
     due = scheduler.wake_at(10.5)
     assert due == pytest.approx(11.0, abs=0.1)
     assert scheduler.poll(due)[0] == [other.entry]
+
+
+def test_a_paid_message_waits_for_a_window_of_its_own():
+    scheduler = Scheduler(Limits(paid=(1, 1.0)))
+    in_flight(scheduler, paid=True)
+    second = waiting(scheduler, entry=send(OTHER_GROUP, paid=True))
+    other = waiting(scheduler, USER)
+    assert scheduler.poll(10.0)[0] == [other.entry]
+    due = scheduler.wake_at(10.0)
+    assert due == pytest.approx(11.0, abs=0.1)
+    assert scheduler.poll(due)[0] == [second.entry]
 
 
 def test_as_a_hold_ends_the_window_of_all_chats_is_waited_for():
