@@ -105,3 +105,49 @@ def test_the_debt_of_a_bucket_leaves_out_the_request_itself():
     assert limit.debt_before(1, RATES, 10.0, 10.0) == 0.0
     limit.leave(1, RATES, 10.0)
     assert limit.debt_before(1, RATES, 10.0, 10.0) == 1.0
+
+
+def test_a_chat_that_is_slowed_down_has_half_of_its_burst_and_of_its_rate():
+    slowdown = Slowdown()
+    limit = PrivateLimit(slowdown)
+    slowdown.refused(10.0, 10.0)
+    for _ in range(4):
+        assert wait(limit, 10.0, WIDE) == 0.0, "four of nine at once"
+        limit.leave(1, WIDE, 10.0)
+    assert wait(limit, 10.0, WIDE) == 2.0, "then one in two seconds"
+    limit.give_back(1, WIDE, 10.0)
+    assert limit.idle_at(WIDE) == 16.0
+    for _ in range(3):
+        limit.answered(1, WIDE, 10.0, 11.0)
+    assert limit.idle_at(WIDE) == 17.0, "they may have been received as late as they were answered"
+
+
+def test_the_debt_of_a_bucket_is_as_long_as_its_rate_says():
+    rates = Rates(Limits(chat=(1, 2.0), chat_burst=9))
+    slowdown = Slowdown()
+    limit = PrivateLimit(slowdown)
+    for _ in range(2):
+        limit.leave(3, rates, 10.0)
+    assert limit.debt_before(3, rates, 10.0, 10.0) == 6.0, "three at two seconds each"
+    limit.abandon(10.0)
+    slowdown.refused(100.0, 100.0)
+    for _ in range(2):
+        limit.leave(1, rates, 100.0)
+    assert limit.debt_before(1, rates, 100.0, 100.0) == 4.0, "one at half of the rate"
+
+
+def test_what_was_abandoned_is_in_flight_no_more():
+    limit = PrivateLimit(Slowdown())
+    limit.leave(1, RATES, 10.0)
+    limit.abandon(10.0)
+    limit.leave(1, RATES, 100.0)
+    limit.answered(1, RATES, 100.0, 105.0)
+    assert limit.idle_at(RATES) == 106.0
+
+
+def test_chat_actions_are_forgotten_after_the_longest_of_their_windows():
+    limit = TypingLimit()
+    limit.leave(1, RATES, 10.0)
+    assert limit.idle_at(RATES) == math.inf
+    limit.answered(1, RATES, 10.0, 10.0)
+    assert limit.idle_at(RATES) == 40.05
