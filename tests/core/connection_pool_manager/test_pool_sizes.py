@@ -66,11 +66,12 @@ def test_what_is_reset_while_an_idle_connection_is_closed_for_it_stays():
     assert pool.idle == leased[:1]
 
 
-def test_a_shrinking_pool_closes_what_was_reset():
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_shrinking_pool_closes_what_was_reset(size):
     pool = pool_of(3)
     slots = [pool.take(START) for _ in range(3)]
     pool.release(slots[0], START, Verdict.RESET)
-    pool.reconfigure(options(max_size=1), START)
+    pool.reconfigure(options(max_size=size), START)
     assert pool.was_reset(slots[0], True, START) == [Close(slots[0], TOO_MANY)]
 
 
