@@ -66,11 +66,15 @@ class _Flight(Generic[T]):
         self.waits: dict[Any, tuple[asyncio.Task[Any] | None, _Flight[Any]]] = {}
         self.depth = 0
 
-    def takes_callers(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Whether callers on this loop may join it: not if it is of another loop, or is being cancelled."""
+    def takes_callers(self, loop: asyncio.AbstractEventLoop, *, within: bool) -> bool:
+        """Whether callers on this loop may join it: not if it is of another loop, or is being cancelled,
+        unless it will be run again for others that wait. A caller ``within`` a run may be in the way of that.
+        """
         if self.loop is not loop or self.task.done():
             return False
-        return self.task.cancelling() <= self.cancelling
+        if self.task.cancelling() <= self.cancelling:
+            return True
+        return self.led and not within and not all(waiter.done() for waiter in self.waiters)
 
     def give(self, result: T) -> None:
         for waiter in self.waiters:
@@ -181,7 +185,7 @@ class SingleFlight(Generic[T]):
         # A flight of another loop cannot be awaited here (that loop may even be closed): start a new one.
         # So it is with one that is being cancelled.
         suspect = False
-        if flight is None or not flight.takes_callers(loop):
+        if flight is None or not flight.takes_callers(loop, within=current is not None):
             flight = _Flight(key, self._name, loop)
             flight.expired = expired
             if current is not None:

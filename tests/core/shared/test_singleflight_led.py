@@ -61,6 +61,43 @@ async def test_a_leader_that_gives_up_early_does_not_make_the_others_begin_anew_
     assert runs == 2
 
 
+async def test_a_caller_that_comes_as_the_leader_is_cancelled_waits_with_the_others():
+    flights, work = SingleFlight(led=True), Work()
+    leader, waiter = await start(flights, work, 2)
+    leader.cancel()
+    late = asyncio.ensure_future(flights.run("k", work))
+    await until_idle()
+    assert work.runs == 2, "the leader's, and one for both"
+    work.gate.set()
+    assert await asyncio.gather(waiter, late) == [2, 2]
+    with pytest.raises(asyncio.CancelledError):
+        await leader
+    assert not len(flights)
+
+
+async def test_what_a_cancelled_leader_asks_for_as_it_ends_is_a_run_of_its_own():
+    flights, work, ended = SingleFlight(led=True), Work(), []
+
+    async def once_more():
+        try:
+            return await work()
+        except asyncio.CancelledError:
+            work.gate.set()
+            ended.append(await flights.run("k", work))
+            raise
+
+    leader = asyncio.ensure_future(flights.run("k", once_more))
+    await until_idle()
+    waiter = asyncio.ensure_future(flights.run("k", work))
+    await until_idle()
+    leader.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leader
+    assert ended == [2]
+    assert await waiter == 3
+    assert not len(flights)
+
+
 async def test_work_that_is_cancelled_by_itself_cancels_those_who_wait_but_not_their_tasks():
     flights, gate, runs = SingleFlight(led=True), asyncio.Event(), []
 
