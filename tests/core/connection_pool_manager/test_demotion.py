@@ -120,7 +120,8 @@ async def test_redis_is_also_left_for_what_a_pipeline_or_a_script_was_refused(po
         else:
             pipeline = conn.pipeline(transaction=True)
             pipeline.set("a", 1)
-            with pytest.raises(Exception, match=r"read only|discarded"):
+            # redis-py before 7.1 leaves the server's words out.
+            with pytest.raises(Exception, match=r"read only|discarded|exception\.args"):
                 await pipeline.execute()
     async with pools.connection("p") as conn:
         assert conn.connection_id != first
