@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, TypeVar
 
@@ -19,7 +20,7 @@ class Deadlines(Generic[T]):
     timeout after the last item. Use it from one thread.
     """
 
-    __slots__ = ("_at", "_due", "_loop", "_rests", "_timer", "_upcoming")
+    __slots__ = ("_at", "_due", "_loop", "_rests", "_rings_at", "_timer", "_upcoming")
 
     def __init__(self, due: Callable[[T], object]) -> None:
         self._due = due
@@ -28,6 +29,7 @@ class Deadlines(Generic[T]):
         self._upcoming = Upcoming(self._waiting, self._waits)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._rings_at = math.inf
         # Whether the timer is given back once it waits for nothing. Changed by rest and _give_back.
         self._rests = False
 
@@ -37,15 +39,14 @@ class Deadlines(Generic[T]):
         if self._loop is not loop:
             # What is left of an earlier loop has nobody who waits for it any more.
             self._at.clear()
-            self._loop, self._timer = loop, None
+            self._loop, self._timer, self._rings_at = loop, None, math.inf
         self._at[item] = at
         if at <= self._upcoming.horizon:
             self._upcoming.add(at, item, len(self._at))
-        if self._timer is None:
-            self._timer = loop.call_at(at, self._fire, loop)
-        elif at < self._timer.when():
-            self._timer.cancel()
-            self._timer = loop.call_at(at, self._fire, loop)
+        if at < self._rings_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer, self._rings_at = loop.call_at(at, self._fire, loop), at
 
     def discard(self, item: T) -> None:
         """Forget an item, if it is there."""
@@ -64,7 +65,7 @@ class Deadlines(Generic[T]):
         # Without a running loop: a coroutine that is closed after its loop.
         if self._timer is not None and self._loop is asyncio._get_running_loop():
             self._timer.cancel()
-            self._timer = None
+            self._timer, self._rings_at = None, math.inf
 
     def _fire(self, loop: asyncio.AbstractEventLoop) -> None:
         if loop is not self._loop:
@@ -74,7 +75,10 @@ class Deadlines(Generic[T]):
         due = self._upcoming.take_due(now)
         for item in due:
             del self._at[item]
-        self._timer = loop.call_at(self._upcoming.next_at(), self._fire, loop) if self._at else None
+        self._timer, self._rings_at = None, math.inf
+        if self._at:
+            self._rings_at = self._upcoming.next_at()
+            self._timer = loop.call_at(self._rings_at, self._fire, loop)
         for item in due:
             self._due(item)
 

@@ -93,11 +93,11 @@ def _freeze_rows(rows: list[Any]) -> Frozen | None:
     """
     kind = type(rows[0])
     if kind is dict and len(rows) == 1:  # a look-up by key, as most queries are
-        parts = [*rows[0], *rows[0].values()]
-        if not (kinds := set(map(type, parts))) <= IMMUTABLE:
+        row = rows[0]
+        size = _size_if_atoms([*row, *row.values()])
+        if size < 0:
             return None
-        size = getsizeof(rows) + getsizeof(rows[0]) + atoms_size(parts, kinds)
-        return Frozen(copy_rows(rows), copy_of_rows(rows), size)
+        return Frozen(copy_rows(rows), copy_of_rows(rows), getsizeof(rows) + getsizeof(row) + size)
     if kind in IMMUTABLE:
         return None
     if kind is not dict and kind is not tuple:

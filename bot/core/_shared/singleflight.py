@@ -194,7 +194,7 @@ class SingleFlight(Generic[T]):
                     shown = f"{self._name(key):.100}"
                     raise RecursionError(f"{MAX_NESTED:,} loads wait for one another, the last is {shown}")
             if self._led and flight.depth < MAX_LED:
-                task = asyncio.current_task()
+                task = asyncio.current_task(loop)
                 if task is not None:
                     flight.task = task
                     return await self._lead(flight, work, timeout, current)

@@ -56,15 +56,16 @@ class Execution:
         """Hold nothing but the executions in progress: the optimizer is switched off."""
         self._flights.rest()
 
-    async def run(self, call: Call) -> Any:
+    def run(self, call: Call) -> Awaitable[Any]:
+        """What runs ``call``, to be awaited at once. Not a coroutine around another: each costs every read."""
         analysis = call.analysis
         if analysis.is_write:
-            return await self._write(call)
+            return self._write(call)
         if analysis.transaction:
-            return await self._transact(call)
+            return self._transact(call)
         if call.key is None or not self.may_keep(analysis, call.params):
-            return await self._timed(call, call.key)
-        return await self._load(call)
+            return self._timed(call, call.key)
+        return self._load(call)
 
     def may_keep(self, analysis: Analysis, params: Any) -> bool:
         if not analysis.cacheable or self._transactions.current() is not None:

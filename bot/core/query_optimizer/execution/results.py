@@ -211,11 +211,11 @@ def size_of_key(key: Any) -> int:
     parts = [key]
     for part in parts:  # grows while it is read
         kind = part.__class__
-        if kind is type or isinstance(part, type):
-            continue
-        size += getsizeof(part)
         if kind is tuple or kind is frozenset:
             parts += part
+        elif kind not in _PLAIN and isinstance(part, type):
+            continue
+        size += getsizeof(part)
     return size
 
 

@@ -30,6 +30,8 @@ _MOST = 1000
 
 def names_a_moment(params: Any) -> bool:
     """Whether a parameter, at any depth, is a string that may be read as the current time."""
+    if params.__class__ is tuple and _NO_TEXTS.issuperset(map(type, params)):
+        return False
     queue = [params]
     for value in queue:  # grows while it is read
         if value.__class__ in _NO_TEXTS:
