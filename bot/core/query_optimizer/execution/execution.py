@@ -57,7 +57,7 @@ class Execution:
         self._flights.rest()
 
     def run(self, call: Call) -> Awaitable[Any]:
-        """What runs ``call``, to be awaited at once. Not a coroutine around another: each costs every read."""
+        """What runs ``call``, to be awaited at once. Not a coroutine around another, which each read pays."""
         analysis = call.analysis
         if analysis.is_write:
             return self._write(call)
