@@ -48,8 +48,8 @@ class Backend:
         self.world, self.number = world, number
         self.id = f"b{number}"
         self.weight = float(1 + number % 2)
-        self.listens = True
-        self.frozen = False
+        # How many faults, of those that last, keep it dead and frozen: one may end before another.
+        self._deaths = self._freezes = 0
         self.failing = self.slowness = 0.0
         """The share of requests that it answers with 503; seconds that an answer takes at most."""
         self.received: list[int] = []
@@ -65,16 +65,30 @@ class Backend:
         self.connections[connection] = None
         return connection
 
+    @property
+    def listens(self) -> bool:
+        return not self._deaths
+
+    @property
+    def frozen(self) -> bool:
+        """Whether it stands still, with its machine: for the next process, too."""
+        return self._freezes > 0
+
     def kill(self) -> None:
-        self.listens = self.frozen = False
+        self._deaths += 1
         for connection in list(self.connections):
             connection.transport.cut()
 
     def restart(self) -> None:
-        self.listens = True
+        self._deaths -= 1
+
+    def freeze(self) -> None:
+        self._freezes += 1
 
     def thaw(self) -> None:
-        self.frozen = False
+        self._freezes -= 1
+        if self.frozen:
+            return
         for connection in list(self.connections):
             connection.go_on()
 

@@ -19,7 +19,7 @@ OLDEST: Mapping[str, str] = {
     "asyncmy": "0.2.13",
     "aiosqlite": "0.21",
     "graphql-core": "3.2.6",
-    "aiohttp": "3.14.1",
+    "aiohttp": "3.14.4",
 }
 """Package -> version; a test holds it against ``pyproject.toml``."""
 
