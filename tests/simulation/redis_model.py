@@ -418,7 +418,8 @@ class RedisModel:
         kept = self.server.dbs if keeps else {}
         self.server = FakeServer(version=(7, 4), server_type="redis")
         for number, database in kept.items():
-            self.server.dbs[number].update(database)
+            for key, item in list(database._dict.items()):  # to read one that has expired would drop it
+                self.server.dbs[number][key] = item
 
     def copied(self) -> dict[int, dict[bytes, Any]]:
         """What it holds now, by database."""

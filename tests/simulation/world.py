@@ -26,8 +26,8 @@ from tests.simulation.network import Network, Route
 from tests.simulation.redis_model import RedisModel
 
 HEALING = 30.0
-"""Seconds after the last fault within which all works again: a probe of the breaker, a retry, a subscription
-(5, 5 and 4 seconds at most), one after another, twice."""
+"""Seconds after the last fault, and the last call, within which all works again: a probe of the breaker, a
+retry, a subscription (5, 5 and 4 seconds at most), one after another, twice."""
 
 
 class Violation(AssertionError):
@@ -406,12 +406,15 @@ class World:
                     self.wrong(f"{task.get_name()} still waits")
 
     async def _heal(self) -> None:
-        """Side by side: an instance that takes its time takes none from the others."""
-        await asyncio.gather(*map(self._heal_one, self._living()))
+        """Side by side: an instance that takes its time takes none from the others. What users and bots that
+        leave are still waiting for has ended by now, in its own time.
+        """
+        begun = self.now
+        await asyncio.gather(*[self._heal_one(instance, begun) for instance in self._living()])
 
-    async def _heal_one(self, instance: Instance) -> None:
+    async def _heal_one(self, instance: Instance, begun: float) -> None:
         while not (instance.ready and await self._asked(instance)):
-            if self.now > self.faults_ended + HEALING:
+            if self.now > begun + HEALING:
                 self.wrong(f"{instance.name} has not recovered in {HEALING} s")
                 break
             await asyncio.sleep(0.5)
