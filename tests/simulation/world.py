@@ -347,6 +347,9 @@ class World:
         await self._end_of(list(self._users))
         await self._end_of(self._errands)
         if not self.ailing:
+            if not any(True for _ in self._living()):  # all have left, and what they accepted waits
+                last = self._instances[0]
+                self._begin(last.number, last.generation + 1)
             await self._heal()
             await self._finish()
         await self._stop()
