@@ -206,5 +206,5 @@ def _may_have_arrived(error: BackendError) -> bool:
     while cause is not None:
         if isinstance(cause, ConnectionRefusedError | socket.gaierror) or "connecting to" in str(cause):
             return False  # there was no connection to send it over
-        cause = cause.__cause__ or cause.__context__
+        cause = cause.__cause__  # not its context: that may be how an earlier try ended
     return True
