@@ -255,7 +255,8 @@ _PARAMETERS = object()
 """The container of all parameters: names in a dict have no order."""
 
 
-def _frozen(value: Any, where: object = None) -> Hashable:
+def _frozen(value: Any, where: object) -> Hashable:
+    # ``where`` has no default: Python 3.13.0 bounds no recursion of calls that leave an argument out.
     kind = type(value)
     if kind in _PLAIN:
         return kind, value
@@ -264,20 +265,20 @@ def _frozen(value: Any, where: object = None) -> Hashable:
         return float, value if value and value == value else repr(value)
     if kind is tuple or kind is list:
         return kind, tuple(
-            [(item.__class__, item) if type(item) in _PLAIN else _frozen(item) for item in value]
+            [(item.__class__, item) if type(item) in _PLAIN else _frozen(item, None) for item in value]
         )
     if kind is dict:
-        items = [(_frozen(name), _frozen(item)) for name, item in value.items()]
+        items = [(_frozen(name, None), _frozen(item, None)) for name, item in value.items()]
         return dict, frozenset(items) if where is _PARAMETERS else tuple(items)
     if kind is set or kind is frozenset:
-        return kind, frozenset([_frozen(item) for item in value])
+        return kind, frozenset([_frozen(item, None) for item in value])
     if kind in _WRITTEN_APART:
         # 12:00+00:00 equals 13:00+01:00, and 1.0 equals 1.00.
         return kind, value, repr(value)
     if kind in _IMMUTABLE or (isinstance(value, UUID) and kind.__module__.startswith("asyncpg.")):
         return kind, value
     if isinstance(value, tuple) and hasattr(kind, "_fields"):
-        return kind, tuple([_frozen(item) for item in value])
+        return kind, tuple([_frozen(item, None) for item in value])
     if kind.__module__ == "bson.objectid":
         return kind, value
     raise TypeError(f"parameter of type {kind.__qualname__}: expected plain data")
