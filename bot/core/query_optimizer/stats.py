@@ -48,8 +48,7 @@ class ExecutionStatistics:
     def __init__(self) -> None:
         self.repeated: dict[str, Shape] = {}
         """Shapes with repetitions. Changed only by record and clear, and when a shape is dropped."""
-        # Plain dicts in order, since every execution passes here: what was not seen for the longest time is
-        # first.
+        # What was not seen for the longest time is first.
         self._shapes: OrderedDict[str, Shape] = OrderedDict()
         # hash of text and parameters -> (monotonic time, version of what it reads), the oldest first
         self._last: OrderedDict[int, tuple[float, int]] = OrderedDict()

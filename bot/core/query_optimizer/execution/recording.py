@@ -63,12 +63,8 @@ class Recorder:
         self.detector.window = settings.n_plus_one_window
         self.detector.total_time = settings.n_plus_one_total
 
-    def record(
-        self, call: Call, milliseconds: float, rows: int, key: Hashable, now: float | None = None
-    ) -> None:
-        """Count an execution. ``key`` tells executions of the shape apart; None if nothing does. ``now`` is
-        monotonic time, if the caller has it at hand.
-        """
+    def record(self, call: Call, milliseconds: float, rows: int, key: Hashable) -> None:
+        """Count an execution. ``key`` tells executions of the shape apart; None if nothing does."""
         analysis = call.analysis
         if self._detects:
             self.detector.took(analysis.fingerprint, milliseconds / 1000)
@@ -77,8 +73,7 @@ class Recorder:
         if key is not None and analysis.cacheable and self._transactions.current() is None:
             version = self._invalidation.version_of(analysis)
             # For as long as a cached result would live.
-            when = self._now() if now is None else now
-            self.statistics.note_repeat(shape, hash(key), milliseconds, version, when, self._ttl)
+            self.statistics.note_repeat(shape, hash(key), milliseconds, version, self._now(), self._ttl)
         if slow:
             self._was_slow(call, milliseconds)
 
@@ -100,9 +95,8 @@ class Recorder:
         shape = self.statistics.record(analysis, milliseconds, rows, slow, self._clock.time())
         tally = None
         if apart is not None:
-            if not analysis.not_cacheable and not (
-                self._transactions.running[0] and self._transactions.current()
-            ):
+            may_be_kept = not (analysis.not_cacheable or analysis.is_write)
+            if may_be_kept and not (self._transactions.running[0] and self._transactions.current()):
                 version = self._invalidation.version_of(analysis)
                 self.statistics.note_repeat(shape, apart, milliseconds, version, now, self._ttl)
             if self._detects and not analysis.transaction:

@@ -128,7 +128,7 @@ def _watched_method(name: str, original: Any, instrument: Instrument) -> Any:
             # What watch and Session.run do, without their questions: most calls come here.
             if not (reads and instrument.cache):
                 text, params = args[0], args[1:]
-                if session.open is None and session.in_transaction():
+                if session.open is None:
                     session.before()
                 start = instrument.optimizer._now()
                 try:

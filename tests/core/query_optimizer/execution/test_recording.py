@@ -2,6 +2,8 @@
 
 import pytest
 
+from bot.core.query_optimizer.mongodb.shapes import analysis_of
+
 
 def slow_lines(caplog):
     return [r.getMessage() for r in caplog.records if r.getMessage().startswith("Slow query")]
@@ -113,3 +115,14 @@ async def test_a_reset_forgets_all_that_was_counted(optimizer):
     assert {figures[key] for key in ("total_executions", "slow_queries", "n_plus_one_patterns")} == {0}
     assert await optimizer.get_slow_queries() == []
     assert await optimizer.get_n_plus_one_patterns() == []
+
+
+async def test_a_write_that_an_instrument_sees_again_repeats_nothing(optimizer):
+    """MongoDB's writes have no reason not to be cached: nobody would."""
+    users, recorder = frozenset(("юзеры",)), optimizer._recorder
+    read = analysis_of("find_one", "db", "юзеры", {"filter": {"_id": 1}}, reads=users)
+    write = analysis_of("update_one", "db", "юзеры", {"filter": {"_id": 1}}, writes=users)
+    for analysis, repeats in ((read, 2), (write, 0)):
+        for _ in range(3):
+            recorder.ran(analysis, analysis.normal_form, None, 1, 5.0, 1, 0.0)
+        assert recorder.statistics.shape(analysis.fingerprint).repeats == repeats
