@@ -18,7 +18,7 @@ async def balancer():
     yield lb
     lb.check_invariants()
     assert [instance.in_flight for instance in lb.instances] == [0] * len(lb.instances)
-    assert lb._router.in_progress == 0
+    assert lb._router.idle
     assert await lb.disable()
     assert lb._waiting == []
 

@@ -99,8 +99,11 @@ class Router:
         self.response_seconds = Histogram()
         options = cluster.options
         self.budget = RetryBudget(options.retry_budget_percent, options.retry_budget_min_per_second)
-        self.in_progress = 0
-        self.tell_ends = False  # remove_instance waits for requests to end
+        # Requests whose callers wait, those between two tries among them. Changed by route.
+        self._in_progress = 0
+        # Off, and the time for requests to end is over: no further try begins. Changed by the balancer.
+        self.closed = False
+        self.tell_ends = False  # disable or remove_instance waits for requests to end
         # Tries in progress that may go elsewhere, by their time limits. Changed by _attempt.
         self._movable: dict[asyncio.Timeout, Instance] = {}
         # Of these, the ones that were told to. Changed by give_up and _attempt.
@@ -110,6 +113,11 @@ class Router:
         self._losers: set[asyncio.Task[_Outcome]] = set()
         self._hedge_delay = 0.0
         self._hedge_delay_until = -1.0
+
+    @property
+    def idle(self) -> bool:
+        """Whether no try is in progress, and none can begin."""
+        return self._in_progress == 0 and not self._losers
 
     async def route(
         self,
@@ -128,42 +136,53 @@ class Router:
         counters.requests += 1
         self.budget.request(now)
         failures: _Failures | None = None
-        while True:
-            tried = _NONE if failures is None else failures.tried
-            trial = None
-            if cluster.trials and not tried and session_id is None and idempotent is not False:
-                trial = cluster.select_trial()
-            instance = trial or cluster.select(session_id, tried)
-            if instance is None:
-                reason = self._nobody(tried)
-                break
-            limit = min(cluster.options.request_timeout, deadline - self._now())
-            if limit <= 0:
-                reason = f"no answer within {timeout:g} s"
-                break
-            if failures is not None:
-                if not failures.free and not self.budget.take(self._now()):
-                    reason = "failed, and the retry budget is used up"
+        self._in_progress += 1
+        try:
+            while True:
+                tried = _NONE if failures is None else failures.tried
+                trial = None
+                if cluster.trials and not tried and session_id is None and idempotent is not False:
+                    trial = cluster.select_trial()
+                instance = trial or cluster.select(session_id, tried)
+                if instance is None:
+                    reason = self._nobody(tried)
                     break
-                counters.retries += 1
-            if idempotent and cluster.options.hedging and trial is None:
-                outcomes = await self._hedged(handler, instance, data, limit, tried)
-            else:
-                movable = idempotent is not False
-                self._begin(instance)
-                outcomes = [await self._attempt(handler, instance, data, limit, trial is not None, movable)]
-            outcome = outcomes[-1]
-            if outcome.kind == "answered" and len(outcomes) == 1 and failures is None:
-                counters.succeeded += 1  # at once, as nearly always
-                return RouteResult(True, outcome.value, outcome.instance.id)
-            if outcome.attempt is not None or len(outcomes) > 1:
-                failures = failures or _Failures()
-                failures.add(outcomes)
-            if outcome.kind != "failed" or failures is None:
-                return self._done(outcome, failures)
-            reason = failures.why_not_again(max_retries, idempotent)
-            if reason:
-                break
+                limit = min(cluster.options.request_timeout, deadline - self._now())
+                if limit <= 0:
+                    reason = f"no answer within {timeout:g} s"
+                    break
+                if failures is not None:
+                    if self.closed:
+                        reason = "failed, and the load balancer was switched off"
+                        break
+                    if not failures.free and not self.budget.take(self._now()):
+                        reason = "failed, and the retry budget is used up"
+                        break
+                    counters.retries += 1
+                if idempotent and cluster.options.hedging and trial is None:
+                    outcomes = await self._hedged(handler, instance, data, limit, tried)
+                else:
+                    movable = idempotent is not False
+                    self._begin(instance)
+                    outcomes = [
+                        await self._attempt(handler, instance, data, limit, trial is not None, movable)
+                    ]
+                outcome = outcomes[-1]
+                if outcome.kind == "answered" and len(outcomes) == 1 and failures is None:
+                    counters.succeeded += 1  # at once, as nearly always
+                    return RouteResult(True, outcome.value, outcome.instance.id)
+                if outcome.attempt is not None or len(outcomes) > 1:
+                    failures = failures or _Failures()
+                    failures.add(outcomes)
+                if outcome.kind != "failed" or failures is None:
+                    return self._done(outcome, failures)
+                reason = failures.why_not_again(max_retries, idempotent)
+                if reason:
+                    break
+        finally:
+            self._in_progress -= 1
+            if self.tell_ends:
+                self._after()
         return self._failed(reason, failures)
 
     def _done(self, outcome: _Outcome, failures: _Failures | None) -> RouteResult:
@@ -224,11 +243,9 @@ class Router:
     def _begin(self, instance: Instance) -> None:
         """Count a try as in progress in the same step that chose the instance, or others choose it too."""
         self.cluster.acquire(instance)
-        self.in_progress += 1
 
     def _end(self, instance: Instance) -> None:
         self.cluster.release(instance)
-        self.in_progress -= 1
         if self.cluster.events or self.tell_ends:
             self._after()
 
@@ -342,7 +359,7 @@ class Router:
             done, _ = await asyncio.wait(running, timeout=delay)
             if not done:
                 other = self.cluster.select(None, [*tried, instance])
-                if other is not None and self.budget.take(self._now()):
+                if other is not None and not self.closed and self.budget.take(self._now()):
                     self.counters.hedged += 1
                     running.add(self._started(handler, other, data, limit - delay))
             while running:
@@ -358,7 +375,7 @@ class Router:
             for task in running:
                 if task.cancel():
                     self._losers.add(task)
-                    task.add_done_callback(self._losers.discard)
+                    task.add_done_callback(self._lost)
 
     def _started(
         self, handler: RequestHandler, instance: Instance, data: Any, limit: float
@@ -379,6 +396,11 @@ class Router:
         task = asyncio.get_running_loop().create_task(attempt())
         task.add_done_callback(ended)
         return task
+
+    def _lost(self, task: asyncio.Task[_Outcome]) -> None:
+        self._losers.discard(task)
+        if self.tell_ends:
+            self._after()
 
     def abandon_hedges(self) -> None:
         """Cancel once more the tries that lost and go on; never one that a caller still waits for."""

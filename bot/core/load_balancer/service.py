@@ -157,6 +157,7 @@ class LoadBalancer(Phase4Service):
             if not self._enabled:
                 cluster.restart()
             cluster.configure(chosen, options)
+            self._router.closed = False
             self._router.budget.share = options.retry_budget_percent / 100.0
             self._router.budget.min_per_second = options.retry_budget_min_per_second
             if wanted is not None:
@@ -177,20 +178,26 @@ class LoadBalancer(Phase4Service):
             self._cluster.add(instance)
 
     async def disable(self, *, drain_timeout: float = DISABLE_DRAIN_SECONDS) -> bool:
-        """Switch off; requests in progress get ``drain_timeout`` seconds. True if all had ended."""
+        """Switch off; requests in progress get ``drain_timeout`` seconds. True if all had ended.
+
+        What has not ended by then gets no further try.
+        """
         async with self._transition:
             self._enabled = False
             checks, self._checks = self._checks, None
             self._loop, self._loop_runs = None, bool
-            if checks is not None and not await run_on_loop(checks.loop, checks.stop):
-                checks.abandon()
-            idle = await self._wait_until(self._is_idle, drain_timeout)
-            self._router.abandon_hedges()
-            await self._default_handler.close()
+            try:
+                if checks is not None and not await run_on_loop(checks.loop, checks.stop):
+                    checks.abandon()
+                idle = await self._wait_until(self._is_idle, drain_timeout)
+            finally:
+                self._router.closed = True
+                self._router.abandon_hedges()
+                await self._default_handler.close()
         return idle
 
     def _is_idle(self) -> bool:
-        return self._router.in_progress == 0
+        return self._router.idle
 
     def _start_checks(self) -> None:
         self._loop = asyncio.get_running_loop()

@@ -55,8 +55,8 @@ class BalancerWorld(World):
     async def held(self) -> list[str]:
         self.balancer.check_invariants()
         found = [f"{one.in_flight} requests at {one.id}" for one in self.balancer.instances if one.in_flight]
-        if self.balancer._router.in_progress:
-            found.append(f"{self.balancer._router.in_progress} requests in progress")
+        if not self.balancer._router.idle:
+            found.append("requests are in progress")
         if self.balancer._waiting:
             found.append(f"{len(self.balancer._waiting)} wait")
         return found

@@ -11,6 +11,7 @@ from bot.core.enhanced_startup_phase4 import initialize_phase4_services, shutdow
 from bot.core.load_balancer import InstanceState, LoadBalancer, LoadBalancingStrategy
 from bot.core.load_balancer.faults import CODE_FAULTS
 from bot.core.load_balancer.models import Figures
+from bot.core.load_balancer.router import HEDGE_MIN_SAMPLES
 from bot.core.phase4_config.load_balancer import LoadBalancerOptions
 from bot.core.phase4_config.messages import bare
 from tests.support.clock import VirtualClock, until_idle
@@ -149,6 +150,107 @@ async def test_disable_waits_for_requests_in_progress_but_not_for_ever():
     assert not stopping.done()
     release.set()
     assert await stopping is True
+    assert (await request).success
+
+
+@pytest.mark.parametrize("idempotent", [None, True])
+async def test_disable_waits_for_a_request_whose_try_has_just_failed(idempotent):
+    lb = await balancer("a", "b", hedging=True)
+    for _ in range(HEDGE_MIN_SAMPLES):
+        await lb.route_request(0)
+    fails, release, tried = asyncio.Event(), asyncio.Event(), []
+
+    async def fail_then_wait(instance, data):
+        tried.append(instance.id)
+        if len(tried) == 1:
+            await fails.wait()
+            raise ConnectionResetError("it broke off")
+        await release.wait()
+        return data
+
+    lb.request_handler = fail_then_wait
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lb._router, "_delay", lambda: 60.0)  # an idempotent one is in a task of its own
+        request = asyncio.ensure_future(lb.route_request(1, idempotent=idempotent))
+        await until_idle()
+        stopping = asyncio.ensure_future(lb.disable())
+        await until_idle()
+        fails.set()
+        await until_idle()
+    assert len(tried) == 2
+    assert not stopping.done(), "the second try is in progress"
+    release.set()
+    assert await stopping is True
+    assert (await request).success
+
+
+async def test_when_the_time_to_end_is_over_no_further_try_begins():
+    lb = await balancer("a", "b")
+    fails, tried = asyncio.Event(), []
+
+    async def fail(instance, data):
+        tried.append(instance.id)
+        await fails.wait()
+        raise ConnectionResetError("it broke off")
+
+    lb.request_handler = fail
+    request = asyncio.ensure_future(lb.route_request(1))
+    await until_idle()
+    assert await lb.disable(drain_timeout=0) is False
+    fails.set()
+    success, error, _ = await request
+    assert (success, len(tried)) == (False, 1)
+    assert str(error).startswith("failed, and the load balancer was switched off")
+    await lb.enable()
+    await lb.route_request(2)
+    assert len(tried) == 3, "on again, a request is tried elsewhere"
+
+
+async def test_disable_that_is_cancelled_lets_no_further_try_begin_either():
+    lb = await balancer("a", "b")
+    fails, tried = asyncio.Event(), []
+
+    async def fail(instance, data):
+        tried.append(instance.id)
+        await fails.wait()
+        raise ConnectionResetError("it broke off")
+
+    lb.request_handler = fail
+    request = asyncio.ensure_future(lb.route_request(1))
+    await until_idle()
+    stopping = asyncio.ensure_future(lb.disable())
+    await until_idle()
+    stopping.cancel()
+    await asyncio.wait([stopping])
+    fails.set()
+    assert not (await request).success
+    assert len(tried) == 1
+
+
+async def test_a_removal_does_not_wait_for_requests_that_went_elsewhere():
+    lb = await balancer("a", "b")
+    fails, release, tried = asyncio.Event(), asyncio.Event(), []
+
+    async def fail_then_wait(instance, data):
+        tried.append(instance.id)
+        if len(tried) == 1:
+            await fails.wait()
+            raise ConnectionResetError("it broke off")
+        await release.wait()
+        return data
+
+    lb.request_handler = fail_then_wait
+    request = asyncio.ensure_future(lb.route_request(1))
+    await until_idle()
+    removing = asyncio.ensure_future(lb.remove_instance(tried[0], timeout=60))
+    await until_idle()
+    assert not removing.done()
+    fails.set()
+    await until_idle()
+    assert removing.done()
+    assert await removing is True
+    assert not request.done()
+    release.set()
     assert (await request).success
 
 
