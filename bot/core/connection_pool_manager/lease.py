@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import sys
 from collections.abc import Callable
 from types import CodeType, FrameType, TracebackType
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 _HERE = __file__.rsplit("/", 1)[0].rsplit("\\", 1)[0]
 _SQL_CALLS = __file__.replace("lease.py", "sql_calls.py")
 _CONTEXTS = contextlib.__file__
+_LOOPS = ("/asyncio/", "/uvloop/")
+_AWAITED = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR | inspect.CO_ITERABLE_COROUTINE
 
 Site = tuple[CodeType | int, ...]
 """Code objects, each followed by an offset in it; innermost first."""
@@ -60,11 +63,17 @@ def _outside(frame: FrameType) -> FrameType:
 
 
 def describe_site(site: Any) -> str:
-    """``file:line in function``, innermost first, without the frames of this package and of asyncio."""
+    """``file:line in function``, innermost first, without the frames of this package and of the loop."""
     shown = []
     parts = iter(site or ())
+    in_task = False
     for code, offset in zip(parts, parts, strict=True):
-        if code.co_filename.startswith(_HERE) or "/asyncio/" in code.co_filename:
+        if code.co_flags & _AWAITED:
+            in_task = True
+        elif in_task and not code.co_flags & inspect.CO_GENERATOR:
+            break  # a plain function below a coroutine is the loop's, or runs a loop that is written in C
+        name = code.co_filename.replace("\\", "/")
+        if code.co_filename.startswith(_HERE) or any(loop in name for loop in _LOOPS):
             continue
         line = code.co_firstlineno
         for start, end, number in code.co_lines():

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bot.core._shared.errors import MisuseError
-from bot.core.connection_pool_manager import ConnectionPoolManager
+from bot.core.connection_pool_manager import ConnectionPoolManager, PoolTimeoutError
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -153,3 +153,24 @@ asyncio.run(parent())
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
+def test_the_code_that_runs_the_loop_is_no_caller(url, kind):
+    manager = ConnectionPoolManager()
+    make = asyncio.new_event_loop if kind == "asyncio" else pytest.importorskip("uvloop").new_event_loop
+
+    async def holds_it():
+        return await manager.acquire_connection("p")
+
+    async def work():
+        await manager.create_pool("p", "sqlite", min_size=1, max_size=1, url=url)
+        lease = await asyncio.create_task(holds_it())
+        with pytest.raises(PoolTimeoutError, match=r"acquired at \S+test_event_loops\.py:\d+ in holds_it\)"):
+            await manager.acquire_connection("p", timeout=0.01)
+        await manager.release_connection("p", lease)
+        await manager.disable()
+
+    loop = make()
+    loop.run_until_complete(work())  # as an application does that has a loop of its own
+    loop.close()

@@ -344,6 +344,16 @@ def _waiting_frames() -> list[FrameType]:
     return found
 
 
+def _task_frame() -> FrameType | None:
+    """The outermost frame of the running task. A loop written in C has no frames of its own below it."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # no running loop
+        return None
+    frame: FrameType | None = getattr(task.get_coro(), "cr_frame", None) if task is not None else None
+    return frame
+
+
 def call_site(executor: Any = None) -> str:
     """``file:line in function`` of the innermost frame outside the library.
 
@@ -352,6 +362,7 @@ def call_site(executor: Any = None) -> str:
     """
     frame: FrameType | None = sys._getframe(1)
     greenlets = _waiting_frames()
+    outermost = _task_frame()
     while frame is not None:
         module = frame.f_globals.get("__name__", "")
         if module in _LOOP:
@@ -359,6 +370,8 @@ def call_site(executor: Any = None) -> str:
         if not _LIBRARY.match(module):
             code = frame.f_code
             return f"{code.co_filename}:{frame.f_lineno} in {code.co_qualname}"
+        if frame is outermost:
+            break
         frame = frame.f_back
         if frame is None:
             frame = greenlets.pop(0) if greenlets else None

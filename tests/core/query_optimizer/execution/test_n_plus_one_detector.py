@@ -304,6 +304,16 @@ async def test_where_no_frame_of_the_bot_is_left_the_executor_is_named():
     assert places == [f"{__file__}:{fetch.__code__.co_firstlineno} in fetch", "", ""]
 
 
+@pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
+def test_the_code_that_runs_the_loop_issues_no_query(kind):
+    loop = asyncio.new_event_loop() if kind == "asyncio" else pytest.importorskip("uvloop").new_event_loop()
+    library = {"__name__": "bot.core.query_optimizer.service", "call_site": call_site}
+    exec("async def execute(executor): return call_site(executor)", library)
+    found = loop.run_until_complete(library["execute"](fetch))
+    loop.close()
+    assert found == f"{__file__}:{fetch.__code__.co_firstlineno} in fetch"
+
+
 # Queries that are counted when they have ended.
 
 
