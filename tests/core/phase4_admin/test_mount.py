@@ -445,7 +445,8 @@ async def test_a_mount_that_is_cancelled_on_the_way_leaves_nothing():
         assert refuses(port)
         assert log.handlers == handlers
     assert mounting.done()
-    assert steps > 1
+    # uvloop opens a port on an address without a suspension.
+    assert steps > (0 if type(asyncio.get_running_loop()).__module__ == "uvloop" else 1)
     await shutdown_phase4_services()
     assert refuses(port)
     assert log.handlers == handlers
