@@ -364,8 +364,14 @@ def test_a_byte_that_was_changed_is_a_value_or_an_error_of_ours(value, data):
 # Two deployments.
 
 
+def defined_in(module, name, fields, **options):
+    kind = dataclasses.make_dataclass(name, fields, **options)
+    kind.__module__ = module  # Python 3.12 has an argument for it, and overrules the namespace
+    return kind
+
+
 def deployed(fields, **options):
-    return dataclasses.make_dataclass("Deployed", fields, namespace={"__module__": "bot.models"}, **options)
+    return defined_in("bot.models", "Deployed", fields, **options)
 
 
 def test_a_class_with_other_fields_reads_nothing_of_before():
@@ -417,8 +423,8 @@ def test_a_class_that_is_defined_again_takes_the_place_of_the_one_before():
 
 
 def test_one_name_in_two_modules_is_two_types():
-    a = register_type(dataclasses.make_dataclass("Same", [("x", int)], namespace={"__module__": "bot.a"}))
-    b = register_type(dataclasses.make_dataclass("Same", [("x", int)], namespace={"__module__": "bot.b"}))
+    a = register_type(defined_in("bot.a", "Same", [("x", int)]))
+    b = register_type(defined_in("bot.b", "Same", [("x", int)]))
     assert [type(decode_body(written(kind(1)))) for kind in (a, b)] == [a, b]
     with pytest.raises(
         ValueError, match=r"name = 'bot\.a\.Same': expected one that does not stand for bot\.a"
