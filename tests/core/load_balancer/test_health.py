@@ -51,11 +51,18 @@ async def test_nobody_listens(path):
 
 
 async def test_what_accepts_and_says_nothing_passes_a_tcp_check_only():
-    silent = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
+    writers = []  # kept: from Python 3.13 on, one that is dropped closes its connection
+
+    def accept(reader, writer):
+        writers.append(writer)
+
+    silent = await asyncio.start_server(accept, "127.0.0.1", 0)
     instance = Instance("a", "127.0.0.1", silent.sockets[0].getsockname()[1])
     assert await checks().probe(instance) == ""
     assert await checks("/health", timeout=0.05).probe(instance) == "no answer within 0.05 s"
     silent.close()
+    for writer in writers:
+        writer.close()
 
 
 @pytest.mark.parametrize("answer", [b"SSH-2.0-OpenSSH\r\n", b"\r\n", b"", b"\x00\xff" * 40_000])
