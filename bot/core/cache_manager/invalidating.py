@@ -91,7 +91,7 @@ def invalidate(
     was cancelled is told after the values are dropped. Raises InvalidArgumentError or TypeError where it is
     written: for a tag or a cached function that the arguments do not determine, and for what is no async
     function. A call with arguments that have no text or key raises TypeError before the function runs. While
-    the cache is off, the function is just called.
+    the cache is off, the function is just called; if it is on when the function ends, values are dropped.
     """
     functions = tuple(function) if isinstance(function, list | tuple) else (function,)
     for one in functions:
@@ -132,8 +132,13 @@ def _invalidating(function: Callable[..., Any], drops: _Drops) -> Any:
         cache = CacheManager.get_instance()
         if not cache.enabled:
             cache._used_while_off()
-            return await function(*args, **kwargs)
-        drop = drops.of_call(cache, args, kwargs)
+
+            async def drop() -> None:
+                if cache.enabled:  # by now, and reads may have been cached since
+                    await drops.of_call(cache, args, kwargs)()
+
+        else:
+            drop = drops.of_call(cache, args, kwargs)
         try:
             result = await function(*args, **kwargs)
         except GeneratorExit:

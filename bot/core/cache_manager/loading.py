@@ -187,7 +187,7 @@ class Loads:
         """The flight's result if it comes in time; else raises _TooSlow, and the flight continues."""
         task = self._tasks.spawn(_outcome(flight), name="cache-load")
         done, _ = await asyncio.wait([task], timeout=soft_timeout)
-        if not done:
+        if not done or task.cancelled():  # by a cache that is switched off, not by this caller
             raise _TooSlow
         result: tuple[Any, Frozen | None]
         result, error = task.result()

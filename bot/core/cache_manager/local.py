@@ -44,6 +44,8 @@ class LocalTier:
 
     def open(self, *, max_bytes: int, max_entries: int, lru: bool) -> None:
         """Begin with an empty L1 of these bounds."""
+        if not self.is_open:
+            self.changes.unknown()  # what was dropped while it was closed, nobody noted
         self.l1.reset(max_bytes=max_bytes, max_entries=max_entries, lru=lru)
         self.is_open = True
 

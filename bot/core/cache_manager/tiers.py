@@ -98,6 +98,8 @@ class Tiers:
 
     def join(self, link: RedisLink, *, pack: Pack | None) -> None:
         """Share values through ``link``, which :meth:`leave` releases. ``pack`` makes them smaller."""
+        # What other instances changed until now was not heard of: no load that runs is to be stored there.
+        self.local.changes.unknown()
         self.shared = SharedTier(
             link,
             self.local,

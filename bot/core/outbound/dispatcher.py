@@ -101,9 +101,9 @@ class Dispatcher:
         claim, granted = self.scheduler.submit(entry, now, deadline)
         if granted and self.shared is not None:
             granted = self._may_leave(entry, now)
-        if granted or self.state is not State.DRAINING:
+        if granted or self.state is State.ON:
             return claim, granted
-        if claim.entry is not None and entry.reservation is None:
+        if claim.entry is not None and (entry.reservation is None or self.state is State.OFF):
             self.scheduler.withdraw(claim, now)
             raise OutboundClosedError("outbound is being switched off; the request was not sent")
         return claim, False
@@ -306,7 +306,7 @@ class Dispatcher:
     # The end.
 
     async def drain(self, timeout: float) -> None:
-        """Let what waits leave within ``timeout`` seconds; what then still waits is turned away.
+        """Let what waits leave within ``timeout`` seconds, turn away what then still waits, and be off.
 
         Meanwhile a request that would have to wait is turned away, too.
         """
@@ -314,6 +314,8 @@ class Dispatcher:
         try:
             await self._until_idle(timeout)
         finally:
+            # In this step: what is refused from now on would wait for a timer that nobody sets.
+            self.stop()
             waiting = self.scheduler.waiting()
             if self.shared is not None:
                 waiting += [claim for entry in self.shared.asked() for claim in entry.claims]

@@ -220,9 +220,14 @@ class Outbound(Phase4Service):
             dispatcher, timeout = self._dispatcher, self._drain_timeout
             loop = dispatcher.owner.loop
             try:
-                await self._broadcasts.stop(timeout)
-                if loop is not None:
-                    await run_on_loop(loop, lambda: dispatcher.drain(timeout))
+                try:
+                    await self._broadcasts.stop(timeout)
+                except BaseException:
+                    timeout = 0.0  # what waits is turned away all the same
+                    raise
+                finally:
+                    if loop is not None:
+                        await run_on_loop(loop, lambda: dispatcher.drain(timeout))
             finally:
                 self._enabled = False
                 dispatcher.stop()

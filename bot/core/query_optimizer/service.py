@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bot.core._shared.bounded_store import MAX_FREQUENCY
@@ -180,14 +180,16 @@ class QueryOptimizer(Phase4Service):
             self._enabled = False
             self._trace_with(None)
             self._invalidation.switch_off()
-            await self._end_change_streams()
-            await self._preload.ended()
-            self._live = self._invalidation.live
+            self._live = self._invalidation.live  # before anything is awaited: nothing is answered any more
             self._offered.lookups.clear()
             self._execution.rest()
             self._analyses.forget()
             if self._invalidation.plans is not None:
                 self._invalidation.plans.forget()
+            try:
+                await self._end_change_streams()
+            finally:
+                await self._preload.ended()
         return True
 
     async def _end_change_streams(self) -> None:
@@ -430,8 +432,7 @@ class QueryOptimizer(Phase4Service):
         databases.
         """
         if not self._enabled:
-            self._used_while_off()
-            return await executor(query, params)
+            return await self._execute_while_off(query, params, executor)
         valid_query(query)
         if ttl is not None:
             ttl = valid_seconds("ttl", ttl)
@@ -475,6 +476,27 @@ class QueryOptimizer(Phase4Service):
         call = Call(query, params, executor, analysis, key, seconds, database)
         self._recorder.watch(call, self._now())
         return await self._execution.run(call)
+
+    async def _execute_while_off(self, query: str, params: Any, executor: Executor) -> Any:
+        self._used_while_off()
+        try:
+            result = await executor(query, params)
+        except BaseException:
+            self._ended_unseen(query, params, waits=False)
+            raise
+        told = self._ended_unseen(query, params)
+        if told is not None:
+            await asyncio.shield(told)
+        return result
+
+    def _ended_unseen(self, query: object, params: Any, *, waits: bool = True) -> Awaitable[Any] | None:
+        """Drop what was cached before a statement ended that began while this was off, if it is on now."""
+        if not self._enabled:
+            return None
+        if not isinstance(query, str):
+            self._invalidation.cache.write_anything()
+            return None
+        return self._invalidation.ended_unseen(self._analyses.analyse(query, params), waits=waits)
 
     def collection(
         self,

@@ -60,6 +60,26 @@ async def test_the_same_call_of_cached_functions_is_dropped(cache):
     assert list(USERS) == [1], "what has no key is refused before the function runs"
 
 
+async def test_a_change_that_began_while_the_cache_was_off_is_seen_when_it_is_on_again(cache):
+    begun, release = asyncio.Event(), asyncio.Event()
+
+    @invalidate(tags=("user:{user_id}",))
+    async def rename(user_id, name):
+        begun.set()
+        await release.wait()
+        USERS[user_id] = name
+
+    USERS[1] = "Ann"
+    await cache.disable()
+    change = asyncio.ensure_future(rename(1, "Eve"))
+    await begun.wait()
+    await cache.enable()
+    assert await get_user(1) == "Ann"
+    release.set()
+    await change
+    assert await get_user(1) == "Eve"
+
+
 async def test_patterns_namespaces_and_a_function_of_the_arguments(cache):
     @invalidate(
         patterns=("menu:*",), namespace="menus", namespaces=("prices",),

@@ -144,6 +144,38 @@ async def test_a_slow_loader_is_not_waited_for_when_there_is_a_stale_value(cache
     assert await cache.get("k") == "second", "the load went on"
 
 
+async def test_a_load_that_outlasts_a_time_off_is_neither_kept_nor_joined(cache):
+    old, new = Loader("old"), Loader("new")
+    old.gate.clear()
+    before = asyncio.ensure_future(cache.get_or_load("k", old))
+    await until_idle()
+    await cache.disable()
+    await cache.delete("k")  # the value changes, and a cache that is off does not hear of it
+    await cache.enable()
+    after = asyncio.ensure_future(cache.get_or_load("k", new))
+    await until_idle()
+    assert after.done(), "it does not wait for the load from before"
+    assert await after == "new"
+    await cache.delete("k")
+    await cache.disable()
+    await cache.enable()
+    old.gate.set()
+    assert await before == "old"
+    assert await cache.get("k") is None
+
+
+async def test_a_stop_does_not_cancel_who_has_a_stale_value_to_fall_back_on(cache, clock):
+    options = LoadOptions(stale_ttl=60, soft_timeout=30)
+    loader = Loader("first")
+    await cache.get_or_load("k", loader, 10, options=options)
+    clock.jump(10)
+    loader.gate.clear()
+    read = asyncio.ensure_future(cache.get_or_load("k", loader, 10, options=options))
+    await until_idle()
+    await cache.disable()
+    assert await read == "first"
+
+
 async def test_a_loader_that_hangs_is_cancelled_at_the_hard_timeout(cache):
     loader = Loader()
     loader.gate.clear()

@@ -472,6 +472,48 @@ async def test_a_stop_sends_what_it_can_and_fails_the_rest(clock, sends):
     assert await outbound.call(sends("off"), Request("sendMessage", USER)) == "off", "off: passed through"
 
 
+async def test_a_request_that_is_refused_after_the_drain_is_not_tried_again(clock, sends):
+    outbound = Outbound(clock=clock)
+    await outbound.enable(drain_timeout=1.0)
+    sends.latency = 2.0
+    sends.refuse["slow"] = [RetryAfter(3)]
+    task = start(outbound, sends("slow"))
+    await until_idle()
+    draining = asyncio.ensure_future(outbound._dispatcher.drain(1.0))  # as disable does, on this loop
+    await clock.advance(1.0)
+    assert draining.done()
+    with pytest.raises(OutboundClosedError):
+        await outbound.call(sends("late"), Request("sendMessage", USER))
+    await clock.advance(60.0)
+    assert [type(result) for result in await ended([task])] == [RetryAfter]
+    assert len(sends.left) == 1
+    await outbound.disable()
+
+
+async def test_a_stop_that_is_cancelled_while_it_waits_for_broadcasts_turns_away_what_waits(clock, sends):
+    outbound = Outbound(clock=clock)
+    await outbound.enable(broadcast_store="")
+    begun, release = asyncio.Event(), asyncio.Event()
+
+    async def slow(chat):
+        begun.set()
+        await release.wait()
+
+    broadcast = asyncio.ensure_future(outbound.broadcast("news", [7], slow))
+    await begun.wait()
+    waiting = [start(outbound, sends(n), chat=GROUP) for n in range(30)]
+    await until_idle()
+    stop = asyncio.ensure_future(outbound.disable())
+    await until_idle()
+    assert not stop.done()
+    stop.cancel()
+    await asyncio.wait([stop, *waiting])
+    assert {type(result) for result in (await ended(waiting))[20:]} == {OutboundClosedError}
+    release.set()
+    await asyncio.wait([broadcast])
+    await outbound.disable()
+
+
 def test_a_second_event_loop_is_served_and_nothing_of_the_first_stays():
     clock = VirtualClock()
     outbound = Outbound(clock=clock)

@@ -66,8 +66,8 @@ class Invalidation:
         self.live: dict[Hashable, Any] = {}
         """The cache's live entries while on, empty while off, so that one look-up answers both questions."""
 
-    def _new_cache(self) -> ResultCache:
-        return ResultCache(max_bytes=int(self.max_size_mb * _MB), max_entries=self.max_entries)
+    def _new_cache(self, begun: int = 0) -> ResultCache:
+        return ResultCache(max_bytes=int(self.max_size_mb * _MB), max_entries=self.max_entries, begun=begun)
 
     # On and off.
 
@@ -75,8 +75,9 @@ class Invalidation:
         self.live = self.cache.live
 
     def switch_off(self) -> None:
-        """Drop every result; those of queries in progress will not be kept."""
-        self.cache = self._new_cache()
+        """Drop every result; those of queries in progress will not be kept, nor joined after a switch on."""
+        self.cache.write_anything()
+        self.cache = self._new_cache(self.cache.begin())
         self.live = {}
 
     def keeps_in(self, cache: ResultCache) -> bool:
@@ -153,6 +154,14 @@ class Invalidation:
                     return self._and_read(told)
                 self.cache.write_anything()
         return told
+
+    def ended_unseen(self, analysis: Analysis, *, waits: bool) -> Awaitable[Any] | None:
+        """A statement has run that was not watched when it began."""
+        if analysis.is_write:
+            return self.written_by(analysis, "", waits=waits)
+        if analysis.transaction:
+            return self._written((), True, "")  # what was written in it, nobody noted
+        return None
 
     def note(self, transaction: Transaction, analysis: Analysis, database: str) -> None:
         """Note in an open transaction what a statement in it writes and defines."""

@@ -55,16 +55,17 @@ class ResultCache:
     write is never cached.
     """
 
-    def __init__(self, *, max_bytes: int, max_entries: int) -> None:
+    def __init__(self, *, max_bytes: int, max_entries: int, begun: int = 0) -> None:
+        """``begun``: the last number of the cache before; what was read then is too old for this one."""
         self.store = BoundedStore(max_bytes=max_bytes, max_entries=max_entries, on_drop=self._dropped)
         self.live = self.store.space(SPACE)
         # Changed only by put, _dropped and the methods that record writes.
         self._by_table: dict[str, set[Entry]] = {}
         # Long texts of queries, each kept and counted once: [the text, results of it]. As above.
         self._texts: dict[str, list[Any]] = {}
-        self._write_number = 0
+        self._write_number = begun
         self._last_write: OrderedDict[str, int] = OrderedDict()
-        self._last_write_to_all = 0
+        self._last_write_to_all = begun
 
     def begin(self) -> int:
         """The number to give to :meth:`put` with a result that is read from now on."""

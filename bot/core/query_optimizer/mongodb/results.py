@@ -371,7 +371,11 @@ class CollectionResults:
         if session is not None:
             note_in_transaction(session, shared, names, shared.ended, shared.doubt)
         if not shared.is_on() or (reader is not None and not reader.is_on):
-            return await run()
+            try:
+                return await run()
+            finally:
+                if shared.is_on():  # by now, and reads may have been kept since
+                    shared.tell(shared.ended(names))
         analysis = analysis_of(method, self.database, self._name, arguments, writes=names)
         if not self.driver.write_concern.acknowledged:
             # The server may do it at any time after the driver returned.

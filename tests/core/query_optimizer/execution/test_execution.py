@@ -32,6 +32,68 @@ async def test_a_write_that_is_cancelled_may_have_written(optimizer, db):
     assert await optimizer.get_cached_result(USERS, (1,)) is None
 
 
+async def test_a_read_that_began_before_a_time_off_is_not_joined_after_it(optimizer, db):
+    db.gate.clear()
+    before = asyncio.ensure_future(optimizer.execute(USERS, (1,), db))
+    await until_idle()
+    await optimizer.disable()
+    db.rows = [{"id": 1, "name": "new"}]  # written while nobody watched
+    await optimizer.enable()
+    after = asyncio.ensure_future(optimizer.execute(USERS, (1,), db))
+    await until_idle()
+    db.gate.set()
+    assert await before == [{"id": 1, "name": "ann"}]
+    assert await after == [{"id": 1, "name": "new"}]
+    assert await optimizer.get_cached_result(USERS, (1,)) == [{"id": 1, "name": "new"}]
+
+
+@pytest.mark.parametrize("ends", ["UPDATE users SET name = 'new'", "COMMIT"])
+async def test_a_write_that_began_while_it_was_off_drops_what_was_cached_since(optimizer, db, ends):
+    await optimizer.disable()
+    db.gate.clear()
+    writing = asyncio.ensure_future(optimizer.execute(ends, None, db))
+    await until_idle()
+    await optimizer.enable()
+    await optimizer.cache_query_result(USERS, [{"id": 1, "name": "ann"}], params=(1,), fresh=True)
+    db.gate.set()
+    await writing
+    assert await optimizer.get_cached_result(USERS, (1,)) is None
+
+
+async def test_a_write_that_began_while_it_was_off_and_fails_may_have_written(optimizer, db):
+    await optimizer.disable()
+    db.gate.clear()
+    db.error = RuntimeError("connection lost")
+    writing = asyncio.ensure_future(optimizer.execute("DELETE FROM users", None, db))
+    await until_idle()
+    await optimizer.enable()
+    await optimizer.cache_query_result(USERS, [{"id": 1, "name": "ann"}], params=(1,), fresh=True)
+    db.gate.set()
+    with pytest.raises(RuntimeError, match="connection lost"):
+        await writing
+    assert await optimizer.get_cached_result(USERS, (1,)) is None
+
+
+@pytest.mark.parametrize("cancel", [False, True])
+async def test_nothing_is_answered_or_offered_from_before_a_stop_that_waits(
+    optimizer, db, monkeypatch, cancel
+):
+    await optimizer.execute(USERS, (1,), db)
+    assert await optimizer.get_cached_result(USERS, (2,)) is None  # a look-up, to be offered later
+    release = asyncio.Event()
+    monkeypatch.setattr(optimizer._preload, "ended", release.wait)  # as while it loads the parser
+    stopping = asyncio.ensure_future(optimizer.disable())
+    await until_idle()
+    assert await optimizer.get_cached_result(USERS, (1,)) is None
+    if cancel:
+        stopping.cancel()
+        await asyncio.wait([stopping])
+    release.set()
+    await asyncio.wait([stopping])
+    await optimizer.enable()
+    assert not await optimizer.cache_query_result(USERS, [], params=(2,))
+
+
 async def test_a_read_under_way_while_a_write_happens_is_not_cached(optimizer, db):
     db.gate.clear()
     reading = asyncio.ensure_future(optimizer.execute(USERS, (1,), db))

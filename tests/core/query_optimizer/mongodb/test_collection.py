@@ -184,6 +184,26 @@ async def test_while_it_is_off_everything_is_the_drivers(optimizer, users, cache
     assert await cached.count_documents({}) == 0
 
 
+async def test_a_write_that_began_while_it_was_off_drops_what_was_kept_since(optimizer, users, cached):
+    release = asyncio.Event()
+    results = cached._results
+
+    async def delete():
+        await release.wait()
+        return await users.delete_one({"_id": 1})
+
+    await optimizer.disable()
+    writing = asyncio.ensure_future(
+        results.write("delete_one", delete, frozenset((results.filed,)), None, {"filter": {"_id": 1}})
+    )
+    await asyncio.sleep(0)
+    await optimizer.enable()
+    assert (await cached.find_one(1))["_id"] == 1
+    release.set()
+    await writing
+    assert await cached.find_one(1) is None
+
+
 async def test_an_unacknowledged_write_ends_the_caching_of_its_collection(users, cached, commands, caplog):
     await cached.find_one({"_id": 1})
     unsure = cached.with_options(write_concern=WriteConcern(0))._results
