@@ -139,7 +139,7 @@ class EveryWorld(Scenario):
     }  # fmt: skip
     harmless: ClassVar[tuple[str, ...]] = (*HARMLESS, "leave")
     quiet: ClassVar[str] = "|".join(part.quiet for part in PARTS if part.quiet != Scenario.quiet)
-    share: ClassVar[float] = 0.1
+    share: ClassVar[float] = 0.05
     length: ClassVar[float] = 12.0
     users: ClassVar[int] = len(USERS)
     pause: ClassVar[float] = 1.5
@@ -165,6 +165,8 @@ class EveryWorld(Scenario):
             mock.patch.object(Phase4Service, "_instances", Registry()),
             mock.patch.object(startup, "_runtime", OneOfEach(runtime)),
             mock.patch.object(pool_service, "driver_class", return_value=self._driver),
+            # Which the operating system has of the real process, and of no simulated one.
+            mock.patch.object(startup, "_process_figures", return_value={}),
         ):
             yield
 

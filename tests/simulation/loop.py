@@ -172,29 +172,37 @@ class VirtualLoop(asyncio.BaseEventLoop):
     # Turns.
 
     def _run_once(self) -> None:
-        timers, ready = self._timers, self._ready
-        while timers and timers[0][3]._cancelled:
-            heapq.heappop(timers)
-        if not ready and not self._stopping:
-            if not timers:
-                raise Standstill("nothing is ready and no timer is set")
-            self._now = max(self._now, timers[0][0])
-        while timers and timers[0][0] <= self._now:
-            timer = heapq.heappop(timers)[3]
-            if not timer._cancelled:
-                ready.append(timer)
-        if self._shuffles and len(ready) > 1:
-            turn = list(ready)
-            self._mix(turn)
-            ready.clear()
-            ready.extend(turn)
-        for _ in range(len(ready)):
-            handle = ready.popleft()
-            if not handle._cancelled:
-                self._step(handle)
-        self._now += 1e-6
+        """One turn after the other until the loop is to stop, which asyncio asks after each."""
+        timers, ready, step = self._timers, self._ready, self._step
+        while True:
+            while timers and timers[0][3]._cancelled:
+                heapq.heappop(timers)
+            now = self._now
+            if not ready and not self._stopping:
+                if not timers:
+                    raise Standstill("nothing is ready and no timer is set")
+                if timers[0][0] > now:
+                    now = self._now = timers[0][0]
+            while timers and timers[0][0] <= now:
+                timer = heapq.heappop(timers)[3]
+                if not timer._cancelled:
+                    ready.append(timer)
+            if len(ready) == 1:  # most turns
+                handle = ready.popleft()
+                if not handle._cancelled:
+                    step(handle)
+            else:
+                if self._shuffles:
+                    self._mix(ready)
+                for _ in range(len(ready)):
+                    handle = ready.popleft()
+                    if not handle._cancelled:
+                        step(handle)
+            self._now += 1e-6
+            if self._stopping:
+                return
 
-    def _mix(self, turn: list[Callback]) -> None:
+    def _mix(self, turn: deque[Callback]) -> None:
         """Let the tasks among the callbacks change places with one another."""
         places = [
             place for place, handle in enumerate(turn)
