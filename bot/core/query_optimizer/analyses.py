@@ -15,11 +15,12 @@ from bot.core.query_optimizer.errors import QueryTooComplexError
 from bot.core.query_optimizer.execution.remembered import Remembered
 from bot.core.query_optimizer.execution.results import key_of
 from bot.core.query_optimizer.graphql.texts import MISSING, is_graphql, operation_name_of
-from bot.core.query_optimizer.models import Advice, Analysis, QueryType
+from bot.core.query_optimizer.models import UNPARSED, Advice, Analysis, QueryType
 from bot.core.query_optimizer.sql.comments import untagged
 from bot.core.query_optimizer.sql.dialects import IMPORTING, load_parser
 from bot.core.query_optimizer.sql.functions import NOTHING, Known
 from bot.core.query_optimizer.sql.long_texts import SHORT, is_readable, outline, shorten
+from bot.core.query_optimizer.sql.numbers import is_same_for_all, without_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,9 @@ MAX_CONDITIONS = 250
 
 ANALYSES_CHARACTERS = 4_000_000
 """Characters of remembered query texts, each counted with 500 more."""
+
+ALIKE_CHARACTERS = 1_000_000
+"""The same, of what texts have in common that differ in numbers alone."""
 
 TOO_LONG = "it is too long to be read while others wait"
 
@@ -57,6 +61,8 @@ class Analyses:
         """What a GraphQL operation may cost, in fields."""
         self._analyses: Remembered[Analysis] = Remembered(ANALYSES_CHARACTERS)
         self._advices: Remembered[Advice] = Remembered(ANALYSES_CHARACTERS)
+        self._alike: Remembered[Analysis] = Remembered(ALIKE_CHARACTERS)
+        """By the text without its numbers (:mod:`.sql.numbers`)."""
         self._missing_logged = False
 
     def __len__(self) -> int:
@@ -66,6 +72,7 @@ class Analyses:
     def forget(self) -> None:
         self._analyses = Remembered(ANALYSES_CHARACTERS)
         self._advices = Remembered(ANALYSES_CHARACTERS)
+        self._alike = Remembered(ALIKE_CHARACTERS)
 
     def limit(self, max_depth: int, max_complexity: int) -> None:
         """Set the limits of GraphQL operations."""
@@ -105,10 +112,19 @@ class Analyses:
             elif (text := untagged(query)) is not query:
                 return self.analyse(text, params)
             else:
-                analysis = analysis_of(query, self.dialect, self.known)
+                analysis = self._of_sql(query)
             self._analyses.put(key, analysis, analysis_size(key, analysis))
         if analysis.operations:
             return analysis.operations.get(operation_name_of(params) or "", analysis)
+        return analysis
+
+    def _of_sql(self, query: str) -> Analysis:
+        alike = without_numbers(query)
+        analysis = None if alike is None else self._alike.get(alike)
+        if analysis is None:
+            analysis = analysis_of(query, self.dialect, self.known)
+            if alike is not None and is_same_for_all(analysis):
+                self._alike.put(alike, analysis, analysis_size(alike, analysis))
         return analysis
 
     def key_of(self, query: str, params: Any) -> Hashable:
@@ -231,7 +247,7 @@ def unknown(query: str, dialect: str) -> Analysis:
         reads=frozenset(),
         writes=frozenset(),
         writes_anything=True,
-        not_cacheable="it cannot be parsed",
+        not_cacheable=UNPARSED,
         declares=(Declaration("doubt"),),
     )
 

@@ -84,6 +84,10 @@ class GraphQLReading:
     findings: tuple[Finding, ...] = ()
 
 
+UNPARSED = "it cannot be parsed"
+"""Why the result of a text that no parser reads is not cached."""
+
+
 class Analysis(Struct, frozen=True):
     """What one query text means; the same for every execution of it."""
 

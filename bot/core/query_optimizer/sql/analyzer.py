@@ -9,7 +9,7 @@ from typing import Any
 from msgspec import Struct, structs
 
 from bot.core.query_optimizer.execution.transactions import transaction_of
-from bot.core.query_optimizer.models import Analysis, QueryType
+from bot.core.query_optimizer.models import UNPARSED, Analysis, QueryType
 from bot.core.query_optimizer.sql.census import Census
 from bot.core.query_optimizer.sql.controls import is_control, sets_transaction
 from bot.core.query_optimizer.sql.declarations import EVERY_EVENT
@@ -293,7 +293,7 @@ def _unreadable(query: str, tokens: list[Any], fingerprint: str, normal_form: st
         writes_anything=not is_end
         and not written
         and ((word not in HARMLESS and not harmless) or word in _RUN or ";" in query),
-        not_cacheable="it cannot be parsed",
+        not_cacheable=UNPARSED,
         transaction=transaction,
         savepoint=savepoint,
         declares=() if is_end else replacing(declared_by_words(query, dialect), query),
@@ -303,9 +303,7 @@ def _unreadable(query: str, tokens: list[Any], fingerprint: str, normal_form: st
 _LAST_WORD = re.compile(r"(?i)(?:\A|[\s;])(?:COMMIT|END|ROLLBACK|ABORT)(?:\s+(?:TRANSACTION|WORK))?[\s;]*\Z")
 
 
-def unreadable(
-    query: str, dialect: str, fingerprint: str, normal_form: str, why: str = "it cannot be parsed"
-) -> Analysis:
+def unreadable(query: str, dialect: str, fingerprint: str, normal_form: str, why: str = UNPARSED) -> Analysis:
     """What the first and the last words of an unparsed text tell."""
     found = _unreadable(query, [], fingerprint, normal_form, dialect)
     transaction = found.transaction
