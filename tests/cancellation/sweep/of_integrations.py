@@ -14,7 +14,7 @@ from aiogram.types import Chat, Message, Update, User
 
 from bot.core.outbound import Limits, Outbound
 from bot.core.phase4_service import Phase4Service
-from bot.core.rate_limiter import RateLimiter
+from bot.core.rate_limiter import RateLimitConfig, RateLimiter
 from bot.integrations import aiogram as on_aiogram
 from bot.integrations import ptb
 from bot.integrations.inbound import Throttle
@@ -24,6 +24,8 @@ from tests.cancellation.sweep.worlds import World, scenario
 
 USER = 42
 LIMITS = Limits(group=(2, 0.02), chat=(2, 0.02), chat_burst=1)
+USERS = RateLimitConfig(1000.0, 10_000)
+"""Of the limiter: a sweep asks more than a user does, and who is refused is not handled."""
 ON = {"ENABLE_OUTBOUND": True, "ENABLE_RATE_LIMITER": True, "ENABLE_QUERY_OPTIMIZER": True}
 
 
@@ -34,7 +36,7 @@ class IntegrationWorld(World):
         self.outbound, self.limiter = Outbound(), RateLimiter()
         Phase4Service._instances.update({Outbound: self.outbound, RateLimiter: self.limiter})
         await self.outbound.enable(LIMITS, bot_id=USER)
-        await self.limiter.enable()
+        await self.limiter.enable(USERS)
 
     async def stop(self) -> None:
         await self.outbound.disable()
@@ -103,7 +105,7 @@ class AiogramWorld(IntegrationWorld):
         await self.started.emit_shutdown(bot=self.bot)
         assert [self.outbound.enabled, self.limiter.enabled] == [False, False], "nobody stops these services"
         await self.outbound.enable(LIMITS, bot_id=USER)
-        await self.limiter.enable()
+        await self.limiter.enable(USERS)
         on_aiogram.setup(self.dispatcher, self.bot, services=False)
 
 
@@ -219,4 +221,4 @@ class PyrogramWorld(IntegrationWorld):
         await uninstall(self.other)
         assert [self.outbound.enabled, self.limiter.enabled] == [False, False], "nobody stops these services"
         await self.outbound.enable(LIMITS, bot_id=USER)
-        await self.limiter.enable()
+        await self.limiter.enable(USERS)
