@@ -41,8 +41,8 @@ class Entry:
     """
 
     __slots__ = (
-        "drop_at", "expires_at", "frequency", "in_main", "key", "live", "meta", "size", "space", "thaw",
-        "value",
+        "bucket", "drop_at", "expires_at", "frequency", "hashed", "in_main", "key", "live", "meta", "size",
+        "space", "thaw", "value",
     )  # fmt: skip
 
     def __init__(
@@ -55,6 +55,7 @@ class Entry:
         size: int,
         expires_at: float,
         drop_at: float,
+        hashed: int,
     ) -> None:
         self.space = space
         self.key = key
@@ -70,6 +71,10 @@ class Entry:
         self.frequency = 0
         self.in_main = False
         self.live = True
+        self.hashed = hashed
+        """Of space and key: a key of nested tuples is hashed anew each time."""
+        self.bucket: dict[Entry, None] | None = None
+        """What expires in the same second; None if it never does."""
 
 
 class BoundedStore:
@@ -263,11 +268,13 @@ class BoundedStore:
             if size + room > self.max_bytes:
                 return None
         expires_at = NEVER if ttl is None else now + ttl
-        entry = Entry(space, key, value, thaw, meta, size, expires_at, expires_at + keep)
+        hashed = hash((space, key))
+        entry = Entry(space, key, value, thaw, meta, size, expires_at, expires_at + keep, hashed)
         if old is not None:
             # A rewritten entry keeps its standing; rewriting alone is no sign of being read.
             entry.frequency, entry.in_main = old.frequency, old.in_main
-        elif self._ghosts and self._ghosts.pop(hash((space, key)), 0) is None:
+        elif hashed in self._ghosts:
+            del self._ghosts[hashed]
             entry.in_main = True
         if full:
             while self._count and (
@@ -283,7 +290,8 @@ class BoundedStore:
                 bucket = self._expiring[second] = {}
                 heapq.heappush(self._due, second)
             bucket[entry] = None
-        found = self._spaces.get(space)
+            entry.bucket = bucket
+        found = self._spaces.get(space)  # which what was evicted may have ended
         if found is None:
             found = self._spaces[space] = {}
             beside = self._space_size(space)
@@ -325,22 +333,25 @@ class BoundedStore:
     def reschedule(self, entry: Entry, expires_at: float) -> None:
         """Let a live entry expire at another time; :meth:`peek` finds it as long after that as before."""
         keep = 0.0
-        if entry.drop_at != NEVER:
+        if entry.bucket is not None:
             keep = entry.drop_at - entry.expires_at
-            second = math.ceil(entry.drop_at)
-            bucket = self._expiring[second]
-            del bucket[entry]
-            if not bucket:
-                del self._expiring[second]
-                if len(self._due) > 2 * len(self._expiring) + 64:
-                    self._due = sorted(self._expiring)
+            self._unschedule(entry, entry.bucket)
         entry.expires_at, entry.drop_at = expires_at, expires_at + keep
         if entry.drop_at != NEVER:
             second = math.ceil(entry.drop_at)
             if second not in self._expiring:
                 self._expiring[second] = {}
                 heapq.heappush(self._due, second)
-            self._expiring[second][entry] = None
+            entry.bucket = self._expiring[second]
+            entry.bucket[entry] = None
+
+    def _unschedule(self, entry: Entry, bucket: dict[Entry, None]) -> None:
+        del bucket[entry]
+        entry.bucket = None
+        if not bucket:
+            del self._expiring[math.ceil(entry.drop_at)]
+            if len(self._due) > 2 * len(self._expiring) + 64:
+                self._due = sorted(self._expiring)
 
     def expire(self, now: float) -> int:
         """Drop everything that expired in seconds wholly past; how many. O(1) when nothing did."""
@@ -348,7 +359,8 @@ class BoundedStore:
         dropped = 0
         while due and due[0] <= now:
             for entry in self._expiring.pop(heapq.heappop(due), {}):
-                self._drop(entry, scheduled=False)
+                entry.bucket = None
+                self._drop(entry)
                 dropped += 1
         if dropped:
             self.expirations += dropped
@@ -376,7 +388,7 @@ class BoundedStore:
 
     # How entries leave.
 
-    def _drop(self, entry: Entry, *, scheduled: bool = True) -> None:
+    def _drop(self, entry: Entry) -> None:
         entry.live = False
         found = self._spaces[entry.space]
         del found[entry.key]
@@ -390,15 +402,13 @@ class BoundedStore:
         elif not entry.in_main:
             self._small_count -= 1
             self._small_bytes -= entry.size
-        if scheduled and entry.drop_at != NEVER:
-            second = math.ceil(entry.drop_at)
-            bucket = self._expiring.get(second)
-            if bucket is not None:
-                bucket.pop(entry, None)
-                if not bucket:
-                    del self._expiring[second]
-                    if len(self._due) > 2 * len(self._expiring) + 64:
-                        self._due = sorted(self._expiring)
+        bucket = entry.bucket
+        if bucket is not None:
+            if len(bucket) > 1:
+                del bucket[entry]
+                entry.bucket = None
+            else:
+                self._unschedule(entry, bucket)
         if entry.meta is not None and self._on_drop is not None:
             self._on_drop(entry)
         entry.value = entry.thaw = entry.meta = None  # a dead entry may wait long in its queue
@@ -413,14 +423,12 @@ class BoundedStore:
             self._drop(entry)
             return
         while True:
-            over_bytes = self._bytes + incoming > self.max_bytes
             small_is_over = (
                 self._small_bytes * SMALL_SHARE >= self.max_bytes
-                if over_bytes
+                if self._bytes + incoming > self.max_bytes
                 else self._small_count * SMALL_SHARE >= self.max_entries
             )
-            from_small = self._small_count > 0 and (small_is_over or self._count == self._small_count)
-            if from_small:
+            if self._small_count > 0 and (small_is_over or self._count == self._small_count):
                 entry = self._small.popleft()
                 if not entry.live:
                     continue
@@ -431,7 +439,12 @@ class BoundedStore:
                     entry.in_main = True
                     self._main.append(entry)
                     continue
-                self._remember(entry)
+                ghosts = self._ghosts
+                ghosts[entry.hashed] = None
+                # As many ghosts as the main queue has entries, as in the paper.
+                limit = max(16, self._count - self._small_count)
+                while len(ghosts) > limit:
+                    ghosts.popitem(last=False)
             else:
                 entry = self._main.popleft()
                 if not entry.live:
@@ -445,14 +458,6 @@ class BoundedStore:
                 self.on_evict(entry)
             self._drop(entry)
             return
-
-    def _remember(self, entry: Entry) -> None:
-        ghosts = self._ghosts
-        ghosts[hash((entry.space, entry.key))] = None
-        # As many ghosts as the main queue has entries, as in the paper.
-        limit = max(16, self._count - self._small_count)
-        while len(ghosts) > limit:
-            ghosts.popitem(last=False)
 
     def _compact(self) -> None:
         """Rebuild a queue once most of it is dead, so that removals cost O(1) amortized memory."""
@@ -472,6 +477,9 @@ class BoundedStore:
             self._space_size(name) for name in self._spaces if name not in self._pinned
         )
         scheduled = [entry for bucket in self._expiring.values() for entry in bucket]
+        assert all(bucket is entry.bucket for bucket in self._expiring.values() for entry in bucket)
+        assert all((entry.bucket is None) == (entry.drop_at == NEVER) for entry in live)
+        assert all(entry.hashed == hash((entry.space, entry.key)) for entry in live)
         assert sorted(map(id, scheduled)) == sorted(id(entry) for entry in live if entry.drop_at != NEVER)
         assert set(self._due) >= self._expiring.keys(), "each second is in the heap"
         assert len(self._due) <= 2 * len(self._expiring) + 65

@@ -11,12 +11,14 @@ from collections.abc import Callable
 from itertools import chain, cycle
 from operator import is_
 from sys import getsizeof
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import UUID
+
+from msgspec import Struct
 
 from bot.core._shared.copy_plan import Planner, copy_of_rows, copy_rows
 from bot.core._shared.errors import message_of
-from bot.core._shared.measuring import ATOMS, UUID_INSIDE, atoms_size, size_of, weigh
+from bot.core._shared.measuring import ATOMS, GC_HEADER, UUID_INSIDE, atoms_size, size_of, weigh
 from bot.core._shared.object_copy import copy_and_measure, copy_object, layout_of
 
 IMMUTABLE = ATOMS
@@ -26,11 +28,13 @@ MANY = 32
 SMALL = 1000
 """Bytes of a container's few parts below which it does not matter whether one of them occurs twice."""
 
+_COPY_OF_ONE = copy_of_rows([{}])
+
 MAX_DEPTH = 64
 """Of containers that are copied by recursion; deeper values take the longer way, which has no limit."""
 
 
-class Frozen(NamedTuple):
+class Frozen(Struct, frozen=True):
     """A value made safe to keep: hand out ``value`` itself if ``thaw`` is None, else ``thaw(value)``.
 
     With a ``thaw``, ``value`` is in whatever form that takes.
@@ -75,8 +79,10 @@ def _size_if_atoms(parts: list[Any]) -> int:
     kinds = set(map(type, parts))
     if not kinds <= IMMUTABLE:
         return -1
-    if len(parts) <= MANY and UUID not in kinds and (size := sum(map(getsizeof, parts))) < SMALL:
-        return size
+    if len(parts) <= MANY and UUID not in kinds:
+        size: int = sum([part.__sizeof__() for part in parts])
+        if size < SMALL:
+            return size
     return atoms_size(parts, kinds)
 
 
@@ -97,7 +103,7 @@ def _freeze_rows(rows: list[Any]) -> Frozen | None:
         size = _size_if_atoms([*row, *row.values()])
         if size < 0:
             return None
-        return Frozen(copy_rows(rows), copy_of_rows(rows), getsizeof(rows) + getsizeof(row) + size)
+        return Frozen([row.copy()], _COPY_OF_ONE, rows.__sizeof__() + row.__sizeof__() + 2 * GC_HEADER + size)
     if kind in IMMUTABLE:
         return None
     if kind is not dict and kind is not tuple:

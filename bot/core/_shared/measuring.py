@@ -55,6 +55,11 @@ _LIVE = frozenset(
 UUID_INSIDE = 44
 """Bytes of the int that a UUID holds."""
 
+GC_HEADER = getsizeof(()) - ().__sizeof__()
+"""Bytes before a tuple, list or dict; without them, ``__sizeof__`` says the same in a third of the time."""
+
+_UUID_BESIDE = getsizeof(uuid.UUID(int=0)) - uuid.UUID(int=0).__sizeof__() + UUID_INSIDE
+
 _HEADER = 32
 """Bytes before an object that its own ``__sizeof__`` does not count."""
 
@@ -69,9 +74,9 @@ class UnmeasurableError(TypeError):
 def atoms_size(values: Sequence[Any], kinds: Set[type]) -> int:
     """Bytes of atoms of these kinds, each object once however often it occurs."""
     unique = dict(zip(map(id, values), values, strict=False)).values()  # strict costs a tenth
-    total = sum(map(getsizeof, unique))
+    total: int = sum([value.__sizeof__() for value in unique])
     if uuid.UUID in kinds:
-        total += UUID_INSIDE * list(map(type, unique)).count(uuid.UUID)
+        total += _UUID_BESIDE * list(map(type, unique)).count(uuid.UUID)
     return total
 
 

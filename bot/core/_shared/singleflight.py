@@ -15,7 +15,9 @@ import asyncio
 from collections.abc import Callable, Coroutine, Hashable
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
+
+from msgspec import Struct, field
 
 from bot.core._shared.circles import is_awaited_by
 from bot.core._shared.deadlines import Deadlines
@@ -41,30 +43,29 @@ def _first_text(key: Hashable) -> str:
     return repr(key)
 
 
-class _Flight(Generic[T]):
-    __slots__ = (
-        "cancelling", "depth", "error", "expired", "key", "led", "loop", "name", "over", "task",
-        "waiters", "waits",
-    )  # fmt: skip
+class _Flight(Struct, Generic[T], eq=False):
+    key: Hashable
+    name: Callable[[Any], str]
+    loop: asyncio.AbstractEventLoop
+    expired: Callable[[], Exception]
+    """Makes the error that it is given up with."""
+    depth: int
+    """Runs that it is within."""
+    # Its own task, or that of the caller if it is led; requests for cancellation that this one had
+    # before; whether the run is over, though the caller's task is not. Changed by _start and _lead.
+    task: asyncio.Task[Any] = cast("asyncio.Task[Any]", None)
+    cancelling: int = 0
+    led: bool = False
+    over: bool = False
+    error: Exception | None = None
+    """What it was given up with."""
+    # In the order they came, and if it is led what each would run itself, where; a cancelled caller is
+    # removed.
+    waiters: dict[asyncio.Future[T], _How[T] | None] = field(default_factory=dict)
+    # What it waits for itself, by way of which of its tasks. A key is a waiter, or a run that it leads.
+    waits: dict[Any, tuple[asyncio.Task[Any] | None, _Flight[Any]]] = field(default_factory=dict)
 
-    def __init__(self, key: Hashable, name: Callable[[Any], str], loop: asyncio.AbstractEventLoop) -> None:
-        self.key = key
-        self.name = name
-        self.loop = loop
-        # Its own task, or that of the caller if it is led; requests for cancellation that this one had
-        # before; whether the run is over, though the caller's task is not. Changed by _start and _lead.
-        self.task: asyncio.Task[Any]
-        self.cancelling: int
-        self.led: bool
-        self.over = False
-        self.expired: Callable[[], Exception] = TimeoutError
-        self.error: Exception | None = None  # what it was given up with
-        # In the order they came, and if it is led what each would run itself, where; a cancelled caller is
-        # removed.
-        self.waiters: dict[asyncio.Future[T], _How[T] | None] = {}
-        # What it waits for itself, by way of which of its tasks. A key is a waiter, or a run that it leads.
-        self.waits: dict[Any, tuple[asyncio.Task[Any] | None, _Flight[Any]]] = {}
-        self.depth = 0
+    __repr__ = object.__repr__  # a task shows its callbacks, and a key may hold what no log should
 
     def takes_callers(self, loop: asyncio.AbstractEventLoop, *, within: bool) -> bool:
         """Whether callers on this loop may join it: not if it is of another loop, or is being cancelled,
@@ -186,13 +187,10 @@ class SingleFlight(Generic[T]):
         # So it is with one that is being cancelled.
         suspect = False
         if flight is None or not flight.takes_callers(loop, within=current is not None):
-            flight = _Flight(key, self._name, loop)
-            flight.expired = expired
-            if current is not None:
-                flight.depth = current.depth + 1
-                if flight.depth >= MAX_NESTED:
-                    shown = f"{self._name(key):.100}"
-                    raise RecursionError(f"{MAX_NESTED:,} loads wait for one another, the last is {shown}")
+            flight = _Flight(key, self._name, loop, expired, 0 if current is None else current.depth + 1)
+            if flight.depth >= MAX_NESTED:
+                shown = f"{self._name(key):.100}"
+                raise RecursionError(f"{MAX_NESTED:,} loads wait for one another, the last is {shown}")
             if self._led and flight.depth < MAX_LED:
                 task = asyncio.current_task(loop)
                 if task is not None:

@@ -86,7 +86,7 @@ class L1:
         meta: Meta | None = None,
     ) -> bool:
         """Store; False if the value alone is larger than the tier."""
-        value, thaw, size = frozen
+        value, thaw, size = frozen.value, frozen.thaw, frozen.size
         if not key.isascii():
             # A copy of the string: once a string was encoded elsewhere, it keeps its encoded bytes for good.
             key = (key + " ")[:-1]

@@ -28,7 +28,7 @@ from bot.core.query_optimizer.execution.invalidation import AfterWrite, Invalida
 from bot.core.query_optimizer.execution.n_plus_one import NPlusOnePattern, Request
 from bot.core.query_optimizer.execution.offered import OfferedResults
 from bot.core.query_optimizer.execution.recording import Recorder
-from bot.core.query_optimizer.execution.results import freeze_params, key_of
+from bot.core.query_optimizer.execution.results import key_of
 from bot.core.query_optimizer.execution.transactions import Transactions, TransactionScope
 from bot.core.query_optimizer.figures import figures_of
 from bot.core.query_optimizer.graphql.texts import is_graphql
@@ -345,7 +345,7 @@ class QueryOptimizer(Phase4Service):
             if params is None is scope:
                 entry = self._live.get(query)
             elif scope is None:
-                key = query, freeze_params(params)
+                key = key_of(query, params)
                 entry = self._live.get(key)
             else:
                 entry = self._live.get(self._key(query, params, scope)) if self._enabled else None

@@ -16,7 +16,9 @@ MAX_SHOWN = 500
 
 
 MAX_KEYS = 10_000
-"""Texts with parameters whose latest execution is remembered, so that the next one counts as a repetition."""
+"""Texts with parameters whose latest execution is remembered, so that the next one counts as a repetition; at
+least as many as half of that.
+"""
 
 _PARAMETER = re.compile(r"\?|%s|%\(|[$:@]\w")
 
@@ -50,8 +52,10 @@ class ExecutionStatistics:
         """Shapes with repetitions. Changed only by record and clear, and when a shape is dropped."""
         # What was not seen for the longest time is first.
         self._shapes: OrderedDict[str, Shape] = OrderedDict()
-        # hash of text and parameters -> (monotonic time, version of what it reads), the oldest first
-        self._last: OrderedDict[int, tuple[float, int]] = OrderedDict()
+        # Hash of text and parameters -> (monotonic time, version of what it reads): those of late, and those
+        # before them, which are forgotten together. An order for each would cost a miss more than the rest.
+        self._last: dict[int, tuple[float, int]] = {}
+        self._before: dict[int, tuple[float, int]] = {}
         self.executions = 0
         self.slow = 0
         self.total_ms = 0.0
@@ -106,12 +110,10 @@ class ExecutionStatistics:
         That is: the same ``apart``, a hash of text and parameters, less than ``ttl`` seconds ago, and
         ``version`` has not changed since.
         """
-        last = self._last.get(apart)
+        last = self._last.get(apart) or self._before.get(apart)
         if last is None or last[1] != version or now - last[0] >= ttl:
-            if last is not None:
-                self._last.move_to_end(apart)
-            elif len(self._last) >= MAX_KEYS:
-                self._last.popitem(last=False)
+            if len(self._last) >= MAX_KEYS // 2:
+                self._before, self._last = self._last, {}
             self._last[apart] = now, version  # from here on it would have been cached, for ttl seconds
             return
         shape.repeated_ms += milliseconds
@@ -162,7 +164,7 @@ class ExecutionStatistics:
     def clear(self) -> None:
         self._shapes.clear()
         self.repeated.clear()
-        self._last.clear()
+        self._last, self._before = {}, {}
         self.executions = self.slow = 0
         self.total_ms = 0.0
 

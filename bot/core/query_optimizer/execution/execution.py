@@ -141,7 +141,7 @@ class Execution:
             led = True
             cache = invalidation.cache
             begun = cache.begin()
-            raw = await self._timed(call, call.key)
+            raw = await self._timed(call, call.key, version)
             frozen = self.frozen(call.analysis, raw)
             # After it was given up, a later caller may have a newer result by now.
             if frozen is not None and invalidation.keeps_in(cache) and not is_given_up():
@@ -194,8 +194,8 @@ class Execution:
             f"no answer to the query within {seconds:g} s (QUERY_OPTIMIZER_QUERY_TIMEOUT)"
         )
 
-    async def _timed(self, call: Call, key: Hashable) -> Any:
-        """Run it and record its time; ``key`` tells it apart from other executions of its shape."""
+    async def _timed(self, call: Call, key: Hashable, version: int | None = None) -> Any:
+        """Run it and record its time; ``key`` and ``version`` are those of :meth:`Recorder.record`."""
         watch = Stopwatch(self._now)
         token = STOPWATCH.set(watch)
         start = self._now()
@@ -204,7 +204,7 @@ class Execution:
         finally:
             STOPWATCH.reset(token)
         seconds = watch.seconds if watch.used else self._now() - start
-        self._recorder.record(call, seconds * 1000, rows_in(result), key)
+        self._recorder.record(call, seconds * 1000, rows_in(result), key, version)
         return result
 
 

@@ -63,15 +63,25 @@ class Recorder:
         self.detector.window = settings.n_plus_one_window
         self.detector.total_time = settings.n_plus_one_total
 
-    def record(self, call: Call, milliseconds: float, rows: int, key: Hashable) -> None:
-        """Count an execution. ``key`` tells executions of the shape apart; None if nothing does."""
+    def record(
+        self, call: Call, milliseconds: float, rows: int, key: Hashable, version: int | None = None
+    ) -> None:
+        """Count an execution. ``key`` tells executions of the shape apart; None if nothing does. ``version``
+        of what it reads, from before it began, says that its result may be kept.
+        """
         analysis = call.analysis
         if self._detects:
             self.detector.took(analysis.fingerprint, milliseconds / 1000)
         slow = milliseconds >= self._slow_from
         shape = self.statistics.record(analysis, milliseconds, rows, slow, self._clock.time())
-        if key is not None and analysis.cacheable and self._transactions.current() is None:
+        if (
+            version is None
+            and key is not None
+            and analysis.cacheable
+            and self._transactions.current() is None
+        ):
             version = self._invalidation.version_of(analysis)
+        if version is not None:
             # For as long as a cached result would live.
             self.statistics.note_repeat(shape, hash(key), milliseconds, version, self._now(), self._ttl)
         if slow:

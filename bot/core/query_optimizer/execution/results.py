@@ -14,6 +14,7 @@ from uuid import UUID
 
 from bot.core._shared.bounded_store import BoundedStore, Entry
 from bot.core._shared.isolation import Frozen
+from bot.core._shared.measuring import GC_HEADER
 from bot.core.query_optimizer.sql.names import NEVER
 
 SPACE = "results"
@@ -94,14 +95,20 @@ class ResultCache:
         self, key: Hashable, frozen: Frozen, tables: frozenset[str], *, begun: int, now: float, ttl: float
     ) -> bool:
         """Store a result that was read after ``begun``; False if it may be stale or is too large."""
-        if not _NEVER.isdisjoint(tables) or self.written_since(begun, tables):
+        if not _NEVER.isdisjoint(tables) or (
+            self._write_number != begun and self.written_since(begun, tables)
+        ):
             return False
-        text, shared_key = self._shared(key)
+        text = _text_of(key)
+        if len(text) < LONG_TEXT:
+            text, shared_key, size = "", key, size_of_key(key)
+        else:
+            shared_key, size = self._shared(key, text), size_of_key(key) - getsizeof(text)
         entry = self.store.put(
             SPACE,
             shared_key,
             frozen.value,
-            size=frozen.size + size_of_key(key) - (getsizeof(text) if text else 0) + ENTRY_OVERHEAD,
+            size=frozen.size + size + ENTRY_OVERHEAD,
             now=now,
             ttl=ttl,
             thaw=frozen.thaw,
@@ -129,15 +136,10 @@ class ResultCache:
             self.store.charge(beside)
         return entry.live
 
-    def _shared(self, key: Hashable) -> tuple[str, Hashable]:
-        """(the text of a key if it is long, else "", the key with the one string that all its like have)."""
-        text = _text_of(key)
-        if len(text) < LONG_TEXT:
-            return "", key
+    def _shared(self, key: Hashable, text: str) -> Hashable:
+        """The key with the one string that all of its long ``text`` have."""
         known = self._texts.get(text)
-        if known is None:
-            return text, key
-        return known[0], _with_text(key, text, known[0])
+        return key if known is None else _with_text(key, text, known[0])
 
     def _dropped(self, entry: Entry) -> None:
         for table in entry.meta or ():
@@ -147,9 +149,9 @@ class ResultCache:
                 if not entries:
                     del self._by_table[table]
                     self.store.refund(getsizeof(table) + TABLE_OVERHEAD)
-        text = _text_of(entry.key)
-        known = self._texts.get(text) if len(text) >= LONG_TEXT else None
+        known = self._texts.get(_text_of(entry.key)) if self._texts else None
         if known is not None:
+            text = known[0]
             known[1] -= 1
             if not known[1]:
                 del self._texts[text]
@@ -187,16 +189,18 @@ class ResultCache:
 
 
 def _text_of(key: Any) -> str:
-    """The query's text in a key, which is ``text``, ``(text, parameters)`` or ``(scope, one of these)``."""
-    if type(key) is str:
-        return key
-    if type(key) is not tuple or len(key) != 2:
+    """The query's text in a key: that itself, or one of :func:`key_of`, or (scope, one of these)."""
+    if type(key) is not tuple:
+        return key if type(key) is str else ""
+    first = key[0]
+    if len(key) == 2:
+        rest = key[1]
+        if type(rest) is str:
+            return rest
+        if type(rest) is tuple and rest and type(rest[0]) is str:
+            return rest[0]
+    elif len(key) != 4:
         return ""
-    first, rest = key
-    if type(rest) is str:
-        return rest
-    if type(rest) is tuple and rest and type(rest[0]) is str:
-        return rest[0]
     return first if type(first) is str else ""
 
 
@@ -208,6 +212,12 @@ def _with_text(key: Any, text: str, shared: str) -> Hashable:
 
 def size_of_key(key: Any) -> int:
     """Bytes of a key: its text and its parameters."""
+    if type(key) is tuple and len(key) == 4 and (key[1] is tuple or key[1] is list):
+        text, _, kinds, values = key  # as key_of makes them
+        size = int(key.__sizeof__() + text.__sizeof__() + values.__sizeof__()) + GC_HEADER
+        if type(kinds) is tuple:
+            size += kinds.__sizeof__() + 2 * GC_HEADER + sum([value.__sizeof__() for value in values])
+        return size
     size = 0
     parts = [key]
     for part in parts:  # grows while it is read
@@ -221,8 +231,23 @@ def size_of_key(key: Any) -> int:
 
 
 def key_of(query: str, params: Any) -> Hashable:
-    """The cache key of a query with parameters; raises TypeError if they are not plain data."""
-    if params is None:
+    """The cache key of a query with parameters; raises TypeError if they are not plain data.
+
+    ``query`` without parameters; ``(query, tuple or list, types, values)`` for plain values, and of one value
+    its type and itself; ``(query, what freeze_params gives)`` for all else.
+    """
+    kind = type(params)
+    if kind is tuple or kind is list:
+        # Flat, since a key is hashed at each step of a miss: these and their types say it all.
+        if len(params) == 1:
+            value = params[0]
+            if type(value) in _PLAIN:
+                return query, kind, type(value), value
+        else:
+            kinds = tuple(map(type, params))
+            if _PLAIN.issuperset(kinds):
+                return query, kind, kinds, tuple(params)
+    elif params is None:
         return query
     return query, freeze_params(params)
 

@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from types import TracebackType
 
 from cachetools import LRUCache
+from msgspec import Struct
 
 LOG_INTERVAL = 60.0
 """Seconds between two lines of the log about one shape of query."""
@@ -15,19 +16,17 @@ MAX_LOGGED = 1_000
 """Shapes whose latest log line is remembered; a forgotten shape may be logged again sooner."""
 
 
-class Stopwatch:
-    """The time that one execution spent in :class:`database_time` blocks; ``now`` is its clock."""
+class Stopwatch(Struct):
+    """The time that one execution spent in :class:`database_time` blocks."""
 
-    __slots__ = ("now", "running", "seconds", "started", "used")
-
-    def __init__(self, now: Callable[[], float]) -> None:
-        self.now = now
-        self.seconds = 0.0
-        self.used = False
-        # How many blocks are open, and since when: blocks of concurrent tasks count once. Changed by
-        # database_time.
-        self.running = 0
-        self.started = 0.0
+    now: Callable[[], float]
+    """Its clock."""
+    seconds: float = 0.0
+    used: bool = False
+    # How many blocks are open, and since when: blocks of concurrent tasks count once. Changed by
+    # database_time.
+    running: int = 0
+    started: float = 0.0
 
 
 STOPWATCH: ContextVar[Stopwatch | None] = ContextVar("query_stopwatch", default=None)

@@ -443,9 +443,14 @@ def test_the_memory_of_repetitions_is_bounded(monkeypatch):
             shape = found.record(analysis, 1.0, 1, False, 0.0)
             found.note_repeat(shape, number, 1.0, version=0, now=0.0, ttl=1.0)
     assert set(found.repeated) == set(found._shapes) == {str(number) for number in range(90, 100)}
+    shape.repeats = 0
     for number in range(stats.MAX_KEYS + 100):
-        found.note_repeat(shape, number, 1.0, version=0, now=0.0, ttl=1.0)
-    assert len(found._last) == stats.MAX_KEYS
+        found.note_repeat(shape, 1_000 + number, 1.0, version=0, now=0.0, ttl=1.0)
+    assert len(found._last) + len(found._before) <= stats.MAX_KEYS
+    assert shape.repeats == 0
+    for number in range(stats.MAX_KEYS // 2):  # the latest are remembered for certain
+        found.note_repeat(shape, 1_000 + stats.MAX_KEYS + 99 - number, 1.0, version=0, now=0.5, ttl=1.0)
+    assert shape.repeats == stats.MAX_KEYS // 2
 
 
 # PostgreSQL and MariaDB.
