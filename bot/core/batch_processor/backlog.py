@@ -28,8 +28,12 @@ class Backlog:
 
     def __init__(self, done: Callable[[Any], bool]) -> None:
         """``done`` tells whether an item's future is."""
-        self.queue = PendingQueue(done)
-        self.lanes = Lanes()
+        self._gone: set[BatchItem] = set()
+        """Items that have ended and been counted, and lie in the queue or a lane until they are met there.
+        Changed by end_in_place, and by these two.
+        """
+        self.queue = PendingQueue(done, self._gone)
+        self.lanes = Lanes(self._gone)
         """What waits there has not been in the queue. Items from Redis are in none: it keeps their lanes."""
         self.running: set[Batch] = set()
         """Those with a task; the handler may be done with some, that wait to be taken from their task."""
@@ -51,9 +55,14 @@ class Backlog:
         self._sweep_credit = 0
 
     @property
+    def queued(self) -> int:
+        """Items in the queue and in lanes that have not ended."""
+        return len(self.queue) + self.lanes.waiting - len(self._gone)
+
+    @property
     def unfinished(self) -> int:
         """Items taken in that have not ended."""
-        return self.in_flight + len(self.queue) + self.lanes.waiting
+        return self.in_flight + self.queued
 
     @property
     def pressing(self) -> int:
@@ -63,7 +72,7 @@ class Backlog:
     @property
     def submitted(self) -> int:
         """Items taken in since the start or the last reset, those pending at the reset among them."""
-        return self.left + len(self.queue) + self.lanes.waiting
+        return self.left + self.queued
 
     def push(self, item: BatchItem) -> bool:
         """Take in an item; False: it waits for one before it in its lane."""
@@ -112,11 +121,12 @@ class Backlog:
     def take_all(self) -> tuple[list[BatchItem], int]:
         """As :meth:`take`, all of them, then those that wait in lanes, in order; the lanes are forgotten."""
         # Not by way of the queue, where a priority would move one before others of its lane.
-        waiting = self.lanes.clear()
+        waiting = [item for item in self.lanes.clear() if item not in self._gone]
         before = self.queue.withdrawn
         items = self.queue.take_everything()
         items, withdrawn = self._took(items, self.queue.withdrawn - before)
         self.queue.left_out.clear()
+        self._gone.clear()
         wanted = [item for item in waiting if item.future is None or not item.future.done()]
         self.left += len(waiting)
         self.in_flight += len(wanted)
@@ -131,6 +141,15 @@ class Backlog:
             self.left += gone
             withdrawn += gone + self._release_left_out()
         return withdrawn
+
+    def end_in_place(self, item: BatchItem) -> int:
+        """End a cancelled item in the queue or a lane, where it lies until it is met.
+
+        How many end: it, and others if :meth:`sweep_at_times` finds them.
+        """
+        self._gone.add(item)
+        self.left += 1
+        return 1 + self.sweep_at_times()
 
     def sweep_at_times(self) -> int:
         """:meth:`sweep` if there are few items, else as often as makes a call O(1) on average."""
@@ -336,7 +355,7 @@ class Backlog:
 
     def pending_batches(self, size: int) -> int:
         """Batches formed and not ended, and those of ``size`` items that the queue would make."""
-        return len(self.unended()) - (-len(self.queue) // size)
+        return len(self.unended()) - (-min(len(self.queue), self.queued) // size)
 
     def check_invariants(self, ended: int) -> None:
         """Raise AssertionError if the parts disagree; ``ended``: items that ended, as others count them.
@@ -351,6 +370,9 @@ class Backlog:
         queued = self.queue.items()
         self.lanes.check_invariants([*held, *queued, *self.waiting], queued)
         assert not self.queue.left_out, "the lanes were told of all that left"
+        lying = len(self.queue) + self.lanes.waiting
+        assert len(self._gone) <= lying, "what has left is forgotten"
+        assert all(item.future is not None and item.future.cancelled() for item in self._gone)
         assert len(held) == len(set(map(id, held))), "an item is in one batch"
         self.delayed.check_invariants()
         self.waiting.check_invariants()

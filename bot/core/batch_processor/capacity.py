@@ -43,8 +43,7 @@ class Capacity:
         A long queue is not looked through for these at each refusal.
         """
         backlog = self._backlog
-        queued = len(backlog.queue) + backlog.lanes.waiting
-        if backlog.in_flight + queued + wanted <= self.max_pending:
+        if backlog.unfinished + wanted <= self.max_pending:
             return False
         withdrawn = backlog.sweep_at_times()
         if withdrawn:

@@ -20,9 +20,11 @@ class Lanes:
     goes behind all that is in the queue, so lanes take turns. Each operation is O(1) for each item.
     """
 
-    __slots__ = ("_lanes", "_waited", "released", "waiting", "withdrawn")
+    __slots__ = ("_gone", "_lanes", "_waited", "released", "waiting", "withdrawn")
 
-    def __init__(self) -> None:
+    def __init__(self, gone: set[BatchItem] | None = None) -> None:
+        """``gone``: as of the :class:`PendingQueue`."""
+        self._gone = set() if gone is None else gone
         # Changed by enter, next_after, taken, sweep and clear.
         self._lanes: dict[Lane, deque[BatchItem] | None] = {}
         """The items behind the one that is out; None until there has been one."""
@@ -33,7 +35,9 @@ class Lanes:
         self.released = 0
         """Items that had to wait, and are in the queue now."""
         self.withdrawn = 0
-        """Items left out so far, because their submitters had cancelled them while they waited."""
+        """Items left out so far, because their submitters had cancelled them while they waited; but for those
+        that were counted before.
+        """
 
     def __len__(self) -> int:
         """Lanes with an item that has not ended."""
@@ -75,8 +79,7 @@ class Lanes:
                 if first.future is None or not first.future.done():
                     following.append(first)
                     break
-                del self._waited[first]
-                self.withdrawn += 1
+                self._leave_out(first)
             else:
                 lanes.pop(lane, None)
         self.released += len(following)
@@ -96,19 +99,25 @@ class Lanes:
                 self.released -= 1
 
     def sweep(self) -> int:
-        """Leave out the waiting items that were cancelled; how many: O(n)."""
+        """Leave out the waiting items that were cancelled; how many are to be counted: O(n)."""
         before = self.withdrawn
         for line in self._lanes.values():
             for _ in range(len(line or ())):
                 assert line is not None
                 item = line.popleft()
                 if item.future is not None and item.future.done():
-                    del self._waited[item]
                     self.waiting -= 1
-                    self.withdrawn += 1
+                    self._leave_out(item)
                 else:
                     line.append(item)
         return self.withdrawn - before
+
+    def _leave_out(self, item: BatchItem) -> None:
+        del self._waited[item]
+        if item in self._gone:
+            self._gone.discard(item)
+        else:
+            self.withdrawn += 1
 
     def clear(self) -> list[BatchItem]:
         """Forget all lanes; returns the items that waited, those of each lane in order."""

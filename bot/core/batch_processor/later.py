@@ -199,7 +199,7 @@ class Later:
                 withdrawn: asyncio.Future[Any] = asyncio.Future(loop=self._loop)
                 item.future = withdrawn
                 withdrawn.cancel()
-                count += backlog.sweep_at_times()
+                count += backlog.end_in_place(item)
             outcomes.end_cancelled(item_id)
             found = True
         if count:

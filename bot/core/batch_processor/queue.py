@@ -24,15 +24,21 @@ class PendingQueue:
     """
 
     __slots__ = (
-        "_done", "_levels", "_order", "_others", "bytes", "full_at", "left_out", "normal", "sizes",
+        "_done", "_gone", "_levels", "_order", "_others", "bytes", "full_at", "left_out", "normal", "sizes",
         "withdrawn",
     )  # fmt: skip
 
-    def __init__(self, done: Callable[[Any], bool] = methodcaller("done")) -> None:
-        """``done`` tells whether a future is; the quicker it is told, the better."""
+    def __init__(
+        self, done: Callable[[Any], bool] = methodcaller("done"), gone: set[BatchItem] | None = None
+    ) -> None:
+        """``done`` tells whether a future is; the quicker it is told, the better.
+
+        ``gone``: cancelled items that their owner has counted already; each is removed when it is left out.
+        """
         self._done = done
+        self._gone = set() if gone is None else gone
         self.withdrawn = 0
-        """Items left out so far."""
+        """Items left out so far, but for those that were counted before."""
         self.left_out: list[BatchItem] = []
         """Those of them with a lane that the owner of the lanes has yet to be told of."""
         # Changed by push, take, sweep and discard; the processor's submit appends to ``normal`` itself.
@@ -159,8 +165,8 @@ class PendingQueue:
             self._order.remove(-priority)
 
     def sweep(self) -> int:
-        """Leave out what was cancelled, without taking the others; how many: O(n)."""
-        before = len(self)
+        """Leave out what was cancelled, without taking the others; how many are to be counted: O(n)."""
+        before = self.withdrawn
         for level in (self.normal, *self._levels.values()):
             everything = list(level)
             kept = self._wanted(everything)
@@ -171,7 +177,7 @@ class PendingQueue:
         self._forget_empty()
         if self.sizes.most:
             self._count_bytes()
-        return before - len(self)
+        return self.withdrawn - before
 
     def _in_order(self) -> list[deque[BatchItem]]:
         if not self._others:
@@ -185,13 +191,12 @@ class PendingQueue:
         if None not in futures and not any(map(self._done, futures)):
             return items  # as nearly always, and found out without a look at each here
         kept = [item for item in items if (future := item.future) is None or not future.done()]
-        self.withdrawn += len(items) - len(kept)
         if len(kept) < len(items):
-            self.left_out += [
-                item
-                for item in items
-                if item.lane is not None and item.future is not None and item.future.done()
-            ]
+            dropped = [item for item in items if (future := item.future) is not None and future.done()]
+            self.left_out += [item for item in dropped if item.lane is not None]
+            counted = self._gone.intersection(dropped)
+            self._gone -= counted
+            self.withdrawn += len(dropped) - len(counted)
         return kept
 
     def oldest(self) -> float:

@@ -12,6 +12,9 @@ from bot.core._shared.validation import valid_count
 MAX_IN_FLIGHT = 100_000
 """The most that a ConcurrencyLimit can allow."""
 
+RETRY_AFTER = 1.0
+"""Seconds that whoever is refused a slot is told to wait: nobody knows when one is given back."""
+
 
 class ConcurrencyLimit:
     """At most ``max_in_flight`` things of one client in progress at a time, such as downloads. Immutable.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bot.core._shared.errors import CapacityError, MisuseError
-from bot.core.rate_limiter.concurrency import SlotStatus
+from bot.core.rate_limiter.concurrency import RETRY_AFTER, SlotStatus
 
 
 class RateLimitExceeded(CapacityError):
@@ -32,11 +32,12 @@ class UnknownTierError(MisuseError, LookupError):
 class ConcurrencyLimitExceeded(RateLimitExceeded):
     """All slots of a client are taken; ``status`` says how many are in flight.
 
-    ``retry_after`` is 0.0: nobody knows when a slot is given back. ``timeout=`` waits for it.
+    Nobody knows when a slot is given back: ``retry_after`` is 1.0, a pause between two looks and no promise.
+    ``timeout=`` waits in line for one.
     """
 
     def __init__(self, status: SlotStatus, *, limit: str) -> None:
-        super().__init__(0.0, limit=limit)
+        super().__init__(RETRY_AFTER, limit=limit)
         self.args = (f"{limit} reached: {status.in_flight} of {status.max_in_flight} in flight",)
         self.status = status
 

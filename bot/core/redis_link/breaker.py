@@ -53,6 +53,9 @@ class Breaker:
         self.trouble = ""
         """Why the server could not be reached the last time; empty if it was."""
         self._failures = 0
+        """In a row: the one that began the outage, and the probes since."""
+        self._is_counted = False
+        """Whether the probe under way counts as one of them already."""
         self._probe_at = 0.0
         self._back_at = -CALM
         self._said = False
@@ -84,6 +87,7 @@ class Breaker:
     def probe_began(self) -> None:
         """A call sees whether the server is back; nobody else does until :meth:`probe_ended`."""
         self.state = State.PROBED
+        self._is_counted = False
 
     def probe_ended(self) -> None:
         """That call is over, however it ended."""
@@ -96,7 +100,10 @@ class Breaker:
         self._failures = 0
 
     def failed(self, error: BaseException) -> None:
-        """The server could not be reached."""
+        """The server could not be reached.
+
+        Calls that were under way when the outage began fail with it: they are no further failures of it.
+        """
         now = self._now()
         self.trouble = one_line(self.reason(error), 2 * MAX_TEXT)
         if self.state is _UP:
@@ -104,9 +111,14 @@ class Breaker:
             if now - self._back_at >= CALM:
                 self._failures = 0
                 self._say(error)
-        elif not self._said and now - self._back_at >= CALM:
-            self._say(error)
-        self._failures += 1
+            self._failures += 1
+        else:
+            if not self._said and now - self._back_at >= CALM:
+                self._say(error)
+            if self.state is State.AWAY:
+                return
+            self._failures += not self._is_counted
+            self._is_counted = True
         delay = exponential(self._failures, PROBE_FIRST, PROBE_LONGEST)
         # Jitter, so that instances do not all knock on a server that has just come back.
         self._probe_at = now + delay * random.uniform(0.75, 1.0)

@@ -75,6 +75,7 @@ class NodeProbes:
                 if await self.read_slots() and node.name not in self._connections.node_names():
                     self._health.forget_node(node.name)
                     return
+                breaker.probe_began()
                 await self._probe(node, breaker)
         finally:
             breaker.probe_ended()

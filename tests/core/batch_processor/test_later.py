@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime
+import random
 
 import pytest
 
@@ -258,6 +259,36 @@ async def test_many_in_the_queue_are_taken_back_without_a_look_at_all_for_each(
     await clock.advance(5)
     assert handler.batches == [[0]]
     assert await shown(processor, "cancelled_items", "pending_items") == (998, 0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_each_that_is_taken_back_makes_room_and_counts_at_once(processor, handler, clock, seed):
+    await processor.enable(max_batch_size=70, max_pending=300)
+    handler.hold()
+    chance = random.Random(seed)
+    ids = []
+    for n in range(300):
+        lane = chance.choice((None, None, 1, 2))
+        ids.append((await processor.submit_item(n, chance.choice((0, 0, 5)), lane=lane)).item_id)
+    await clock.advance(5)  # some are with the handler by now
+    chance.shuffle(ids)
+    left = 300
+    for number, one in enumerate(ids[:200]):
+        left -= await processor.cancel_item(one)
+        assert await shown(processor, "pending_items") == (left,)
+        processor.check_invariants()
+        if number == 100:
+            assert (await processor.submit_item("there is room")).success
+            left += 1
+    gone = 301 - left
+    assert await shown(processor, "cancelled_items", "submitted_items") == (gone, 301)
+    handler.let_go()
+    while await shown(processor, "pending_items") != (0,):
+        await clock.advance(5)
+    assert await shown(processor, "total_items_processed", "cancelled_items") == (left, gone)
+    assert (await processor.submit_item("and it goes on")).success
+    await clock.advance(5)
+    assert handler.batches[-1] == ["and it goes on"]
 
 
 async def test_one_that_waits_for_a_retry_is_taken_back_and_the_others_are_tried_again(

@@ -89,7 +89,7 @@ async def test_instances_have_their_slots_together(three, limit):
     for limiter in three:
         with pytest.raises(ConcurrencyLimitExceeded, match="3 of 3 in flight") as refusal:
             await limiter.acquire_slot("u", limit)
-        assert not refusal.value.status.degraded
+        assert (refusal.value.status.degraded, refusal.value.retry_after) == (False, 1.0)
     (other,) = await take(c, limit, 1, client="another")
     slots[0].release()
     await until(status_is(a, limit, 2))  # nobody waits for it to be sent

@@ -99,6 +99,23 @@ def test_a_server_that_flaps_is_told_of_once_and_asked_ever_more_seldom(clock, c
     assert breaker.probe_in <= 0.2
 
 
+def test_calls_that_fail_together_are_one_outage(clock):
+    breaker = Breaker("r", 1.0, clock.monotonic)
+    for _ in range(50):  # which were under way when it began
+        breaker.failed(ConnectionError("no"))
+        assert breaker.probe_in <= 0.2
+    pauses = []
+    for _ in range(6):
+        clock.jump(breaker.probe_in)
+        assert breaker.admit()
+        for _ in range(50):
+            breaker.failed(ConnectionError("no"))
+        breaker.probe_ended()
+        pauses.append(breaker.probe_in)
+    assert 0.3 <= pauses[0] <= 0.4, "the second of the series"
+    assert pauses[-1] > 3.7, "each probe is one"
+
+
 async def test_only_one_call_sees_whether_the_server_is_back():
     now = 100.0
     breaker = Breaker("redis", 1.0, lambda: now)
