@@ -9,14 +9,18 @@ services share a connection to Redis, an event loop, and what goes wrong. Beside
 - A bot that is stopped in order and started anew is no excuse, but for batches that it had begun; one that
   is stopped at work is, until it has ended. Either way it ends in time, and leaves nothing.
 
-Not covered: a Redis that loses what it holds, since durable items would be lost with it; the services' own
-worlds have that.
+In some runs Redis loses what it holds: it evicts keys, restarts empty, has keys of another type. Then the
+queue has a Redis of its own, as the documentation demands, which keeps what it holds and is always there.
+
+Not covered: a Redis that evicts all the time, or is replaced by a replica that lags; the services' own worlds
+have that, as far as they promise anything then.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, TypeVar
 from unittest import mock
@@ -44,8 +48,10 @@ from tests.simulation import (
 from tests.simulation.backend_model import Troubles
 from tests.simulation.faults import HARMLESS, KINDS, LASTING, LOSSES, Begin, Fault
 from tests.simulation.loop import PROCESS
+from tests.simulation.network import Route
 from tests.simulation.optimizer_world import TABLES
 from tests.simulation.parts import OneOfEach, Part, PartInstance, Registry
+from tests.simulation.redis_model import RedisModel
 from tests.simulation.rows_model import Writing
 from tests.simulation.world import Instance, Scenario, World
 
@@ -61,6 +67,10 @@ USERS = (
 """What each user of an instance does."""
 PACKAGES = {wiring.package for wiring in SERVICES}
 S = TypeVar("S", bound=Scenario)
+LOSING = ("lose redis", "evict", "wrong type")
+"""Faults of a Redis that does not hold the queue."""
+LOSES = 0.4
+"""The share of runs that have them, and half of whose faults are such."""
 LEFT_AT_WORK = 0.5
 """The share of stops that do not wait for what goes on."""
 
@@ -151,6 +161,16 @@ class EveryWorld(Scenario):
         self.database = self._scenario(pool_world.PoolWorld).database
         self.rows = self._scenario(optimizer_world.OptimizerWorld).rows
         self.backends = self._scenario(balancer_world.BalancerWorld).backends
+        self.queue: RedisModel | None = None
+        """The Redis of the queue, if it has its own."""
+        if random.Random(f"losses {world.seed}").random() < LOSES:
+            self.queue = RedisModel(world.loop, random.Random(f"queue {world.seed}"))
+            self.parts["batch"].redis = self.queue
+
+    def faults(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        if self.queue is None:
+            return self.kinds, self.lasting
+        return (*self.kinds, *8 * (*LOSING, "demote")), (*self.lasting, "lose redis")
 
     def _scenario(self, kind: type[S]) -> S:
         found = self.parts[kind.name].scenario
@@ -201,7 +221,11 @@ class EveryWorld(Scenario):
         balancing = self._scenario(balancer_world.BalancerWorld).options(front)
         if front.strategy == "function":  # which is no setting
             front.strategy = balancer_world.LoadBalancingStrategy.ROUND_ROBIN
-        url = instance.url
+        url = queue_url = instance.url
+        if self.queue is not None:
+            host = f"queue.{instance.host}"
+            self.world.network.routes[host] = Route(self.queue)
+            queue_url = f"redis://{host}:6379/0"
         return {
             **{wiring.flag: True for wiring in SERVICES},
             **_named(BatchProcessorSettings, batch_world.OPTIONS),
@@ -217,7 +241,7 @@ class EveryWorld(Scenario):
             "QUERY_OPTIMIZER_QUERY_TIMEOUT": optimizer_world.QUERY_TIMEOUT,
             "RATE_LIMIT_REDIS_URL": url,
             "RATE_LIMIT_SLOT_LEASE": slots_world.LEASE,
-            "BATCH_REDIS_URL": url,
+            "BATCH_REDIS_URL": queue_url,
             "OUTBOUND_REDIS_URL": url,
             "OUTBOUND_BOT_ID": "7",
             "OUTBOUND_GROUP_LIMIT": outbound_world.GROUP[0],

@@ -114,6 +114,10 @@ class Scenario(ABC):
         self.world = world
         self.chance = random.Random(f"program {world.seed}")
 
+    def faults(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The faults that this run may have, and those that may last for ever."""
+        return self.kinds, self.lasting
+
     def around(self) -> contextlib.AbstractContextManager[object]:
         """What stands while a run goes on; nothing by default."""
         return contextlib.nullcontext()
@@ -330,10 +334,11 @@ class World:
     async def _main(self) -> None:
         plan_chance = random.Random(f"plan {self.seed}")
         count = plan_chance.choice(self.kind.instances)
-        plan = plan_of(plan_chance, self.kind.kinds, self.kind.length, count)
+        kinds, may_last = self.scenario.faults()
+        plan = plan_of(plan_chance, kinds, self.kind.length, count)
         last = random.Random(f"lasting {self.seed}")
-        if self.kind.lasting and last.random() < 0.15:
-            plan.append(lasting(last, self.kind.lasting, self.kind.length, count))
+        if may_last and last.random() < 0.15:
+            plan.append(lasting(last, may_last, self.kind.length, count))
         for number in range(count):
             self._begin(number, 0)
         begun = self.now
@@ -493,7 +498,9 @@ class World:
             self.loop.resume(instance.process)
         for transport in list(self.network.transports):
             transport.cut()
-        self.redis.listens = False
+        for route in self.network.routes.values():
+            if isinstance(route.server, RedisModel):
+                route.server.listens = False
         for _ in range(5):
             if tasks := self._tasks_left():
                 for task in tasks:
