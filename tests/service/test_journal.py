@@ -43,7 +43,12 @@ def test_uploads_are_noted_also_while_mongodb_is_away(data_dir, mongodb_server, 
         mongodb_server.kill()
         assert upload("second.pdf") == 201, "the upload does not need the journal"
         assert noting.call("/api/activity?user_id=11").status == 503
-        assert noting.call("/health").body["status"] == "ok"
+        health = noting.call("/health")
+        assert health.status == 200
+        if pooled == "0":
+            assert health.body["status"] == "ok"
+        else:  # on a slow machine the pool may have found out by now
+            assert {one["reason"] for one in health.body["degraded"]} <= {"cannot connect: journal"}
         mongodb_server.start()  # what it held was in memory
         assert [note["name"] for note in activity(noting, 11, 1)] == ["second.pdf"]
         figures = noting.call("/health").body["journal"]
