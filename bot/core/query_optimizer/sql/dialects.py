@@ -30,6 +30,14 @@ def dialect_of(name: str) -> Any:
         return Dialect.get_or_raise(name or None)
 
 
+@functools.cache
+def sqlglot_error() -> type[Exception]:
+    """What sqlglot raises; looked up once, since sqlglot is imported late."""
+    from sqlglot.errors import SqlglotError
+
+    return SqlglotError
+
+
 _of_this_thread = threading.local()
 
 

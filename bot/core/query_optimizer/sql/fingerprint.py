@@ -11,7 +11,7 @@ import hashlib
 import re
 from typing import Any
 
-from bot.core.query_optimizer.sql.dialects import tokens_in
+from bot.core.query_optimizer.sql.dialects import sqlglot_error, tokens_in
 
 MAX_TEXT = 200_000
 """Characters above which a text is fingerprinted as it is, without tokens."""
@@ -42,8 +42,6 @@ def shape(query: str, dialect: str) -> tuple[str, str]:
 
 def tokens_of(query: str, dialect: str) -> list[Any] | None:
     """The text's tokens; None if it is too long or sqlglot cannot split it."""
-    from sqlglot.errors import SqlglotError
-
     if len(query) > MAX_TEXT:
         return None
     text = query
@@ -53,7 +51,7 @@ def tokens_of(query: str, dialect: str) -> list[Any] | None:
         text = _NUMBERED.sub(_as_name, query)
     try:
         return tokens_in(text, dialect)
-    except (SqlglotError, ValueError, RecursionError):
+    except (sqlglot_error(), ValueError, RecursionError):
         return None
 
 
@@ -206,6 +204,7 @@ def _becomes() -> dict[Any, int]:
 
 
 _NAME, _QUOTED, _VALUE, _MARK = range(1, 5)
+_BEFORE_NUMBER = ("$", NUMBERED)
 
 
 # Tokens after which a value stands rather than a name.
@@ -259,6 +258,28 @@ def _is_in_list(tokens: list[Any], index: int) -> bool:
 
 
 def _parts(tokens: list[Any], strings: frozenset[int] = _NO_STRINGS) -> list[str]:
+    if strings:
+        return _parts_by_neighbours(tokens, strings)
+    becomes = _becomes().get
+    parts: list[str] = []
+    for token in tokens:
+        kind = becomes(token.token_type)
+        if kind is None:
+            parts.append(token.text.upper())
+        elif kind == _NAME:
+            text = token.text
+            parts.append("?" if text[:1] in _BEFORE_NUMBER else text.lower())
+        elif kind == _VALUE:
+            parts.append("?")
+        elif kind == _QUOTED:
+            parts.append(f'"{token.text}"')
+        else:
+            return _parts_by_neighbours(tokens, strings)
+    return parts
+
+
+def _parts_by_neighbours(tokens: list[Any], strings: frozenset[int]) -> list[str]:
+    """The same where a token may be a parameter with the next one, or a string in double quotes."""
     _, _, percent, number, _, _ = _kinds()
     becomes = _becomes().get
     parts: list[str] = []
@@ -272,7 +293,7 @@ def _parts(tokens: list[Any], strings: frozenset[int] = _NO_STRINGS) -> list[str
         if kind is None:
             parts.append(text.upper())
         elif kind == _NAME:
-            parts.append("?" if text[:1] in ("$", NUMBERED) else text.lower())
+            parts.append("?" if text[:1] in _BEFORE_NUMBER else text.lower())
         elif kind == _VALUE:
             parts.append("?")
         elif kind == _QUOTED:

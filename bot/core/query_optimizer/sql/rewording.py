@@ -43,10 +43,11 @@ def reworded(query: str, tokens: list[Any], dialect: str) -> str:
         query = _RECURSIVE_VIEW.sub(r"\1", query, count=1)
     elif word == "ALTER" and dialect in ("mysql", ""):
         query = _ALTER_VIEW.sub("CREATE OR REPLACE ", query, count=1)
-    often = 0 if dialect == "sqlite" else query.upper().count("TABLE")
+    upper = query.upper()
+    often = 0 if dialect == "sqlite" else upper.count("TABLE")
     if often > 1 or (often and _is_no_definition(tokens)):
         query = _without_table_queries(query, tokens)
-    if dialect in ("mysql", "") and _NEXT_VALUE.search(query):
+    if "NEXT" in upper and dialect in ("mysql", "") and _NEXT_VALUE.search(query):
         query = _NEXT_VALUE.sub(r"nextval(\1)", query)
     return query
 

@@ -35,10 +35,11 @@ class Source:
         self.join = join
         """The Join that brings it in; None for the first one."""
         is_table = node.__class__ is exp.Table and node.this.__class__ is exp.Identifier
-        self.name: str = node.name if is_table else ""
-        alias = node.args.get("alias")
+        args = node.args
+        self.name: str = args["this"].name if is_table else ""
+        alias = args.get("alias")
         self.alias: str = (alias.name if alias is not None else "") or self.name
-        db = node.args.get("db") if is_table else None
+        db = args.get("db") if is_table else None
         in_catalog = db is not None and db.name.lower() in SYSTEM_SCHEMAS
         renames = alias is not None and alias.__class__ is exp.TableAlias and alias.args.get("columns")
         self.is_base = (

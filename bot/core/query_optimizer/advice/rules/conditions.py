@@ -82,9 +82,12 @@ def _between_dates(node: Any, facts: Facts) -> Remark | None:
 def _never_true(node: Any, facts: Facts) -> Remark | None:
     if node.parent.__class__ in (exp.And, exp.Paren) or not in_filter(node):
         return None  # the outermost AND covers all of them
+    conditions = operands(node, exp.And)
+    if not _may_share_a_column(conditions):
+        return None
     tests: dict[ColumnKey, list[_Test]] = {}
     names: dict[ColumnKey, str] = {}
-    for condition in operands(node, exp.And):
+    for condition in conditions:
         for column, test in _tests_in(condition):
             key = key_of(column)
             if names.setdefault(key, written(column)) != written(column):
@@ -99,6 +102,19 @@ def _never_true(node: Any, facts: Facts) -> Remark | None:
                     )
             tests.setdefault(key, []).append(test)
     return None
+
+
+def _may_share_a_column(conditions: list[Any]) -> bool:
+    """Whether two of them may be on one column, or one demands two things of it: a quick look, since in most
+    statements each is on a column of its own.
+    """
+    names = set()
+    for condition in conditions:
+        column = condition.args.get("this")
+        if column.__class__ is not exp.Column or condition.__class__ is exp.Between:
+            return True
+        names.add(written(column).lower())
+    return len(names) < len(conditions)
 
 
 class _Test(NamedTuple):
