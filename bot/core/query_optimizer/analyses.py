@@ -15,7 +15,7 @@ from bot.core.query_optimizer.errors import QueryTooComplexError
 from bot.core.query_optimizer.execution.remembered import Remembered
 from bot.core.query_optimizer.execution.results import key_of
 from bot.core.query_optimizer.graphql.texts import MISSING, is_graphql, operation_name_of
-from bot.core.query_optimizer.models import UNPARSED, Advice, Analysis, QueryType
+from bot.core.query_optimizer.models import UNPARSED, Advice, Analysis, QueryType, Told
 from bot.core.query_optimizer.sql.comments import untagged
 from bot.core.query_optimizer.sql.dialects import IMPORTING, load_parser
 from bot.core.query_optimizer.sql.functions import NOTHING, Known
@@ -61,7 +61,7 @@ class Analyses:
         """What a GraphQL operation may cost, in fields."""
         self._analyses: Remembered[Analysis] = Remembered(ANALYSES_CHARACTERS)
         self._advices: Remembered[Advice] = Remembered(ANALYSES_CHARACTERS)
-        self._alike: Remembered[Analysis] = Remembered(ALIKE_CHARACTERS)
+        self._alike: Remembered[Told] = Remembered(ALIKE_CHARACTERS)
         """By the text without its numbers (:mod:`.sql.numbers`)."""
         self._missing_logged = False
 
@@ -120,12 +120,31 @@ class Analyses:
 
     def _of_sql(self, query: str) -> Analysis:
         alike = without_numbers(query)
-        analysis = None if alike is None else self._alike.get(alike)
-        if analysis is None:
-            analysis = analysis_of(query, self.dialect, self.known)
-            if alike is not None and is_same_for_all(analysis):
-                self._alike.put(alike, analysis, analysis_size(alike, analysis))
+        told = None if alike is None else self._alike.get(alike)
+        if told is not None:
+            return told.analysis
+        analysis = analysis_of(query, self.dialect, self.known)
+        if alike is not None and is_same_for_all(analysis):
+            self._alike.put(alike, Told(analysis), analysis_size(alike, analysis))
         return analysis
+
+    def _on_sql(self, query: str) -> Advice:
+        alike = without_numbers(query)
+        told = None if alike is None else self._alike.get(alike)
+        analysis = self._analyses.get(query)
+        if told is None and analysis is not None:
+            told = Told(analysis)
+        advice = advice_on(query, self.dialect, self.known, told)
+        if advice.analysis.not_cacheable == UNPARSED:
+            return advice
+        if analysis is None and len(query) <= SHORT:
+            self._analyses.put(query, advice.analysis, analysis_size(query, advice.analysis))
+        # Without columns it is perhaps no whole advice: a rule may have failed.
+        is_first = told is None or told.advice is None
+        if alike is not None and is_first and advice.columns and is_same_for_all(advice.analysis):
+            size = analysis_size(alike, advice.analysis) + advice.characters
+            self._alike.put(alike, Told(advice.analysis, advice), size)
+        return advice
 
     def key_of(self, query: str, params: Any) -> Hashable:
         """The key of a result: GraphQL by its normal form, SQL without a tracer's comments.
@@ -160,7 +179,7 @@ class Analyses:
             return Advice(query, self.analyse(query), query)
         advice = self._advices.get(query)
         if advice is None:
-            advice = advice_on(query, self.dialect, self.known)
+            advice = self._on_sql(query)
             self._advices.put(query, advice, advice.characters)
         return advice
 
@@ -265,13 +284,17 @@ def graphql_analysis_of(query: str) -> Analysis:
         return unknown(query, "")
 
 
-def advice_on(query: str, dialect: str, known: Known = NOTHING) -> Advice:
-    """Advice on a SQL text. Long texts get none. Never raises, except MemoryError."""
+def advice_on(query: str, dialect: str, known: Known = NOTHING, told: Told | None = None) -> Advice:
+    """Advice on a SQL text. Long texts get none. Never raises, except MemoryError.
+
+    ``told`` is what a text that means the same has told.
+    """
     advise, read = _advisers()
     if len(query) <= MAX_ADVISED and is_readable(query) and not _has_too_many_conditions(query):
         try:
-            reading = read(query, dialect, known)
-            advice: Advice = advise(reading)
+            meaning, alike = (None, None) if told is None else told
+            reading = read(query, dialect, known, meaning)
+            advice: Advice = advise(reading, None, alike)
             reading.release()
             return advice
         except MemoryError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from msgspec import Struct, structs
 
@@ -205,6 +205,14 @@ class OptimizationResult:
     @property
     def estimated_improvement_percent(self) -> float:
         return self.estimated_improvement
+
+
+class Told(NamedTuple):
+    """What is known of a text before it is read, from itself or from one that differs in numbers alone."""
+
+    analysis: Analysis
+    advice: Advice | None = None
+    """On the other text: its index suggestions and columns hold for both, its findings do not."""
 
 
 class Advice(Struct, frozen=True, dict=True):

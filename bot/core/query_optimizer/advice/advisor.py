@@ -24,25 +24,33 @@ MAX_CONNECTED = 1_000
 """ANDs and ORs of a statement above which no advice is given: they nest, and rules search up and down."""
 
 
-def advise(reading: Reading, schema: Schema | None = None) -> Advice:
-    """Rules, rewrites and index suggestions for a text that was read. Never raises."""
+def advise(reading: Reading, schema: Schema | None = None, alike: Advice | None = None) -> Advice:
+    """Rules, rewrites and index suggestions for a text that was read. Never raises.
+
+    ``alike`` is the advice on a text that differs in numbers alone: rules look at numbers, and what an index
+    serves does not depend on them.
+    """
     try:
-        return _advise(reading, schema)
+        return _advise(reading, schema, alike)
     except (RecursionError, AttributeError, TypeError, KeyError, ValueError, IndexError) as error:
         # A tree of an unforeseen form: no advice is better than no answer.
         logger.debug("no advice on %s: %s", one_line(reading.analysis.normal_form, 200), one_line(error))
         return Advice(reading.query, reading.analysis, reading.query)
 
 
-def _advise(reading: Reading, schema: Schema | None) -> Advice:
+def _advise(reading: Reading, schema: Schema | None, alike: Advice | None) -> Advice:
     findings: list[Finding] = []
     suggestions: dict[str, IndexSuggestion] = {}
     columns: dict[str, dict[str, None]] = {}
+    scopes = None
     for census in reading.censuses:
         if len(census.all(exp.And, exp.Or)) > MAX_CONNECTED:
             return Advice(reading.query, reading.analysis, reading.query)
         facts = Facts(reading, census, schema)
+        scopes = facts.scopes
         findings += findings_of(facts)
+        if alike is not None:
+            continue
         for suggestion in suggestions_for(facts):
             suggestions.setdefault(suggestion.ddl, suggestion)
         for clause, names in columns_by_clause(census, facts.scopes).items():
@@ -51,7 +59,7 @@ def _advise(reading: Reading, schema: Schema | None) -> Advice:
     optimized: str = reading.query
     done: list[str] = []
     if findings:
-        optimized, done = rewrite(reading, {finding.code for finding in findings}, schema)
+        optimized, done = rewrite(reading, {finding.code for finding in findings}, schema, scopes)
     if done:
         findings = [
             replace(finding, fix=f"{finding.fix} (Done in optimized_query: {REWRITES[finding.code]}.)")
@@ -65,6 +73,8 @@ def _advise(reading: Reading, schema: Schema | None) -> Advice:
         optimized_query=optimized,
         findings=tuple(findings),
         recommendations=tuple(map(str, findings)),
-        index_suggestions=tuple(suggestions.values()),
-        columns={clause: tuple(names) for clause, names in columns.items()},
+        index_suggestions=tuple(suggestions.values()) if alike is None else alike.index_suggestions,
+        columns=(
+            {clause: tuple(names) for clause, names in columns.items()} if alike is None else alike.columns
+        ),
     )

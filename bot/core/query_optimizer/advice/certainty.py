@@ -33,11 +33,13 @@ class ColumnTypes:
 
     __slots__ = ("census", "dialect", "schema", "scopes")
 
-    def __init__(self, census: Census, schema: Schema | None, dialect: str) -> None:
+    def __init__(
+        self, census: Census, schema: Schema | None, dialect: str, scopes: Scopes | None = None
+    ) -> None:
         self.census = census
         self.schema = schema
         self.dialect = dialect
-        self.scopes = Scopes(census, schema)
+        self.scopes = scopes or Scopes(census, schema)
 
     def family(self, column: Any) -> str:
         """The type of a column whose equal values are identical; "": another type, or unknown."""

@@ -35,6 +35,7 @@ from bot.core.query_optimizer.sql.parameters import Parameters
 from bot.core.query_optimizer.sql.schema import Schema
 from bot.core.query_optimizer.sql.scopes import (
     SETS,
+    Scopes,
 )
 from bot.core.query_optimizer.sql.spelling import printed, spelling
 
@@ -53,16 +54,19 @@ REWRITES = {
 """The rules whose fix is a rewrite, and what it is called."""
 
 
-def rewrite(reading: Reading, codes: set[str], schema: Schema | None = None) -> tuple[str, list[str]]:
+def rewrite(
+    reading: Reading, codes: set[str], schema: Schema | None = None, scopes: Scopes | None = None
+) -> tuple[str, list[str]]:
     """(the query, rewritten where one of the rules ``codes`` found something; the codes of what was done).
 
-    ``schema`` says what is known of the tables: with fewer types there are fewer rewrites.
+    ``schema`` says what is known of the tables: with fewer types there are fewer rewrites. ``scopes`` are
+    those of the statement, if they were made already.
     """
     wanted = codes & REWRITES.keys()
     if not wanted or len(reading.censuses) != 1:
         return reading.query, []
     census = reading.censuses[0]
-    if not may_be_rewritten(reading, census, ColumnTypes(census, schema, reading.dialect)):
+    if not may_be_rewritten(reading, census, ColumnTypes(census, schema, reading.dialect, scopes)):
         return reading.query, []
     try:
         return _rewrite(reading, wanted, schema)

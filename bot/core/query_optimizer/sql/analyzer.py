@@ -14,7 +14,7 @@ from bot.core.query_optimizer.sql.census import Census
 from bot.core.query_optimizer.sql.controls import is_control, sets_transaction
 from bot.core.query_optimizer.sql.declarations import EVERY_EVENT
 from bot.core.query_optimizer.sql.definitions import declared_by_words, replacing, written_by_words
-from bot.core.query_optimizer.sql.dialects import statements_of, tokens_in
+from bot.core.query_optimizer.sql.dialects import sqlglot_error, statements_of, tokens_in
 from bot.core.query_optimizer.sql.fingerprint import is_too_deep, shape_of, tokens_of
 from bot.core.query_optimizer.sql.functions import NOTHING, Known
 from bot.core.query_optimizer.sql.parameters import Parameters
@@ -77,14 +77,17 @@ _CLOCK = re.compile(r"(?i)\b(?:date|time|datetime|julianday|unixepoch|strftime|t
 _EXECUTABLE_COMMENT = re.compile(r"(?i)/\*M?!")
 
 
-def read(query: str, dialect: str, known: Known = NOTHING) -> Reading:
-    """Tokenize, parse and walk a text once, and say what it means."""
+def read(query: str, dialect: str, known: Known = NOTHING, meaning: Analysis | None = None) -> Reading:
+    """Tokenize, parse and walk a text once, and say what it means; ``meaning`` if that is known already."""
     tokens = tokens_of(query, dialect)
-    fingerprint, normal_form = shape_of(query, tokens, dialect)
     parameters = Parameters()
     statements, parsed = None, query
     if tokens and not is_too_deep(query, tokens):
         statements, parsed = _parse(query, tokens, dialect, parameters)
+    if meaning is not None:
+        censuses = [Census(statement) for statement in statements or ()]
+        return Reading(query, dialect, meaning, censuses, (tokens or []) if censuses else [], parameters)
+    fingerprint, normal_form = shape_of(query, tokens, dialect)
     if statements is None:
         unreadable = _read_elsewhere(query, fingerprint, normal_form, known) if dialect == "" else None
         if unreadable is None:
@@ -95,10 +98,10 @@ def read(query: str, dialect: str, known: Known = NOTHING) -> Reading:
     found = [
         _with_transaction(effects(census, dialect, known, parsed), census, dialect) for census in censuses
     ]
-    if dialect != "postgres" and dialect != "sqlite" and _EXECUTABLE_COMMENT.search(query):
+    if "/*" in query and dialect != "postgres" and dialect != "sqlite" and _EXECUTABLE_COMMENT.search(query):
         # MySQL or MariaDB executes what looks like a comment here, and no parser here reads it.
         found.append(Effects(frozenset(), frozenset(), anything=True, reason="it has code in a comment"))
-    if any(effect.transaction == "rollback" for effect in found) and _CHAIN.search(query):
+    if "rollback" in [effect.transaction for effect in found] and _CHAIN.search(query):
         # Which the parser does not tell.
         found = [e._replace(transaction="chain") if e.transaction == "rollback" else e for e in found]
     takes_moments = dialect in ("postgres", "") or (dialect == "sqlite" and _CLOCK.search(query) is not None)
@@ -161,13 +164,13 @@ def _summary(
 ) -> Analysis:
     """The meaning of a text, from the meanings of its statements."""
     first = found[0]
-    if len(found) == 1:
-        reads, writes = first.reads, first.writes
-    else:
-        reads = first.reads.union(*[effect.reads for effect in found])
-        writes = first.writes.union(*[effect.writes for effect in found])
+    reads, writes, anything, declares = first.reads, first.writes, first.anything, first.declares
+    if len(found) > 1:
+        reads = reads.union(*[effect.reads for effect in found])
+        writes = writes.union(*[effect.writes for effect in found])
+        anything = any(effect.anything for effect in found)
+        declares = tuple([each for effect in found for each in effect.declares])
     reasons = [effect.reason for effect in found if effect.reason]
-    anything = any(effect.anything for effect in found)
     if kind is QueryType.SCRIPT:
         reasons.insert(0, "several statements in one text")
     elif kind is not QueryType.SELECT:
@@ -189,7 +192,7 @@ def _summary(
         not_cacheable=reasons[0] if reasons else "",
         transaction=transaction,
         takes_moments=takes_moments,
-        declares=tuple(dict.fromkeys(each for effect in found for each in effect.declares)),
+        declares=tuple(dict.fromkeys(declares)) if declares else (),
         events=_events(found, normal_form),
     )
 
@@ -199,7 +202,7 @@ _REPLACES = re.compile(r"(?i)\bREPLACE\b(?!\s*\()")
 
 
 def _events(found: list[Effects], normal_form: str) -> frozenset[str]:
-    if _REPLACES.search(normal_form):
+    if "REPLACE" in normal_form.upper() and _REPLACES.search(normal_form):
         return EVERY_EVENT
     if len(found) == 1:
         return found[0].events
@@ -243,9 +246,6 @@ def _parse(
     query: str, tokens: list[Any], dialect: str, parameters: Parameters
 ) -> tuple[list[Any] | None, str]:
     """(the statements, the text that they were parsed from)"""
-    from sqlglot import exp
-    from sqlglot.errors import SqlglotError
-
     try:
         plain = reworded(query, tokens, dialect)
         if plain != query:
@@ -255,14 +255,14 @@ def _parse(
             if plain != query:
                 query, tokens = plain, tokens_in(plain, dialect)
         parsed = statements_of(tokens, query, dialect)
-    except (SqlglotError, RecursionError, ValueError, TypeError, NameError, AttributeError, LookupError):
+    except (sqlglot_error(), RecursionError, ValueError, TypeError, NameError, AttributeError, LookupError):
         # The last few are what the parser raises for texts that are not SQL at all.
         return None, query
     statements = [
         # A comment after the last semicolon comes as a statement of nothing.
         statement
         for statement in parsed
-        if statement is not None and statement.__class__ is not exp.Semicolon
+        if statement is not None and statement.__class__.__name__ != "Semicolon"
     ]
     # The parser also takes bare expressions ("FROBNICATE ALL" is a column with an alias to it).
     if not statements or any(_type_of(statement) is QueryType.UNKNOWN for statement in statements):

@@ -47,6 +47,7 @@ def without_numbers(query: str) -> str | None:
 
 
 _NEXT = "\0"
+_NUMBER_AS_NAME = re.compile(r"(?:\A|[. ])[0-9]++(?:[. ]|\Z)")
 _ROWS = frozenset((QueryType.SELECT, QueryType.INSERT, QueryType.UPDATE, QueryType.DELETE))
 
 
@@ -57,5 +58,5 @@ def is_same_for_all(analysis: Analysis) -> bool:
         and analysis.not_cacheable != UNPARSED
         and not analysis.transaction
         and not analysis.declares
-        and not any(part.isdigit() for name in analysis.reads | analysis.writes for part in name.split("."))
+        and _NUMBER_AS_NAME.search(" ".join((*analysis.reads, *analysis.writes))) is None
     )

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from bot.core.query_optimizer import analyses
-from bot.core.query_optimizer.analyses import Analyses, analysis_of
+from bot.core.query_optimizer.analyses import Analyses, advice_on, analysis_of
 from bot.core.query_optimizer.sql.numbers import is_same_for_all, without_numbers
 from tests.support.searching import cases
 from tests.support.sql_differential import KINDS, Dataset, QueryGenerator
@@ -88,7 +88,8 @@ def _with_other_numbers(text, random):
 def test_what_is_shared_is_what_the_parser_says_of_each_text(dialect):
     """Random queries, with operators, casts, subqueries and odd comments, and each with other numbers."""
     choice = random.Random(dialect)
-    shared = 0
+    shared, known = 0, Analyses()
+    known.read_as(dialect, frozenset())
     for seed in range(cases(300)):
         data = Dataset(dialect, seed // 10, KINDS[dialect])
         one = QueryGenerator(data, seed).query().text
@@ -98,6 +99,8 @@ def test_what_is_shared_is_what_the_parser_says_of_each_text(dialect):
             continue
         shared += one != other
         assert analysis_of(one, dialect) == analysis_of(other, dialect), (one, other)
+        assert known.advise(one, None) == advice_on(one, dialect), one
+        assert known.advise(other, None) == advice_on(other, dialect), (one, other)
     assert shared, "the search found nothing to compare"
 
 
@@ -129,3 +132,42 @@ def test_another_dialect_makes_it_be_parsed_again():
     assert not known.analyse("SELECT sysdate FROM t WHERE id = 1").cacheable
     known.read_as("sqlite", frozenset())
     assert known.analyse("SELECT sysdate FROM t WHERE id = 2").cacheable
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "code"),
+    [
+        ("SELECT a FROM t WHERE b = 1 LIMIT 1", "SELECT a FROM t WHERE b = 1 LIMIT 5", "Q014"),
+        ("SELECT a FROM t WHERE b = 1 OFFSET 0", "SELECT a FROM t WHERE b = 1 OFFSET 90", "Q007"),
+        ("SELECT a FROM t WHERE b = 1 AND b = 1", "SELECT a FROM t WHERE b = 1 AND b = 2", "Q030"),
+        ("SELECT a FROM t WHERE b = 1 AND 1 = 2", "SELECT a FROM t WHERE b = 1 AND 1 = 1", "Q032"),
+    ],
+)
+def test_advice_looks_at_the_numbers(one, other, code):
+    known = Analyses()
+    known.read_as("postgres", frozenset())
+    assert code not in [finding.code for finding in known.advise(one, None).findings]
+    second = known.advise(other, None)
+    assert code in [finding.code for finding in second.findings]
+    assert second == advice_on(other, "postgres")
+
+
+def test_what_an_index_serves_is_found_once(monkeypatch):
+    from bot.core.query_optimizer.advice import advisor
+
+    asked = []
+    monkeypatch.setattr(
+        advisor, "suggestions_for", lambda facts, real=advisor.suggestions_for: asked.append(1) or real(facts)
+    )
+    known = Analyses()
+    one = known.advise("SELECT a FROM t WHERE b = 1", None)
+    other = known.advise("SELECT a FROM t WHERE b = 2", None)
+    assert one.index_suggestions == other.index_suggestions != ()
+    assert (one.columns, len(asked)) == (other.columns, 1)
+
+
+def test_a_text_with_advice_is_not_parsed_again_before_it_runs(monkeypatch):
+    known = Analyses()
+    advice = known.advise("SELECT a FROM t", None)
+    monkeypatch.setattr(analyses, "analysis_of", None)
+    assert known.analyse("SELECT a FROM t") is advice.analysis
