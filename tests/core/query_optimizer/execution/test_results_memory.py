@@ -20,6 +20,8 @@ RESULTS = {
     "of tenants, no parameters": lambda n: ((f"tenant {n}", key_of(LONG, None)), [(n + 1000,)], T),
     "long parameters": lambda n: (key_of(SHORT, (f"{n}" + "x" * 5000,)), [], T),
     "many parameters": lambda n: (key_of(SHORT, (list(range(n, n + 300)),)), [], T),
+    "several parameters": lambda n: (key_of(SHORT, (n + 1000, f"{n}", None, b"x" * n)), [], T),
+    "a list of parameters": lambda n: (key_of(LONG, [n + 1000, f"{n}" + "y" * 300]), [], T),
     "named parameters": lambda n: (key_of(SHORT, {"a": n + 1000, "b": f"{n}"}), [], T),
     "tables of their own": lambda n: (key_of(SHORT, (n,)), [], frozenset({f"table{n}", "t"})),
 }
