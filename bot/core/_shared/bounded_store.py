@@ -402,13 +402,8 @@ class BoundedStore:
         elif not entry.in_main:
             self._small_count -= 1
             self._small_bytes -= entry.size
-        bucket = entry.bucket
-        if bucket is not None:
-            if len(bucket) > 1:
-                del bucket[entry]
-                entry.bucket = None
-            else:
-                self._unschedule(entry, bucket)
+        if entry.bucket is not None:
+            self._unschedule(entry, entry.bucket)
         if entry.meta is not None and self._on_drop is not None:
             self._on_drop(entry)
         entry.value = entry.thaw = entry.meta = None  # a dead entry may wait long in its queue

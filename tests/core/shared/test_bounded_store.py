@@ -368,3 +368,12 @@ def test_a_large_small_queue_does_not_keep_dead_entries_in_the_main_queue():
         store.remove("s", key)
     assert len(store._main) <= 64
     store.check_invariants()
+
+
+def test_what_leaves_keeps_nothing_of_the_store_alive():
+    store = BoundedStore(max_bytes=10**6, max_entries=100)
+    put(store, "stays", ttl=10)
+    entry = put(store, "leaves", ttl=10, meta="tag")
+    store.remove("s", "leaves")
+    assert (entry.value, entry.thaw, entry.meta, entry.bucket) == (None, None, None, None)
+    store.check_invariants()

@@ -274,3 +274,12 @@ def test_clearing_one_space_remembers_who_fell_out():
     put(store, "b")
     store.clear("s")
     assert put(store, "a").in_main
+
+
+def test_what_came_back_once_is_new_after_that():
+    store = BoundedStore(max_bytes=100, max_entries=1)
+    put(store, "a")
+    put(store, "b")
+    assert put(store, "a").in_main
+    store.remove("s", "a")
+    assert not put(store, "a").in_main
