@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from enum import Enum
@@ -183,6 +182,8 @@ def _check_options(options: dict[str, str], *, sentinel: bool) -> None:
     allowed = _TAKEN | _OURS if sentinel else _TAKEN | {"key_prefix"}
     for name in options:
         if name not in allowed:
+            import difflib  # here, not above: only a wrong name needs it
+
             near = difflib.get_close_matches(name, allowed, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise invalid("option of the redis url", name[:100], f"one of {', '.join(sorted(allowed))}{hint}")

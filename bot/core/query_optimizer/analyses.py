@@ -292,9 +292,8 @@ def advice_on(query: str, dialect: str, known: Known = NOTHING, told: Told | Non
     advise, read = _advisers()
     if len(query) <= MAX_ADVISED and is_readable(query) and not _has_too_many_conditions(query):
         try:
-            meaning, alike = (None, None) if told is None else told
-            reading = read(query, dialect, known, meaning)
-            advice: Advice = advise(reading, None, alike)
+            reading = read(query, dialect, known, None if told is None else told.analysis)
+            advice: Advice = advise(reading, None, None if told is None else told.advice)
             reading.release()
             return advice
         except MemoryError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct, structs
 
@@ -207,7 +207,7 @@ class OptimizationResult:
         return self.estimated_improvement
 
 
-class Told(NamedTuple):
+class Told(Struct, frozen=True):
     """What is known of a text before it is read, from itself or from one that differs in numbers alone."""
 
     analysis: Analysis

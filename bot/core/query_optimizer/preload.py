@@ -11,6 +11,7 @@ from bot.core._shared.masking import one_line
 from bot.core.query_optimizer.analyses import advice_on, analysis_of
 from bot.core.query_optimizer.sql.dialects import IMPORTING
 from bot.core.query_optimizer.sql.long_texts import repetitions
+from bot.core.query_optimizer.sql.numbers import number_or_quoted
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ def _load(dialect: str) -> None:
         analysis_of(_TEXT, dialect)  # first: a query may wait for it already
         advice_on(_TEXT, dialect)
         repetitions()
+        number_or_quoted()
         with IMPORTING:
             from bot.core.query_optimizer.execution import batching  # noqa: F401 - imported, not used
     except Exception as error:

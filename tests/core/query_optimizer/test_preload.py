@@ -14,6 +14,7 @@ STORY = """
 import asyncio, sys, threading
 from bot.core.query_optimizer import QueryOptimizer
 from bot.core.query_optimizer.sql.long_texts import repetitions
+from bot.core.query_optimizer.sql.numbers import number_or_quoted
 
 async def main():
     optimizer = QueryOptimizer()
@@ -22,6 +23,7 @@ async def main():
     assert "sqlglot" not in sys.modules, "the start does not wait for it"
     assert "bot.core.query_optimizer.graphql.operations" not in sys.modules, "the first text loads it"
     assert not repetitions.cache_info().currsize
+    assert not number_or_quoted.cache_info().currsize
     while not WAIT and "sqlglot.parsers.postgres" not in sys.modules:
         await asyncio.sleep(0.01)
 
@@ -33,6 +35,7 @@ async def main():
     await optimizer.disable()
     assert "sqlglot.parsers.postgres" in sys.modules
     assert WAIT or repetitions.cache_info().currsize == 1, "no long text waits for it"
+    assert number_or_quoted.cache_info().currsize == 1
     await asyncio.sleep(0.1)
     assert not any(thread.name == NAME for thread in threading.enumerate())
 

@@ -3,6 +3,7 @@
 import asyncio
 from datetime import UTC, datetime, time, timedelta, timezone
 from decimal import Decimal
+from fractions import Fraction
 from typing import NamedTuple
 from uuid import UUID
 
@@ -67,6 +68,12 @@ async def test_parameters_that_are_equal_and_written_apart_are_two(optimizer, db
     for params in ((one,), (other,), (one,), {"when": one}, {"when": other}):
         await optimizer.execute(USERS, params, db)
     assert len(db.executed) == 4
+
+
+async def test_parameters_of_the_standard_library_are_plain_data(optimizer, db):
+    for params in ((Fraction(1, 3),), (Fraction(1, 4),), (UUID(int=1),), (Fraction(1, 3),)):
+        await optimizer.execute(USERS, params, db)
+    assert len(db.executed) == 3
 
 
 async def test_lists_and_tuples_are_two_to_a_driver(optimizer, db):

@@ -7,8 +7,7 @@ import ipaddress
 from collections import Counter, OrderedDict
 from collections.abc import Hashable, Iterable
 from decimal import Decimal
-from fractions import Fraction
-from sys import getsizeof
+from sys import getsizeof, modules
 from typing import Any
 from uuid import UUID
 
@@ -42,7 +41,7 @@ _WRITTEN_APART = frozenset(
 )
 _IMMUTABLE = frozenset(
     (
-        UUID, Fraction, ipaddress.IPv4Address, ipaddress.IPv6Address, ipaddress.IPv4Network,
+        UUID, ipaddress.IPv4Address, ipaddress.IPv6Address, ipaddress.IPv4Network,
         ipaddress.IPv6Network, ipaddress.IPv4Interface, ipaddress.IPv6Interface,
     )
 )  # fmt: skip
@@ -267,6 +266,11 @@ def hash_of(number: int, query: str, params: Any) -> int:
     return hash((number, key_of(query, params)))
 
 
+def _fraction() -> Any:
+    """The class of fractions; None if nothing imported it, so that there is none."""
+    return getattr(modules.get("fractions"), "Fraction", None)
+
+
 def freeze_params(value: Any) -> Hashable:
     """A hashable form of plain data, which differs for values that a driver may send differently.
 
@@ -305,6 +309,6 @@ def _frozen(value: Any, where: object) -> Hashable:
         return kind, value
     if isinstance(value, tuple) and hasattr(kind, "_fields"):
         return kind, tuple([_frozen(item, None) for item in value])
-    if kind.__module__ == "bson.objectid":
+    if kind.__module__ == "bson.objectid" or kind is _fraction():
         return kind, value
     raise TypeError(f"parameter of type {kind.__qualname__}: expected plain data")

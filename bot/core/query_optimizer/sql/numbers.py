@@ -6,23 +6,30 @@ depend on the number, and so does advice; what is read and written, and whether 
 
 from __future__ import annotations
 
+import functools
 import re
 
 from bot.core.query_optimizer.models import UNPARSED, Analysis, QueryType
 from bot.core.query_optimizer.sql.long_texts import SHORT
 
 _FIRST = re.compile(r"(?i)\s*+(?:SELECT|INSERT|UPDATE|DELETE|WITH)\b")
+
+
+@functools.cache
+def number_or_quoted() -> re.Pattern[str]:
+    """Compiled with the parser or for the first text, not with this module: each start would wait for it."""
+    return re.compile(_NUMBER_OR_QUOTED, re.VERBOSE | re.IGNORECASE)
+
+
 # A number where only a value can stand, or the rest of a string or of a name in quotes. Not a number that is
 # a name (AS 5), a part of a name (t.5), a parameter ($1, ?1, :1) or part of another number (1.5, 1e9).
-_NUMBER_OR_QUOTED = re.compile(
-    r"""[0-9'"`](?:
+_NUMBER_OR_QUOTED = r"""
+    [0-9'"`](?:
         (?: (?<=[-=<>(,+*/][0-9]) | (?<=[-=<>(,+*/][ ][0-9])
           | (?<=\bAND[ ][0-9]) | (?<=\bBETWEEN[ ][0-9]) | (?<=\bLIMIT[ ][0-9]) | (?<=\bOFFSET[ ][0-9]) )
         [0-9]*+(?![\w.])
       | ( (?<=')[^']*+' | (?<=")[^"]*+" | (?<=`)[^`]*+` )
-    )""",
-    re.VERBOSE | re.IGNORECASE,
-)
+    )"""
 
 
 def without_numbers(query: str) -> str | None:
@@ -36,7 +43,7 @@ def without_numbers(query: str) -> str | None:
         or _FIRST.match(query) is None
     ):  # fmt: skip
         return None
-    parts = _NUMBER_OR_QUOTED.split(query)
+    parts = number_or_quoted().split(query)
     quoted = parts[1::2]
     if None not in quoted:
         return None
