@@ -27,6 +27,9 @@ AfterWrite = Callable[[list[str]], Awaitable[Any] | None]
 
 EVERY_TABLE = "*"
 
+_ROWS = (QueryType.UPDATE, QueryType.INSERT, QueryType.DELETE)
+"""What changes rows and nothing else: asked first, since most writes are of these."""
+
 _MAY_DEFINE = (QueryType.DDL, QueryType.SCRIPT, QueryType.OTHER, QueryType.UNKNOWN)
 """What may define something, add or remove an index, or change the planner's statistics."""
 
@@ -137,15 +140,15 @@ class Invalidation:
         """
         if analysis.declares:
             self.learn(analysis.declares)
-        if analysis.query_type in _MAY_DEFINE:
+        kind = analysis.query_type
+        if kind not in _ROWS and kind in _MAY_DEFINE:
             self.catalog.soon()
             if self.plans is not None:
                 self.plans.forget()
-        transaction = self._transactions.current()
-        if transaction is not None:
+        if self._transactions.running[0] and (transaction := self._transactions.current()) is not None:
             self.note(transaction, analysis, database)
-        written, anything = self._all_written(analysis)
-        told = self._written(written, anything, database, analysis.declares)
+        tables, anything, marks = self.relations.all_written(analysis.writes, analysis.events)
+        told = self._written(tables, marks, anything or analysis.writes_anything, database, analysis.declares)
         if self.relations.awaits_catalog and are_tables(analysis.writes):
             self.catalog.ask(self.relations.unknown(analysis.writes))
             if self.catalog.is_overdue:
@@ -160,19 +163,16 @@ class Invalidation:
         if analysis.is_write:
             return self.written_by(analysis, "", waits=waits)
         if analysis.transaction:
-            return self._written((), True, "")  # what was written in it, nobody noted
+            return self._written((), (), True, "")  # what was written in it, nobody noted
         return None
 
     def note(self, transaction: Transaction, analysis: Analysis, database: str) -> None:
         """Note in an open transaction what a statement in it writes and defines."""
-        written, anything = self._all_written(analysis)
-        transaction.write(written, anything, database)
+        written = self.relations.all_written(analysis.writes, analysis.events)
+        transaction.write(written.tables, written.anything or analysis.writes_anything, database)
         if analysis.query_type in _MAY_DEFINE:
             transaction.defines = True
             transaction.doubt = transaction.doubt or any(each.kind == "doubt" for each in analysis.declares)
-
-    def _all_written(self, analysis: Analysis) -> tuple[frozenset[str], bool]:
-        return self.relations.all_written(analysis.writes, analysis.writes_anything, analysis.events)
 
     async def _and_read(self, told: Awaitable[Any] | None) -> None:
         try:
@@ -190,18 +190,29 @@ class Invalidation:
         # What it defined can be read in the catalog only now.
         declares = (Declaration("doubt"),) if transaction.doubt else ()
         self.learn(declares)
-        done = self._written(transaction.written, transaction.anything, transaction.database or "", declares)
+        written = transaction.written
+        done = self._written(
+            written, write_marks(written), transaction.anything, transaction.database or "", declares
+        )
         return None if done is None else asyncio.shield(done)
 
     def _written(
-        self, tables: Collection[str], anything: bool, database: str, declares: Sequence[Declaration] = ()
+        self,
+        tables: Collection[str],
+        marks: Collection[str],
+        anything: bool,
+        database: str,
+        declares: Sequence[Declaration] = (),
     ) -> Awaitable[Any] | None:
         """Drop what read the tables (``anything``: all results) and tell the other instances."""
         if anything:
             self.cache.write_anything()
         else:
-            database = self._database(tables, database)
-            self._drop(tables, database)
+            if database:
+                database = self._database(tables, database)
+            if self._by_database:
+                marks = written_in(frozenset(marks), database)
+            self.cache.write(marks)
         if self.after_write is None:
             return None
         names = [EVERY_TABLE] if anything else tell(sorted(tables), database)
@@ -224,15 +235,11 @@ class Invalidation:
 
     def written(self, names: Collection[str], database: str) -> int:
         """Another program wrote these tables; returns how many results were dropped."""
-        tables, anything = self.relations.all_written(frozenset(names), False)
+        tables, anything, marks = self.relations.all_written(frozenset(names))
         if anything:
             return self.cache.write_anything()
-        return self._drop(tables, self._database(tables, database))
-
-    def _drop(self, tables: Collection[str], database: str) -> int:
-        marks = write_marks(tables)
         if self._by_database:
-            return self.cache.write(written_in(marks, database))
+            marks = written_in(marks, self._database(tables, database))
         return self.cache.write(marks)
 
     # What is known of tables.

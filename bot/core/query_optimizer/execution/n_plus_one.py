@@ -201,8 +201,8 @@ class Detector:
         scope = self._scope.get()
         if scope is None or scope.generation != self._generation:
             scope = self._of_task(scope, now)
-        elif scope.owner is not None:
-            owner = scope.owner()
+        elif (reference := scope.owner) is not None:
+            owner = reference()
             # To look for the running loop takes longer than all the rest, before Python 3.12.
             if owner is not None and asyncio.current_task(owner.get_loop()) is owner:
                 scope.seen = now
@@ -213,6 +213,7 @@ class Detector:
             if len(scope.tallies) >= MAX_SHAPES:
                 del scope.tallies[next(iter(scope.tallies))]
             tally = scope.tallies[fingerprint] = Tally(sample, now - seconds)
+            tally.values.add(variant)
         elif tally.pattern is not None:
             if scope.owner is None or now - seconds - tally.last <= self.window:
                 tally.last = now
@@ -224,15 +225,16 @@ class Detector:
                     tally.pattern.seconds = tally.seconds
                 return None
             tally = scope.tallies[fingerprint] = Tally(sample, now - seconds)
+            tally.values.add(variant)
         else:
             # A pause ends where a query begins.
             if scope.owner is not None and now - seconds - tally.ended > self.window:
                 tally.start(now - seconds)
-            if variant not in tally.values:
+            values = tally.values
+            if variant not in values:
                 tally.sample(sample)
-        values = tally.values
-        if len(values) < MAX_VALUES or len(values) < self.threshold:
-            values.add(variant)
+                if len(values) < MAX_VALUES or len(values) < self.threshold:
+                    values.add(variant)
         tally.seconds += seconds
         if now > tally.ended:
             tally.ended = now
@@ -241,13 +243,7 @@ class Detector:
         if variant in times:
             del times[variant]  # so that it joins the end
         times[variant] = now
-        if len(times) >= self.threshold:
-            oldest = now - self.window
-            for seen in list(times):
-                if times[seen] >= oldest:
-                    break
-                del times[seen]
-        if len(times) >= self.threshold:
+        if len(times) >= self.threshold and self._still_seen(times, now) >= self.threshold:
             tally.count = len(times)
         elif tally.seconds >= self.total_time and self._is_much(tally, scope, now):
             tally.count = len(tally.values)
@@ -256,6 +252,15 @@ class Detector:
         tally.times = {}
         tally.values = set()
         return tally
+
+    def _still_seen(self, times: dict[int, float], now: float) -> int:
+        """Forget values that were last seen before the window; returns how many are left."""
+        oldest = now - self.window
+        for seen in list(times):
+            if times[seen] >= oldest:
+                break
+            del times[seen]
+        return len(times)
 
     def _is_much(self, tally: Tally, scope: _Scope, now: float) -> bool:
         if len(tally.values) < self.threshold:

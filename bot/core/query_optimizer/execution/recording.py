@@ -38,6 +38,7 @@ class Recorder:
     ) -> None:
         self._clock = clock
         self._now = clock.monotonic
+        self._time = clock.time
         self._analyses = analyses
         self._invalidation = invalidation
         self._transactions = transactions
@@ -102,11 +103,12 @@ class Recorder:
         that tells executions of the shape apart; None if nothing does.
         """
         slow = milliseconds >= self._slow_from
-        shape = self.statistics.record(analysis, milliseconds, rows, slow, self._clock.time())
+        shape = self.statistics.record(analysis, milliseconds, rows, slow, self._time())
         tally = None
         if apart is not None:
-            may_be_kept = not (analysis.not_cacheable or analysis.is_write)
-            if may_be_kept and not (self._transactions.running[0] and self._transactions.current()):
+            # Written out, since every query passes here: cacheable, and no write.
+            not_kept = analysis.not_cacheable or analysis.writes or analysis.writes_anything
+            if not not_kept and not (self._transactions.running[0] and self._transactions.current()):
                 version = self._invalidation.version_of(analysis)
                 self.statistics.note_repeat(shape, apart, milliseconds, version, now, self._ttl)
             if self._detects and not analysis.transaction:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 import uuid
 from collections.abc import Hashable
 from typing import Any
@@ -100,7 +101,8 @@ def read_in(marks: frozenset[str], database: str) -> frozenset[str]:
     return frozenset([f"{database}\0{mark}" for mark in marks] + [f"\0{mark}" for mark in marks])
 
 
-def written_in(marks: set[str], database: str) -> set[str]:
+@functools.lru_cache(maxsize=1024)
+def written_in(marks: frozenset[str], database: str) -> frozenset[str]:
     """``marks`` of a write, for the results of all databases that it may concern.
 
     A write in a named database concerns results of that database and of unknown ones; any other write

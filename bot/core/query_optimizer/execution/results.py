@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
-from collections import Counter, OrderedDict
-from collections.abc import Hashable, Iterable
+from collections import Counter
+from collections.abc import Collection, Hashable, Iterable
 from decimal import Decimal
 from sys import getsizeof, modules
 from typing import Any
@@ -64,7 +64,8 @@ class ResultCache:
         # Long texts of queries, each kept and counted once: [the text, results of it]. As above.
         self._texts: dict[str, list[Any]] = {}
         self._write_number = begun
-        self._last_write: OrderedDict[str, int] = OrderedDict()
+        # Mark -> number of its last write, in no order; see _forget_oldest.
+        self._last_write: dict[str, int] = {}
         self._last_write_to_all = begun
 
     def begin(self) -> int:
@@ -156,19 +157,28 @@ class ResultCache:
                 del self._texts[text]
                 self.store.refund(getsizeof(text) + TEXT_OVERHEAD)
 
-    def write(self, tables: Iterable[str]) -> int:
+    def write(self, tables: Collection[str]) -> int:
         """Tables were, or may have been, written: drop the results that read them; returns how many."""
-        self._write_number += 1
+        number = self._write_number = self._write_number + 1
+        last, by_table = self._last_write, self._by_table
         dropped = 0
-        for table in tables:
-            self._last_write[table] = self._write_number
-            self._last_write.move_to_end(table)  # the oldest is dropped first
-            for entry in list(self._by_table.get(table, ())):
-                dropped += self.store.discard(entry)
-        while len(self._last_write) > MAX_TABLES:
-            _, oldest = self._last_write.popitem(last=False)
-            self._last_write_to_all = max(self._last_write_to_all, oldest)
+        last.update(dict.fromkeys(tables, number))
+        if by_table and not by_table.keys().isdisjoint(tables):
+            for table in tables:
+                for entry in list(by_table.get(table, ())):
+                    dropped += self.store.discard(entry)
+        if len(last) > MAX_TABLES:
+            self._forget_oldest()
         return dropped
+
+    def _forget_oldest(self) -> None:
+        """Too many tables are remembered: those written longest ago count as all tables from now on.
+
+        A tenth of them at once, since each search for the oldest looks at all.
+        """
+        last = self._last_write
+        for table in sorted(last, key=last.__getitem__)[: len(last) - MAX_TABLES * 9 // 10]:
+            self._last_write_to_all = max(self._last_write_to_all, last.pop(table))
 
     def write_anything(self) -> int:
         """Something unknown was written: drop everything."""

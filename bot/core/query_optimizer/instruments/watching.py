@@ -24,7 +24,7 @@ from bot.core.query_optimizer.service import QueryOptimizer
 logger = logging.getLogger(__name__)
 
 _numbers = itertools.count(1)
-_SELECT = QueryType.SELECT
+_SELECT, _ROWS = QueryType.SELECT, (QueryType.UPDATE, QueryType.INSERT, QueryType.DELETE)
 
 Run = Callable[[], Awaitable[Any]]
 
@@ -251,11 +251,14 @@ class Session:
             else:
                 params = None
             recorder.ran(analysis, text, params, apart, seconds * 1000, rows, now)
-        is_read = analysis.query_type is _SELECT and not (analysis.writes or analysis.writes_anything)
-        if is_read and self.open is None:
-            if self.in_transaction():
-                self.open = Transaction([0])
-            return None
+        if self.open is None and not analysis.writes_anything:
+            # Most are plain reads and writes of rows, which leave the session as it was.
+            kind = analysis.query_type
+            is_read = kind is _SELECT and not analysis.writes
+            if is_read or (kind in _ROWS and analysis.writes and not analysis.transaction):
+                if self.in_transaction():
+                    self.open = Transaction([0])
+                return None if is_read else self._wrote(analysis)
         return self._ran(analysis, text)
 
     def _ran(self, analysis: Analysis, text: str) -> Awaitable[Any] | None:

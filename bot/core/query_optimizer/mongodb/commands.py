@@ -56,6 +56,10 @@ _COUNTED = {"$group": {"_id": 1, "n": {"$sum": 1}}}
 """The last stage of what the drivers send for ``count_documents``."""
 
 
+Read = tuple[str, dict[str, Any], Any]
+"""What ``_READERS`` find in a command."""
+
+
 class Seen(Struct, frozen=True):
     """What a command means: the same for every command of its shape."""
 
@@ -76,68 +80,50 @@ class Commands:
 
     def __init__(self) -> None:
         self._known: dict[Hashable, Seen] = {}
-        # The same for a find by plain values: (database, collection, whether it is of one, names of fields).
-        self._finds: dict[Hashable, Seen] = {}
+        # The same for one filter by plain values, whose names are all that its form depends on.
+        self._plain: dict[Hashable, Seen] = {}
 
     def read(self, name: str, command: Mapping[str, Any], database: str) -> tuple[Seen | None, Any, Hashable]:
         """(what the command means; None if it is none to be counted, and changes nothing,
         what tells it apart from others of its shape, as the arguments of the driver's method; None: nothing,
         :func:`values_of` these, if they are at hand; else None)
         """
-        if name == "find":
-            plain = self._plain_find(command, database)
-            if plain is not None:
-                return plain
         reader = _READERS.get(name)
         if reader is None:
             return (None if name in HARMLESS else _unreadable(name, database)), None, None
         try:
-            method, arguments = reader(command)
+            method, arguments, condition = reader(command)
+            if condition is not None and (values := plain_values(condition)) is not None:
+                # Most are of these: of all that the meaning depends on, this is what differs among them.
+                key: tuple[Hashable, ...] = (method, command[name], database, *condition)
+                seen = self._plain.get(key)
+                if seen is None:
+                    seen = _meaning(name, method, command, arguments, database)
+                    if len(values) <= MAX_PARTS:
+                        _remember(self._plain, key, seen)
+                return seen, arguments if method in _TOLD_APART else None, values
             if not method:
                 return None, None, None
             if name not in _REMEMBERED:
                 return _meaning(name, method, command, arguments, database), None, None
             left = [MAX_PARTS]
-            key: tuple[Hashable, ...] = name, method, database, command[name]
+            key = name, method, database, command[name], command.get("tailable")
             for each, value in arguments.items():
                 key += each, _signature(value, left, names=each in _NAMED)
-            is_small = left[0] >= 0
-            seen = self._known.get(key) if is_small else None
+            seen = self._known.get(key) if left[0] >= 0 else None
             if seen is None:
                 seen = _meaning(name, method, command, arguments, database)
-                if is_small:
-                    if len(self._known) >= MAX_KNOWN:
-                        self._known.clear()
-                    self._known[key] = seen
+                if left[0] >= 0:
+                    _remember(self._known, key, seen)
         except (TypeError, ValueError, AttributeError, KeyError):  # a command that the driver let pass
             return _unreadable(name, database), None, None
         return seen, arguments if method in _TOLD_APART else None, None
 
-    def _plain_find(self, command: Mapping[str, Any], database: str) -> tuple[Seen, Any, Hashable] | None:
-        """As :meth:`read`, of the most frequent command: a find by plain values without rare options. None
-        for any other.
-        """
-        condition: Any = command.get("filter")
-        values = plain_values(condition)
-        if values is None or not _RARE.isdisjoint(command) or len(values) > MAX_PARTS:
-            return None
-        limit = command.get("limit")
-        is_one = limit == 1 and bool(command.get("singleBatch"))
-        if limit is not None and not is_one:
-            return None
-        try:
-            key: tuple[Hashable, ...] = database, command["find"], is_one, *condition
-            seen = self._finds.get(key)
-        except TypeError:  # a command that the driver let pass
-            return None
-        arguments = {"filter": condition}
-        if seen is None:
-            method = "find_one" if is_one else "find"
-            seen = _read("find", method, command, arguments, database)
-            if len(self._finds) >= MAX_KNOWN:
-                self._finds.clear()
-            self._finds[key] = seen
-        return seen, arguments, values
+
+def _remember(known: dict[Hashable, Seen], key: Hashable, seen: Seen) -> None:
+    if len(known) >= MAX_KNOWN:
+        known.clear()
+    known[key] = seen
 
 
 _REMEMBERED = frozenset("find aggregate count distinct insert update delete findAndModify drop".split())
@@ -191,98 +177,109 @@ def _signature(value: Any, left: list[int], *, names: bool) -> Hashable:
     ]
 
 
-# The driver's method, and its arguments, of a command. "": not to be counted.
+# The driver's method of a command ("": not to be counted), its arguments, and the filter or document that is
+# all of these; None if there is more.
 
 
 def _options(command: Mapping[str, Any]) -> dict[str, Any]:
     return {name: command[name] for name in _OPTIONS if name in command}
 
 
-_RARE = frozenset(_OPTIONS) - {"filter", "limit"}
+_RARE = frozenset((*_OPTIONS, "tailable")) - {"filter", "limit"}
 
 
-def _find(command: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def _find(command: Mapping[str, Any]) -> Read:
     if _RARE.isdisjoint(command):
-        is_one = command.get("singleBatch") and command.get("limit") == 1
-        if is_one or "limit" not in command:
-            return "find_one" if is_one else "find", {"filter": command["filter"]}
+        limit = command.get("limit")
+        is_one = limit == 1 and command.get("singleBatch")
+        if is_one or limit is None:
+            condition = command["filter"]
+            return "find_one" if is_one else "find", {"filter": condition}, condition
     arguments = _options(command)
     if arguments.get("limit") == 1 and command.get("singleBatch"):
         del arguments["limit"]
-        return "find_one", arguments
-    return "find", arguments
+        return "find_one", arguments, None
+    return "find", arguments, None
 
 
-def _aggregate(command: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def _aggregate(command: Mapping[str, Any]) -> Read:
     arguments = _options(command)
     stages = arguments.get("pipeline")
     if isinstance(stages, list) and stages:
         if isinstance(stages[0], Mapping) and "$changeStream" in stages[0]:
-            return "", {}  # it waits for what others write
+            return "", {}, None  # it waits for what others write
         if stages[-1] == _COUNTED and isinstance(stages[0], Mapping) and list(stages[0]) == ["$match"]:
             counted: dict[str, Any] = {"filter": stages[0]["$match"]}
             for stage in stages[1:-1]:
                 counted |= {name.lstrip("$"): value for name, value in stage.items()}
-            return "count_documents", counted
-    return "aggregate", arguments
+            return "count_documents", counted, None
+    return "aggregate", arguments, None
 
 
-def _with_query(method: str) -> Callable[[Mapping[str, Any]], tuple[str, dict[str, Any]]]:
-    def read(command: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def _with_query(method: str) -> Callable[[Mapping[str, Any]], Read]:
+    def read(command: Mapping[str, Any]) -> Read:
         arguments = _options(command)
         if "query" in command:
             arguments["filter"] = command["query"]
-        return method, arguments
+        return method, arguments, None
 
     return read
 
 
-def _insert(command: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def _insert(command: Mapping[str, Any]) -> Read:
     documents: Any = command.get("documents") or ()
     if len(documents) != 1:
-        return "insert_many", {}
-    document = documents[0]
-    found = document.get("_id") if isinstance(document, Mapping) else None
-    return "insert_one", {"document": {"_id": found}}
+        return "insert_many", {}, None
+    [document] = documents
+    is_document = document.__class__ is dict or isinstance(document, Mapping)
+    named = {"_id": document.get("_id") if is_document else None}
+    return "insert_one", {"document": named}, named
 
 
-def _update(command: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def _update(command: Mapping[str, Any]) -> Read:
     updates: Any = command.get("updates") or ()
     if len(updates) != 1:
-        return "bulk_write", {}
+        return "bulk_write", {}, None
     [update] = updates
+    condition = update["q"]
     if update.get("multi"):
-        return "update_many", {"filter": update["q"]}
-    return "update_one" if _has_operators(update["u"]) else "replace_one", {"filter": update["q"]}
+        method = "update_many"
+    else:
+        method = "update_one" if _has_operators(update["u"]) else "replace_one"
+    return method, {"filter": condition}, condition
 
 
-def _delete(command: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def _delete(command: Mapping[str, Any]) -> Read:
     deletes: Any = command.get("deletes") or ()
     if len(deletes) != 1:
-        return "bulk_write", {}
-    return "delete_one" if deletes[0].get("limit") else "delete_many", {"filter": deletes[0]["q"]}
+        return "bulk_write", {}, None
+    [delete] = deletes
+    condition = delete["q"]
+    return "delete_one" if delete.get("limit") else "delete_many", {"filter": condition}, condition
 
 
-def _find_and_modify(command: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    arguments = {"filter": command.get("query") or {}}
+def _find_and_modify(command: Mapping[str, Any]) -> Read:
+    condition = command.get("query") or {}
     if command.get("remove"):
-        return "find_one_and_delete", arguments
-    is_update = _has_operators(command.get("update"))
-    return "find_one_and_update" if is_update else "find_one_and_replace", arguments
+        method = "find_one_and_delete"
+    else:
+        is_update = _has_operators(command.get("update"))
+        method = "find_one_and_update" if is_update else "find_one_and_replace"
+    return method, {"filter": condition}, condition
 
 
 def _has_operators(update: Any) -> bool:
     """Whether an update changes a document, instead of being the new one."""
-    if isinstance(update, Mapping):
+    if update.__class__ is dict or isinstance(update, Mapping):
         return str(next(iter(update), "")).startswith("$")
     return isinstance(update, list | tuple)
 
 
-def _as(method: str) -> Callable[[Mapping[str, Any]], tuple[str, dict[str, Any]]]:
-    return lambda command: (method, {})
+def _as(method: str) -> Callable[[Mapping[str, Any]], Read]:
+    return lambda command: (method, {}, None)
 
 
-_READERS: dict[str, Callable[[Mapping[str, Any]], tuple[str, dict[str, Any]]]] = {
+_READERS: dict[str, Callable[[Mapping[str, Any]], Read]] = {
     "find": _find,
     "aggregate": _aggregate,
     "count": _with_query("count"),

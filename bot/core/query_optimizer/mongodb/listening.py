@@ -75,6 +75,9 @@ class Pending(Struct, eq=False):
     task: weakref.ref[asyncio.Task[Any]] | None = None
     """Of a write: the task that runs it, to notice that it does so no longer."""
     place: int = 0
+    """The identity of that task."""
+    key: Hashable = None
+    """Its own, among the commands in progress."""
 
 
 class Listener(CommandListener):
@@ -96,9 +99,9 @@ class Listener(CommandListener):
         # Commands in progress. Changed by started, succeeded, failed; in motor's threads, too: each step is
         # one operation on a dict.
         self._pending: OrderedDict[Any, Pending] = OrderedDict()
-        # Of these, the writes of tasks: (key, pending) by the task's identity. For the event loop only, as is
+        # Of these, the writes of tasks: by the task's identity. For the event loop only, as is
         # everything below.
-        self._writing: dict[int, tuple[Any, Pending]] = {}
+        self._writing: dict[int, Pending] = {}
         self._swept = 0.0
         # id of a cursor with batches to come -> its query, and the milliseconds so far.
         self._cursors: OrderedDict[int, list[Any]] = OrderedDict()
@@ -107,7 +110,7 @@ class Listener(CommandListener):
 
     def started(self, event: CommandStartedEvent) -> None:
         name = event.command_name
-        if name in HARMLESS and name != "killCursors":
+        if name in _NOT_COUNTED and name not in _CONTROL:
             return
         shared, view = self.shared, self.view
         if not shared.is_on() or (view is not None and not view.is_on):
@@ -115,7 +118,7 @@ class Listener(CommandListener):
         command = event.command
         seen: Seen | None = None
         arguments = values = None
-        if name not in _CONTROL:
+        if name not in _NOT_COUNTED:
             seen, arguments, values = self._commands.read(name, command, event.database_name)
             if seen is None:
                 return
@@ -126,8 +129,10 @@ class Listener(CommandListener):
             self._forget_oldest()
         key = event.request_id, event.server_connection_id
         self._pending[key] = pending
-        if (self._writing or (seen is not None and seen.written)) and asyncio._get_running_loop() is not None:
-            self._began(key, pending)
+        if self._writing or (seen is not None and seen.written):
+            loop = asyncio._get_running_loop()
+            if loop is not None:
+                self._began(key, pending, loop)
 
     def succeeded(self, event: CommandSucceededEvent) -> None:
         pending = self._pending.pop((event.request_id, event.server_connection_id), None)
@@ -161,15 +166,16 @@ class Listener(CommandListener):
 
     # The beginnings of writes, on the event loop.
 
-    def _began(self, key: Any, pending: Pending) -> None:
-        task, seen = asyncio.current_task(), pending.seen
+    def _began(self, key: Any, pending: Pending, loop: asyncio.AbstractEventLoop) -> None:
+        # To look for the running loop takes a system call, before Python 3.12.
+        task, seen = asyncio.current_task(loop), pending.seen
         if self._writing:
             self._sweep(pending.start, task)
         if task is None or seen is None or not seen.written:
             return
-        pending.task = weakref.ref(task)
-        pending.place = id(task)
-        self._writing[pending.place] = (key, pending)
+        place = id(task)
+        pending.task, pending.place, pending.key = weakref.ref(task), place, key
+        self._writing[place] = pending
         self.shared.begun(seen.written)
 
     def _sweep(self, now: float, task: asyncio.Task[Any] | None) -> None:
@@ -179,11 +185,11 @@ class Listener(CommandListener):
         if now - self._swept >= SWEEP:
             self._swept = now
             for each in self._writing.values():
-                known = None if each[1].task is None else each[1].task()
-                if each is not own and (known is None or known.done() or now - each[1].start > LOST):
+                known = None if each.task is None else each.task()
+                if each is not own and (known is None or known.done() or now - each.start > LOST):
                     lost.append(each)
-        for key, pending in lost:
-            if self._pending.pop(key, None) is not None:
+        for pending in lost:
+            if self._pending.pop(pending.key, None) is not None:
                 self._failed(pending, None, is_certain=False)
 
     def _forget_oldest(self) -> None:
@@ -191,24 +197,20 @@ class Listener(CommandListener):
             _, pending = self._pending.popitem(last=False)
             self._on_loop(self._failed, pending, False)
 
-    def _over(self, pending: Pending) -> None:
-        if pending.task is None:
-            return
-        known = self._writing.get(pending.place)
-        if known is not None and known[1] is pending:
+    def _over(self, pending: Pending, seen: Seen) -> None:
+        """A write is over whose beginning was noted."""
+        if self._writing.get(pending.place) is pending:
             del self._writing[pending.place]
-        if pending.seen is not None:
-            self.shared.over(pending.seen.written)
+        self.shared.over(seen.written)
 
     # The ends, on the event loop.
 
     def _succeeded(
         self, pending: Pending, origin: Origin | None, milliseconds: float, reply: Mapping[str, Any]
     ) -> None:
-        if pending.task is not None:
-            self._over(pending)
-        seen, name = pending.seen, pending.name
+        seen = pending.seen
         if seen is None:
+            name = pending.name
             if name == "getMore":
                 self._more(pending, milliseconds, reply)
             elif name == "killCursors":
@@ -217,6 +219,8 @@ class Listener(CommandListener):
             else:
                 self._ended(pending, is_certain=True)
             return
+        if pending.task is not None:
+            self._over(pending, seen)
         if STOPWATCH.get() is None:  # else an execution of the optimizer's counts it
             if (tracer := self.shared.recorder.tracer) is not None:
                 tracer.ran(seen.analysis, "", milliseconds / 1000)
@@ -235,12 +239,13 @@ class Listener(CommandListener):
 
     def _failed(self, pending: Pending, origin: Origin | None, is_certain: bool) -> None:
         """It failed; unless ``is_certain``, it may still be carried out."""
-        self._over(pending)
         seen = pending.seen
         if seen is None:
             if pending.name in ("commitTransaction", "abortTransaction"):
                 self._ended(pending, is_certain=is_certain)
             return
+        if pending.task is not None:
+            self._over(pending, seen)
         if pending.transaction is not None:
             self._transactions.note(pending.transaction, seen.written)
         if seen.written:
@@ -252,12 +257,13 @@ class Listener(CommandListener):
         shared, view = self.shared, self.view
         analysis = seen.analysis
         concern = pending.command.get("writeConcern")
-        if isinstance(concern, Mapping) and concern.get("w") == 0:
+        if concern is not None and isinstance(concern, Mapping) and concern.get("w") == 0:
             analysis = shared.never_kept(analysis, seen.written)
         elif analysis.declares:
             shared.tell_declared(analysis)
-        database = "" if view is None else view.database
-        shared.tell(shared.invalidation.written_by(analysis, database))
+        told = shared.invalidation.written_by(analysis, "" if view is None else view.database)
+        if told is not None:
+            shared.tell(told)
 
     def _ended(self, pending: Pending, *, is_certain: bool) -> None:
         """A transaction has ended, or may have."""
@@ -283,15 +289,19 @@ class Listener(CommandListener):
     ) -> None:
         shared, view = self.shared, self.view
         analysis = seen.analysis
-        params = key = None
+        params = key = apart = None
         if pending.arguments is not None:
             values = values_of(pending.arguments) if pending.values is None else pending.values
             if values is not None:
                 params = Arguments(seen.method, pending.arguments)
                 key = (0 if view is None else view.number), analysis.fingerprint, values
+                apart = hash(key)
         site = "" if origin is None else origin.site
-        number, rows = _answered(reply)
-        apart = None if key is None else hash(key)
+        if seen.has_cursor:
+            number, rows = _answered(reply)
+        else:
+            number, count = 0, reply.get("n")
+            rows = count if count.__class__ is int else _answered(reply)[1]
         now = pending.start + milliseconds / 1000
         shared.recorder.ran(analysis, analysis.normal_form, params, apart, milliseconds, rows, now, site)
         if number and seen.has_cursor:
@@ -316,6 +326,8 @@ class Listener(CommandListener):
 
 _CONTROL = frozenset(("getMore", "killCursors", "commitTransaction", "abortTransaction"))
 """Commands that are about others."""
+
+_NOT_COUNTED = HARMLESS | _CONTROL
 
 
 def _is_doubtful(failure: Mapping[str, Any]) -> bool:

@@ -80,8 +80,11 @@ class MongoResults:
         # doubt. And the messages to other instances that are being sent.
         self._unsure: dict[str, float] = {}
         self._telling: set[asyncio.Future[Any]] = set()
-        # Collections as filed -> how many writes to them are in progress. Changed by begun and over.
-        self._being_written: dict[str, int] = {}
+        # Collections that are written together, as filed -> how many such writes are in progress. Changed by
+        # begun and over.
+        self._being_written: dict[frozenset[str], int] = {}
+        # Whether results of collections may be kept at all: their readers set it, for good.
+        self.has_readers = False
         # Whether a listener in a thread had no event loop to hand a command to. Changed by missed and answer.
         self.has_missed = False
 
@@ -138,7 +141,7 @@ class MongoResults:
             return False
         now = self.now()
         names = (*self.invalidation.relations.read_by(reads), "")
-        if self._being_written and not self._being_written.keys().isdisjoint(names):
+        if not all(written.isdisjoint(names) for written in self._being_written):
             return True
         return any(self._unsure.get(name, 0.0) > now for name in names)
 
@@ -157,17 +160,17 @@ class MongoResults:
 
     def begun(self, names: frozenset[str]) -> None:
         """A write to these begins: until it is ``over``, nothing that reads them is kept."""
-        for name in names:
-            self._being_written[name] = self._being_written.get(name, 0) + 1
-        self.invalidation.written(names, "")
+        writing = self._being_written
+        writing[names] = writing.get(names, 0) + 1
+        # Where collections are only watched, and nothing is cached, it is enough to drop results at its end.
+        if self.has_readers or self.invalidation.cache.live:
+            self.invalidation.written(names, "")
 
     def over(self, names: frozenset[str]) -> None:
-        for name in names:
-            left = self._being_written.get(name, 0) - 1
-            if left > 0:
-                self._being_written[name] = left
-            else:
-                self._being_written.pop(name, None)
+        writing = self._being_written
+        left = writing.pop(names, 0) - 1
+        if left > 0:
+            writing[names] = left
 
     def ended(self, names: frozenset[str], database: str = "") -> Awaitable[Any] | None:
         """A transaction that wrote these collections has ended."""
@@ -234,6 +237,7 @@ class CollectionResults:
         change_streams: bool | None = None,
     ) -> None:
         self.shared = shared
+        shared.has_readers = True
         self._change_streams = change_streams
         self._reader = reader
         self.driver = driver

@@ -68,7 +68,10 @@ def plain_values(condition: Any) -> tuple[Hashable, ...] | None:
     if condition.__class__ is not dict:
         return None
     values = tuple(condition.values())
-    return values if _PLAIN.issuperset(map(type, values)) else None
+    for value in values:  # mostly one: a loop takes less time than a set of their types
+        if value.__class__ not in _PLAIN:
+            return None
+    return values
 
 
 def sample_of(method: str, arguments: Mapping[str, Any]) -> Sample | None:

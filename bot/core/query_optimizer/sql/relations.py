@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from bot.core.query_optimizer.sql.declarations import EVERY_EVENT, Declaration
 from bot.core.query_optimizer.sql.edges import FUNCTION, Edges
-from bot.core.query_optimizer.sql.names import ANY, GRAPHQL, MONGODB, NEVER, read_marks
+from bot.core.query_optimizer.sql.names import ANY, GRAPHQL, MONGODB, NEVER, read_marks, write_marks
 
 MAX_RELATIONS = 10_000
 """Views and cascades remembered; with more, every write counts as a write to anything."""
@@ -19,6 +20,17 @@ MAX_TABLES = 40_000
 
 MAX_ASKED = 1_000
 """Names remembered that a catalog does not have."""
+
+
+class Written(NamedTuple):
+    """What a write changes."""
+
+    tables: frozenset[str]
+    """The names written, and what changes along with them."""
+    anything: bool
+    """Whether that may be any table."""
+    marks: frozenset[str]
+    """:func:`write_marks` of the tables."""
 
 
 class Layer:
@@ -94,9 +106,9 @@ class Relations:
         """What was declared, or seen in statements: it only grows."""
         self._catalog = Layer()
         """What the catalog says: it is replaced as a whole."""
-        # What marks_of and written_by found, until anything changes.
+        # What marks_of and all_written found, until anything changes.
         self._marks: dict[frozenset[str], frozenset[str]] = {}
-        self._written: dict[tuple[frozenset[str], frozenset[str]], frozenset[str]] = {}
+        self._written: dict[tuple[frozenset[str], frozenset[str]], Written] = {}
         self._asked: set[str] = set()
         """Names for which the catalog was asked and that it does not have."""
         # Statements that may have defined views in a way that cannot be read; and how many of them there had
@@ -242,11 +254,17 @@ class Relations:
         """``names``, and what changes along with them by ``events``; with ``ANY`` among them, that is
         anything.
         """
+        return self.all_written(names, events).tables
+
+    def all_written(self, names: frozenset[str], events: frozenset[str] = EVERY_EVENT) -> Written:
+        """What a write to ``names`` changes by ``events``."""
         found = self._written.get((names, events))
         if found is None:
             if len(self._written) >= MAX_WRITTEN:
                 self._written.clear()
-            found = self._written[names, events] = self._written_by(names, events)
+            tables = self._written_by(names, events)
+            anything = self.overflow or ANY in tables
+            found = self._written[names, events] = Written(tables, anything, frozenset(write_marks(tables)))
         return found
 
     def _written_by(self, names: frozenset[str], events: frozenset[str]) -> frozenset[str]:
@@ -263,13 +281,6 @@ class Relations:
         if self.awaits_catalog and not (self.is_current and not self._unknown(names)):
             return found | {ANY} if are_tables(names) else found
         return self._doubted(found) if self.doubt else found
-
-    def all_written(
-        self, names: frozenset[str], anything: bool, events: frozenset[str] = EVERY_EVENT
-    ) -> tuple[frozenset[str], bool]:
-        """(``written_by``, whether that may be anything)"""
-        found = self.written_by(names, events)
-        return found, anything or self.overflow or ANY in found
 
     def _doubted(self, names: frozenset[str]) -> frozenset[str]:
         unknown = names - self._seen.tables - self._catalog.tables - {ANY, NEVER}

@@ -84,6 +84,16 @@ def test_commands_that_differ_in_names_have_forms_of_their_own():
         {"aggregate": "a", "pipeline": [{"$lookup": {"from": "c"}}]},
         {"aggregate": "a", "pipeline": [{"$unset": ["x"]}]},
         {"aggregate": "a", "pipeline": [{"$unset": ["y"]}]},
+        {"insert": "a", "documents": [{"_id": 1}]},
+        {"insert": "a", "documents": [{"_id": 1}, {"_id": 2}]},
+        {"update": "a", "updates": [{"q": {"x": 1}, "u": {"$set": {"y": 1}}}]},
+        {"update": "a", "updates": [{"q": {"x": 1}, "u": {"y": 1}}]},
+        {"update": "a", "updates": [{"q": {"x": 1}, "u": {"$set": {"y": 1}}, "multi": True}]},
+        {"delete": "a", "deletes": [{"q": {"x": 1}, "limit": 1}]},
+        {"delete": "a", "deletes": [{"q": {"x": 1}, "limit": 0}]},
+        {"findAndModify": "a", "query": {"x": 1}, "remove": True},
+        {"findAndModify": "a", "query": {"x": 1}, "update": {"y": 1}},
+        {"findAndModify": "a", "query": {"x": 1}, "update": {"$set": {"y": 1}}},
     ]
     forms = [form(command, commands) for command in different]
     assert len(set(forms)) == len(different)
@@ -100,20 +110,33 @@ def test_no_value_is_in_a_form_or_remembered():
             {"insert": "a", "documents": [{"_id": secret}]},
         ):
             assert "s3cret" not in form(command, commands)
-    strings = {"find": "a", "filter": {"x": "s3cret", "from": "s3cret"}}
-    form(strings, commands)
-    assert "'s3cret'," not in repr(list(commands._known)[-1])
+    commands = Commands()
+    form({"find": "a", "filter": {"x": "s3cret", "from": "s3cret"}}, commands)
+    form({"find": "a", "filter": {"x": "s3cret", "from": ["s3cret"]}}, commands)
+    assert len(commands._plain) == len(commands._known) == 1
+    assert "s3cret" not in repr([*commands._plain, *commands._known])
 
 
 def test_remembered_shapes_are_bounded():
     commands = Commands()
     for number in range(MAX_KNOWN + 10):
         commands.read("find", {"find": "a", "filter": {f"f{number}x": 1}}, "db")
-    assert len(commands._known) <= MAX_KNOWN
-    huge = {"find": "a", "filter": {"$or": [{f"f{number}": 1} for number in range(10_000)]}}
-    before = len(commands._known)
-    assert form(huge, commands)
-    assert len(commands._known) == before
+        commands.read("find", {"find": "a", "filter": {f"f{number}x": None}}, "db")
+    before = len(commands._plain), len(commands._known)
+    assert before == (10, 10), "they begin anew"
+    names = [f"f{number}" for number in range(10_000)]
+    for huge in ({"$or": [{name: 1} for name in names]}, dict.fromkeys(names, 1)):
+        assert form({"find": "a", "filter": huge}, commands)
+    assert (len(commands._plain), len(commands._known)) == before
+
+
+def test_a_find_that_waits_for_more_is_not_taken_for_one_that_ends():
+    """It goes on until its cursor is closed, so its time is not that of its batches."""
+    commands = Commands()
+    for condition in ({"x": 1}, {"x": None}):
+        plain = {"find": "a", "filter": condition}
+        for command, has_cursor in (({**plain, "tailable": True}, False), (plain, True)) * 2:
+            assert commands.read("find", command, "db")[0].has_cursor is has_cursor
 
 
 def test_views_and_expiring_collections_are_declared():
