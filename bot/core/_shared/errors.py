@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bot.core._shared.bounded_repr import CONTAINERS, repr_within
+
 LARGEST = 1e15
 """Of numbers that are seconds, sizes or rates: floats cannot count with larger ones, which an int may be."""
 
@@ -58,7 +60,7 @@ def invalid(name: str, value: object, allowed: str) -> InvalidArgumentError:
 def shown(value: object) -> str:
     """``repr(value)``, cut to what fits a message; the type's name if it cannot be told."""
     try:
-        text = repr(value)
+        text = repr_within(value, 200) if type(value) in CONTAINERS else repr(value)
     except Exception:  # an int of 5,000 digits among others
         text = f"a {type(value).__qualname__}"
     return f"{text[:200]}..." if len(text) > 200 else text

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from bot.core._shared.bounded_repr import CONTAINERS, repr_within
 from bot.core._shared.masking import mask_secrets
 
 
@@ -76,7 +77,12 @@ def refusal(name: str, value: Any, source: str, hint: Any) -> str:
 def said_of(what: str, value: Any, source: str, expected: str) -> str:
     """``source`` is where a setting came from; empty for an argument."""
     try:
-        shown = f"a {type(value).__qualname__}" if what.endswith("_TOKEN") else mask_secrets(repr(value))
+        if what.endswith("_TOKEN"):
+            shown = f"a {type(value).__qualname__}"
+        else:
+            # With room to spare, so that masking sees whole what it would hide.
+            text = repr_within(value, 10_000) if type(value) in CONTAINERS else repr(value)
+            shown = mask_secrets(text)
     except Exception:  # an int of 5,000 digits among others
         shown = f"a {type(value).__qualname__}"
     if len(shown) > 200:

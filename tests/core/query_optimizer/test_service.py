@@ -10,7 +10,9 @@ from uuid import UUID
 import pytest
 from asyncpg.pgproto.pgproto import UUID as AsyncpgUUID
 
+from bot.core._shared.errors import InvalidArgumentError
 from bot.core.query_optimizer import QueryOptimizer, QueryType
+from tests.support.endless import ENDLESS
 
 USERS = "SELECT * FROM users WHERE id = ?"
 
@@ -41,6 +43,28 @@ async def test_an_empty_result_is_a_result(optimizer, empty):
     for _ in range(3):
         assert await optimizer.execute(USERS, (1,), run) == empty
     assert len(runs) == 1
+
+
+@pytest.mark.parametrize("make", ENDLESS.values(), ids=ENDLESS)
+async def test_parameters_without_end_are_executed_and_never_cached(optimizer, db, make):
+    for params in (make(), (1, make())):
+        for _ in range(2):
+            await optimizer.execute(USERS, params, db)
+        assert not await optimizer.cache_query_result(USERS, [], params=params, fresh=True)
+        assert await optimizer.get_cached_result(USERS, params) is None
+    assert len(db.executed) == 4
+
+
+@pytest.mark.parametrize("make", ENDLESS.values(), ids=ENDLESS)
+async def test_a_scope_without_end_is_refused(optimizer, db, make):
+    with pytest.raises(InvalidArgumentError, match="scope = "):
+        await optimizer.execute(USERS, (1,), db, scope=(make(),))
+
+
+@pytest.mark.parametrize("make", ENDLESS.values(), ids=ENDLESS)
+async def test_of_a_document_without_end_nothing_is_suggested(optimizer, make):
+    advice = await optimizer.analyze_query({"find": "users", "filter": {"a": make(), "b": 1}})
+    assert (advice.index_suggestions, advice.columns) == ([], {})
 
 
 async def test_parameters_that_are_equal_in_python_only_are_not_one(optimizer, db):

@@ -74,7 +74,9 @@ def scope_key(scope: Any) -> tuple[Hashable, str]:
 def _frozen(value: Any, left: list[int], scope: Any) -> Hashable:
     """``value`` in a form in which 1, True and "1" differ. Raises ValueError past the size left."""
     kind = value.__class__
-    left[0] -= len(value) if kind in (str, bytes, tuple) else 20
+    left[0] -= len(value) if kind in (str, bytes) else 20
+    if kind is tuple:
+        left[0] -= len(value)
     if kind is int:
         left[0] -= value.bit_length() // 8
     if left[0] >= 0:

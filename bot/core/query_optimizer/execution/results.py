@@ -32,6 +32,9 @@ TEXT_OVERHEAD = 180
 MAX_TABLES = 10_000
 """Tables whose last write is remembered; beyond that, the oldest counts as a write to all tables."""
 
+MAX_CONTAINERS = 10_000
+"""Lists, dicts and the like in the parameters of a cached result, each counted wherever it stands."""
+
 _NEVER = frozenset((NEVER, f"\0{NEVER}"))
 """The second is how a result of a named database is filed."""
 
@@ -286,16 +289,16 @@ def freeze_params(value: Any) -> Hashable:
 
     1, True, 1.0 and "1" are four values; [1, 2] and (1, 2) are two (an array and a row), and so are equal
     values that are written differently, and dicts in another order (in JSON). Raises TypeError for unknown
-    types.
+    types, and for more than ``MAX_CONTAINERS`` containers, each counted wherever it stands.
     """
-    return _frozen(value, _PARAMETERS)
+    return _frozen(value, _PARAMETERS, [MAX_CONTAINERS])
 
 
 _PARAMETERS = object()
 """The container of all parameters: names in a dict have no order."""
 
 
-def _frozen(value: Any, where: object) -> Hashable:
+def _frozen(value: Any, where: object, left: list[int]) -> Hashable:
     # ``where`` has no default: Python 3.13.0 bounds no recursion of calls that leave an argument out.
     kind = type(value)
     if kind in _PLAIN:
@@ -303,22 +306,25 @@ def _frozen(value: Any, where: object) -> Hashable:
     if kind is float:
         # 0.0 equals -0.0, and NaN does not equal itself
         return float, value if value and value == value else repr(value)
+    left[0] -= 1
+    if left[0] < 0:  # a few lists that hold one another twice make a value without end
+        raise TypeError(f"parameters of more than {MAX_CONTAINERS:,} parts")
     if kind is tuple or kind is list:
         return kind, tuple(
-            [(item.__class__, item) if type(item) in _PLAIN else _frozen(item, None) for item in value]
+            [(item.__class__, item) if type(item) in _PLAIN else _frozen(item, None, left) for item in value]
         )
     if kind is dict:
-        items = [(_frozen(name, None), _frozen(item, None)) for name, item in value.items()]
+        items = [(_frozen(name, None, left), _frozen(item, None, left)) for name, item in value.items()]
         return dict, frozenset(items) if where is _PARAMETERS else tuple(items)
     if kind is set or kind is frozenset:
-        return kind, frozenset([_frozen(item, None) for item in value])
+        return kind, frozenset([_frozen(item, None, left) for item in value])
     if kind in _WRITTEN_APART:
         # 12:00+00:00 equals 13:00+01:00, and 1.0 equals 1.00.
         return kind, value, repr(value)
     if kind in _IMMUTABLE or (isinstance(value, UUID) and kind.__module__.startswith("asyncpg.")):
         return kind, value
     if isinstance(value, tuple) and hasattr(kind, "_fields"):
-        return kind, tuple([_frozen(item, None) for item in value])
+        return kind, tuple([_frozen(item, None, left) for item in value])
     if kind.__module__ == "bson.objectid" or kind is _fraction():
         return kind, value
     raise TypeError(f"parameter of type {kind.__qualname__}: expected plain data")

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bot.core.query_optimizer.models import Advice, Analysis
-from bot.core.query_optimizer.mongodb.facts import MAX_DEPTH, facts_of, names_in
+from bot.core.query_optimizer.mongodb.facts import MAX_DEPTH, check_parts, facts_of, names_in
 from bot.core.query_optimizer.mongodb.indexes import suggestions_for
 from bot.core.query_optimizer.mongodb.rules import findings_of
 
@@ -22,8 +22,10 @@ def advise_mongo(query: Mapping[str, Any] | Sequence[Any], options: Any = None) 
 
     ``query`` is a filter, a pipeline, or a command as the server takes it (``{"find": "users",
     "filter": {...}}``); ``options`` of the first two may be a dict with ``collection``, ``sort``,
-    ``limit``, ``skip`` and ``projection``. Any document gets an answer.
+    ``limit``, ``skip`` and ``projection``. Any document gets an answer; InvalidArgumentError for one that
+    contains itself, or has too many parts.
     """
+    check_parts(query)
     facts = facts_of(query, options if isinstance(options, Mapping) else {})
     shape = json.dumps(
         [facts.kind.value, facts.collection, _shape(query, 0), [name for name, _ in facts.sort]]

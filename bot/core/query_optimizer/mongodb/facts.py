@@ -7,10 +7,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from bot.core._shared.errors import invalid
 from bot.core.query_optimizer.models import QueryType
 
 MAX_DEPTH = 100
 """Levels beyond which a document is not followed; MongoDB's own limit of nesting."""
+
+MAX_CONTAINERS = 100_000
 
 _COMMANDS = {
     "find": QueryType.FIND,
@@ -41,6 +44,20 @@ class Facts:
     """A write to all documents that match."""
     reads: set[str] = field(default_factory=set)
     writes: set[str] = field(default_factory=set)
+
+
+def check_parts(query: Any) -> None:
+    """Raise InvalidArgumentError for too many documents and arrays, each counted wherever it stands."""
+    waiting = [query]
+    left = MAX_CONTAINERS
+    while waiting:
+        one = waiting.pop()
+        left -= 1
+        if left < 0:
+            expected = f"at most {MAX_CONTAINERS:,} documents and arrays, none of which contains itself"
+            raise invalid("query", query, expected)
+        parts = one.values() if isinstance(one, Mapping) else one
+        waiting += [part for part in parts if isinstance(part, Mapping | list | tuple)]
 
 
 def facts_of(query: Any, options: Mapping[str, Any]) -> Facts:

@@ -16,6 +16,8 @@ MAX_FORM = 2_000
 """Characters of a form."""
 
 MAX_SHAPE_DEPTH = 20
+MAX_SHAPE_PARTS = 10_000
+"""Parts of a filter that are looked at, each counted wherever it stands; the others are "?"."""
 
 _KINDS = {
     "find_one": QueryType.FIND, "find": QueryType.FIND, "count_documents": QueryType.FIND,
@@ -102,22 +104,27 @@ def _form(arguments: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def filter_form(condition: Any, depth: int = 0) -> str:
+def filter_form(condition: Any) -> str:
     """A filter without its values."""
-    if not isinstance(condition, Mapping) or depth > MAX_SHAPE_DEPTH:
+    return _filter_form(condition, 0, [MAX_SHAPE_PARTS])
+
+
+def _filter_form(condition: Any, depth: int, left: list[int]) -> str:
+    if not isinstance(condition, Mapping) or depth > MAX_SHAPE_DEPTH or left[0] < 0:
         return "?"
+    left[0] -= 1 + len(condition)
     parts = []
     for name, value in condition.items():
         if name == "$comment":
             continue
         if name in ("$and", "$or", "$nor") and isinstance(value, list | tuple):
-            branches = dict.fromkeys(filter_form(branch, depth + 1) for branch in value)
+            branches = dict.fromkeys(_filter_form(branch, depth + 1, left) for branch in value)
             shown = f"[{', '.join(branches)}]"
         elif isinstance(value, Mapping) and value and all(str(each).startswith("$") for each in value):
             inner = []
             for operator, operand in value.items():
                 within = operator in ("$not", "$elemMatch")
-                inner.append(f"{operator}: {filter_form(operand, depth + 1) if within else '?'}")
+                inner.append(f"{operator}: {_filter_form(operand, depth + 1, left) if within else '?'}")
             shown = "{" + ", ".join(inner) + "}"
         else:
             shown = "?"

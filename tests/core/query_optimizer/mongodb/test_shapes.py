@@ -10,6 +10,7 @@ from bot.core.query_optimizer.mongodb.shapes import (
     written_by_pipeline,
 )
 from bot.core.query_optimizer.sql.names import read_marks, write_marks
+from tests.support.endless import ENDLESS
 
 
 def names(*collections):
@@ -59,6 +60,11 @@ def test_no_two_collections_and_no_table_share_a_name():
         marks = write_marks([name])
         concerned = [each for each in files if not marks.isdisjoint(read_marks(frozenset([each])))]
         assert concerned == [each for each in files if each == name]
+
+
+@pytest.mark.parametrize("make", ENDLESS.values(), ids=ENDLESS)
+def test_of_a_filter_without_end_the_form_is_short(make):
+    assert len(analysis_of("find", "db", "c", {"filter": {"$or": [make(), make()]}}).normal_form) < 200_000
 
 
 @pytest.mark.parametrize(
