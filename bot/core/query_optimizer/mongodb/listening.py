@@ -137,7 +137,8 @@ class Listener(CommandListener):
     def succeeded(self, event: CommandSucceededEvent) -> None:
         pending = self._pending.pop((event.request_id, event.server_connection_id), None)
         if pending is not None:
-            if asyncio._get_running_loop() is not None:
+            # A write that a task began ends in it.
+            if pending.task is not None or asyncio._get_running_loop() is not None:
                 self._succeeded(pending, None, event.duration_micros / 1000, event.reply)
             else:
                 self._on_loop(self._succeeded, pending, event.duration_micros / 1000, event.reply)
