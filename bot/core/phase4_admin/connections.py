@@ -12,7 +12,7 @@ import logging
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -232,7 +232,7 @@ class Connection(asyncio.Protocol):
         self._server = server
         self._connections = connections
         self._admitted = False
-        self.transport: asyncio.BaseTransport | None = None
+        self.transport: asyncio.Transport | None = None
         self.address = ""
         self.client = ""
         """What its address counts as."""
@@ -241,7 +241,8 @@ class Connection(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         self.address = plain_address(str(peer[0])) if isinstance(peer, tuple) and peer else ""
         self.client = client_of(self.address)
-        self.transport = transport
+        # uvloop's transports are no subclasses of asyncio's, and have all that these have.
+        self.transport = cast("asyncio.Transport", transport)
         self._admitted = self._connections.admit(self)
         if self._admitted:
             self._server.connection_made(transport)
@@ -269,7 +270,7 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Close without a word, and count it no more."""
         self._connections.gone(self)
-        if isinstance(self.transport, asyncio.Transport):
+        if self.transport is not None:
             self.transport.abort()
 
 

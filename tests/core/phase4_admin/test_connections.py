@@ -253,6 +253,36 @@ async def test_a_head_that_does_not_come_is_not_waited_for(served, monkeypatch):
     writer.close()
 
 
+@pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
+def test_what_is_one_too_many_or_waits_too_long_is_closed_on_each_loop(kind, monkeypatch):
+    monkeypatch.setattr(module, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(module, "_SWEEP_SECONDS", 0.05)
+    run = asyncio.run if kind == "asyncio" else pytest.importorskip("uvloop").run
+
+    async def is_closed(reader):
+        with contextlib.suppress(ConnectionError):
+            return await reader.read() == b""
+        return True
+
+    async def work():
+        limits = Connections(2)  # one for each client
+        server = await asyncio.get_running_loop().create_server(
+            lambda: Connection(Silent(), limits), "127.0.0.1", 0
+        )
+        port = server.sockets[0].getsockname()[1]
+        async with asyncio.timeout(30):
+            one, writer = await asyncio.open_connection("127.0.0.1", port)
+            other, other_writer = await asyncio.open_connection("127.0.0.1", port)
+            closed = [await is_closed(one), await is_closed(other)]
+        writer.close()
+        other_writer.close()
+        server.close()
+        limits.close()
+        return closed, len(limits)
+
+    assert run(work()) == ([True, True], 0)
+
+
 async def test_a_connection_that_waits_for_its_next_request_is_closed_in_time(served, monkeypatch):
     monkeypatch.setattr(module, "IDLE_SECONDS", 0.2)
     monkeypatch.setattr(module, "_SWEEP_SECONDS", 0.05)
