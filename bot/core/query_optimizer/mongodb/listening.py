@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
@@ -32,7 +31,7 @@ MAX_CURSORS = 1_000
 """Cursors with batches to come whose time is added to that of their query."""
 
 MAX_PENDING = 10_000
-"""Commands in progress; the oldest is forgotten, as if it had been cancelled."""
+"""Commands in progress; beyond that, the oldest tenth is forgotten, as if these had been cancelled."""
 
 LOST = 600.0
 """Seconds after which a command without an end counts as cancelled."""
@@ -98,7 +97,7 @@ class Listener(CommandListener):
         self._transactions = WireTransactions()
         # Commands in progress. Changed by started, succeeded, failed; in motor's threads, too: each step is
         # one operation on a dict.
-        self._pending: OrderedDict[Any, Pending] = OrderedDict()
+        self._pending: dict[Any, Pending] = {}
         # Of these, the writes of tasks: by the task's identity. For the event loop only, as is
         # everything below.
         self._writing: dict[int, Pending] = {}
@@ -194,9 +193,11 @@ class Listener(CommandListener):
                 self._failed(pending, None, is_certain=False)
 
     def _forget_oldest(self) -> None:
-        with contextlib.suppress(KeyError):  # a thread of the driver was quicker
-            _, pending = self._pending.popitem(last=False)
-            self._on_loop(self._failed, pending, False)
+        # Many at once, since the way to the first of a dict grows with what was taken out before it.
+        for key in list(self._pending)[: MAX_PENDING // 10]:
+            pending = self._pending.pop(key, None)
+            if pending is not None:  # else a thread of the driver was quicker
+                self._on_loop(self._failed, pending, False)
 
     def _over(self, pending: Pending, seen: Seen) -> None:
         """A write is over whose beginning was noted."""

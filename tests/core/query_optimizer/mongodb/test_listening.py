@@ -7,6 +7,7 @@ import pytest
 from pymongo.monitoring import CommandStartedEvent, CommandSucceededEvent
 
 from bot.core.query_optimizer import QueryOptimizer
+from bot.core.query_optimizer.mongodb import listening
 from bot.core.query_optimizer.mongodb.results import CollectionResults
 from bot.core.query_optimizer.mongodb.shapes import filed_as
 
@@ -100,3 +101,18 @@ async def test_the_end_of_a_write_is_a_write_for_repetitions_where_nothing_is_ca
     assert repeats() == []
     hear()
     assert repeats() == [1]
+
+
+async def test_commands_in_progress_are_bounded_and_the_oldest_count_as_cancelled(
+    optimizer, listener, read, monkeypatch
+):
+    monkeypatch.setattr(listening, "MAX_PENDING", 20)
+    begin(listener)
+    for number in range(2, 40):
+        find = {"find": "others", "filter": {"_id": number}}
+        listener.started(CommandStartedEvent(find, "db", number, ("h", 1), number))
+    assert len(listener._pending) == 20
+    # The write may still be carried out: for a while, nothing that reads what it wrote is kept.
+    assert [await read(), await read()] == [True, True]
+    end(listener)
+    assert len(listener._pending) == 20, "its end is not known any more"
