@@ -5,7 +5,8 @@ connects them; all use one database, a model. What the documentation promises, a
 
 - A read that begins after a write of the same instance has ended sees it, also if the write failed or was
   cancelled after it had its effect. Others see it ``HEARD`` seconds later, or ``REPEATED`` seconds after a
-  fault that was in the way. No result outlives its TTL.
+  fault that was in the way; but not what ends after its instance was switched off. No result outlives its
+  TTL.
 - What a transaction has written is seen by itself at once, and by others after its commit: never what was
   rolled back.
 - Callers of one read share one execution; nobody is cancelled because the one who leads it is.
@@ -331,6 +332,8 @@ class OptimizerWorld(Scenario):
         assert writing.ended is not None
         if writing.instance is reading.instance:
             return True
+        if writing.ended > writing.instance.stops:
+            return False  # its optimizer was switched off before, and nobody was left to tell
         told_by = writing.ended + HEARD
         troubled = [
             end for begun, end in self.world.troubled if begun < told_by and end > writing.begun - REPEATED

@@ -76,6 +76,8 @@ class Instance:
         self.ready = self.killed = False
         self.leaving = False
         """Whether its users begin nothing more, since it is to be stopped in order."""
+        self.stops = math.inf
+        """When it begins to stop, its users perhaps at work."""
 
     def spawn(self, coro: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         """Run a coroutine in this process."""
@@ -290,6 +292,7 @@ class World:
         """Stop what runs in a process, and end it."""
         instance.leaving = True
         instance.ready = False
+        instance.stops = self.now
         await self._stop_one(instance)
         await self._end_of(self.users_of(instance))
         if not instance.process.dead:
