@@ -36,6 +36,8 @@ def test_no_seed_breaks_a_promise(name, part):
     [
         # disable() told that all had ended while a request was between two tries.
         ("balancer", 700_128, {1, 2, 4, 5, 6}),
+        # In panic, requests to a half-open instance proved nothing: half of all went to a dead one for long.
+        ("balancer", 9_000_895, {2, 3, 4, 5, 6}),
         # On Python 3.13, a set that another instance gave up on reached Redis after an own one.
         ("cache", 95, {3, 4, 5, 6}),
         # A transaction was committed a second after its instance had been shut down: nobody could tell.

@@ -210,7 +210,9 @@ class Cluster:
         observe(instance, seconds, now)
         self._newcomers = None
         self._outliers.succeeded(instance, now)
-        if trial and instance.state is HALF_OPEN:
+        if instance.state is HALF_OPEN and (trial or self.panic):
+            # In panic it gets requests like all others. If these proved nothing, it would stay out, and the
+            # panic would last, for as long as the others are bad.
             instance.trials += 1
             if instance.trials >= TRIALS:
                 self._back(instance, f"{TRIALS} trial requests succeeded")
@@ -247,6 +249,8 @@ class Cluster:
         if instance.state is HALF_OPEN:
             if trial:
                 self._eject(instance, f"a trial request failed: {error}", now)
+            elif self.panic:
+                instance.trials = 0
         elif reason and instance.is_healthy and self._may_eject():
             self._eject(instance, f"{reason}, the last: {error}", now)
 

@@ -242,6 +242,21 @@ class TestPanic:
         take_down(two, "b")
         assert set(picks(two, 10)) == {"a", "b"}
 
+    def test_requests_bring_a_half_open_instance_back_while_the_others_are_bad(self, clock):
+        two = cluster(2, clock=clock)
+        fail(two, "a", clock, 5)
+        take_down(two, "b")
+        clock.jump(30)
+        two.reopen(two.members["a"], "", clock.monotonic())
+        assert two.panic
+        succeed(two, "a", clock, TRIALS - 1)
+        fail(two, "a", clock)
+        succeed(two, "a", clock, TRIALS - 1)
+        assert (two.panic, two.members["a"].state) == (True, HALF_OPEN), "in a row, that is"
+        succeed(two, "a", clock)
+        assert (two.panic, two.members["a"].state) == (False, HEALTHY)
+        assert set(picks(two, 10)) == {"a"}
+
 
 class TestComingAndGoing:
     def test_a_draining_instance_gets_nothing_and_leaves_when_idle(self, clock):
