@@ -117,7 +117,8 @@ async def test_one_that_hangs_costs_a_timeout_and_then_nothing(start_instances, 
     outcomes = await asyncio.gather(*requests)
     assert all(outcome.success for outcome in outcomes)
     assert hung.state is InstanceState.EJECTED
-    assert "no answer within 30 s" in hung.last_error
+    # A check that was under way as the time passed may have failed, too, and be the last error.
+    assert any("no answer within 30 s" in change["reason"] for change in hung.history)
     assert {outcome.instance_id for outcome in await load(lb, 30)} == {"bot-1", "bot-2"}
 
 
