@@ -42,6 +42,10 @@ class QueryType(Enum):
     UNKNOWN = "unknown"
 
 
+CHANGES_ROWS = (QueryType.UPDATE, QueryType.INSERT, QueryType.DELETE)
+"""What changes rows and defines nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One piece of advice about a query; ``docs/query_rules.md`` explains each code."""

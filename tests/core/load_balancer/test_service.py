@@ -153,22 +153,31 @@ async def test_disable_waits_for_requests_in_progress_but_not_for_ever():
     assert (await request).success
 
 
-@pytest.mark.parametrize("idempotent", [None, True])
-async def test_disable_waits_for_a_request_whose_try_has_just_failed(idempotent):
-    lb = await balancer("a", "b", hedging=True)
-    for _ in range(HEDGE_MIN_SAMPLES):
-        await lb.route_request(0)
-    fails, release, tried = asyncio.Event(), asyncio.Event(), []
+def break_off(lb, fails, release=None):
+    """Let each try break off once ``fails`` is set, with ``release`` only the first: the others are answered
+    once that is set. Returns a list that gets the instance of each try.
+    """
+    tried = []
 
-    async def fail_then_wait(instance, data):
+    async def handler(instance, data):
         tried.append(instance.id)
-        if len(tried) == 1:
+        if release is None or len(tried) == 1:
             await fails.wait()
             raise ConnectionResetError("it broke off")
         await release.wait()
         return data
 
-    lb.request_handler = fail_then_wait
+    lb.request_handler = handler
+    return tried
+
+
+@pytest.mark.parametrize("idempotent", [None, True])
+async def test_disable_waits_for_a_request_whose_try_has_just_failed(idempotent):
+    lb = await balancer("a", "b", hedging=True)
+    for _ in range(HEDGE_MIN_SAMPLES):
+        await lb.route_request(0)
+    fails, release = asyncio.Event(), asyncio.Event()
+    tried = break_off(lb, fails, release)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lb._router, "_delay", lambda: 60.0)  # an idempotent one is in a task of its own
         request = asyncio.ensure_future(lb.route_request(1, idempotent=idempotent))
@@ -186,14 +195,8 @@ async def test_disable_waits_for_a_request_whose_try_has_just_failed(idempotent)
 
 async def test_when_the_time_to_end_is_over_no_further_try_begins():
     lb = await balancer("a", "b")
-    fails, tried = asyncio.Event(), []
-
-    async def fail(instance, data):
-        tried.append(instance.id)
-        await fails.wait()
-        raise ConnectionResetError("it broke off")
-
-    lb.request_handler = fail
+    fails = asyncio.Event()
+    tried = break_off(lb, fails)
     request = asyncio.ensure_future(lb.route_request(1))
     await until_idle()
     assert await lb.disable(drain_timeout=0) is False
@@ -208,14 +211,8 @@ async def test_when_the_time_to_end_is_over_no_further_try_begins():
 
 async def test_disable_that_is_cancelled_lets_no_further_try_begin_either():
     lb = await balancer("a", "b")
-    fails, tried = asyncio.Event(), []
-
-    async def fail(instance, data):
-        tried.append(instance.id)
-        await fails.wait()
-        raise ConnectionResetError("it broke off")
-
-    lb.request_handler = fail
+    fails = asyncio.Event()
+    tried = break_off(lb, fails)
     request = asyncio.ensure_future(lb.route_request(1))
     await until_idle()
     stopping = asyncio.ensure_future(lb.disable())
@@ -229,17 +226,8 @@ async def test_disable_that_is_cancelled_lets_no_further_try_begin_either():
 
 async def test_a_removal_does_not_wait_for_requests_that_went_elsewhere():
     lb = await balancer("a", "b")
-    fails, release, tried = asyncio.Event(), asyncio.Event(), []
-
-    async def fail_then_wait(instance, data):
-        tried.append(instance.id)
-        if len(tried) == 1:
-            await fails.wait()
-            raise ConnectionResetError("it broke off")
-        await release.wait()
-        return data
-
-    lb.request_handler = fail_then_wait
+    fails, release = asyncio.Event(), asyncio.Event()
+    tried = break_off(lb, fails, release)
     request = asyncio.ensure_future(lb.route_request(1))
     await until_idle()
     removing = asyncio.ensure_future(lb.remove_instance(tried[0], timeout=60))

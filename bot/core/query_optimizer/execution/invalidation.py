@@ -14,7 +14,7 @@ from bot.core.query_optimizer.execution.catalog import CatalogReader
 from bot.core.query_optimizer.execution.result_scopes import read_in, scope_key, tell, told, written_in
 from bot.core.query_optimizer.execution.results import ResultCache
 from bot.core.query_optimizer.execution.transactions import Transaction, Transactions
-from bot.core.query_optimizer.models import Analysis, QueryType
+from bot.core.query_optimizer.models import CHANGES_ROWS, Analysis, QueryType
 from bot.core.query_optimizer.sql.declarations import Declaration, declared_by, is_message, message_of
 from bot.core.query_optimizer.sql.names import NEVER, write_marks
 from bot.core.query_optimizer.sql.relations import Relations, are_tables
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 AfterWrite = Callable[[list[str]], Awaitable[Any] | None]
 
 EVERY_TABLE = "*"
-
-_ROWS = (QueryType.UPDATE, QueryType.INSERT, QueryType.DELETE)
-"""What changes rows and nothing else: asked first, since most writes are of these."""
 
 _MAY_DEFINE = (QueryType.DDL, QueryType.SCRIPT, QueryType.OTHER, QueryType.UNKNOWN)
 """What may define something, add or remove an index, or change the planner's statistics."""
@@ -141,7 +138,7 @@ class Invalidation:
         if analysis.declares:
             self.learn(analysis.declares)
         kind = analysis.query_type
-        if kind not in _ROWS and kind in _MAY_DEFINE:
+        if kind not in CHANGES_ROWS and kind in _MAY_DEFINE:  # most are of the first, which is found at once
             self.catalog.soon()
             if self.plans is not None:
                 self.plans.forget()

@@ -74,7 +74,7 @@ class Recorder:
         if self._detects:
             self.detector.took(analysis.fingerprint, milliseconds / 1000)
         slow = milliseconds >= self._slow_from
-        shape = self.statistics.record(analysis, milliseconds, rows, slow, self._clock.time())
+        shape = self.statistics.record(analysis, milliseconds, rows, slow, self._time())
         if (
             version is None
             and key is not None

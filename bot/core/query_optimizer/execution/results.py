@@ -98,9 +98,7 @@ class ResultCache:
         self, key: Hashable, frozen: Frozen, tables: frozenset[str], *, begun: int, now: float, ttl: float
     ) -> bool:
         """Store a result that was read after ``begun``; False if it may be stale or is too large."""
-        if not _NEVER.isdisjoint(tables) or (
-            self._write_number != begun and self.written_since(begun, tables)
-        ):
+        if not _NEVER.isdisjoint(tables) or self.written_since(begun, tables):
             return False
         text = _text_of(key)
         if len(text) < LONG_TEXT:
@@ -266,16 +264,6 @@ def key_of(query: str, params: Any) -> Hashable:
 
 def hash_of(number: int, query: str, params: Any) -> int:
     """A hash of what :func:`key_of` gives, with a ``number``; raises TypeError as that does."""
-    if type(params) is tuple:  # most are of plain values, and then these and their types say it all
-        if len(params) == 1:
-            value = params[0]
-            kind = value.__class__
-            if kind in _PLAIN:
-                return hash((number, query, kind, value))
-        else:
-            kinds = tuple(map(type, params))
-            if _PLAIN.issuperset(kinds):
-                return hash((number, query, kinds, params))
     return hash((number, key_of(query, params)))
 
 

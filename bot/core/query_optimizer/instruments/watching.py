@@ -18,13 +18,13 @@ from bot.core.query_optimizer.execution.results import hash_of
 from bot.core.query_optimizer.execution.timing import STOPWATCH, database_time, took_in_all
 from bot.core.query_optimizer.execution.transactions import Transaction
 from bot.core.query_optimizer.instruments.sessions import alters, is_control, without_name
-from bot.core.query_optimizer.models import Analysis, QueryType
+from bot.core.query_optimizer.models import CHANGES_ROWS, Analysis, QueryType
 from bot.core.query_optimizer.service import QueryOptimizer
 
 logger = logging.getLogger(__name__)
 
 _numbers = itertools.count(1)
-_SELECT, _ROWS = QueryType.SELECT, (QueryType.UPDATE, QueryType.INSERT, QueryType.DELETE)
+_SELECT = QueryType.SELECT
 
 Run = Callable[[], Awaitable[Any]]
 
@@ -255,7 +255,7 @@ class Session:
             # Most are plain reads and writes of rows, which leave the session as it was.
             kind = analysis.query_type
             is_read = kind is _SELECT and not analysis.writes
-            if is_read or (kind in _ROWS and analysis.writes and not analysis.transaction):
+            if is_read or (kind in CHANGES_ROWS and analysis.writes and not analysis.transaction):
                 if self.in_transaction():
                     self.open = Transaction([0])
                 return None if is_read else self._wrote(analysis)

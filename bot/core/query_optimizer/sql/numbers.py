@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import re
 
-from bot.core.query_optimizer.models import UNPARSED, Analysis, QueryType
+from bot.core.query_optimizer.models import CHANGES_ROWS, UNPARSED, Analysis, QueryType
 from bot.core.query_optimizer.sql.long_texts import SHORT
 
 _FIRST = re.compile(r"(?i)\s*+(?:SELECT|INSERT|UPDATE|DELETE|WITH)\b")
@@ -55,13 +55,12 @@ def without_numbers(query: str) -> str | None:
 
 _NEXT = "\0"
 _NUMBER_AS_NAME = re.compile(r"(?:\A|[. ])[0-9]++(?:[. ]|\Z)")
-_ROWS = frozenset((QueryType.SELECT, QueryType.INSERT, QueryType.UPDATE, QueryType.DELETE))
 
 
 def is_same_for_all(analysis: Analysis) -> bool:
     """Whether a text with other numbers has this meaning too: it was parsed, and no number is a name."""
     return (
-        analysis.query_type in _ROWS
+        (analysis.query_type is QueryType.SELECT or analysis.query_type in CHANGES_ROWS)
         and analysis.not_cacheable != UNPARSED
         and not analysis.transaction
         and not analysis.declares
